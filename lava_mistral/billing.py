@@ -1,0 +1,401 @@
+"""Who pays for a call: the credential, the billing identity, and the metadata that Lava stores with it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+from urllib.parse import urlsplit
+
+from typing_extensions import Self
+
+from lava_mistral.errors import ConfigurationError
+
+PRODUCTION_URL = "https://api.lava.so/v1"
+SANDBOX_URL = "https://sandbox-api.lava.so/v1"
+
+
+@runtime_checkable
+class SecretValue(Protocol):
+    """A wrapped secret, such as pydantic's `SecretStr`."""
+
+    def get_secret_value(self) -> str: ...
+
+
+Secret: TypeAlias = str | SecretValue | Callable[[], str]
+"""A key: plain, wrapped, or a function that returns the one that is valid now."""
+
+
+def reveal(secret: Secret, what: str) -> str:
+    """The plain text of a secret, checked to be usable in a header.
+
+    Args:
+        secret: the key, a wrapper around it, or a function that returns it.
+        what: its name in the error.
+
+    Raises:
+        ConfigurationError: it is empty, no text, or holds white space or characters outside ASCII.
+    """
+    if isinstance(secret, SecretValue):
+        value: Any = secret.get_secret_value()
+    elif callable(secret):
+        value = secret()
+        if isinstance(value, SecretValue):
+            value = value.get_secret_value()
+    else:
+        value = secret
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{what} must be text, not {type(value).__name__}.")
+    if not value:
+        raise ConfigurationError(f"{what} is empty. Leave it out, or give the key.")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigurationError(
+            f"{what} holds white space or a character that no key has (often a line break at its end). "
+            f"Write {what}=key.strip(), or copy the key again."
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class Billing:
+    """Whom Lava charges for a call, and whose Mistral key it uses.
+
+    Without any field the merchant's own wallet pays. The combinations are those of Lava's forward token:
+
+    - `meter_slug`: usage is tracked on the meter, the merchant pays;
+    - `customer_id` and `meter_slug`: the customer's plan pays;
+    - these two and `disable_billing=True`: tracked for the customer, whose plan is still enforced; the merchant pays;
+    - `provider_key` beside any of them: the call runs on your own Mistral key, Lava still meters it.
+
+    Args:
+        customer_id: Lava's id of the customer.
+        meter_slug: the meter that the usage counts on.
+        provider_key: your own Mistral key: text, a `SecretStr`, or a function returning it, called for every request,
+            for keys that rotate. It is never part of the repr.
+        disable_billing: track the customer without charging them.
+
+    Raises:
+        ConfigurationError: a combination that Lava refuses.
+    """
+
+    customer_id: str | None = None
+    meter_slug: str | None = None
+    provider_key: Secret | None = field(default=None, repr=False)
+    disable_billing: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("customer_id", "meter_slug"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise ConfigurationError(f"Billing({name}=…) must be non-empty text, not {value!r}.")
+        if self.customer_id is not None and self.meter_slug is None:
+            raise ConfigurationError(
+                "Billing(customer_id=…) needs the meter that the usage counts on: "
+                f'write Billing(customer_id={self.customer_id!r}, meter_slug="your-meter").'
+            )
+        if self.disable_billing is not None and not isinstance(self.disable_billing, bool):
+            raise ConfigurationError(f"Billing(disable_billing=…) must be a bool, not {self.disable_billing!r}.")
+        if self.disable_billing and self.customer_id is None:
+            raise ConfigurationError(
+                "Billing(disable_billing=True) means something only for a customer: write "
+                'Billing(customer_id="…", meter_slug="…", disable_billing=True), or leave it out: '
+                "without a customer the merchant pays anyway."
+            )
+        if self.provider_key is not None and not callable(self.provider_key):
+            reveal(self.provider_key, "provider_key")
+
+    def forward_token(self, secret_key: str) -> str:
+        """The forward token for this identity: what goes into the `Authorization` header.
+
+        Byte for byte what Lava's Node SDK builds from the same fields: compact JSON in the order secret_key,
+        customer_id, meter_slug, provider_key, disable_billing without the absent ones, in padded standard base64.
+
+        Args:
+            secret_key: Lava's secret key (`aks_live_…` or `aks_test_…`).
+        """
+        fields: dict[str, Any] = {
+            "secret_key": reveal(secret_key, "secret_key"),
+            "customer_id": self.customer_id,
+            "meter_slug": self.meter_slug,
+            "provider_key": None
+            if self.provider_key is None
+            else reveal(self.provider_key, "provider_key"),
+            "disable_billing": self.disable_billing,
+        }
+        present = {name: value for name, value in fields.items() if value is not None}
+        text = json.dumps(present, ensure_ascii=False, separators=(",", ":"))
+        # JavaScript escapes a lone surrogate as \udXXX; Python would refuse to encode it.
+        text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+        return base64.b64encode(text.encode()).decode("ascii")
+
+    @property
+    def payer(self) -> str:
+        """Who pays, in words, for errors."""
+        if self.customer_id is not None:
+            who = f"customer {self.customer_id!r} on meter {self.meter_slug!r}"
+            return f"the merchant's wallet (tracked for {who})" if self.disable_billing else f"the plan of {who}"
+        return "the merchant's wallet"
+
+
+MERCHANT = Billing()
+"""The merchant's own wallet pays."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the enclosing `billed_to` blocks add up to."""
+
+    customer_id: str | None = None
+    meter_slug: str | None = None
+    provider_key: Secret | None = field(default=None, repr=False)
+    disable_billing: bool | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def over(self, billing: Billing) -> Billing:
+        """`billing` with the fields that this scope names put over its own."""
+        given = {
+            name: value
+            for name in ("customer_id", "meter_slug", "provider_key", "disable_billing")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(billing, **given) if given else billing
+
+
+_scope: ContextVar[Scope | None] = ContextVar("lava_mistral_billed_to", default=None)
+
+
+class billed_to:  # noqa: N801 - reads as a verb: `with billed_to(…):`
+    """Bill every call made inside the block to a customer, whatever makes the call.
+
+    The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
+    threads that the frameworks start. A thread pool of your own copies it with
+    `pool.submit(contextvars.copy_context().run, function)`. Blocks nest: an inner one wins, field by field.
+    `billing=` given to a single call wins over all blocks; a block wins over `billing=` on the model.
+
+    Args:
+        customer_id: Lava's id of the customer who pays; needs a meter here, in an outer block or on the model.
+        meter_slug: the meter that the usage counts on.
+        metadata: stored by Lava with each request; merged over the outer blocks' metadata.
+        provider_key: your own Mistral key for these calls.
+        disable_billing: track the customer without charging them.
+
+    Raises:
+        ConfigurationError: on construction, for metadata that Lava refuses; on the first call, for an identity that
+            is incomplete.
+    """
+
+    def __init__(
+        self,
+        customer_id: str | None = None,
+        meter_slug: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        provider_key: Secret | None = None,
+        disable_billing: bool | None = None,
+    ) -> None:
+        self._inner = Scope(
+            customer_id=customer_id,
+            meter_slug=meter_slug,
+            provider_key=provider_key,
+            disable_billing=disable_billing,
+            metadata=check_metadata(metadata),
+        )
+        self._tokens: list[Token[Scope | None]] = []
+
+    def __enter__(self) -> Self:
+        outer, inner = _scope.get(), self._inner
+        if outer is not None:
+            given = {k: v for k, v in vars(inner).items() if v is not None}
+            inner = replace(outer, **(given | {"metadata": {**outer.metadata, **inner.metadata}}))
+        self._tokens.append(_scope.set(inner))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _scope.reset(self._tokens.pop())
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What one call is sent with: who pays, and the metadata stored with it."""
+
+    billing: Billing = MERCHANT
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def identify(
+    billing: Billing | None,
+    metadata: Mapping[str, str] | None,
+    *,
+    call_billing: Billing | None = None,
+    call_metadata: Mapping[str, str] | None = None,
+) -> Identity:
+    """The identity of a call made now: the model's settings, under the enclosing blocks, under the call's own.
+
+    `call_billing` replaces the customer, meter and switch as one; the provider key falls through where it names none.
+    """
+    scope = _scope.get()
+    base = MERCHANT if billing is None else billing
+    if call_billing is not None:
+        known = base if scope is None else Billing(provider_key=scope.provider_key or base.provider_key)
+        if call_billing.provider_key is None and known.provider_key is not None:
+            call_billing = replace(call_billing, provider_key=known.provider_key)
+        base = call_billing
+    elif scope is not None:
+        base = scope.over(base)
+    merged = dict(metadata) if metadata else {}
+    if scope is not None:
+        merged.update(scope.metadata)
+    if call_metadata:
+        merged.update(check_metadata(call_metadata))
+    if len(merged) > 100:
+        check_metadata(merged)
+    return Identity(base, merged)
+
+
+_METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}\Z")
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of the metadata, checked by Lava's rules (gateway/forward-proxy in Lava's documentation).
+
+    Args:
+        metadata: at most 100 pairs; keys of ASCII letters, digits and underscores; keys and values text of 1 to 255
+            characters.
+
+    Raises:
+        ConfigurationError: it breaks a rule; the message names the key.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise ConfigurationError(f"Lava metadata must be a mapping of text to text, not {type(metadata).__name__}.")
+    if len(metadata) > 100:
+        raise ConfigurationError(f"Lava stores at most 100 metadata pairs with a request; these are {len(metadata)}.")
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not _METADATA_KEY.match(key):
+            raise ConfigurationError(
+                f"The metadata key {key!r} must be 1 to 255 ASCII letters, digits or underscores."
+            )
+        if not isinstance(value, str):
+            raise ConfigurationError(
+                f"The metadata value of {key!r} must be text, not {type(value).__name__}: write str(…)."
+            )
+        if not 1 <= len(value) <= 255:
+            raise ConfigurationError(
+                f"The metadata value of {key!r} must have 1 to 255 characters; it has {len(value)}."
+            )
+    return dict(metadata)
+
+
+@dataclass(frozen=True)
+class Access:
+    """A resolved credential: where calls go, and what proves who we are."""
+
+    key: str = field(repr=False)
+    base_url: str = PRODUCTION_URL
+
+    def bearer(self, billing: Billing) -> str:
+        """The value after `Bearer ` for a call billed like this.
+
+        Raises:
+            ConfigurationError: the credential is an opaque forward token, which says itself who pays, and `billing`
+                says something else.
+        """
+        if billing == MERCHANT:
+            return self.key
+        if callable(billing.provider_key):
+            return billing.forward_token(_secret_key_of(self.key))
+        return _token(self.key, billing)
+
+
+@lru_cache(maxsize=4096)
+def _token(key: str, billing: Billing) -> str:
+    return billing.forward_token(_secret_key_of(key))
+
+
+@lru_cache(maxsize=64)
+def _secret_key_of(key: str) -> str:
+    if key.startswith("aks_"):
+        return key
+    fields = decode_forward_token(key)
+    if fields is None:
+        raise ConfigurationError(
+            "The credential is a forward token that says itself who pays, so billing can't be set beside it. "
+            "Give Lava's secret key (LAVA_SECRET_KEY or api_key=) to bill call by call."
+        )
+    return str(fields["secret_key"])
+
+
+def decode_forward_token(token: str) -> dict[str, Any] | None:
+    """The fields of a forward token, or `None` for an opaque one."""
+    try:
+        fields = json.loads(base64.b64decode(token, validate=True))
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) and isinstance(fields.get("secret_key"), str) else None
+
+
+def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -> Access:
+    """The credential and base URL to use now: argument, then environment, then what the key's prefix says.
+
+    Args:
+        api_key: secret key or forward token; else `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`.
+        base_url: ends in `/v1`; else `LAVA_BASE_URL`, else the sandbox for `aks_test_` keys and production otherwise.
+
+    Raises:
+        ConfigurationError: there is no key, or the URL is not https (plain http only to this machine).
+    """
+    if api_key is None:
+        name = "LAVA_FORWARD_TOKEN" if os.environ.get("LAVA_FORWARD_TOKEN") else "LAVA_SECRET_KEY"
+        value = os.environ.get(name)
+        if not value:
+            raise ConfigurationError(
+                "No Lava credential: give api_key=, or set LAVA_SECRET_KEY (aks_live_… or aks_test_…) or "
+                "LAVA_FORWARD_TOKEN. Keys are made at https://www.lava.so/dashboard."
+            )
+        key = reveal(value, name)
+    else:
+        key = reveal(api_key, "api_key")
+    url = base_url or os.environ.get("LAVA_BASE_URL")
+    return Access(key, check_base_url(url) if url else _home_of(key))
+
+
+@lru_cache(maxsize=64)
+def _home_of(key: str) -> str:
+    secret_key = key if key.startswith("aks_") else str((decode_forward_token(key) or {}).get("secret_key", ""))
+    return SANDBOX_URL if secret_key.startswith("aks_test_") else PRODUCTION_URL
+
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@lru_cache(maxsize=64)
+def check_base_url(url: str) -> str:
+    """The base URL without a trailing slash.
+
+    Raises:
+        ConfigurationError: it is no URL, or plain http to another machine, where the key could be read on the way.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise ConfigurationError(f"The base URL {url!r} is not one: write it like {PRODUCTION_URL}.")
+    if parts.scheme == "http" and host not in LOOPBACK and not host.startswith("127."):
+        raise ConfigurationError(
+            f"The base URL {url!r} would send the key unencrypted: write https:// (http:// is for this machine only)."
+        )
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ConfigurationError(f"The base URL must be plain scheme, host and path, like {PRODUCTION_URL}.")
+    return url.rstrip("/")

@@ -1,0 +1,371 @@
+"""What can go wrong, one class for each thing that a caller may do something about.
+
+    LavaError
+    ├── ConfigurationError           a setting or a combination of settings is wrong; nothing was sent
+    ├── AuthenticationError          401  the credential is missing or not accepted
+    ├── BillingError                 whoever should pay can't or may not
+    │   ├── InsufficientBalanceError 402  the wallet or the plan is empty
+    │   ├── PermissionDeniedError    403  the plan, the meter or the key does not allow it
+    │   └── SpendLimitError               the call could pass the caller's own spend limit; nothing was sent
+    ├── NotFoundError                404
+    ├── InvalidRequestError          400, 422  the request itself is wrong
+    │   └── ContextOverflowError          the prompt is longer than the model's context window
+    ├── RateLimitError               429
+    ├── ServerError                  5xx, or an answer that makes no sense
+    ├── APIConnectionError           no answer: refused, reset, TLS, DNS
+    ├── APITimeoutError              no answer in time
+    └── StreamInterruptedError       a stream ended early; `partial` holds what had come
+
+`error_from_response` is the one function that maps an HTTP answer to this tree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import httpx
+import orjson
+
+from lava_mistral.retry import parse_retry_after
+
+Origin = Literal["lava", "mistral", "client"]
+
+_WHO: dict[str, str] = {"lava": "Lava", "mistral": "Mistral", "client": "lava-mistral"}
+TOP_UP = "https://www.lava.so/dashboard"
+"""Where a merchant tops up a wallet."""
+
+
+class LavaError(Exception):
+    """Any failure of a call through Lava.
+
+    Attributes:
+        message: what was expected and what came, in a sentence; nothing secret.
+        advice: what the caller can do about it, or an empty string.
+        status_code: the HTTP status, `None` where no answer came.
+        code: the provider's own error code (`"3051"`, `"1300"` …), as text.
+        type: the provider's own error type (`"rate_limited"` …).
+        request_id: Lava's id of the request, as shown in its dashboard.
+        retryable: whether the same call may succeed later.
+        retry_after: seconds that the server asks to wait.
+        origin: who failed: `"lava"`, `"mistral"` or `"client"` (this library, or the code that calls it).
+        body: the parsed error body, where there was one.
+        response: the answer, already read; its `request` names Mistral and holds no credential. Not pickled.
+        partial: what had been done before the failure: a `Turn` for a stream, an `EmbeddingResult` for embeddings.
+    """
+
+    retryable_by_default: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        advice: str = "",
+        status_code: int | None = None,
+        code: str | None = None,
+        type: str | None = None,  # the wire's own name
+        request_id: str | None = None,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+        origin: Origin = "client",
+        body: Any = None,
+        response: httpx.Response | None = None,
+        partial: Any = None,
+    ) -> None:
+        self.message = message
+        self.advice = advice
+        self.status_code = status_code
+        self.code = code
+        self.type = type
+        self.request_id = request_id
+        self.retryable = self.retryable_by_default if retryable is None else retryable
+        self.retry_after = retry_after
+        self.origin: Origin = origin
+        self.body = body
+        self.response = response
+        self.partial = partial
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        facts = [f"HTTP {self.status_code}"] if self.status_code is not None else []
+        if self.code:
+            facts.append(f"code {self.code}")
+        if self.request_id:
+            facts.append(f"request {self.request_id}")
+        text = f"{_WHO[self.origin]}: {self.message}"
+        if facts:
+            text += f" ({', '.join(facts)})"
+        if self.retry_after is not None:
+            text += f" Retry after {self.retry_after:g} s."
+        elif self.origin != "client" or self.retryable:
+            text += " Trying again can help." if self.retryable else " Trying again will not help."
+        return f"{text} {self.advice}".rstrip()
+
+    def fields(self) -> dict[str, Any]:
+        """The keyword arguments that make an equal error, without the response."""
+        names = ("advice", "status_code", "code", "type", "request_id", "retryable", "retry_after", "origin")
+        return {name: getattr(self, name) for name in names} | {"body": self.body, "partial": self.partial}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.fields())
+
+
+def _rebuild(cls: type[LavaError], message: str, fields: dict[str, Any]) -> LavaError:
+    return cls(message, **fields)
+
+
+class ConfigurationError(LavaError, ValueError):
+    """A setting, or a combination of settings, is wrong. Nothing was sent and nothing was charged."""
+
+
+class AuthenticationError(LavaError):
+    """The credential is missing, malformed or not accepted (401)."""
+
+
+class BillingError(LavaError):
+    """Whoever should pay for the call can't or may not: 402, 403 and the caller's own spend limit."""
+
+
+class InsufficientBalanceError(BillingError):
+    """The merchant's wallet or the customer's plan has no credit left (402)."""
+
+
+class PermissionDeniedError(BillingError):
+    """The key, the plan or the meter does not allow the call (403)."""
+
+
+class SpendLimitError(BillingError):
+    """The call could cost more than the spend limit leaves; it was not sent."""
+
+
+class NotFoundError(LavaError):
+    """There is no such thing at the provider (404)."""
+
+
+class InvalidRequestError(LavaError):
+    """The request itself is wrong (400, 422, or refused before it was sent)."""
+
+
+class ContextOverflowError(InvalidRequestError):
+    """The prompt holds more tokens than the model's context window."""
+
+
+class RateLimitError(LavaError):
+    """Too many requests or tokens for now (429)."""
+
+    retryable_by_default = True
+
+
+class ServerError(LavaError):
+    """Lava or Mistral failed (5xx), or answered with something that is not an answer."""
+
+    retryable_by_default = True
+
+
+class APIConnectionError(LavaError):
+    """No answer came: refused, reset, name resolution, TLS."""
+
+    retryable_by_default = True
+
+
+class APITimeoutError(LavaError):
+    """No answer came in time."""
+
+    retryable_by_default = True
+
+
+class StreamInterruptedError(LavaError):
+    """A stream ended before the answer did; `partial` holds the turn as far as it came.
+
+    It is not tried again by itself: the first words are with the caller already.
+    """
+
+    retryable_by_default = True
+
+
+# Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
+_OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
+_SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]+|eyJ[\w+/-]{16,}=*")
+
+
+def redact(text: str) -> str:
+    """The text with everything that looks like a Lava credential replaced by `[redacted]`."""
+    return _SECRET.sub("[redacted]", text)
+
+
+def error_from_response(
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes,
+    *,
+    payer: str = "",
+    response: httpx.Response | None = None,
+) -> LavaError:
+    """The error that an HTTP answer stands for.
+
+    Args:
+        status: its status code.
+        headers: its headers, by lower-case name.
+        content: its whole body.
+        payer: who was to pay, for 402 and 403: `"the merchant's wallet"`, `"customer c_1 on meter m"` …
+        response: the answer itself, to be kept on the error.
+    """
+    body = parse_body(content)
+    detail = read_error_body(body)
+    message = redact(detail.message) or f"an answer with status {status} and no explanation"
+    kind, advice = _classify(status, detail, payer)
+    return kind(
+        message,
+        advice=advice,
+        status_code=status,
+        code=detail.code,
+        type=detail.type,
+        request_id=headers.get("x-lava-request-id"),
+        retryable=status in (408, 409, 425, 429, 500, 502, 503, 504) if status >= 400 else None,
+        retry_after=parse_retry_after(headers.get("retry-after")),
+        origin=detail.origin,
+        body=body,
+        response=response,
+    )
+
+
+def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> LavaError:
+    """The error for an error object that arrived inside a stream which had begun with status 200."""
+    detail = read_error_body(body)
+    retryable = detail.status is None or detail.status in (408, 429) or detail.status >= 500
+    return StreamInterruptedError(
+        f"the stream ended with an error: {redact(detail.message) or 'no explanation was given'}",
+        code=detail.code,
+        type=detail.type,
+        status_code=detail.status,
+        request_id=request_id,
+        retryable=retryable,
+        origin="mistral",
+        body=body,
+        partial=partial,
+    )
+
+
+def error_from_exception(error: Exception, *, timeout: float | None = None) -> LavaError:
+    """The error for an exception of the HTTP layer, which never reached an answer."""
+    text = redact(str(error)) or type(error).__name__
+    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
+        return APITimeoutError(f"no connection to Lava in time ({text})", origin="lava")
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        limit = f" within {timeout:g} s" if timeout is not None else " in time"
+        return APITimeoutError(
+            f"no answer{limit} ({text})",
+            origin="lava",
+            advice="Give a longer timeout= where the model needs more time.",
+        )
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+        return ConfigurationError(f"the base URL can't be used: {text}")
+    return APIConnectionError(
+        f"the connection to Lava failed: {text}",
+        origin="lava",
+        advice="Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them.",
+    )
+
+
+class ErrorDetail:
+    """What an error body says, whoever wrote it."""
+
+    __slots__ = ("code", "message", "origin", "status", "type")
+
+    def __init__(
+        self, message: str, code: str | None, type: str | None, origin: Origin, status: int | None
+    ) -> None:
+        self.message, self.code, self.type, self.origin, self.status = message, code, type, origin, status
+
+
+def parse_body(content: bytes) -> Any:
+    """The JSON value of a body, else its text, shortened."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return content.decode("utf-8", "replace").strip()[:500]
+
+
+def read_error_body(body: Any) -> ErrorDetail:
+    """Read Lava's `{"error": …}` and each of the forms in which Mistral words an error."""
+    if not isinstance(body, dict):
+        return ErrorDetail(str(body) if body else "", None, None, "lava", None)
+    inner = body.get("error")
+    if "object" not in body and inner is not None and "detail" not in body:
+        source: Any = inner if isinstance(inner, dict) else {"message": inner}
+        # Lava's own errors are a string or an object with a message; one that is worded like Mistral's is Mistral's.
+        mistral = "raw_status_code" in source or source.get("object") == "error"
+        return _detail(source, "mistral" if mistral else "lava")
+    return _detail(body, "mistral")
+
+
+def _detail(body: dict[str, Any], origin: Origin) -> ErrorDetail:
+    message = body.get("message", body.get("detail"))
+    if isinstance(message, dict) and "detail" in message:
+        message = message["detail"]
+    if isinstance(message, list):
+        message = "; ".join(_field_error(item) for item in message)
+    elif isinstance(message, dict):
+        message = orjson.dumps(message).decode()
+    code, kind, status = body.get("code"), body.get("type"), body.get("raw_status_code")
+    return ErrorDetail(
+        "" if message is None else str(message),
+        None if code is None else str(code),
+        None if kind is None else str(kind),
+        origin,
+        status if isinstance(status, int) else None,
+    )
+
+
+def _field_error(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    where = ".".join(str(step) for step in item.get("loc", ()) if step != "body")
+    return f"{where}: {item.get('msg', item.get('type', 'invalid'))}" if where else str(item.get("msg", item))
+
+
+def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..., LavaError], str]:
+    mistral = detail.origin == "mistral"
+    match status:
+        case 401 if mistral:
+            return AuthenticationError, (
+                "Mistral did not accept the provider key: check Billing(provider_key=…); without one, Lava's own is used."
+            )
+        case 401:
+            return AuthenticationError, (
+                "Check the key: a secret key starts with aks_live_ or aks_test_; set LAVA_SECRET_KEY or api_key=. "
+                "`lava-mistral doctor` tests it."
+            )
+        case 402:
+            whose = payer or "the wallet that pays"
+            if mistral:
+                return InsufficientBalanceError, "The Mistral account of the provider key has no credit left."
+            return InsufficientBalanceError, f"It is {whose} that has no credit left: top up at {TOP_UP}."
+        case 403:
+            whose = f" Charged: {payer}." if payer else ""
+            return PermissionDeniedError, (
+                f"Check that the key may do this and that the meter is on the customer's plan.{whose}"
+            )
+        case 404:
+            return NotFoundError, ""
+        case 400 | 413 | 422 if _OVERFLOW.search(detail.message):
+            return ContextOverflowError, "Shorten or summarize the conversation, or take a model with a larger window."
+        case 408:
+            return APITimeoutError, ""
+        case 429:
+            return RateLimitError, ""
+        case _ if 400 <= status < 500:
+            return InvalidRequestError, _invalid_advice(detail)
+        case _:
+            return ServerError, ""
+
+
+def _invalid_advice(detail: ErrorDetail) -> str:
+    match detail.code:
+        case "1500":
+            return "`lava-mistral models` lists the models that Lava offers."
+        case "3230":
+            return "repair_messages=True mends the order of a conversation before it is sent."
+        case _:
+            return ""

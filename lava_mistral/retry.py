@@ -1,0 +1,102 @@
+"""Decides from a failure whether to try again and how long to wait. Does not sleep and does no I/O."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lava_mistral.errors import LavaError
+
+
+def parse_retry_after(value: str | None, *, now: float | None = None) -> float | None:
+    """Seconds to wait by a `Retry-After` header, given in seconds or as an HTTP date (RFC 9110, section 10.2.3).
+
+    Args:
+        value: the header's value, or `None`.
+        now: the present as a POSIX timestamp; the clock's by default.
+
+    Returns:
+        Seconds, never negative; `None` where the header is absent or makes no sense.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        seconds = moment.timestamp() - (time.time() if now is None else now)
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how patiently a failed call is tried again.
+
+    Args:
+        max_retries: tries after the first one.
+        initial: seconds; the first wait is drawn between 0 and this, each later one from twice the range (full jitter).
+        longest: seconds; no range grows beyond it.
+        max_total: seconds from the first try after which no further try begins. A `Retry-After` that would pass
+            it ends the tries at once, since waiting less would be refused again.
+    """
+
+    max_retries: int = 2
+    initial: float = 0.5
+    longest: float = 20.0
+    max_total: float = 300.0
+
+    def wait(
+        self,
+        error: LavaError,
+        *,
+        tries: int,
+        elapsed: float,
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> float | None:
+        """Seconds to wait before the next try, or `None` when `error` is final.
+
+        Args:
+            error: why the last try failed.
+            tries: how many tries were made, the first included.
+            elapsed: seconds since the first try began.
+            draw: where the jitter comes from.
+        """
+        if not error.retryable or tries > self.max_retries:
+            return None
+        jitter = draw(0.0, min(self.longest, self.initial * 2.0 ** min(tries - 1, 60)))
+        # The server's own wish is a lower bound; the jitter on top keeps many callers from returning at once.
+        seconds = jitter if error.retry_after is None else error.retry_after + min(jitter, 1.0)
+        return seconds if elapsed + seconds <= self.max_total else None
+
+
+@dataclass
+class Attempts:
+    """One call's way through a policy: count a failure, be told what to do."""
+
+    policy: RetryPolicy
+    tries: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def failed(self, error: LavaError) -> float:
+        """Seconds to wait before the next try.
+
+        Raises:
+            LavaError: `error` itself, when it is final.
+        """
+        self.tries += 1
+        seconds = self.policy.wait(error, tries=self.tries, elapsed=time.monotonic() - self.started)
+        if seconds is None:
+            raise error
+        return seconds
