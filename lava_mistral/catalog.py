@@ -1,7 +1,8 @@
 """The models that Lava offers: what they cost, how much they read, what they can do.
 
-The figures are in `catalog.json` beside this module, each with its source. Lava's price list is what is billed; a
-model that is not on it works all the same, with cautious defaults and unknown prices, and can be added:
+The figures are in `catalog.json` beside this module, each with its source. Lava's price list is what is
+billed; a model that is not on it works all the same, with cautious defaults and unknown prices, and can be
+added:
 
     add_model(Model("mistral-next", input_price=Decimal("0.20"), output_price=Decimal("0.60")))
 """
@@ -38,11 +39,11 @@ class Model:
     Attributes:
         id: its name in a request.
         input_price: USD for a million tokens read, exact; `None` where it is not known.
-        output_price: USD for a million tokens written, exact; 0 where it is free, `None` where it is not known.
+        output_price: USD for a million tokens written, exact; 0 where it is free, `None` where unknown.
         context_window: how many tokens prompt and answer may have together (for embeddings: one input).
         capabilities: what it can do, of `CAPABILITIES`.
         sources: where each figure comes from: `"prices"`, `"context_window"`, `"capabilities"`.
-        known: whether it is in the catalogue, by Lava's list or by `add_model`; otherwise the figures are defaults.
+        known: whether it is in the catalogue, by Lava's list or by `add_model`; else these are defaults.
     """
 
     id: str
@@ -89,8 +90,9 @@ def models() -> tuple[Model, ...]:
 def get_model(id: str) -> Model:
     """The model of that name; it never raises.
 
-    A name that is not in the catalogue gives a model with `known=False`, no prices and cautious defaults: 32,768 tokens,
-    tools and structured output assumed. A fine-tuned model (`ft:BASE:…`) has the window and capabilities of its base.
+    A name that is not in the catalogue gives a model with `known=False`, no prices and cautious defaults:
+    32,768 tokens, tools and structured output assumed. A fine-tuned model (`ft:BASE:…`) has the window and
+    capabilities of its base.
     """
     model = _catalog.get(id)
     return model if model is not None else _unknown(id)
@@ -123,7 +125,10 @@ def _read(content: bytes) -> Iterable[Model]:
             output_price=Decimal(entry["output_price"]),
             context_window=entry["context_window"],
             capabilities=frozenset(entry["capabilities"]),
-            sources={figure: names[key] for figure, key in entry["sources"].items()},
+            sources={
+                figure: "; ".join(names[key] for key in keys.split())
+                for figure, keys in entry["sources"].items()
+            },
         )
 
 
