@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import urlsplit
@@ -124,9 +125,7 @@ class Billing:
             "secret_key": reveal(secret_key, "secret_key"),
             "customer_id": self.customer_id,
             "meter_slug": self.meter_slug,
-            "provider_key": None
-            if self.provider_key is None
-            else reveal(self.provider_key, "provider_key"),
+            "provider_key": None if self.provider_key is None else reveal(self.provider_key, "provider_key"),
             "disable_billing": self.disable_billing,
         }
         present = {name: value for name, value in fields.items() if value is not None}
@@ -171,7 +170,7 @@ class Scope:
 _scope: ContextVar[Scope | None] = ContextVar("lava_mistral_billed_to", default=None)
 
 
-class billed_to:  # noqa: N801 - reads as a verb: `with billed_to(…):`
+class billed_to:
     """Bill every call made inside the block to a customer, whatever makes the call.
 
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
@@ -282,9 +281,7 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
         raise ConfigurationError(f"Lava stores at most 100 metadata pairs with a request; these are {len(metadata)}.")
     for key, value in metadata.items():
         if not isinstance(key, str) or not _METADATA_KEY.match(key):
-            raise ConfigurationError(
-                f"The metadata key {key!r} must be 1 to 255 ASCII letters, digits or underscores."
-            )
+            raise ConfigurationError(f"The metadata key {key!r} must be 1 to 255 ASCII letters, digits or underscores.")
         if not isinstance(value, str):
             raise ConfigurationError(
                 f"The metadata value of {key!r} must be text, not {type(value).__name__}: write str(…)."
@@ -375,7 +372,14 @@ def _home_of(key: str) -> str:
     return SANDBOX_URL if secret_key.startswith("aks_test_") else PRODUCTION_URL
 
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @lru_cache(maxsize=64)
@@ -392,7 +396,7 @@ def check_base_url(url: str) -> str:
         host = None
     if not host or parts.scheme not in ("http", "https"):
         raise ConfigurationError(f"The base URL {url!r} is not one: write it like {PRODUCTION_URL}.")
-    if parts.scheme == "http" and host not in LOOPBACK and not host.startswith("127."):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(
             f"The base URL {url!r} would send the key unencrypted: write https:// (http:// is for this machine only)."
         )

@@ -15,6 +15,7 @@
     ├── APIConnectionError           no answer: refused, reset, TLS, DNS
     ├── APITimeoutError              no answer in time
     └── StreamInterruptedError       a stream ended early; `partial` holds what had come
+        └── StreamStalledError            … because no chunk came in time; also an APITimeoutError
 
 `error_from_response` is the one function that maps an HTTP answer to this tree.
 """
@@ -184,6 +185,10 @@ class StreamInterruptedError(LavaError):
     retryable_by_default = True
 
 
+class StreamStalledError(StreamInterruptedError, APITimeoutError):
+    """A stream went silent for longer than `stream_chunk_timeout`; `partial` holds the turn as far as it came."""
+
+
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
 _OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
 _SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]+|eyJ[\w+/-]{16,}=*")
@@ -273,9 +278,7 @@ class ErrorDetail:
 
     __slots__ = ("code", "message", "origin", "status", "type")
 
-    def __init__(
-        self, message: str, code: str | None, type: str | None, origin: Origin, status: int | None
-    ) -> None:
+    def __init__(self, message: str, code: str | None, type: str | None, origin: Origin, status: int | None) -> None:
         self.message, self.code, self.type, self.origin, self.status = message, code, type, origin, status
 
 
@@ -350,7 +353,10 @@ def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..
         case 404:
             return NotFoundError, ""
         case 400 | 413 | 422 if _OVERFLOW.search(detail.message):
-            return ContextOverflowError, "Shorten or summarize the conversation, or take a model with a larger window."
+            return (
+                ContextOverflowError,
+                "Shorten or summarize the conversation, or take a model with a larger window.",
+            )
         case 408:
             return APITimeoutError, ""
         case 429:

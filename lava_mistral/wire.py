@@ -59,9 +59,7 @@ class ThinkingPart(TypedDict):
     signature: NotRequired[str | None]
 
 
-ContentPart: TypeAlias = (
-    TextPart | ImagePart | DocumentPart | AudioPart | FilePart | ReferencePart | ThinkingPart
-)
+ContentPart: TypeAlias = TextPart | ImagePart | DocumentPart | AudioPart | FilePart | ReferencePart | ThinkingPart
 Content: TypeAlias = str | list[ContentPart] | None
 
 

@@ -1,0 +1,414 @@
+"""What a call is and what its answer means: the part of the client that does no I/O, written once for sync and async."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+import orjson
+
+from lava_mistral.billing import Identity
+from lava_mistral.conversation import prepare
+from lava_mistral.cost import cost_of
+from lava_mistral.errors import (
+    ConfigurationError,
+    LavaError,
+    ServerError,
+    StreamInterruptedError,
+    StreamStalledError,
+    error_from_event,
+    error_from_exception,
+    error_from_response,
+)
+from lava_mistral.sse import SSEDecoder
+from lava_mistral.transport import MISTRAL_URL, Forwarder
+from lava_mistral.turn import Delta, Turn, TurnAssembler
+from lava_mistral.wire import EmbeddingResponse, Message, Usage
+
+CHAT_URL = f"{MISTRAL_URL}/chat/completions"
+EMBEDDINGS_URL = f"{MISTRAL_URL}/embeddings"
+MODELS_URL = f"{MISTRAL_URL}/models"
+
+_AGENT = (b"User-Agent", f"lava-mistral/{version('lava-mistral')}".encode("ascii"))
+_JSON = [
+    _AGENT,
+    (b"Content-Type", b"application/json"),
+    (b"Accept", b"application/json"),
+    (b"Accept-Encoding", b"gzip, deflate"),
+]
+_EVENTS = [_AGENT, (b"Content-Type", b"application/json"), (b"Accept", b"text/event-stream")]
+_OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
+
+
+def own_headers(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
+    """Those of a caller's HTTP client headers that go with every request: not the ones that httpx or Lava set."""
+    return [
+        (name, value)
+        for name, value in headers.raw
+        if name.lower() not in _OWN
+        and name.lower() != b"connection"
+        and not (name.lower() == b"user-agent" and value.startswith(b"python-httpx/"))
+    ]
+
+
+@dataclass
+class Call:
+    """One request, ready to be sent as often as the retry policy allows.
+
+    Attributes:
+        target: the provider's address.
+        identity: who pays, fixed when the call began.
+        timeout: seconds for the whole answer, or for a stream's headers.
+        gap: seconds between two chunks of a stream; `None` for a call that does not stream.
+        model: the model that was asked for; prices go by it.
+    """
+
+    target: str
+    identity: Identity
+    timeout: float | None
+    model: str = ""
+    body: Mapping[str, Any] | None = None
+    gap: float | None = None
+    stream: bool = False
+    content: bytes | None = field(init=False, default=None)
+    timeouts: dict[str, float | None] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.body is not None:
+            try:
+                self.content = orjson.dumps(self.body)
+            except TypeError as error:
+                raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
+
+    def request(self, forwarder: Forwarder, extra: Sequence[tuple[bytes, bytes]] = ()) -> httpx.Request:
+        """The request to Lava for one try."""
+        connect = None if self.timeout is None else min(self.timeout, 15.0)
+        self.timeouts = {"connect": connect, "read": self.timeout, "write": self.timeout, "pool": connect}
+        headers = _EVENTS if self.stream else _JSON
+        return forwarder.request(
+            "GET" if self.content is None else "POST",
+            self.target,
+            identity=self.identity,
+            headers=[*headers, *extra] if extra else headers,
+            content=self.content,
+            extensions={"timeout": self.timeouts},
+        )
+
+    def provider_request(self) -> httpx.Request:
+        """The request as the caller may see it: for Mistral, without the credential."""
+        return httpx.Request("GET" if self.content is None else "POST", self.target)
+
+    def began(self) -> None:
+        """The headers are here: from now on the limit is the gap between two chunks."""
+        # The transport reads the limit when the body's first byte is asked for.
+        self.timeouts["read"] = self.gap
+
+    def refused(self, response: httpx.Response) -> LavaError:
+        """The error that an answer with a status other than 2xx stands for; its body has been read."""
+        response.request = self.provider_request()
+        return error_from_response(
+            response.status_code,
+            response.headers,
+            response.content,
+            payer=self.identity.billing.payer,
+            response=response,
+        )
+
+    def failed(self, error: Exception) -> LavaError:
+        """The error for an exception of the HTTP layer."""
+        if isinstance(error, httpx.RequestError):
+            # It is chained to the caller's error; what went over the wire holds the credential.
+            error.request = self.provider_request()
+        return error_from_exception(error, timeout=self.timeout)
+
+    def parsed(self, response: httpx.Response) -> dict[str, Any]:
+        """The JSON object of a good answer."""
+        try:
+            body = orjson.loads(response.content)
+        except orjson.JSONDecodeError as error:
+            raise self._senseless("that is not JSON", response) from error
+        if not isinstance(body, dict):
+            raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", response)
+        return body
+
+    def _senseless(self, what: str, response: httpx.Response) -> ServerError:
+        return ServerError(
+            f"expected an answer from {self.target}, got one {what}",
+            status_code=response.status_code,
+            request_id=response.headers.get("x-lava-request-id"),
+            origin="lava",
+        )
+
+    def completion(self, response: httpx.Response) -> Completion:
+        """The completion in a good answer.
+
+        Raises:
+            ServerError: the answer holds no choice, or one that Mistral gave up on.
+        """
+        body = self.parsed(response)
+        choices = body.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise self._senseless("without choices", response)
+        turns = tuple(
+            Turn.from_message(choice.get("message") or {}, choice.get("finish_reason"), choice.get("index", place))
+            for place, choice in enumerate(choices)
+        )
+        request_id = response.headers.get("x-lava-request-id")
+        for turn in turns:
+            if turn.finish_reason == "error":
+                raise ServerError(
+                    "the model stopped with finish reason 'error'; what it had written is in .partial",
+                    request_id=request_id,
+                    origin="mistral",
+                    partial=turn,
+                )
+        return Completion(
+            id=str(body.get("id", "")),
+            model=str(body.get("model") or self.model),
+            created=int(body.get("created") or 0),
+            turns=turns,
+            usage=body.get("usage"),
+            request_id=request_id,
+            raw=body,
+            requested_model=self.model,
+            identity=self.identity,
+        )
+
+    def embedding(self, response: httpx.Response) -> EmbeddingAnswer:
+        """The vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
+        body = self.parsed(response)
+        if not isinstance(body.get("data"), list):
+            raise self._senseless("without data", response)
+        return EmbeddingAnswer(
+            response=body,  # type: ignore[arg-type]  # checked above as far as it is relied on
+            headers=response.headers,
+            request_id=response.headers.get("x-lava-request-id"),
+            identity=self.identity,
+        )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answered chat request.
+
+    Attributes:
+        turns: the assistant's turns, one a choice.
+        usage: tokens, as Mistral counted them.
+        request_id: Lava's id of the request.
+        raw: the body as it came.
+    """
+
+    id: str
+    model: str
+    created: int
+    turns: tuple[Turn, ...]
+    usage: Usage | None
+    request_id: str | None
+    raw: dict[str, Any] = field(repr=False)
+    requested_model: str = field(default="", repr=False)
+    identity: Identity = field(default_factory=Identity, repr=False)
+
+    @property
+    def turn(self) -> Turn:
+        """The first choice's turn."""
+        return self.turns[0]
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.turns[0].text
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the call cost in USD by the catalogue's prices; `None` where they are not known."""
+        return None if self.usage is None else cost_of(self.usage, self.requested_model or self.model)
+
+
+@dataclass(frozen=True)
+class EmbeddingAnswer:
+    """One answered embeddings request, unchecked.
+
+    Attributes:
+        response: the parsed body.
+        headers: the answer's headers, the rate limits among them; names in any case.
+        request_id: Lava's id of the request.
+    """
+
+    response: EmbeddingResponse
+    headers: Mapping[str, str]
+    request_id: str | None
+    identity: Identity = field(default_factory=Identity, repr=False)
+
+
+class StreamReader:
+    """Turns the bytes of a streamed answer into deltas, and knows whether the answer came to its end. Does no I/O."""
+
+    def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
+        self.call = call
+        self.request_id = headers.get("x-lava-request-id")
+        self.ready: deque[Delta] = deque()
+        self.done = False
+        self._decoder = SSEDecoder()
+        self._assembler = TurnAssembler()
+        self._last_event = time.monotonic()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; the deltas in them join `ready`.
+
+        Raises:
+            StreamInterruptedError: an error event, garbage, a finish reason `"error"`, or nothing but comments for
+                longer than the gap.
+        """
+        events = self._decoder.feed(data)
+        now = time.monotonic()
+        if not events:
+            if self.call.gap is not None and now - self._last_event > self.call.gap:
+                raise self.stalled()
+            return
+        self._last_event = now
+        for event in events:
+            text = event.data
+            if self.done or not text:
+                continue
+            if text == "[DONE]":
+                self.done = True
+                continue
+            try:
+                chunk = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise self.interrupted("an event that is not JSON came") from error
+            if not isinstance(chunk, dict):
+                raise self.interrupted(f"an event came that is a JSON {type(chunk).__name__}")
+            if event.event == "error" or "choices" not in chunk:
+                if "choices" not in chunk and "usage" in chunk and "error" not in chunk:
+                    chunk["choices"] = []
+                else:
+                    raise error_from_event(chunk, request_id=self.request_id, partial=self._partial())
+            deltas = self._assembler.add(chunk)  # type: ignore[arg-type]  # as far as it is relied on
+            for delta in deltas:
+                if delta.finish_reason == "error":
+                    raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
+            self.ready.extend(deltas)
+
+    def end(self) -> None:
+        """The connection has ended.
+
+        Raises:
+            StreamInterruptedError: before the answer did.
+        """
+        if not self.finished:
+            raise self.interrupted("it ended without a finish reason and without [DONE]")
+
+    def broken(self, error: Exception) -> LavaError:
+        """The error for an exception of the HTTP layer in the middle of the stream."""
+        if isinstance(error, httpx.TimeoutException):
+            return self.stalled()
+        return self.interrupted(f"the connection broke ({type(error).__name__})")
+
+    def stalled(self) -> StreamInterruptedError:
+        """The error for a stream that has gone silent."""
+        return StreamStalledError(
+            f"the stream went silent: no chunk came within {self.call.gap:g} s"
+            if self.call.gap is not None
+            else "the stream went silent",
+            request_id=self.request_id,
+            origin="mistral",
+            partial=self._partial(),
+            advice="stream_chunk_timeout= sets how long to wait for a chunk.",
+        )
+
+    def interrupted(self, why: str, *, origin_mistral: bool = False) -> StreamInterruptedError:
+        """The error for a stream that can't go on."""
+        return StreamInterruptedError(
+            f"the stream was interrupted: {why}; what had come is in .partial",
+            request_id=self.request_id,
+            origin="mistral" if origin_mistral else "lava",
+            partial=self._partial(),
+        )
+
+    def _partial(self) -> Turn:
+        return self.turns[0] if self.turns else Turn()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has come to its end, by a finish reason or by `[DONE]`."""
+        return self.done or self._assembler.complete
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a delta that tells the caller something."""
+        return any(d.text or d.parts or d.tool_calls or d.finish_reason or d.usage for d in self.ready)
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns assembled so far, one a choice."""
+        return self._assembler.turns
+
+    @property
+    def turn(self) -> Turn:
+        """The first choice's turn as far as it has come."""
+        return self._partial()
+
+    @property
+    def id(self) -> str:
+        """Mistral's id of the answer; empty until the first chunk."""
+        return self._assembler.id
+
+    @property
+    def model(self) -> str:
+        """The model that answers."""
+        return self._assembler.model or self.call.model
+
+    @property
+    def created(self) -> int:
+        """When the answer began, as a POSIX timestamp."""
+        return self._assembler.created
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens, once the last chunk has come."""
+        return self._assembler.usage
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the call cost in USD by the catalogue's prices, once the usage is known."""
+        return None if self.usage is None else cost_of(self.usage, self.call.model or self.model)
+
+
+def chat_body(
+    messages: Sequence[Message],
+    model: str,
+    parameters: Mapping[str, Any],
+    *,
+    stream: bool,
+    repair: bool,
+) -> dict[str, Any]:
+    """The body of a chat request; parameters that are `None` are left out, since Mistral's defaults differ by model.
+
+    Raises:
+        InvalidRequestError: Mistral would refuse the conversation.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": prepare(
+            messages,
+            tools=given.get("tools") or (),
+            response_format=given.get("response_format"),
+            repair=repair,
+        ),
+    }
+    body.update(given)
+    if not given.get("tools", True):
+        # Mistral refuses an empty list, and a choice among no tools.
+        body.pop("tools", None)
+        body.pop("tool_choice", None)
+    if stream:
+        body["stream"] = True
+    return body

@@ -1,0 +1,550 @@
+"""The framework-free client: `LavaMistral` and its async twin, side by side.
+
+Everything that can be said without I/O is in `calls`; what is left here sends, waits and reads.
+A client holds settings alone and the connections belong to the process or the event loop (see `pools`), so a client
+is cheap to make, picklable, and safe to share between threads and event loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import httpx
+from typing_extensions import Self
+
+from lava_mistral.billing import Billing, Identity, Secret, check_base_url, identify
+from lava_mistral.calls import (
+    CHAT_URL,
+    EMBEDDINGS_URL,
+    MODELS_URL,
+    Call,
+    Completion,
+    EmbeddingAnswer,
+    StreamReader,
+    chat_body,
+    own_headers,
+)
+from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.pools import async_pool, sync_pool
+from lava_mistral.retry import Attempts, RetryPolicy
+from lava_mistral.transport import Forwarder
+from lava_mistral.turn import Delta
+from lava_mistral.wire import Message, ModelCard
+
+DEFAULT_CHAT_MODEL = "mistral-small-2603"
+DEFAULT_EMBEDDING_MODEL = "mistral-embed"
+DEFAULT_TIMEOUT = 120.0
+DEFAULT_MAX_RETRIES = 2
+
+OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
+"""Told before each wait: the error, how many tries were made, seconds to the next."""
+
+_HTTP = TypeVar("_HTTP", httpx.Client, httpx.AsyncClient)
+_T = TypeVar("_T")
+
+
+class _Settings(Generic[_HTTP]):
+    """What both clients are made of, and the calls that they make of it."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Secret | None = None,
+        base_url: str | None = None,
+        billing: Billing | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        stream_chunk_timeout: float | None = DEFAULT_TIMEOUT,
+        http_client: _HTTP | None = None,
+    ) -> None:
+        for name, limit in (("timeout", timeout), ("stream_chunk_timeout", stream_chunk_timeout)):
+            if limit is not None and limit <= 0:
+                raise ConfigurationError(f"{name} must be seconds above zero, or None for no limit; it is {limit!r}.")
+        if max_retries < 0:
+            raise ConfigurationError(f"max_retries must be zero or more; it is {max_retries!r}.")
+        self._forwarder = Forwarder(
+            api_key=api_key,
+            base_url=None if base_url is None else check_base_url(base_url),
+            billing=billing,
+            metadata=metadata,
+        )
+        self._timeout = timeout
+        self._gap = stream_chunk_timeout
+        self._policy = RetryPolicy(max_retries=max_retries)
+        self._http_client = http_client
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Nothing in it ever changes, and a caller's HTTP client can't be copied.
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"
+
+    def _extra_headers(self) -> list[tuple[bytes, bytes]]:
+        return [] if self._http_client is None else own_headers(self._http_client.headers)
+
+    def _identity(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> Identity:
+        return identify(
+            self._forwarder.billing,
+            self._forwarder.metadata,
+            call_billing=billing,
+            call_metadata=lava_metadata,
+        )
+
+    def _chat_call(
+        self,
+        messages: Sequence[Message],
+        model: str,
+        parameters: Mapping[str, Any],
+        *,
+        stream: bool,
+        repair: bool,
+        identity: Identity,
+        timeout: float | None,
+        gap: float | None = None,
+    ) -> Call:
+        return Call(
+            CHAT_URL,
+            identity,
+            self._timeout if timeout is None else timeout,
+            model,
+            chat_body(messages, model, parameters, stream=stream, repair=repair),
+            gap=self._gap if gap is None else gap,
+            stream=stream,
+        )
+
+    def _embedding_call(
+        self,
+        inputs: Sequence[str],
+        model: str,
+        encoding_format: str | None,
+        output_dimension: int | None,
+        identity: Identity,
+        timeout: float | None,
+    ) -> Call:
+        body: dict[str, Any] = {"model": model, "input": list(inputs)}
+        if encoding_format is not None:
+            body["encoding_format"] = encoding_format
+        if output_dimension is not None:
+            body["output_dimension"] = output_dimension
+        return Call(EMBEDDINGS_URL, identity, self._timeout if timeout is None else timeout, model, body)
+
+
+class ChatStream(StreamReader):
+    """A streamed answer: iterate for its deltas; `turn`, `usage`, `cost` and `request_id` grow with it.
+
+    Closing it, or leaving its `with` block, before its end closes the connection.
+
+    Raises:
+        StreamInterruptedError: while iterating, when the stream ends before the answer does; `partial` holds what came.
+    """
+
+    def __init__(self, call: Call, response: httpx.Response) -> None:
+        super().__init__(call, response.headers)
+        self._response = response
+        self._bytes = response.iter_bytes()
+        self._failure: LavaError | None = None
+
+    def prime(self) -> Self:
+        """Read until there is something to hand on. A failure before that can still be tried again."""
+        while not self.started and not self._response.is_closed:
+            self._pull()
+        if self._failure is not None and not self.started:
+            raise self._failure
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Delta:
+        while not self.ready:
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+            if self._response.is_closed:
+                raise StopIteration
+            self._pull()
+        return self.ready.popleft()
+
+    def _pull(self) -> None:
+        try:
+            try:
+                data = next(self._bytes, None)
+            except httpx.HTTPError as error:
+                if not self.finished:
+                    raise self.broken(error) from error
+                data = None
+            if data is not None:
+                self.feed(data)
+                return
+            self.end()
+        except LavaError as error:
+            # What had come before it is handed on first.
+            self._failure = error
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, or hand it back to its pool where the answer was read to its end."""
+        self._response.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncChatStream(StreamReader):
+    """A streamed answer in async code; see `ChatStream`."""
+
+    def __init__(self, call: Call, response: httpx.Response) -> None:
+        super().__init__(call, response.headers)
+        self._response = response
+        self._bytes = response.aiter_bytes()
+        self._failure: LavaError | None = None
+
+    async def prime(self) -> Self:
+        """Read until there is something to hand on. A failure before that can still be tried again."""
+        while not self.started and not self._response.is_closed:
+            await self._pull()
+        if self._failure is not None and not self.started:
+            raise self._failure
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self.ready:
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+            if self._response.is_closed:
+                raise StopAsyncIteration
+            await self._pull()
+        return self.ready.popleft()
+
+    async def _pull(self) -> None:
+        try:
+            try:
+                data = await anext(self._bytes, None)
+            except httpx.HTTPError as error:
+                if not self.finished:
+                    raise self.broken(error) from error
+                data = None
+            if data is not None:
+                self.feed(data)
+                return
+            self.end()
+        except LavaError as error:
+            # What had come before it is handed on first.
+            self._failure = error
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection, or hand it back to its pool where the answer was read to its end."""
+        await self._response.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class LavaMistral(_Settings[httpx.Client]):
+    """Mistral's models through Lava, without a framework.
+
+    Args:
+        api_key: Lava's secret key (`aks_live_…`, `aks_test_…`) or a forward token: text, a `SecretStr`, or a function
+            returning it. By default `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`, read when a call is made.
+        base_url: by default `LAVA_BASE_URL`, else the sandbox for `aks_test_` keys and production otherwise.
+        billing: who pays; `billed_to` blocks and `billing=` of a call lie over it.
+        metadata: text pairs that Lava stores with each request.
+        timeout: seconds for an answer, or for a stream to begin; `None` for no limit.
+        max_retries: how often a call is tried again after 408, 429, 5xx, connection errors and timeouts.
+        stream_chunk_timeout: seconds between two chunks of a stream; `None` for no limit.
+        http_client: an `httpx.Client` to send with, for a proxy or certificates of your own; it stays yours to close.
+
+    Raises:
+        ConfigurationError: a setting is wrong. A missing key is reported by the first call.
+    """
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str = DEFAULT_CHAT_MODEL,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        repair_messages: bool = False,
+        timeout: float | None = None,
+        on_retry: OnRetry | None = None,
+        **parameters: Any,
+    ) -> Completion:
+        """One answer.
+
+        Args:
+            messages: the conversation, in Mistral's own form.
+            model: the model's name.
+            billing: who pays for this call.
+            lava_metadata: stored by Lava with this call, over the client's own metadata.
+            repair_messages: mend what Mistral would refuse in the conversation, where that invents nothing.
+            timeout: seconds, for this call.
+            on_retry: told before each new try.
+            **parameters: fields of Mistral's request: temperature, max_tokens, tools, response_format, …
+
+        Raises:
+            LavaError: the call failed; its class says how.
+        """
+        call = self._chat_call(
+            messages,
+            model,
+            parameters,
+            stream=False,
+            repair=repair_messages,
+            identity=self._identity(billing, lava_metadata),
+            timeout=timeout,
+        )
+        return self._retry(lambda: call.completion(self._answer(call)), on_retry)
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str = DEFAULT_CHAT_MODEL,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        repair_messages: bool = False,
+        timeout: float | None = None,
+        stream_chunk_timeout: float | None = None,
+        on_retry: OnRetry | None = None,
+        **parameters: Any,
+    ) -> ChatStream:
+        """One answer, delta by delta; see `chat` for the arguments.
+
+        The request is sent at once and tried again as long as nothing of an answer has come; never after that.
+
+        Args:
+            stream_chunk_timeout: seconds between two chunks, for this call.
+        """
+        call = self._chat_call(
+            messages,
+            model,
+            parameters,
+            stream=True,
+            repair=repair_messages,
+            identity=self._identity(billing, lava_metadata),
+            timeout=timeout,
+            gap=stream_chunk_timeout,
+        )
+        return self._retry(lambda: self._open(call).prime(), on_retry)
+
+    def embedding_request(
+        self,
+        inputs: Sequence[str],
+        *,
+        model: str = DEFAULT_EMBEDDING_MODEL,
+        encoding_format: str | None = None,
+        output_dimension: int | None = None,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> EmbeddingAnswer:
+        """One embeddings request, sent once: no batching, no retry, no check of the vectors."""
+        identity = self._identity(billing, lava_metadata)
+        call = self._embedding_call(inputs, model, encoding_format, output_dimension, identity, timeout)
+        return call.embedding(self._answer(call))
+
+    def models(self) -> list[ModelCard]:
+        """The models that Mistral lists for the account that serves the call."""
+        call = Call(MODELS_URL, self._identity(None, None), self._timeout)
+        body = self._retry(lambda: call.parsed(self._answer(call)), None)
+        return list(body.get("data", []))
+
+    def _send(self, call: Call) -> httpx.Response:
+        request = call.request(self._forwarder, self._extra_headers())
+        try:
+            if self._http_client is None:
+                return sync_pool(request.url).handle_request(request)
+            return self._http_client.send(request, stream=True, auth=None, follow_redirects=False)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise call.failed(error) from error
+
+    def _answer(self, call: Call) -> httpx.Response:
+        response = self._send(call)
+        try:
+            response.read()
+        except (httpx.HTTPError, OSError) as error:
+            raise call.failed(error) from error
+        finally:
+            response.close()
+        if not response.is_success:
+            raise call.refused(response)
+        return response
+
+    def _open(self, call: Call) -> ChatStream:
+        response = self._send(call)
+        if response.is_success:
+            call.began()
+            return ChatStream(call, response)
+        try:
+            response.read()
+        except (httpx.HTTPError, OSError) as error:
+            raise call.failed(error) from error
+        finally:
+            response.close()
+        raise call.refused(response)
+
+    def _retry(self, attempt: Callable[[], _T], on_retry: OnRetry | None) -> _T:
+        attempts = Attempts(self._policy)
+        while True:
+            try:
+                return attempt()
+            except LavaError as error:
+                wait = attempts.failed(error)
+                if on_retry is not None:
+                    on_retry(error, attempts.tries, wait)
+            time.sleep(wait)
+
+
+class AsyncLavaMistral(_Settings[httpx.AsyncClient]):
+    """Mistral's models through Lava in async code, without a framework; see `LavaMistral` for the arguments."""
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str = DEFAULT_CHAT_MODEL,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        repair_messages: bool = False,
+        timeout: float | None = None,
+        on_retry: OnRetry | None = None,
+        **parameters: Any,
+    ) -> Completion:
+        """One answer; see `LavaMistral.chat`."""
+        call = self._chat_call(
+            messages,
+            model,
+            parameters,
+            stream=False,
+            repair=repair_messages,
+            identity=self._identity(billing, lava_metadata),
+            timeout=timeout,
+        )
+
+        async def attempt() -> Completion:
+            return call.completion(await self._answer(call))
+
+        return await self._retry(attempt, on_retry)
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str = DEFAULT_CHAT_MODEL,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        repair_messages: bool = False,
+        timeout: float | None = None,
+        stream_chunk_timeout: float | None = None,
+        on_retry: OnRetry | None = None,
+        **parameters: Any,
+    ) -> AsyncChatStream:
+        """One answer, delta by delta; see `LavaMistral.stream`."""
+        call = self._chat_call(
+            messages,
+            model,
+            parameters,
+            stream=True,
+            repair=repair_messages,
+            identity=self._identity(billing, lava_metadata),
+            timeout=timeout,
+            gap=stream_chunk_timeout,
+        )
+
+        async def attempt() -> AsyncChatStream:
+            return await (await self._open(call)).prime()
+
+        return await self._retry(attempt, on_retry)
+
+    async def embedding_request(
+        self,
+        inputs: Sequence[str],
+        *,
+        model: str = DEFAULT_EMBEDDING_MODEL,
+        encoding_format: str | None = None,
+        output_dimension: int | None = None,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> EmbeddingAnswer:
+        """One embeddings request, sent once; see `LavaMistral.embedding_request`."""
+        identity = self._identity(billing, lava_metadata)
+        call = self._embedding_call(inputs, model, encoding_format, output_dimension, identity, timeout)
+        return call.embedding(await self._answer(call))
+
+    async def models(self) -> list[ModelCard]:
+        """The models that Mistral lists for the account that serves the call."""
+        call = Call(MODELS_URL, self._identity(None, None), self._timeout)
+
+        async def attempt() -> dict[str, Any]:
+            return call.parsed(await self._answer(call))
+
+        body = await self._retry(attempt, None)
+        return list(body.get("data", []))
+
+    async def _send(self, call: Call) -> httpx.Response:
+        request = call.request(self._forwarder, self._extra_headers())
+        try:
+            if self._http_client is None:
+                return await (await async_pool(request.url)).handle_async_request(request)
+            return await self._http_client.send(request, stream=True, auth=None, follow_redirects=False)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise call.failed(error) from error
+
+    async def _answer(self, call: Call) -> httpx.Response:
+        response = await self._send(call)
+        try:
+            await response.aread()
+        except (httpx.HTTPError, OSError) as error:
+            raise call.failed(error) from error
+        finally:
+            await response.aclose()
+        if not response.is_success:
+            raise call.refused(response)
+        return response
+
+    async def _open(self, call: Call) -> AsyncChatStream:
+        response = await self._send(call)
+        if response.is_success:
+            call.began()
+            return AsyncChatStream(call, response)
+        try:
+            await response.aread()
+        except (httpx.HTTPError, OSError) as error:
+            raise call.failed(error) from error
+        finally:
+            await response.aclose()
+        raise call.refused(response)
+
+    async def _retry(self, attempt: Callable[[], Awaitable[_T]], on_retry: OnRetry | None) -> _T:
+        attempts = Attempts(self._policy)
+        while True:
+            try:
+                return await attempt()
+            except LavaError as error:
+                wait = attempts.failed(error)
+                if on_retry is not None:
+                    on_retry(error, attempts.tries, wait)
+            await asyncio.sleep(wait)
