@@ -39,12 +39,19 @@ _RIFF: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-m
 
 
 def media_type_of(data: bytes) -> str | None:
-    """The media type that the first bytes of a file tell, or `None` where they tell nothing."""
+    """The media type of a file by its first bytes, `text/plain` for UTF-8, or `None` where they tell nothing."""
     if data[:4] == b"RIFF":
         return _RIFF.get(data[8:12])
     if data[4:8] == b"ftyp":
         return "audio/mp4" if data[8:11] == b"M4A" else "video/mp4"
-    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
+    found = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
+    if found is None and data and b"\0" not in data:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+        return "text/plain"
+    return found
 
 
 def to_base64(data: bytes) -> str:
@@ -127,8 +134,8 @@ def file_part(
 ) -> ContentPart:
     """Whatever a file is, in the form in which Mistral takes it.
 
-    Pictures, PDF and office documents and sounds become their own parts; text files become text, since Mistral has no
-    part for them.
+    Pictures, PDF and office documents and sounds become their own parts; text files become text, since there is
+    no part for them.
 
     Args:
         data: the bytes, or their base64.
@@ -140,10 +147,11 @@ def file_part(
         InvalidRequestError: Mistral takes no such file, or the kind is not known.
     """
     if media_type is None:
-        media_type = media_type_of(data if isinstance(data, bytes) else base64.b64decode(data[:64] + "=="))
+        content = data if isinstance(data, bytes) else base64.b64decode(data)
+        media_type = media_type_of(content)
     if media_type is None:
         raise InvalidRequestError(
-            "The kind of a file can't be told from its content. Give its media type, such as 'application/pdf'."
+            "The kind of a file can't be told from its content: give its media type, like 'application/pdf'."
         )
     kind = media_type.partition("/")[0]
     if kind == "image":
@@ -158,9 +166,7 @@ def file_part(
     raise refused(media_type)
 
 
-def url_part(
-    url: str, *, media_type: str | None, name: str | None = None, detail: str | None = None
-) -> ContentPart:
+def url_part(url: str, *, media_type: str | None, name: str | None = None, detail: str | None = None) -> ContentPart:
     """A file at a URL, in the form in which Mistral takes it; see `file_part`.
 
     Raises:
@@ -190,6 +196,4 @@ def refused(kind: str) -> InvalidRequestError:
         if kind.startswith("video")
         else "Convert it to PDF, text or a picture first."
     )
-    return InvalidRequestError(
-        f"Mistral takes text, pictures, PDF documents and sounds, not {kind}.", advice=advice
-    )
+    return InvalidRequestError(f"Mistral takes text, pictures, PDF documents and sounds, not {kind}.", advice=advice)

@@ -25,8 +25,8 @@ def to_tool_choice(
 
     Args:
         choice: `"auto"`, `"none"`, `"any"` or `"required"`; a tool's name; OpenAI's
-            `{"type": "function", "function": {"name": …}}` or Anthropic's `{"type": "tool", "name": …}`; true (some
-            tool), false (no tool) or `None` (not said).
+            `{"type": "function", "function": {"name": …}}` or Anthropic's `{"type": "tool", "name": …}`; true
+            (some tool), false (no tool) or `None` (not said).
         names: of the tools that are sent along.
 
     Raises:
@@ -53,9 +53,8 @@ def to_tool_choice(
                 f"{{'type': 'function', 'function': {{'name': …}}}}, not {choice!r}."
             )
     if name not in names:
-        raise InvalidRequestError(
-            f"The tool choice names {name!r}, but the tools are {', '.join(map(repr, names)) or 'none at all'}."
-        )
+        known = ", ".join(map(repr, names)) or "none at all"
+        raise InvalidRequestError(f"The tool choice names {name!r}, but the tools are {known}.")
     return {"type": "function", "function": {"name": name}}
 
 
@@ -93,7 +92,7 @@ def close_objects(schema: Any) -> None:
         if schema.get("type") == "object" and "properties" in schema:
             schema.setdefault("additionalProperties", False)
         for key, value in schema.items():
-            # The members of "properties" are names, not keywords; a default or an example is a value, not a schema.
+            # The members of "properties" are names, not keywords; a default or an example is no schema.
             if key in ("properties", "$defs", "definitions"):
                 for inner in value.values():
                     close_objects(inner)
