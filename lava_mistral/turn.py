@@ -133,6 +133,27 @@ class Turn:
             turn.tool_calls.append(ToolCall(identity, name, arguments))
         return turn
 
+    def add(self, delta: Delta) -> None:
+        """Take what a delta adds.
+
+        The turns of a stream run ahead of the deltas that it hands on, as far as the bytes read so far go. Who needs
+        the turn as it is at each delta keeps one of its own.
+        """
+        if delta.parts:
+            self._loose.extend(delta.parts)
+        elif delta.text:
+            self._loose.append(delta.text)
+        for fragment in delta.tool_calls:
+            if fragment.index == len(self.tool_calls):
+                identity = fragment.id or _fresh_id()
+                self.tool_calls.append(ToolCall(identity, fragment.name or "", fragment.arguments))
+            else:
+                call = self.tool_calls[fragment.index]
+                call.name = fragment.name or call.name
+                call.arguments += fragment.arguments
+        if delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
+
     @property
     def content(self) -> list[ContentPart]:
         """The pieces of the turn in order; text next to text, and thinking next to thinking, is one piece."""
