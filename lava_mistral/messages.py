@@ -1,0 +1,100 @@
+"""The shape of one message, and what of it Mistral's schema refuses. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from lava_mistral.errors import InvalidRequestError
+
+AnyMessage: TypeAlias = dict[str, Any]
+"""A message whose shape is not known yet."""
+
+_ROLES = ("system", "user", "assistant", "tool")
+# The schema allows these keys and no others: what else a part carries (a signature, a cache mark) is refused.
+_PART_KEYS = {
+    "text": frozenset(("type", "text")),
+    "image_url": frozenset(("type", "image_url")),
+    "document_url": frozenset(("type", "document_url", "document_name")),
+    "input_audio": frozenset(("type", "input_audio")),
+    "file": frozenset(("type", "file_id")),
+    "reference": frozenset(("type", "reference_ids")),
+    "thinking": frozenset(("type", "thinking", "closed")),
+    "tool_reference": frozenset(("type", "tool", "title", "url", "favicon", "description")),
+}
+
+
+def roles_of(messages: Sequence[Any]) -> list[str]:
+    """The role of each message.
+
+    Raises:
+        InvalidRequestError: one is no message, or its role is none of Mistral's.
+    """
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise InvalidRequestError(
+                f"messages[{index}] should be a dictionary with a role; got {type(message).__name__}."
+            )
+    roles = [message.get("role") for message in messages]
+    for index, role in enumerate(roles):
+        if role not in _ROLES:
+            raise InvalidRequestError(f"messages[{index}] has role {role!r}; expected system, user, assistant or tool.")
+    return roles
+
+
+def text_of(message: AnyMessage) -> str:
+    """All text of a message, its parts a line each."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    return "\n".join(
+        str(part["text"]) for part in content or () if isinstance(part, dict) and part.get("type") == "text"
+    )
+
+
+def clean(message: AnyMessage) -> AnyMessage:
+    """The message without what the schema refuses in its parts; the message itself where that is nothing."""
+    content = message.get("content")
+    if type(content) is not list:
+        return message
+    parts = _clean_parts(content)
+    return message if parts is content else message | {"content": parts}
+
+
+def _clean_parts(parts: list[Any]) -> list[Any]:
+    for part in parts:
+        if _clean_part(part) is not part:
+            return [new for part in parts if (new := _clean_part(part)) is not None]
+    return parts
+
+
+def _clean_part(part: Any) -> Any:
+    """The part as the schema takes it, `None` when nothing of it remains. Unknown types stay as they are."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    kind = part.get("type") if isinstance(part, dict) else None
+    keys = _PART_KEYS.get(kind) if isinstance(kind, str) else None
+    if keys is None:
+        return part
+    if not part.keys() <= keys:
+        part = {key: value for key, value in part.items() if key in keys}
+    if kind == "thinking":
+        return _clean_thinking(part)
+    if kind == "reference":
+        return _clean_reference(part)
+    return part
+
+
+def _clean_thinking(part: dict[str, Any]) -> dict[str, Any]:
+    thoughts = part.get("thinking")
+    parts = _clean_parts([thoughts] if isinstance(thoughts, str) else thoughts or [])
+    return part if parts is thoughts else part | {"thinking": parts}
+
+
+def _clean_reference(part: dict[str, Any]) -> dict[str, Any] | None:
+    """The schema takes whole numbers only, though answers are seen with text there (mistralai/client-python#325)."""
+    ids: Sequence[Any] = part.get("reference_ids") or []
+    numbers = [int(id) for id in ids if isinstance(id, int) or (id.isascii() and id.isdigit())]
+    if not numbers:
+        return None
+    return part if numbers == ids else part | {"reference_ids": numbers}
