@@ -1,0 +1,90 @@
+"""Makes LlamaIndex's responses of the core's answers and deltas. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatResponse
+from pydantic_core import from_json
+
+from lava_mistral.calls import Completion, StreamReader
+from lava_mistral.turn import Delta, Turn
+from lava_mistral.wire import Usage, cached_tokens
+from llama_index_lava_mistral._convert import from_turn
+
+
+def response_of(completion: Completion) -> ChatResponse:
+    """The response for an answer that was not streamed; of several choices the first."""
+    return ChatResponse(
+        message=from_turn(completion.turn),
+        raw=completion.raw,
+        additional_kwargs=_facts(completion, completion.turn.finish_reason, completion.usage),
+    )
+
+
+class StreamedResponses:
+    """Makes of each delta of a stream the response as far as it came; every response is made of fresh objects."""
+
+    def __init__(self, stream: StreamReader) -> None:
+        self._stream = stream
+        # The stream's own turn runs ahead of the deltas that it hands on.
+        self._turn = Turn()
+        self._usage: Usage | None = None
+
+    def take(self, delta: Delta) -> ChatResponse | None:
+        """The response after this delta; `None` for a delta of another choice than the first."""
+        if delta.index != 0:
+            return None
+        self._turn.add(delta)
+        self._usage = delta.usage or self._usage
+        facts = _facts(self._stream, self._turn.finish_reason, self._usage)
+        if delta.thinking:
+            facts["thinking_delta"] = delta.thinking
+        return ChatResponse(
+            message=from_turn(self._turn), delta=delta.text, raw=self._raw(delta), additional_kwargs=facts
+        )
+
+    def _raw(self, delta: Delta) -> dict[str, Any]:
+        """The delta in the wire's own form."""
+        message: dict[str, Any] = {"content": list(delta.parts) if delta.parts else delta.text}
+        if delta.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "index": fragment.index,
+                    "id": fragment.id,
+                    "type": "function",
+                    "function": {"name": fragment.name, "arguments": fragment.arguments},
+                }
+                for fragment in delta.tool_calls
+            ]
+        raw: dict[str, Any] = {
+            "id": self._stream.id,
+            "object": "chat.completion.chunk",
+            "created": self._stream.created,
+            "model": self._stream.model,
+            "choices": [{"index": 0, "delta": message, "finish_reason": delta.finish_reason}],
+        }
+        if self._usage is not None:
+            raw["usage"] = dict(self._usage)
+        return raw
+
+
+def _facts(answer: Completion | StreamReader, finish_reason: str | None, usage: Usage | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"lava_request_id": answer.request_id}
+    if finish_reason is not None:
+        facts["finish_reason"] = finish_reason
+    if usage is not None:
+        facts["cost"] = answer.cost
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+            facts[name] = usage.get(name, 0)
+        facts["cached_tokens"] = cached_tokens(usage)
+    return facts
+
+
+def partial_json(text: str) -> dict[str, Any]:
+    """The JSON object that a text begins, as far as it has come; empty where there is none yet."""
+    try:
+        value = from_json(text, allow_partial="trailing-strings")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,120 @@
+"""The settings that the chat model and the embeddings share: who calls, who pays, how patiently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, cast
+
+import httpx
+from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import InstanceOf
+from typing_extensions import Self
+
+from lava_mistral.billing import Billing, check_metadata
+from lava_mistral.client import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
+
+
+class LavaSettings(BaseModel):
+    """How a model reaches Lava. None of these settings is part of `to_dict`, of events or of the repr of secrets."""
+
+    # A mistyped or misplaced key must be refused, and not be quoted in the refusal.
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+    api_key: SecretStr | Callable[[], str] | None = Field(
+        default=None,
+        description="Lava's secret key or a forward token, or a function returning it; "
+        "else LAVA_FORWARD_TOKEN, then LAVA_SECRET_KEY, read when a call is made.",
+        exclude=True,
+        repr=False,
+    )
+    base_url: str | None = Field(
+        default=None,
+        description="Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production.",
+        exclude=True,
+    )
+    billing: InstanceOf[Billing] | None = Field(default=None, description="Who pays.", exclude=True)
+    lava_metadata: dict[str, str] | None = Field(
+        default=None, description="Text pairs that Lava stores with each request.", exclude=True
+    )
+    timeout: float | None = Field(
+        default=DEFAULT_TIMEOUT, description="Seconds for an answer, or for a stream to begin.", exclude=True
+    )
+    max_retries: int = Field(
+        default=DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
+    )
+    http_client: InstanceOf[httpx.Client] | None = Field(
+        default=None, description="Sends in sync code; stays yours to close.", exclude=True, repr=False
+    )
+    async_http_client: InstanceOf[httpx.AsyncClient] | None = Field(
+        default=None, description="Sends in async code; stays yours to close.", exclude=True, repr=False
+    )
+
+    _synonyms: ClassVar[Mapping[str, str]] = {"http_async_client": "async_http_client"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_by_synonym(cls, values: Any) -> Any:
+        """Take a setting under the name that it has elsewhere."""
+        if not isinstance(values, dict):
+            return values
+        renamed = dict(values)
+        for synonym, name in cls._synonyms.items():
+            if synonym in renamed:
+                if name in renamed:
+                    raise ValueError(f"{synonym} is another name of {name}: give one of them")
+                renamed[name] = renamed.pop(synonym)
+        return renamed
+
+    @field_validator("lava_metadata")
+    @classmethod
+    def _check_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        return None if value is None else check_metadata(value)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        # Connections can't be copied, and a limit is shared by all who keep it.
+        for name in ("http_client", "async_http_client", "rate_limiter"):
+            shared = getattr(self, name, None)
+            if shared is not None:
+                memo[id(shared)] = shared
+        return super().__deepcopy__(memo)
+
+    def __repr_name__(self) -> str:
+        # The LangChain package has classes of the same names.
+        return f"llama_index_lava_mistral.{type(self).__name__}"
+
+    def _client_settings(self) -> dict[str, Any]:
+        return {
+            "api_key": self.api_key,
+            "base_url": self.base_url,
+            "billing": self.billing,
+            "metadata": self.lava_metadata,
+            "timeout": self.timeout,
+            "max_retries": self.max_retries,
+        }
+
+    def _sync_client(self) -> LavaMistral:
+        # Made for each call: it holds settings alone, and they may have been changed since the last one.
+        return LavaMistral(http_client=self.http_client, **self._client_settings())
+
+    def _async_client(self) -> AsyncLavaMistral:
+        return AsyncLavaMistral(http_client=self.async_http_client, **self._client_settings())
+
+
+class Payer(str):
+    """Who pays for one call, as text in events and traces; the identity itself, which may hold a key, is beside it.
+
+    LlamaIndex puts a call's keyword arguments into events, and tracers write those out field by field.
+    """
+
+    billing: Billing
+
+    def __new__(cls, billing: Billing) -> Self:
+        payer = super().__new__(cls, billing.payer)
+        payer.billing = billing
+        return payer
+
+
+def billing_of(value: Any) -> Billing | None:
+    """The identity that a call's `billing=` names."""
+    return value.billing if isinstance(value, Payer) else cast("Billing | None", value)
