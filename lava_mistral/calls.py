@@ -1,4 +1,4 @@
-"""What a call is and what its answer means: the part of the client that does no I/O, written once for sync and async."""
+"""What a call is and what its answer means: the part of the client that does no I/O, once for sync and async."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class _Settings(Generic[_HTTP]):
         self._timeout = timeout
         self._gap = stream_chunk_timeout
         self._policy = RetryPolicy(max_retries=max_retries)
-        self._http_client = http_client
+        self._http_client: _HTTP | None = http_client
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Nothing in it ever changes, and a caller's HTTP client can't be copied.

@@ -333,7 +333,8 @@ def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..
     match status:
         case 401 if mistral:
             return AuthenticationError, (
-                "Mistral did not accept the provider key: check Billing(provider_key=…); without one, Lava's own is used."
+                "Mistral did not accept the provider key: check Billing(provider_key=…); "
+                "without one, Lava's own key is used."
             )
         case 401:
             return AuthenticationError, (

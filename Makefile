@@ -1,0 +1,63 @@
+# `make demo` and `make test` do all their set-up. PYTHON chooses the interpreter, VENV where the environment lies.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+NODE_SDK := build/node
+UV_PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: demo test test-quick lint types extras notebooks live clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/lava-mistral demo
+
+test: $(VENV)/.dev node-sdk
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --fail-under 95
+
+# The same tests without coverage, for further interpreters.
+test-quick: $(VENV)/.dev node-sdk
+	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# Each extra installs what it names and nothing of the other framework; a missing one is named on import.
+extras: $(BIN)/uv
+	$(BIN)/python tests/extras.py $(BIN)/uv $(PYTHON)
+
+notebooks: $(VENV)/.notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:randomly -W default notebooks
+
+live: $(VENV)/.dev
+	$(BIN)/python -m pytest -p no:cacheprovider -rs live
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.demo: $(BIN)/uv pyproject.toml
+	$(UV_PIP) -e '.[langchain,gateway]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/uv pyproject.toml
+	$(UV_PIP) --group dev -e '.[all]'
+	@touch $@
+
+$(VENV)/.notebooks: $(BIN)/uv pyproject.toml
+	$(UV_PIP) --group notebooks -e '.[all]'
+	@touch $@
+
+# Lava's own SDK: an oracle of the tests. They skip it, and say so, on a machine without npm.
+.PHONY: node-sdk
+node-sdk:
+	@if command -v npm >/dev/null && [ ! -d $(NODE_SDK)/node_modules ]; then mkdir -p $(NODE_SDK) && \
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(NODE_SDK) @lavapayments/nodejs@11.2.0; fi

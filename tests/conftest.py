@@ -1,0 +1,61 @@
+"""What the tests of all packages share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lava_mistral.gateway import LocalGateway
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+NODE_SDK = ROOT / "build" / "node"
+SDK_PACKAGE = "@lavapayments/nodejs@11.2.0"
+
+
+@pytest.fixture(autouse=True)
+def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test meets a key of the machine it runs on."""
+    for name in [name for name in os.environ if name.startswith(("LAVA_", "MISTRAL_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def gateway() -> Iterator[LocalGateway]:
+    """A gateway of this test's own."""
+    with LocalGateway() as running:
+        yield running
+
+
+def recordings(kind: str = "") -> list[Any]:
+    """The recorded exchanges as pytest parameters, or one that skips with the reason.
+
+    Args:
+        kind: a part of the provider's path: `"chat"` or `"embeddings"`.
+    """
+    folder = SHARED / "wire"
+    if not folder.is_dir():
+        reason = "the recorded traffic (../shared/wire) is not beside the project"
+        return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="absent")]
+    exchanges = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [pytest.param(e, id=e["id"]) for e in exchanges if kind in e["request"]["path"]]
+
+
+@pytest.fixture(scope="session")
+def node_sdk() -> Path:
+    """A folder in which Lava's own Node SDK is installed."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("Node and npm are not on this machine; Lava's Node SDK can't be asked")
+    if not (NODE_SDK / "node_modules" / "@lavapayments" / "nodejs").is_dir():
+        NODE_SDK.mkdir(parents=True, exist_ok=True)
+        quiet = ["--silent", "--no-audit", "--no-fund", "--no-package-lock"]
+        subprocess.run([npm, "install", *quiet, "--prefix", str(NODE_SDK), SDK_PACKAGE], check=True)
+    return NODE_SDK

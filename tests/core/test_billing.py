@@ -1,0 +1,294 @@
+"""Who pays: credentials, forward tokens, billing blocks and metadata."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextvars
+import json
+import pickle
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from lava_mistral import Billing, ConfigurationError, billed_to
+from lava_mistral.billing import (
+    PRODUCTION_URL,
+    SANDBOX_URL,
+    Access,
+    check_base_url,
+    check_metadata,
+    identify,
+    resolve_access,
+    reveal,
+)
+
+KEY = "aks_live_0123456789abcdef"
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"meter_slug": "chat"},
+    {"customer_id": "cus_1", "meter_slug": "chat"},
+    {"customer_id": "cus_1", "meter_slug": "chat", "disable_billing": True},
+    {"customer_id": "cus_1", "meter_slug": "chat", "provider_key": "own-mistral-key"},
+    {"provider_key": "own-mistral-key"},
+    {"meter_slug": "chat", "provider_key": "own-mistral-key"},
+    {"customer_id": "cus_1", "meter_slug": "chat", "disable_billing": False},
+    {"customer_id": 'ünï"cødé\\ \u2028 \x01 🌋', "meter_slug": "a/b"},
+    {"customer_id": "lone \ud800 surrogate", "meter_slug": "m"},
+]
+
+
+def decoded(token: str) -> dict[str, Any]:
+    return json.loads(base64.b64decode(token))
+
+
+@pytest.mark.parametrize("fields", FORMS, ids=lambda fields: "+".join(fields) or "none")
+def test_forward_token_holds_the_given_fields_in_order(fields: dict[str, Any]) -> None:
+    token = Billing(**fields).forward_token(KEY)
+    assert list(decoded(token).items()) == [("secret_key", KEY), *fields.items()]
+
+
+text = st.text(min_size=1, max_size=30).filter(str.strip)
+identities = st.one_of(
+    st.fixed_dictionaries({}, optional={"meter_slug": text}),
+    st.fixed_dictionaries({"customer_id": text, "meter_slug": text}, optional={"disable_billing": st.booleans()}),
+)
+keys = st.text("abcXYZ012+/=-_", min_size=1, max_size=40)
+
+
+def test_forward_tokens_equal_those_of_the_node_sdk(node_sdk: Path) -> None:
+    cases = list(FORMS)
+
+    @given(identities, st.none() | keys)
+    def collect(fields: dict[str, Any], provider_key: str | None) -> None:
+        case = {name: fields[name] for name in ("customer_id", "meter_slug") if name in fields}
+        if provider_key is not None:
+            case["provider_key"] = provider_key
+        if "disable_billing" in fields:
+            case["disable_billing"] = fields["disable_billing"]
+        cases.append(case)
+
+    collect()
+    program = (
+        "const {Lava} = require('@lavapayments/nodejs');"
+        "const {key, cases} = JSON.parse(require('fs').readFileSync(0));"
+        "const lava = new Lava(key);"
+        "console.log(JSON.stringify(cases.map(fields => lava.generateForwardToken(fields))));"
+    )
+    answer = subprocess.run(
+        ["node", "-e", program],
+        input=json.dumps({"key": KEY, "cases": cases}),
+        capture_output=True,
+        text=True,
+        cwd=node_sdk,
+        check=True,
+    )
+    assert len(cases) > 50
+    assert [Billing(**fields).forward_token(KEY) for fields in cases] == json.loads(answer.stdout)
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"customer_id": "c"}, "meter_slug="),
+        ({"disable_billing": True}, 'customer_id="…"'),
+        ({"disable_billing": True, "meter_slug": "m"}, 'customer_id="…"'),
+        ({"customer_id": "c", "meter_slug": ""}, "non-empty"),
+        ({"customer_id": " ", "meter_slug": "m"}, "non-empty"),
+        ({"customer_id": 7, "meter_slug": "m"}, "non-empty text"),
+        ({"customer_id": "c", "meter_slug": "m", "disable_billing": "yes"}, "bool"),
+        ({"provider_key": "key\n"}, ".strip()"),
+        ({"provider_key": ""}, "empty"),
+        ({"provider_key": 5}, "text, not int"),
+    ],
+)
+def test_combinations_that_lava_refuses_are_refused_with_what_to_write(fields: dict[str, Any], advice: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Billing(**fields)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["aks_live_x y", "aks_live_x\n", "", "aks_live_é", "\taks_live_x"])
+def test_a_key_with_white_space_is_refused_without_being_shown(bad: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_access(bad)
+    assert "api_key" in str(caught.value)
+    assert "aks_live_x" not in str(caught.value)
+
+
+def test_secrets_are_taken_plain_wrapped_and_from_a_function() -> None:
+    assert [reveal(form, "key") for form in ("k", SecretStr("k"), lambda: "k", lambda: SecretStr("k"))] == ["k"] * 4
+
+
+def test_no_secret_is_in_a_repr() -> None:
+    shown = f"{Billing(provider_key='hush')!r} {Access('hush')!r} {Billing(provider_key=SecretStr('hush'))!r}"
+    assert "hush" not in shown
+
+
+def test_a_rotating_provider_key_is_asked_for_each_token() -> None:
+    rotation = iter(["one", "two"])
+    billing = Billing(provider_key=lambda: next(rotation))
+    access = Access(KEY)
+    assert [decoded(access.bearer(billing))["provider_key"] for _ in "ab"] == ["one", "two"]
+
+
+def test_credentials_come_from_argument_then_forward_token_then_secret_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="LAVA_SECRET_KEY") as caught:
+        resolve_access()
+    assert "LAVA_FORWARD_TOKEN" in str(caught.value)
+    monkeypatch.setenv("LAVA_SECRET_KEY", KEY)
+    assert resolve_access().key == KEY
+    monkeypatch.setenv("LAVA_FORWARD_TOKEN", "opaque")
+    assert resolve_access().key == "opaque"
+    assert resolve_access("aks_test_1").key == "aks_test_1"
+
+
+def test_the_base_url_comes_from_argument_then_environment_then_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox_token = Billing(meter_slug="m").forward_token("aks_test_1")
+    assert [resolve_access(key).base_url for key in (KEY, "aks_test_1", "opaque", sandbox_token)] == [
+        PRODUCTION_URL,
+        SANDBOX_URL,
+        PRODUCTION_URL,
+        SANDBOX_URL,
+    ]
+    monkeypatch.setenv("LAVA_BASE_URL", "https://lava.example/v1/")
+    assert resolve_access("aks_test_1").base_url == "https://lava.example/v1"
+    assert resolve_access("aks_test_1", "http://127.0.0.1:9/v1").base_url == "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://127.8.9.1/v1", "http://[::1]:5/v1", "https://x.y/v1"])
+def test_plain_http_is_for_this_machine(url: str) -> None:
+    assert check_base_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://api.lava.so/v1", "http://127.evil.example/v1", "ftp://x/v1", "api.lava.so", "https://u:p@x/v1", "https://["],
+)
+def test_other_base_urls_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        check_base_url(url)
+
+
+def test_an_opaque_token_passes_as_it_is_and_takes_no_billing() -> None:
+    access = resolve_access("opaque-token")
+    assert access.bearer(Billing()) == "opaque-token"
+    with pytest.raises(ConfigurationError, match="forward token"):
+        access.bearer(Billing(meter_slug="m"))
+
+
+def test_a_readable_token_is_billed_anew_with_its_secret_key() -> None:
+    token = Billing(meter_slug="old").forward_token(KEY)
+    access = resolve_access(token)
+    assert access.bearer(Billing()) == token
+    assert decoded(access.bearer(Billing(customer_id="c", meter_slug="m"))) == {
+        "secret_key": KEY,
+        "customer_id": "c",
+        "meter_slug": "m",
+    }
+
+
+def test_blocks_nest_and_the_innermost_wins_field_by_field() -> None:
+    model = Billing(customer_id="model", meter_slug="m0", provider_key="own")
+    assert identify(model, {"a": "1"}).billing == model
+    with billed_to(customer_id="outer", metadata={"a": "2", "b": "2"}):
+        assert identify(model, None).billing == Billing(customer_id="outer", meter_slug="m0", provider_key="own")
+        with billed_to(meter_slug="m1", metadata={"b": "3"}) as block:
+            inner = identify(model, {"a": "1", "c": "1"}, call_metadata={"c": "4"})
+            assert inner.billing == Billing(customer_id="outer", meter_slug="m1", provider_key="own")
+            assert inner.metadata == {"a": "2", "b": "3", "c": "4"}
+            with block:
+                assert identify(model, None).billing.meter_slug == "m1"
+        assert identify(model, None).billing.meter_slug == "m0"
+    assert identify(None, None).metadata == {}
+
+
+def test_the_call_wins_over_blocks_and_model_and_keeps_their_provider_key() -> None:
+    call = Billing(customer_id="call", meter_slug="m")
+    own = Billing(customer_id="call", meter_slug="m", provider_key="own")
+    assert identify(Billing(meter_slug="x", provider_key="own"), None, call_billing=call).billing == own
+    with billed_to(customer_id="block", meter_slug="b", disable_billing=True):
+        assert identify(Billing(provider_key="own"), None, call_billing=call).billing == own
+        assert identify(None, None, call_billing=Billing(provider_key="p")).billing == Billing(provider_key="p")
+    with billed_to(provider_key="block's"):
+        assert identify(Billing(provider_key="own"), None, call_billing=call).billing.provider_key == "block's"
+
+
+def test_a_block_without_a_meter_anywhere_is_refused_when_a_call_is_made() -> None:
+    with billed_to(customer_id="c"), pytest.raises(ConfigurationError, match="meter"):
+        identify(None, None)
+
+
+async def test_blocks_hold_for_tasks_and_copied_contexts_alone() -> None:
+    async def seen() -> str | None:
+        await asyncio.sleep(0)
+        return identify(None, None).billing.customer_id
+
+    async def customer(name: str) -> str | None:
+        with billed_to(customer_id=name, meter_slug="m"):
+            return await asyncio.create_task(seen())
+
+    names = [f"c{n}" for n in range(50)]
+    assert await asyncio.gather(*map(customer, names)) == names
+    assert await seen() is None
+    with ThreadPoolExecutor(1) as pool, billed_to(customer_id="c", meter_slug="m"):
+        copied = contextvars.copy_context().run
+        assert pool.submit(copied, lambda: identify(None, None).billing.customer_id).result() == "c"
+
+
+@billed_to(customer_id="decorated", meter_slug="m")
+def decorated_function() -> str | None:
+    return identify(None, None).billing.customer_id
+
+
+def test_a_block_decorates_a_function() -> None:
+    assert decorated_function() == "decorated"
+    assert identify(None, None).billing.customer_id is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "names"),
+    [
+        ({"user-id": "1"}, "'user-id'"),
+        ({"": "1"}, "''"),
+        ({"k" * 256: "1"}, "255"),
+        ({"ключ": "1"}, "ключ"),
+        ({"k": ""}, "'k'"),
+        ({"k": "v" * 256}, "256"),
+        ({"k": 1}, "str("),
+        ({1: "v"}, "1"),
+        ({f"k{n}": "v" for n in range(101)}, "101"),
+        ([("k", "v")], "mapping"),
+    ],
+)
+def test_metadata_that_lava_refuses_is_refused_by_name(metadata: Any, names: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_metadata(metadata)
+    assert names in str(caught.value)
+    with pytest.raises(ConfigurationError):
+        billed_to(metadata=metadata)
+
+
+def test_metadata_that_grows_too_large_in_sum_is_refused() -> None:
+    many = {f"a{n}": "v" for n in range(60)}
+    with billed_to(metadata={f"b{n}": "v" for n in range(60)}), pytest.raises(ConfigurationError, match="120"):
+        identify(None, many)
+
+
+def test_metadata_at_its_limits_passes() -> None:
+    limits = {f"k{n}": "v" * 255 for n in range(99)} | {"k" * 255: "ü"}
+    assert check_metadata(limits) == limits
+    assert check_metadata(None) == {}
+
+
+def test_billing_survives_pickling() -> None:
+    billing = Billing(customer_id="c", meter_slug="m", provider_key=SecretStr("own"))
+    assert pickle.loads(pickle.dumps(billing)) == billing
+    assert billing.payer == "the plan of customer 'c' on meter 'm'"
+    assert "merchant" in Billing(customer_id="c", meter_slug="m", disable_billing=True).payer

@@ -1,0 +1,579 @@
+"""The framework-free client and the transport, on the wire: what is sent, what comes back, what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import pickle
+from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
+from time import sleep
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from lava_mistral import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncLavaMistral,
+    AsyncLavaTransport,
+    AuthenticationError,
+    Billing,
+    ConfigurationError,
+    ContextOverflowError,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    LavaError,
+    LavaMistral,
+    LavaTransport,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    StreamInterruptedError,
+    StreamStalledError,
+    billed_to,
+)
+
+KEY = "aks_test_not-a-real-key"
+BASE = "http://127.0.0.1:9/v1"
+ASK: list[Any] = [{"role": "user", "content": "Hello"}]
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+ANSWER = {
+    "id": "cmpl-1",
+    "object": "chat.completion",
+    "created": 1700000000,
+    "model": "mistral-small-2603",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}],
+    "usage": USAGE,
+}
+
+
+class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body that comes in the given pieces; a float waits, an exception is raised. Remembers whether it was closed."""
+
+    def __init__(self, *pieces: bytes | float | Exception) -> None:
+        self.pieces = pieces
+        self.closed = False
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            self.taken += 1
+            if isinstance(piece, float):
+                sleep(piece)
+            elif isinstance(piece, Exception):
+                raise piece
+            else:
+                yield piece
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in iter(self):
+            yield piece
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def event(content: str = "", finish: str | None = None, **extra: Any) -> bytes:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **extra}
+    return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+class Wire:
+    """Answers requests in order with the given answers, and keeps the requests. The last answer is repeated."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, Pieces):
+            return httpx.Response(200, stream=answer, headers={"x-lava-request-id": "req_s"})
+        if isinstance(answer, httpx.Response):
+            return answer
+        status, body = answer if isinstance(answer, tuple) else (200, answer)
+        return httpx.Response(status, json=body, headers={"x-lava-request-id": "req_1"})
+
+    @property
+    def bodies(self) -> list[Any]:
+        return [json.loads(request.content) for request in self.requests]
+
+
+class Both:
+    """One scenario on the sync client or on the async one."""
+
+    def __init__(self, wire: Wire, asynchronous: bool, **settings: Any) -> None:
+        self.asynchronous = asynchronous
+        settings = {"api_key": KEY, "base_url": BASE, **settings}
+        transport = httpx.MockTransport(wire)
+        self.client: Any
+        if asynchronous:
+            self.client = AsyncLavaMistral(http_client=httpx.AsyncClient(transport=transport), **settings)
+        else:
+            self.client = LavaMistral(http_client=httpx.Client(transport=transport), **settings)
+
+    async def chat(self, messages: Any = ASK, **options: Any) -> Any:
+        answer = self.client.chat(messages, **options)
+        return await answer if self.asynchronous else answer
+
+    async def stream(self, messages: Any = ASK, **options: Any) -> Any:
+        answer = self.client.stream(messages, **options)
+        return await answer if self.asynchronous else answer
+
+    async def take(self, stream: Any, count: int = 10_000) -> list[Any]:
+        taken = []
+        if self.asynchronous:
+            async for delta in stream:
+                taken.append(delta)
+                if len(taken) == count:
+                    break
+        else:
+            for delta in stream:
+                taken.append(delta)
+                if len(taken) == count:
+                    break
+        return taken
+
+    async def close(self, stream: Any) -> None:
+        if self.asynchronous:
+            await stream.aclose()
+        else:
+            stream.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def both(request: pytest.FixtureRequest) -> Callable[..., Both]:
+    return lambda wire, **settings: Both(wire, request.param == "async", **settings)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits between tries take no time; what they would have been is kept."""
+    waits: list[float] = []
+
+    async def nap(seconds: float, *_: Any) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("lava_mistral.client.time.sleep", waits.append)
+    monkeypatch.setattr("lava_mistral.client.asyncio.sleep", nap)
+    return waits
+
+
+async def test_a_call_goes_to_lava_with_the_provider_address_in_u(both: Any) -> None:
+    wire = Wire(ANSWER)
+    completion = await both(wire, metadata={"app": "tests"}).chat(
+        temperature=0.0, max_tokens=None, lava_metadata={"user": "ü"}, billing=Billing(customer_id="c", meter_slug="m")
+    )
+    [request] = wire.requests
+    address = urlsplit(str(request.url))
+    assert (request.method, address.path) == ("POST", "/v1/forward")
+    assert parse_qs(address.query) == {"u": ["https://api.mistral.ai/v1/chat/completions"]}
+    assert request.headers["authorization"] == "Bearer " + Billing(customer_id="c", meter_slug="m").forward_token(KEY)
+    assert json.loads(request.headers["x-lava-metadata"]) == {"app": "tests", "user": "ü"}
+    assert request.headers["host"] == "127.0.0.1:9"
+    assert wire.bodies == [{"model": "mistral-small-2603", "messages": ASK, "temperature": 0.0}]
+    assert (completion.text, completion.model, completion.request_id) == ("Hi", "mistral-small-2603", "req_1")
+    # 1,000 tokens in at $0.15 a million, 500 out at $0.60.
+    assert completion.cost == Decimal("0.00045")
+    assert completion.raw == ANSWER
+
+
+async def test_headers_of_a_given_client_go_with_it_and_its_own_authorization_does_not() -> None:
+    wire = Wire(ANSWER)
+    given = httpx.Client(
+        transport=httpx.MockTransport(wire),
+        headers={"x-trace": "t", "authorization": "Bearer mine", "user-agent": "shop/1"},
+        auth=("user", "password"),
+    )
+    LavaMistral(api_key=KEY, base_url=BASE, http_client=given).chat(ASK)
+    headers = wire.requests[0].headers
+    assert (headers["x-trace"], headers["authorization"]) == ("t", f"Bearer {KEY}")
+    assert not given.is_closed
+
+
+ERRORS: list[tuple[int, Any, type[LavaError], str, bool]] = [
+    (401, {"error": "Invalid secret key"}, AuthenticationError, "lava", False),
+    (401, {"detail": "Unauthorized"}, AuthenticationError, "mistral", False),
+    (401, {"message": "Unauthorized", "request_id": "x"}, AuthenticationError, "mistral", False),
+    (402, {"error": {"message": "Insufficient balance"}}, InsufficientBalanceError, "lava", False),
+    (403, {"error": {"message": "Meter not on plan"}}, PermissionDeniedError, "lava", False),
+    (404, {"object": "error", "message": "no Route matched", "type": "x"}, NotFoundError, "mistral", False),
+    (
+        400,
+        {"object": "error", "message": "Invalid model: x", "type": "invalid_model", "param": None, "code": "1500"},
+        InvalidRequestError,
+        "mistral",
+        False,
+    ),
+    (
+        400,
+        {
+            "object": "error",
+            "message": "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum "
+            "context length",
+            "code": "3051",
+        },
+        ContextOverflowError,
+        "mistral",
+        False,
+    ),
+    (
+        400,
+        {"object": "error", "message": "Prompt 40000 > 32768 maximum context length", "code": 3059},
+        ContextOverflowError,
+        "mistral",
+        False,
+    ),
+    (
+        422,
+        {"object": "error", "message": {"detail": [{"loc": ["body", "foo"], "msg": "Extra inputs", "type": "extra"}]}},
+        InvalidRequestError,
+        "mistral",
+        False,
+    ),
+    (429, {"message": "Rate limit exceeded", "code": "1300", "type": "rate_limited"}, RateLimitError, "mistral", True),
+    (500, {"error": "gateway"}, ServerError, "lava", True),
+    (503, {"object": "error", "message": "down", "code": "1100", "raw_status_code": 503}, ServerError, "mistral", True),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "origin", "retryable"), ERRORS)
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_each_refusal_has_its_class_its_author_and_its_advice(
+    both: Any, status: int, body: Any, kind: type[LavaError], origin: str, retryable: bool, streaming: bool
+) -> None:
+    wire = Wire((status, body))
+    run = both(wire, max_retries=1)
+    with pytest.raises(kind) as caught:
+        await (run.stream() if streaming else run.chat())
+    error = caught.value
+    assert (error.origin, error.retryable, error.status_code) == (origin, retryable, status)
+    assert error.request_id == "req_1"
+    assert f"HTTP {status}" in str(error)
+    assert "req_1" in str(error)
+    assert error.response is not None
+    assert error.response.is_closed
+    assert error.response.request.url == "https://api.mistral.ai/v1/chat/completions"
+    assert len(wire.requests) == (2 if retryable else 1)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.fields()) == (type(error), str(error), error.fields())
+    for shown in (str(error), repr(error), repr(vars(error)), repr(error.response.request.headers)):
+        assert KEY not in shown
+
+
+async def test_402_says_whose_wallet(both: Any) -> None:
+    wire = Wire((402, {"error": "Insufficient balance"}))
+    with billed_to("cus_7", "chat"), pytest.raises(InsufficientBalanceError, match="customer 'cus_7' on meter 'chat'"):
+        await both(wire).chat()
+    with pytest.raises(InsufficientBalanceError, match="the merchant's wallet"):
+        await both(wire).chat()
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_passing_failures_are_tried_again(both: Any, status: int, streaming: bool) -> None:
+    good = Pieces(event("Hi", "stop"), DONE) if streaming else ANSWER
+    wire = Wire((status, {"message": "later"}), httpx.ConnectError("refused"), good)
+    told: list[Any] = []
+    run = both(wire, max_retries=2)
+    record = lambda error, tries, wait: told.append((type(error), tries, wait >= 0))  # noqa: E731
+    if streaming:
+        [delta] = await run.take(await run.stream(on_retry=record))
+        assert delta.text == "Hi"
+    else:
+        assert (await run.chat(on_retry=record)).text == "Hi"
+    assert len(wire.requests) == 3
+    assert [kind for kind, _, _ in told][1] is APIConnectionError
+    assert [tries for _, tries, _ in told] == [1, 2]
+
+
+async def test_retry_after_is_obeyed_and_a_hopeless_one_ends_the_tries(both: Any, _short_waits: list[float]) -> None:
+    wait = httpx.Response(429, json={"message": "slow down"}, headers={"retry-after": "7"})
+    wire = Wire(wait, ANSWER)
+    await both(wire).chat()
+    assert 7 <= _short_waits[0] <= 8
+    wire = Wire(httpx.Response(429, json={"message": "slow down"}, headers={"retry-after": "86400"}))
+    with pytest.raises(RateLimitError) as caught:
+        await both(wire).chat()
+    assert caught.value.retry_after == 86400
+    assert len(wire.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (httpx.ConnectTimeout("t"), APITimeoutError),
+        (httpx.ReadTimeout("t"), APITimeoutError),
+        (httpx.RemoteProtocolError("Server disconnected"), APIConnectionError),
+        (ConnectionResetError("reset"), APIConnectionError),
+    ],
+)
+async def test_failures_below_http_are_typed_and_show_no_credential(
+    both: Any, failure: Exception, kind: type[LavaError]
+) -> None:
+    wire = Wire(failure)
+    with pytest.raises(kind) as caught:
+        await both(wire, max_retries=1).chat()
+    assert len(wire.requests) == 2
+    cause = caught.value.__cause__
+    assert isinstance(cause, type(failure))
+    if isinstance(cause, httpx.RequestError):
+        assert "authorization" not in cause.request.headers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, content=b"<html>proxy</html>"),
+        httpx.Response(200, json=["no", "object"]),
+        httpx.Response(200, json={"choices": []}),
+        httpx.Response(200, json={}),
+    ],
+)
+async def test_an_answer_that_is_none_is_a_server_error(both: Any, answer: httpx.Response) -> None:
+    with pytest.raises(ServerError, match="expected an answer"):
+        await both(Wire(answer), max_retries=0).chat()
+
+
+async def test_finish_reason_error_is_no_answer(both: Any) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "half"}, "finish_reason": "error"}
+    with pytest.raises(ServerError) as caught:
+        await both(Wire({**ANSWER, "choices": [choice]}), max_retries=0).chat()
+    assert caught.value.partial.text == "half"
+    run = both(Wire(Pieces(event("half"), event("", "error"), DONE)), max_retries=0)
+    stream = await run.stream()
+    with pytest.raises(StreamInterruptedError) as caught:
+        await run.take(stream)
+    assert caught.value.partial.text == "half"
+
+
+async def test_a_stream_gives_deltas_then_usage_and_cost(both: Any) -> None:
+    body = Pieces(event(""), event("He"), event("llo"), event("", "stop", usage=USAGE), DONE)
+    wire = Wire(body)
+    run = both(wire)
+    stream = await run.stream()
+    deltas = await run.take(stream)
+    assert "".join(delta.text for delta in deltas) == "Hello"
+    assert stream.turn.text == "Hello"
+    assert (stream.usage, stream.cost) == (USAGE, Decimal("0.00045"))
+    assert (stream.request_id, stream.id, stream.model, stream.created) == ("req_s", "c", "m", 1)
+    assert wire.bodies[0]["stream"] is True
+    assert body.closed
+    assert await run.take(stream) == []
+
+
+async def test_leaving_a_stream_early_closes_the_connection(both: Any) -> None:
+    body = Pieces(*[event("x") for _ in range(100)], DONE)
+    run = both(Wire(body))
+    stream = await run.stream()
+    await run.take(stream, 3)
+    await run.close(stream)
+    assert body.closed
+    assert body.taken < 10
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [],
+        [httpx.ReadError("reset")],
+        [b'data: {"object":"error","message":"boom","code":"1100","raw_status_code":503}\n\n'],
+        [b'event: error\ndata: {"error":{"message":"boom"}}\n\n'],
+        [b"data: {truncated\n\n"],
+        [b"data: 5\n\n"],
+    ],
+    ids=["cut", "reset", "error object", "error event", "garbage", "no object"],
+)
+async def test_a_stream_that_ends_early_raises_with_what_had_come(both: Any, end: list[Any]) -> None:
+    wire = Wire(Pieces(event("Hel"), event("lo"), *end))
+    run = both(wire)
+    stream = await run.stream()
+    seen = []
+    with pytest.raises(StreamInterruptedError) as caught:
+        if run.asynchronous:
+            async for delta in stream:
+                seen.append(delta.text)
+        else:
+            for delta in stream:
+                seen.append(delta.text)
+    assert "".join(seen) == "Hello"
+    assert caught.value.partial.text == "Hello"
+    assert caught.value.request_id == "req_s"
+    assert len(wire.requests) == 1
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.partial.text == "Hello"
+
+
+async def test_a_stream_that_fails_before_its_first_word_is_tried_again(both: Any) -> None:
+    broken = [
+        Pieces(),
+        Pieces(event("")),
+        Pieces(event(""), httpx.ReadTimeout("silence")),
+        Pieces(b'data: {"object":"error","message":"boom"}\n\n'),
+    ]
+    wire = Wire(*broken, Pieces(event("Hi", "stop"), DONE))
+    run = both(wire, max_retries=4)
+    assert (await run.take(await run.stream()))[-1].text == "Hi"
+    assert len(wire.requests) == 5
+    assert all(body.closed for body in broken)
+
+
+async def test_a_break_after_the_answer_is_no_failure(both: Any) -> None:
+    for end in ([DONE, httpx.ReadError("reset")], [httpx.ReadError("reset")], []):
+        run = both(Wire(Pieces(event("Hi"), event("", "stop", usage=USAGE), *end)))
+        stream = await run.stream()
+        assert "".join(delta.text for delta in await run.take(stream)) == "Hi"
+        assert stream.usage == USAGE
+
+
+async def test_a_silent_stream_ends_with_an_error(both: Any) -> None:
+    run = both(Wire(Pieces(event("Hi"), httpx.ReadTimeout("silence"))), stream_chunk_timeout=9.0)
+    stream = await run.stream()
+    with pytest.raises(StreamStalledError, match="9 s") as caught:
+        await run.take(stream)
+    assert isinstance(caught.value, APITimeoutError)
+    assert caught.value.partial.text == "Hi"
+
+
+async def test_comments_do_not_keep_a_stream_alive(both: Any) -> None:
+    alive = [piece for _ in range(50) for piece in (b": still here\n\n", 0.02)]
+    body = Pieces(event("Hi"), *alive)
+    run = both(Wire(body), stream_chunk_timeout=0.1)
+    with pytest.raises(StreamStalledError):
+        await run.take(await run.stream())
+    assert body.taken < 50
+
+
+async def test_what_mistral_would_refuse_is_refused_before_it_is_sent(both: Any) -> None:
+    wire = Wire(ANSWER)
+    with pytest.raises(InvalidRequestError) as caught:
+        await both(wire).chat([*ASK, {"role": "assistant", "content": "Well"}])
+    assert caught.value.origin == "client"
+    with pytest.raises(ConfigurationError, match="JSON"):
+        await both(wire).chat(stop=object())
+    assert wire.requests == []
+    await both(wire).chat([*ASK, {"role": "assistant", "content": "Well"}], repair_messages=True)
+    assert wire.bodies[0]["messages"][-1]["prefix"] is True
+
+
+async def test_an_empty_tool_list_is_left_out(both: Any) -> None:
+    wire = Wire(ANSWER)
+    await both(wire).chat(tools=[], tool_choice="any")
+    assert wire.bodies == [{"model": "mistral-small-2603", "messages": ASK}]
+
+
+async def test_the_key_is_missed_by_the_first_call_not_by_the_constructor(both: Any) -> None:
+    with pytest.raises(ConfigurationError, match="LAVA_SECRET_KEY"):
+        await both(Wire(ANSWER), api_key=None).chat()
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"stream_chunk_timeout": -1}, {"max_retries": -1}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        LavaMistral(api_key=KEY, **wrong)
+
+
+def test_a_client_is_pickled_copied_and_shown_without_secrets() -> None:
+    client = LavaMistral(api_key=KEY, base_url=BASE, billing=Billing(provider_key="hush"), max_retries=7)
+    again = pickle.loads(pickle.dumps(client))
+    assert repr(again) == repr(client)
+    assert KEY not in repr(client)
+    assert "hush" not in repr(client)
+    assert copy.deepcopy({"client": client})["client"] is client
+
+
+def test_both_clients_and_transports_have_the_same_signatures() -> None:
+    import inspect
+
+    def surface(cls: type) -> dict[str, Any]:
+        return {
+            name: [(p.name, p.kind, p.default) for p in inspect.signature(member).parameters.values()]
+            for name, member in inspect.getmembers(cls, callable)
+            if name == "__init__" or not name.startswith("_")
+        }
+
+    assert surface(LavaMistral) == surface(AsyncLavaMistral)
+    sync, asynchronous = surface(LavaTransport), surface(AsyncLavaTransport)
+    assert sync["__init__"] == asynchronous["__init__"]
+
+
+class Served:
+    """Any httpx code, through the transports."""
+
+    @staticmethod
+    async def send(wire: Wire, request: httpx.Request, asynchronous: bool, **settings: Any) -> httpx.Response:
+        settings = {"api_key": KEY, "base_url": BASE, **settings}
+        if asynchronous:
+            async with httpx.AsyncClient(
+                transport=AsyncLavaTransport(transport=httpx.MockTransport(wire), **settings)
+            ) as client:
+                return await client.send(request)
+        with httpx.Client(transport=LavaTransport(transport=httpx.MockTransport(wire), **settings)) as sync_client:
+            return sync_client.send(request)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_the_transport_readdresses_and_leaves_the_request_untouched(asynchronous: bool) -> None:
+    wire = Wire({"ok": True})
+    request = httpx.Request(
+        "POST",
+        "https://api.mistral.ai/v1/embeddings?x=1&y=%2F",
+        json={"input": "a"},
+        headers={"authorization": "Bearer mistral-key", "x-own": "kept", "cookie": "no=1"},
+    )
+    with billed_to("c", "m", metadata={"k": "v"}):
+        response = await Served.send(wire, request, asynchronous, metadata={"app": "x"})
+    [sent] = wire.requests
+    assert parse_qs(urlsplit(str(sent.url)).query) == {"u": ["https://api.mistral.ai/v1/embeddings?x=1&y=%2F"]}
+    assert sent.headers["authorization"] == "Bearer " + Billing(customer_id="c", meter_slug="m").forward_token(KEY)
+    assert json.loads(sent.headers["x-lava-metadata"]) == {"app": "x", "k": "v"}
+    assert sent.headers["x-own"] == "kept"
+    assert "cookie" not in sent.headers
+    assert sent.content == request.content
+    assert response.request is request
+    assert response.request.headers["authorization"] == "Bearer mistral-key"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    "url", ["https://api.openai.com/v1/x", "http://api.mistral.ai/v1/x", "https://api.mistral.ai:444/v1", BASE]
+)
+async def test_the_transport_refuses_other_hosts(url: str, asynchronous: bool) -> None:
+    wire = Wire({})
+    with pytest.raises(ConfigurationError, match=r"api\.mistral\.ai"):
+        await Served.send(wire, httpx.Request("GET", url), asynchronous)
+    assert wire.requests == []
+
+
+async def test_the_event_loop_is_free_while_a_call_waits() -> None:
+    started = asyncio.Event()
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError("never reached")
+
+    client = AsyncLavaMistral(
+        api_key=KEY, base_url=BASE, http_client=httpx.AsyncClient(transport=httpx.MockTransport(slow))
+    )
+    call = asyncio.ensure_future(client.chat(ASK))
+    await started.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
