@@ -149,10 +149,12 @@ class ChatStream(StreamReader):
         self._response = response
         self._bytes = response.iter_bytes()
         self._failure: LavaError | None = None
+        # Not the response's own flag: a transport may give a response that was read, and so closed, before.
+        self._over = False
 
     def prime(self) -> Self:
         """Read until there is something to hand on. A failure before that can still be tried again."""
-        while not self.started and not self._response.is_closed:
+        while not self.started and not self._over:
             self._pull()
         if self._failure is not None and not self.started:
             raise self._failure
@@ -166,7 +168,7 @@ class ChatStream(StreamReader):
             failure, self._failure = self._failure, None
             if failure is not None:
                 raise failure
-            if self._response.is_closed:
+            if self._over:
                 raise StopIteration
             self._pull()
         return self.ready.popleft()
@@ -190,6 +192,7 @@ class ChatStream(StreamReader):
 
     def close(self) -> None:
         """Close the connection, or hand it back to its pool where the answer was read to its end."""
+        self._over = True
         self._response.close()
 
     def __enter__(self) -> Self:
@@ -209,10 +212,11 @@ class AsyncChatStream(StreamReader):
         self._response = response
         self._bytes = response.aiter_bytes()
         self._failure: LavaError | None = None
+        self._over = False
 
     async def prime(self) -> Self:
         """Read until there is something to hand on. A failure before that can still be tried again."""
-        while not self.started and not self._response.is_closed:
+        while not self.started and not self._over:
             await self._pull()
         if self._failure is not None and not self.started:
             raise self._failure
@@ -226,7 +230,7 @@ class AsyncChatStream(StreamReader):
             failure, self._failure = self._failure, None
             if failure is not None:
                 raise failure
-            if self._response.is_closed:
+            if self._over:
                 raise StopAsyncIteration
             await self._pull()
         return self.ready.popleft()
@@ -250,6 +254,7 @@ class AsyncChatStream(StreamReader):
 
     async def aclose(self) -> None:
         """Close the connection, or hand it back to its pool where the answer was read to its end."""
+        self._over = True
         await self._response.aclose()
 
     async def __aenter__(self) -> Self:
