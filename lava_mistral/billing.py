@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 from typing_extensions import Self
 
 from lava_mistral.errors import ConfigurationError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 PRODUCTION_URL = "https://api.lava.so/v1"
 SANDBOX_URL = "https://sandbox-api.lava.so/v1"
@@ -221,6 +223,31 @@ class billed_to:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _scope.reset(self._tokens.pop())
+
+    def __call__(self, function: _F) -> _F:
+        """Bill every call made inside the function; plain functions and coroutine functions.
+
+        Raises:
+            TypeError: the function is a generator, whose body runs outside of the block.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError("billed_to can't decorate a generator: write `with billed_to(…):` around its loop.")
+        given = vars(self._inner)
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def billed_async(*args: Any, **kwargs: Any) -> Any:
+                with billed_to(**given):
+                    return await function(*args, **kwargs)
+
+            return billed_async  # type: ignore[return-value]  # the same signature, by wraps
+
+        @wraps(function)
+        def billed(*args: Any, **kwargs: Any) -> Any:
+            with billed_to(**given):
+                return function(*args, **kwargs)
+
+        return billed  # type: ignore[return-value]  # the same signature, by wraps
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import contextvars
 import json
 import pickle
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,14 @@ def test_plain_http_is_for_this_machine(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://api.lava.so/v1", "http://127.evil.example/v1", "ftp://x/v1", "api.lava.so", "https://u:p@x/v1", "https://["],
+    [
+        "http://api.lava.so/v1",
+        "http://127.evil.example/v1",
+        "ftp://x/v1",
+        "api.lava.so",
+        "https://u:p@x/v1",
+        "https://[",
+    ],
 )
 def test_other_base_urls_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
@@ -242,14 +250,26 @@ async def test_blocks_hold_for_tasks_and_copied_contexts_alone() -> None:
         assert pool.submit(copied, lambda: identify(None, None).billing.customer_id).result() == "c"
 
 
-@billed_to(customer_id="decorated", meter_slug="m")
-def decorated_function() -> str | None:
-    return identify(None, None).billing.customer_id
+async def test_a_block_decorates_functions_and_coroutine_functions() -> None:
+    block = billed_to(customer_id="decorated", meter_slug="m")
 
+    @block
+    def plain() -> str | None:
+        return identify(None, None).billing.customer_id
 
-def test_a_block_decorates_a_function() -> None:
-    assert decorated_function() == "decorated"
+    @block
+    async def coroutine() -> str | None:
+        await asyncio.sleep(0)
+        return identify(None, None).billing.customer_id
+
+    assert plain() == "decorated"
+    assert await coroutine() == "decorated"
     assert identify(None, None).billing.customer_id is None
+    with pytest.raises(TypeError, match="generator"):
+
+        @block
+        def words() -> Iterator[str]:
+            yield "word"
 
 
 @pytest.mark.parametrize(
