@@ -47,14 +47,10 @@ def reveal(secret: Secret, what: str) -> str:
     Raises:
         ConfigurationError: it is empty, no text, or holds white space or characters outside ASCII.
     """
-    if isinstance(secret, SecretValue):
-        value: Any = secret.get_secret_value()
-    elif callable(secret):
-        value = secret()
-        if isinstance(value, SecretValue):
-            value = value.get_secret_value()
-    else:
-        value = secret
+    value: Any = secret() if callable(secret) else secret
+    # Plain text first: asking a protocol costs more than all the rest.
+    if not isinstance(value, str) and isinstance(value, SecretValue):
+        value = value.get_secret_value()
     if not isinstance(value, str):
         raise ConfigurationError(f"{what} must be text, not {type(value).__name__}.")
     if not value:
