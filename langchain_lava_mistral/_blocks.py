@@ -1,0 +1,98 @@
+"""Translates Mistral's content into LangChain's standard blocks: what `message.content_blocks` gives. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.block_translators import register_translator
+from langchain_core.messages.content import KNOWN_BLOCK_TYPES, ContentBlock
+
+from langchain_lava_mistral._convert import PROVIDER
+
+
+def translate_message(message: AIMessage) -> list[ContentBlock]:
+    """A whole message as standard blocks."""
+    blocks = [{key: value for key, value in block.items() if key != "index"} for block in _content(message.content)]
+    return cast("list[ContentBlock]", [*blocks, *_calls(message)])
+
+
+def translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
+    """A chunk, or several put together, as standard blocks that keep their indices.
+
+    Fragments of tool calls stay fragments until the answer is whole: as calls, split arguments would be lost.
+    """
+    calls = _calls(message) if message.chunk_position == "last" else _fragments(message)
+    return cast("list[ContentBlock]", [*_content(message.content), *calls])
+
+
+def _content(content: str | list[Any]) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content, "index": "lc_txt_0"}] if content else []
+    blocks: list[dict[str, Any]] = []
+    for part in content:
+        if isinstance(part, str):
+            blocks += _content(part)
+            continue
+        match part.get("type"):
+            case "text":
+                blocks.append(dict(part))
+            case "thinking":
+                blocks.append(_reasoning(part))
+            case "reference" | "tool_reference":
+                if not blocks or blocks[-1]["type"] != "text":
+                    blocks.append({"type": "text", "text": "", **_index(part)})
+                blocks[-1]["annotations"] = [*blocks[-1].get("annotations", ()), _citation(part)]
+            case kind if kind in KNOWN_BLOCK_TYPES:
+                # A standard block, as a user or `output_version="v1"` writes it; calls are in `tool_calls`.
+                if kind not in ("tool_call", "tool_call_chunk", "invalid_tool_call"):
+                    blocks.append(dict(part))
+            case _:
+                value = {key: inner for key, inner in part.items() if key != "index"}
+                blocks.append({"type": "non_standard", "value": value, **_index(part)})
+    return blocks
+
+
+def _index(part: dict[str, Any]) -> dict[str, Any]:
+    """The index of the block that a part belongs to: a reference belongs to the text of its number."""
+    return {"index": part["index"].replace("lc_ref_", "lc_txt_")} if "index" in part else {}
+
+
+def _reasoning(part: dict[str, Any]) -> dict[str, Any]:
+    texts = (item["text"] for item in part["thinking"] if item.get("type") == "text")
+    block: dict[str, Any] = {"type": "reasoning", "reasoning": "".join(texts), **_index(part)}
+    if part.get("signature"):
+        block["extras"] = {"signature": part["signature"]}
+    return block
+
+
+def _citation(part: dict[str, Any]) -> dict[str, Any]:
+    citation: dict[str, Any] = {"type": "citation"}
+    citation.update({key: part[key] for key in ("url", "title") if part.get(key)})
+    skipped = ("type", "index", "url", "title")
+    citation["extras"] = {key: value for key, value in part.items() if key not in skipped and value is not None}
+    return citation
+
+
+def _calls(message: AIMessage) -> Iterator[dict[str, Any]]:
+    for call in message.tool_calls:
+        yield {"type": "tool_call", "name": call["name"], "args": call["args"], "id": call["id"]}
+
+
+def _fragments(message: AIMessageChunk) -> Iterator[dict[str, Any]]:
+    for chunk in message.tool_call_chunks:
+        fragment: dict[str, Any] = {
+            "type": "tool_call_chunk",
+            "id": chunk["id"],
+            "name": chunk["name"],
+            "args": chunk["args"],
+        }
+        if chunk["index"] is not None:
+            fragment["index"] = chunk["index"]
+        yield fragment
+
+
+def register_blocks() -> None:
+    """Let `content_blocks` of this package's messages go through the translators here."""
+    register_translator(PROVIDER, translate_message, translate_chunk)

@@ -1,0 +1,142 @@
+"""Makes LangChain's message chunks of a streamed answer. Pure.
+
+A chunk is validated by pydantic once; the thousands that follow it with nothing but text are copies of it, which
+costs a fraction (`model_construct` would cost many times more, since it runs the generic constructor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from langchain_lava_mistral._convert import PROVIDER, visible
+from lava_mistral.turn import Delta
+
+_new = object.__new__
+_set = object.__setattr__
+
+_TAG = {"model_provider": PROVIDER}
+_MESSAGE = AIMessageChunk(content="text", response_metadata=_TAG)
+_CHUNK = ChatGenerationChunk(message=_MESSAGE)
+_MESSAGE_FIELDS = dict(_MESSAGE.__dict__)
+_CHUNK_FIELDS = dict(_CHUNK.__dict__)
+# What a consumer may change must be each chunk's own.
+_MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinstance(value, list))
+
+
+def text_chunk(text: str) -> ChatGenerationChunk:
+    """A chunk that holds text and nothing else."""
+    message = _new(AIMessageChunk)
+    fields = _MESSAGE_FIELDS.copy()
+    fields["content"] = text
+    fields["additional_kwargs"] = {}
+    fields["response_metadata"] = _TAG.copy()
+    for name in _MESSAGE_LISTS:
+        fields[name] = []
+    _set(message, "__dict__", fields)
+    _set(message, "__pydantic_fields_set__", {"content", "response_metadata"})
+    _set(message, "__pydantic_extra__", {})
+    _set(message, "__pydantic_private__", None)
+    chunk = _new(ChatGenerationChunk)
+    outer = _CHUNK_FIELDS.copy()
+    outer["text"] = text
+    outer["message"] = message
+    _set(chunk, "__dict__", outer)
+    _set(chunk, "__pydantic_fields_set__", {"text", "message"})
+    _set(chunk, "__pydantic_extra__", None)
+    _set(chunk, "__pydantic_private__", None)
+    return chunk
+
+
+class ChunkMaker:
+    """Numbers the blocks of one streamed answer, so that LangChain puts their fragments together again.
+
+    Blocks have text indices (`lc_txt_0`, `lc_rs_1` …): the indices of tool calls are integers, and a text block with an
+    integer index would be taken for the same block. A reference closes the text before it and shares its number, so
+    that each text block has its citation complete in one chunk.
+    """
+
+    def __init__(self) -> None:
+        self._structured = False
+        self._open: str | None = None
+        self._number = -1
+        self._thoughts = 0
+
+    def chunk(self, delta: Delta, first: Mapping[str, Any] | None = None) -> ChatGenerationChunk | None:
+        """The chunk for a delta of the first choice; `None` where it holds nothing to show.
+
+        Args:
+            delta: what came.
+            first: metadata that belongs on the first chunk.
+        """
+        parts = delta.parts
+        if not parts and not delta.tool_calls and not self._structured:
+            if not delta.text:
+                return None
+            if self._open is None:
+                self._block("txt")
+            if first is None:
+                return text_chunk(delta.text)
+        content: Any = delta.text
+        if parts or self._structured:
+            self._structured = True
+            if not parts and delta.text:
+                parts = ({"type": "text", "text": delta.text},)
+            content = [self._indexed(piece) for part in parts for piece in visible(part)]
+        elif delta.text and self._open is None:
+            self._block("txt")
+        calls = [
+            tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
+            for call in delta.tool_calls
+        ]
+        if not content and not calls:
+            return None
+        message = AIMessageChunk(content=content, tool_call_chunks=calls, response_metadata={**_TAG, **(first or {})})
+        return ChatGenerationChunk(message=message)
+
+    def last(self, metadata: Mapping[str, Any], usage: UsageMetadata | None) -> ChatGenerationChunk:
+        """The chunk that ends the answer: why it ended, and what it used."""
+        message = AIMessageChunk(
+            content=[] if self._structured else "",
+            usage_metadata=usage,
+            response_metadata={**_TAG, **metadata},
+            chunk_position="last",
+        )
+        return ChatGenerationChunk(message=message)
+
+    def _block(self, kind: str) -> str:
+        """The index of the block of this kind that goes on here, or of a new one."""
+        if self._open != kind:
+            self._open = kind
+            self._number += 1
+            self._thoughts = 0
+        return f"lc_{kind}_{self._number}"
+
+    def _indexed(self, part: dict[str, Any]) -> dict[str, Any]:
+        match part.get("type"):
+            case "text":
+                return {**part, "index": self._block("txt")}
+            case "thinking":
+                index = self._block("rs")
+                # Two fragments may differ in it, and LangChain can't put different truths together.
+                part.pop("closed", None)
+                return {**part, "thinking": [self._thought(item) for item in part["thinking"]], "index": index}
+            case "reference" if self._open == "txt":
+                self._open = None
+                return {**part, "index": f"lc_ref_{self._number}"}
+            case kind:
+                index = self._block("ref" if kind == "reference" else "part")
+                self._open = None
+                return {**part, "index": index}
+
+    def _thought(self, item: dict[str, Any]) -> dict[str, Any]:
+        if item.get("type") == "text":
+            return {**item, "index": self._thoughts}
+        # What stands between two texts keeps them apart.
+        self._thoughts += 2
+        return {**item, "index": self._thoughts - 1}

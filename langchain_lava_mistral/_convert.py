@@ -1,0 +1,389 @@
+"""LangChain's messages and usage to and from Mistral's wire. Pure.
+
+In: every block that LangChain's users write, whatever provider it was made for. Reasoning of another provider is
+replayed as Mistral's own thinking where it is readable, without that provider's signature; blocks of an assistant
+that only its own provider can read are left out; a user's block that Mistral can't take is refused.
+Out: plain text stays a string; anything else becomes the list of Mistral's own parts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, cast
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import InvalidToolCall, ToolCall, invalid_tool_call, tool_call
+
+from lava_mistral.errors import InvalidRequestError
+from lava_mistral.parts import audio_part, file_part, image_part, named_text, refused, text_part, url_part
+from lava_mistral.turn import Turn
+from lava_mistral.wire import AssistantMessage, ContentPart, Message, ThinkingPart, ToolCallPart, Usage, cached_tokens
+
+PROVIDER = "lava_mistral"
+"""How LangSmith, `response_metadata` and `init_chat_model` call this integration."""
+
+_log = logging.getLogger("lava_mistral")
+
+_ROLES = {
+    "user": "user",
+    "human": "user",
+    "system": "system",
+    "developer": "system",
+    "assistant": "assistant",
+    "ai": "assistant",
+    "tool": "tool",
+}
+# Blocks that repeat what the message's `tool_calls` say.
+_CALLS = frozenset(
+    ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call", "custom_tool_call")
+)
+_GENERIC_TYPE = {"image": "image/*", "audio": "audio/*", "input_audio": "audio/*", "video": "video/*"}
+
+
+def to_wire(messages: Sequence[BaseMessage]) -> list[Message]:
+    """The conversation in Mistral's own form.
+
+    Raises:
+        InvalidRequestError: a message or a block can't be put into that form.
+    """
+    return [converted for message in messages for converted in _message(message)]
+
+
+def _message(message: BaseMessage) -> Iterator[Message]:
+    match message:
+        case HumanMessage():
+            yield from _user(message)
+        case AIMessage():
+            yield _assistant(message)
+        case ToolMessage():
+            yield _tool(message.tool_call_id, message.content, message.name)
+        case SystemMessage():
+            yield {"role": "system", "content": content_to_wire(message.content)}
+        case FunctionMessage():
+            yield {"role": "tool", "name": message.name, "content": content_to_wire(message.content)}
+        case ChatMessage() if message.role in _ROLES:
+            role = _ROLES[message.role]
+            yield cast("Message", {"role": role, "content": content_to_wire(message.content)})
+        case ChatMessage():
+            raise InvalidRequestError(
+                f"A ChatMessage's role is 'user', 'assistant', 'system' or 'tool', not {message.role!r}."
+            )
+        case _:
+            raise InvalidRequestError(f"A {type(message).__name__} can't be sent to a model.")
+
+
+def _user(message: HumanMessage) -> Iterator[Message]:
+    content = message.content
+    if isinstance(content, list):
+        rest: list[Any] = []
+        for block in content:
+            if isinstance(block, dict) and block.get("type") == "tool_result":
+                # Anthropic puts the results of tools into the user's turn.
+                yield _tool(block.get("tool_use_id"), block.get("content") or "", None)
+            else:
+                rest.append(block)
+        if content and not rest:
+            return
+        content = rest
+    yield {"role": "user", "content": content_to_wire(content)}
+
+
+def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
+    message: Message = {"role": "tool", "content": content_to_wire(content)}
+    if call_id is not None:
+        message["tool_call_id"] = call_id
+    if name:
+        message["name"] = name
+    return message
+
+
+def _assistant(message: AIMessage) -> AssistantMessage:
+    content = message.content
+    if isinstance(content, list):
+        ours = message.response_metadata.get("model_provider") in (PROVIDER, "mistralai")
+        content = content_to_wire([_own_extras(block, ours) for block in content], lenient=True)
+    converted: AssistantMessage = {"role": "assistant", "content": content}
+    calls: list[ToolCallPart] = [
+        _call(call["id"], call["name"], json.dumps(call["args"], ensure_ascii=False)) for call in message.tool_calls
+    ]
+    # A call with broken arguments stays in the history: its error message would be an orphan otherwise.
+    calls += [_call(bad.get("id"), bad.get("name") or "", bad.get("args") or "") for bad in message.invalid_tool_calls]
+    if calls:
+        converted["tool_calls"] = calls
+    if message.additional_kwargs.get("prefix"):
+        converted["prefix"] = True
+    return converted
+
+
+def _call(identity: str | None, name: str, arguments: str) -> ToolCallPart:
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _own_extras(block: Any, ours: bool) -> Any:
+    """The block without a signature that another provider put on it."""
+    if ours or not isinstance(block, dict):
+        return block
+    return {key: value for key, value in block.items() if key not in ("signature", "extras")}
+
+
+def content_to_wire(content: str | Sequence[Any], *, lenient: bool = False) -> str | list[ContentPart]:
+    """Content in Mistral's own form: a string stays one, a list of blocks becomes a list of parts.
+
+    Args:
+        content: a string, or blocks of any provider or of LangChain's standard.
+        lenient: leave out a block that only another provider can read, as an assistant's turn may hold.
+
+    Raises:
+        InvalidRequestError: Mistral takes no such block.
+    """
+    if isinstance(content, str):
+        return content
+    parts: list[ContentPart] = []
+    for block in content:
+        for part in _block(block, lenient):
+            before = parts[-1] if parts else None
+            if part["type"] == "thinking" and before is not None and before["type"] == "thinking":
+                # One train of thought: other providers cut it into paragraphs.
+                joined = {**before, **part, "thinking": [*before["thinking"], *part["thinking"]]}
+                parts[-1] = cast("ThinkingPart", joined)
+            else:
+                parts.append(part)
+    return parts or ""
+
+
+def _block(block: Any, lenient: bool) -> Iterator[ContentPart]:
+    if isinstance(block, str):
+        if block:
+            yield text_part(block)
+        return
+    match block.get("type"):
+        case "text" | None if isinstance(block.get("text"), str):
+            yield from _text(block)
+        case "text-plain":
+            yield from _plain_text(block)
+        case "image_url":
+            image = block.get("image_url")
+            if isinstance(image, dict):
+                yield image_part(_url(image.get("url")), detail=image.get("detail"))
+            else:
+                yield image_part(_url(image))
+        case "document_url":
+            yield url_part(_url(block.get("document_url")), media_type=None, name=block.get("document_name") or None)
+        case "image" | "audio" | "file" | "document" | "media" | "input_audio" as kind:
+            yield from _file(block, kind)
+        case "thinking" | "reasoning" | "reasoning_content":
+            items = _thinking(block)
+            if items:
+                yield _thinking_part(block, items)
+        case "reference":
+            yield {"type": "reference", "reference_ids": block.get("reference_ids") or []}
+        case "non_standard":
+            yield from _block(block.get("value") or {}, lenient)
+        case "video" | "video_url":
+            raise refused("video")
+        case kind if kind in _CALLS:
+            return
+        case kind if lenient:
+            _log.debug("a %r block of an assistant's turn is left out: Mistral has no such block", kind)
+        case kind:
+            raise InvalidRequestError(
+                f"A content block of type {kind!r} can't be sent to Mistral: "
+                "it takes text, pictures, PDF documents and sounds."
+            )
+
+
+def _text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
+    if block["text"]:
+        yield text_part(block["text"])
+    for ids in _cited(block):
+        yield {"type": "reference", "reference_ids": ids}
+
+
+def _cited(block: Mapping[str, Any]) -> Iterator[list[int | str]]:
+    """The references that a text block carries: as LangChain's annotations, or as langchain-mistralai keeps them."""
+    marks = [block.get("reference")]
+    for annotation in block.get("annotations") or ():
+        marks.append(annotation.get("extras") if annotation.get("type") == "citation" else annotation.get("value"))
+    for mark in marks:
+        if isinstance(mark, dict) and mark.get("reference_ids"):
+            yield list(mark["reference_ids"])
+
+
+def _plain_text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
+    head = "\n".join(filter(None, (block.get("title"), block.get("context")))) or None
+    if isinstance(block.get("text"), str):
+        yield named_text(block["text"], name=head)
+    elif block.get("base64"):
+        yield file_part(block["base64"], media_type="text/plain", name=head)
+    else:
+        yield from _file(block, "file")
+
+
+def _file(block: Mapping[str, Any], kind: str) -> Iterator[ContentPart]:
+    """A file in LangChain's, OpenAI's, Anthropic's or Google's form; Mistral's own included."""
+    source: Any = block.get("source") or block.get(kind)
+    if kind == "input_audio" and isinstance(source, str):
+        yield audio_part(source)
+        return
+    facts: dict[str, Any] = {**block, **source} if isinstance(source, dict) else dict(block)
+    name = _file_name(facts)
+    if facts.get("type") == "content" and isinstance(facts.get("content"), list):
+        for inner in facts["content"]:
+            yield from _block(inner, False)
+        return
+    if facts.get("type") == "text" and isinstance(facts.get("data"), str):
+        yield named_text(facts["data"], name=name)
+        return
+    media_type = facts.get("mime_type") or facts.get("media_type") or _GENERIC_TYPE.get(kind)
+    data = facts.get("base64") or facts.get("data") or facts.get("file_data")
+    url = facts.get("url") or facts.get("file_uri") or facts.get("fileUri")
+    if isinstance(data, str) and data.startswith("data:"):
+        url, data = data, None
+    if data:
+        # A generic type tells nothing that the picture itself does not tell better.
+        yield file_part(data, media_type=None if media_type == "image/*" else media_type, name=name)
+    elif url:
+        yield url_part(url, media_type=media_type, name=name)
+    elif facts.get("file_id"):
+        yield {"type": "file", "file_id": facts["file_id"]}
+    else:
+        raise InvalidRequestError(f"A block of type {kind!r} needs its content as base64, url or file_id.")
+
+
+def _file_name(facts: Mapping[str, Any]) -> str | None:
+    extras = facts.get("extras") or {}
+    for key in ("filename", "file_name", "name", "title"):
+        if name := facts.get(key) or extras.get(key):
+            return str(name)
+    return None
+
+
+def _url(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidRequestError(f"A picture or document block needs a URL as text, not {value!r}.")
+    return value
+
+
+def _thinking(block: Mapping[str, Any]) -> list[Any]:
+    """The readable thoughts of a block of Mistral, LangChain, Anthropic, OpenAI or Bedrock; `[]` for encrypted ones."""
+    value: Any = block.get("thinking") or block.get("reasoning") or block.get("reasoning_content")
+    if value is None:
+        value = block.get("summary") or block.get("content") or block.get("text")
+    if isinstance(value, dict):
+        value = value.get("text")
+    if isinstance(value, str):
+        return [text_part(value)] if value else []
+    items: list[Any] = []
+    for item in value or ():
+        if isinstance(item, dict) and item.get("type") in ("reference", "tool_reference"):
+            items.append({key: inner for key, inner in item.items() if key != "index"})
+        else:
+            text = item if isinstance(item, str) else item.get("text")
+            if text:
+                items.append(text_part(text))
+    return items
+
+
+def _thinking_part(block: Mapping[str, Any], items: list[Any]) -> ThinkingPart:
+    part: ThinkingPart = {"type": "thinking", "thinking": items}
+    if block.get("closed") is False:
+        part["closed"] = False
+    signature = block.get("signature") or (block.get("extras") or {}).get("signature")
+    if signature:
+        part["signature"] = signature
+    return part
+
+
+def visible(part: Any) -> list[dict[str, Any]]:
+    """A part of an answer as the user keeps it.
+
+    Text that comes inside a reference stands before it, so that no cited word is lost; defaults are left out, so that
+    a streamed turn equals the one that was not.
+    """
+    kept = {key: value for key, value in part.items() if not (key == "closed" and value is True)}
+    if kept.get("type") == "reference" and isinstance(kept.get("text"), str):
+        text = kept.pop("text")
+        return [{"type": "text", "text": text}, kept] if text else [kept]
+    return [kept]
+
+
+def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata | None = None) -> AIMessage:
+    """A turn as LangChain's message.
+
+    Args:
+        turn: what the model said.
+        metadata: becomes `response_metadata`, beside the finish reason.
+        usage: what the call used, on one message of the call.
+    """
+    parts = [piece for part in turn.content for piece in visible(part)]
+    plain = all(part.keys() == {"type", "text"} for part in parts)
+    content: Any = "".join(part["text"] for part in parts) if plain else parts
+    calls: list[ToolCall] = []
+    broken: list[InvalidToolCall] = []
+    for call in turn.tool_calls:
+        arguments = call.parsed() if call.arguments.strip() else {}
+        if arguments is None:
+            error = "The arguments are not a JSON object."
+            broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error))
+        else:
+            calls.append(tool_call(name=call.name, args=arguments, id=call.id))
+    return AIMessage(
+        content=content,
+        tool_calls=calls,
+        invalid_tool_calls=broken,
+        usage_metadata=usage,
+        response_metadata={**metadata, "finish_reason": turn.finish_reason},
+    )
+
+
+def from_usage(usage: Usage) -> UsageMetadata:
+    """Mistral's usage in LangChain's words; cached tokens are named wherever Mistral counts them."""
+    converted = UsageMetadata(
+        input_tokens=usage.get("prompt_tokens") or 0,
+        output_tokens=usage.get("completion_tokens") or 0,
+        total_tokens=usage.get("total_tokens") or 0,
+    )
+    details: dict[str, int] = {}
+    if any(
+        usage.get(name) is not None for name in ("num_cached_tokens", "prompt_tokens_details", "prompt_token_details")
+    ):
+        details["cache_read"] = cached_tokens(usage)
+    seconds = usage.get("prompt_audio_seconds")
+    if seconds:
+        # Not tokens, so not under "audio"; Mistral bills sound by the second.
+        details["audio_seconds"] = seconds
+    if details:
+        converted["input_token_details"] = cast("InputTokenDetails", details)
+    return converted
+
+
+def response_metadata(
+    *, id: str, model: str, created: int, request_id: str | None, cost: Decimal | None = None
+) -> dict[str, Any]:
+    """What a message says of the call that made it, beside the finish reason.
+
+    `cost` is text with every digit, USD: `Decimal(message.response_metadata["cost"])`. A Decimal itself would not
+    survive LangChain's serialization, and so no cache.
+    """
+    metadata: dict[str, Any] = {
+        "model_provider": PROVIDER,
+        "model_name": model,
+        "id": id,
+        "created": created,
+        "lava_request_id": request_id,
+    }
+    if cost is not None:
+        metadata["cost"] = f"{cost:f}"
+    return metadata

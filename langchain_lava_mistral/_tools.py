@@ -1,0 +1,173 @@
+"""Tools and answer schemas, in every form that LangChain's users write them, on Mistral's wire. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, TypeAlias, cast
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import (
+    JsonOutputKeyToolsParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+    PydanticToolsParser,
+)
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from lava_mistral.errors import InvalidRequestError
+from lava_mistral.tools import close_objects, json_schema_format
+from lava_mistral.wire import ResponseFormat, Tool
+
+ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+Schema: TypeAlias = Mapping[str, Any] | type
+
+_FUNCTION = ("name", "description", "strict", "parameters")
+
+
+def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
+    """A tool as Mistral takes it.
+
+    Args:
+        tool: a pydantic class (of version 1 too), `TypedDict`, function, `BaseTool`, JSON Schema with a title, or the
+            dictionary of OpenAI, Anthropic or Bedrock.
+        strict: whether the arguments must follow the schema to the letter; `None` leaves it unsaid.
+
+    Raises:
+        InvalidRequestError: it is a tool that runs at another provider, or no tool at all.
+        ValueError: it is a schema without a name, or says of `strict` the contrary.
+    """
+    if isinstance(tool, dict) and tool.get("type") == "function":
+        # LangChain takes these as they are, without a look at `strict`.
+        function = dict(tool.get("function", tool))
+        if strict is not None and function.setdefault("strict", strict) != strict:
+            raise ValueError(
+                f"The tool {function.get('name')!r} says strict={function['strict']}, the call strict={strict}."
+            )
+    else:
+        # Its `strict=True` needs parameters, which a tool without arguments lacks.
+        converted = convert_to_openai_tool(cast("Any", tool))
+        if "function" not in converted:
+            raise InvalidRequestError(
+                f"A tool of type {converted.get('type')!r} runs at its own provider; "
+                "Mistral's chat takes functions only."
+            )
+        function = converted["function"]
+        if strict is not None:
+            function = {**function, "strict": strict}
+    function = {key: function[key] for key in _FUNCTION if function.get(key) is not None}
+    if "name" not in function:
+        raise InvalidRequestError(f"A tool needs a name, which {tool!r} has not.")
+    function.setdefault("parameters", {"type": "object", "properties": {}})
+    if function.get("strict"):
+        function["parameters"] = _closed(function["parameters"])
+    return {"type": "function", "function": cast("Any", function)}
+
+
+def _closed(schema: Any) -> Any:
+    schema = deepcopy(schema)
+    close_objects(schema)
+    return schema
+
+
+def to_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[Tool]:
+    """The tools as Mistral takes them; see `to_tool`."""
+    return [to_tool(tool, strict=strict) for tool in tools]
+
+
+def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFormat:
+    """The response format for a schema in any form.
+
+    Args:
+        schema: a response format as it is; `{"name": …, "schema": …}`; a function or tool dictionary; a JSON Schema; a
+            pydantic class or `TypedDict`.
+        strict: whether the answer must follow the schema to the letter. `None`: what the schema says, else true.
+
+    Raises:
+        ValueError: the schema says of `strict` the contrary.
+        InvalidRequestError: it is no schema.
+    """
+    if isinstance(schema, dict):
+        if schema.get("type") in ("text", "json_object"):
+            return cast("ResponseFormat", schema)
+        if schema.get("type") == "json_schema" and isinstance(schema.get("json_schema"), dict):
+            schema = schema["json_schema"]
+            if "schema" not in schema:
+                raise InvalidRequestError("A json_schema response format needs its 'schema'.")
+        elif schema.get("type") == "function" and isinstance(schema.get("function"), dict):
+            schema = schema["function"]
+        if isinstance(schema.get("schema"), dict) and "name" in schema:
+            inner = schema["schema"]
+        elif "name" in schema and isinstance(schema.get("parameters"), dict):
+            inner = schema["parameters"]
+        else:
+            # A JSON Schema. Its description stays where it is, too.
+            inner = schema
+        name = schema.get("name") if inner is not schema else None
+        said = schema.get("strict") if inner is not schema else None
+        return json_schema_format(
+            name or inner.get("title") or "answer",
+            inner,
+            strict=_agreed(said, strict),
+            description=schema.get("description"),
+        )
+    if not isinstance(schema, type):
+        raise InvalidRequestError(
+            f"A response format is a dictionary, a pydantic class or a TypedDict, not {type(schema).__name__}."
+        )
+    function = to_tool(schema)["function"]
+    return json_schema_format(
+        function["name"],
+        function["parameters"],
+        strict=_agreed(None, strict),
+        description=function.get("description"),
+    )
+
+
+def _agreed(said: bool | None, asked: bool | None) -> bool:
+    if said is not None and asked is not None and said != asked:
+        raise ValueError(f"The schema says strict={said}, the call strict={asked}: say it in one place.")
+    if said is not None:
+        return said
+    return True if asked is None else asked
+
+
+class _Whole:
+    """Refuses an answer that was cut off or broken, which LangChain's parsers would silently complete or drop."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        if not partial and isinstance(result[0], ChatGeneration) and isinstance(result[0].message, AIMessage):
+            self._check(result[0].message)
+        return super().parse_result(result, partial=partial)  # type: ignore[misc]  # the parser it is mixed into
+
+    def _check(self, message: AIMessage) -> None:
+        reason = message.response_metadata.get("finish_reason")
+        if reason in ("length", "model_length"):
+            raise OutputParserException(
+                f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens.",
+                llm_output=message.text,
+            )
+        if message.invalid_tool_calls and not message.tool_calls:
+            call = message.invalid_tool_calls[0]
+            raise OutputParserException(
+                f"The arguments of {call['name']!r} are not a JSON object.", llm_output=call["args"] or ""
+            )
+
+
+class WholeJsonParser(_Whole, JsonOutputParser):
+    """Parses a JSON answer into a dictionary."""
+
+
+class WholePydanticParser(_Whole, PydanticOutputParser[Any]):
+    """Parses a JSON answer into a pydantic object."""
+
+
+class WholeToolParser(_Whole, JsonOutputKeyToolsParser):
+    """Parses a tool call's arguments into a dictionary."""
+
+
+class WholePydanticToolParser(_Whole, PydanticToolsParser):
+    """Parses a tool call's arguments into a pydantic object."""

@@ -1,0 +1,140 @@
+"""The core's errors as LangChain's own: each class here is one of `lava_mistral` and one of `langchain_core` at once.
+
+| raised here | is also, in `langchain_core.exceptions` |
+|---|---|
+| `ConfigurationError` | `ModelError` |
+| `AuthenticationError` (401) | `ModelAuthenticationError` |
+| `InsufficientBalanceError` (402), `PermissionDeniedError` (403), `SpendLimitError` | `ModelPermissionDeniedError` |
+| `NotFoundError` (404) | `ModelNotFoundError` |
+| `InvalidRequestError` (400, 422) | `ModelInvalidRequestError` |
+| `ContextOverflowError` | `ContextOverflowError`, `ModelInvalidRequestError` |
+| `RateLimitError` (429) | `ModelRateLimitError` |
+| `ServerError` (5xx) | `ModelAPIError` |
+| `APIConnectionError` | `ModelConnectionError` |
+| `APITimeoutError` | `ModelTimeoutError` |
+| `StreamInterruptedError` | `ModelAPIError` |
+| `StreamStalledError` | `ModelTimeoutError`, `ModelAPIError` |
+
+Both of a pair catch it: `except lava_mistral.RateLimitError` and `except ModelRateLimitError`. Their `is_retryable`,
+which LangChain's middleware asks for, is the core's `retryable`: it can differ from error to error of a class.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from langchain_core import exceptions as langchain
+
+from lava_mistral import errors as core
+from lava_mistral.errors import LavaError
+
+
+class _Both(LavaError):
+    """What LangChain asks of an error, answered from the core's attributes."""
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether the same call may succeed later."""
+        return self.retryable
+
+
+class ConfigurationError(_Both, core.ConfigurationError, langchain.ModelError):
+    """A setting, or a combination of settings, is wrong. Nothing was sent."""
+
+
+class AuthenticationError(_Both, core.AuthenticationError, langchain.ModelAuthenticationError):
+    """The credential is missing, malformed or not accepted (401)."""
+
+
+class BillingError(_Both, core.BillingError, langchain.ModelPermissionDeniedError):
+    """Whoever should pay for the call can't or may not."""
+
+
+class InsufficientBalanceError(BillingError, core.InsufficientBalanceError):
+    """The merchant's wallet or the customer's plan has no credit left (402)."""
+
+
+class PermissionDeniedError(BillingError, core.PermissionDeniedError):
+    """The key, the plan or the meter does not allow the call (403)."""
+
+
+class SpendLimitError(BillingError, core.SpendLimitError):
+    """The call could cost more than the spend limit leaves; it was not sent."""
+
+
+class NotFoundError(_Both, core.NotFoundError, langchain.ModelNotFoundError):
+    """There is no such thing at the provider (404)."""
+
+
+class InvalidRequestError(_Both, core.InvalidRequestError, langchain.ModelInvalidRequestError):
+    """The request itself is wrong (400, 422, or refused before it was sent)."""
+
+
+class ContextOverflowError(InvalidRequestError, core.ContextOverflowError, langchain.ContextOverflowError):
+    """The prompt holds more tokens than the model's context window."""
+
+
+class RateLimitError(_Both, core.RateLimitError, langchain.ModelRateLimitError):
+    """Too many requests or tokens for now (429)."""
+
+
+class ServerError(_Both, core.ServerError, langchain.ModelAPIError):
+    """Lava or Mistral failed (5xx), or answered with something that is not an answer."""
+
+
+class APIConnectionError(_Both, core.APIConnectionError, langchain.ModelConnectionError):
+    """No answer came: refused, reset, name resolution, TLS."""
+
+
+class APITimeoutError(_Both, core.APITimeoutError, langchain.ModelTimeoutError):
+    """No answer came in time."""
+
+
+class StreamInterruptedError(_Both, core.StreamInterruptedError, langchain.ModelAPIError):
+    """A stream ended before the answer did; `partial` holds the turn as far as it came."""
+
+
+class StreamStalledError(StreamInterruptedError, APITimeoutError, core.StreamStalledError):
+    """A stream went silent for longer than `stream_chunk_timeout`."""
+
+
+_TABLE: dict[type[LavaError], type[_Both]] = {
+    core.ConfigurationError: ConfigurationError,
+    core.AuthenticationError: AuthenticationError,
+    core.BillingError: BillingError,
+    core.InsufficientBalanceError: InsufficientBalanceError,
+    core.PermissionDeniedError: PermissionDeniedError,
+    core.SpendLimitError: SpendLimitError,
+    core.NotFoundError: NotFoundError,
+    core.InvalidRequestError: InvalidRequestError,
+    core.ContextOverflowError: ContextOverflowError,
+    core.RateLimitError: RateLimitError,
+    core.ServerError: ServerError,
+    core.APIConnectionError: APIConnectionError,
+    core.APITimeoutError: APITimeoutError,
+    core.StreamInterruptedError: StreamInterruptedError,
+    core.StreamStalledError: StreamStalledError,
+}
+
+
+def to_langchain(error: LavaError) -> LavaError:
+    """The same error as one that LangChain knows too."""
+    if isinstance(error, langchain.ModelError):
+        return error
+    kind = next(_TABLE[base] for base in (*type(error).__mro__, core.ServerError) if base in _TABLE)
+    translated = kind(error.message, **error.fields(), response=error.response)
+    translated.__cause__ = error.__cause__
+    return translated
+
+
+class translated:
+    """Raise the core's errors of the block as LangChain's, with the cause and the traceback that they had."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, LavaError) and not isinstance(error, langchain.ModelError):
+            raise to_langchain(error).with_traceback(trace) from error.__cause__
