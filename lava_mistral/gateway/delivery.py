@@ -1,0 +1,90 @@
+"""Plays an answer to a client: bytes, pauses, standstills and cuts, in real time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
+from lava_mistral.gateway.server import Connection, Send
+
+SHORT = 0.05
+"""Seconds of a pause that is not worth watching the client for."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the provider answers.
+
+    Attributes:
+        status: the HTTP status.
+        headers: its headers; lower-case names.
+        body: the whole body, or the steps of one that is streamed.
+        delay: seconds until the first byte.
+        reset: reset the connection instead of answering.
+    """
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | Iterator[Step] = b""
+    delay: float = 0.0
+    reset: bool = False
+
+
+async def play(answer: Answer, request_id: str, connection: Connection, send: Send) -> bool:
+    """Send an answer.
+
+    Returns:
+        Whether all of it was sent to a client that was still there.
+    """
+    if answer.delay > 0 and not await _wait(connection, answer.delay):
+        return False
+    if answer.reset:
+        await _break(connection, reset=True)
+        return False
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+    headers.append((b"x-lava-request-id", request_id.encode()))
+    if isinstance(answer.body, bytes):
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+        return not connection.gone
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    for step in answer.body:
+        if connection.gone:
+            return False
+        match step:
+            case bytes() | str():
+                await send({"type": "http.response.body", "body": to_bytes(step), "more_body": True})
+            case Cut(clean=True):
+                break
+            case Cut(reset=reset):
+                await _break(connection, reset=reset)
+                return False
+            case Stall():
+                await connection.lost.wait()
+                return False
+            case seconds:
+                if not await _wait(connection, seconds):
+                    return False
+    await send({"type": "http.response.body", "body": b""})
+    return not connection.gone
+
+
+async def _wait(connection: Connection, seconds: float) -> bool:
+    """Wait, and say whether the client is still there; a long wait ends when it goes."""
+    if seconds <= SHORT:
+        await asyncio.sleep(seconds)
+    else:
+        try:
+            await asyncio.wait_for(connection.lost.wait(), seconds)
+        except asyncio.TimeoutError:
+            return not connection.gone
+    return not connection.gone
+
+
+async def _break(connection: Connection, *, reset: bool) -> None:
+    connection.close(reset=reset)
+    # The server asks no answer of an application whose client has gone; it learns so in its next turn.
+    await connection.lost.wait()

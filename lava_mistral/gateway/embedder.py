@@ -1,0 +1,144 @@
+"""Simulated embeddings: hashed word and character n-grams, so that texts which share words are near each other.
+
+A word is hashed once, to a few positions in the vector with a sign and a weight each: the word itself, its
+stem-like prefix and its character trigrams. A text's vector is the sum over its words and over its pairs of
+neighbouring words, at unit length. All of it is arithmetic on whole batches; the only work for each word is
+one look-up.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lava_mistral.gateway.pieces import WORD, word_tokens
+
+DIMENSIONS: Final = 1024
+FEATURES: Final = 12
+"""Positions that one word takes in the vector."""
+MOST_WORDS: Final = 400_000
+"""The memory of words begins anew beyond this, at about 80 bytes a word."""
+
+# Words that say nothing about a text's subject, in the languages that examples are mostly written in.
+_COMMON: Final = frozenset(
+    """a an and are as at be but by can did do does for from had has have how i if in into is it its me my no not of on
+    or our she he so than that the their them then there these they this to was we were what when where which who why
+    will with would you your le la les un une des du de et est en que qui dans pour pas sur au aux il elle ce der die
+    das und ist ein eine zu den dem mit von el los las una y es""".split()
+)
+
+
+class Embedder:
+    """Embeds batches of texts; safe to use from threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        room = 4096
+        self._ids: dict[str, int] = {}
+        self._positions: npt.NDArray[np.int32] = np.zeros((room, FEATURES), np.int32)
+        self._weights: npt.NDArray[np.float32] = np.zeros((room, FEATURES), np.float32)
+        self._hashes: npt.NDArray[np.uint32] = np.zeros(room, np.uint32)
+        self._tokens: npt.NDArray[np.int32] = np.zeros(room, np.int32)
+
+    def __call__(self, texts: list[str], *, dimensions: int = DIMENSIONS) -> tuple[npt.NDArray[np.float16], list[int]]:
+        """The texts' vectors and their numbers of tokens.
+
+        Args:
+            texts: at least one.
+            dimensions: the length of a vector, at most 1024.
+
+        Returns:
+            An array of one row a text, of unit length, in 16-bit floats as Mistral's are; and the token counts.
+        """
+        words = [WORD.findall(text) for text in texts]
+        with self._lock:
+            return self._embed(words, dimensions)
+
+    def count(self, texts: list[str]) -> list[int]:
+        """The texts' numbers of tokens."""
+        words = [WORD.findall(text) for text in texts]
+        with self._lock:
+            ids, lengths = self._look_up(words)
+            return self._count(ids, lengths)
+
+    def _count(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> list[int]:
+        ends = np.cumsum(lengths)
+        sums = np.concatenate(([0], np.cumsum(self._tokens[ids])))
+        counts: list[int] = (sums[ends] - sums[ends - lengths]).tolist()
+        return counts
+
+    def _look_up(self, words: list[list[str]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        if len(self._ids) > MOST_WORDS:
+            self._forget()
+        known = self._ids
+        flat: list[int] = []
+        for row in words:
+            try:
+                flat += list(map(known.__getitem__, row))
+            except KeyError:
+                flat += [self._id(word) for word in row]
+        return np.array(flat, np.int64), np.array([len(row) for row in words], np.int64)
+
+    def _id(self, word: str) -> int:
+        found = self._ids.get(word)
+        if found is not None:
+            return found
+        new = len(self._ids)
+        if new == len(self._tokens):
+            for name in ("_positions", "_weights", "_hashes", "_tokens"):
+                old: npt.NDArray[Any] = getattr(self, name)
+                setattr(self, name, np.concatenate((old, np.zeros_like(old))))
+        self._ids[word] = new
+        self._tokens[new] = word_tokens(word)
+        self._hashes[new], self._positions[new], self._weights[new] = _features(word)
+        return new
+
+    def _embed(self, words: list[list[str]], dimensions: int) -> tuple[npt.NDArray[np.float16], list[int]]:
+        ids, lengths = self._look_up(words)
+        rows = np.repeat(np.arange(len(words), dtype=np.int64), lengths) * DIMENSIONS
+        places = (rows[:, None] + self._positions[ids]).ravel()
+        weights = self._weights[ids].ravel()
+        # Pairs of neighbours tell apart texts of the same words; a pair across two texts weighs nothing.
+        hashes = self._hashes[ids]
+        pairs = hashes[:-1] * np.uint32(2654435761) + hashes[1:]
+        together = (rows[:-1] == rows[1:]) * np.sqrt(np.abs(self._weights[ids[:-1], 0] * self._weights[ids[1:], 0]))
+        places = np.concatenate((places, rows[:-1] + (pairs >> np.uint32(22))))
+        weights = np.concatenate((weights, together * np.where(pairs & np.uint32(1), 0.35, -0.35)))
+        sums = np.bincount(places, weights, minlength=len(words) * DIMENSIONS)
+        vectors = sums.reshape(len(words), DIMENSIONS)[:, :dimensions]
+        # A text without a single word still has a direction, and a vector its length.
+        lengths_ = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        if not lengths_.all():
+            vectors[lengths_ == 0.0, 0] = 1.0
+            lengths_[lengths_ == 0.0] = 1.0
+        return (vectors / lengths_[:, None]).astype(np.float16), self._count(ids, lengths)
+
+
+def _features(word: str) -> tuple[int, list[int], list[float]]:
+    folded = word.casefold()
+    whole = zlib.crc32(folded.encode("utf-8", "surrogatepass"))
+    weight = 1.0
+    if not word[0].isalnum():
+        weight = 0.05
+    elif folded in _COMMON:
+        weight = 0.1
+    framed = f"<{folded}>"
+    grams = [folded[:5]] + [framed[at : at + 3] for at in range(len(framed) - 2)]
+    if len(grams) > FEATURES - 1:
+        # An even choice of a long word's trigrams, the prefix always among them.
+        step = (len(grams) - 1) / (FEATURES - 2)
+        grams = [grams[0]] + [grams[1 + int(at * step)] for at in range(FEATURES - 2)]
+    hashes = [whole] + [zlib.crc32(gram.encode("utf-8", "surrogatepass"), 7) for gram in grams]
+    share = weight * 0.6 / max(len(grams), 1) ** 0.5
+    weights = [weight] + [share] * len(grams)
+    signed = [value if hash_ & 1 else -value for hash_, value in zip(hashes, weights, strict=True)]
+    positions = [(hash_ >> 8) % DIMENSIONS for hash_ in hashes]
+    missing = FEATURES - len(positions)
+    return whole, positions + [0] * missing, signed + [0.0] * missing

@@ -1,0 +1,351 @@
+"""Fills a JSON schema from what a prompt says: its numbers, its quoted spans, its names, its text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from lava_mistral.gateway import extract
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_QUOTED = re.compile(
+    r'"([^"\n]{1,400})"|“([^”\n]{1,400})”|«\s*([^»\n]{1,400}?)\s*»|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)'
+)
+_NAME = re.compile(r"[A-ZÀ-Þ][\w’'-]*(?:\s+(?:(?:of|de|du|der|van|von|la)\s+)?[A-ZÀ-Þ][\w’'-]*)*(?:,\s[A-Z]{2}\b)?")
+# A word that begins a sentence is capitalised whatever it is; before one of these it is the name of something.
+_BE = re.compile(r"['’]s\b|\s+(?:is|was|has|had|lives|works|likes|and)\b")
+_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_URL = re.compile(r"https?://[^\s<>\"')\]]+")
+_NO = re.compile(r"\b(?:no|not|never|false|don't|doesn't|without|disable[ds]?)\b", re.I)
+
+# Fields whose content is prose, not a name out of the prompt.
+_PROSE = frozenset(
+    """answer body comment content context conclusion description detail explanation input instruction message note
+    prompt query question reason reasoning request response result search sentence setup statement summary task text
+    thought topic""".split()
+)
+DEEPEST = 8
+"""Levels of objects; a schema that contains itself ends there."""
+
+
+class Evidence:
+    """What a prompt offers; each number and each quoted span is given out once, then again from the start.
+
+    Args:
+        text: the prompt.
+        answer: prose for the fields that ask for an answer.
+    """
+
+    def __init__(self, text: str, *, answer: str = "") -> None:
+        self.text = text.strip()
+        self.answer = answer or self.text
+        self.quoted = [next(filter(None, match.groups())) for match in _QUOTED.finditer(text)]
+        self.numbers = [_number(match.group()) for match in _NUMBER.finditer(_DATE.sub(" ", text))]
+        self.names = _names(text)
+        self._given_numbers = 0
+        self._given_quoted = 0
+        self._given_names = 0
+
+    @property
+    def more_numbers(self) -> bool:
+        return self._given_numbers < len(self.numbers)
+
+    @property
+    def more_quoted(self) -> bool:
+        return self._given_quoted < len(self.quoted)
+
+    def number(self, fits: Any) -> float | None:
+        """The next number for which `fits` is true."""
+        for at in range(self._given_numbers, len(self.numbers)):
+            if fits(self.numbers[at]):
+                self._given_numbers = at + 1
+                return self.numbers[at]
+        return None
+
+    def span(self) -> str | None:
+        """The next quoted span."""
+        if not self.more_quoted:
+            return None
+        self._given_quoted += 1
+        return self.quoted[self._given_quoted - 1]
+
+    def name(self) -> str | None:
+        """The next name."""
+        if self._given_names >= len(self.names):
+            return None
+        self._given_names += 1
+        return self.names[self._given_names - 1]
+
+
+def fill(schema: Mapping[str, Any], evidence: Evidence) -> Any:
+    """A value that fits the schema, out of the evidence.
+
+    Integers take the prompt's numbers in order, else a value within bounds; text takes quoted spans, then names,
+    then the prompt itself. Optional fields are filled where there is evidence for them.
+    """
+    return _value(schema, evidence, schema, "", 0)
+
+
+def _value(schema: Any, evidence: Evidence, root: Mapping[str, Any], name: str, depth: int) -> Any:
+    schema = _resolve(schema, root)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return _mentioned(schema["enum"], evidence.text)
+    for union in ("anyOf", "oneOf"):
+        if schema.get(union):
+            return _value(_member(schema[union], evidence, root, depth), evidence, root, name, depth)
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = next((one for one in kind if one != "null"), "null")
+    if kind is None:
+        kind = "object" if "properties" in schema else "array" if "items" in schema else "string"
+    match kind:
+        case "object":
+            return _object(schema, evidence, root, depth)
+        case "array":
+            return _array(schema, evidence, root, name, depth)
+        case "integer" | "number":
+            return _bounded(schema, evidence, whole=kind == "integer")
+        case "boolean":
+            return not _NO.search(evidence.text)
+        case "null":
+            return None
+        case _:
+            return _string(schema, evidence, name)
+
+
+def _resolve(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema behind references, with the parts of `allOf` put together."""
+    if not isinstance(schema, Mapping):
+        return {}
+    for _ in range(32):
+        reference = schema.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            break
+        target: Any = root
+        for step in reference[1:].split("/")[1:]:
+            step = step.replace("~1", "/").replace("~0", "~")
+            target = target.get(step, {}) if isinstance(target, Mapping) else {}
+        schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+    if schema.get("allOf"):
+        merged: dict[str, Any] = {}
+        for part in schema["allOf"]:
+            part = _resolve(part, root)
+            merged = {
+                **merged,
+                **part,
+                "properties": {**merged.get("properties", {}), **part.get("properties", {})},
+                "required": [*merged.get("required", ()), *part.get("required", ())],
+            }
+        if not merged["properties"]:
+            del merged["properties"], merged["required"]
+        schema = {**merged, **{key: value for key, value in schema.items() if key != "allOf"}}
+    return schema
+
+
+def _member(members: Sequence[Any], evidence: Evidence, root: Mapping[str, Any], depth: int) -> Any:
+    """The member of a union that the evidence speaks for: never null, unless it would go too deep."""
+    resolved = [_resolve(member, root) for member in members]
+    null = next((member for member in resolved if member.get("type") == "null"), None)
+    if null is not None and depth >= DEEPEST:
+        return null
+    real = [member for member in resolved if member.get("type") != "null"] or resolved
+    if evidence.more_numbers:
+        for member in real:
+            if member.get("type") in ("integer", "number"):
+                return member
+    return real[0]
+
+
+def _mentioned(values: Sequence[Any], text: str) -> Any:
+    """The value of an enum that the prompt mentions first, else the first value that is not null."""
+    places = {}
+    for value in values:
+        if value is not None:
+            match = re.search(rf"(?<!\w){re.escape(str(value).replace('_', ' '))}(?!\w)", text.replace("_", " "), re.I)
+            if match:
+                places[match.start()] = value
+    if places:
+        return places[min(places)]
+    return next((value for value in values if value is not None), None)
+
+
+def _object(schema: Mapping[str, Any], evidence: Evidence, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    required = schema.get("required", ())
+    filled: dict[str, Any] = {}
+    for name, field in schema.get("properties", {}).items():
+        if name in required or (depth < DEEPEST and _evident(field, evidence, root)):
+            filled[name] = _value(field, evidence, root, name, depth + 1)
+    for name in required:
+        if name not in filled:
+            filled[name] = _value({}, evidence, root, name, depth + 1)
+    extra = schema.get("additionalProperties")
+    if not schema.get("properties") and isinstance(extra, Mapping):
+        for name in evidence.quoted[:1] or ["value"]:
+            filled[name] = _value(extra, evidence, root, name, depth + 1)
+    return filled
+
+
+def _evident(field: Any, evidence: Evidence, root: Mapping[str, Any]) -> bool:
+    """Whether the prompt still holds something for an optional field."""
+    field = _resolve(field, root)
+    for union in ("anyOf", "oneOf"):
+        if field.get(union):
+            return any(_evident(member, evidence, root) for member in field[union])
+    if "enum" in field:
+        return any(
+            value is not None and re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", evidence.text, re.I)
+            for value in field["enum"]
+        )
+    match field.get("type"):
+        case "integer" | "number":
+            return evidence.more_numbers
+        case "string":
+            return evidence.more_quoted
+        case "object":
+            return bool(field.get("properties")) and (evidence.more_numbers or evidence.more_quoted)
+        case _:
+            return False
+
+
+def _array(schema: Mapping[str, Any], evidence: Evidence, root: Mapping[str, Any], name: str, depth: int) -> list[Any]:
+    least, most = schema.get("minItems", 0), schema.get("maxItems", 16)
+    if schema.get("prefixItems"):
+        return [_value(item, evidence, root, name, depth + 1) for item in schema["prefixItems"]]
+    if depth >= DEEPEST and least == 0:
+        return []
+    item = _resolve(schema.get("items", {}), root)
+    wanted = 1
+    match item.get("type"):
+        case "integer" | "number":
+            wanted = len(evidence.numbers) - evidence._given_numbers
+        case "string" if not item.get("enum"):
+            wanted = len(evidence.quoted) - evidence._given_quoted or len(evidence.names) - evidence._given_names
+        case "string":
+            found = [
+                value
+                for value in item["enum"]
+                if re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", evidence.text, re.I)
+            ]
+            if found and least <= len(found) <= most:
+                return found
+    number = min(max(wanted, least, 1), max(most, least))
+    return [_value(item, evidence, root, name, depth + 1) for _ in range(number)]
+
+
+def _bounded(schema: Mapping[str, Any], evidence: Evidence, *, whole: bool) -> float:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    step = schema.get("multipleOf")
+
+    def fits(value: float) -> bool:
+        return (
+            (not whole or float(value).is_integer())
+            and (low is None or value >= low)
+            and (high is None or value <= high)
+            and (above is None or value > above)
+            and (below is None or value < below)
+            and (step is None or float(value / step).is_integer())
+        )
+
+    found = evidence.number(fits)
+    if found is not None:
+        return int(found) if whole else found
+    unit = step or (1 if whole else 0.5)
+    guesses = [1, 0, low, high]
+    if above is not None:
+        guesses += [above + unit, (above // unit + 1) * unit]
+    if below is not None:
+        guesses += [below - unit]
+    if low is not None:
+        guesses += [-(-low // unit) * unit]
+    if above is not None and below is not None:
+        guesses.append((above + below) / 2)
+    value = next((guess for guess in guesses if guess is not None and fits(guess)), 1)
+    return int(value) if whole else float(value)
+
+
+def _string(schema: Mapping[str, Any], evidence: Evidence, name: str) -> str:
+    match schema.get("format"):
+        case "date":
+            found = _DATE.search(evidence.text)
+            return found.group() if found else datetime.now(timezone.utc).date().isoformat()
+        case "date-time":
+            found = _DATE.search(evidence.text)
+            return f"{found.group()}T00:00:00Z" if found else datetime.now(timezone.utc).isoformat(timespec="seconds")
+        case "time":
+            return "12:00:00Z"
+        case "email":
+            found = _EMAIL.search(evidence.text)
+            return found.group() if found else "someone@example.com"
+        case "uri" | "url":
+            found = _URL.search(evidence.text)
+            return found.group() if found else "https://example.com/"
+        case "uuid":
+            return "00000000-0000-4000-8000-000000000000"
+    pattern = schema.get("pattern")
+    if pattern is not None:
+        matching = _matching(pattern, evidence)
+        if matching is not None:
+            return matching
+    value = evidence.span()
+    if value is None:
+        value = _prose(name, evidence) if extract.tool_terms(name) & _PROSE_STEMS else evidence.name()
+    if value is None:
+        value = evidence.text or name or "text"
+    longest, shortest = schema.get("maxLength"), schema.get("minLength", 0)
+    if longest is not None:
+        value = value[:longest]
+    return value if len(value) >= shortest else value + "." * (shortest - len(value))
+
+
+_PROSE_STEMS = frozenset(map(extract.stem, _PROSE))
+_ASKING = frozenset(
+    map(
+        extract.stem,
+        "body content context input instruction message prompt query question request search task text topic".split(),
+    )
+)
+
+
+def _prose(name: str, evidence: Evidence) -> str:
+    """The prompt for a field that asks, the answer for one that tells."""
+    return evidence.text if extract.tool_terms(name) & _ASKING else evidence.answer
+
+
+def _matching(pattern: str, evidence: Evidence) -> str | None:
+    """Something in the prompt that a pattern accepts."""
+    try:
+        accepts = re.compile(pattern)
+    except re.error:
+        # JSON Schema has the regular expressions of JavaScript; the few that differ are not looked for.
+        return None
+    words = [*evidence.quoted, *evidence.names, *re.findall(r"[\w.@:/+-]+", evidence.text), evidence.text]
+    return next((word for word in words if accepts.search(word)), None)
+
+
+def _names(text: str) -> list[str]:
+    """Capitalised words that do not merely begin a sentence, each once."""
+    found: list[str] = []
+    for sentence in extract.sentences(text):
+        for match in _NAME.finditer(sentence):
+            name = match.group()
+            if match.start() == 0:
+                first, _, others = name.partition(" ")
+                if first.casefold() in extract.COMMON:
+                    name = others
+                elif not others and not _BE.match(sentence, match.end()):
+                    continue
+            name = re.sub(r"['’]s$", "", name)
+            if name and name.casefold() not in extract.COMMON and name not in found and name != "I":
+                found.append(name)
+    return found
+
+
+def _number(text: str) -> float:
+    text = text.replace(",", "")
+    return float(text) if any(mark in text for mark in ".eE") else int(text)

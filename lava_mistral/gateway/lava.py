@@ -1,0 +1,223 @@
+"""Lava's side: the forward proxy and the REST interface, as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lava_mistral.catalog import models
+from lava_mistral.gateway import reports
+from lava_mistral.gateway.accounts import Accounts, Refusal
+from lava_mistral.gateway.delivery import Answer, play
+from lava_mistral.gateway.mistral import CREATED, Provider
+from lava_mistral.gateway.options import Options
+from lava_mistral.gateway.records import RequestLog, RequestRecord
+from lava_mistral.gateway.server import Receive, Scope, Send, Traffic
+from lava_mistral.wire import Usage
+
+HOST = "api.mistral.ai"
+MOST_METADATA = 100
+_METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}")
+
+
+class Lava:
+    """The application's parts.
+
+    Args:
+        options: how the gateway behaves.
+        accounts: who may call and who pays.
+        provider: the simulated Mistral.
+        log: where requests are recorded.
+        traffic: where requests in flight are counted.
+    """
+
+    def __init__(
+        self, options: Options, accounts: Accounts, provider: Provider, log: RequestLog, traffic: Traffic
+    ) -> None:
+        self._options = options
+        self._accounts = accounts
+        self._provider = provider
+        self._log = log
+        self._traffic = traffic
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        return Starlette(
+            routes=[
+                Route("/v1/forward", _Asgi(self._forward)),
+                Route("/v1/models", self._models),
+                Route("/v1/requests", self._requests),
+                Route("/v1/requests/{request_id}", self._request),
+                Route("/v1/usage", self._usage),
+            ]
+        )
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = RequestRecord(
+            request_id=f"req_{secrets.token_hex(12)}",
+            method=scope["method"],
+            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+            created_at=time.time(),
+        )
+        self._traffic.begin()
+        try:
+            content = await _read(receive)
+            if content is None:
+                return
+            try:
+                self._admit(record, scope["query_string"].decode("latin-1"), content)
+            except Refusal as refusal:
+                answer = _refused(refusal)
+            else:
+                answer = await self._provider.handle(record, content, lambda usage: self._settle(record, usage))
+            record.status = answer.status or None
+            complete = await play(answer, record.request_id, scope["lava.connection"], send)
+            record.outcome = "completed" if complete and answer.status < 400 else "error"
+        finally:
+            record.completed_at = time.time()
+            if record.outcome == "pending":
+                record.outcome = "error"
+            self._traffic.end()
+
+    def _admit(self, record: RequestRecord, query: str, content: bytes) -> None:
+        """Read what Lava reads of a request, and record it.
+
+        Raises:
+            Refusal: Lava does not pass it on.
+        """
+        asked = dict(parse_qsl(query, keep_blank_values=True))
+        target = urlsplit(asked.get("u", ""))
+        record.path = target.path
+        if record.method == "POST":
+            try:
+                body = orjson.loads(content)
+            except orjson.JSONDecodeError:
+                body = None
+            if isinstance(body, dict):
+                record.model = body["model"] if isinstance(body.get("model"), str) else ""
+                record.streamed = body.get("stream") is True
+            if self._options.keep_bodies:
+                record.body = body
+        self._log.add(record)
+        record.credential = self._accounts.authenticate(record.headers.get("authorization"))
+        if not asked.get("u"):
+            raise Refusal(400, "Missing query parameter u: the percent-encoded URL of the provider")
+        if target.scheme != "https" or target.hostname != HOST:
+            raise Refusal(400, f"Unsupported provider URL: only https://{HOST} is served here")
+        record.metadata = _metadata(record.headers.get("x-lava-metadata", asked.get("metadata")))
+        self._accounts.admit(record.credential)
+
+    def _settle(self, record: RequestRecord, usage: Usage) -> None:
+        record.usage = usage
+        self._accounts.settle(record)
+
+    async def _models(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        listed = [{"id": model.id, "object": "model", "created": CREATED, "owned_by": "mistral"} for model in models()]
+        return _response(200, {"object": "list", "data": listed})
+
+    async def _requests(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        return self._report(reports.list_requests, request)
+
+    async def _request(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        record = self._log.get(request.path_params["request_id"])
+        if record is None or not reports.visible(record, self._options.record_lag):
+            return _error(404, "Request not found")
+        return _response(200, reports.describe(record))
+
+    async def _usage(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        return self._report(reports.usage, request)
+
+    def _report(self, make: Any, request: Request) -> Response:
+        visible = [record for record in self._log.all() if reports.visible(record, self._options.record_lag)]
+        try:
+            return _response(200, make(visible, request.query_params))
+        except Refusal as refusal:
+            return _error(refusal.status, refusal.message)
+
+    def _refused(self, request: Request) -> Response | None:
+        try:
+            self._accounts.authenticate(request.headers.get("authorization"))
+        except Refusal as refusal:
+            return _error(refusal.status, refusal.message)
+        return None
+
+
+class _Asgi:
+    """Shows Starlette a coroutine as an ASGI application, which it leaves alone."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in ("GET", "POST"):
+            response = _error(405, "Method not allowed: the forward proxy takes GET and POST")
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """A request's body; `None` when the client went away."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _metadata(text: str | None) -> dict[str, str]:
+    if text is None or text == "":
+        return {}
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise Refusal(400, "Invalid metadata: not a JSON object") from None
+    if not isinstance(value, dict):
+        raise Refusal(400, "Invalid metadata: not a JSON object")
+    if len(value) > MOST_METADATA:
+        raise Refusal(400, f"Invalid metadata: {len(value)} pairs, at most {MOST_METADATA} are allowed")
+    for key, member in value.items():
+        if not _METADATA_KEY.fullmatch(key):
+            raise Refusal(
+                400, f"Invalid metadata key {key!r}: 1 to 255 ASCII letters, digits and underscores are allowed"
+            )
+        if not isinstance(member, str) or not 1 <= len(member) <= 255:
+            raise Refusal(400, f"Invalid metadata value of {key!r}: a string of 1 to 255 characters is expected")
+    metadata: dict[str, str] = value
+    return metadata
+
+
+def _refused(refusal: Refusal) -> Answer:
+    body = orjson.dumps({"error": {"message": refusal.message}})
+    return Answer(refusal.status, {"content-type": "application/json"}, body)
+
+
+def _error(status: int, message: str) -> Response:
+    return _response(status, {"error": {"message": message}})
+
+
+def _response(status: int, body: Mapping[str, Any]) -> Response:
+    headers = {"x-lava-request-id": f"req_{secrets.token_hex(12)}"}
+    return Response(orjson.dumps(body), status, headers, "application/json")

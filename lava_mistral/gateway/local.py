@@ -1,0 +1,180 @@
+"""A gateway of one's own, in a thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self
+
+from lava_mistral.gateway.accounts import Accounts, Wallet
+from lava_mistral.gateway.lava import Lava
+from lava_mistral.gateway.mistral import Provider
+from lava_mistral.gateway.options import Options
+from lava_mistral.gateway.records import RequestLog, RequestRecord
+from lava_mistral.gateway.server import ServerThread, Traffic
+
+
+class LocalGateway:
+    """A Lava gateway on this machine, with a simulated Mistral behind it.
+
+        with LocalGateway() as gateway:
+            client = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
+
+    It serves HTTP from a thread of its own, so that it can be used in synchronous and in asynchronous code. It is
+    strict where Lava and Mistral are strict; what it answers is made from the text it is given, not by a model.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        **options: see `Options`.
+
+    Raises:
+        TypeError: an option is unknown.
+        OSError: the port is taken (when it starts).
+    """
+
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> None:
+        self.options = Options(**options)
+        self._host, self._port = host, port
+        self._server: ServerThread | None = None
+        self._traffic = Traffic()
+        self._log = RequestLog(self.options.keep_requests)
+        self._provider = Provider(self.options)
+        self._accounts = Accounts(
+            secret_keys=(self.options.secret_key, *self.options.secret_keys),
+            forward_tokens=self.options.forward_tokens,
+            balance=self.options.balance,
+            customers=self.options.customers,
+            customer_balance=self.options.customer_balance,
+            meters=self.options.meters,
+        )
+
+    def __repr__(self) -> str:
+        return f"LocalGateway({self.base_url if self._server else 'stopped'})"
+
+    def start(self) -> Self:
+        """Begin to serve; without effect when it does already."""
+        if self._server is None:
+            lava = Lava(self.options, self._accounts, self._provider, self._log, self._traffic)
+            self._server = ServerThread(lava.app(), self._traffic, host=self._host, port=self._port)
+        return self
+
+    def stop(self) -> None:
+        """Break off what is under way and stop serving; without effect when it has stopped already."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on.
+
+        Raises:
+            RuntimeError: it is not running.
+        """
+        if self._server is None:
+            raise RuntimeError("the gateway is not running: use `with LocalGateway() as gateway:` or call start()")
+        return self._server.port
+
+    @property
+    def base_url(self) -> str:
+        """What to give as `base_url=` or in `LAVA_BASE_URL`: `"http://127.0.0.1:PORT/v1"`."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}/v1"
+
+    @property
+    def secret_key(self) -> str:
+        """A secret key that it accepts."""
+        return self.options.secret_key
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """What arrived at `/v1/forward`, in order, at most the newest `keep_requests`."""
+        return self._log.all()
+
+    @property
+    def wallet(self) -> Wallet:
+        """The balances."""
+        return self._accounts.wallet
+
+    def queue(self, *responses: Any) -> None:
+        """Decide the next answers of the provider, in this order, each for one request that is valid.
+
+        Args:
+            *responses: each a dict (a JSON body), a status, `(status, body)`, bytes or text (an event stream), a list of
+                bytes, text, pauses in seconds, `Cut` and `Stall` (an event stream played so), or a fault such as
+                `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or `WrongVectors("short")`.
+
+        Raises:
+            TypeError: a response is none of these.
+        """
+        self._provider.queue(responses)
+
+    @property
+    def queued(self) -> int:
+        """How many answers given to `queue` have not been asked for yet."""
+        return self._provider.queued
+
+    def reset(self) -> None:
+        """Forget records, queued answers and maxima; balances stay."""
+        self._log.clear()
+        self._provider.clear_queue()
+        self._traffic.forget()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered now."""
+        return self._traffic.in_flight
+
+    @property
+    def max_in_flight(self) -> int:
+        """The most requests that were being answered at one time."""
+        return self._traffic.max_in_flight
+
+    @property
+    def connections(self) -> int:
+        """How many connections were made in all."""
+        return self._traffic.connections
+
+    @property
+    def max_connections(self) -> int:
+        """The most connections that were open at one time."""
+        return self._traffic.max_connections
+
+    def wait(self) -> None:
+        """Serve until interrupted."""
+        if self._server is not None:
+            self._server.join()
+
+
+def serve(port: int = 0, *, host: str = "127.0.0.1", **options: Any) -> None:
+    """Serve in the foreground until interrupted: `lava-mistral gateway`.
+
+    Args:
+        port: the port; 0 takes a free one.
+        host: the address to listen on.
+        **options: see `Options`.
+    """
+    with LocalGateway(host=host, port=port, **options) as gateway:
+        try:
+            gateway.wait()
+        except KeyboardInterrupt:
+            return

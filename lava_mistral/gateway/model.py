@@ -1,0 +1,373 @@
+"""The simulated model: it answers from the text it is given, calls tools and fills schemas, and makes nothing up.
+
+It is no language model. It looks for the sentences of its prompt that share the most meaningful words with the
+question and says them; it greets back; and it says so when it found nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from lava_mistral.gateway import extract
+from lava_mistral.gateway.fill import Evidence, fill
+
+NOTHING = "I found nothing about that in the text I was given."
+
+
+class Call(NamedTuple):
+    """A tool call that the model makes."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Reply:
+    """What the model says before stop words and limits cut it.
+
+    Attributes:
+        text: the answer; with tool calls it is empty.
+        thinking: what a reasoning model writes first.
+        calls: the tools that it calls.
+        endless: it writes white space without end, as Mistral does in JSON mode when nothing asks for JSON.
+    """
+
+    text: str = ""
+    thinking: str = ""
+    calls: list[Call] = field(default_factory=list)
+    endless: bool = False
+
+
+class Prompt:
+    """A conversation as the model reads it.
+
+    Attributes:
+        request: the text of the last user message.
+        question: the part of it that asks.
+        passages: everything else that was said, as sentences: what an answer may come from.
+        results: the texts of the tool results that stand at the end; empty when the user spoke last.
+        called: the names of the tools that were called since the user spoke last.
+        all_text: system and user text together.
+    """
+
+    def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        turns = [(message["role"], text_of(message.get("content"))) for message in messages]
+        if turns[-1][0] == "assistant":
+            turns.pop()
+        last = max((at for at, (role, _) in enumerate(turns) if role == "user"), default=-1)
+        self.request = turns[last][1] if last >= 0 else ""
+        self.question, context = _question(self.request)
+        self.all_text = "\n".join(text for role, text in turns if role in ("system", "user"))
+        self.results = [text for role, text in turns[last + 1 :] if role == "tool"]
+        self.called = [
+            call["function"]["name"] for message in messages[last + 1 :] for call in message.get("tool_calls") or ()
+        ]
+        self.passages = [*extract.sentences(context)]
+        for at, (role, text) in enumerate(turns):
+            if at != last and text != NOTHING:
+                found = extract.sentences(text)
+                if role == "user":
+                    found = [_turned(sentence) for sentence in found if not sentence.endswith("?")]
+                elif role == "system":
+                    found = [sentence for sentence in found if not _INSTRUCTION.match(sentence)]
+                self.passages += found
+
+
+def answer(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = False) -> Reply:
+    """What the model says to a request.
+
+    Args:
+        body: a valid chat request.
+        choice: which of `n` answers; each looks at the question anew.
+        reasoning: whether it thinks first.
+    """
+    prompt = Prompt(body["messages"])
+    reply = _act(body, prompt) or _write(body, prompt, choice)
+    if reasoning:
+        reply.thinking = _think(prompt, reply)
+    return reply
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content; of other parts only that they were there."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    said = []
+    for part in content:
+        match part["type"]:
+            case "text":
+                said.append(part["text"])
+            case "image_url" | "document_url" | "input_audio" | "file":
+                said.append(_ATTACHED[part["type"]])
+    return "\n".join(said)
+
+
+_ATTACHED = {
+    "image_url": "[An image is attached.]",
+    "document_url": "[A document is attached.]",
+    "input_audio": "[A sound recording is attached.]",
+    "file": "[A file is attached.]",
+}
+_LABEL = re.compile(r"(?:^|\n)[ \t#*]*(?:user\s+)?(?:question|query|q|frage)[ \t*]*:[ \t*]*", re.I)
+_AFTER = re.compile(r"\n[ \t#*]*(?:answer|helpful answer|response|a|assistant)[ \t*]*:\s*$", re.I)
+_INSTRUCTION = re.compile(
+    r"(?:you (?:are|must|should|can|will|have)\b|answer\b|use (?:the|only|this|these)\b|given the\b|respond\b|reply\b|do not\b|don't\b|"
+    r"if you (?:don't|do not)\b|be (?:concise|brief|helpful)\b|always\b|never\b|context(?: information)?(?: is below)?\s*[:.]?$|"
+    r"---|begin\b|think\b|keep\b|treat\b)",
+    re.I,
+)
+_GREETING = re.compile(
+    r"\W*(?:hi|hello|hey|howdy|greetings|good (?:morning|afternoon|evening|day)|bonjour|salut|hallo|guten (?:tag|morgen)|hola|ciao)\b"
+    r"(?:\W+(?:there|all|everyone|mistral|world|again))?\W*$",
+    re.I,
+)
+_SAY = re.compile(r"\b(?:say|repeat|reply with|respond with|answer with|echo)\b", re.I)
+_SAID = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)\'([^\'\n]+)\'(?!\w)')
+_SUM = re.compile(
+    r"(?<![\w.])(-?\d+(?:\.\d+)?)\s*(\+|-|−|\*|×|x|/|÷|plus|minus|times|divided by)\s*(-?\d+(?:\.\d+)?)(?![\w.]*\d)"
+)
+_OPERATORS = {
+    "+": operator.add, "plus": operator.add, "-": operator.sub, "−": operator.sub, "minus": operator.sub,
+    "*": operator.mul, "×": operator.mul, "x": operator.mul, "times": operator.mul,
+    "/": operator.truediv, "÷": operator.truediv, "divided by": operator.truediv,
+}  # fmt: skip
+_TURNS = {
+    "my": "your", "mine": "yours", "i": "you", "me": "you", "i'm": "you're", "i’m": "you’re", "myself": "yourself",
+    "am": "are", "i've": "you've", "i'll": "you'll", "i'd": "you'd",
+}  # fmt: skip
+_FIRST_PERSON = re.compile(r"(?<![\w'’])(?:my|mine|i['’](?:m|ve|ll|d)|i|me|myself|am)(?![\w'’])", re.I)
+
+
+def _question(request: str) -> tuple[str, str]:
+    """The part of a message that asks, and the rest: the context that it brings along."""
+    request = _AFTER.sub("", request).strip()
+    labels = list(_LABEL.finditer(request))
+    if labels:
+        last = labels[-1]
+        asked, _, after = request[last.end() :].partition("\n\n")
+        return asked.strip(), f"{request[: last.start()]}\n\n{after}"
+    found = extract.sentences(request)
+    if len(found) <= 1:
+        return request, ""
+    asking = [sentence for sentence in found if sentence.rstrip("\"'”’) ").endswith(("?", "？"))]
+    asked = asking[-1] if asking else found[-1] if "\n" in request else request
+    return asked, "\n".join(sentence for sentence in found if sentence != asked) if asked != request else ""
+
+
+def _turned(sentence: str) -> str:
+    """What the user said of themselves, said back to them."""
+
+    def turn(match: re.Match[str]) -> str:
+        word = match.group()
+        turned = _TURNS.get(word.casefold(), word)
+        return turned[0].upper() + turned[1:] if match.start() == 0 else turned
+
+    return _FIRST_PERSON.sub(turn, sentence)
+
+
+def _act(body: Mapping[str, Any], prompt: Prompt) -> Reply | None:
+    """The tools that the model calls, or `None` when it writes."""
+    tools = [tool["function"] for tool in body.get("tools") or ()]
+    choice = body.get("tool_choice", "auto")
+    if not tools or choice == "none":
+        return None
+    if isinstance(choice, dict):
+        named = next(tool for tool in tools if tool["name"] == choice["function"]["name"])
+        return Reply(calls=[_call(named, prompt, prompt.request)])
+    matching = _matching(tools, prompt.request)
+    if choice == "auto":
+        if prompt.results or not matching:
+            return None
+    else:
+        # One that was called already would be called for ever by an agent that must call something.
+        fresh = [tool for tool in matching if tool["name"] not in prompt.called]
+        fresh = fresh or [tool for tool in tools if tool["name"] not in prompt.called]
+        matching = fresh[:1] if prompt.called or not matching else fresh
+        matching = matching or tools[:1]
+    if body.get("parallel_tool_calls") is False:
+        return Reply(calls=[_call(matching[0], prompt, prompt.request)])
+    return Reply(calls=[call for tool in matching for call in _calls(tool, prompt, alone=len(matching) == 1)])
+
+
+def _matching(tools: Sequence[Mapping[str, Any]], request: str) -> list[Mapping[str, Any]]:
+    """The tools that a request is about, the best first; a further one only if a word of its name alone is there."""
+    said = extract.tool_terms(request)
+    scored = []
+    for at, tool in enumerate(tools):
+        name = extract.tool_terms(tool["name"]) & said
+        described = extract.tool_terms(tool.get("description", "")) & said
+        # A name whose words are all common ones, such as get_data, counts when it is said as a whole.
+        whole = re.search(rf"(?<!\w){re.escape(tool['name'])}(?!\w)", request) is not None
+        score = 2 * len(name) + len(described - name) + 4 * whole
+        if score:
+            scored.append((-score, at, tool, name | ({tool["name"]} if whole else set())))
+    scored.sort(key=lambda entry: entry[:2])
+    chosen: list[Mapping[str, Any]] = []
+    taken: set[str] = set()
+    for _, _, tool, name in scored:
+        if not chosen or name - taken:
+            chosen.append(tool)
+            taken |= name
+    return chosen
+
+
+_CLAUSE = re.compile(r"[.;?!]\s+|,?\s+(?:and\s+then|then|and\s+also|and)\s+|\n")
+
+
+def _calls(tool: Mapping[str, Any], prompt: Prompt, *, alone: bool) -> list[Call]:
+    """The calls of one tool: one for each of several names that the request lists, if the tool takes one of them."""
+    request = prompt.request
+    fields = tool["parameters"].get("properties", {})
+    required = tool["parameters"].get("required", list(fields))
+    if len(required) == 1 and _resolved_type(fields.get(required[0], {})) == "string" and not _SAID.search(request):
+        names = Evidence(request).names
+        listed = [name for name in names if re.search(rf"(?:,|\band\b|\bor\b|&)\s+{re.escape(name)}", request)]
+        if listed and names[0] not in listed:
+            listed.insert(0, names[0])
+        if len(listed) > 1:
+            return [Call(tool["name"], fill(tool["parameters"], Evidence(name))) for name in listed]
+    if not alone:
+        request = _clause(tool, request)
+    return [_call(tool, prompt, request)]
+
+
+def _resolved_type(schema: Any) -> Any:
+    return schema.get("type") if isinstance(schema, Mapping) and not schema.get("enum") else None
+
+
+def _clause(tool: Mapping[str, Any], request: str) -> str:
+    """The part of a request for several things that is about this tool, if it holds anything to fill in."""
+    wanted = extract.tool_terms(tool["name"]) | extract.tool_terms(tool.get("description", ""))
+    clauses = [clause for clause in _CLAUSE.split(request) if clause and clause.strip()]
+    for clause in sorted(clauses, key=lambda clause: -len(extract.tool_terms(clause) & wanted)):
+        evidence = Evidence(clause)
+        if extract.tool_terms(clause) & wanted and (evidence.numbers or evidence.quoted or evidence.names):
+            return clause
+    return request
+
+
+def _call(tool: Mapping[str, Any], prompt: Prompt, request: str) -> Call:
+    evidence = Evidence(request or prompt.all_text, answer=" ".join(prompt.results) or _extracted(prompt, 0))
+    filled = fill(tool["parameters"], evidence)
+    return Call(tool["name"], filled if isinstance(filled, dict) else {})
+
+
+def _write(body: Mapping[str, Any], prompt: Prompt, choice: int) -> Reply:
+    wanted = body.get("response_format") or {}
+    match wanted.get("type"):
+        case "json_schema":
+            evidence = Evidence(prompt.request or prompt.all_text, answer=_said(prompt, choice))
+            return Reply(orjson.dumps(fill(wanted["json_schema"]["schema"], evidence)).decode())
+        case "json_object":
+            if "json" not in prompt.all_text.casefold():
+                return Reply(endless=True)
+            return Reply(orjson.dumps(_object(prompt, choice)).decode())
+    return Reply(_said(prompt, choice))
+
+
+def _object(prompt: Prompt, choice: int) -> dict[str, Any]:
+    """JSON mode without a schema: the identifiers that the prompt quotes become keys."""
+    keys: dict[str, Any] = {}
+    for source in (prompt.request, prompt.all_text):
+        for match in _SAID.finditer(source):
+            key = next(filter(None, match.groups()))
+            if re.fullmatch(r"[A-Za-z_][\w-]*", key) and key not in keys:
+                keys[key] = None
+        if keys:
+            break
+    evidence = Evidence(_SAID.sub(" ", prompt.request), answer=_said(prompt, choice))
+    if not keys:
+        return {"answer": _said(prompt, choice)}
+    return fill(
+        {"type": "object", "properties": dict.fromkeys(keys, {"type": "string"}), "required": list(keys)}, evidence
+    )
+
+
+def _said(prompt: Prompt, choice: int) -> str:
+    """The answer in words."""
+    if prompt.results:
+        return _reported(prompt)
+    if not prompt.request.strip():
+        return "Hello! How can I help you?"
+    if _GREETING.match(prompt.request):
+        return ("Hello! How can I help you today?", "Hi there! What can I do for you?")[choice % 2]
+    if _SAY.search(prompt.request):
+        quoted = _SAID.search(prompt.request)
+        if quoted:
+            return next(filter(None, quoted.groups()))
+    return _extracted(prompt, choice)
+
+
+def _extracted(prompt: Prompt, choice: int) -> str:
+    found = extract.best(prompt.question, prompt.passages, most=3)
+    if found:
+        # Further choices begin with another of the sentences, so that they differ where there is more than one.
+        turn = choice % len(found)
+        return " ".join(found[turn:] + found[:turn])
+    result = _sum(prompt.question)
+    return NOTHING if result is None else result
+
+
+def _sum(question: str) -> str | None:
+    """The result of a simple sum."""
+    match = _SUM.search(question)
+    if match is None:
+        return None
+    left, sign, right = float(match.group(1)), match.group(2), float(match.group(3))
+    if right == 0 and sign in ("/", "÷", "divided by"):
+        return "Division by zero is not defined."
+    return f"{_OPERATORS[sign](left, right):.12g}"
+
+
+def _reported(prompt: Prompt) -> str:
+    """What the tools found, in words; of much text only what the question is about."""
+    said = [_worded(result) for result in prompt.results if result.strip()]
+    if not said:
+        return "The tool returned nothing."
+    if sum(map(len, said)) <= 1_200:
+        return "\n".join(said)
+    passages = [sentence for text in said for sentence in extract.sentences(text)]
+    return " ".join(extract.best(prompt.question, passages, most=3) or passages[:2])
+
+
+def _worded(result: str) -> str:
+    """A tool's result as text: JSON is read out."""
+    try:
+        value = orjson.loads(result)
+    except orjson.JSONDecodeError:
+        return result
+    return _read_out(value)
+
+
+def _read_out(value: Any) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{key}: {_read_out(member)}" for key, member in value.items())
+        case list():
+            return "; ".join(map(_read_out, value))
+        case None:
+            return "none"
+        case str():
+            return value
+        case _:
+            return orjson.dumps(value).decode()
+
+
+def _think(prompt: Prompt, reply: Reply) -> str:
+    """What a reasoning model writes before it answers: what is asked, and where it looked."""
+    asked = " ".join(prompt.question.split())
+    asked = asked if len(asked) <= 200 else asked[:200] + "…"
+    lines = [f"The user asks: {asked}" if asked else "The user asks nothing yet."]
+    if prompt.results:
+        lines.append(f"There are results of {len(prompt.results)} tool call(s) to answer from.")
+    elif reply.calls:
+        lines.append(f"This needs {', '.join(dict.fromkeys(call.name for call in reply.calls))}.")
+    else:
+        lines.append(f"I look through {len(prompt.passages)} sentence(s) of context for the words of the question.")
+    return " ".join(lines)

@@ -1,0 +1,64 @@
+"""What a gateway can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lava_mistral.gateway.accounts import Amount, Customer
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a gateway behaves; every field can be given to `LocalGateway` by name.
+
+    Attributes:
+        secret_key: the key that it accepts and shows as `gateway.secret_key`.
+        secret_keys: further keys that it accepts.
+        forward_tokens: opaque tokens that it accepts, with the credential that each stands for.
+        provider_keys: the own Mistral keys that are accepted; `None` for any.
+        balance: the merchant's wallet, in USD.
+        customers: the customers that exist, by id, with a balance or a `Customer`; `None` lets any customer in.
+        customer_balance: what a customer begins with who is let in so.
+        meters: the meters that exist; `None` for any.
+        models: names of further models that it knows, beside the catalogue's.
+        latency: seconds before the first byte.
+        latency_per_token: seconds more for each token, of the prompt and, without a stream, of the answer.
+        pace: seconds between the chunks of a stream; 0 sends them as fast as they are taken.
+        requests_per_second: the rate limit; `None` for none.
+        tokens_per_minute: the rate limit; `None` for none.
+        burst: seconds' worth of a rate limit that may be spent at once.
+        record_lag: seconds until a finished request is found by Lava's REST interface.
+        base64: whether `encoding_format: "base64"` is honoured; else floats come all the same.
+        fragment_tool_calls: characters of arguments in one delta of a streamed tool call; `None` for whole calls.
+        tokenizer: `"fast"`, the gateway's own count; `"exact"`, Mistral's tokenizers (extra `[tokenizer]`).
+        faults: pairs of a probability and what comes instead of the usual answer (all that `queue` takes).
+        seed: where the drawing of faults begins.
+        keep_requests: how many records are kept, the newest.
+        keep_bodies: whether records hold the requests' bodies.
+    """
+
+    secret_key: str = "aks_test_local_gateway"
+    secret_keys: Collection[str] = ()
+    forward_tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    provider_keys: Collection[str] | None = None
+    balance: Amount = "1000"
+    customers: Mapping[str, Customer | Amount] | None = None
+    customer_balance: Amount = "100"
+    meters: Collection[str] | None = None
+    models: Collection[str] = ()
+    latency: float = 0.0
+    latency_per_token: float = 0.0
+    pace: float = 0.0
+    requests_per_second: float | None = None
+    tokens_per_minute: float | None = None
+    burst: float = 1.0
+    record_lag: float = 0.0
+    base64: bool = True
+    fragment_tool_calls: int | None = None
+    tokenizer: Literal["fast", "exact"] = "fast"
+    faults: Sequence[tuple[float, Any]] = ()
+    seed: int = 0
+    keep_requests: int = 20_000
+    keep_bodies: bool = True

@@ -1,0 +1,243 @@
+"""uvicorn in a thread of its own, with a hand on each connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Connection:
+    """One client's connection, which the application may break; it is `scope["lava.connection"]`."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.lost: asyncio.Event = asyncio.Event()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody listens any more."""
+        return self._transport.is_closing()
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close it at once, whatever the answer still owes; with a TCP reset if asked."""
+        wire = self._transport.get_extra_info("socket")
+        if wire is not None and wire.fileno() != -1:
+            if reset:
+                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            else:
+                # Closing alone would send nothing while a forked child holds a copy of the socket.
+                wire.shutdown(socket.SHUT_RDWR)
+        self._transport.abort()
+
+
+class Traffic:
+    """Counts connections and requests, now and at most."""
+
+    def __init__(self) -> None:
+        self.open: set[Connection] = set()
+        self.connections = 0
+        self.max_connections = 0
+        self.in_flight = 0
+        self.max_in_flight = 0
+
+    def connected(self, connection: Connection) -> None:
+        self.open.add(connection)
+        self.connections += 1
+        self.max_connections = max(self.max_connections, len(self.open))
+
+    def disconnected(self, connection: Connection) -> None:
+        self.open.discard(connection)
+        connection.lost.set()
+
+    def begin(self) -> None:
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+
+    def end(self) -> None:
+        self.in_flight -= 1
+
+    def forget(self) -> None:
+        """Begin the maxima anew."""
+        self.connections = self.max_connections = len(self.open)
+        self.max_in_flight = self.in_flight
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, stopped by an event instead of a look at a flag ten times a second."""
+
+    def __init__(self, config: uvicorn.Config, traffic: Traffic) -> None:
+        super().__init__(config)
+        self._traffic = traffic
+        self._stop: asyncio.Event | None = None
+
+    async def main_loop(self) -> None:
+        self._stop = asyncio.Event()
+        while not self.should_exit:
+            await self.on_tick(0)
+            try:
+                await asyncio.wait_for(self._stop.wait(), 1.0)
+            except asyncio.TimeoutError:
+                continue
+
+    def stop(self) -> None:
+        """End `main_loop`; called in the loop's thread."""
+        self.should_exit = True
+        if self._stop is not None:
+            self._stop.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything at once: an answer that is still under way is broken off."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self._traffic.open):
+            connection.close()
+        # Answers end by themselves when their client has gone; one that does not would keep the thread alive.
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=2.0)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+        while self._traffic.open:
+            await asyncio.sleep(0)
+
+
+def protocol_class(traffic: Traffic) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol, counting connections and showing each one to the application."""
+    base: Any = H11Protocol
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:
+        # The parser in C is optional; the one in Python does the same more slowly.
+        pass
+    else:
+        base = HttpToolsProtocol
+
+    class Protocol(base):  # type: ignore[misc]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self.shown = shown = Connection(transport)
+            traffic.connected(shown)
+            app: App = self.app
+
+            async def bound(scope: Scope, receive: Receive, send: Send) -> None:
+                scope["lava.connection"] = shown
+                await app(scope, receive, send)
+
+            self.app = bound
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            traffic.disconnected(self.shown)
+
+    return Protocol
+
+
+class ServerThread:
+    """A server in a daemon thread with an event loop of its own.
+
+    Args:
+        app: the ASGI application.
+        traffic: where connections are counted.
+        host: the address to listen on.
+        port: the port; 0 for a free one.
+    """
+
+    def __init__(self, app: App, traffic: Traffic, *, host: str, port: int) -> None:
+        self._socket = socket.create_server((host, port), backlog=2048)
+        self.host, self.port = self._socket.getsockname()[:2]
+        self._pid = os.getpid()
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        config = uvicorn.Config(
+            app,
+            http=protocol_class(traffic),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # As long as Lava's own edge keeps an idle connection open, so that clients may pool theirs.
+            timeout_keep_alive=75,
+        )
+        self._server = Server(config, traffic)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=f"lava-gateway-{self.port}", daemon=True)
+        _running.add(self)
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self._close()
+            raise self._failure
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as failure:  # noqa: BLE001 - told to the thread that waits for the start
+            self._failure = failure
+        finally:
+            self._started.set()
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        self._loop.call_soon(self._announce)
+        await self._server.serve(sockets=[self._socket])
+
+    def _announce(self) -> None:
+        if self._server.started or self._server.should_exit:
+            self._started.set()
+        else:
+            self._loop.call_later(0.001, self._announce)
+
+    def stop(self) -> None:
+        """Break off what is under way, close every connection and end the thread."""
+        _running.discard(self)
+        if os.getpid() != self._pid:
+            return
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._server.stop)
+            self._thread.join()
+        self._close()
+
+    def _close(self) -> None:
+        self._socket.close()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the listening socket, which is the parent's to answer."""
+        self._socket.close()
+
+    def join(self) -> None:
+        """Wait until the server ends."""
+        self._thread.join()
+
+
+_running: weakref.WeakSet[ServerThread] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for server in list(_running):
+        server.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
