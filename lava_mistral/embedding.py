@@ -1,0 +1,737 @@
+"""The ingestion engine: any number of texts in, one vector for each out, in order, as fast as the account allows.
+
+Both frameworks' embeddings and `LavaMistral.embed` run on it. What it decides is in `planning`, `pacing`, `vectors`,
+`ingestion` and `retry`; here are the threads and the tasks that obey.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Protocol
+
+from typing_extensions import Self
+
+from lava_mistral.billing import Billing
+from lava_mistral.calls import EmbeddingAnswer
+from lava_mistral.errors import ConfigurationError, LavaError, RateLimitError
+from lava_mistral.gate import Gate, Stop, Stopped
+from lava_mistral.ingestion import (
+    Collection,
+    EmbeddingProgress,
+    EmbeddingResult,
+    EmbeddingUsage,
+    Exchange,
+    Flow,
+    PartialEmbedding,
+    Report,
+    Send,
+    Sleep,
+    as_texts,
+    refuse_one_text,
+)
+from lava_mistral.lanes import TaskLanes, ThreadLanes
+from lava_mistral.pacing import Outcome, Pacer, Ticket
+from lava_mistral.planning import MAX_REQUEST_TOKENS, Batch, Count, Inspector, Planner
+from lava_mistral.progress import OnProgress, Watch
+from lava_mistral.retry import RetryPolicy
+from lava_mistral.tokens import estimate_tokens, exact_counter
+
+__all__ = [
+    "AsyncEmbeddingStream",
+    "EmbeddingEngine",
+    "EmbeddingProgress",
+    "EmbeddingResult",
+    "EmbeddingStream",
+    "EmbeddingUsage",
+    "PartialEmbedding",
+]
+
+DEFAULT_MAX_CONCURRENCY: Final = 16
+DEFAULT_MAX_RETRIES: Final = 8
+"""More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
+LINGER: Final = 0.2
+"""Seconds that the first text of a batch waits for the others, where texts come from an async source."""
+
+
+class SyncEmbedder(Protocol):
+    """What sends one embeddings request: `LavaMistral`."""
+
+    def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer: ...
+
+
+class AsyncEmbedder(Protocol):
+    """What sends one embeddings request: `AsyncLavaMistral`."""
+
+    async def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer: ...
+
+
+@dataclass
+class _Runtime:
+    """What one process has of an engine."""
+
+    pid: int
+    gate: Gate
+
+
+_starting = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _starting
+    _starting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class EmbeddingEngine:
+    """Embeds any number of texts with as many requests in flight as allowed, and never more.
+
+    One limit holds for everything that one engine does: any number of threads and event loops at once, sync and
+    async. An engine is cheap to make, safe to share, and can be pickled: a copy in another process, forked or
+    spawned, has a limit of its own and finds the pace that the account allows by the rate-limit headers and refusals.
+
+    Args:
+        client: sends the requests of sync code.
+        async_client: sends the requests of async code.
+        model: Mistral's name of the model.
+        dimensions: length of the vectors, for models that can shorten them.
+        max_concurrency: requests in flight at most.
+        max_retries: how often a failed request is repeated; ignored where `retry` is given.
+        timeout: seconds for one request; `None` for the client's own.
+        retry: when to repeat a failed request and how long to wait.
+        count_tokens: counts the tokens of a text, exactly or a little too high. By default exact with the extra
+            `[tokenizer]`, else an upper estimate.
+
+    Raises:
+        ConfigurationError: a number that can't be, or a call without the client that it needs.
+    """
+
+    def __init__(
+        self,
+        client: SyncEmbedder | None = None,
+        async_client: AsyncEmbedder | None = None,
+        *,
+        model: str = "mistral-embed",
+        dimensions: int | None = None,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        count_tokens: Count | None = None,
+    ) -> None:
+        if max_concurrency < 1:
+            raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}.")
+        if dimensions is not None and dimensions < 1:
+            raise ConfigurationError(f"dimensions must be at least 1, not {dimensions}.")
+        if max_retries < 0:
+            raise ConfigurationError(f"max_retries must be 0 or more, not {max_retries}.")
+        self.client = client
+        self.async_client = async_client
+        self.model = model
+        self.dimensions = dimensions
+        self.max_concurrency = max_concurrency
+        self.timeout = timeout
+        self.retry = RetryPolicy(max_retries=max_retries) if retry is None else retry
+        self._count_tokens = count_tokens
+        self._exchange = Exchange(model, dimensions, self.retry)
+        self._runtime: _Runtime | None = None
+
+    def __repr__(self) -> str:
+        return f"EmbeddingEngine(model={self.model!r}, max_concurrency={self.max_concurrency})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_runtime": None}
+
+    @property
+    def gate(self) -> Gate:
+        """Where this process's requests wait for their turn."""
+        runtime = self._runtime
+        if runtime is None or runtime.pid != os.getpid():
+            with _starting:
+                runtime = self._runtime
+                if runtime is None or runtime.pid != os.getpid():
+                    pacer = Pacer(self.max_concurrency, longest_wait=self.retry.max_total)
+                    runtime = self._runtime = _Runtime(os.getpid(), Gate(pacer))
+        return runtime.gate
+
+    @property
+    def _window(self) -> int:
+        # A few batches wait at the gate, so that the next request leaves when one ends and not when it is planned.
+        return self.max_concurrency + max(2, self.max_concurrency // 2)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
+        resume_from: PartialEmbedding | None = None,
+    ) -> EmbeddingResult:
+        """The vectors of the texts, in their order.
+
+        Every text is checked before anything is sent; equal texts are sent once.
+
+        Args:
+            texts: what to embed, any number of them, each of at most 8,192 tokens.
+            billing: who pays for this call.
+            lava_metadata: stored by Lava with each of its requests.
+            as_numpy: give one float32 array of shape (texts, dimensions) rather than lists of floats.
+            show_progress: draw a progress bar.
+            on_progress: told in the calling thread after each batch.
+            resume_from: `partial` of the error that ended an earlier call with the same texts.
+
+        Raises:
+            InvalidRequestError: one of the texts can't be embedded; nothing was sent.
+            LavaError: a request failed for good; `partial` has the vectors that are there.
+        """
+        client = self._need(self.client, "client")
+        collection, planner, count = self._collect(as_texts(texts), as_numpy, resume_from)
+        options = self._options(billing, lava_metadata)
+
+        def work(report: Report, stop: Stop) -> None:
+            self._obey(report, client, options, count, stop)
+
+        batches = collection.batches(planner)
+        ahead = [batch for batch in (next(batches, None), next(batches, None)) if batch is not None]
+        with Watch(collection, show_progress, on_progress) as watch:
+            if len(ahead) == 1:
+                # One request needs no thread.
+                report = Report(ahead[0])
+                work(report, Stop())
+                _take(collection, report)
+                watch.update()
+            elif ahead:
+                with ThreadLanes(work, self.max_concurrency, copy_context(), self.gate.nudge) as lanes:
+                    _collect(collection, ahead, batches, lanes, self._window, watch)
+        _raise_if_failed(collection, collection.error)
+        return collection.result()
+
+    async def aembed(
+        self,
+        texts: Sequence[str],
+        *,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
+        resume_from: PartialEmbedding | None = None,
+    ) -> EmbeddingResult:
+        """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
+        client = self._need(self.async_client, "async_client")
+        collection, planner, count = self._collect(as_texts(texts), as_numpy, resume_from)
+        options = self._options(billing, lava_metadata)
+
+        async def work(report: Report, lanes: TaskLanes) -> None:
+            await self._aobey(report, client, options, count, lanes)
+
+        batches = collection.batches(planner)
+        changed = asyncio.Event()
+        with Watch(collection, show_progress, on_progress) as watch:
+            async with TaskLanes(work, changed) as lanes:
+                exhausted = False
+                while True:
+                    while not exhausted and collection.error is None and lanes.under_way < self._window:
+                        batch = next(batches, None)
+                        exhausted = batch is None
+                        if batch is not None:
+                            lanes.launch(batch)
+                    if not lanes.under_way:
+                        break
+                    await changed.wait()
+                    changed.clear()
+                    _take_all(collection, lanes, watch)
+        _raise_if_failed(collection, collection.error)
+        return collection.result()
+
+    def embed_iter(
+        self,
+        texts: Iterable[str],
+        *,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
+        resume_from: PartialEmbedding | None = None,
+    ) -> EmbeddingStream:
+        """The vectors of a source of any length, one by one and in order, in constant memory.
+
+        The source is read in the thread that iterates, a bounded number of texts ahead of what was handed on. Who
+        pays (`billed_to`) is settled by this call and not by where the iteration takes place.
+
+        Args:
+            texts: what to embed; read once.
+            billing: who pays for these requests.
+            lava_metadata: stored by Lava with each of them.
+            as_numpy: give float32 arrays rather than lists of floats.
+            show_progress: draw a progress bar.
+            on_progress: told in the iterating thread after each batch.
+            resume_from: `partial` of the error that ended an earlier stream over the same source: what it had handed
+                on is skipped, what it had got beside that is not paid again.
+
+        Returns:
+            An iterator of `(index, vector)`; its `usage` says what it has taken so far; `close()` gives it up.
+
+        Raises:
+            InvalidRequestError: while iterating, when all before it was handed on: a text can't be embedded.
+            LavaError: likewise: a request failed for good; `partial` has what is there beside.
+        """
+        client = self._need(self.client, "client")
+        refuse_one_text(texts)
+        flow, count = self._flow(texts, as_numpy, resume_from)
+        options = self._options(billing, lava_metadata)
+        context = copy_context()
+
+        def work(report: Report, stop: Stop) -> None:
+            self._obey(report, client, options, count, stop)
+
+        def run() -> Generator[tuple[int, Any], None, None]:
+            lanes = ThreadLanes(work, self.max_concurrency, context, self.gate.nudge)
+            with Watch(flow, show_progress, on_progress) as watch, lanes:
+                yield from _stream(flow, iter(texts), lanes, self.max_concurrency, watch)
+
+        return EmbeddingStream(run(), flow)
+
+    def aembed_iter(
+        self,
+        texts: AsyncIterable[str] | Iterable[str],
+        *,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
+        resume_from: PartialEmbedding | None = None,
+    ) -> AsyncEmbeddingStream:
+        """Like `embed_iter`, for `async for`; the source may be async too.
+
+        An async source that pauses does not hold back what it has given: after 0.2 s a batch leaves as it is. A plain
+        iterable is read in the event loop: it should not block.
+        """
+        client = self._need(self.async_client, "async_client")
+        refuse_one_text(texts)
+        flow, count = self._flow(texts, as_numpy, resume_from)
+        options = self._options(billing, lava_metadata)
+        context = copy_context()
+
+        async def work(report: Report, lanes: TaskLanes) -> None:
+            await self._aobey(report, client, options, count, lanes)
+
+        async def run() -> AsyncGenerator[tuple[int, Any], None]:
+            changed = asyncio.Event()
+            lanes = TaskLanes(work, changed, context)
+            feeder = _Feeder(texts, flow, lanes, changed)
+            with Watch(flow, show_progress, on_progress) as watch:
+                async with lanes, feeder:
+                    while True:
+                        if _take_all(flow, lanes, watch):
+                            feeder.stop()
+                        while flow.ready():
+                            yield flow.pop()
+                            feeder.go_on()
+                        if lanes.done:
+                            continue
+                        if not lanes.under_way and (feeder.held_up or not feeder.reading):
+                            # What is left is a batch that is not full.
+                            batch = flow.flush() if flow.error is None else None
+                            if batch is not None:
+                                lanes.launch(batch)
+                            elif not feeder.reading:
+                                break
+                        await changed.wait()
+                        changed.clear()
+            _raise_if_failed(flow, flow.error or feeder.error)
+
+        return AsyncEmbeddingStream(run(), flow)
+
+    def _need(self, client: Any, name: str) -> Any:
+        if client is None:
+            raise ConfigurationError(f"This engine was made without {name}=, which this call needs.")
+        return client
+
+    def _options(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> dict[str, Any]:
+        given: dict[str, Any] = {"model": self.model, "output_dimension": self.dimensions, "billing": billing}
+        given |= {"lava_metadata": lava_metadata, "timeout": self.timeout}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _collect(
+        self, texts: Sequence[str], as_numpy: bool, resume_from: PartialEmbedding | None
+    ) -> tuple[Collection, Planner, Count]:
+        collection = Collection(texts, self._inspector(), as_numpy=as_numpy, resume_from=resume_from)
+        count = self._count_tokens or estimate_tokens
+        if collection.characters <= MAX_REQUEST_TOKENS:
+            return collection, Planner(count, self._exchange.calibration), count
+        # Several batches are likely: it is worth counting exactly, and spreading them evenly.
+        count = self._best_count()
+        planner = Planner(
+            count,
+            self._exchange.calibration,
+            lanes=self.max_concurrency,
+            characters=collection.characters,
+            sample=collection.sample(32),
+        )
+        return collection, planner, count
+
+    def _flow(self, texts: object, as_numpy: bool, resume_from: PartialEmbedding | None) -> tuple[Flow, Count]:
+        count = self._best_count()
+        flow = Flow(
+            self._inspector(),
+            Planner(count, self._exchange.calibration),
+            window=self._window,
+            as_numpy=as_numpy,
+            resume_from=resume_from,
+            total=len(texts) if isinstance(texts, Sequence) else None,
+        )
+        return flow, count
+
+    def _inspector(self) -> Inspector:
+        return Inspector(self._count_tokens or estimate_tokens, self._exact_count)
+
+    def _exact_count(self) -> Count | None:
+        return self._count_tokens or exact_counter(self.model)
+
+    def _best_count(self) -> Count:
+        return self._exact_count() or estimate_tokens
+
+    def _obey(self, report: Report, client: SyncEmbedder, options: Mapping[str, Any], count: Count, stop: Stop) -> None:
+        """Do in this thread what the conversation about a batch asks for."""
+        steps = self._exchange.converse(report, count)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Sleep):
+                    stop.sleep(step.seconds)
+                    step = steps.send(None)
+                else:
+                    step = steps.send(self._send(step, client, options, stop))
+        except StopIteration:
+            pass
+        except (LavaError, Stopped) as error:
+            report.error = error
+
+    def _send(
+        self, step: Send, client: SyncEmbedder, options: Mapping[str, Any], stop: Stop
+    ) -> EmbeddingAnswer | LavaError:
+        gate = self.gate
+        with _Passage(gate, gate.enter(step.batch.tokens, stop)) as passage:
+            try:
+                answer = client.embedding_request(step.batch.texts, encoding_format=step.encoding, **options)
+            except LavaError as error:
+                return passage.failed(error)
+            return passage.answered(answer)
+
+    async def _aobey(
+        self, report: Report, client: AsyncEmbedder, options: Mapping[str, Any], count: Count, lanes: TaskLanes
+    ) -> None:
+        """Do in this task what the conversation about a batch asks for."""
+        steps = self._exchange.converse(report, count)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Sleep):
+                    lanes.check()
+                    await asyncio.sleep(step.seconds)
+                    step = steps.send(None)
+                else:
+                    step = steps.send(await self._asend(step, client, options, lanes))
+        except StopIteration:
+            pass
+        except (LavaError, Stopped) as error:
+            report.error = error
+
+    async def _asend(
+        self, step: Send, client: AsyncEmbedder, options: Mapping[str, Any], lanes: TaskLanes
+    ) -> EmbeddingAnswer | LavaError:
+        lanes.check()
+        gate = self.gate
+        with _Passage(gate, await gate.aenter(step.batch.tokens)) as passage, lanes.sending():
+            try:
+                answer = await client.embedding_request(step.batch.texts, encoding_format=step.encoding, **options)
+            except LavaError as error:
+                return passage.failed(error)
+            return passage.answered(answer)
+
+
+class EmbeddingStream:
+    """Vectors as they get ready: an iterator of `(index, vector)`.
+
+    It is a context manager too; leaving it, `close()` and exhausting it stop its threads.
+    """
+
+    def __init__(self, vectors: Generator[tuple[int, Any], None, None], flow: Flow) -> None:
+        self._vectors = vectors
+        self._flow = flow
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[int, Any]:
+        return next(self._vectors)
+
+    def close(self) -> None:
+        """Give up: begin nothing new; a request in flight ends in the background."""
+        self._vectors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def usage(self) -> EmbeddingUsage:
+        """What the stream has taken so far."""
+        return self._flow.progress().usage
+
+
+class AsyncEmbeddingStream:
+    """Vectors as they get ready: an async iterator of `(index, vector)`.
+
+    It is an async context manager too; leaving it, `aclose()` and exhausting it end its tasks.
+    """
+
+    def __init__(self, vectors: AsyncGenerator[tuple[int, Any], None], flow: Flow) -> None:
+        self._vectors = vectors
+        self._flow = flow
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[int, Any]:
+        return await self._vectors.__anext__()
+
+    async def aclose(self) -> None:
+        """Give up: requests in flight are cancelled."""
+        await self._vectors.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def usage(self) -> EmbeddingUsage:
+        """What the stream has taken so far."""
+        return self._flow.progress().usage
+
+
+class _Passage:
+    """One request's way through the gate: tells the gate how it ended, whatever happens."""
+
+    def __init__(self, gate: Gate, ticket: Ticket) -> None:
+        self._gate = gate
+        self._ticket = ticket
+        self._outcome: Outcome = "failed"
+        self._headers: Mapping[str, str] | None = None
+        self._retry_after: float | None = None
+
+    def answered(self, answer: EmbeddingAnswer) -> EmbeddingAnswer:
+        self._outcome, self._headers = "answered", answer.headers
+        return answer
+
+    def failed(self, error: LavaError) -> LavaError:
+        if isinstance(error, RateLimitError) or error.status_code == 503:
+            self._outcome, self._retry_after = "refused", error.retry_after
+        if error.response is not None:
+            self._headers = error.response.headers
+        return error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gate.leave(self._ticket, self._outcome, headers=self._headers, retry_after=self._retry_after)
+
+
+class _Feeder:
+    """The task that reads the texts of an async flow and launches batches, never too far ahead."""
+
+    def __init__(
+        self,
+        texts: AsyncIterable[str] | Iterable[str],
+        flow: Flow,
+        lanes: TaskLanes,
+        changed: asyncio.Event,
+    ) -> None:
+        self.reading = True
+        self.held_up = False
+        self.error: BaseException | None = None
+        self._texts = texts
+        self._flow = flow
+        self._lanes = lanes
+        self._changed = changed
+        self._room = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def go_on(self) -> None:
+        """Something has left the flow."""
+        if self.held_up and self._flow.room:
+            self.held_up = False
+            self._room.set()
+
+    def stop(self) -> None:
+        """Read no further."""
+        self._task.cancel()
+
+    async def _read(self) -> None:
+        try:
+            if isinstance(self._texts, AsyncIterable):
+                async for text in self._texts:
+                    await self._push(text)
+                    self._linger()
+            else:
+                for text in self._texts:
+                    await self._push(text)
+        except Exception as error:  # noqa: BLE001 - raised by the stream, after what came before
+            self.error = error
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self.reading = False
+            self._changed.set()
+
+    async def _push(self, text: str) -> None:
+        batch = self._flow.push(text)
+        if batch is not None:
+            self._launch(batch)
+            # Reading from memory never waits; the requests need their turn.
+            await asyncio.sleep(0)
+        while not self._flow.room:
+            self._room.clear()
+            self.held_up = True
+            self._changed.set()
+            await self._room.wait()
+
+    def _launch(self, batch: Batch) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._lanes.launch(batch)
+
+    def _linger(self) -> None:
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(LINGER, self._hurry)
+
+    def _hurry(self) -> None:
+        self._alarm = None
+        batch = self._flow.flush() if self._flow.error is None else None
+        if batch is not None:
+            self._lanes.launch(batch)
+
+
+def _take(call: Collection | Flow, report: Report) -> bool:
+    """Take a report; whether it is the first that failed."""
+    call.take(report)
+    if report.error is None or call.error is not None or isinstance(report.error, Stopped):
+        return False
+    call.error = report.error
+    return True
+
+
+def _take_all(call: Collection | Flow, lanes: TaskLanes, watch: Watch) -> bool:
+    """Take what is done; whether the call has failed by it, and only waits for the requests in flight."""
+    failed = False
+    while lanes.done:
+        if _take(call, lanes.done.popleft()):
+            failed = True
+            lanes.finish()
+        watch.update()
+    return failed
+
+
+def _collect(
+    collection: Collection,
+    ahead: list[Batch],
+    batches: Iterator[Batch],
+    lanes: ThreadLanes,
+    window: int,
+    watch: Watch,
+) -> None:
+    for batch in ahead:
+        lanes.launch(batch)
+    exhausted = False
+    while lanes.under_way:
+        while not exhausted and collection.error is None and lanes.under_way < window:
+            more = next(batches, None)
+            exhausted = more is None
+            if more is not None:
+                lanes.launch(more)
+        if _take(collection, lanes.wait()):
+            lanes.finish()
+        watch.update()
+
+
+def _stream(
+    flow: Flow, texts: Iterator[str], lanes: ThreadLanes, limit: int, watch: Watch
+) -> Generator[tuple[int, Any], None, None]:
+    reading = True
+    source_error: Exception | None = None
+
+    def take(report: Report) -> None:
+        if _take(flow, report):
+            lanes.finish()
+        watch.update()
+
+    while True:
+        for report in lanes.finished():
+            take(report)
+        reading = reading and flow.error is None
+        if reading and flow.room and (lanes.under_way < limit or not flow.ready()):
+            batch = None
+            try:
+                while batch is None and flow.room:
+                    batch = flow.push(next(texts))
+            except StopIteration:
+                reading = False
+            except Exception as error:  # noqa: BLE001 - raised below, after what came before
+                reading, source_error = False, error
+            if batch is not None:
+                lanes.launch(batch)
+        elif flow.ready():
+            yield flow.pop()
+        elif lanes.under_way:
+            take(lanes.wait())
+        else:
+            # What is left is a batch that is not full.
+            batch = flow.flush() if flow.error is None else None
+            if batch is None:
+                break
+            lanes.launch(batch)
+    _raise_if_failed(flow, flow.error or source_error)
+
+
+def _raise_if_failed(call: Collection | Flow, error: BaseException | None) -> None:
+    if error is None:
+        return
+    if isinstance(error, LavaError):
+        error.partial = call.partial()
+    raise error

@@ -1,0 +1,190 @@
+"""Decides when the next request may go out, so that an account's limits are used and not hit. Pure: no I/O, no sleep.
+
+Three rules work together:
+
+- the rate-limit headers of every answer: as an account's remaining requests or tokens of the current window shrink,
+  the gap between two requests grows. All processes that share the account see the same figures and get equal shares;
+- a refusal (429, or 503 for a model without capacity) halves how many may be in flight, and pauses everyone for as
+  long as the server asks;
+- every answer after that adds a little back (additive increase, multiplicative decrease), so that processes which
+  share a limit that no header tells converge too.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Outcome = Literal["answered", "refused", "failed"]
+
+_HEADER = re.compile(r"x-ratelimit-(limit|remaining)-(req|tokens)-(?:(\d+)-)?(second|minute)$")
+_SECONDS: Final = {"second": 1.0, "minute": 60.0}
+_KINDS: Final = {"req": "requests", "tokens": "tokens"}
+
+AT_EASE: Final = 0.5
+"""With at least this share of a window left, nothing is held back."""
+HORIZON: Final = 0.15
+"""Below that, the pace would use up what is left in this share of the window, so a lone process settles at
+1 / (1 + 0.15) = 87 % of the limit, and many together stay below it."""
+EMPTY: Final = 0.25
+"""With nothing left, a request goes out every quarter of the window, to see whether it was renewed."""
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 20.0
+"""Seconds; bounds of the pause after a refusal that names none. It doubles while refusals follow each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Leave to send one request; to be given back when its answer is there.
+
+    Attributes:
+        requests: how many requests had been started, this one included.
+        tokens: how many tokens had been started, this request's included.
+    """
+
+    requests: int
+    tokens: int
+
+
+@dataclass(slots=True)
+class Window:
+    """One of the account's limits, as the latest answer told it."""
+
+    seconds: float
+    limit: float
+    remaining: float
+    started: int
+    """How much this process had started when the server said so."""
+    seen: float
+
+    def gap(self, cost: int, started: int, now: float) -> float:
+        """Seconds to leave between the last request and one of this cost."""
+        if now - self.seen >= self.seconds:
+            return 0.0
+        # What was started since then is used up already, although the server has not said so yet.
+        left = self.remaining - (started - self.started)
+        if left >= AT_EASE * self.limit:
+            return 0.0
+        longest = EMPTY * self.seconds
+        return longest if left <= 0 else min(longest, HORIZON * self.seconds * cost / left)
+
+
+@dataclass(slots=True)
+class Pacer:
+    """One engine's pace.
+
+    Args:
+        max_concurrency: requests in flight at most.
+        longest_wait: seconds; a server that asks for a longer pause is not waited for, since each request's own
+            patience ends before.
+        draw: where the jitter comes from.
+    """
+
+    max_concurrency: int
+    longest_wait: float = 300.0
+    draw: Callable[[float, float], float] = random.uniform
+    in_flight: int = 0
+    width: float = field(init=False)
+    paused_until: float = -math.inf
+    windows: dict[tuple[str, float], Window] = field(default_factory=dict)
+    _requests: int = 0
+    _tokens: int = 0
+    _last_start: float = -math.inf
+    _last_decrease: int = 0
+    _refusals: int = 0
+
+    def __post_init__(self) -> None:
+        self.width = float(self.max_concurrency)
+
+    def wait(self, now: float, tokens: int) -> float:
+        """Seconds until a request of this many tokens may start; 0 for now, infinity for after another's end."""
+        if self.in_flight >= int(self.width):
+            return math.inf
+        gap = 0.0
+        for (kind, _), window in self.windows.items():
+            requests = kind == "requests"
+            cost, started = (1, self._requests) if requests else (tokens, self._tokens)
+            gap = max(gap, window.gap(cost, started, now))
+        return max(0.0, self.paused_until - now, self._last_start + gap - now)
+
+    def start(self, now: float, tokens: int) -> Ticket:
+        """Count a request as started."""
+        self.in_flight += 1
+        self._requests += 1
+        self._tokens += tokens
+        self._last_start = now
+        return Ticket(self._requests, self._tokens)
+
+    def withdraw(self) -> None:
+        """Take back a start that was never used: nothing was sent."""
+        self.in_flight -= 1
+
+    def end(
+        self,
+        ticket: Ticket,
+        now: float,
+        outcome: Outcome,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Count a request as ended and learn from its answer.
+
+        Args:
+            ticket: what `start` gave.
+            now: seconds on the clock that `wait` is asked with.
+            outcome: `"refused"` for too many requests or no capacity, `"failed"` for what says nothing about the pace.
+            headers: the answer's.
+            retry_after: seconds that the server asks to wait.
+        """
+        self.in_flight -= 1
+        if headers is not None:
+            self._read(headers, ticket, now)
+        if outcome == "answered":
+            if ticket.requests > self._last_decrease:
+                self._refusals = 0
+            self.width = min(float(self.max_concurrency), self.width + 1.0 / self.width)
+        elif outcome == "refused":
+            self._refused(ticket, now, retry_after)
+
+    def _refused(self, ticket: Ticket, now: float, retry_after: float | None) -> None:
+        # Requests that were under way when the first of them was refused tell the same story once more.
+        if ticket.requests > self._last_decrease:
+            self._last_decrease = self._requests
+            self._refusals += 1
+            self.width = max(1.0, self.width / 2.0)
+        elif retry_after is None:
+            return
+        if retry_after is None:
+            longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._refusals - 1, 16))
+            pause = self.draw(longest / 2.0, longest)
+        else:
+            # The jitter keeps processes that were told the same from returning together.
+            pause = retry_after + self.draw(0.0, min(1.0, 0.1 + 0.25 * retry_after))
+        if pause <= self.longest_wait:
+            self.paused_until = max(self.paused_until, now + pause)
+
+    def _read(self, headers: Mapping[str, str], ticket: Ticket, now: float) -> None:
+        told: dict[tuple[str, float], dict[str, float]] = {}
+        for name, value in headers.items():
+            match = _HEADER.match(name) or _HEADER.match(name.lower())
+            if match is None:
+                continue
+            what, kind, number, unit = match.groups()
+            try:
+                amount = float(value)
+            except ValueError:
+                continue
+            key = (_KINDS[kind], _SECONDS[unit] * int(number or 1))
+            told.setdefault(key, {})[what] = amount
+        for (kind, seconds), figures in told.items():
+            started = ticket.requests if kind == "requests" else ticket.tokens
+            old = self.windows.get((kind, seconds))
+            if old is not None and old.started > started and now - old.seen < seconds:
+                continue
+            if figures.get("limit", 0) > 0 and "remaining" in figures and seconds > 0:
+                self.windows[kind, seconds] = Window(seconds, figures["limit"], figures["remaining"], started, now)

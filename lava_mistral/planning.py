@@ -1,0 +1,237 @@
+"""Packs texts into embedding requests that Mistral accepts. Pure: no I/O, no clock.
+
+Limits by Mistral's documentation and error texts: 16,384 tokens and 512 inputs a request, 8,192 tokens an input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from lava_mistral.errors import InvalidRequestError
+
+MAX_REQUEST_TOKENS: Final = 16_384
+MAX_REQUEST_INPUTS: Final = 512
+MAX_INPUT_TOKENS: Final = 8_192
+
+SMALLEST_SHARE: Final = MAX_REQUEST_TOKENS // 2
+"""Work is spread over idle lanes as long as each request keeps this many tokens: a request has a cost of its own."""
+
+Count: TypeAlias = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The inputs of one request.
+
+    Attributes:
+        indexes: where each text stands in the caller's sequence.
+        texts: the texts, in the same order.
+        tokens: how many tokens they are counted to have together.
+    """
+
+    indexes: list[int]
+    texts: list[str]
+    tokens: int
+
+    def halves(self, count: Count) -> tuple[Batch, Batch]:
+        """Two batches of about equal weight; needs two texts at least."""
+        half, weight, middle = self.tokens / 2, 0.0, 0
+        while middle < len(self.texts) - 1 and (middle == 0 or weight < half):
+            weight += count(self.texts[middle])
+            middle += 1
+        left, right = self.texts[:middle], self.texts[middle:]
+        return (
+            Batch(self.indexes[:middle], left, sum(map(count, left))),
+            Batch(self.indexes[middle:], right, sum(map(count, right))),
+        )
+
+
+class Calibration:
+    """Learns from the answers by how much a count is off, so that batches are full and not refused.
+
+    Only the ratio of true to counted tokens is kept. It begins at 1, since a count is exact or an upper estimate.
+    """
+
+    _WORTH = 1_000
+    """Batches of fewer counted tokens say too little about the next one."""
+
+    def __init__(self) -> None:
+        self.ratio = 1.0
+        self._seen: deque[float] = deque(maxlen=32)
+
+    @property
+    def limit(self) -> int:
+        """How many counted tokens a request may have."""
+        return max(1, int(MAX_REQUEST_TOKENS / self.ratio))
+
+    def answered(self, counted: int, actual: int) -> None:
+        """A batch was accepted, and had `actual` tokens."""
+        if counted < self._WORTH or actual <= 0:
+            return
+        self._seen.append(actual / counted)
+        self._settle()
+
+    def refused(self, counted: int) -> None:
+        """A batch was refused for having too many tokens: it has more than the limit, however many were counted."""
+        self._seen.append(max(self.ratio, MAX_REQUEST_TOKENS / max(counted, 1)) * 1.1)
+        self._settle()
+
+    def _settle(self) -> None:
+        highest, lowest = max(self._seen), min(self._seen)
+        # The wider the batches have differed, the further the next one may lie outside of what was seen.
+        ratio = highest + (highest - lowest) + 0.005
+        few = len(self._seen) < 4
+        self.ratio = max(ratio, 1.0 if few else 0.5)
+
+
+class Planner:
+    """Takes texts one by one, gives batches.
+
+    Args:
+        count: tokens of a text, exact or an upper estimate.
+        calibration: what earlier answers said about `count`.
+        lanes: how many requests may be under way at once.
+        characters: of all the texts that will come, where that is known: then the work is spread so that the last
+            round of requests is as full as the others, and no lane idles while another one ends a long batch.
+        sample: some of the texts to come, to guess how many tokens a character is.
+    """
+
+    def __init__(
+        self,
+        count: Count,
+        calibration: Calibration,
+        *,
+        lanes: int = 1,
+        characters: int | None = None,
+        sample: Sequence[str] = (),
+    ) -> None:
+        self._count = count
+        self._calibration = calibration
+        self._lanes = lanes
+        self._to_come = characters
+        self._tokens_seen = sum(map(count, sample))
+        self._characters_seen = sum(map(len, sample))
+        self._made = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._indexes: list[int] = []
+        self._texts: list[str] = []
+        self._tokens = 0
+        self._limit = self._calibration.limit
+        self._aim = self._share() if self._to_come is not None else self._limit
+
+    def _share(self) -> int:
+        """How many counted tokens the next batch should have."""
+        to_come = self._to_come or 0
+        if not self._characters_seen or not to_come:
+            return self._limit
+        tokens = to_come * self._tokens_seen / self._characters_seen
+        fewest = max(1, math.ceil(tokens / self._limit))
+        rounds = math.ceil((self._made + fewest) / self._lanes)
+        spread = min(rounds * self._lanes - self._made, math.ceil(tokens / SMALLEST_SHARE))
+        return min(self._limit, math.ceil(tokens / max(fewest, spread)))
+
+    def add(self, index: int, text: str) -> Batch | None:
+        """Take a text; the batch that it completes, or none."""
+        tokens = self._count(text)
+        full: Batch | None = None
+        if self._texts and (
+            self._tokens + tokens > self._limit or self._tokens >= self._aim or len(self._texts) >= MAX_REQUEST_INPUTS
+        ):
+            full = self.flush()
+        self._indexes.append(index)
+        self._texts.append(text)
+        self._tokens += tokens
+        if self._to_come is not None:
+            self._tokens_seen += tokens
+            self._characters_seen += len(text)
+            self._to_come = max(0, self._to_come - len(text))
+        return full
+
+    def flush(self) -> Batch | None:
+        """The texts that wait for a batch to be full, or none."""
+        if not self._texts:
+            return None
+        batch = Batch(self._indexes, self._texts, self._tokens)
+        self._made += 1
+        self._begin()
+        return batch
+
+
+class Inspector:
+    """Refuses what Mistral would refuse, naming the input, before anything is sent.
+
+    Args:
+        estimate: an upper estimate of a text's tokens.
+        exact: gives the exact count, where there is one; asked only when an estimate is too high.
+    """
+
+    _OVERRATED = 1.5
+    """How far the estimate may lie above the truth: what is in doubt is sent, alone, for Mistral to judge."""
+
+    def __init__(self, estimate: Count, exact: Callable[[], Count | None]) -> None:
+        self._estimate = estimate
+        self._exact = exact
+
+    def check(self, index: int, text: object) -> None:
+        """Check one input.
+
+        Raises:
+            InvalidRequestError: it is not text, empty, not representable in UTF-8 or too long.
+        """
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"input {index} must be text, not {type(text).__name__}; nothing of it was sent")
+        if not text:
+            raise InvalidRequestError(
+                f"input {index} is empty; an embedding needs text",
+                advice="Leave empty texts out, or give them a placeholder.",
+            )
+        size = len(text)
+        if not text.isascii():
+            try:
+                size = len(text.encode())
+            except UnicodeEncodeError as error:
+                raise InvalidRequestError(
+                    f"input {index} holds half of a surrogate pair at position {error.start}, which has no UTF-8",
+                    advice='Repair it with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").',
+                ) from None
+        # A token is a byte at least, so that most texts need no count.
+        if size >= MAX_INPUT_TOKENS:
+            self._measure(index, text)
+
+    def _measure(self, index: int, text: str) -> None:
+        tokens, about = self._estimate(text), "about "
+        if tokens <= MAX_INPUT_TOKENS:
+            return
+        exact = self._exact()
+        if exact is not None:
+            tokens, about = exact(text), ""
+            sure = tokens > MAX_INPUT_TOKENS
+        else:
+            sure = tokens > MAX_INPUT_TOKENS * self._OVERRATED
+        if sure:
+            raise too_long(index, f"{about}{tokens:,}")
+
+
+def too_long(index: int, tokens: str) -> InvalidRequestError:
+    """The error for an input with more tokens than the model reads."""
+    return InvalidRequestError(
+        f"input {index} has {tokens} tokens; Mistral embeds at most {MAX_INPUT_TOKENS:,} an input",
+        code="3210",
+        advice="Split it into smaller chunks.",
+    )
+
+
+def name_inputs(indexes: Sequence[int]) -> str:
+    """`input 3`, `inputs 3 to 90`, or `inputs 3, 7, 9` for an error."""
+    if len(indexes) == 1:
+        return f"input {indexes[0]}"
+    if indexes[-1] - indexes[0] == len(indexes) - 1:
+        return f"inputs {indexes[0]} to {indexes[-1]}"
+    shown = ", ".join(map(str, indexes[:10]))
+    return f"inputs {shown}" + (f" and {len(indexes) - 10} more up to {indexes[-1]}" if len(indexes) > 10 else "")

@@ -1,0 +1,160 @@
+"""Reads the vectors out of an embeddings answer and refuses every answer that could put one on the wrong text. Pure."""
+
+from __future__ import annotations
+
+import binascii
+import math
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Row: TypeAlias = "array[float] | NDArray[np.float32]"
+    Rows: TypeAlias = "list[array[float]] | NDArray[np.float32]"
+
+NATIVE_DIMENSIONS: Final = {"mistral-embed": 1024, "codestral-embed": 1536, "codestral-embed-2505": 1536}
+"""How long a model's vectors are when no other length is asked for (Mistral's documentation)."""
+
+_CODES: Final = {4: "f", 2: "e"}
+# Below this many vectors, loading numpy costs more than it saves.
+_WORTH_NUMPY: Final = 16
+
+
+class BadAnswer(ValueError):
+    """The answer is not one vector for each input.
+
+    Attributes:
+        places: which of the request's inputs it concerns; empty where it concerns all.
+    """
+
+    def __init__(self, message: str, places: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.places = places
+
+
+class UnreadableBase64(BadAnswer):
+    """The text is not the base64 of a vector of the dimension that is expected."""
+
+
+def read_rows(data: Sequence[Any], count: int, *, dimension: int | None, likely: int | None) -> Rows:
+    """One row of numbers for each input, in the order of the inputs.
+
+    Args:
+        data: the answer's `data`: objects with `index` and `embedding`, numbers or base64, in any order.
+        count: how many inputs were sent.
+        dimension: how long each vector must be; `None` where any length is right as long as all are equal.
+        likely: the length that tells 4-byte numbers from 2-byte ones in base64, where `dimension` does not.
+
+    Returns:
+        A float32 matrix, or a list of arrays; both give lists of Python floats by `tolist` of a row.
+
+    Raises:
+        UnreadableBase64: ask for decimal numbers instead.
+        BadAnswer: too few or too many vectors, an index missing, repeated or out of range, a wrong dimension,
+            something that is not a finite number.
+    """
+    if len(data) != count:
+        raise BadAnswer(f"expected {count} vectors, {len(data)} came")
+    ordered: list[Any] = [None] * count
+    for item in data:
+        index = item.get("index") if isinstance(item, dict) else None
+        if type(index) is not int or not 0 <= index < count:
+            raise BadAnswer(f"a vector came with the index {index!r}; expected 0 to {count - 1}")
+        if ordered[index] is not None:
+            raise BadAnswer(f"two vectors came with the index {index}")
+        ordered[index] = item.get("embedding")
+    if not ordered:
+        return []
+    rows: Rows
+    if all(type(vector) is str for vector in ordered):
+        rows = _from_base64(ordered, dimension or likely)
+    elif all(type(vector) is list for vector in ordered):
+        rows = _from_numbers(ordered)
+    else:
+        odd = [place for place, vector in enumerate(ordered) if type(vector) is not list]
+        raise BadAnswer("something came that is not a list of numbers", odd)
+    _check_length(rows, dimension)
+    _check_finite(rows)
+    return rows
+
+
+def _from_base64(texts: list[str], dimension: int | None) -> Rows:
+    try:
+        raws = [binascii.a2b_base64(text) for text in texts]
+    except ValueError as error:
+        raise UnreadableBase64(f"base64 that can't be decoded came ({error})") from None
+    size = len(raws[0])
+    width = size // dimension if dimension else 0
+    if not dimension or width not in _CODES or size != width * dimension:
+        raise UnreadableBase64(f"base64 of {size} bytes came, for vectors of {dimension or 'unknown'} dimensions")
+    # The decoder skips characters that are not base64; then text and bytes do not match in length.
+    length = (size + 2) // 3 * 4
+    if any(len(raw) != size for raw in raws) or any(len(text) != length for text in texts):
+        raise UnreadableBase64("base64 of unequal or impossible length came")
+    code = _CODES[width]
+    if len(raws) >= _WORTH_NUMPY or "numpy" in sys.modules:
+        try:
+            import numpy as np
+        except ImportError:
+            pass
+        else:
+            matrix = np.frombuffer(b"".join(raws), dtype=f"<f{width}")
+            return matrix.reshape(len(raws), dimension).astype(np.float32, copy=False)
+    return [_unpack(raw, code) for raw in raws]
+
+
+def _unpack(raw: bytes, code: str) -> array[float]:
+    if code == "e":
+        return array("f", struct.unpack(f"<{len(raw) // 2}e", raw))
+    row: array[float] = array("f")
+    row.frombytes(raw)
+    if sys.byteorder == "big":
+        row.byteswap()
+    return row
+
+
+def _from_numbers(vectors: list[list[Any]]) -> list[array[float]]:
+    rows = []
+    for place, vector in enumerate(vectors):
+        try:
+            rows.append(array("d", vector))
+        except (TypeError, OverflowError):
+            raise BadAnswer("a vector came that does not consist of numbers", [place]) from None
+    return rows
+
+
+def _check_length(rows: Rows, dimension: int | None) -> None:
+    expected = len(rows[0]) if dimension is None else dimension
+    wrong = [place for place, row in enumerate(rows) if len(row) != expected] if isinstance(rows, list) else []
+    if wrong or not expected:
+        came = len(rows[wrong[0]]) if wrong else 0
+        raise BadAnswer(f"expected vectors of {expected} dimensions, one of {came} came", wrong)
+
+
+def _check_finite(rows: Rows) -> None:
+    if isinstance(rows, list):
+        # A sum is finite when all its terms are; only a sum that is not calls for a closer look.
+        wrong = [
+            place for place, row in enumerate(rows) if not math.isfinite(sum(row)) and not all(map(math.isfinite, row))
+        ]
+    else:
+        import numpy as np
+
+        if np.isfinite(rows).all():
+            return
+        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
+    if wrong:
+        raise BadAnswer("a vector came with a number that is not finite", wrong)
+
+
+def to_lists(rows: Rows) -> list[list[float]]:
+    """The rows as lists of Python floats."""
+    if isinstance(rows, list):
+        return [row.tolist() for row in rows]
+    lists: list[list[float]] = rows.tolist()
+    return lists
