@@ -34,8 +34,10 @@ extras: $(BIN)/uv
 notebooks: $(VENV)/.notebooks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:randomly -W default notebooks
 
+# Against real Lava, for a few cents.
 live: $(VENV)/.dev
-	$(BIN)/python -m pytest -p no:cacheprovider -rs live
+	@if [ -n "$$LAVA_SECRET_KEY$$LAVA_FORWARD_TOKEN" ]; then $(BIN)/python -m pytest -p no:cacheprovider -rs live; \
+	else echo "live: not run, there is no LAVA_SECRET_KEY or LAVA_FORWARD_TOKEN in the environment"; fi
 
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

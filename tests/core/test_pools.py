@@ -1,0 +1,183 @@
+"""The shared connection pools: per process and event loop, without a queue, through the environment's proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from lava_mistral import AsyncLavaMistral, LavaMistral, pools
+from lava_mistral.gateway import LocalGateway
+
+ASK: list[Any] = [{"role": "user", "content": "Hello"}]
+
+
+def settings(gateway: LocalGateway) -> dict[str, str]:
+    return {"api_key": gateway.secret_key, "base_url": gateway.base_url}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_pools() -> Iterator[None]:
+    pools.close_sync_pools()
+    yield
+    pools.close_sync_pools()
+
+
+def test_clients_share_one_pool_and_it_is_reopened_after_it_was_closed(gateway: LocalGateway) -> None:
+    url = httpx.URL(gateway.base_url)
+    LavaMistral(**settings(gateway)).chat(ASK)
+    first = pools.sync_pool(url)
+    LavaMistral(**settings(gateway)).chat(ASK)
+    assert pools.sync_pool(url) is first
+    pools.close_sync_pools()
+    LavaMistral(**settings(gateway)).chat(ASK)
+    assert pools.sync_pool(url) is not first
+
+
+def test_each_event_loop_has_its_pool_and_closes_it(gateway: LocalGateway) -> None:
+    client = AsyncLavaMistral(**settings(gateway))
+    held: list[Any] = []
+
+    async def chat() -> None:
+        await asyncio.gather(*(client.chat(ASK) for _ in range(5)))
+        held.append(await pools.async_pool(httpx.URL(gateway.base_url)))
+        assert await pools.async_pool(httpx.URL(gateway.base_url)) is held[-1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            asyncio.run(chat())
+        gc.collect()
+    assert len(set(map(id, held))) == 3
+    assert not any(pool._pool.connections for pool in held)
+    assert not [loop for loop in pools._async_pools if loop.is_closed() and pools._async_pools[loop]]
+
+
+async def test_a_loops_pools_can_be_closed_and_open_again(gateway: LocalGateway) -> None:
+    client = AsyncLavaMistral(**settings(gateway))
+    await client.chat(ASK)
+    await pools.close_async_pools()
+    await client.chat(ASK)
+    await pools.close_async_pools()
+
+
+def test_loops_in_threads_do_not_disturb_each_other(gateway: LocalGateway) -> None:
+    client = AsyncLavaMistral(**settings(gateway))
+
+    def work(_: int) -> str:
+        return asyncio.run(client.chat(ASK)).text
+
+    with ThreadPoolExecutor(8) as executor:
+        assert len(set(executor.map(work, range(24)))) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_uses_connections_of_its_own(gateway: LocalGateway) -> None:
+    client = LavaMistral(**settings(gateway))
+    client.chat(ASK)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        ok = b"0"
+        try:
+            assert not pools._sync_pools
+            ok = b"1" if client.chat(ASK).text else b"0"
+        finally:
+            os.write(write, ok)
+            os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"1"
+    os.close(read)
+    assert client.chat(ASK).text
+    assert len(gateway.requests) == 3
+
+
+def test_a_client_works_in_a_spawned_process(gateway: LocalGateway) -> None:
+    program = (
+        "import pickle, sys; client = pickle.load(sys.stdin.buffer); "
+        "print(client.chat([{'role': 'user', 'content': 'Hello'}]).text)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        input=pickle.dumps(LavaMistral(**settings(gateway))),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.strip()
+    assert not done.stderr
+
+
+async def test_200_streams_run_at_once_through_one_client(gateway: LocalGateway) -> None:
+    client = AsyncLavaMistral(**settings(gateway))
+    streams = await asyncio.gather(*(client.stream(ASK) for _ in range(200)))
+    assert gateway.max_in_flight >= 200
+    for stream in streams:
+        async for _ in stream:
+            pass
+    assert {stream.turn.finish_reason for stream in streams} == {"stop"}
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A proxy that answers every request itself, and says what it was asked for."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        body = b'{"data": [{"id": "through-the-proxy"}]}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_CONNECT(self) -> None:
+        self.asked.append(self.path)
+        self.send_error(502)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def proxy() -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+    handler = type("Handler", (Proxy,), {"asked": asked})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_the_environments_proxy_is_used(
+    proxy: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    address, asked = proxy
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    make = AsyncLavaMistral if asynchronous else LavaMistral
+    client: Any = make(api_key="aks_test_x", base_url="https://lava.example/v1", max_retries=0)
+    # The tunnel is refused, so the call fails; what counts is who was asked for it.
+    with pytest.raises(Exception, match="502"):
+        await client.models() if asynchronous else client.models()
+    assert asked == ["lava.example:443"]
+    monkeypatch.setenv("NO_PROXY", "lava.example")
+    assert pools.proxy_for(httpx.URL("https://lava.example/v1")) is None
+    assert pools.proxy_for(httpx.URL("https://other.example/v1")) == f"http://{address}"
+    assert pools.proxy_for(httpx.URL("http://127.0.0.1:1/v1")) is None
