@@ -1,12 +1,12 @@
 """What a call cost, to the last digit.
 
-Known: Lava lists one price for a million input tokens and one for a million output tokens of each model; Mistral
-bills tokens that came from its prompt cache at 10 % of the input price
+Known: Lava lists one price for a million input tokens and one for a million output tokens of each model;
+Mistral bills tokens that came from its prompt cache at 10 % of the input price
 (https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching).
 
-Assumed, because Lava's list names no price for cached tokens: Lava passes Mistral's 10 % on. If it does not, a
-call with cached tokens costs more than is said here, by 90 % of the input price for each of them; a call without
-them is not concerned. `GET {base}/requests/{id}` says what Lava recorded.
+Assumed, because Lava's list names no price for cached tokens: Lava passes Mistral's 10 % on. If it does not,
+a call with cached tokens costs more than is said here, by 90 % of the input price for each of them; a call
+without them is not concerned. `GET {base}/requests/{id}` says what Lava recorded.
 
 Amounts are exact `Decimal` values in USD and are never rounded; `format_cost` makes text of them.
 """
