@@ -40,7 +40,8 @@ from lava_mistral.pacing import Outcome, Pacer, Ticket
 from lava_mistral.planning import MAX_REQUEST_TOKENS, Batch, Count, Inspector, Planner
 from lava_mistral.progress import OnProgress, Watch
 from lava_mistral.retry import RetryPolicy
-from lava_mistral.tokens import estimate_tokens, exact_counter
+from lava_mistral.tokenizers import count_text
+from lava_mistral.tokens import estimate_tokens
 
 __all__ = [
     "AsyncEmbeddingStream",
@@ -400,7 +401,7 @@ class EmbeddingEngine:
         return Inspector(self._count_tokens or estimate_tokens, self._exact_count)
 
     def _exact_count(self) -> Count | None:
-        return self._count_tokens or exact_counter(self.model)
+        return self._count_tokens or _exact_counter(self.model)
 
     def _best_count(self) -> Count:
         return self._exact_count() or estimate_tokens
@@ -530,6 +531,17 @@ class AsyncEmbeddingStream:
     def usage(self) -> EmbeddingUsage:
         """What the stream has taken so far."""
         return self._flow.progress().usage
+
+
+def _exact_counter(model: str) -> Count | None:
+    if count_text("", model, enclosed=True) is None:
+        return None
+
+    def count(text: str) -> int:
+        counted = count_text(text, model, enclosed=True)
+        return estimate_tokens(text) if counted is None else counted.tokens
+
+    return count
 
 
 class _Passage:

@@ -26,12 +26,13 @@ _SECONDS: Final = {"second": 1.0, "minute": 60.0}
 _KINDS: Final = {"req": "requests", "tokens": "tokens"}
 
 AT_EASE: Final = 0.5
-"""With at least this share of a window left, nothing is held back."""
+"""With at least this share of what can be left, nothing is held back."""
 HORIZON: Final = 0.15
-"""Below that, the pace would use up what is left in this share of the window, so a lone process settles at
-1 / (1 + 0.15) = 87 % of the limit, and many together stay below it."""
+"""Below that, the pace would use up what is left in this share of the time in which it fills up again. So a lone
+process settles at 87 % of a limit that is counted over a window, with 15 % left of one that refills steadily; many
+processes together stay below it."""
 EMPTY: Final = 0.25
-"""With nothing left, a request goes out every quarter of the window, to see whether it was renewed."""
+"""With nothing left, a request goes out every quarter of that time, to see whether it was renewed."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 20.0
 """Seconds; bounds of the pause after a refusal that names none. It doubles while refusals follow each other."""
@@ -52,14 +53,23 @@ class Ticket:
 
 @dataclass(slots=True)
 class Window:
-    """One of the account's limits, as the latest answer told it."""
+    """One of the account's limits, as the latest answer told it.
+
+    Attributes:
+        seconds: the limit holds over this time.
+        limit: requests or tokens.
+        remaining: how many were left.
+        started: how much this process had started when the server said so.
+        seen: when it said so.
+        most: the most that was ever left. A limit that refills steadily may never have more than a little in stock.
+    """
 
     seconds: float
     limit: float
     remaining: float
     started: int
-    """How much this process had started when the server said so."""
     seen: float
+    most: float
 
     def gap(self, cost: int, started: int, now: float) -> float:
         """Seconds to leave between the last request and one of this cost."""
@@ -67,10 +77,11 @@ class Window:
             return 0.0
         # What was started since then is used up already, although the server has not said so yet.
         left = self.remaining - (started - self.started)
-        if left >= AT_EASE * self.limit:
-            return 0.0
-        longest = EMPTY * self.seconds
-        return longest if left <= 0 else min(longest, HORIZON * self.seconds * cost / left)
+        refill = self.limit / self.seconds
+        renewal = max(self.most, 1.0) / refill
+        if left < cost:
+            return min(self.seconds, max(EMPTY * renewal, (cost - max(left, 0.0)) / refill))
+        return 0.0 if left >= AT_EASE * self.most else HORIZON * renewal * cost / left
 
 
 @dataclass(slots=True)
@@ -157,6 +168,9 @@ class Pacer:
             self._last_decrease = self._requests
             self._refusals += 1
             self.width = max(1.0, self.width / 2.0)
+            for window in self.windows.values():
+                # There was less than it seemed: go by a slower renewal.
+                window.most = min(window.limit, window.most * 2.0)
         elif retry_after is None:
             return
         if retry_after is None:

@@ -200,8 +200,8 @@ class Inspector:
                     f"input {index} holds half of a surrogate pair at position {error.start}, which has no UTF-8",
                     advice='Repair it with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").',
                 ) from None
-        # A token is a byte at least, so that most texts need no count.
-        if size >= MAX_INPUT_TOKENS:
+        # A token is a byte at least, beside the few that enclose an input, so that most texts need no count.
+        if size > MAX_INPUT_TOKENS - 8:
             self._measure(index, text)
 
     def _measure(self, index: int, text: str) -> None:
