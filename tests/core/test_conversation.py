@@ -1,0 +1,614 @@
+"""Conversations: checked by Mistral's rules before they are sent, and mended on request.
+
+mistral-common, Mistral's own package, is the oracle of the order.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import logging
+import string
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mistral_common.exceptions import MistralCommonException
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.validator import MistralRequestValidatorV13, ValidationMode
+
+from lava_mistral.conversation import MAX_TOOLS, mistral_tool_id, prepare
+from lava_mistral.errors import InvalidRequestError
+
+ALPHABET = set(string.ascii_letters + string.digits)
+
+
+def system(content: Any = "Be brief.") -> Any:
+    return {"role": "system", "content": content}
+
+
+def user(content: Any = "Hello") -> Any:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any = "", *ids: Any, **fields: Any) -> Any:
+    """An assistant message, with a call for each id."""
+    message = {"role": "assistant", "content": content, **fields}
+    if ids:
+        message["tool_calls"] = [
+            {"id": id, "type": "function", "function": {"name": "add", "arguments": "{}"}} for id in ids
+        ]
+    return message
+
+
+def tool(id: Any, content: Any = "4") -> Any:
+    return {"role": "tool", "content": content, "tool_call_id": id}
+
+
+def ids_of(messages: list[Any]) -> list[Any]:
+    """The ids of the calls and of the results, in order."""
+    return [
+        id
+        for message in messages
+        for id in (
+            [call["id"] for call in message.get("tool_calls") or ()]
+            + ([message["tool_call_id"]] if message["role"] == "tool" else [])
+        )
+    ]
+
+
+def shape(messages: list[Any]) -> list[tuple[str, Any]]:
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def accepted_by_mistral(messages: list[Any]) -> bool:
+    """Whether mistral-common, as a server uses it, accepts the order and the ids.
+
+    It never looks at the calls of the very first message, so a user message goes before an assistant's.
+    """
+    if messages and messages[0]["role"] == "assistant":
+        messages = [user(), *messages]
+    plain = [
+        {key: value for key, value in message.items() if key != "content"}
+        | {"content": message["content"] if isinstance(message["content"], str) else json.dumps(message["content"])}
+        for message in copy.deepcopy(messages)
+    ]
+    validator = MistralRequestValidatorV13(ValidationMode.serving)
+    try:
+        validator.validate_request(ChatCompletionRequest(model="mistral-small-2603", messages=plain))
+    except MistralCommonException:
+        return False
+    return True
+
+
+# Ids
+
+
+@given(st.text())
+def test_defect_6_any_id_becomes_one_that_mistral_takes(id: str) -> None:
+    mapped = mistral_tool_id(id)
+    assert len(mapped) == 9
+    assert set(mapped) <= ALPHABET
+    assert mistral_tool_id(mapped) == mapped
+
+
+def test_an_id_of_mistrals_form_stays() -> None:
+    assert mistral_tool_id("D681PevKs") == "D681PevKs"
+
+
+def test_a_foreign_id_maps_to_the_same_in_every_process() -> None:
+    assert mistral_tool_id("call_abc123") == "OANJQSxzk"
+
+
+def test_foreign_ids_do_not_collide() -> None:
+    foreign = [f"call_{number}" for number in range(20_000)] + [f"toolu_{number:024x}" for number in range(20_000)]
+    assert len({mistral_tool_id(id) for id in foreign}) == len(foreign)
+
+
+def test_defect_6_ids_agree_on_both_sides_and_across_turns() -> None:
+    history = [user(), assistant("", "call_1", "D681PevKs"), tool("D681PevKs"), tool("call_1")]
+    first = prepare(history)
+    one = mistral_tool_id("call_1")
+    assert ids_of(first) == [one, "D681PevKs", "D681PevKs", one]
+    longer = prepare([*history, assistant("4"), user("And?")])
+    assert longer[: len(first)] == first
+    assert accepted_by_mistral(longer)
+
+
+def test_an_id_used_again_in_a_later_turn_is_matched_within_its_turn() -> None:
+    messages = [user(), assistant("", "call_0"), tool("call_0", "1"), assistant("", "call_0"), tool("call_0", "2")]
+    assert ids_of(prepare(messages)) == [mistral_tool_id("call_0")] * 4
+
+
+@pytest.mark.parametrize("missing", [None, "", "null"])
+def test_calls_without_ids_get_one_from_their_place_and_results_are_matched_in_order(missing: Any) -> None:
+    messages = [user(), assistant("", missing, missing), tool(missing, "1"), tool(missing, "2")]
+    prepared = prepare(messages)
+    first, second, *results = ids_of(prepared)
+    assert first != second
+    assert results == [first, second]
+    assert prepared == prepare(messages)
+    assert accepted_by_mistral(prepared)
+
+
+def test_results_without_ids_take_the_calls_that_are_left() -> None:
+    messages = [user(), assistant("", "aaaaaaaaa", "bbbbbbbbb"), tool(None), tool("aaaaaaaaa")]
+    assert ids_of(prepare(messages)) == ["aaaaaaaaa", "bbbbbbbbb", "bbbbbbbbb", "aaaaaaaaa"]
+    del messages[2]["tool_call_id"]
+    assert ids_of(prepare(messages)) == ["aaaaaaaaa", "bbbbbbbbb", "bbbbbbbbb", "aaaaaaaaa"]
+
+
+def test_one_id_on_two_parallel_calls_becomes_two() -> None:
+    prepared = prepare([user(), assistant("", "call", "call"), tool("call", "1"), tool("call", "2")])
+    first, second, *results = ids_of(prepared)
+    assert first == mistral_tool_id("call") != second
+    assert results == [first, second]
+    assert accepted_by_mistral(prepared)
+
+
+# What is left alone, and what Mistral's schema refuses in a part
+
+
+def test_a_good_conversation_passes_as_it_is() -> None:
+    messages = [
+        system(),
+        user(),
+        assistant("Let me see.", "aaaaaaaaa", "bbbbbbbbb"),
+        tool("aaaaaaaaa"),
+        tool("bbbbbbbbb"),
+        assistant("4"),
+        user([{"type": "text", "text": "And?"}, {"type": "image_url", "image_url": "https://example.com/a.png"}]),
+        assistant("{", prefix=True),
+    ]
+    prepared = prepare(messages)
+    assert prepared == messages
+    assert all(new is old for new, old in zip(prepared, messages, strict=True))
+    assert prepare(messages, repair=True) == messages
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "a"}),
+        ("a", {"type": "text", "text": "a"}),
+        (
+            {"type": "thinking", "thinking": [{"type": "text", "text": "a", "index": 0}], "signature": "s"},
+            {"type": "thinking", "thinking": [{"type": "text", "text": "a"}]},
+        ),
+        (
+            {"type": "thinking", "thinking": "a", "closed": True},
+            {"type": "thinking", "thinking": [{"type": "text", "text": "a"}], "closed": True},
+        ),
+        ({"type": "thinking", "thinking": None}, {"type": "thinking", "thinking": []}),
+        (
+            {"type": "reference", "reference_ids": [1, "2", "doc"]},
+            {"type": "reference", "reference_ids": [1, 2]},
+        ),
+        ({"type": "unknown", "x": 1}, {"type": "unknown", "x": 1}),
+        ({"type": None}, {"type": None}),
+        (5, 5),
+    ],
+    ids=str,
+)
+def test_defect_9_parts_lose_what_the_schema_refuses_and_no_content(part: Any, expected: Any) -> None:
+    before = copy.deepcopy(part)
+    messages = [user(), assistant([part, {"type": "text", "text": "b"}]), user([part])]
+    prepared = prepare(messages)
+    assert [prepared[1]["content"][0], prepared[2]["content"][0]] == [expected, expected]
+    assert part == before
+    assert prepare(prepared) == prepared
+
+
+def test_a_citation_of_which_the_schema_takes_no_id_is_left_out() -> None:
+    cited = [{"type": "text", "text": "a"}, {"type": "reference", "reference_ids": ["doc"]}]
+    assert prepare([user(), assistant(cited), user()])[1]["content"] == [{"type": "text", "text": "a"}]
+    with pytest.raises(InvalidRequestError, match="neither content"):
+        prepare([user(), assistant(cited[1:]), user()])
+
+
+def test_calls_lose_what_the_schema_refuses() -> None:
+    message = assistant("", "aaaaaaaaa")
+    message["tool_calls"] = [
+        {"id": "aaaaaaaaa", "index": None, "extra": 1, "function": {"name": "add", "arguments": "", "parsed": {}}}
+    ]
+    before = copy.deepcopy(message)
+    prepared = prepare([user(), message, tool("aaaaaaaaa")])
+    assert prepared[1]["tool_calls"] == [{"id": "aaaaaaaaa", "function": {"name": "add", "arguments": "{}"}}]
+    assert message == before
+
+
+@pytest.mark.parametrize("arguments", [{}, {"a": 1}, '{"a": 1}', "{broken"])
+def test_arguments_stay_as_they_are(arguments: Any) -> None:
+    message = assistant("", "aaaaaaaaa")
+    message["tool_calls"][0]["function"]["arguments"] = arguments
+    assert prepare([user(), message, tool("aaaaaaaaa")])[1] is message
+
+
+def test_a_prefix_in_the_past_is_no_prefix_any_more() -> None:
+    messages = [user(), assistant("{", prefix=True), assistant("{}"), user()]
+    assert prepare(messages)[1] == {"role": "assistant", "content": "{"}
+    assert messages[1]["prefix"] is True
+
+
+# What is refused
+
+REFUSED = [
+    ([], "at least one message; got none"),
+    ([user(), "Hello"], r"messages\[1\] should be a dictionary with a role; got str"),
+    ([{"content": "x"}], r"messages\[0\] has role None; expected system, user, assistant or tool"),
+    ([{"role": "developer", "content": "x"}], r"messages\[0\] has role 'developer'; expected system, user"),
+    (
+        [user(), assistant("", "aaaaaaaaa"), tool("aaaaaaaaa"), user()],
+        r"messages\[3\] \(user\) comes right after the tool message messages\[2\]; expected an assistant message",
+    ),
+    (
+        [user(), assistant("", "aaaaaaaaa"), tool("aaaaaaaaa"), system(), assistant("x"), user()],
+        r"messages\[3\] \(system\) comes right after the tool message messages\[2\]",
+    ),
+    (
+        [user(), assistant("x"), system(), user()],
+        r"messages\[2\] \(system\) comes right after the assistant message messages\[1\]; expected a user",
+    ),
+    ([user(), assistant("x")], r"messages\[1\] \(assistant\) is last; expected a user message or a tool result"),
+    ([assistant("x", prefix=True)], r"messages\[0\] \(assistant\) is the only message; expected a user"),
+    ([user(), assistant(""), user()], r"messages\[1\] \(assistant\) has neither content nor tool calls"),
+    ([user(), assistant([]), user()], r"messages\[1\] \(assistant\) has neither content nor tool calls"),
+    ([user(), {"role": "assistant"}, user()], r"messages\[1\] \(assistant\) has neither content nor tool calls"),
+    (
+        [user(), assistant("", "aaaaaaaaa")],
+        r"messages\[1\] \(assistant\) calls 'add' \(id 'aaaaaaaaa'\), but no tool message right after it",
+    ),
+    (
+        [user(), assistant("", "aaaaaaaaa", "call_2"), tool("aaaaaaaaa"), assistant("x"), user()],
+        r"messages\[1\] \(assistant\) calls 'add' \(id 'call_2'\), but no tool message",
+    ),
+    ([user(), tool("call_1")], r"messages\[1\] \(tool\) is the result of the call 'call_1'; expected one that"),
+    (
+        [user(), assistant("", "aaaaaaaaa"), tool("call_1")],
+        r"messages\[2\] \(tool\) is the result of the call 'call_1'",
+    ),
+    (
+        [user(), assistant("", "aaaaaaaaa"), tool("aaaaaaaaa"), tool("aaaaaaaaa")],
+        r"messages\[3\] \(tool\) is the result of the call 'aaaaaaaaa'; .* that has no result yet",
+    ),
+    (
+        [user(), assistant("", "aaaaaaaaa"), user(), tool("aaaaaaaaa")],
+        r"messages\[1\] \(assistant\) calls 'add'",
+    ),
+    ([user(), assistant(tool_calls={"id": "x"})], r"messages\[1\].tool_calls should be a list; got dict"),
+    (
+        [user(), assistant(tool_calls=[{"name": "add"}])],
+        r"messages\[1\].tool_calls\[0\] should be an object with a function; got \{'name': 'add'\}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("messages", "said"), REFUSED, ids=[said[:60] for _, said in REFUSED])
+def test_defect_7_what_mistral_would_refuse_is_refused_before_it_is_sent(messages: list[Any], said: str) -> None:
+    with pytest.raises(InvalidRequestError, match=said) as caught:
+        prepare(messages)
+    assert caught.value.origin == "client"
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("messages", "remedy"),
+    [
+        ([user(), assistant("x")], "repair_messages=True sets prefix."),
+        ([user(), assistant(""), user()], "repair_messages=True drops it."),
+        ([user(), tool("x")], "repair_messages=True moves it to its call, or drops it where there is none."),
+    ],
+)
+def test_an_error_says_what_a_repair_would_do(messages: list[Any], remedy: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare(messages)
+    assert str(caught.value).endswith(remedy)
+
+
+@pytest.mark.parametrize("messages", [messages for messages, _ in REFUSED[1:4] + REFUSED[-2:]])
+def test_what_has_not_the_shape_of_a_message_is_not_repaired(messages: list[Any]) -> None:
+    with pytest.raises(InvalidRequestError):
+        prepare(messages, repair=True)
+
+
+def test_more_tools_than_mistral_takes_are_refused() -> None:
+    def tools(count: int) -> Any:
+        return [{"type": "function", "function": {"name": f"f{number}", "parameters": {}}} for number in range(count)]
+
+    assert prepare([user()], tools=tools(MAX_TOOLS)) == [user()]
+    with pytest.raises(InvalidRequestError, match="129 tools were given; Mistral takes at most 128"):
+        prepare([user()], tools=tools(129), repair=True)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user("Answer in JSON.")],
+        [system("json only"), user()],
+        [user([{"type": "image_url", "image_url": "x"}, {"type": "text", "text": "as Json"}])],
+    ],
+)
+def test_json_mode_passes_with_the_word_json(messages: list[Any]) -> None:
+    assert prepare(messages, response_format={"type": "json_object"}) == messages
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user()],
+        [user(None)],
+        [user("Hi"), assistant("Here is JSON"), user("Go on")],
+        [user([{"type": "image_url", "image_url": "json.png"}])],
+    ],
+)
+def test_json_mode_without_the_word_json_is_refused(messages: list[Any]) -> None:
+    assert prepare(messages, response_format={"type": "text"}) == messages
+    with pytest.raises(InvalidRequestError, match="the word JSON"):
+        prepare(messages, response_format={"type": "json_object"}, repair=True)
+
+
+# What is mended
+
+
+def repaired(messages: list[Any], caplog: pytest.LogCaptureFixture) -> tuple[list[Any], list[str]]:
+    """The mended messages and what the log says."""
+    before = copy.deepcopy(messages)
+    with pytest.raises(InvalidRequestError):
+        prepare(messages)
+    with caplog.at_level(logging.INFO, logger="lava_mistral"):
+        out = prepare(messages, repair=True)
+    assert messages == before
+    assert accepted_by_mistral(out)
+    assert all(record.name == "lava_mistral" for record in caplog.records)
+    return out, [record.getMessage().removeprefix("repair_messages: ") for record in caplog.records]
+
+
+def test_a_last_assistant_message_becomes_a_prefix(caplog: pytest.LogCaptureFixture) -> None:
+    out, log = repaired([user(), assistant("Once upon")], caplog)
+    assert out == [user(), assistant("Once upon", prefix=True)]
+    assert log == ["messages[1] (assistant) was last: the answer continues it as its prefix"]
+
+
+def test_a_last_assistant_message_loses_its_calls_before_it_becomes_a_prefix(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out, log = repaired([user(), assistant("I will look", "aaaaaaaaa")], caplog)
+    assert out == [user(), {"role": "assistant", "content": "I will look", "prefix": True}]
+    assert log == [
+        "messages[1] (assistant): 1 of its calls were dropped, without a result",
+        "messages[1] (assistant) was last: the answer continues it as its prefix",
+    ]
+
+
+def test_calls_without_results_are_dropped_and_so_is_a_message_with_nothing_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out, log = repaired(
+        [
+            user("1"),
+            assistant("", "aaaaaaaaa"),
+            user("2"),
+            assistant("", "aaaaaaaaa", "bbbbbbbbb", "ccccccccc"),
+            tool("bbbbbbbbb"),
+            assistant(""),
+            user("3"),
+            assistant("", "ddddddddd"),
+        ],
+        caplog,
+    )
+    assert out == [user("1"), user("2"), user("3"), assistant("", "bbbbbbbbb"), tool("bbbbbbbbb")]
+    assert log == [
+        "messages[1] (assistant): 1 of its calls were dropped, without a result",
+        "messages[1] (assistant) was dropped: neither content nor an answered call",
+        "messages[3] (assistant): 2 of its calls were dropped, without a result",
+        "messages[5] (assistant) was dropped: neither content nor an answered call",
+        "messages[7] (assistant): 1 of its calls were dropped, without a result",
+        "messages[7] (assistant) was dropped: neither content nor an answered call",
+        "messages[6] (user) was moved in front of messages[3]",
+    ]
+
+
+def test_results_without_a_call_and_second_results_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    out, log = repaired(
+        [tool("xxxxxxxxx"), user(), assistant("", "call"), tool("call", "1"), tool("call", "2"), tool("other")],
+        caplog,
+    )
+    id = mistral_tool_id("call")
+    assert out == [user(), assistant("", id), tool(id, "1")]
+    assert log == [
+        "messages[0] (tool) was dropped: no message before it makes its call",
+        "messages[5] (tool) was dropped: no message before it makes its call",
+        "messages[4] (tool) was dropped: its call has a result already",
+    ]
+
+
+def test_a_user_message_after_results_goes_in_front_of_the_exchanges_that_run_up_to_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exchange = [assistant("", "aaaaaaaaa"), tool("aaaaaaaaa"), assistant("", "bbbbbbbbb"), tool("bbbbbbbbb")]
+    out, log = repaired([user("1"), *exchange, user("2"), user("3")], caplog)
+    assert out == [user("1"), user("2"), user("3"), *exchange]
+    assert log == [
+        "messages[5] (user) was moved in front of messages[1]",
+        "messages[6] (user) was moved in front of messages[1]",
+    ]
+
+
+def test_a_system_message_after_results_or_an_answer_goes_in_front(caplog: pytest.LogCaptureFixture) -> None:
+    exchange = [assistant("", "aaaaaaaaa"), tool("aaaaaaaaa")]
+    out, log = repaired([user("1"), *exchange, system(), assistant("x"), user("2")], caplog)
+    assert out == [user("1"), system(), *exchange, assistant("x"), user("2")]
+    assert log == ["messages[3] (system) was moved in front of messages[1]"]
+    caplog.clear()
+    out, _ = repaired([assistant("Hi!"), system(), user()], caplog)
+    assert out == [system(), assistant("Hi!"), user()]
+
+
+def test_what_stands_between_a_call_and_its_result_goes_in_front_of_the_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out, log = repaired(
+        [
+            user("1"),
+            assistant("", "aaaaaaaaa", "bbbbbbbbb"),
+            tool("aaaaaaaaa"),
+            user("2"),
+            assistant("Wait"),
+            tool("bbbbbbbbb"),
+        ],
+        caplog,
+    )
+    assert out == [
+        user("1"),
+        user("2"),
+        assistant("Wait"),
+        assistant("", "aaaaaaaaa", "bbbbbbbbb"),
+        tool("aaaaaaaaa"),
+        tool("bbbbbbbbb"),
+    ]
+    assert log == [
+        "messages[3] (user) was moved in front of messages[1]",
+        "messages[4] (assistant) was moved in front of messages[1]",
+    ]
+
+
+def test_results_of_parallel_calls_in_two_messages_find_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    one, two = assistant("", "aaaaaaaaa"), assistant("", "bbbbbbbbb")
+    out, _ = repaired([user(), one, two, tool("bbbbbbbbb"), tool("aaaaaaaaa")], caplog)
+    assert out == [user(), one, tool("aaaaaaaaa"), two, tool("bbbbbbbbb")]
+
+
+def test_what_stands_between_entangled_exchanges_keeps_its_order(caplog: pytest.LogCaptureFixture) -> None:
+    out, _ = repaired(
+        [
+            user("1"),
+            assistant("", "aaaaaaaaa"),
+            assistant("", "bbbbbbbbb"),
+            user("2"),
+            tool("aaaaaaaaa"),
+            user("3"),
+            tool("bbbbbbbbb"),
+        ],
+        caplog,
+    )
+    assert shape(out)[:3] == [("user", "1"), ("user", "2"), ("user", "3")]
+
+
+def test_results_without_ids_go_to_the_latest_calls(caplog: pytest.LogCaptureFixture) -> None:
+    out, _ = repaired([user("1"), assistant("", None), user("2"), tool(None, "4")], caplog)
+    assert shape(out) == [("user", "1"), ("user", "2"), ("assistant", ""), ("tool", "4")]
+
+
+def test_ids_from_places_are_the_same_mended_or_not(caplog: pytest.LogCaptureFixture) -> None:
+    good = [user(), assistant("", None), tool(None)]
+    out, _ = repaired([*good, user("2")], caplog)
+    assert ids_of(out) == ids_of(prepare(good))
+
+
+def test_a_conversation_of_which_nothing_is_left_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="at least one message"):
+        prepare([tool("x"), assistant("")], repair=True)
+
+
+def test_nothing_is_logged_when_nothing_is_mended(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="lava_mistral"):
+        prepare([user()], repair=True)
+    assert not caplog.records
+
+
+# Any conversation
+
+IDS = st.sampled_from(["aaaaaaaaa", "bbbbbbbbb", "call_1", "call_2", "", None, "null"])
+CONTENTS = st.sampled_from(
+    ["one", "two", "", None, [], [{"type": "text", "text": "three"}], [{"type": "thinking", "thinking": "hm"}]]
+)
+MESSAGES = st.lists(
+    st.one_of(
+        st.builds(system, st.sampled_from(["rule", "law"])),
+        st.builds(user, st.sampled_from(["who", "what", "why"])),
+        st.builds(lambda content, ids: assistant(content, *ids), CONTENTS, st.lists(IDS, max_size=3)),
+        st.builds(tool, IDS, st.sampled_from(["4", "5"])),
+        st.builds(lambda content: assistant(content, prefix=True), CONTENTS),
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=300)
+@given(MESSAGES)
+def test_what_passes_is_what_mistral_takes_and_passes_again(messages: list[Any]) -> None:
+    before = copy.deepcopy(messages)
+    try:
+        out = prepare(messages)
+    except InvalidRequestError:
+        return
+    finally:
+        assert messages == before
+    assert accepted_by_mistral(out)
+    assert prepare(out) == out
+    assert prepare(messages, repair=True) == out
+
+
+@settings(max_examples=400)
+@given(MESSAGES)
+def test_a_mended_conversation_passes_and_invents_nothing(messages: list[Any]) -> None:
+    before = copy.deepcopy(messages)
+    try:
+        out = prepare(messages, repair=True)
+    except InvalidRequestError:
+        said = [message for message in messages if message["role"] in ("system", "user")]
+        assert not said, "only a conversation in which nobody but the assistant speaks can't be mended"
+        return
+    finally:
+        assert messages == before
+    assert prepare(out) == out
+    assert prepare(out, repair=True) == out
+    assert accepted_by_mistral(out)
+    # Each word of the user and the system, in their order; of the others nothing that was not there.
+    speakers = ("system", "user")
+    assert [m for m in out if m["role"] in speakers] == [m for m in messages if m["role"] in speakers]
+    left = [(m["role"], json.dumps(m["content"])) for m in prepare_parts(messages)]
+    for message in out:
+        left.remove((message["role"], json.dumps(message["content"])))
+    assert all(role == "tool" or (role == "assistant" and content in ('""', "null", "[]")) for role, content in left)
+
+
+def prepare_parts(messages: list[Any]) -> list[Any]:
+    """The messages with their parts as they are sent, each prepared by itself."""
+    return [
+        message | {"content": prepare([user(message["content"])])[0]["content"]} if message["content"] else message
+        for message in messages
+    ]
+
+
+def test_exactly_what_mistral_takes_passes() -> None:
+    """Every order of up to five messages after a first one."""
+    letters = [system(), user(), assistant("x"), assistant("x", "aaaaaaaaa"), tool("aaaaaaaaa")]
+    verdicts = []
+    for rest in itertools.chain.from_iterable(itertools.product(letters, repeat=length) for length in range(6)):
+        messages = [user(), *rest]
+        verdicts.append(accepted_by_mistral(messages))
+        if verdicts[-1]:
+            assert prepare(messages) == messages
+        else:
+            with pytest.raises(InvalidRequestError):
+                prepare(messages)
+    assert 100 < sum(verdicts) < len(verdicts) - 100
+
+
+def test_a_long_history_is_prepared_in_no_time() -> None:
+    messages = [system()]
+    for number in range(33):
+        messages += [user(), assistant("", f"call_{number}"), tool(f"call_{number}"), assistant("4")]
+    messages.append(user())
+    best = min(_timed(messages) for _ in range(20))
+    assert best < 0.002, f"{len(messages)} messages took {best * 1e6:.0f} µs"
+
+
+def _timed(messages: list[Any]) -> float:
+    start = time.perf_counter()
+    prepare(messages)
+    return time.perf_counter() - start
