@@ -24,8 +24,10 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import InvalidToolCall, ToolCall, invalid_tool_call, tool_call
+from langchain_core.messages.content import InvalidToolCall
+from langchain_core.messages.tool import ToolCall, invalid_tool_call, tool_call
 
+from lava_mistral import wire
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.parts import audio_part, file_part, image_part, named_text, refused, text_part, url_part
 from lava_mistral.turn import Turn
@@ -101,7 +103,7 @@ def _user(message: HumanMessage) -> Iterator[Message]:
 
 
 def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
-    message: Message = {"role": "tool", "content": content_to_wire(content)}
+    message: wire.ToolMessage = {"role": "tool", "content": content_to_wire(content)}
     if call_id is not None:
         message["tool_call_id"] = call_id
     if name:
@@ -110,7 +112,7 @@ def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
 
 
 def _assistant(message: AIMessage) -> AssistantMessage:
-    content = message.content
+    content: Any = message.content
     if isinstance(content, list):
         ours = message.response_metadata.get("model_provider") in (PROVIDER, "mistralai")
         content = content_to_wire([_own_extras(block, ours) for block in content], lenient=True)

@@ -17,7 +17,6 @@ from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from lava_mistral.tokens import count_tokens
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, SecretStr, model_validator
 
 from langchain_lava_mistral._chunks import ChunkMaker
@@ -47,6 +46,7 @@ from lava_mistral.client import (
     LavaMistral,
 )
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
+from lava_mistral.tokens import count_tokens
 from lava_mistral.tools import to_tool_choice
 
 # Field → Mistral's name for it.
@@ -558,10 +558,11 @@ class ChatLavaMistral(BaseChatModel):
                 case _:
                     raise ValueError(f"The method is 'function_calling', 'json_schema' or 'json_mode', not {method!r}.")
         if not include_raw:
-            return cast("Any", llm | parser)
+            return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", llm | parser)
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        answered: Any = RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", answered)
 
     # Tokens
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from langchain_core.embeddings import Embeddings
@@ -17,11 +17,13 @@ from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, AsyncL
 from lava_mistral.embedding import (
     DEFAULT_MAX_CONCURRENCY,
     DEFAULT_MAX_RETRIES,
+    AsyncEmbedder,
     AsyncEmbeddingStream,
     EmbeddingEngine,
     EmbeddingStream,
     EmbeddingUsage,
     PartialEmbedding,
+    SyncEmbedder,
 )
 
 _building = threading.Lock()
@@ -223,8 +225,8 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             "timeout": self.timeout,
         }
         return EmbeddingEngine(
-            LavaMistral(**common, http_client=self.http_client),
-            AsyncLavaMistral(**common, http_client=self.http_async_client),
+            cast("SyncEmbedder", LavaMistral(**common, http_client=self.http_client)),
+            cast("AsyncEmbedder", AsyncLavaMistral(**common, http_client=self.http_async_client)),
             model=self.model,
             dimensions=self.dimensions,
             max_concurrency=self.max_concurrency,

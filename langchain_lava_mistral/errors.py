@@ -22,6 +22,7 @@ which LangChain's middleware asks for, is the core's `retryable`: it can differ 
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 from langchain_core import exceptions as langchain
 
@@ -30,12 +31,17 @@ from lava_mistral.errors import LavaError
 
 
 class _Both(LavaError):
-    """What LangChain asks of an error, answered from the core's attributes."""
+    """What LangChain asks of an error, answered from the core's attributes.
 
-    @property
-    def is_retryable(self) -> bool:
-        """Whether the same call may succeed later."""
-        return self.retryable
+    Attributes:
+        is_retryable: whether the same call may succeed later.
+    """
+
+    is_retryable: bool
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.is_retryable = self.retryable
 
 
 class ConfigurationError(_Both, core.ConfigurationError, langchain.ModelError):
