@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import httpx
 from typing_extensions import Self
@@ -29,11 +29,21 @@ from lava_mistral.calls import (
     own_headers,
 )
 from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.pools import async_pool, sync_pool
 from lava_mistral.retry import Attempts, RetryPolicy
 from lava_mistral.transport import Forwarder
 from lava_mistral.turn import Delta
 from lava_mistral.wire import Message, ModelCard
+
+if TYPE_CHECKING:
+    from lava_mistral.embedding import (
+        AsyncEmbeddingStream,
+        EmbeddingEngine,
+        EmbeddingResult,
+        EmbeddingStream,
+        PartialEmbedding,
+    )
 
 DEFAULT_CHAT_MODEL = "mistral-small-2603"
 DEFAULT_EMBEDDING_MODEL = "mistral-embed"
@@ -77,6 +87,8 @@ class _Settings(Generic[_HTTP]):
         self._gap = stream_chunk_timeout
         self._policy = RetryPolicy(max_retries=max_retries)
         self._http_client: _HTTP | None = http_client
+        # One engine for each way to embed, since the engine holds the limit of requests in flight.
+        self._engines: dict[tuple[str, int | None, int], EmbeddingEngine] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Nothing in it ever changes, and a caller's HTTP client can't be copied.
@@ -370,6 +382,81 @@ class LavaMistral(_Settings[httpx.Client]):
         call = self._embedding_call(inputs, model, encoding_format, output_dimension, identity, timeout)
         return call.embedding(self._answer(call))
 
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str = DEFAULT_EMBEDDING_MODEL,
+        dimensions: int | None = None,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        show_progress: bool = False,
+        resume_from: PartialEmbedding | None = None,
+    ) -> EmbeddingResult:
+        """The vectors of any number of texts, in their order; see `lava_mistral.embedding`.
+
+        Args:
+            texts: each of at most 8,192 tokens.
+            model: the model's name.
+            dimensions: length of the vectors, for models that can shorten them.
+            max_concurrency: requests in flight at most, over all calls of this client with the same settings.
+            billing: who pays for this call.
+            lava_metadata: stored by Lava with each of its requests.
+            as_numpy: give one float32 array rather than lists of floats.
+            show_progress: draw a progress bar.
+            resume_from: `partial` of the error that ended an earlier call with the same texts.
+
+        Raises:
+            InvalidRequestError: one of the texts can't be embedded; nothing was sent.
+            LavaError: a request failed for good; `partial` has the vectors that are there.
+        """
+        return self._engine(model, dimensions, max_concurrency).embed(
+            texts,
+            billing=billing,
+            lava_metadata=lava_metadata,
+            as_numpy=as_numpy,
+            show_progress=show_progress,
+            resume_from=resume_from,
+        )
+
+    def embed_iter(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = DEFAULT_EMBEDDING_MODEL,
+        dimensions: int | None = None,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        show_progress: bool = False,
+        resume_from: PartialEmbedding | None = None,
+    ) -> EmbeddingStream:
+        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
+
+        The arguments are those of `embed`.
+        """
+        return self._engine(model, dimensions, max_concurrency).embed_iter(
+            texts,
+            billing=billing,
+            lava_metadata=lava_metadata,
+            as_numpy=as_numpy,
+            show_progress=show_progress,
+            resume_from=resume_from,
+        )
+
+    def _engine(self, model: str, dimensions: int | None, max_concurrency: int) -> EmbeddingEngine:
+        from lava_mistral.embedding import EmbeddingEngine
+
+        key = (model, dimensions, max_concurrency)
+        engine = self._engines.get(key)
+        if engine is None:
+            new = EmbeddingEngine(self, model=model, dimensions=dimensions, max_concurrency=max_concurrency)
+            engine = self._engines.setdefault(key, new)
+        return engine
+
     def models(self) -> list[ModelCard]:
         """The models that Mistral lists for the account that serves the call."""
         call = Call(MODELS_URL, self._identity(None, None), self._timeout)
@@ -498,6 +585,65 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient]):
         identity = self._identity(billing, lava_metadata)
         call = self._embedding_call(inputs, model, encoding_format, output_dimension, identity, timeout)
         return call.embedding(await self._answer(call))
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str = DEFAULT_EMBEDDING_MODEL,
+        dimensions: int | None = None,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        show_progress: bool = False,
+        resume_from: PartialEmbedding | None = None,
+    ) -> EmbeddingResult:
+        """The vectors of any number of texts, in their order; see `LavaMistral.embed`."""
+        return await self._engine(model, dimensions, max_concurrency).aembed(
+            texts,
+            billing=billing,
+            lava_metadata=lava_metadata,
+            as_numpy=as_numpy,
+            show_progress=show_progress,
+            resume_from=resume_from,
+        )
+
+    def embed_iter(
+        self,
+        texts: AsyncIterable[str] | Iterable[str],
+        *,
+        model: str = DEFAULT_EMBEDDING_MODEL,
+        dimensions: int | None = None,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        show_progress: bool = False,
+        resume_from: PartialEmbedding | None = None,
+    ) -> AsyncEmbeddingStream:
+        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
+
+        The arguments are those of `embed`; the source may be async. Iterate with `async for`.
+        """
+        return self._engine(model, dimensions, max_concurrency).aembed_iter(
+            texts,
+            billing=billing,
+            lava_metadata=lava_metadata,
+            as_numpy=as_numpy,
+            show_progress=show_progress,
+            resume_from=resume_from,
+        )
+
+    def _engine(self, model: str, dimensions: int | None, max_concurrency: int) -> EmbeddingEngine:
+        from lava_mistral.embedding import EmbeddingEngine
+
+        key = (model, dimensions, max_concurrency)
+        engine = self._engines.get(key)
+        if engine is None:
+            new = EmbeddingEngine(None, self, model=model, dimensions=dimensions, max_concurrency=max_concurrency)
+            engine = self._engines.setdefault(key, new)
+        return engine
 
     async def models(self) -> list[ModelCard]:
         """The models that Mistral lists for the account that serves the call."""

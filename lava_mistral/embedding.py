@@ -9,7 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextvars import copy_context
 from dataclasses import dataclass
 from types import TracebackType
@@ -36,7 +46,7 @@ from lava_mistral.ingestion import (
     refuse_one_text,
 )
 from lava_mistral.lanes import TaskLanes, ThreadLanes
-from lava_mistral.pacing import Outcome, Pacer, Ticket
+from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY, Outcome, Pacer, Ticket
 from lava_mistral.planning import MAX_REQUEST_TOKENS, Batch, Count, Inspector, Planner
 from lava_mistral.progress import OnProgress, Watch
 from lava_mistral.retry import RetryPolicy
@@ -44,6 +54,8 @@ from lava_mistral.tokenizers import count_text
 from lava_mistral.tokens import estimate_tokens
 
 __all__ = [
+    "DEFAULT_MAX_CONCURRENCY",
+    "DEFAULT_MAX_RETRIES",
     "AsyncEmbeddingStream",
     "EmbeddingEngine",
     "EmbeddingProgress",
@@ -53,7 +65,6 @@ __all__ = [
     "PartialEmbedding",
 ]
 
-DEFAULT_MAX_CONCURRENCY: Final = 16
 DEFAULT_MAX_RETRIES: Final = 8
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
 LINGER: Final = 0.2
@@ -63,13 +74,15 @@ LINGER: Final = 0.2
 class SyncEmbedder(Protocol):
     """What sends one embeddings request: `LavaMistral`."""
 
-    def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer: ...
+    @property
+    def embedding_request(self) -> Callable[..., EmbeddingAnswer]: ...
 
 
 class AsyncEmbedder(Protocol):
     """What sends one embeddings request: `AsyncLavaMistral`."""
 
-    async def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer: ...
+    @property
+    def embedding_request(self) -> Callable[..., Awaitable[EmbeddingAnswer]]: ...
 
 
 @dataclass

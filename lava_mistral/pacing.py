@@ -25,6 +25,8 @@ _HEADER = re.compile(r"x-ratelimit-(limit|remaining)-(req|tokens)-(?:(\d+)-)?(se
 _SECONDS: Final = {"second": 1.0, "minute": 60.0}
 _KINDS: Final = {"req": "requests", "tokens": "tokens"}
 
+DEFAULT_MAX_CONCURRENCY: Final = 16
+
 AT_EASE: Final = 0.5
 """With at least this share of what can be left, nothing is held back."""
 HORIZON: Final = 0.15
@@ -200,5 +202,7 @@ class Pacer:
             old = self.windows.get((kind, seconds))
             if old is not None and old.started > started and now - old.seen < seconds:
                 continue
-            if figures.get("limit", 0) > 0 and "remaining" in figures and seconds > 0:
-                self.windows[kind, seconds] = Window(seconds, figures["limit"], figures["remaining"], started, now)
+            limit, left = figures.get("limit", 0.0), figures.get("remaining", math.nan)
+            if seconds > 0 and 0 < limit < math.inf and 0 <= left <= limit:
+                most = left if old is None else max(old.most, left)
+                self.windows[kind, seconds] = Window(seconds, limit, left, started, now, most)
