@@ -1,10 +1,11 @@
 """Mistral's models through the Lava AI gateway, for LlamaIndex."""
 
-from importlib.util import find_spec
+try:
+    from llama_index.core import __name__ as _needed  # noqa: F401
+except ImportError as error:
+    raise ImportError("llama_index_lava_mistral needs LlamaIndex: pip install 'lava-mistral[llama-index]'") from error
 
-if find_spec("llama_index") is None or find_spec("llama_index.core") is None:
-    raise ImportError("llama_index_lava_mistral needs LlamaIndex: pip install 'lava-mistral[llama-index]'")
-
+from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
 from llama_index_lava_mistral.llms import ChatLavaMistral
 
-__all__ = ["ChatLavaMistral"]
+__all__ = ["ChatLavaMistral", "LavaMistralEmbeddings"]

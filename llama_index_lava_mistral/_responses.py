@@ -34,7 +34,9 @@ class StreamedResponses:
     def take(self, delta: Delta) -> ChatResponse | None:
         """The response after this delta; `None` for a delta of another choice than the first."""
         if delta.index != 0:
-            return None
+            if delta.usage is None:
+                return None
+            delta = Delta(0, usage=delta.usage)
         self._turn.add(delta)
         self._usage = delta.usage or self._usage
         facts = _facts(self._stream, self._turn.finish_reason, self._usage)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import httpx
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic import InstanceOf
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
 from lava_mistral.billing import Billing, check_metadata
@@ -20,7 +21,7 @@ class LavaSettings(BaseModel):
     # A mistyped or misplaced key must be refused, and not be quoted in the refusal.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
-    api_key: SecretStr | Callable[[], str] | None = Field(
+    api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = Field(
         default=None,
         description="Lava's secret key or a forward token, or a function returning it; "
         "else LAVA_FORWARD_TOKEN, then LAVA_SECRET_KEY, read when a call is made.",
@@ -32,7 +33,7 @@ class LavaSettings(BaseModel):
         description="Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production.",
         exclude=True,
     )
-    billing: InstanceOf[Billing] | None = Field(default=None, description="Who pays.", exclude=True)
+    billing: SkipJsonSchema[InstanceOf[Billing]] | None = Field(default=None, description="Who pays.", exclude=True)
     lava_metadata: dict[str, str] | None = Field(
         default=None, description="Text pairs that Lava stores with each request.", exclude=True
     )
@@ -42,10 +43,10 @@ class LavaSettings(BaseModel):
     max_retries: int = Field(
         default=DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
     )
-    http_client: InstanceOf[httpx.Client] | None = Field(
+    http_client: SkipJsonSchema[InstanceOf[httpx.Client]] | None = Field(
         default=None, description="Sends in sync code; stays yours to close.", exclude=True, repr=False
     )
-    async_http_client: InstanceOf[httpx.AsyncClient] | None = Field(
+    async_http_client: SkipJsonSchema[InstanceOf[httpx.AsyncClient]] | None = Field(
         default=None, description="Sends in async code; stays yours to close.", exclude=True, repr=False
     )
 

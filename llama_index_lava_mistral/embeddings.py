@@ -1,0 +1,268 @@
+"""`LavaMistralEmbeddings`: Mistral's embeddings through Lava as a LlamaIndex embedding model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, cast
+
+from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
+
+from lava_mistral.billing import Billing
+from lava_mistral.client import DEFAULT_EMBEDDING_MODEL
+from lava_mistral.embedding import DEFAULT_MAX_CONCURRENCY, DEFAULT_MAX_RETRIES, EmbeddingEngine
+from llama_index_lava_mistral._settings import LavaSettings
+
+dispatcher = get_dispatcher(__name__)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What one call says beside its texts; LlamaIndex's inner methods have no place for it."""
+
+    billing: Billing | None = None
+    lava_metadata: Mapping[str, str] | None = None
+    show_progress: bool = False
+
+
+_NOTHING_SAID = _Options()
+_options: ContextVar[_Options] = ContextVar("llama_index_lava_mistral_options", default=_NOTHING_SAID)
+_making = threading.Lock()
+
+
+@contextmanager
+def _call(
+    billing: Billing | None, lava_metadata: Mapping[str, str] | None, show_progress: bool = False
+) -> Iterator[None]:
+    token = _options.set(_Options(billing, lava_metadata, show_progress))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+def _within_a_span(method: _F) -> _F:
+    """Say that the method needs no span of its own: the one that it calls opens it."""
+    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    return method
+
+
+class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
+    """Mistral's embeddings through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
+
+    Any number of texts: they are packed into requests within Mistral's limits, `num_workers` of which are under way at
+    once, in sync code as in async; a repeated text is embedded once. `embed_batch_size` says for how many texts there
+    is an event and a turn of the rate limiter, not how many go into a request.
+
+    Each method also takes `billing=` and `lava_metadata=`.
+
+    Args:
+        model_name: Mistral's name of the model; `model` for short.
+        api_key: Lava's secret key or a forward token: text, a `SecretStr` or a function returning it. By default
+            `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`, read when a call is made.
+        base_url: by default `LAVA_BASE_URL`, else what the key's prefix says.
+        billing: who pays.
+        lava_metadata: text pairs that Lava stores with each request.
+        dimensions: length of the vectors, for models that can shorten them.
+        num_workers: requests under way at most, whoever calls; `max_concurrency` is another name of it.
+        show_progress_bar: draw a progress bar for batches, as `show_progress=True` of a call does.
+        timeout: seconds for one request.
+        max_retries: how often a failed request is tried again.
+        http_client: an `httpx.Client` to send with; `async_http_client` its async twin.
+
+    Raises:
+        LavaError: from every call that fails; a batch's `partial` holds the vectors that were there.
+    """
+
+    model_name: str = Field(default=DEFAULT_EMBEDDING_MODEL, description="Mistral's name of the model.")
+    embed_batch_size: int = Field(default=2048, description="Texts for each event.", gt=0, le=2048)
+    dimensions: int | None = Field(default=None, description="Length of the vectors.", gt=0)
+    # What follows changes no vector: `IngestionPipeline` makes the key of its cache of all that is not excluded.
+    num_workers: int | None = Field(
+        default=None, description="Requests under way at most; 16 by default.", gt=0, exclude=True
+    )
+    show_progress_bar: bool = Field(default=False, description="Draw a progress bar for batches.", exclude=True)
+    embeddings_cache: Any | None = Field(
+        default=None, description="A key-value store of vectors; none by default.", exclude=True
+    )
+    max_retries: int = Field(
+        default=DEFAULT_MAX_RETRIES, description="How often a failed request is tried again.", ge=0, exclude=True
+    )
+
+    _synonyms: ClassVar[Mapping[str, str]] = {
+        **LavaSettings._synonyms,
+        "model": "model_name",
+        "max_concurrency": "num_workers",
+    }
+    _held: tuple[dict[str, Any], EmbeddingEngine] | None = PrivateAttr(default=None)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which LlamaIndex serializes the model."""
+        return "LavaMistralEmbeddings"
+
+    @property
+    def max_concurrency(self) -> int:
+        """Requests under way at most."""
+        return DEFAULT_MAX_CONCURRENCY if self.num_workers is None else self.num_workers
+
+    def to_payload(self) -> dict[str, Any]:
+        """What events say of the model; nothing secret."""
+        payload = super().to_payload()
+        return payload if self.dimensions is None else {**payload, "dimensions": self.dimensions}
+
+    @_within_a_span
+    def get_query_embedding(
+        self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
+    ) -> Embedding:
+        """The vector of a question."""
+        with _call(billing, lava_metadata):
+            return super().get_query_embedding(query)
+
+    @_within_a_span
+    async def aget_query_embedding(
+        self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
+    ) -> Embedding:
+        """The vector of a question."""
+        with _call(billing, lava_metadata):
+            return await super().aget_query_embedding(query)
+
+    @_within_a_span
+    def get_text_embedding(
+        self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
+    ) -> Embedding:
+        """The vector of a text."""
+        with _call(billing, lava_metadata):
+            return super().get_text_embedding(text)
+
+    @_within_a_span
+    async def aget_text_embedding(
+        self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
+    ) -> Embedding:
+        """The vector of a text."""
+        with _call(billing, lava_metadata):
+            return await super().aget_text_embedding(text)
+
+    def get_text_embedding_batch(
+        self,
+        texts: list[str],
+        show_progress: bool = False,
+        *,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> list[Embedding]:
+        """The vectors of the texts, in their order."""
+        with _call(billing, lava_metadata, show_progress or self.show_progress_bar), self._events(texts) as finish:
+            for _ in self._windows(texts):
+                if self.rate_limiter is not None:
+                    self.rate_limiter.acquire()
+            if self.embeddings_cache is not None:
+                embeddings = self._get_text_embeddings_cached(texts)
+            else:
+                embeddings = self._get_text_embeddings(texts)
+            finish(embeddings)
+        return embeddings
+
+    async def aget_text_embedding_batch(
+        self,
+        texts: list[str],
+        show_progress: bool = False,
+        *,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> list[Embedding]:
+        """The vectors of the texts, in their order; the event loop goes on meanwhile."""
+        with _call(billing, lava_metadata, show_progress or self.show_progress_bar), self._events(texts) as finish:
+            for _ in self._windows(texts):
+                if self.rate_limiter is not None:
+                    await self.rate_limiter.async_acquire()
+            if self.embeddings_cache is not None:
+                embeddings = await self._aget_text_embeddings_cached(texts)
+            else:
+                embeddings = await self._aget_text_embeddings(texts)
+            finish(embeddings)
+        return embeddings
+
+    def _get_query_embedding(self, query: str) -> Embedding:
+        return self._get_text_embeddings([query])[0]
+
+    async def _aget_query_embedding(self, query: str) -> Embedding:
+        return (await self._aget_text_embeddings([query]))[0]
+
+    def _get_text_embedding(self, text: str) -> Embedding:
+        return self._get_text_embeddings([text])[0]
+
+    async def _aget_text_embedding(self, text: str) -> Embedding:
+        return (await self._aget_text_embeddings([text]))[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return cast("list[Embedding]", self._engine().embed(texts, **vars(_options.get())).vectors)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        result = await self._engine().aembed(texts, **vars(_options.get()))
+        return cast("list[Embedding]", result.vectors)
+
+    def _windows(self, texts: list[str]) -> list[list[str]]:
+        size = self.embed_batch_size
+        return [texts[start : start + size] for start in range(0, len(texts), size)]
+
+    @contextmanager
+    def _events(self, texts: list[str]) -> Iterator[Callable[[list[Embedding]], None]]:
+        """LlamaIndex's events, one for each window of texts, around the one call that embeds them all."""
+        payload = self.to_payload()
+        windows = self._windows(texts)
+        with ExitStack() as stack:
+            events = []
+            for _ in windows:
+                dispatcher.event(EmbeddingStartEvent(model_dict=payload))
+                event = self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload})
+                events.append(stack.enter_context(event))
+
+            def finish(embeddings: list[Embedding]) -> None:
+                start = 0
+                for event, window in zip(events, windows, strict=True):
+                    vectors = embeddings[start : start + len(window)]
+                    start += len(window)
+                    event.on_end(payload={EventPayload.CHUNKS: window, EventPayload.EMBEDDINGS: vectors})
+                    # Not validated: that would look at, and copy, a thousand numbers a text.
+                    dispatcher.event(EmbeddingEndEvent.model_construct(chunks=window, embeddings=vectors))
+
+            yield finish
+
+    def _engine(self) -> EmbeddingEngine:
+        """The engine of these settings: kept, since the limit on requests under way is its own."""
+        settings = self._client_settings() | {
+            "model": self.model_name,
+            "dimensions": self.dimensions,
+            "max_concurrency": self.max_concurrency,
+            "http_client": self.http_client,
+            "async_http_client": self.async_http_client,
+        }
+        held = self._held
+        if held is not None and held[0] == settings:
+            return held[1]
+        with _making:
+            held = self._held
+            if held is None or held[0] != settings:
+                engine = EmbeddingEngine(
+                    self._sync_client(),
+                    self._async_client(),
+                    model=self.model_name,
+                    dimensions=self.dimensions,
+                    max_concurrency=self.max_concurrency,
+                    max_retries=self.max_retries,
+                )
+                held = self._held = (settings, engine)
+            return held[1]
