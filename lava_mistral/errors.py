@@ -96,7 +96,9 @@ class LavaError(Exception):
             facts.append(f"request {self.request_id}")
         text = f"{_WHO[self.origin]}: {self.message}"
         if facts:
-            text += f" ({', '.join(facts)})"
+            text = f"{text.removesuffix('.')} ({', '.join(facts)})."
+        elif not text.endswith((".", "!", "?", "…")):
+            text += "."
         if self.retry_after is not None:
             text += f" Retry after {self.retry_after:g} s."
         elif self.origin != "client" or self.retryable:
@@ -191,12 +193,27 @@ class StreamStalledError(StreamInterruptedError, APITimeoutError):
 
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
 _OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
-_SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]+|eyJ[\w+/-]{16,}=*")
+_SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]{16,}|eyJ[\w+/-]{16,}=*")
+# Far beyond any real error body; Python can't print or pickle what is nested a thousand times.
+_DEEPEST = 50
 
 
 def redact(text: str) -> str:
     """The text with everything that looks like a Lava credential replaced by `[redacted]`."""
     return _SECRET.sub("[redacted]", text)
+
+
+def _without_secrets(value: Any, depth: int = 0) -> Any:
+    """A JSON value with the credentials in its texts hidden, and cut where it is nested too deeply to be printed."""
+    if isinstance(value, str):
+        return redact(value)
+    if not isinstance(value, list | dict):
+        return value
+    if depth == _DEEPEST:
+        return "…"
+    if isinstance(value, list):
+        return [_without_secrets(item, depth + 1) for item in value]
+    return {redact(key): _without_secrets(item, depth + 1) for key, item in value.items()}
 
 
 def error_from_response(
@@ -216,9 +233,9 @@ def error_from_response(
         payer: who was to pay, for 402 and 403: `"the merchant's wallet"`, `"customer c_1 on meter m"` …
         response: the answer itself, to be kept on the error.
     """
-    body = parse_body(content)
+    body = _without_secrets(parse_body(content))
     detail = read_error_body(body)
-    message = redact(detail.message) or f"an answer with status {status} and no explanation"
+    message = detail.message or f"an answer with status {status} and no explanation"
     kind, advice = _classify(status, detail, payer)
     return kind(
         message,
@@ -227,7 +244,7 @@ def error_from_response(
         code=detail.code,
         type=detail.type,
         request_id=headers.get("x-lava-request-id"),
-        retryable=status in (408, 409, 425, 429, 500, 502, 503, 504) if status >= 400 else None,
+        retryable=status in (408, 409, 425, 429, 500, 502, 503, 504) if status >= 300 else None,
         retry_after=parse_retry_after(headers.get("retry-after")),
         origin=detail.origin,
         body=body,
@@ -237,16 +254,17 @@ def error_from_response(
 
 def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> LavaError:
     """The error for an error object that arrived inside a stream which had begun with status 200."""
+    body = _without_secrets(body)
     detail = read_error_body(body)
     retryable = detail.status is None or detail.status in (408, 429) or detail.status >= 500
     return StreamInterruptedError(
-        f"the stream ended with an error: {redact(detail.message) or 'no explanation was given'}",
+        f"the stream ended with an error: {detail.message or 'no explanation was given'}",
         code=detail.code,
         type=detail.type,
         status_code=detail.status,
         request_id=request_id,
         retryable=retryable,
-        origin="mistral",
+        origin=detail.origin,
         body=body,
         partial=partial,
     )
@@ -304,7 +322,9 @@ def read_error_body(body: Any) -> ErrorDetail:
 
 
 def _detail(body: dict[str, Any], origin: Origin) -> ErrorDetail:
-    message = body.get("message", body.get("detail"))
+    message = body.get("message")
+    if message is None:
+        message = body.get("detail")
     if isinstance(message, dict) and "detail" in message:
         message = message["detail"]
     if isinstance(message, list):
@@ -324,7 +344,8 @@ def _detail(body: dict[str, Any], origin: Origin) -> ErrorDetail:
 def _field_error(item: Any) -> str:
     if not isinstance(item, dict):
         return str(item)
-    where = ".".join(str(step) for step in item.get("loc", ()) if step != "body")
+    place = item.get("loc")
+    where = ".".join(str(step) for step in place if step != "body") if isinstance(place, list) else ""
     return f"{where}: {item.get('msg', item.get('type', 'invalid'))}" if where else str(item.get("msg", item))
 
 
