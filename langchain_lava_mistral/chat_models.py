@@ -600,6 +600,8 @@ def _as_tool(schema: Any) -> Any:
 
 def _normalize(parameters: dict[str, Any]) -> None:
     """Put what users bind in their own forms into Mistral's."""
+    if not parameters.get("stop"):
+        parameters.pop("stop", None)
     tools = parameters.get("tools")
     if tools:
         parameters["tools"] = wire = to_tools(tools)
