@@ -1,0 +1,453 @@
+"""The demo of the command line: index some texts, ask a question, stream the answer with its sources and its cost.
+
+What both frameworks do is behind `Engine`; everything else here is plain text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import httpx
+import orjson
+from rich.console import Console
+from rich.markup import escape
+
+from lava_mistral.billing import is_loopback, resolve_access
+from lava_mistral.client import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
+from lava_mistral.columns import print_columns
+from lava_mistral.cost import cost_of, format_cost
+from lava_mistral.errors import ConfigurationError
+
+Framework = Literal["langchain", "llama-index"]
+
+OWN_QUESTION: Final = "How do I bill a call to one of my customers?"
+ANY_QUESTION: Final = "What is this about?"
+
+_SUFFIXES: Final = frozenset((".md", ".markdown", ".mdx", ".txt", ".text", ".rst"))
+_SKIPPED_FOLDERS: Final = frozenset(("node_modules", "__pycache__", "site-packages", "build", "dist"))
+_MOST_BYTES: Final = 2_000_000  # of one file: more is a data file rather than a text to read
+_CHUNK: Final = 1_000  # characters
+_OVERLAP: Final = 100
+_PASSAGES: Final = 4
+_SENTENCES: Final = re.compile(r".+?(?:[.!?。！？](?=\s|$)\s*|\n|$)|\n", re.S)
+_INSTRUCTION: Final = (
+    "Answer the question from the numbered passages alone, in a few sentences. If they do not hold the answer, say so."
+)
+
+
+class Text(NamedTuple):
+    """A text to index and the name to cite it by."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Library:
+    """The texts that the demo works on.
+
+    Attributes:
+        place: where they were read, for people.
+        texts: what was read, by name.
+        skipped: what was not, each with the reason.
+    """
+
+    place: str
+    texts: tuple[Text, ...]
+    skipped: tuple[str, ...] = ()
+
+
+class Passage(NamedTuple):
+    """A piece of a text that was found for a question."""
+
+    name: str
+    content: str
+
+
+class Engine(Protocol):
+    """What a framework does for the demo."""
+
+    title: str
+
+    def index(self, texts: Sequence[Text]) -> int:
+        """Split, embed and store the texts; how many pieces they make."""
+
+    def find(self, question: str) -> list[Passage]:
+        """The passages that are nearest to a question, nearest first."""
+
+    def answer(self, instruction: str, question: str) -> Iterator[str]:
+        """The answer in pieces, as they come."""
+
+
+@dataclass
+class Entry:
+    """One request of the demo."""
+
+    request_id: str
+    what: str
+    model: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: Decimal | None = None
+
+
+@dataclass
+class Ledger:
+    """Keeps what each request of an HTTP client took. It is the client's response hook."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def __call__(self, response: httpx.Response) -> None:
+        request_id = response.headers.get("x-lava-request-id", "")
+        if not response.is_success:
+            return
+        if "json" not in response.headers.get("content-type", ""):
+            # A stream: what it takes is known when the answer is complete, see `complete`.
+            self.entries.append(Entry(request_id, "answer", DEFAULT_CHAT_MODEL))
+            return
+        body = orjson.loads(response.read())
+        usage, model = body["usage"], body["model"]
+        self.entries.append(
+            Entry(request_id, "embed", model, usage["prompt_tokens"], 0, cost_of(usage, model)),
+        )
+
+    def complete(self, request_id: str, tokens_in: int, tokens_out: int, cost: Decimal | None) -> None:
+        """Fill in what a streamed answer took.
+
+        Args:
+            request_id: Lava's id of its request.
+            tokens_in: tokens of the prompt.
+            tokens_out: tokens of the answer.
+            cost: USD, or `None` where it is not known.
+        """
+        for entry in self.entries:
+            if entry.request_id == request_id:
+                entry.tokens_in, entry.tokens_out, entry.cost = tokens_in, tokens_out, cost
+
+    @property
+    def total(self) -> Entry:
+        """All of them together."""
+        costs = [entry.cost for entry in self.entries]
+        return Entry(
+            request_id="",
+            what="total",
+            model="",
+            tokens_in=sum(entry.tokens_in for entry in self.entries),
+            tokens_out=sum(entry.tokens_out for entry in self.entries),
+            cost=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
+        )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an engine is made with."""
+
+    api_key: str
+    base_url: str
+    http_client: httpx.Client
+    ledger: Ledger
+
+
+def run(path: Path | None, question: str | None, framework: Framework | None, console: Console) -> None:
+    """Do the whole demo and print it.
+
+    Args:
+        path: a folder or a file to read; the project's own documentation if `None`.
+        question: what to ask; a question that fits the texts if `None`.
+        framework: which one to use; the one that is installed if `None`.
+        console: where to print.
+
+    Raises:
+        LavaError: a call failed, or a setting is wrong.
+        ImportError: an extra that is needed is not installed; the message names it.
+    """
+    with ExitStack() as stack:
+        api_key, base_url = _access(stack, console)
+        library = own_documentation() if path is None else read_library(path)
+        _print_library(library, console)
+        ledger = Ledger()
+        # Proxies and certificates of the environment hold for this client as for the pooled connections.
+        client = stack.enter_context(httpx.Client(event_hooks={"response": [ledger]}))
+        engine = _ENGINES[framework or _installed()](Setup(api_key, base_url, client, ledger))
+        pieces = engine.index(library.texts)
+        console.print(f"Embedded {pieces} chunks with {DEFAULT_EMBEDDING_MODEL} through {engine.title}.\n")
+
+        question = question or (OWN_QUESTION if path is None else ANY_QUESTION)
+        console.print(f"[bold]Question:[/bold] {escape(question)}")
+        passages = engine.find(question)
+        console.print(f"[bold]Answer[/bold] of {DEFAULT_CHAT_MODEL}:")
+        for piece in engine.answer(_instruct(passages), question):
+            console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+        console.print("\n")
+        _print_sources(passages, console)
+        _print_ledger(ledger, console)
+
+
+def _access(stack: ExitStack, console: Console) -> tuple[str, str]:
+    """The key and the base URL to use, said in the first line that is printed."""
+    if os.environ.get("LAVA_FORWARD_TOKEN") or os.environ.get("LAVA_SECRET_KEY"):
+        access = resolve_access()
+        here = is_loopback(httpx.URL(access.base_url).host)
+        console.print(
+            f"Talking to the gateway on this machine, {escape(access.base_url)}: it may be a simulated one."
+            if here
+            else f"Talking to Lava at {escape(access.base_url)}: these calls are billed to your account.",
+            soft_wrap=True,
+        )
+        return access.key, access.base_url
+    try:
+        from lava_mistral.gateway import LocalGateway
+    except ImportError as error:
+        raise ImportError(
+            "There is no Lava key in the environment, and without one the demo needs the embedded gateway. Set "
+            'LAVA_SECRET_KEY, or: pip install "lava-mistral[gateway]"',
+            name=error.name,
+        ) from error
+    console.print(
+        "SIMULATED: LAVA_SECRET_KEY is not set, so a gateway on this machine answers, not Mistral. "
+        "Nothing leaves it and nothing is charged.",
+        style="bold yellow",
+        soft_wrap=True,
+    )
+    gateway = stack.enter_context(LocalGateway())
+    return gateway.secret_key, gateway.base_url
+
+
+def _installed() -> Framework:
+    for name, module in (("langchain", "langchain_core"), ("llama-index", "llama_index")):
+        if find_spec(module) is not None:
+            return "langchain" if name == "langchain" else "llama-index"
+    raise ImportError('The demo needs one of the frameworks: pip install "lava-mistral[langchain]" (or [llama-index])')
+
+
+def own_documentation() -> Library:
+    """The project's own documentation: of the checkout that runs, else what the installed package carries."""
+    root = Path(__file__).resolve().parents[1]
+    if (root / "README.md").is_file() and (root / "pyproject.toml").is_file():
+        files = [root / "README.md", root / "CHANGELOG.md", *sorted((root / "docs").rglob("*"))]
+        return _library(root, [file for file in files if file.is_file() and _is_text(file)])
+    readme = metadata.metadata("lava-mistral").json.get("description")
+    if not isinstance(readme, str) or not readme.strip():
+        raise ConfigurationError("the installed package carries no README. Name a folder: lava-mistral demo PATH.")
+    return Library("the README of the installed package", (Text("README.md", readme),))
+
+
+def read_library(path: Path) -> Library:
+    """The text and Markdown files below a folder, or one file.
+
+    Hidden folders and those of build tools are passed over. Files that are binary, unreadable or larger than 2 MB
+    are skipped and named.
+
+    Raises:
+        ConfigurationError: there is nothing to read.
+    """
+    files = sorted(_files(path)) if path.is_dir() else [path]
+    library = _library(path if path.is_dir() else path.parent, files)
+    if not library.texts:
+        why = f" Skipped: {'; '.join(library.skipped)}." if library.skipped else ""
+        raise ConfigurationError(
+            f"there is no text or Markdown file to read in {path}.{why} "
+            f"Name a folder with files that end in {', '.join(sorted(_SUFFIXES))}."
+        )
+    return library
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
+        yield from (file for name in files if not name.startswith(".") and _is_text(file := Path(parent) / name))
+
+
+def _is_text(file: Path) -> bool:
+    return file.suffix.lower() in _SUFFIXES
+
+
+def _library(root: Path, files: Iterable[Path]) -> Library:
+    texts, skipped = [], []
+    for file in files:
+        name = str(file.relative_to(root))
+        try:
+            texts.append(Text(name, _read(file)))
+        except (OSError, ValueError) as error:
+            skipped.append(f"{name} ({error})")
+    return Library(str(root), tuple(text for text in texts if text.content.strip()), tuple(skipped))
+
+
+def _read(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is too large, or no text.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise OSError(error.strerror or "can't be read") from error
+    if len(content) > _MOST_BYTES:
+        raise ValueError("larger than 2 MB")
+    if b"\0" in content:
+        raise ValueError("binary")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8 text") from error
+
+
+def _instruct(passages: Sequence[Passage]) -> str:
+    found = (f"[{number}] {passage.name}\n{passage.content}" for number, passage in enumerate(passages, 1))
+    return _INSTRUCTION + "\n\n".join(found)
+
+
+def _print_library(library: Library, console: Console) -> None:
+    size = sum(len(text.content) for text in library.texts)
+    names = ", ".join(text.name for text in library.texts[:4])
+    more = f" and {len(library.texts) - 4} more" if len(library.texts) > 4 else ""
+    place = escape(library.place)
+    console.print(f"Read {escape(names)}{more} in {place}: {size:,} characters.", highlight=False, soft_wrap=True)
+    for reason in library.skipped:
+        console.print(f"Skipped {escape(reason)}.", style="yellow", highlight=False, soft_wrap=True)
+
+
+def _print_sources(passages: Sequence[Passage], console: Console) -> None:
+    console.print("[bold]Sources[/bold]")
+    for number, passage in enumerate(passages, 1):
+        start = " ".join(passage.content.split())[:70]
+        console.print(f"  [{number}] {passage.name}: {start}…", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_ledger(ledger: Ledger, console: Console) -> None:
+    rows = [("call", "model", "tokens in", "tokens out", "cost", "Lava request id")]
+    for entry in (*ledger.entries, ledger.total):
+        tokens = f"{entry.tokens_in:,}", f"{entry.tokens_out:,}"
+        rows.append((entry.what, entry.model, *tokens, format_cost(entry.cost), entry.request_id))
+    console.print()
+    print_columns(rows, console, right=(2, 3, 4))
+
+
+class LangChainEngine:
+    """The demo in LangChain: a text splitter, the in-memory vector store, and a chain of prompt and model."""
+
+    title = "LangChain"
+
+    def __init__(self, setup: Setup) -> None:
+        from langchain_core.vectorstores import InMemoryVectorStore
+
+        from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
+
+        access: dict[str, Any] = {
+            "api_key": setup.api_key,
+            "base_url": setup.base_url,
+            "http_client": setup.http_client,
+        }
+        self._ledger = setup.ledger
+        self._store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
+        self._model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
+
+    def index(self, texts: Sequence[Text]) -> int:
+        from langchain_core.documents import Document
+        from langchain_text_splitters import MarkdownTextSplitter
+
+        splitter = MarkdownTextSplitter(chunk_size=_CHUNK, chunk_overlap=_OVERLAP)
+        documents = splitter.split_documents(Document(text.content, metadata={"source": text.name}) for text in texts)
+        self._store.add_documents(documents)
+        return len(documents)
+
+    def find(self, question: str) -> list[Passage]:
+        found = self._store.similarity_search(question, k=_PASSAGES)
+        return [Passage(document.metadata["source"], document.page_content) for document in found]
+
+    def answer(self, instruction: str, question: str) -> Iterator[str]:
+        from langchain_core.messages import AIMessageChunk
+        from langchain_core.prompts import ChatPromptTemplate
+
+        chain = ChatPromptTemplate.from_messages([("system", "{instruction}"), ("human", "{question}")]) | self._model
+        whole: AIMessageChunk | None = None
+        for chunk in chain.stream({"instruction": instruction, "question": question}):
+            if isinstance(chunk, AIMessageChunk):
+                whole = chunk if whole is None else whole + chunk
+                yield chunk.text
+        if whole is not None and whole.usage_metadata is not None:
+            facts, cost = whole.usage_metadata, whole.response_metadata.get("cost")
+            self._ledger.complete(
+                whole.response_metadata["lava_request_id"],
+                facts["input_tokens"],
+                facts["output_tokens"],
+                None if cost is None else Decimal(cost),
+            )
+
+
+class LlamaIndexEngine:
+    """The demo in LlamaIndex: a sentence splitter, the vector store index with its retriever, and the model."""
+
+    title = "LlamaIndex"
+
+    def __init__(self, setup: Setup) -> None:
+        from llama_index.core import VectorStoreIndex
+
+        from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
+
+        access: dict[str, Any] = {
+            "api_key": setup.api_key,
+            "base_url": setup.base_url,
+            "http_client": setup.http_client,
+        }
+        self._ledger = setup.ledger
+        self._embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)
+        self._model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
+        self._index = VectorStoreIndex(nodes=[], embed_model=self._embedding)
+
+    def index(self, texts: Sequence[Text]) -> int:
+        from llama_index.core import Document
+        from llama_index.core.node_parser import SentenceSplitter
+
+        # Sizes are in tokens here; four characters make about one. Sentences are told by a pattern, because the
+        # default, NLTK, refuses to read its files where the installer has hard-linked them, as uv does.
+        splitter = SentenceSplitter(
+            chunk_size=_CHUNK // 4, chunk_overlap=_OVERLAP // 4, chunking_tokenizer_fn=_SENTENCES.findall
+        )
+        nodes = splitter.get_nodes_from_documents(
+            [Document(text=text.content, metadata={"source": text.name}) for text in texts]
+        )
+        self._index.insert_nodes(nodes)
+        return len(nodes)
+
+    def find(self, question: str) -> list[Passage]:
+        found = self._index.as_retriever(similarity_top_k=_PASSAGES).retrieve(question)
+        return [Passage(node.metadata["source"], node.get_content()) for node in found]
+
+    def answer(self, instruction: str, question: str) -> Iterator[str]:
+        from llama_index.core.llms import ChatMessage, ChatResponse, MessageRole
+
+        messages = [
+            ChatMessage(role=MessageRole.SYSTEM, content=instruction),
+            ChatMessage(role=MessageRole.USER, content=question),
+        ]
+        last: ChatResponse | None = None
+        for response in self._model.stream_chat(messages):
+            last = response
+            yield response.delta or ""
+        if last is not None and isinstance(last.raw, dict) and last.raw.get("usage"):
+            usage = last.raw["usage"]
+            self._ledger.complete(
+                last.additional_kwargs["lava_request_id"],
+                usage["prompt_tokens"],
+                usage["completion_tokens"],
+                last.additional_kwargs.get("cost"),
+            )
+
+
+_ENGINES: Final[dict[Framework, Callable[[Setup], Engine]]] = {
+    "langchain": LangChainEngine,
+    "llama-index": LlamaIndexEngine,
+}
