@@ -1,6 +1,6 @@
 """Checks a conversation before it is sent, and has it mended where that is asked for. Pure.
 
-The order that Mistral takes (its error 3230; mistral-common's request validators hold the same rules):
+The order that Mistral takes (its error 3230; the request validators of mistral-common 1.9 hold the same rules):
 
 - a system message comes first, or after a system or user message;
 - each call of an assistant message has exactly one result, and the results follow that message directly;

@@ -154,7 +154,7 @@ def test_thinking_in_a_bare_string_is_read() -> None:
 
 
 @pytest.mark.parametrize("ids", [(0, 3), ("0", "doc-a")])
-def test_references_stay_where_they_were_whatever_their_ids(ids: tuple[Any, ...]) -> None:
+def test_defect_10_references_stay_where_they_were_whatever_their_ids(ids: tuple[Any, ...]) -> None:
     turn, deltas = assemble(
         {"content": "Paris"}, {"content": [reference(*ids)]}, {"content": [text(" is big")]}, {"content": "."}
     )
