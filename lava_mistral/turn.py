@@ -254,6 +254,8 @@ class TurnAssembler:
             if delta is not None:
                 deltas.append(delta)
         if usage:
+            if not isinstance(usage, dict):
+                raise _malformed("usage", "an object", usage)
             self.usage = usage
             if deltas:
                 deltas[-1].usage = usage
@@ -322,7 +324,7 @@ class _GrowingTurn:
     id and a name, the rest an id of `null`, `"null"` or `""`; the index may be missing, or 0 on every call.
     """
 
-    __slots__ = ("_by_id", "_by_index", "_last", "_made_up", "turn")
+    __slots__ = ("_by_id", "_by_index", "_last", "turn")
 
     def __init__(self, turn: Turn) -> None:
         self.turn = turn

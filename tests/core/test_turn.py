@@ -374,6 +374,7 @@ def test_several_choices_grow_apart() -> None:
     [
         [],
         {"choices": {}},
+        {"choices": [], "usage": 5},
         {"choices": ["x"]},
         {"choices": [{"index": "0", "delta": {}}]},
         {"choices": [{"delta": "x"}]},
