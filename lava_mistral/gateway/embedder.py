@@ -16,20 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lava_mistral.gateway.pieces import WORD, word_tokens
+from lava_mistral.gateway.words import COMMON
 
 DIMENSIONS: Final = 1024
 FEATURES: Final = 12
 """Positions that one word takes in the vector."""
 MOST_WORDS: Final = 400_000
 """The memory of words begins anew beyond this, at about 80 bytes a word."""
-
-# Words that say nothing about a text's subject, in the languages that examples are mostly written in.
-_COMMON: Final = frozenset(
-    """a an and are as at be but by can did do does for from had has have how i if in into is it its me my no not of on
-    or our she he so than that the their them then there these they this to was we were what when where which who why
-    will with would you your le la les un une des du de et est en que qui dans pour pas sur au aux il elle ce der die
-    das und ist ein eine zu den dem mit von el los las una y es""".split()
-)
 
 
 class Embedder:
@@ -127,7 +120,7 @@ def _features(word: str) -> tuple[int, list[int], list[float]]:
     weight = 1.0
     if not word[0].isalnum():
         weight = 0.05
-    elif folded in _COMMON:
+    elif folded in COMMON:
         weight = 0.1
     framed = f"<{folded}>"
     grams = [folded[:5]] + [framed[at : at + 3] for at in range(len(framed) - 2)]
@@ -136,7 +129,7 @@ def _features(word: str) -> tuple[int, list[int], list[float]]:
         step = (len(grams) - 1) / (FEATURES - 2)
         grams = [grams[0]] + [grams[1 + int(at * step)] for at in range(FEATURES - 2)]
     hashes = [whole] + [zlib.crc32(gram.encode("utf-8", "surrogatepass"), 7) for gram in grams]
-    share = weight * 0.6 / max(len(grams), 1) ** 0.5
+    share = weight * 0.9 / len(grams) ** 0.5
     weights = [weight] + [share] * len(grams)
     signed = [value if hash_ & 1 else -value for hash_, value in zip(hashes, weights, strict=True)]
     positions = [(hash_ >> 8) % DIMENSIONS for hash_ in hashes]

@@ -9,32 +9,15 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from lava_mistral.gateway.pieces import EAST_ASIAN
+from lava_mistral.gateway.words import COMMON, TOOLISH
 
 _WORD = re.compile(rf"[{EAST_ASIAN}]|[^\W_{EAST_ASIAN}]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A full stop ends a sentence only before white space: 3.5 and api.mistral.ai are none.
-_END = re.compile(rf"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|(?<=[。！？])|\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+[.)]\s))|\n", re.U)
+_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|(?<=[。！？])|\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+[.)]\s))|\n", re.U)
+# A long line that ends without a stop goes on in the next, unless that is an item, a heading or a row of a table.
+_WRAP = re.compile(r"(?<=[^\n]{55}[^\n.!?:。！？])[ \t]*\n[ \t]*(?=[^\s\-*#>|\d])")
 _RULER = re.compile(r"[-=_*#\s|:`~]*")
-
-COMMON: Final = frozenset(
-    """a about above after again all also am an and any are aren as at be because been before being below between both
-    but by can cannot could couldn d did didn do does doesn doing don down during each either else etc few for from
-    further had has have having he her here hers him his how i if in into is isn it its itself just let ll m many may
-    me might mine more most much must my neither no nor not now of off on once one only or other our ours out over own
-    per please re s same shall she should so some such t tell than that the their theirs them then there these they
-    this those through thus to too u under until up us ve very via was we were what when where which while who whom
-    whose why will with within without would yes you your yours
-    le la les un une des du de et est en que qui dans pour pas sur au aux il elle ce cette ces je tu nous vous ils
-    der die das und ist ein eine zu den dem mit von auf für nicht ich du er sie wir ihr wie was wer wo
-    el los las una uno y es del por con para que como se su""".split()
-)
-"""Words that say nothing about a subject."""
-
-# What every description of a tool and every request for one is made of.
-_TOOLISH: Final = frozenset(
-    """apply argument call compute data do fetch find function get give given input make need output parameter provide
-    query result return run show specified string take tool type use used user using value want""".split()
-)
 
 
 def stem(word: str) -> str:
@@ -64,12 +47,12 @@ def tool_terms(text: str) -> set[str]:
     return {term for term in found if term not in _TOOL_STEMS}
 
 
-_TOOL_STEMS: Final = frozenset(stem(word) for word in _TOOLISH)
+_TOOL_STEMS: Final = frozenset(map(stem, TOOLISH))
 
 
 def sentences(text: str) -> list[str]:
     """The sentences and lines of a text, without those that are only rulers."""
-    found = (piece.strip() for piece in _END.split(text))
+    found = (" ".join(piece.split()) for piece in _END.split(_WRAP.sub(" ", text)))
     return [piece for piece in found if piece and not _RULER.fullmatch(piece)]
 
 
@@ -91,6 +74,15 @@ def best(question: str, passages: Sequence[str], *, most: int = 3) -> list[str]:
         if all(passages[at] != passages[other] for other in chosen):
             chosen.append(at)
     return [passages[at] for at in sorted(chosen)]
+
+
+def central(passages: Sequence[str], *, most: int = 3) -> list[str]:
+    """The passages that have most in common with all the others: a summary, in their own order."""
+    found = [set(terms(passage)) for passage in passages]
+    frequency = Counter(term for passage in found for term in passage)
+    scores = [sum(frequency[term] - 1 for term in passage) / (len(passage) + 3) for passage in found]
+    ranked = sorted(range(len(passages)), key=lambda at: (-scores[at], at))
+    return [passages[at] for at in sorted(ranked[:most])]
 
 
 def _scores(wanted: Iterable[str], found: Sequence[set[str]]) -> list[float]:

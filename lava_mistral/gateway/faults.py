@@ -135,8 +135,8 @@ def to_fault(response: Any) -> Fault:
     """What a queued response stands for.
 
     Args:
-        response: a fault of this module; a dict (a JSON body with status 200); an int (the status of an error); a pair of
-            status and body, with headers as a third if need be; bytes or text (an event stream); a list of bytes,
+        response: a fault of this module; a dict (a JSON body with status 200); an int (the status of an error); a pair
+            of status and body, with headers as a third if need be; bytes or text (an event stream); a list of bytes,
             text, pauses in seconds, `Cut` and `Stall` (an event stream played so); an exception class or
             instance of `ConnectionError` (a reset).
 

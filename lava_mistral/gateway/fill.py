@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lava_mistral.gateway import extract
+from lava_mistral.gateway.words import COMMON
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _QUOTED = re.compile(
@@ -22,11 +23,9 @@ _URL = re.compile(r"https?://[^\s<>\"')\]]+")
 _NO = re.compile(r"\b(?:no|not|never|false|don't|doesn't|without|disable[ds]?)\b", re.I)
 
 # Fields whose content is prose, not a name out of the prompt.
-_PROSE = frozenset(
-    """answer body comment content context conclusion description detail explanation input instruction message note
+_PROSE = """answer body comment content context conclusion description detail explanation input instruction message note
     prompt query question reason reasoning request response result search sentence setup statement summary task text
-    thought topic""".split()
-)
+    thought topic"""
 DEEPEST = 8
 """Levels of objects; a schema that contains itself ends there."""
 
@@ -42,7 +41,7 @@ class Evidence:
     def __init__(self, text: str, *, answer: str = "") -> None:
         self.text = text.strip()
         self.answer = answer or self.text
-        self.quoted = [next(filter(None, match.groups())) for match in _QUOTED.finditer(text)]
+        self.quoted: list[str] = [next(filter(None, match.groups())) for match in _QUOTED.finditer(text)]
         self.numbers = [_number(match.group()) for match in _NUMBER.finditer(_DATE.sub(" ", text))]
         self.names = _names(text)
         self._given_numbers = 0
@@ -143,8 +142,9 @@ def _resolve(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
             }
         if not merged["properties"]:
             del merged["properties"], merged["required"]
-        schema = {**merged, **{key: value for key, value in schema.items() if key != "allOf"}}
-    return schema
+        return {**merged, **{key: value for key, value in schema.items() if key != "allOf"}}
+    resolved: Mapping[str, Any] = schema
+    return resolved
 
 
 def _member(members: Sequence[Any], evidence: Evidence, root: Mapping[str, Any], depth: int) -> Any:
@@ -303,18 +303,14 @@ def _string(schema: Mapping[str, Any], evidence: Evidence, name: str) -> str:
     return value if len(value) >= shortest else value + "." * (shortest - len(value))
 
 
-_PROSE_STEMS = frozenset(map(extract.stem, _PROSE))
-_ASKING = frozenset(
-    map(
-        extract.stem,
-        "body content context input instruction message prompt query question request search task text topic".split(),
-    )
-)
+_PROSE_STEMS = frozenset(map(extract.stem, _PROSE.split()))
+_ASKING = "body content context input instruction message prompt query question request search task text topic"
+_ASKING_STEMS = frozenset(map(extract.stem, _ASKING.split()))
 
 
 def _prose(name: str, evidence: Evidence) -> str:
     """The prompt for a field that asks, the answer for one that tells."""
-    return evidence.text if extract.tool_terms(name) & _ASKING else evidence.answer
+    return evidence.text if extract.tool_terms(name) & _ASKING_STEMS else evidence.answer
 
 
 def _matching(pattern: str, evidence: Evidence) -> str | None:
@@ -336,12 +332,12 @@ def _names(text: str) -> list[str]:
             name = match.group()
             if match.start() == 0:
                 first, _, others = name.partition(" ")
-                if first.casefold() in extract.COMMON:
+                if first.casefold() in COMMON:
                     name = others
                 elif not others and not _BE.match(sentence, match.end()):
                     continue
             name = re.sub(r"['’]s$", "", name)
-            if name and name.casefold() not in extract.COMMON and name not in found and name != "I":
+            if name and name.casefold() not in COMMON and name not in found and name != "I":
                 found.append(name)
     return found
 

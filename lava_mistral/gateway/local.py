@@ -91,8 +91,9 @@ class LocalGateway:
             RuntimeError: it is not running.
         """
         if self._server is None:
-            raise RuntimeError("the gateway is not running: use `with LocalGateway() as gateway:` or call start()")
-        return self._server.port
+            raise RuntimeError("the gateway is not running: write `with LocalGateway() as gateway:`, or call start()")
+        port: int = self._server.port
+        return port
 
     @property
     def base_url(self) -> str:
@@ -119,8 +120,8 @@ class LocalGateway:
         """Decide the next answers of the provider, in this order, each for one request that is valid.
 
         Args:
-            *responses: each a dict (a JSON body), a status, `(status, body)`, bytes or text (an event stream), a list of
-                bytes, text, pauses in seconds, `Cut` and `Stall` (an event stream played so), or a fault such as
+            *responses: each a dict (a JSON body), a status, `(status, body)`, bytes or text (an event stream), a list
+                of bytes, text, pauses in seconds, `Cut` and `Stall` (an event stream played so), or a fault such as
                 `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or `WrongVectors("short")`.
 
         Raises:

@@ -16,8 +16,7 @@ import orjson
 
 from lava_mistral.gateway import extract
 from lava_mistral.gateway.fill import Evidence, fill
-
-NOTHING = "I found nothing about that in the text I was given."
+from lava_mistral.gateway.prompt import NOTHING, Prompt, turned
 
 
 class Call(NamedTuple):
@@ -44,41 +43,6 @@ class Reply:
     endless: bool = False
 
 
-class Prompt:
-    """A conversation as the model reads it.
-
-    Attributes:
-        request: the text of the last user message.
-        question: the part of it that asks.
-        passages: everything else that was said, as sentences: what an answer may come from.
-        results: the texts of the tool results that stand at the end; empty when the user spoke last.
-        called: the names of the tools that were called since the user spoke last.
-        all_text: system and user text together.
-    """
-
-    def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        turns = [(message["role"], text_of(message.get("content"))) for message in messages]
-        if turns[-1][0] == "assistant":
-            turns.pop()
-        last = max((at for at, (role, _) in enumerate(turns) if role == "user"), default=-1)
-        self.request = turns[last][1] if last >= 0 else ""
-        self.question, context = _question(self.request)
-        self.all_text = "\n".join(text for role, text in turns if role in ("system", "user"))
-        self.results = [text for role, text in turns[last + 1 :] if role == "tool"]
-        self.called = [
-            call["function"]["name"] for message in messages[last + 1 :] for call in message.get("tool_calls") or ()
-        ]
-        self.passages = [*extract.sentences(context)]
-        for at, (role, text) in enumerate(turns):
-            if at != last and text != NOTHING:
-                found = extract.sentences(text)
-                if role == "user":
-                    found = [_turned(sentence) for sentence in found if not sentence.endswith("?")]
-                elif role == "system":
-                    found = [sentence for sentence in found if not _INSTRUCTION.match(sentence)]
-                self.passages += found
-
-
 def answer(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = False) -> Reply:
     """What the model says to a request.
 
@@ -94,41 +58,17 @@ def answer(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = False)
     return reply
 
 
-def text_of(content: Any) -> str:
-    """The text of a message's content; of other parts only that they were there."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    said = []
-    for part in content:
-        match part["type"]:
-            case "text":
-                said.append(part["text"])
-            case "image_url" | "document_url" | "input_audio" | "file":
-                said.append(_ATTACHED[part["type"]])
-    return "\n".join(said)
-
-
-_ATTACHED = {
-    "image_url": "[An image is attached.]",
-    "document_url": "[A document is attached.]",
-    "input_audio": "[A sound recording is attached.]",
-    "file": "[A file is attached.]",
-}
-_LABEL = re.compile(r"(?:^|\n)[ \t#*]*(?:user\s+)?(?:question|query|q|frage)[ \t*]*:[ \t*]*", re.I)
-_AFTER = re.compile(r"\n[ \t#*]*(?:answer|helpful answer|response|a|assistant)[ \t*]*:\s*$", re.I)
-_INSTRUCTION = re.compile(
-    r"(?:you (?:are|must|should|can|will|have)\b|answer\b|use (?:the|only|this|these)\b|given the\b|respond\b|reply\b|do not\b|don't\b|"
-    r"if you (?:don't|do not)\b|be (?:concise|brief|helpful)\b|always\b|never\b|context(?: information)?(?: is below)?\s*[:.]?$|"
-    r"---|begin\b|think\b|keep\b|treat\b)",
-    re.I,
-)
 _GREETING = re.compile(
-    r"\W*(?:hi|hello|hey|howdy|greetings|good (?:morning|afternoon|evening|day)|bonjour|salut|hallo|guten (?:tag|morgen)|hola|ciao)\b"
-    r"(?:\W+(?:there|all|everyone|mistral|world|again))?\W*$",
+    r"\W*(?:hi|hello|hey|howdy|greetings|good (?:morning|afternoon|evening|day)|bonjour|salut"
+    r"|hallo|guten (?:tag|morgen)|hola|ciao)\b(?:\W+(?:there|all|everyone|mistral|world|again))?\W*$",
     re.I,
 )
 _SAY = re.compile(r"\b(?:say|repeat|reply with|respond with|answer with|echo)\b", re.I)
 _SAID = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)\'([^\'\n]+)\'(?!\w)')
+_SUMMARY = re.compile(
+    r"\b(?:summar(?:y|i[sz]e|i[sz]ing)|tl;?dr|sum up|résum\w+|zusammenfass\w+|fass\w* .*zusammen)", re.I
+)
+_TOLD = re.compile(r"\W*(?:i|i['’]m|i['’]ve|my|we|our)\b", re.I)
 _SUM = re.compile(
     r"(?<![\w.])(-?\d+(?:\.\d+)?)\s*(\+|-|−|\*|×|x|/|÷|plus|minus|times|divided by)\s*(-?\d+(?:\.\d+)?)(?![\w.]*\d)"
 )
@@ -137,38 +77,6 @@ _OPERATORS = {
     "*": operator.mul, "×": operator.mul, "x": operator.mul, "times": operator.mul,
     "/": operator.truediv, "÷": operator.truediv, "divided by": operator.truediv,
 }  # fmt: skip
-_TURNS = {
-    "my": "your", "mine": "yours", "i": "you", "me": "you", "i'm": "you're", "i’m": "you’re", "myself": "yourself",
-    "am": "are", "i've": "you've", "i'll": "you'll", "i'd": "you'd",
-}  # fmt: skip
-_FIRST_PERSON = re.compile(r"(?<![\w'’])(?:my|mine|i['’](?:m|ve|ll|d)|i|me|myself|am)(?![\w'’])", re.I)
-
-
-def _question(request: str) -> tuple[str, str]:
-    """The part of a message that asks, and the rest: the context that it brings along."""
-    request = _AFTER.sub("", request).strip()
-    labels = list(_LABEL.finditer(request))
-    if labels:
-        last = labels[-1]
-        asked, _, after = request[last.end() :].partition("\n\n")
-        return asked.strip(), f"{request[: last.start()]}\n\n{after}"
-    found = extract.sentences(request)
-    if len(found) <= 1:
-        return request, ""
-    asking = [sentence for sentence in found if sentence.rstrip("\"'”’) ").endswith(("?", "？"))]
-    asked = asking[-1] if asking else found[-1] if "\n" in request else request
-    return asked, "\n".join(sentence for sentence in found if sentence != asked) if asked != request else ""
-
-
-def _turned(sentence: str) -> str:
-    """What the user said of themselves, said back to them."""
-
-    def turn(match: re.Match[str]) -> str:
-        word = match.group()
-        turned = _TURNS.get(word.casefold(), word)
-        return turned[0].upper() + turned[1:] if match.start() == 0 else turned
-
-    return _FIRST_PERSON.sub(turn, sentence)
 
 
 def _act(body: Mapping[str, Any], prompt: Prompt) -> Reply | None:
@@ -284,9 +192,9 @@ def _object(prompt: Prompt, choice: int) -> dict[str, Any]:
     evidence = Evidence(_SAID.sub(" ", prompt.request), answer=_said(prompt, choice))
     if not keys:
         return {"answer": _said(prompt, choice)}
-    return fill(
-        {"type": "object", "properties": dict.fromkeys(keys, {"type": "string"}), "required": list(keys)}, evidence
-    )
+    fields = {key: {"type": "string"} for key in keys}
+    filled: dict[str, Any] = fill({"type": "object", "properties": fields, "required": list(keys)}, evidence)
+    return filled
 
 
 def _said(prompt: Prompt, choice: int) -> str:
@@ -294,24 +202,37 @@ def _said(prompt: Prompt, choice: int) -> str:
     if prompt.results:
         return _reported(prompt)
     if not prompt.request.strip():
-        return "Hello! How can I help you?"
+        return _looked_at(prompt) or "Hello! How can I help you?"
     if _GREETING.match(prompt.request):
         return ("Hello! How can I help you today?", "Hi there! What can I do for you?")[choice % 2]
     if _SAY.search(prompt.request):
         quoted = _SAID.search(prompt.request)
         if quoted:
-            return next(filter(None, quoted.groups()))
+            return str(next(filter(None, quoted.groups())))
     return _extracted(prompt, choice)
 
 
 def _extracted(prompt: Prompt, choice: int) -> str:
-    found = extract.best(prompt.question, prompt.passages, most=3)
+    if _SUMMARY.search(prompt.question) and prompt.passages:
+        return " ".join(extract.central(prompt.passages))
+    found = extract.best(prompt.question, prompt.passages)
     if found:
         # Further choices begin with another of the sentences, so that they differ where there is more than one.
         turn = choice % len(found)
         return " ".join(found[turn:] + found[:turn])
+    if _TOLD.match(prompt.request) and "?" not in prompt.request:
+        return f"Noted: {turned(prompt.request.strip())}"
     result = _sum(prompt.question)
-    return NOTHING if result is None else result
+    if result is not None:
+        return result
+    return _looked_at(prompt) or NOTHING
+
+
+def _looked_at(prompt: Prompt) -> str:
+    """What there is to say of pictures and the like; nothing where there are none."""
+    if not prompt.attached:
+        return ""
+    return f"There is {' and '.join(dict.fromkeys(prompt.attached))}, which a simulated model can't look into."
 
 
 def _sum(question: str) -> str | None:

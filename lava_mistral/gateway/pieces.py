@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import re
 
-LONGEST = 7
+LONGEST = 9
 """Letters in the longest token."""
 
 # Han, kana, Hangul, their symbols and compatibility forms: written without spaces, about one token a character.
 EAST_ASIAN = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 
-WORD = re.compile(rf"[{EAST_ASIAN}]|[^\W\d_{EAST_ASIAN}]+|\d+|[^\w\s]|_")
+# Up to three marks together are one token, and so is a ruler or an ellipsis.
+_SYMBOL = r"-{3,8}|={3,8}|\.{3,8}|[^\w\s]{1,3}|_{1,8}"
+
+WORD = re.compile(rf"[{EAST_ASIAN}]|[^\W\d_{EAST_ASIAN}]+|\d+|{_SYMBOL}")
 """What is counted and embedded as one unit."""
 
-_PIECE = re.compile(rf"\s*(?:[{EAST_ASIAN}]|[^\W\d_{EAST_ASIAN}]{{1,{LONGEST}}}|\d|[^\w\s]|_)|\s+")
+_PIECE = re.compile(rf"\s*(?:[{EAST_ASIAN}]|[^\W\d_{EAST_ASIAN}]{{1,{LONGEST}}}|\d|{_SYMBOL})|\s+")
 
 
 def word_tokens(word: str) -> int:
     """How many tokens one match of `WORD` holds."""
-    if word[0].isalpha():
-        return -(-len(word) // LONGEST)
-    return len(word)
+    if word[0].isdecimal():
+        return len(word)
+    return -(-len(word) // LONGEST) if word[0].isalnum() else 1
 
 
 def count(text: str) -> int:

@@ -19,7 +19,7 @@ LARGEST_PAGE = 100
 
 
 def visible(record: RequestRecord, lag: float) -> bool:
-    """Whether a request is recorded already: it got past Lava's own checks, and `lag` seconds have gone since its end."""
+    """Whether a request is recorded already: Lava did not refuse it, and it ended at least `lag` seconds ago."""
     if not record.credential or record.status in (401, 402, 403):
         return False
     return record.completed_at is not None and time.time() - record.completed_at >= lag

@@ -198,7 +198,7 @@ def part_tokens(part: Mapping[str, Any]) -> int:
             return IMAGE_TOKENS
         case "document_url":
             # By the size of a document that comes along; a remote one is not fetched.
-            return max(64, len(part["document_url"]) // 64)
+            return max(64, len(part["document_url"]) // 256)
         case "input_audio":
             return max(64, len(part["input_audio"]) // 512)
         case _:

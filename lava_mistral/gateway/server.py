@@ -114,8 +114,7 @@ class Server(uvicorn.Server):
         for task in list(self.server_state.tasks):
             task.cancel()
         await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
-        while self._traffic.open:
-            await asyncio.sleep(0)
+        await asyncio.gather(*(connection.lost.wait() for connection in self._traffic.open))
 
 
 def protocol_class(traffic: Traffic) -> type[asyncio.Protocol]:
@@ -134,7 +133,7 @@ def protocol_class(traffic: Traffic) -> type[asyncio.Protocol]:
             super().connection_made(transport)
             self.shown = shown = Connection(transport)
             traffic.connected(shown)
-            app: App = self.app
+            app: App = self.app  # type: ignore[has-type]
 
             async def bound(scope: Scope, receive: Receive, send: Send) -> None:
                 scope["lava.connection"] = shown
