@@ -70,10 +70,13 @@ class Forwarder:
     ) -> httpx.Request:
         """The request to send to Lava for one to the provider address `target`."""
         access = resolve_access(self.api_key, self.base_url)
+        url = forward_url(access.base_url, target)
+        # httpx adds the host itself, but not to a request whose body is a stream.
+        own = [(b"Host", url.netloc), *lava_headers(access.bearer(identity.billing), identity.metadata)]
         return httpx.Request(
             method,
-            forward_url(access.base_url, target),
-            headers=[*lava_headers(access.bearer(identity.billing), identity.metadata), *headers],
+            url,
+            headers=[*own, *headers],
             content=content,
             stream=stream,
             extensions=extensions,
@@ -83,7 +86,8 @@ class Forwarder:
         """The request to send to Lava for one that a library made for Mistral.
 
         Raises:
-            ConfigurationError: it is for another host than Mistral's, or there is no usable credential.
+            ConfigurationError: it is for another host than Mistral's, there is no usable credential, or a spend limit
+                holds.
         """
         url = request.url
         if url.host != MISTRAL_HOST or url.scheme != "https" or url.port is not None:
@@ -92,10 +96,17 @@ class Forwarder:
                 f"{url.scheme}://{url.netloc.decode('ascii')}. Point the client at {MISTRAL_URL}: "
                 "the transport itself finds the way to Lava."
             )
+        identity = identify(self.billing, self.metadata)
+        if identity.limits:
+            raise ConfigurationError(
+                "A spend limit can't be kept for requests through a LavaTransport, whose cost is not known beforehand. "
+                "Leave spend_limit= out of the billed_to blocks around them, or make the call with LavaMistral or one "
+                "of the framework packages."
+            )
         return self.request(
             request.method,
             str(url),
-            identity=identify(self.billing, self.metadata),
+            identity=identity,
             headers=[(name, value) for name, value in request.headers.raw if name.lower() not in _REPLACED],
             stream=request.stream,
             extensions=dict(request.extensions),

@@ -37,6 +37,7 @@ from lava_mistral import (
     StreamStalledError,
     billed_to,
 )
+from lava_mistral.gateway import LocalGateway
 
 KEY = "aks_test_not-a-real-key"
 BASE = "http://127.0.0.1:9/v1"
@@ -397,8 +398,9 @@ async def test_leaving_a_stream_early_closes_the_connection(both: Any) -> None:
         [b'event: error\ndata: {"error":{"message":"boom"}}\n\n'],
         [b"data: {truncated\n\n"],
         [b"data: 5\n\n"],
+        [b'data: {"choices": 5}\n\n'],
     ],
-    ids=["cut", "reset", "error object", "error event", "garbage", "no object"],
+    ids=["cut", "reset", "error object", "error event", "garbage", "no object", "no choices"],
 )
 async def test_a_stream_that_ends_early_raises_with_what_had_come(both: Any, end: list[Any]) -> None:
     wire = Wire(Pieces(event("Hel"), event("lo"), *end))
@@ -577,3 +579,23 @@ async def test_the_event_loop_is_free_while_a_call_waits() -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_the_transport_carries_any_request_to_a_real_server(gateway: LocalGateway, asynchronous: bool) -> None:
+    settings: dict[str, Any] = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
+    if asynchronous:
+        async with httpx.AsyncClient(transport=AsyncLavaTransport(**settings)) as client:
+            listed = await client.get("https://api.mistral.ai/v1/models")
+            answer = await client.post(
+                "https://api.mistral.ai/v1/embeddings", json={"model": "mistral-embed", "input": "a"}
+            )
+    else:
+        with httpx.Client(transport=LavaTransport(**settings)) as sync_client:
+            listed = sync_client.get("https://api.mistral.ai/v1/models")
+            answer = sync_client.post(
+                "https://api.mistral.ai/v1/embeddings", json={"model": "mistral-embed", "input": "a"}
+            )
+    assert listed.json()["data"]
+    assert len(answer.json()["data"][0]["embedding"]) == 1024
+    assert [record.path for record in gateway.requests] == ["/v1/models", "/v1/embeddings"]
