@@ -21,8 +21,12 @@ from lava_mistral.errors import (
     StreamInterruptedError,
     StreamStalledError,
 )
+from lava_mistral.estimate import CostEstimate, estimate_cost
+from lava_mistral.records import RequestRecord, UsageReport
+from lava_mistral.spend import SpendLimit
 from lava_mistral.tokens import TokenCount, count_tokens
 from lava_mistral.transport import AsyncLavaTransport, LavaTransport
+from lava_mistral.usage import CallRecord, UsageTotals, track_usage
 
 __all__ = [
     "APIConnectionError",
@@ -32,8 +36,10 @@ __all__ = [
     "AuthenticationError",
     "Billing",
     "BillingError",
+    "CallRecord",
     "ConfigurationError",
     "ContextOverflowError",
+    "CostEstimate",
     "InsufficientBalanceError",
     "InvalidRequestError",
     "LavaError",
@@ -43,12 +49,18 @@ __all__ = [
     "NotFoundError",
     "PermissionDeniedError",
     "RateLimitError",
+    "RequestRecord",
     "ServerError",
+    "SpendLimit",
     "SpendLimitError",
     "StreamInterruptedError",
     "StreamStalledError",
     "TokenCount",
+    "UsageReport",
+    "UsageTotals",
     "billed_to",
     "count_tokens",
+    "estimate_cost",
     "models",
+    "track_usage",
 ]

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from typing_extensions import Self
 
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.spend import Amount, SpendLimit, to_limit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -155,6 +156,7 @@ class Scope:
     provider_key: Secret | None = field(default=None, repr=False)
     disable_billing: bool | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[SpendLimit, ...] = ()
 
     def over(self, billing: Billing) -> Billing:
         """`billing` with the fields that this scope names put over its own."""
@@ -183,6 +185,12 @@ class billed_to:
         metadata: stored by Lava with each request; merged over the outer blocks' metadata.
         provider_key: your own Mistral key for these calls.
         disable_billing: track the customer without charging them.
+        spend_limit: USD that all calls in the block may cost together, or a `SpendLimit` to share; the limits of the
+            outer blocks and of the models hold too. A call that could pass one is refused before it is sent.
+
+    Attributes:
+        spend_limit: the block's limit, which says what is spent and left; `None` without one. Entering the same block
+            again goes on with it.
 
     Raises:
         ConfigurationError: on construction, for metadata that Lava refuses; on the first call, for an identity that
@@ -197,13 +205,16 @@ class billed_to:
         *,
         provider_key: Secret | None = None,
         disable_billing: bool | None = None,
+        spend_limit: Amount | SpendLimit | None = None,
     ) -> None:
+        self.spend_limit = to_limit(spend_limit)
         self._inner = Scope(
             customer_id=customer_id,
             meter_slug=meter_slug,
             provider_key=provider_key,
             disable_billing=disable_billing,
             metadata=check_metadata(metadata),
+            limits=() if self.spend_limit is None else (self.spend_limit,),
         )
         self._tokens: list[Token[Scope | None]] = []
 
@@ -211,7 +222,8 @@ class billed_to:
         outer, inner = _scope.get(), self._inner
         if outer is not None:
             given = {k: v for k, v in vars(inner).items() if v is not None}
-            inner = replace(outer, **(given | {"metadata": {**outer.metadata, **inner.metadata}}))
+            joined = {"metadata": {**outer.metadata, **inner.metadata}, "limits": (*inner.limits, *outer.limits)}
+            inner = replace(outer, **(given | joined))
         self._tokens.append(_scope.set(inner))
         return self
 
@@ -228,7 +240,8 @@ class billed_to:
         """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError("billed_to can't decorate a generator: write `with billed_to(…):` around its loop.")
-        given = vars(self._inner)
+        given = {name: value for name, value in vars(self._inner).items() if name != "limits"}
+        given["spend_limit"] = self.spend_limit
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)
@@ -248,10 +261,11 @@ class billed_to:
 
 @dataclass(frozen=True)
 class Identity:
-    """What one call is sent with: who pays, and the metadata stored with it."""
+    """What one call is sent with: who pays, the metadata stored with it, and the limits that it draws on."""
 
     billing: Billing = MERCHANT
     metadata: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[SpendLimit, ...] = ()
 
 
 def identify(
@@ -260,10 +274,12 @@ def identify(
     *,
     call_billing: Billing | None = None,
     call_metadata: Mapping[str, str] | None = None,
+    limit: SpendLimit | None = None,
 ) -> Identity:
     """The identity of a call made now: the model's settings, under the enclosing blocks, under the call's own.
 
     `call_billing` replaces the customer, meter and switch as one; the provider key falls through where it names none.
+    All limits hold, the innermost first: those of the blocks, then `limit`, the model's.
     """
     scope = _scope.get()
     base = MERCHANT if billing is None else billing
@@ -281,7 +297,10 @@ def identify(
         merged.update(check_metadata(call_metadata))
     if len(merged) > 100:
         check_metadata(merged)
-    return Identity(base, merged)
+    limits = () if scope is None else scope.limits
+    if limit is not None:
+        limits = (*limits, limit)
+    return Identity(base, merged, tuple(dict.fromkeys(limits)) if len(limits) > 1 else limits)
 
 
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}\Z")
@@ -323,6 +342,15 @@ class Access:
 
     key: str = field(repr=False)
     base_url: str = PRODUCTION_URL
+
+    @property
+    def secret_key(self) -> str:
+        """The secret key: the credential itself, or the one in a forward token.
+
+        Raises:
+            ConfigurationError: the credential is an opaque forward token.
+        """
+        return _secret_key_of(self.key)
 
     def bearer(self, billing: Billing) -> str:
         """The value after `Bearer ` for a call billed like this.

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import orjson
 
 from lava_mistral.billing import Identity
+from lava_mistral.charges import UNCHARGED, Account, Charge
 from lava_mistral.conversation import prepare
 from lava_mistral.cost import cost_of
 from lava_mistral.errors import (
@@ -36,13 +37,23 @@ EMBEDDINGS_URL = f"{MISTRAL_URL}/embeddings"
 MODELS_URL = f"{MISTRAL_URL}/models"
 
 _AGENT = (b"User-Agent", f"lava-mistral/{version('lava-mistral')}".encode("ascii"))
-_JSON = [
+JSON_HEADERS: Final = [
     _AGENT,
     (b"Content-Type", b"application/json"),
     (b"Accept", b"application/json"),
     (b"Accept-Encoding", b"gzip, deflate"),
 ]
 _EVENTS = [_AGENT, (b"Content-Type", b"application/json"), (b"Accept", b"text/event-stream")]
+# The request did not go out, or not to Lava: nobody can have charged it.
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+    httpx.InvalidURL,
+)
 _OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
 
 
@@ -67,6 +78,8 @@ class Call:
         timeout: seconds for the whole answer, or for a stream's headers.
         gap: seconds between two chunks of a stream; `None` for a call that does not stream.
         model: the model that was asked for; prices go by it.
+        account: what its requests are put down to; `None` where nobody asks what they cost.
+        charge: the request that is under way.
     """
 
     target: str
@@ -76,6 +89,8 @@ class Call:
     body: Mapping[str, Any] | None = None
     gap: float | None = None
     stream: bool = False
+    account: Account | None = None
+    charge: Charge = field(init=False, default=UNCHARGED)
     content: bytes | None = field(init=False, default=None)
     timeouts: dict[str, float | None] = field(init=False, default_factory=dict)
 
@@ -87,11 +102,15 @@ class Call:
                 raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
 
     def request(self, forwarder: Forwarder, extra: Sequence[tuple[bytes, bytes]] = ()) -> httpx.Request:
-        """The request to Lava for one try."""
+        """The request to Lava for one try.
+
+        Raises:
+            SpendLimitError: it could pass a limit.
+        """
         connect = None if self.timeout is None else min(self.timeout, 15.0)
         self.timeouts = {"connect": connect, "read": self.timeout, "write": self.timeout, "pool": connect}
-        headers = _EVENTS if self.stream else _JSON
-        return forwarder.request(
+        headers = _EVENTS if self.stream else JSON_HEADERS
+        request = forwarder.request(
             "GET" if self.content is None else "POST",
             self.target,
             identity=self.identity,
@@ -99,6 +118,9 @@ class Call:
             content=self.content,
             extensions={"timeout": self.timeouts},
         )
+        if self.account is not None:
+            self.charge = self.account.open()
+        return request
 
     def provider_request(self) -> httpx.Request:
         """The request as the caller may see it: for Mistral, without the credential."""
@@ -111,6 +133,7 @@ class Call:
 
     def refused(self, response: httpx.Response) -> LavaError:
         """The error that an answer with a status other than 2xx stands for; its body has been read."""
+        self.charge.free()
         response.request = self.provider_request()
         return error_from_response(
             response.status_code,
@@ -120,12 +143,36 @@ class Call:
             response=response,
         )
 
-    def failed(self, error: Exception) -> LavaError:
-        """The error for an exception of the HTTP layer."""
+    def failed(self, error: Exception, response: httpx.Response | None = None) -> LavaError:
+        """The error for an exception of the HTTP layer.
+
+        Args:
+            error: the exception.
+            response: the answer whose body was being read, where one had begun.
+        """
+        request_id = None if response is None else response.headers.get("x-lava-request-id")
+        if isinstance(error, _NEVER_SENT):
+            self.charge.free()
+        self.abandoned(response)
         if isinstance(error, httpx.RequestError):
             # It is chained to the caller's error; what went over the wire holds the credential.
             error.request = self.provider_request()
-        return error_from_exception(error, timeout=self.timeout)
+        failure = error_from_exception(error, timeout=self.timeout)
+        failure.request_id = request_id
+        return failure
+
+    def abandoned(self, response: httpx.Response | None = None) -> None:
+        """The request ended before its answer did, for whatever reason: nobody here knows what it cost.
+
+        Args:
+            response: the answer whose body was being read, where one had begun.
+        """
+        if response is None:
+            self.charge.end(None, None, complete=False)
+        elif response.is_success:
+            self.charge.end(None, response.headers.get("x-lava-request-id"), complete=False)
+        else:
+            self.charge.free()
 
     def parsed(self, response: httpx.Response) -> dict[str, Any]:
         """The JSON object of a good answer."""
@@ -137,7 +184,8 @@ class Call:
             raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", response)
         return body
 
-    def _senseless(self, what: str, response: httpx.Response) -> ServerError:
+    def _senseless(self, what: str, response: httpx.Response, usage: Any = None) -> ServerError:
+        self.charge.end(usage, response.headers.get("x-lava-request-id"), complete=False)
         return ServerError(
             f"expected an answer from {self.target}, got one {what}",
             status_code=response.status_code,
@@ -154,12 +202,14 @@ class Call:
         body = self.parsed(response)
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices:
-            raise self._senseless("without choices", response)
+            raise self._senseless("without choices", response, body.get("usage"))
         turns = tuple(
             Turn.from_message(choice.get("message") or {}, choice.get("finish_reason"), choice.get("index", place))
             for place, choice in enumerate(choices)
         )
         request_id = response.headers.get("x-lava-request-id")
+        failed = any(turn.finish_reason == "error" for turn in turns)
+        self.charge.end(body.get("usage"), request_id, complete=not failed)
         for turn in turns:
             if turn.finish_reason == "error":
                 raise ServerError(
@@ -184,7 +234,8 @@ class Call:
         """The vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
         body = self.parsed(response)
         if not isinstance(body.get("data"), list):
-            raise self._senseless("without data", response)
+            raise self._senseless("without data", response, body.get("usage"))
+        self.charge.end(body.get("usage"), response.headers.get("x-lava-request-id"))
         return EmbeddingAnswer(
             response=body,  # type: ignore[arg-type]  # checked above as far as it is relied on
             headers=response.headers,
@@ -254,6 +305,8 @@ class StreamReader:
         self.request_id = headers.get("x-lava-request-id")
         self.ready: deque[Delta] = deque()
         self.done = False
+        self._charge = call.charge
+        self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
         self._assembler = TurnAssembler()
         self._last_event = time.monotonic()
@@ -290,7 +343,10 @@ class StreamReader:
                     chunk["choices"] = []
                 else:
                     raise error_from_event(chunk, request_id=self.request_id, partial=self._partial())
-            deltas = self._assembler.add(chunk)  # type: ignore[arg-type]  # as far as it is relied on
+            try:
+                deltas = self._assembler.add(chunk)  # type: ignore[arg-type]  # as far as it is relied on
+            except LavaError as error:
+                raise self.interrupted(f"a chunk makes no sense: {error.message}") from error
             for delta in deltas:
                 if delta.finish_reason == "error":
                     raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
@@ -304,6 +360,10 @@ class StreamReader:
         """
         if not self.finished:
             raise self.interrupted("it ended without a finish reason and without [DONE]")
+
+    def settle(self) -> None:
+        """Nothing more is read: what the call cost is what is known of it now."""
+        self._charge.end(self.usage, self.request_id, complete=self.finished and self._failure is None)
 
     def broken(self, error: Exception) -> LavaError:
         """The error for an exception of the HTTP layer in the middle of the stream."""

@@ -28,10 +28,14 @@ from lava_mistral.calls import (
     chat_body,
     own_headers,
 )
+from lava_mistral.charges import open_account
 from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.estimate import most_of_chat, most_of_embedding
+from lava_mistral.history import AsyncHistory, History
 from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.pools import async_pool, sync_pool
 from lava_mistral.retry import Attempts, RetryPolicy
+from lava_mistral.spend import Amount, SpendLimit, to_limit
 from lava_mistral.transport import Forwarder
 from lava_mistral.turn import Delta
 from lava_mistral.wire import Message, ModelCard
@@ -71,6 +75,7 @@ class _Settings(Generic[_HTTP]):
         max_retries: int = DEFAULT_MAX_RETRIES,
         stream_chunk_timeout: float | None = DEFAULT_TIMEOUT,
         http_client: _HTTP | None = None,
+        spend_limit: Amount | SpendLimit | None = None,
     ) -> None:
         for name, limit in (("timeout", timeout), ("stream_chunk_timeout", stream_chunk_timeout)):
             if limit is not None and limit <= 0:
@@ -87,6 +92,7 @@ class _Settings(Generic[_HTTP]):
         self._gap = stream_chunk_timeout
         self._policy = RetryPolicy(max_retries=max_retries)
         self._http_client: _HTTP | None = http_client
+        self.spend_limit = to_limit(spend_limit)
         # One engine for each way to embed, since the engine holds the limit of requests in flight.
         self._engines: dict[tuple[str, int | None, int], EmbeddingEngine] = {}
 
@@ -106,6 +112,7 @@ class _Settings(Generic[_HTTP]):
             self._forwarder.metadata,
             call_billing=billing,
             call_metadata=lava_metadata,
+            limit=self.spend_limit,
         )
 
     def _chat_call(
@@ -120,14 +127,16 @@ class _Settings(Generic[_HTTP]):
         timeout: float | None,
         gap: float | None = None,
     ) -> Call:
+        body = chat_body(messages, model, parameters, stream=stream, repair=repair)
         return Call(
             CHAT_URL,
             identity,
             self._timeout if timeout is None else timeout,
             model,
-            chat_body(messages, model, parameters, stream=stream, repair=repair),
+            body,
             gap=self._gap if gap is None else gap,
             stream=stream,
+            account=open_account("chat", model, identity, lambda: most_of_chat(body), streamed=stream),
         )
 
     def _embedding_call(
@@ -144,7 +153,9 @@ class _Settings(Generic[_HTTP]):
             body["encoding_format"] = encoding_format
         if output_dimension is not None:
             body["output_dimension"] = output_dimension
-        return Call(EMBEDDINGS_URL, identity, self._timeout if timeout is None else timeout, model, body)
+        account = open_account("embedding", model, identity, lambda: most_of_embedding(inputs, model))
+        timeout = self._timeout if timeout is None else timeout
+        return Call(EMBEDDINGS_URL, identity, timeout, model, body, account=account)
 
 
 class ChatStream(StreamReader):
@@ -160,7 +171,6 @@ class ChatStream(StreamReader):
         super().__init__(call, response.headers)
         self._response = response
         self._bytes = response.iter_bytes()
-        self._failure: LavaError | None = None
         # Not the response's own flag: a transport may give a response that was read, and so closed, before.
         self._over = False
 
@@ -195,6 +205,8 @@ class ChatStream(StreamReader):
                 data = None
             if data is not None:
                 self.feed(data)
+                if self.done:
+                    self.settle()
                 return
             self.end()
         except LavaError as error:
@@ -205,6 +217,7 @@ class ChatStream(StreamReader):
     def close(self) -> None:
         """Close the connection, or hand it back to its pool where the answer was read to its end."""
         self._over = True
+        self.settle()
         self._response.close()
 
     def __enter__(self) -> Self:
@@ -223,7 +236,6 @@ class AsyncChatStream(StreamReader):
         super().__init__(call, response.headers)
         self._response = response
         self._bytes = response.aiter_bytes()
-        self._failure: LavaError | None = None
         self._over = False
 
     async def prime(self) -> Self:
@@ -257,6 +269,8 @@ class AsyncChatStream(StreamReader):
                 data = None
             if data is not None:
                 self.feed(data)
+                if self.done:
+                    self.settle()
                 return
             self.end()
         except LavaError as error:
@@ -267,6 +281,7 @@ class AsyncChatStream(StreamReader):
     async def aclose(self) -> None:
         """Close the connection, or hand it back to its pool where the answer was read to its end."""
         self._over = True
+        self.settle()
         await self._response.aclose()
 
     async def __aenter__(self) -> Self:
@@ -278,7 +293,7 @@ class AsyncChatStream(StreamReader):
         await self.aclose()
 
 
-class LavaMistral(_Settings[httpx.Client]):
+class LavaMistral(_Settings[httpx.Client], History):
     """Mistral's models through Lava, without a framework.
 
     Args:
@@ -291,6 +306,8 @@ class LavaMistral(_Settings[httpx.Client]):
         max_retries: how often a call is tried again after 408, 429, 5xx, connection errors and timeouts.
         stream_chunk_timeout: seconds between two chunks of a stream; `None` for no limit.
         http_client: an `httpx.Client` to send with, for a proxy or certificates of your own; it stays yours to close.
+        spend_limit: USD that all calls of this client may cost together, or a `SpendLimit` to share. A call that could
+            pass it is refused before it is sent (`SpendLimitError`).
 
     Raises:
         ConfigurationError: a setting is wrong. A missing key is reported by the first call.
@@ -460,8 +477,10 @@ class LavaMistral(_Settings[httpx.Client]):
     def models(self) -> list[ModelCard]:
         """The models that Mistral lists for the account that serves the call."""
         call = Call(MODELS_URL, self._identity(None, None), self._timeout)
-        body = self._retry(lambda: call.parsed(self._answer(call)), None)
-        return list(body.get("data", []))
+        return list(self._ask(call).get("data", []))
+
+    def _ask(self, call: Call) -> dict[str, Any]:
+        return self._retry(lambda: call.parsed(self._answer(call)), None)
 
     def _send(self, call: Call) -> httpx.Response:
         request = call.request(self._forwarder, self._extra_headers())
@@ -471,13 +490,19 @@ class LavaMistral(_Settings[httpx.Client]):
             return self._http_client.send(request, stream=True, auth=None, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise call.failed(error) from error
+        except BaseException:
+            call.abandoned()
+            raise
 
     def _answer(self, call: Call) -> httpx.Response:
         response = self._send(call)
         try:
             response.read()
         except (httpx.HTTPError, OSError) as error:
-            raise call.failed(error) from error
+            raise call.failed(error, response) from error
+        except BaseException:
+            call.abandoned(response)
+            raise
         finally:
             response.close()
         if not response.is_success:
@@ -492,7 +517,10 @@ class LavaMistral(_Settings[httpx.Client]):
         try:
             response.read()
         except (httpx.HTTPError, OSError) as error:
-            raise call.failed(error) from error
+            raise call.failed(error, response) from error
+        except BaseException:
+            call.abandoned(response)
+            raise
         finally:
             response.close()
         raise call.refused(response)
@@ -509,7 +537,7 @@ class LavaMistral(_Settings[httpx.Client]):
             time.sleep(wait)
 
 
-class AsyncLavaMistral(_Settings[httpx.AsyncClient]):
+class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
     """Mistral's models through Lava in async code, without a framework; see `LavaMistral` for the arguments."""
 
     async def chat(
@@ -648,12 +676,13 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient]):
     async def models(self) -> list[ModelCard]:
         """The models that Mistral lists for the account that serves the call."""
         call = Call(MODELS_URL, self._identity(None, None), self._timeout)
+        return list((await self._ask(call)).get("data", []))
 
+    async def _ask(self, call: Call) -> dict[str, Any]:
         async def attempt() -> dict[str, Any]:
             return call.parsed(await self._answer(call))
 
-        body = await self._retry(attempt, None)
-        return list(body.get("data", []))
+        return await self._retry(attempt, None)
 
     async def _send(self, call: Call) -> httpx.Response:
         request = call.request(self._forwarder, self._extra_headers())
@@ -663,13 +692,19 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient]):
             return await self._http_client.send(request, stream=True, auth=None, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise call.failed(error) from error
+        except BaseException:
+            call.abandoned()
+            raise
 
     async def _answer(self, call: Call) -> httpx.Response:
         response = await self._send(call)
         try:
             await response.aread()
         except (httpx.HTTPError, OSError) as error:
-            raise call.failed(error) from error
+            raise call.failed(error, response) from error
+        except BaseException:
+            call.abandoned(response)
+            raise
         finally:
             await response.aclose()
         if not response.is_success:
@@ -684,7 +719,10 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient]):
         try:
             await response.aread()
         except (httpx.HTTPError, OSError) as error:
-            raise call.failed(error) from error
+            raise call.failed(error, response) from error
+        except BaseException:
+            call.abandoned(response)
+            raise
         finally:
             await response.aclose()
         raise call.refused(response)

@@ -24,7 +24,7 @@ CACHED_SHARE: Final = Decimal("0.1")
 
 _TOKENS_PER_PRICE: Final = Decimal(10) ** 6
 # The caller's own decimal context may be of low precision; this one is wide, and raises rather than rounds.
-_EXACT: Final = Context(prec=200, traps=[Inexact])
+EXACT: Final = Context(prec=200, traps=[Inexact])
 
 
 class CostParts(NamedTuple):
@@ -56,7 +56,7 @@ def cost_parts(usage: Usage, model: str | Model) -> CostParts | None:
     prompt = counts.get("prompt_tokens") or 0
     completion = counts.get("completion_tokens") or 0
     cached = min(cached_tokens(usage), prompt)
-    with localcontext(_EXACT):
+    with localcontext(EXACT):
         cached_cost = model.input_price * CACHED_SHARE * cached / _TOKENS_PER_PRICE
         input_cost = model.input_price * (prompt - cached) / _TOKENS_PER_PRICE + cached_cost
         output_cost = model.output_price * completion / _TOKENS_PER_PRICE

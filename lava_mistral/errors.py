@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 import httpx
@@ -139,7 +140,32 @@ class PermissionDeniedError(BillingError):
 
 
 class SpendLimitError(BillingError):
-    """The call could cost more than the spend limit leaves; it was not sent."""
+    """The call could cost more than the spend limit leaves; it was not sent.
+
+    Attributes:
+        limit: the spend limit, in USD.
+        spent: what calls under the limit are known to have cost.
+        left: what further calls could cost: the limit without what is spent or set aside.
+        needed: the most that this call can cost.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: Decimal = Decimal(0),
+        spent: Decimal = Decimal(0),
+        left: Decimal = Decimal(0),
+        needed: Decimal = Decimal(0),
+        **fields: Any,
+    ) -> None:
+        self.limit, self.spent, self.left, self.needed = limit, spent, left, needed
+        super().__init__(message, **fields)
+
+    def fields(self) -> dict[str, Any]:
+        """The keyword arguments that make an equal error."""
+        amounts = {"limit": self.limit, "spent": self.spent, "left": self.left, "needed": self.needed}
+        return super().fields() | amounts
 
 
 class NotFoundError(LavaError):
