@@ -65,7 +65,7 @@ __all__ = [
     "PartialEmbedding",
 ]
 
-DEFAULT_MAX_RETRIES: Final = 8
+DEFAULT_MAX_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
 LINGER: Final = 0.2
 """Seconds that the first text of a batch waits for the others, where texts come from an async source."""

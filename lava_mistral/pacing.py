@@ -4,8 +4,8 @@ Three rules work together:
 
 - the rate-limit headers of every answer: as an account's remaining requests or tokens of the current window shrink,
   the gap between two requests grows. All processes that share the account see the same figures and get equal shares;
-- a refusal (429, or 503 for a model without capacity) halves how many may be in flight, and pauses everyone for as
-  long as the server asks;
+- a refusal (429, or 503 for a model without capacity) halves how many may be in flight, below one too, and pauses
+  everyone for as long as the server asks;
 - every answer after that adds a little back (additive increase, multiplicative decrease), so that processes which
   share a limit that no header tells converge too.
 """
@@ -35,6 +35,13 @@ process settles at 87 % of a limit that is counted over a window, with 15 % left
 processes together stay below it."""
 EMPTY: Final = 0.25
 """With nothing left, a request goes out every quarter of that time, to see whether it was renewed."""
+DECREASE: Final = 0.5
+INCREASE: Final = 0.05
+"""What a refusal leaves of the width, and what an answer adds to it: this times its square root, or times one below
+1. The smaller a share, the faster it grows in proportion, so that shares become equal; the figures keep refusals at
+a few in a hundred for a few processes, and give back half of a width of 16 within some ten round trips."""
+SLOWEST: Final = 3.0
+"""Seconds between two requests at the smallest width."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 20.0
 """Seconds; bounds of the pause after a refusal that names none. It doubles while refusals follow each other."""
@@ -47,10 +54,12 @@ class Ticket:
     Attributes:
         requests: how many requests had been started, this one included.
         tokens: how many tokens had been started, this request's included.
+        at: when it was given.
     """
 
     requests: int
     tokens: int
+    at: float
 
 
 @dataclass(slots=True)
@@ -102,6 +111,9 @@ class Pacer:
     draw: Callable[[float, float], float] = random.uniform
     in_flight: int = 0
     width: float = field(init=False)
+    """How many may be in flight; below 1, which share of the time one may be."""
+    latency: float = 0.3
+    """Seconds that a request takes, on the average of the latest."""
     paused_until: float = -math.inf
     windows: dict[tuple[str, float], Window] = field(default_factory=dict)
     _requests: int = 0
@@ -115,9 +127,9 @@ class Pacer:
 
     def wait(self, now: float, tokens: int) -> float:
         """Seconds until a request of this many tokens may start; 0 for now, infinity for after another's end."""
-        if self.in_flight >= int(self.width):
+        if self.in_flight >= max(1, int(self.width)):
             return math.inf
-        gap = 0.0
+        gap = self.latency / self.width if self.width < 1.0 else 0.0
         for (kind, _), window in self.windows.items():
             requests = kind == "requests"
             cost, started = (1, self._requests) if requests else (tokens, self._tokens)
@@ -130,7 +142,7 @@ class Pacer:
         self._requests += 1
         self._tokens += tokens
         self._last_start = now
-        return Ticket(self._requests, self._tokens)
+        return Ticket(self._requests, self._tokens, now)
 
     def withdraw(self) -> None:
         """Take back a start that was never used: nothing was sent."""
@@ -160,7 +172,8 @@ class Pacer:
         if outcome == "answered":
             if ticket.requests > self._last_decrease:
                 self._refusals = 0
-            self.width = min(float(self.max_concurrency), self.width + 1.0 / self.width)
+            self.latency += (now - ticket.at - self.latency) * 0.2
+            self.width = min(float(self.max_concurrency), self.width + INCREASE * max(1.0, math.sqrt(self.width)))
         elif outcome == "refused":
             self._refused(ticket, now, retry_after)
 
@@ -169,10 +182,7 @@ class Pacer:
         if ticket.requests > self._last_decrease:
             self._last_decrease = self._requests
             self._refusals += 1
-            self.width = max(1.0, self.width / 2.0)
-            for window in self.windows.values():
-                # There was less than it seemed: go by a slower renewal.
-                window.most = min(window.limit, window.most * 2.0)
+            self.width = max(self.latency / SLOWEST, self.width * DECREASE)
         elif retry_after is None:
             return
         if retry_after is None:
