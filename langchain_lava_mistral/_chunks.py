@@ -6,7 +6,7 @@ costs a fraction (`model_construct` would cost many times more, since it runs th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
@@ -125,7 +125,7 @@ class ChunkMaker:
                 index = self._block("rs")
                 # Two fragments may differ in it, and LangChain can't put different truths together.
                 part.pop("closed", None)
-                return {**part, "thinking": [self._thought(item) for item in part["thinking"]], "index": index}
+                return {**part, "thinking": self._thinking(part["thinking"]), "index": index}
             case "reference" if self._open == "txt":
                 self._open = None
                 return {**part, "index": f"lc_ref_{self._number}"}
@@ -134,9 +134,15 @@ class ChunkMaker:
                 self._open = None
                 return {**part, "index": index}
 
-    def _thought(self, item: dict[str, Any]) -> dict[str, Any]:
-        if item.get("type") == "text":
-            return {**item, "index": self._thoughts}
-        # What stands between two texts keeps them apart.
-        self._thoughts += 2
-        return {**item, "index": self._thoughts - 1}
+    def _thinking(self, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        thoughts: list[dict[str, Any]] = []
+        for item in items:
+            if item.get("type") != "text":
+                # What stands between two texts keeps them apart.
+                self._thoughts += 2
+                thoughts.append({**item, "index": self._thoughts - 1})
+            elif thoughts and thoughts[-1]["type"] == "text":
+                thoughts[-1]["text"] += item["text"]
+            else:
+                thoughts.append({**item, "index": self._thoughts})
+        return thoughts

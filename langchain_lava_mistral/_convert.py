@@ -1,8 +1,8 @@
 """LangChain's messages and usage to and from Mistral's wire. Pure.
 
 In: every block that LangChain's users write, whatever provider it was made for. Reasoning of another provider is
-replayed as Mistral's own thinking where it is readable, without that provider's signature; blocks of an assistant
-that only its own provider can read are left out; a user's block that Mistral can't take is refused.
+replayed as Mistral's own thinking where it is readable; blocks of an assistant that only its own provider can read
+are left out; a user's block that Mistral can't take is refused.
 Out: plain text stays a string; anything else becomes the list of Mistral's own parts.
 """
 
@@ -114,8 +114,7 @@ def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
 def _assistant(message: AIMessage) -> AssistantMessage:
     content: Any = message.content
     if isinstance(content, list):
-        ours = message.response_metadata.get("model_provider") in (PROVIDER, "mistralai")
-        content = content_to_wire([_own_extras(block, ours) for block in content], lenient=True)
+        content = content_to_wire(content, lenient=True)
     converted: AssistantMessage = {"role": "assistant", "content": content}
     calls: list[ToolCallPart] = [
         _call(call["id"], call["name"], json.dumps(call["args"], ensure_ascii=False)) for call in message.tool_calls
@@ -131,13 +130,6 @@ def _assistant(message: AIMessage) -> AssistantMessage:
 
 def _call(identity: str | None, name: str, arguments: str) -> ToolCallPart:
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def _own_extras(block: Any, ours: bool) -> Any:
-    """The block without a signature that another provider put on it."""
-    if ours or not isinstance(block, dict):
-        return block
-    return {key: value for key, value in block.items() if key not in ("signature", "extras")}
 
 
 def content_to_wire(content: str | Sequence[Any], *, lenient: bool = False) -> str | list[ContentPart]:
@@ -302,9 +294,6 @@ def _thinking_part(block: Mapping[str, Any], items: list[Any]) -> ThinkingPart:
     part: ThinkingPart = {"type": "thinking", "thinking": items}
     if block.get("closed") is False:
         part["closed"] = False
-    signature = block.get("signature") or (block.get("extras") or {}).get("signature")
-    if signature:
-        part["signature"] = signature
     return part
 
 

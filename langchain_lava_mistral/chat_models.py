@@ -243,7 +243,7 @@ class ChatLavaMistral(BaseChatModel):
         combined: dict[str, Any] = {}
         for output in llm_outputs:
             if output:
-                _add(combined, output)
+                _added(combined, output)
         return combined
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
@@ -613,18 +613,20 @@ def _normalize(parameters: dict[str, Any]) -> None:
         parameters["prediction"] = {"type": "content", "content": parameters["prediction"]}
 
 
-def _add(total: dict[str, Any], output: Mapping[str, Any]) -> None:
+def _added(total: dict[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
     """Add one call's counts to the total: numbers add up, at any depth, and so do costs; other values stay."""
     for key, value in output.items():
         held = total.get(key)
-        if isinstance(value, Mapping):
-            _add(total.setdefault(key, {}) if held is None or isinstance(held, dict) else {}, value)
-        elif held is None:
-            total[key] = value
+        if held is None:
+            total[key] = _added({}, value) if isinstance(value, Mapping) else value
+        elif isinstance(value, Mapping):
+            if isinstance(held, dict):
+                _added(held, value)
         elif key == "cost":
             total[key] = f"{Decimal(held) + Decimal(value):f}"
         elif isinstance(value, int) and isinstance(held, int) and not isinstance(value, bool):
             total[key] = held + value
+    return total
 
 
 def _result(answer: Any) -> ChatResult:

@@ -74,7 +74,10 @@ class Caller:
 
         async def collect() -> list[Any]:
             stream = await model.astream_events(prompt, version="v3")
-            return [event async for event in stream]
+            seen = [event async for event in stream]
+            # The callbacks hear of the end a moment later.
+            await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+            return seen
 
         return asyncio.run(collect())
 

@@ -70,9 +70,7 @@ class _Chat(ChatModelIntegrationTests):
         self,
     ) -> dict[
         Literal["invoke", "stream"],
-        list[
-            Literal["audio_input", "audio_output", "reasoning_output", "cache_read_input", "cache_creation_input"]
-        ],
+        list[Literal["audio_input", "audio_output", "reasoning_output", "cache_read_input", "cache_creation_input"]],
     ]:
         # Mistral counts neither thinking nor sounds apart, and says nothing of what it puts into its cache.
         return {"invoke": ["cache_read_input"], "stream": ["cache_read_input"]}
