@@ -7,6 +7,7 @@ except ImportError as error:  # the extra is not installed
 
 from langchain_lava_mistral._blocks import register_blocks
 from langchain_lava_mistral._registry import register
+from langchain_lava_mistral.callbacks import LavaUsageCallbackHandler, get_lava_usage_callback
 from langchain_lava_mistral.chat_models import ChatLavaMistral
 from langchain_lava_mistral.embeddings import LavaMistralEmbeddings
 from langchain_lava_mistral.errors import (
@@ -40,6 +41,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidRequestError",
     "LavaMistralEmbeddings",
+    "LavaUsageCallbackHandler",
     "NotFoundError",
     "PermissionDeniedError",
     "RateLimitError",
@@ -47,5 +49,6 @@ __all__ = [
     "SpendLimitError",
     "StreamInterruptedError",
     "StreamStalledError",
+    "get_lava_usage_callback",
     "register",
 ]

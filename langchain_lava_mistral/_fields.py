@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, InstanceOf, SecretStr
 
 from lava_mistral.billing import Billing
+from lava_mistral.spend import SpendLimit, to_limit
 
 Key: TypeAlias = SecretStr | Callable[[], str]
 """A key, or a function that returns the one that is valid now."""
@@ -33,3 +34,4 @@ def to_billing(value: Any) -> Any:
 
 
 BillingField = Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]
+SpendLimitField = Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -68,6 +69,20 @@ class CallRun:
         if tasks:
             await asyncio.gather(*tasks)
 
+    @property
+    def run_id(self) -> str | None:
+        """LangChain's id of the run."""
+        if self.manager is not None:
+            return str(self.manager.run_id)
+        return None if self._config is None else str(self._config["run_id"])
+
+    @property
+    def handlers(self) -> list[BaseCallbackHandler]:
+        """The run's callback handlers."""
+        if self.manager is not None:
+            return self.manager.handlers
+        return [] if self._config is None else self._configured(ensure_config(self._config))[0]
+
     def close(self) -> None:
         """Close the stream, where one was opened."""
         if self.opened is not None:
@@ -82,14 +97,7 @@ class CallRun:
         if self.manager is not None or self._config is None:
             return self.manager
         config = ensure_config(self._config)
-        handlers: list[BaseCallbackHandler] = []
-        parent = None
-        for callbacks in (config.get("callbacks"), self._callbacks):
-            if isinstance(callbacks, BaseCallbackManager):
-                handlers += callbacks.handlers
-                parent = callbacks.parent_run_id or parent
-            elif isinstance(callbacks, Sequence):
-                handlers += callbacks
+        handlers, parent = self._configured(config)
         self.manager = kind(
             run_id=config["run_id"],
             handlers=handlers,
@@ -99,6 +107,17 @@ class CallRun:
             metadata=config.get("metadata"),
         )
         return self.manager
+
+    def _configured(self, config: RunnableConfig) -> tuple[list[BaseCallbackHandler], UUID | None]:
+        handlers: list[BaseCallbackHandler] = []
+        parent = None
+        for callbacks in (config.get("callbacks"), self._callbacks):
+            if isinstance(callbacks, BaseCallbackManager):
+                handlers += callbacks.handlers
+                parent = callbacks.parent_run_id or parent
+            elif isinstance(callbacks, Sequence):
+                handlers += callbacks
+        return handlers, parent
 
     def _state(self, error: LavaError, tries: int, wait: float) -> RetryCallState:
         # LangChain's signature is tenacity's state; it is loaded only when there is something to tell.

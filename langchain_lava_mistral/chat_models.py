@@ -21,7 +21,14 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, Sec
 
 from langchain_lava_mistral._chunks import ChunkMaker
 from langchain_lava_mistral._convert import PROVIDER, from_turn, from_usage, response_metadata, to_wire
-from langchain_lava_mistral._fields import BillingField, Key, environment_key, environment_url, to_billing
+from langchain_lava_mistral._fields import (
+    BillingField,
+    Key,
+    SpendLimitField,
+    environment_key,
+    environment_url,
+    to_billing,
+)
 from langchain_lava_mistral._profiles import profile_of
 from langchain_lava_mistral._retries import CallRun
 from langchain_lava_mistral._tools import (
@@ -35,6 +42,7 @@ from langchain_lava_mistral._tools import (
     to_tool,
     to_tools,
 )
+from langchain_lava_mistral.callbacks import counted
 from langchain_lava_mistral.errors import translated
 from lava_mistral.client import (
     DEFAULT_CHAT_MODEL,
@@ -48,6 +56,7 @@ from lava_mistral.client import (
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.tokens import count_tokens
 from lava_mistral.tools import to_tool_choice
+from lava_mistral.usage import LANGCHAIN_RUN
 
 # Field → Mistral's name for it.
 _PARAMETERS = {
@@ -68,7 +77,17 @@ _PARAMETERS = {
     "prompt_cache_key": "prompt_cache_key",
 }
 # Arguments of a call that say how it is made; they are no part of the request's body.
-_SETTINGS = frozenset(("billing", "lava_metadata", "timeout", "max_retries", "stream_chunk_timeout", "repair_messages"))
+_SETTINGS = frozenset(
+    (
+        "billing",
+        "lava_metadata",
+        "trace_metadata",
+        "timeout",
+        "max_retries",
+        "stream_chunk_timeout",
+        "repair_messages",
+    )
+)
 # LangChain's own, which reach the model on some ways.
 _FRAMEWORK = frozenset(("stream", "ls_structured_output_format", "structured_output_format", "_run"))
 _HEADERS = ("headers", "extra_headers", "default_headers")
@@ -99,6 +118,10 @@ class ChatLavaMistral(BaseChatModel):
         base_url: by default `LAVA_BASE_URL`, else by the key: production or sandbox.
         billing: who pays. It is not serialized.
         lava_metadata: text pairs that Lava stores with each request (`metadata` is LangChain's, for traces).
+        trace_metadata: add LangChain's run id to them, as `langchain_run_id`, so that a request in Lava's dashboard
+            leads to its trace.
+        spend_limit: USD that all calls of this model object may cost together, or a `SpendLimit` to share. A call that
+            could pass it is refused before it is sent (`SpendLimitError`). It is not serialized.
         temperature: 0 to 1.5.
         max_tokens: of the answer.
         top_p: nucleus sampling, 0 to 1.
@@ -133,6 +156,8 @@ class ChatLavaMistral(BaseChatModel):
     base_url: str | None = Field(default_factory=environment_url)
     billing: BillingField | None = Field(default=None, exclude=True)
     lava_metadata: dict[str, str] | None = None
+    trace_metadata: bool = False
+    spend_limit: SpendLimitField | None = Field(default=None, exclude=True)
     temperature: float | None = None
     max_tokens: int | None = None
     top_p: float | None = None
@@ -271,8 +296,8 @@ class ChatLavaMistral(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         run = kwargs.get(_RUN) or CallRun(run_manager)
-        with translated():
-            answer = self._client(kwargs).chat(**self._request(messages, stop, kwargs), on_retry=run.on_retry)
+        with translated(), counted(run):
+            answer = self._client(kwargs).chat(**self._request(messages, stop, kwargs, run), on_retry=run.on_retry)
         return _result(answer)
 
     async def _agenerate(
@@ -286,7 +311,9 @@ class ChatLavaMistral(BaseChatModel):
         with translated():
             client = self._async_client(kwargs)
             try:
-                answer = await client.chat(**self._request(messages, stop, kwargs), on_retry=run.on_retry_soon)
+                with counted(run):
+                    request = self._request(messages, stop, kwargs, run)
+                    answer = await client.chat(**request, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
         return _result(answer)
@@ -302,8 +329,10 @@ class ChatLavaMistral(BaseChatModel):
         maker = ChunkMaker()
         first: Mapping[str, Any] | None = None
         with translated():
-            request = self._request(messages, stop, kwargs, stream=True)
-            with self._client(kwargs).stream(**request, on_retry=run.on_retry) as stream:
+            request = self._request(messages, stop, kwargs, run, stream=True)
+            with counted(run):
+                opened = self._client(kwargs).stream(**request, on_retry=run.on_retry)
+            with opened as stream:
                 run.opened = stream
                 first = _first(stream)
                 for delta in stream:
@@ -329,9 +358,10 @@ class ChatLavaMistral(BaseChatModel):
         maker = ChunkMaker()
         first: Mapping[str, Any] | None = None
         with translated():
-            request = self._request(messages, stop, kwargs, stream=True)
+            request = self._request(messages, stop, kwargs, run, stream=True)
             try:
-                opened = await self._async_client(kwargs).stream(**request, on_retry=run.on_retry_soon)
+                with counted(run):
+                    opened = await self._async_client(kwargs).stream(**request, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
             async with opened as stream:
@@ -419,6 +449,7 @@ class ChatLavaMistral(BaseChatModel):
             "timeout": kwargs.get("timeout", self.timeout),
             "max_retries": kwargs.get("max_retries", self.max_retries),
             "stream_chunk_timeout": kwargs.get("stream_chunk_timeout", self.stream_chunk_timeout),
+            "spend_limit": self.spend_limit,
         }
 
     # A client holds no connection and costs a few microseconds: made for each call, it can't be a stale one.
@@ -434,9 +465,20 @@ class ChatLavaMistral(BaseChatModel):
         return {**given, **self.model_kwargs}
 
     def _request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool = False
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+        run: CallRun,
+        *,
+        stream: bool = False,
     ) -> dict[str, Any]:
         """The arguments of the core's `chat` or `stream`."""
+        if "spend_limit" in kwargs:
+            raise ConfigurationError(
+                "spend_limit= can't be given to a single call: it goes on the model, or on a block around the call, "
+                "with billed_to(spend_limit=…)."
+            )
         for name in _HEADERS:
             if name in kwargs:
                 raise ConfigurationError(
@@ -453,11 +495,14 @@ class ChatLavaMistral(BaseChatModel):
             raise InvalidRequestError("A stream is one message: ask for n > 1 with generate() or invoke().")
         _normalize(parameters)
         parameters.setdefault("model", self.model)
+        metadata = kwargs.get("lava_metadata")
+        if kwargs.get("trace_metadata", self.trace_metadata) and run.run_id is not None:
+            metadata = {LANGCHAIN_RUN: run.run_id, **(metadata or {})}
         return {
             **parameters,
             "messages": to_wire(messages),
             "billing": to_billing(kwargs.get("billing")),
-            "lava_metadata": kwargs.get("lava_metadata"),
+            "lava_metadata": metadata,
             "repair_messages": kwargs.get("repair_messages", self.repair_messages),
         }
 

@@ -10,7 +10,8 @@ import httpx
 from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
-from langchain_lava_mistral._fields import BillingField, Key, environment_key, environment_url
+from langchain_lava_mistral._fields import BillingField, Key, SpendLimitField, environment_key, environment_url
+from langchain_lava_mistral.callbacks import counted_embedding
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing import Billing
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
@@ -47,6 +48,8 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         base_url: by default `LAVA_BASE_URL`, else by the key: production or sandbox.
         billing: who pays.
         lava_metadata: text pairs that Lava stores with each request.
+        spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A request that
+            could pass it is refused before it is sent (`SpendLimitError`).
         dimensions: length of the vectors, for models that can shorten them.
         max_concurrency: requests in flight at most.
         max_retries: how often a failed request is repeated.
@@ -64,6 +67,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
     base_url: str | None = Field(default_factory=environment_url)
     billing: BillingField | None = Field(default=None, exclude=True)
     lava_metadata: dict[str, str] | None = None
+    spend_limit: SpendLimitField | None = Field(default=None, exclude=True)
     dimensions: int | None = None
     max_concurrency: int = DEFAULT_MAX_CONCURRENCY
     max_retries: int = DEFAULT_MAX_RETRIES
@@ -109,7 +113,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
             LavaError: a request failed for good; `partial` has the vectors that are there.
         """
-        with translated():
+        with translated(), counted_embedding():
             result = self._engine().embed(
                 texts,
                 billing=billing,
@@ -129,7 +133,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         resume_from: PartialEmbedding | None = None,
     ) -> list[list[float]]:
         """The vectors of the texts, in their order; see `embed_documents`."""
-        with translated():
+        with translated(), counted_embedding():
             result = await self._engine().aembed(
                 texts,
                 billing=billing,
@@ -144,7 +148,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> list[float]:
         """The vector of one text; see `embed_documents`."""
-        with translated():
+        with translated(), counted_embedding():
             result = self._engine().embed([text], billing=billing, lava_metadata=lava_metadata)
         vector: list[float] = result.vectors[0]
         return vector
@@ -153,7 +157,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> list[float]:
         """The vector of one text; see `embed_documents`."""
-        with translated():
+        with translated(), counted_embedding():
             result = await self._engine().aembed([text], billing=billing, lava_metadata=lava_metadata)
         vector: list[float] = result.vectors[0]
         return vector
@@ -174,7 +178,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             lava_metadata: stored by Lava with each of them.
             resume_from: `partial` of the error that ended an earlier stream over the same source.
         """
-        with translated():
+        with translated(), counted_embedding():
             return VectorStream(
                 self._engine().embed_iter(
                     texts,
@@ -194,7 +198,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         resume_from: PartialEmbedding | None = None,
     ) -> AsyncVectorStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
-        with translated():
+        with translated(), counted_embedding():
             return AsyncVectorStream(
                 self._engine().aembed_iter(
                     texts,
@@ -223,6 +227,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             "billing": self.billing,
             "metadata": self.lava_metadata,
             "timeout": self.timeout,
+            "spend_limit": self.spend_limit,
         }
         return EmbeddingEngine(
             cast("SyncEmbedder", LavaMistral(**common, http_client=self.http_client)),
