@@ -128,20 +128,27 @@ class _Growing(Generic[Model]):
         self._program = program
         self._flexible = create_flexible_model(program._output_cls)
         self._data: dict[str, Any] = {}
+        self._shown: Model | FlexibleModel | None = None
         self._last: ChatResponse | None = None
 
     def take(self, response: ChatResponse) -> Iterator[Model | FlexibleModel]:
         self._last = response
         data = partial_json(self._program._text(response))
-        if data == self._data:
+        if not data or data == self._data:
             return
         self._data = data
+        grown: Model | FlexibleModel
         try:
-            yield self._program._output_cls.model_validate(data)
+            grown = self._program._output_cls.model_validate(data)
         except ValidationError:
-            yield self._flexible.model_validate(data)
+            grown = self._flexible.model_validate(data)
+        if grown != self._shown:
+            self._shown = grown
+            yield grown
 
     def end(self) -> Iterator[Model]:
         if self._last is None:
             raise ValueError("The model's stream held no answer.")
-        yield self._program._object(self._last)
+        whole = self._program._object(self._last)
+        if whole != self._shown:
+            yield whole
