@@ -5,35 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
-import orjson
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from tests.conftest import recordings
 from tests.langchain.scenario import Caller, Script
-
-# What a field means when it is absent, by Mistral's schema.
-DEFAULTS = {"prefix": False, "tool_calls": [], "index": 0, "type": "function", "stream": False, "description": ""}
-
-
-def meaning(value: Any) -> Any:
-    """A body without what says nothing: defaults, the difference between a text and a list of one text, key order."""
-    if isinstance(value, list):
-        return [meaning(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {key: meaning(item) for key, item in value.items() if key not in DEFAULTS or item != DEFAULTS[key]}
-    if isinstance(kept.get("arguments"), str):
-        kept["arguments"] = json.loads(kept["arguments"])
-    content = kept.get("content")
-    if isinstance(content, list):
-        parts = [part for part in content if part.get("text") != ""]
-        texts = all(part["type"] == "text" for part in parts)
-        kept["content"] = [part["text"] for part in parts] if texts else parts
-    elif isinstance(content, str):
-        kept["content"] = [content] if content else []
-    return kept
+from tests.wire_examples import meaning, replay, said
 
 
 def block(part: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,38 +54,6 @@ def message(wire: dict[str, Any]) -> BaseMessage:
             return AIMessage(content, tool_calls=calls)
 
 
-def expected(response: dict[str, Any]) -> tuple[str, str, list[tuple[str, Any, str]], str, Any]:
-    """Text, thinking, tool calls, finish reason and usage in a recorded answer, streamed or not."""
-    body = response["body"]
-    if isinstance(body, str):
-        chunks = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: {")]
-        choices = [(choice, choice["delta"]) for item in chunks for choice in item["choices"]]
-        usage = chunks[-1]["usage"]
-    else:
-        choices = [(choice, choice["message"]) for choice in body["choices"]]
-        usage = body["usage"]
-    text = thinking = ""
-    calls = []
-    for _, said in choices:
-        for part in blocks_of(said.get("content")):
-            text += part.get("text", "")
-            thinking += "".join(item["text"] for item in part.get("thinking", ()))
-        for made in said.get("tool_calls") or ():
-            calls.append((made["function"]["name"], json.loads(made["function"]["arguments"]), made["id"]))
-    return text, thinking, calls, choices[-1][0]["finish_reason"], usage
-
-
-def blocks_of(content: Any) -> list[dict[str, Any]]:
-    return [{"text": content}] if isinstance(content, str) else content or []
-
-
-def replay(response: dict[str, Any]) -> httpx.Response:
-    body = response["body"]
-    content = body.encode() if isinstance(body, str) else orjson.dumps(body)
-    kind = "text/event-stream" if isinstance(body, str) else "application/json"
-    return httpx.Response(response["status"], content=content, headers={"content-type": kind})
-
-
 @pytest.mark.parametrize("exchange", recordings("chat"))
 def test_a_recorded_chat(exchange: dict[str, Any], caller: Caller) -> None:
     request, response = exchange["request"]["body"], exchange["response"]
@@ -122,18 +67,17 @@ def test_a_recorded_chat(exchange: dict[str, Any], caller: Caller) -> None:
     got = caller.ask(request.get("stream", False), model, [message(m) for m in request["messages"]], **parameters)
 
     assert meaning(script.body) == meaning(request)
-    text, thinking, calls, finish_reason, usage = expected(response)
-    assert got.text == text
+    recorded = said(response)
+    assert got.text == recorded.text
     reasoning = [b["reasoning"] for b in got.content_blocks if b["type"] == "reasoning"]
-    assert "".join(reasoning) == thinking
-    assert [(c["name"], c["args"], c["id"]) for c in got.tool_calls] == calls
-    assert got.response_metadata["finish_reason"] == finish_reason
+    assert "".join(reasoning) == recorded.thinking
+    assert [(c["name"], c["args"], c["id"]) for c in got.tool_calls] == recorded.calls
+    assert got.response_metadata["finish_reason"] == recorded.finish_reason
     assert got.usage_metadata is not None
-    assert got.usage_metadata["input_tokens"] == usage["prompt_tokens"]
-    assert got.usage_metadata["output_tokens"] == usage["completion_tokens"]
-    assert got.usage_metadata["total_tokens"] == usage["total_tokens"]
-    cached = usage.get("num_cached_tokens", (usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
-    assert got.usage_metadata.get("input_token_details", {}).get("cache_read") == cached
+    assert got.usage_metadata["input_tokens"] == recorded.usage["prompt_tokens"]
+    assert got.usage_metadata["output_tokens"] == recorded.usage["completion_tokens"]
+    assert got.usage_metadata["total_tokens"] == recorded.usage["total_tokens"]
+    assert got.usage_metadata.get("input_token_details", {}).get("cache_read") == recorded.cached
 
 
 @pytest.mark.parametrize("exchange", recordings("embeddings"))

@@ -36,7 +36,8 @@ class Events(BaseEventHandler):
         self.seen.append(event)
 
     def names(self) -> list[str]:
-        return [event.class_name() for event in self.seen]
+        """The names of LlamaIndex's own; each paid request has a LavaCallEvent beside them."""
+        return [name for event in self.seen if (name := event.class_name()) != "LavaCallEvent"]
 
 
 class Spans(SimpleSpanHandler):

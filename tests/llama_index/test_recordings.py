@@ -1,0 +1,141 @@
+"""Every recorded exchange with Mistral, through this package: what is asked, and what the user gets."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import httpx
+import pytest
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ContentBlock,
+    DocumentBlock,
+    ImageBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from llama_index_lava_mistral import LavaMistralEmbeddings
+from tests.conftest import recordings
+from tests.llama_index.scripted import KEY, Caller, Scripted
+from tests.wire_examples import meaning, replay, said
+
+
+class Recorded(Scripted):
+    """Answers with a recording."""
+
+    def __init__(self, response: dict[str, Any]) -> None:
+        super().__init__()
+        self._response = response
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        return replay(self._response)
+
+
+def block(part: dict[str, Any]) -> list[ContentBlock]:
+    """A part of a recorded request, as a LlamaIndex user writes it."""
+    match part["type"]:
+        case "text":
+            return [TextBlock(text=part["text"])]
+        case "image_url" if part["image_url"]["url"].startswith("data:"):
+            kind, data = split(part["image_url"]["url"])
+            return [ImageBlock(image=data, image_mimetype=kind)]
+        case "image_url":
+            return [ImageBlock(url=part["image_url"]["url"])]
+        case "document_url" if part["document_url"].startswith("data:"):
+            kind, data = split(part["document_url"])
+            return [DocumentBlock(data=data, document_mimetype=kind)]
+        case "document_url":
+            return [DocumentBlock(url=part["document_url"])]
+        case "thinking":
+            return [ThinkingBlock(content=item["text"]) for item in part["thinking"]]
+        case kind:
+            raise AssertionError(kind)
+
+
+def split(url: str) -> tuple[str, bytes]:
+    head, data = url.split(",", 1)
+    return head[5:].removesuffix(";base64"), base64.b64decode(data)
+
+
+def message(wire: dict[str, Any]) -> ChatMessage:
+    """A recorded message, as a LlamaIndex user writes it."""
+    content = wire["content"]
+    blocks = [TextBlock(text=content)] if isinstance(content, str) else [b for part in content for b in block(part)]
+    for made in wire.get("tool_calls") or ():
+        function = made["function"]
+        blocks.append(
+            ToolCallBlock(
+                tool_call_id=made["id"], tool_name=function["name"], tool_kwargs=json.loads(function["arguments"])
+            )
+        )
+    kwargs = {"tool_call_id": wire["tool_call_id"]} if "tool_call_id" in wire else {}
+    return ChatMessage(role=wire["role"], blocks=blocks, additional_kwargs=kwargs)
+
+
+def one_thought(body: Any) -> Any:
+    """A meaning in which thinking next to thinking is one."""
+    for wire in body["messages"]:
+        parts: list[Any] = []
+        for part in wire["content"]:
+            if isinstance(part, dict) and part["type"] == "thinking" and parts and parts[-1]["type"] == "thinking":
+                parts[-1]["thinking"] += part["thinking"]
+            else:
+                parts.append(part)
+        wire["content"] = parts
+    return body
+
+
+@pytest.mark.parametrize("exchange", recordings("chat"))
+def test_a_recorded_chat(exchange: dict[str, Any], caller: Caller) -> None:
+    request, response = exchange["request"]["body"], exchange["response"]
+    mistral = Recorded(response)
+    more = {key: value for key, value in request.items() if key not in ("model", "messages", "stream", "tools")}
+    if "tools" in request:
+        more["tools"] = [{"type": "function", **tool} for tool in request["tools"]]
+    llm = mistral.llm(model=request["model"])
+    messages = [message(each) for each in request["messages"]]
+    before = [each.model_dump() for each in messages]
+
+    streamed = request.get("stream", False)
+    responses = caller.stream_chat(llm, messages, **more) if streamed else [caller.chat(llm, messages, **more)]
+
+    assert one_thought(meaning(mistral.body)) == one_thought(meaning(request))
+    assert [each.model_dump() for each in messages] == before
+    recorded, got = said(response), responses[-1]
+    assert got.message.content == recorded.text
+    thinking = [b.content or "" for b in got.message.blocks if isinstance(b, ThinkingBlock)]
+    assert "".join(thinking) == recorded.thinking
+    calls = llm.get_tool_calls_from_response(got, error_on_no_tool_call=False)
+    assert [(c.tool_name, c.tool_kwargs, c.tool_id) for c in calls] == recorded.calls
+    assert got.additional_kwargs["finish_reason"] == recorded.finish_reason
+    assert got.raw["usage"] == recorded.usage
+    assert got.additional_kwargs["prompt_tokens"] == recorded.usage["prompt_tokens"]
+    assert got.additional_kwargs["completion_tokens"] == recorded.usage["completion_tokens"]
+    assert got.additional_kwargs["cached_tokens"] == (recorded.cached or 0)
+    if streamed:
+        assert "".join(each.delta or "" for each in responses) == recorded.text
+
+
+@pytest.mark.parametrize("exchange", recordings("embeddings"))
+def test_recorded_embeddings(exchange: dict[str, Any], caller: Caller) -> None:
+    request, response = exchange["request"]["body"], exchange["response"]
+    texts = [request["input"]] if isinstance(request["input"], str) else request["input"]
+    mistral = Recorded(response)
+    transport = httpx.MockTransport(mistral)
+    embeddings = LavaMistralEmbeddings(
+        model_name=request["model"],
+        api_key=KEY,
+        http_client=httpx.Client(transport=transport),
+        async_http_client=httpx.AsyncClient(transport=transport),
+    )
+
+    vectors = caller.one(embeddings, "get_text_embedding_batch", texts)
+
+    asked = {key: value for key, value in mistral.body.items() if key != "encoding_format"}
+    assert asked == {"model": request["model"], "input": texts}
+    assert vectors == [item["embedding"] for item in response["body"]["data"]]
