@@ -20,13 +20,16 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
+from lava_mistral.async_http import AiohttpTransport
 from lava_mistral.billing import is_loopback
 
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0)
+KEEPALIVE = 30.0
+"""Seconds that an idle connection is kept."""
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
 
 _lock = threading.Lock()
 _sync_pools: dict[str | None, httpx.HTTPTransport] = {}
-_Pools: TypeAlias = dict[str | None, tuple[httpx.AsyncHTTPTransport, AsyncGenerator[None, None]]]
+_Pools: TypeAlias = dict[str | None, tuple[AiohttpTransport, AsyncGenerator[None, None]]]
 _async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools] = WeakKeyDictionary()
 # A forked child must not close what its parent still uses; keeping the objects alive keeps their finalizers quiet.
 _inherited: list[object] = []
@@ -72,7 +75,7 @@ def sync_pool(url: httpx.URL) -> httpx.HTTPTransport:
     return pool
 
 
-async def async_pool(url: httpx.URL) -> httpx.AsyncHTTPTransport:
+async def async_pool(url: httpx.URL) -> AiohttpTransport:
     """The running event loop's pool for this address."""
     loop = asyncio.get_running_loop()
     proxy = proxy_for(url)
@@ -85,7 +88,7 @@ async def async_pool(url: httpx.URL) -> httpx.AsyncHTTPTransport:
         held = pools.get(proxy)
         if held is not None:
             return held[0]
-        pool = httpx.AsyncHTTPTransport(verify=_ssl_context(), limits=LIMITS, proxy=proxy)
+        pool = AiohttpTransport(verify=_ssl_context(), proxy=proxy, keepalive=KEEPALIVE)
         keeper = _close_with_loop(pool, pools, proxy)
         pools[proxy] = (pool, keeper)
     # Its first step makes the loop know the generator, and so finish it on shutdown.
@@ -93,9 +96,7 @@ async def async_pool(url: httpx.URL) -> httpx.AsyncHTTPTransport:
     return pool
 
 
-async def _close_with_loop(
-    pool: httpx.AsyncHTTPTransport, pools: _Pools, proxy: str | None
-) -> AsyncGenerator[None, None]:
+async def _close_with_loop(pool: AiohttpTransport, pools: _Pools, proxy: str | None) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:

@@ -61,7 +61,7 @@ def test_each_event_loop_has_its_pool_and_closes_it(gateway: LocalGateway) -> No
             asyncio.run(chat())
         gc.collect()
     assert len(set(map(id, held))) == 3
-    assert not any(pool._pool.connections for pool in held)
+    assert all(pool.closed for pool in held)
     assert not [loop for loop in pools._async_pools if loop.is_closed() and pools._async_pools[loop]]
 
 
@@ -121,13 +121,14 @@ def test_a_client_works_in_a_spawned_process(gateway: LocalGateway) -> None:
     assert not done.stderr
 
 
-async def test_200_streams_run_at_once_through_one_client(gateway: LocalGateway) -> None:
-    client = AsyncLavaMistral(**settings(gateway))
-    streams = await asyncio.gather(*(client.stream(ASK) for _ in range(200)))
-    assert gateway.max_in_flight >= 200
-    for stream in streams:
-        async for _ in stream:
-            pass
+async def test_200_streams_run_at_once_through_one_client() -> None:
+    with LocalGateway(latency=1.0) as gateway:
+        client = AsyncLavaMistral(**settings(gateway))
+        streams = await asyncio.gather(*(client.stream(ASK) for _ in range(200)))
+        assert gateway.max_in_flight == 200
+        for stream in streams:
+            async for _ in stream:
+                pass
     assert {stream.turn.finish_reason for stream in streams} == {"stop"}
 
 
