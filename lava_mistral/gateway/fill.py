@@ -36,10 +36,12 @@ class Evidence:
     Args:
         text: the prompt.
         answer: prose for the fields that ask for an answer.
+        records: objects that tools have returned; what they hold under a field's own name goes into that field.
     """
 
-    def __init__(self, text: str, *, answer: str = "") -> None:
+    def __init__(self, text: str, *, answer: str = "", records: Sequence[Mapping[str, Any]] = ()) -> None:
         self.text = text.strip()
+        self.records = _joined(records)
         self.answer = answer or self.text
         self.quoted: list[str] = [next(filter(None, match.groups())) for match in _QUOTED.finditer(text)]
         self.numbers = [_number(match.group()) for match in _NUMBER.finditer(_DATE.sub(" ", text))]
@@ -174,11 +176,21 @@ def _mentioned(values: Sequence[Any], text: str) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _object(schema: Mapping[str, Any], evidence: Evidence, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+def _object(
+    schema: Mapping[str, Any],
+    evidence: Evidence,
+    root: Mapping[str, Any],
+    depth: int,
+    record: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     required = schema.get("required", ())
     filled: dict[str, Any] = {}
+    if record is None:
+        record = {key: value for one in reversed(evidence.records) for key, value in one.items()}
     for name, field in schema.get("properties", {}).items():
-        if name in required or (depth < DEEPEST and _evident(field, evidence, root)):
+        if name in record and _accepts(field, record[name], root):
+            filled[name] = record[name]
+        elif name in required or (depth < DEEPEST and _evident(field, evidence, root)):
             filled[name] = _value(field, evidence, root, name, depth + 1)
     for name in required:
         if name not in filled:
@@ -188,6 +200,55 @@ def _object(schema: Mapping[str, Any], evidence: Evidence, root: Mapping[str, An
         for name in evidence.quoted[:1] or ["value"]:
             filled[name] = _value(extra, evidence, root, name, depth + 1)
     return filled
+
+
+def _accepts(schema: Any, value: Any, root: Mapping[str, Any]) -> bool:
+    """Whether a value surely fits a schema; one with bounds or a pattern is never sure."""
+    schema = _resolve(schema, root)
+    if "const" in schema or "enum" in schema:
+        return value in schema.get("enum", [schema.get("const")])
+    for union in ("anyOf", "oneOf"):
+        if schema.get(union):
+            return any(_accepts(member, value, root) for member in schema[union])
+    if schema.keys() & _BOUNDS:
+        return False
+    kinds = schema.get("type")
+    if _KINDS.get(type(value)) not in (kinds if isinstance(kinds, list) else [kinds]):
+        return False
+    match value:
+        case list():
+            return all(_accepts(schema.get("items", {}), member, root) for member in value)
+        case dict():
+            fields = schema.get("properties", {})
+            return set(schema.get("required", ())) <= value.keys() <= fields.keys() and all(
+                _accepts(fields[name], member, root) for name, member in value.items()
+            )
+    return True
+
+
+_KINDS = {
+    str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object", type(None): "null"
+}  # fmt: skip
+_BOUNDS = frozenset(
+    (
+        *("exclusiveMaximum", "exclusiveMinimum", "format", "maxItems", "maxLength", "maximum"),
+        *("minItems", "minLength", "minimum", "multipleOf", "pattern", "prefixItems"),
+    )
+)
+
+
+def _joined(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records with those put together that speak of the same: they share keys and agree in all of them."""
+    joined: list[dict[str, Any]] = []
+    for record in records:
+        for other in joined:
+            shared = record.keys() & other.keys()
+            if shared and all(record[key] == other[key] for key in shared):
+                other |= record
+                break
+        else:
+            joined.append(dict(record))
+    return joined
 
 
 def _evident(field: Any, evidence: Evidence, root: Mapping[str, Any]) -> bool:
@@ -219,6 +280,9 @@ def _array(schema: Mapping[str, Any], evidence: Evidence, root: Mapping[str, Any
     if depth >= DEEPEST and least == 0:
         return []
     item = _resolve(schema.get("items", {}), root)
+    records = [record for record in evidence.records if record.keys() & item.get("properties", {}).keys()]
+    if records and least <= len(records) <= most:
+        return [_object(item, evidence, root, depth + 1, record) for record in records]
     wanted = 1
     match item.get("type"):
         case "integer" | "number":

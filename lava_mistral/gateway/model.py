@@ -161,7 +161,8 @@ def _clause(tool: Mapping[str, Any], request: str) -> str:
 
 
 def _call(tool: Mapping[str, Any], prompt: Prompt, request: str) -> Call:
-    evidence = Evidence(request or prompt.all_text, answer=" ".join(prompt.results) or _extracted(prompt, 0))
+    answer = " ".join(prompt.results) or _extracted(prompt, 0)
+    evidence = Evidence(request or prompt.all_text, answer=answer, records=_records(prompt))
     filled = fill(tool["parameters"], evidence)
     return Call(tool["name"], filled if isinstance(filled, dict) else {})
 
@@ -170,7 +171,9 @@ def _write(body: Mapping[str, Any], prompt: Prompt, choice: int) -> Reply:
     wanted = body.get("response_format") or {}
     match wanted.get("type"):
         case "json_schema":
-            evidence = Evidence(prompt.request or prompt.all_text, answer=_said(prompt, choice))
+            evidence = Evidence(
+                prompt.request or prompt.all_text, answer=_said(prompt, choice), records=_records(prompt)
+            )
             return Reply(orjson.dumps(fill(wanted["json_schema"]["schema"], evidence)).decode())
         case "json_object":
             if "json" not in prompt.all_text.casefold():
@@ -255,6 +258,19 @@ def _reported(prompt: Prompt) -> str:
         return "\n".join(said)
     passages = [sentence for text in said for sentence in extract.sentences(text)]
     return " ".join(extract.best(prompt.question, passages, most=3) or passages[:2])
+
+
+def _records(prompt: Prompt) -> list[dict[str, Any]]:
+    """The tool results that are JSON objects."""
+    records = []
+    for result in prompt.results:
+        try:
+            value = orjson.loads(result)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            records.append(value)
+    return records
 
 
 def _worded(result: str) -> str:
