@@ -29,7 +29,7 @@ from langchain_core.messages.tool import ToolCall, invalid_tool_call, tool_call
 
 from lava_mistral import wire
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.parts import audio_part, file_part, image_part, named_text, refused, text_part, url_part
+from lava_mistral.parts import add_part, audio_part, file_part, image_part, named_text, refused, text_part, url_part
 from lava_mistral.turn import Turn
 from lava_mistral.wire import AssistantMessage, ContentPart, Message, ThinkingPart, ToolCallPart, Usage, cached_tokens
 
@@ -147,13 +147,7 @@ def content_to_wire(content: str | Sequence[Any], *, lenient: bool = False) -> s
     parts: list[ContentPart] = []
     for block in content:
         for part in _block(block, lenient):
-            before = parts[-1] if parts else None
-            if part["type"] == "thinking" and before is not None and before["type"] == "thinking":
-                # One train of thought: other providers cut it into paragraphs.
-                joined = {**before, **part, "thinking": [*before["thinking"], *part["thinking"]]}
-                parts[-1] = cast("ThinkingPart", joined)
-            else:
-                parts.append(part)
+            add_part(parts, part)
     return parts or ""
 
 

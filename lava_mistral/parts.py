@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Final
+from typing import Final, cast
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.wire import AudioPart, ContentPart, DocumentPart, ImagePart, ImageURL, TextPart
+from lava_mistral.wire import AudioPart, ContentPart, DocumentPart, ImagePart, ImageURL, TextPart, ThinkingPart
 
 PDF: Final = "application/pdf"
 # What Mistral's document reader takes beside PDF (Mistral's documentation, Document AI).
@@ -197,3 +197,13 @@ def refused(kind: str) -> InvalidRequestError:
         else "Convert it to PDF, text or a picture first."
     )
     return InvalidRequestError(f"Mistral takes text, pictures, PDF documents and sounds, not {kind}.", advice=advice)
+
+
+def add_part(parts: list[ContentPart], part: ContentPart) -> None:
+    """Append a part; thinking after thinking is one train of thought, which other providers cut into paragraphs."""
+    before = parts[-1] if parts else None
+    if part["type"] == "thinking" and before is not None and before["type"] == "thinking":
+        joined = {**before, **part, "thinking": [*before["thinking"], *part["thinking"]]}
+        parts[-1] = cast("ThinkingPart", joined)
+    else:
+        parts.append(part)

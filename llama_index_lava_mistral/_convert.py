@@ -27,6 +27,7 @@ from typing_extensions import assert_never
 
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.parts import (
+    add_part,
     audio_part,
     data_url,
     file_part,
@@ -229,17 +230,21 @@ def _assistant_content(blocks: Sequence[ContentBlock]) -> Content:
     marks = _marks(blocks)
     parts: list[ContentPart] = []
     for block in blocks:
+        pieces: Iterable[ContentPart] = ()
         match block:
             case TextBlock():
-                parts += _interleaved(block.text, marks)
-                marks = []
+                pieces, marks = _interleaved(block.text, marks), []
             case ThinkingBlock() if "position" in block.additional_information:
                 pass
             case CitationBlock():
                 pass
             case _:
-                parts += _block_parts(block)
-    return _content([*parts, *(part for _, part in marks)])
+                pieces = _block_parts(block)
+        for piece in pieces:
+            add_part(parts, piece)
+    for _, piece in marks:
+        add_part(parts, piece)
+    return _content(parts)
 
 
 def _marks(blocks: Iterable[ContentBlock]) -> list[tuple[int, ContentPart]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import httpx
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
-from pydantic import InstanceOf
+from pydantic import BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
 from lava_mistral.billing import Billing, check_metadata
 from lava_mistral.client import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
+from lava_mistral.spend import SpendLimit, to_limit
 
 
 class LavaSettings(BaseModel):
@@ -36,6 +37,12 @@ class LavaSettings(BaseModel):
     billing: SkipJsonSchema[InstanceOf[Billing]] | None = Field(default=None, description="Who pays.", exclude=True)
     lava_metadata: dict[str, str] | None = Field(
         default=None, description="Text pairs that Lava stores with each request.", exclude=True
+    )
+    trace_metadata: bool = Field(
+        default=False, description="Add the id of the call's span to them, as llama_index_span_id.", exclude=True
+    )
+    spend_limit: SkipJsonSchema[Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)]] | None = Field(
+        default=None, description="USD that all calls of this object may cost together.", exclude=True
     )
     timeout: float | None = Field(
         default=DEFAULT_TIMEOUT, description="Seconds for an answer, or for a stream to begin.", exclude=True
@@ -92,6 +99,7 @@ class LavaSettings(BaseModel):
             "metadata": self.lava_metadata,
             "timeout": self.timeout,
             "max_retries": self.max_retries,
+            "spend_limit": self.spend_limit,
         }
 
     def _sync_client(self) -> LavaMistral:

@@ -20,6 +20,7 @@ from lava_mistral.billing import Billing
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.embedding import DEFAULT_MAX_CONCURRENCY, DEFAULT_MAX_RETRIES, EmbeddingEngine
 from llama_index_lava_mistral._settings import LavaSettings
+from llama_index_lava_mistral.callbacks import counted, traced
 
 dispatcher = get_dispatcher(__name__)
 
@@ -73,6 +74,9 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         base_url: by default `LAVA_BASE_URL`, else what the key's prefix says.
         billing: who pays.
         lava_metadata: text pairs that Lava stores with each request.
+        trace_metadata: add the id of the call's span to them, as `llama_index_span_id`.
+        spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A request that
+            could pass it is refused before it is sent (`SpendLimitError`).
         dimensions: length of the vectors, for models that can shorten them.
         num_workers: requests under way at most, whoever calls; `max_concurrency` is another name of it.
         show_progress_bar: draw a progress bar for batches, as `show_progress=True` of a call does.
@@ -208,11 +212,20 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return cast("list[Embedding]", self._engine().embed(texts, **vars(_options.get())).vectors)
+        with counted():
+            return cast("list[Embedding]", self._engine().embed(texts, **self._said()).vectors)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        result = await self._engine().aembed(texts, **vars(_options.get()))
+        with counted():
+            result = await self._engine().aembed(texts, **self._said())
         return cast("list[Embedding]", result.vectors)
+
+    def _said(self) -> dict[str, Any]:
+        """What the call under way says beside its texts."""
+        said = dict(vars(_options.get()))
+        if self.trace_metadata:
+            said["lava_metadata"] = traced(said["lava_metadata"])
+        return said
 
     def _windows(self, texts: list[str]) -> list[list[str]]:
         size = self.embed_batch_size

@@ -39,11 +39,13 @@ from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.catalog import get_model
 from lava_mistral.client import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.errors import ConfigurationError
 from lava_mistral.tools import to_tool_choice, tool_name
 from llama_index_lava_mistral._convert import to_wire, tool_calls_of, tool_specs
 from llama_index_lava_mistral._responses import StreamedResponses, partial_json, response_of
 from llama_index_lava_mistral._settings import LavaSettings, Payer, billing_of
 from llama_index_lava_mistral._structured import StructuredProgram
+from llama_index_lava_mistral.callbacks import counted, traced
 
 if TYPE_CHECKING:
     from llama_index.core.program.utils import FlexibleModel
@@ -78,8 +80,8 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
     """Mistral's chat models through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
     Every parameter of a completion can also be given to a single call: `llm.chat(messages, temperature=0.2)`; so can
-    `billing=`, `lava_metadata=`, `timeout=`, `stream_chunk_timeout=` and `repair_messages=`. What is not set is not
-    sent: Mistral's own defaults differ by model.
+    `billing=`, `lava_metadata=`, `trace_metadata=`, `timeout=`, `stream_chunk_timeout=` and `repair_messages=`. What is
+    not set is not sent: Mistral's own defaults differ by model.
 
     A response carries `additional_kwargs` with `lava_request_id`, `finish_reason`, `cost` (USD, `Decimal`, where the
     price is known) and the token counts; while thinking streams, `thinking_delta`. `raw` is a dictionary.
@@ -91,6 +93,10 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         base_url: by default `LAVA_BASE_URL`, else what the key's prefix says.
         billing: who pays.
         lava_metadata: text pairs that Lava stores with each request.
+        trace_metadata: add the id of the call's span to them, as `llama_index_span_id`, so that a request in Lava's
+            dashboard leads to its trace.
+        spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A call that could
+            pass it is refused before it is sent (`SpendLimitError`).
         temperature: 0 to 1.5.
         max_tokens: the longest answer, in tokens; no limit by default.
         context_window: overrides what the catalogue says.
@@ -234,13 +240,16 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         return await astream_chat_to_completion_decorator(self._astream_chat)(prompt, **kwargs)
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return response_of(self._sync_client().chat(**self._call(messages, kwargs)))
+        with counted():
+            return response_of(self._sync_client().chat(**self._call(messages, kwargs)))
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return response_of(await self._async_client().chat(**self._call(messages, kwargs)))
+        with counted():
+            return response_of(await self._async_client().chat(**self._call(messages, kwargs)))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        stream = self._sync_client().stream(**self._call(messages, kwargs))
+        with counted():
+            stream = self._sync_client().stream(**self._call(messages, kwargs))
 
         def responses() -> ChatResponseGen:
             so_far = StreamedResponses(stream)
@@ -253,7 +262,8 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         return responses()
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        stream = await self._async_client().stream(**self._call(messages, kwargs))
+        with counted():
+            stream = await self._async_client().stream(**self._call(messages, kwargs))
 
         async def responses() -> ChatResponseAsyncGen:
             so_far = StreamedResponses(stream)
@@ -284,6 +294,13 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         if "seed" in call:
             call["random_seed"] = call.pop("seed")
         call["billing"] = billing_of(call.get("billing"))
+        if call.pop("trace_metadata", self.trace_metadata):
+            call["lava_metadata"] = traced(call.get("lava_metadata"))
+        if "spend_limit" in call:
+            raise ConfigurationError(
+                "spend_limit= can't be given to a single call: it goes on the model, or on a block around the call, "
+                "with billed_to(spend_limit=…)."
+            )
         call["messages"] = to_wire(messages)
         tools = tool_specs(call.pop("tools", None) or ())
         choice = call.pop("tool_choice", None)
