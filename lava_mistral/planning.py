@@ -133,7 +133,7 @@ class Planner:
         tokens = to_come * self._tokens_seen / self._characters_seen
         fewest = max(1, math.ceil(tokens / self._limit))
         rounds = math.ceil((self._made + fewest) / self._lanes)
-        spread = min(rounds * self._lanes - self._made, math.ceil(tokens / SMALLEST_SHARE))
+        spread = min(rounds * self._lanes - self._made, int(tokens / SMALLEST_SHARE))
         return min(self._limit, math.ceil(tokens / max(fewest, spread)))
 
     def add(self, index: int, text: str) -> Batch | None:
