@@ -1,0 +1,117 @@
+"""What LlamaIndex used and cost through Lava: an event for each paid request, and a handler that sums them up."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.span import active_span_id
+from llama_index_instrumentation import get_dispatcher
+from pydantic import InstanceOf
+
+from lava_mistral.usage import LLAMA_INDEX_SPAN, CallRecord, UsageTotals, watching
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+dispatcher = get_dispatcher(__name__)
+
+
+class LavaCallEvent(BaseEvent):
+    """A paid request is over; `span_id` is that of the call which made it.
+
+    Failed tries that were charged and streams that were left early have one too, and every request of an embedding.
+
+    Attributes:
+        record: all of it, with exact amounts; the other fields are the same in JSON's types.
+        cost: USD as text with every digit; `None` where it is not known.
+    """
+
+    record: InstanceOf[CallRecord] = Field(exclude=True, repr=False)
+    kind: str
+    model: str
+    request_id: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    cost: str | None
+    customer_id: str | None
+    meter_slug: str | None
+    metadata: dict[str, str]
+    run_id: str | None
+    streamed: bool
+    complete: bool
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The event's name."""
+        return "LavaCallEvent"
+
+
+class LavaUsageHandler(BaseEventHandler):
+    """Tokens and cost of everything that LlamaIndex sends through Lava, by model, customer and metadata.
+
+        usage = LavaUsageHandler()
+        get_dispatcher().add_event_handler(usage)
+        query_engine.query(…)
+        usage.totals.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
+
+    LlamaIndex's dispatchers belong to the process: the handler counts what all of its threads and tasks do. To count
+    what one block does, use `lava_mistral.track_usage`.
+
+    Attributes:
+        totals: the sums; by default a new `UsageTotals`. Handlers may share one.
+    """
+
+    totals: InstanceOf[UsageTotals] = Field(default_factory=UsageTotals)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The handler's name."""
+        return "LavaUsageHandler"
+
+    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+        """Count the event, where it is a `LavaCallEvent`."""
+        if isinstance(event, LavaCallEvent):
+            self.totals.add(event.record)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sums in JSON's types; see `UsageTotals.as_dict`."""
+        return self.totals.as_dict()
+
+    def table(self, *by: str) -> Table:
+        """The sums as a rich table; see `UsageTotals.table`."""
+        return self.totals.table(*by)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+
+def counted() -> AbstractContextManager[None]:
+    """A block for the beginning of a call: LlamaIndex's handlers are told what it costs."""
+    return watching((_emit,) if _is_heard() else (), active_span_id.get())
+
+
+def traced(metadata: Any) -> dict[str, str]:
+    """The metadata of a call, with the span that it belongs to."""
+    span_id = active_span_id.get()
+    return {**({} if span_id is None else {LLAMA_INDEX_SPAN: span_id[:255]}), **(metadata or {})}
+
+
+def _emit(record: CallRecord) -> None:
+    dispatcher.event(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
+
+
+def _is_heard() -> bool:
+    """Whether any handler would get an event."""
+    at = dispatcher
+    while at:
+        if at.event_handlers:
+            return True
+        if not at.propagate:
+            return False
+        at = at.parent
+    return False
