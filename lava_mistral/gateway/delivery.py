@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
@@ -22,6 +22,7 @@ class Answer:
         headers: its headers; lower-case names.
         body: the whole body, or the steps of one that is streamed.
         delay: seconds until the first byte.
+        before: called after the delay, before the first byte, unless the client has gone.
         reset: reset the connection instead of answering.
     """
 
@@ -29,6 +30,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | Iterator[Step] = b""
     delay: float = 0.0
+    before: Callable[[], None] | None = None
     reset: bool = False
 
 
@@ -43,6 +45,8 @@ async def play(answer: Answer, request_id: str, connection: Connection, send: Se
     if answer.reset:
         await _break(connection, reset=True)
         return False
+    if answer.before is not None:
+        answer.before()
     headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
     headers.append((b"x-lava-request-id", request_id.encode()))
     if isinstance(answer.body, bytes):

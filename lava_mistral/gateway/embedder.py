@@ -15,14 +15,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lava_mistral.gateway.pieces import WORD, word_tokens
+from lava_mistral.gateway.pieces import word_tokens, words
 from lava_mistral.gateway.words import COMMON
 
 DIMENSIONS: Final = 1024
-FEATURES: Final = 12
+FEATURES: Final = 8
 """Positions that one word takes in the vector."""
 MOST_WORDS: Final = 400_000
-"""The memory of words begins anew beyond this, at about 80 bytes a word."""
+"""The memory of words begins anew beyond this, at about 200 bytes a word."""
 
 
 class Embedder:
@@ -35,8 +35,8 @@ class Embedder:
     def _forget(self) -> None:
         room = 4096
         self._ids: dict[str, int] = {}
-        self._positions: npt.NDArray[np.int32] = np.zeros((room, FEATURES), np.int32)
-        self._weights: npt.NDArray[np.float32] = np.zeros((room, FEATURES), np.float32)
+        self._positions: npt.NDArray[np.int64] = np.zeros((room, FEATURES), np.int64)
+        self._weights: npt.NDArray[np.float64] = np.zeros((room, FEATURES), np.float64)
         self._hashes: npt.NDArray[np.uint32] = np.zeros(room, np.uint32)
         self._tokens: npt.NDArray[np.int32] = np.zeros(room, np.int32)
 
@@ -50,15 +50,15 @@ class Embedder:
         Returns:
             An array of one row a text, of unit length, in 16-bit floats as Mistral's are; and the token counts.
         """
-        words = [WORD.findall(text) for text in texts]
+        rows = [words(text) for text in texts]
         with self._lock:
-            return self._embed(words, dimensions)
+            return self._embed(rows, dimensions)
 
     def count(self, texts: list[str]) -> list[int]:
         """The texts' numbers of tokens."""
-        words = [WORD.findall(text) for text in texts]
+        rows = [words(text) for text in texts]
         with self._lock:
-            ids, lengths = self._look_up(words)
+            ids, lengths = self._look_up(rows)
             return self._count(ids, lengths)
 
     def _count(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> list[int]:
@@ -67,17 +67,17 @@ class Embedder:
         counts: list[int] = (sums[ends] - sums[ends - lengths]).tolist()
         return counts
 
-    def _look_up(self, words: list[list[str]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _look_up(self, rows: list[list[str]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         if len(self._ids) > MOST_WORDS:
             self._forget()
         known = self._ids
         flat: list[int] = []
-        for row in words:
+        for row in rows:
             try:
                 flat += list(map(known.__getitem__, row))
             except KeyError:
                 flat += [self._id(word) for word in row]
-        return np.array(flat, np.int64), np.array([len(row) for row in words], np.int64)
+        return np.array(flat, np.int64), np.array([len(row) for row in rows], np.int64)
 
     def _id(self, word: str) -> int:
         found = self._ids.get(word)
@@ -93,25 +93,28 @@ class Embedder:
         self._hashes[new], self._positions[new], self._weights[new] = _features(word)
         return new
 
-    def _embed(self, words: list[list[str]], dimensions: int) -> tuple[npt.NDArray[np.float16], list[int]]:
-        ids, lengths = self._look_up(words)
-        rows = np.repeat(np.arange(len(words), dtype=np.int64), lengths) * DIMENSIONS
-        places = (rows[:, None] + self._positions[ids]).ravel()
-        weights = self._weights[ids].ravel()
+    def _embed(self, rows: list[list[str]], dimensions: int) -> tuple[npt.NDArray[np.float16], list[int]]:
+        ids, lengths = self._look_up(rows)
+        starts = np.repeat(np.arange(len(rows), dtype=np.int64), lengths) * DIMENSIONS
+        places = (starts[:, None] + self._positions[ids]).ravel()
+        weights = self._weights[ids]
         # Pairs of neighbours tell apart texts of the same words; a pair across two texts weighs nothing.
         hashes = self._hashes[ids]
         pairs = hashes[:-1] * np.uint32(2654435761) + hashes[1:]
-        together = (rows[:-1] == rows[1:]) * np.sqrt(np.abs(self._weights[ids[:-1], 0] * self._weights[ids[1:], 0]))
-        places = np.concatenate((places, rows[:-1] + (pairs >> np.uint32(22))))
-        weights = np.concatenate((weights, together * np.where(pairs & np.uint32(1), 0.35, -0.35)))
-        sums = np.bincount(places, weights, minlength=len(words) * DIMENSIONS)
-        vectors = sums.reshape(len(words), DIMENSIONS)[:, :dimensions]
+        together = np.sqrt(np.abs(weights[:-1, 0] * weights[1:, 0])) * (starts[:-1] == starts[1:])
+        sums = np.bincount(places, weights.ravel(), minlength=len(rows) * DIMENSIONS)
+        sums += np.bincount(
+            starts[:-1] + (pairs >> np.uint32(22)),
+            together * np.where(pairs & np.uint32(1), 0.35, -0.35),
+            minlength=len(rows) * DIMENSIONS,
+        )
+        vectors = sums.reshape(len(rows), DIMENSIONS)[:, :dimensions]
         # A text without a single word still has a direction, and a vector its length.
-        lengths_ = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        if not lengths_.all():
-            vectors[lengths_ == 0.0, 0] = 1.0
-            lengths_[lengths_ == 0.0] = 1.0
-        return (vectors / lengths_[:, None]).astype(np.float16), self._count(ids, lengths)
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        if not norms.all():
+            vectors[norms == 0.0, 0] = 1.0
+            norms[norms == 0.0] = 1.0
+        return (vectors / norms[:, None]).astype(np.float16), self._count(ids, lengths)
 
 
 def _features(word: str) -> tuple[int, list[int], list[float]]:

@@ -75,22 +75,26 @@ class Lava:
             if content is None:
                 return
             try:
-                self._admit(record, scope["query_string"].decode("latin-1"), content)
+                body = self._admit(record, scope["query_string"].decode("latin-1"), content)
             except Refusal as refusal:
                 answer = _refused(refusal)
             else:
-                answer = await self._provider.handle(record, content, lambda usage: self._settle(record, usage))
+                answer = await self._provider.handle(record, body, lambda usage: self._settle(record, usage))
             record.status = answer.status or None
             complete = await play(answer, record.request_id, scope["lava.connection"], send)
-            record.outcome = "completed" if complete and answer.status < 400 else "error"
+            if complete and answer.status < 400:
+                record.outcome = "completed"
         finally:
-            record.completed_at = time.time()
             if record.outcome == "pending":
                 record.outcome = "error"
+            record.completed_at = record.completed_at or time.time()
             self._traffic.end()
 
-    def _admit(self, record: RequestRecord, query: str, content: bytes) -> None:
+    def _admit(self, record: RequestRecord, query: str, content: bytes) -> Any:
         """Read what Lava reads of a request, and record it.
+
+        Returns:
+            The parsed body, or the error of one that can't be parsed; `None` for a GET.
 
         Raises:
             Refusal: Lava does not pass it on.
@@ -98,15 +102,16 @@ class Lava:
         asked = dict(parse_qsl(query, keep_blank_values=True))
         target = urlsplit(asked.get("u", ""))
         record.path = target.path
+        body = None
         if record.method == "POST":
             try:
                 body = orjson.loads(content)
-            except orjson.JSONDecodeError:
-                body = None
+            except orjson.JSONDecodeError as error:
+                body = error
             if isinstance(body, dict):
                 record.model = body["model"] if isinstance(body.get("model"), str) else ""
                 record.streamed = body.get("stream") is True
-            if self._options.keep_bodies:
+            if self._options.keep_bodies and not isinstance(body, Exception):
                 record.body = body
         self._log.add(record)
         record.credential = self._accounts.authenticate(record.headers.get("authorization"))
@@ -116,10 +121,13 @@ class Lava:
             raise Refusal(400, f"Unsupported provider URL: only https://{HOST} is served here")
         record.metadata = _metadata(record.headers.get("x-lava-metadata", asked.get("metadata")))
         self._accounts.admit(record.credential)
+        return body
 
     def _settle(self, record: RequestRecord, usage: Usage) -> None:
         record.usage = usage
         self._accounts.settle(record)
+        # Done as far as money goes; the client may ask for the record as soon as it has read the usage.
+        record.outcome, record.completed_at = "completed", time.time()
 
     async def _models(self, request: Request) -> Response:
         if refused := self._refused(request):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lava_mistral.gateway.accounts import Amount, Customer
+from lava_mistral.gateway.records import RequestRecord
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Options:
         base64: whether `encoding_format: "base64"` is honoured; else floats come all the same.
         fragment_tool_calls: characters of arguments in one delta of a streamed tool call; `None` for whole calls.
         tokenizer: `"fast"`, the gateway's own count; `"exact"`, Mistral's tokenizers (extra `[tokenizer]`).
-        faults: pairs of a probability and what comes instead of the usual answer (all that `queue` takes).
+        faults: pairs of a rule and what comes instead of the usual answer (all that `queue` takes) where it says so; a
+            rule is a probability, or a function of the `RequestRecord`. The first one that applies counts.
         seed: where the drawing of faults begins.
         keep_requests: how many records are kept, the newest.
         keep_bodies: whether records hold the requests' bodies.
@@ -58,7 +60,7 @@ class Options:
     base64: bool = True
     fragment_tool_calls: int | None = None
     tokenizer: Literal["fast", "exact"] = "fast"
-    faults: Sequence[tuple[float, Any]] = ()
+    faults: Sequence[tuple[float | Callable[[RequestRecord], bool], Any]] = ()
     seed: int = 0
     keep_requests: int = 20_000
     keep_bodies: bool = True

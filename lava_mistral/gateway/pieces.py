@@ -1,7 +1,7 @@
 """The gateway's tokens: a fast, deterministic split that comes close to Mistral's counts and seldom passes them.
 
 A real count needs Mistral's tokenizer, an optional package that takes a second to load. Here a token is at
-most seven letters, or one digit, symbol or East Asian character; white space belongs to what follows it. On
+most nine letters, or one digit, symbol or East Asian character; white space belongs to what follows it. On
 English prose that gives about a tenth fewer tokens than Mistral's own tokenizers, so that a client which
 plans with an exact count, or with an upper estimate, is never refused by the gateway for its limits.
 """
@@ -19,14 +19,20 @@ EAST_ASIAN = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0
 # Up to three marks together are one token, and so is a ruler or an ellipsis.
 _SYMBOL = r"-{3,8}|={3,8}|\.{3,8}|[^\w\s]{1,3}|_{1,8}"
 
-WORD = re.compile(rf"[{EAST_ASIAN}]|[^\W\d_{EAST_ASIAN}]+|\d+|{_SYMBOL}")
-"""What is counted and embedded as one unit."""
+_WORD = re.compile(rf"[{EAST_ASIAN}]|[^\W\d_{EAST_ASIAN}]+|\d+|{_SYMBOL}")
+# The same for text in ASCII, in half the time.
+_ASCII_WORD = re.compile(rf"[A-Za-z]+|\d+|{_SYMBOL}")
 
 _PIECE = re.compile(rf"\s*(?:[{EAST_ASIAN}]|[^\W\d_{EAST_ASIAN}]{{1,{LONGEST}}}|\d|{_SYMBOL})|\s+")
 
 
+def words(text: str) -> list[str]:
+    """What is counted and embedded as one unit: the text's words, numbers and marks, in order."""
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text)
+
+
 def word_tokens(word: str) -> int:
-    """How many tokens one match of `WORD` holds."""
+    """How many tokens one of these units holds."""
     if word[0].isdecimal():
         return len(word)
     return -(-len(word) // LONGEST) if word[0].isalnum() else 1
@@ -34,7 +40,7 @@ def word_tokens(word: str) -> int:
 
 def count(text: str) -> int:
     """How many tokens a text holds; white space at its end counts for nothing."""
-    return sum(map(word_tokens, WORD.findall(text)))
+    return sum(map(word_tokens, words(text)))
 
 
 def split(text: str) -> list[str]:

@@ -27,7 +27,7 @@ def visible(record: RequestRecord, lag: float) -> bool:
 
 def describe(record: RequestRecord) -> dict[str, Any]:
     """One request as `GET /requests/{id}` shows it."""
-    usage = record.usage or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    usage: Mapping[str, Any] = record.usage or {}
     parts = cost_parts(usage, record.model) if record.usage else None
     charge: dict[str, Any] = {"amount": _text(record.charge), "rate_type": "percentage", "breakdown": []}
     described = {
@@ -38,9 +38,9 @@ def describe(record: RequestRecord) -> dict[str, Any]:
         "model": record.model,
         "endpoint": f"https://api.mistral.ai{record.path}",
         "model_usage": {
-            "input_tokens": usage["prompt_tokens"],
-            "output_tokens": usage["completion_tokens"],
-            "total_tokens": usage["total_tokens"],
+            "input_tokens": usage.get("prompt_tokens") or 0,
+            "output_tokens": usage.get("completion_tokens") or 0,
+            "total_tokens": usage.get("total_tokens") or 0,
             **dict.fromkeys(("input_characters", "output_characters", "total_characters"), 0),
             **dict.fromkeys(("input_seconds", "output_seconds", "total_seconds"), 0),
             "input_cost": _text(parts.input_cost if parts else Decimal(0)),
@@ -118,7 +118,7 @@ def _totals(records: Iterable[RequestRecord]) -> dict[str, Any]:
     requests, tokens, cost, charge = 0, 0, Decimal(0), Decimal(0)
     for record in records:
         requests += 1
-        tokens += record.usage["total_tokens"] if record.usage else 0
+        tokens += (record.usage or {}).get("total_tokens") or 0
         cost += record.cost
         charge += record.charge
     return {

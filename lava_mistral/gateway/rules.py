@@ -141,12 +141,6 @@ def check_format(body: Mapping[str, Any]) -> None:
         raise _arguments("response_format of type json_schema needs a json_schema")
 
 
-def check_model(model: Model, *, kind: str, known: bool, name: str) -> None:
-    """Check that the model exists and does this kind of work, `"chat"` or `"embeddings"`."""
-    if not known or (kind == "chat") != (model.can("chat") or not model.can("embeddings")):
-        raise Rejection(f"Invalid model: {name}", "invalid_model", "1500")
-
-
 def check_images(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
     """Check that a model which sees no images gets none."""
     if not model.can("vision") and any(part["type"] == "image_url" for part in parts(messages)):

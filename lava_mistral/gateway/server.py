@@ -159,7 +159,7 @@ class ServerThread:
     """
 
     def __init__(self, app: App, traffic: Traffic, *, host: str, port: int) -> None:
-        self._socket = socket.create_server((host, port), backlog=2048)
+        self._socket = _listen(host, port)
         self.host, self.port = self._socket.getsockname()[:2]
         self._pid = os.getpid()
         self._started = threading.Event()
@@ -228,6 +228,21 @@ class ServerThread:
     def join(self) -> None:
         """Wait until the server ends."""
         self._thread.join()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off only for a socket that names its protocol, as `create_server` does not;
+    # with it, each small answer waits 40 ms for an acknowledgement.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(2048)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 _running: weakref.WeakSet[ServerThread] = weakref.WeakSet()

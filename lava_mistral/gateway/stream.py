@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -86,10 +86,8 @@ def _fragments(call: dict[str, Any], index: int, size: int) -> list[bytes]:
 def events(
     choices: Sequence[Choice],
     usage: Usage,
+    named: Mapping[str, Any],
     *,
-    id: str,
-    created: int,
-    model: str,
     fragment: int | None = None,
     draw: random.Random,
 ) -> list[bytes]:
@@ -98,14 +96,11 @@ def events(
     Args:
         choices: the answers; several are interleaved.
         usage: the count of tokens.
-        id: the answer's id.
-        created: a POSIX timestamp.
-        model: the model's name.
+        named: the answer's `id`, `created` (a POSIX timestamp) and `model`.
         fragment: characters of arguments a delta, or `None` for whole tool calls.
         draw: where the lengths of the padding come from.
     """
-    named = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
-    head = b"data: " + orjson.dumps(named)[:-1] + b',"choices":[{"index":'
+    head = b"data: " + orjson.dumps({"object": "chat.completion.chunk", **named})[:-1] + b',"choices":[{"index":'
     written = [
         head + b'%d,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n' % at
         for at in range(len(choices))

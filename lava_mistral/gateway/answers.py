@@ -1,0 +1,187 @@
+"""Makes answers: Mistral's own headers around a body, and bodies that were asked for instead of the usual one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import orjson
+
+from lava_mistral.gateway import stream
+from lava_mistral.gateway.delivery import Answer
+from lava_mistral.gateway.faults import (
+    EVENT_STREAM,
+    Body,
+    Cut,
+    Fault,
+    Garbage,
+    Interrupted,
+    Reset,
+    Stall,
+    Status,
+    Step,
+    error_body,
+    looks_like_stream,
+    retry_after_header,
+    to_bytes,
+)
+from lava_mistral.wire import Usage
+
+Settle: TypeAlias = Callable[[Usage], None]
+"""Charges for the usage; called when the answer is about to tell it, and not if the client has gone by then."""
+
+JSON = "application/json"
+
+
+def headers(content_type: str) -> dict[str, str]:
+    """What every answer of Mistral carries."""
+    return {
+        "content-type": content_type,
+        "mistral-correlation-id": str(uuid.uuid4()),
+        "x-kong-upstream-latency": "61",
+        "x-kong-proxy-latency": "7",
+    }
+
+
+def json_answer(
+    status: int,
+    body: Any,
+    more: Mapping[str, str] | None = None,
+    *,
+    delay: float = 0.0,
+    before: Callable[[], None] | None = None,
+) -> Answer:
+    """An answer in JSON; numpy arrays are written as lists.
+
+    Args:
+        status: the HTTP status.
+        body: what to write.
+        more: further headers.
+        delay: seconds until the first byte.
+        before: called after the delay, if the client is still there.
+    """
+    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Answer(status, headers(JSON) | dict(more or {}), content, delay, before)
+
+
+def canned(fault: Fault | None, settle: Settle, *, delay: float, streamed: bool) -> Answer | None:
+    """The answer that a fault is in itself; `None` for one that changes the usual answer, or for none."""
+    match fault:
+        case Reset():
+            return Answer(0, delay=delay, reset=True)
+        case Status():
+            named = dict(fault.headers)
+            if fault.retry_after is not None:
+                named["retry-after"] = retry_after_header(fault.retry_after)
+            body = error_body(fault.status) if fault.body is None else fault.body
+            return _given(body, fault.status, named, settle, delay)
+        case Body():
+            return _given(fault.body, fault.status, fault.headers, settle, delay)
+        case Garbage() if not streamed:
+            return Answer(200, headers(JSON), b'{"id": "garbage", "choices": [{"ind', delay)
+    return None
+
+
+def broken_off(answer: Answer, fault: Fault | None) -> Answer:
+    """A whole answer, or only its first half where the fault is an interruption of the connection."""
+    if not isinstance(fault, Interrupted) or not isinstance(answer.body, bytes):
+        return answer
+    match fault.how:
+        case "closed" | "reset":
+            end: Step = Cut(reset=fault.how == "reset")
+        case "stalled":
+            end = Stall()
+        case _:
+            return answer
+    half, length = answer.body[: len(answer.body) // 2], str(len(answer.body))
+    return Answer(answer.status, answer.headers | {"content-length": length}, iter([half, end]), answer.delay)
+
+
+def played_stream(
+    events: Sequence[bytes], fault: Fault | None, *, pace: float, settle: Callable[[], None]
+) -> Iterator[Step]:
+    """Plays a stream, with what is to go wrong.
+
+    Args:
+        events: all but `[DONE]`; the last one holds the usage.
+        fault: what goes wrong, if it is something that does in a stream.
+        pace: seconds before each event but the first.
+        settle: called before the usage goes out.
+    """
+    last = len(events) - 1
+    if fault is None and pace == 0:
+        # Nobody watches single chunks of a stream as fast as this; a few large writes are cheaper.
+        yield events[0]
+        for at in range(1, last, _TOGETHER):
+            yield b"".join(events[at : min(at + _TOGETHER, last)])
+        settle()
+        yield events[last] + stream.DONE
+        return
+    for at, event in enumerate(events):
+        match fault:
+            case Garbage(after=after) if at == min(after, last):
+                yield b"data: {garbage\n\n"
+            case Interrupted(after=after, how=how) if at == min(after, last):
+                match how:
+                    case "clean":
+                        return
+                    case "closed" | "reset":
+                        yield Cut(reset=how == "reset")
+                    case "stalled":
+                        yield Stall()
+                    case "error event":
+                        yield b"data: " + orjson.dumps(error_body(503)) + b"\n\n"
+                        yield stream.DONE
+                        return
+        if at == last:
+            if isinstance(fault, Interrupted) and fault.how == "finish error":
+                head, _, tail = event.rpartition(b'"finish_reason":')
+                event = head + b'"finish_reason":"error"' + tail[tail.index(b"}") :]
+            settle()
+        if pace and at:
+            yield pace
+        yield event
+    if not (isinstance(fault, Interrupted) and fault.how == "no done"):
+        yield stream.DONE
+
+
+_TOGETHER = 16
+
+
+def _given(body: Any, status: int, named: Mapping[str, str], settle: Settle, delay: float) -> Answer:
+    """The answer with a body as it was given: JSON, text, bytes, or a list of steps."""
+    named = {name.lower(): value for name, value in named.items()}
+    is_steps = isinstance(body, list) and not all(isinstance(step, dict) for step in body)
+    if not is_steps and not isinstance(body, bytes | str):
+        usage = body.get("usage") if isinstance(body, dict) and status < 400 else None
+        before = (lambda: settle(usage)) if isinstance(usage, dict) else None  # type: ignore[arg-type]
+        return Answer(status, headers(JSON) | named, to_bytes(body), delay, before)
+    steps: list[Step] = body if is_steps else [body]
+    kind = EVENT_STREAM if looks_like_stream(steps) else JSON
+    return Answer(status, headers(kind) | named, _played(steps, settle), delay)
+
+
+def _played(steps: Sequence[Step], settle: Settle) -> Iterator[Step]:
+    """Plays given steps; the first usage among them is settled before its line is out."""
+    settled = False
+    line = b""
+    for step in steps:
+        if not settled and isinstance(step, bytes | str):
+            *lines, line = (line + to_bytes(step)).split(b"\n")
+            usage = next(filter(None, map(_usage_in, lines)), None)
+            if usage is not None:
+                settle(usage)
+                settled = True
+        yield step
+
+
+def _usage_in(line: bytes) -> Usage | None:
+    if b'"usage"' not in line or not line.startswith(b"data:"):
+        return None
+    try:
+        value = orjson.loads(line[5:])
+    except orjson.JSONDecodeError:
+        return None
+    usage = value.get("usage") if isinstance(value, dict) else None
+    return usage if isinstance(usage, dict) else None  # type: ignore[return-value]

@@ -1,0 +1,137 @@
+"""`POST /v1/embeddings` of the simulated Mistral."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from lava_mistral.gateway import rules
+from lava_mistral.gateway.answers import Settle, broken_off, json_answer
+from lava_mistral.gateway.delivery import Answer
+from lava_mistral.gateway.embedder import DIMENSIONS, Embedder
+from lava_mistral.gateway.faults import Fault, WrongVectors
+from lava_mistral.gateway.options import Options
+from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.gateway.rules import Rejection
+from lava_mistral.wire import Usage
+
+Vectors: TypeAlias = npt.NDArray[np.float16]
+
+# Characters whose embedding takes a millisecond: worth a thread, so that streams flow on meanwhile.
+_MANY = 8_000
+# Characters that most likely are too many tokens: worth a look before the vectors are made for nothing.
+_TOO_MANY = 200_000
+
+
+class Embeddings:
+    """Answers embeddings requests.
+
+    Args:
+        options: how the gateway behaves.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._embedder = Embedder()
+
+    async def embed(self, body: Mapping[str, Any]) -> tuple[Vectors, list[int]]:
+        """The vectors of a request's texts and their numbers of tokens.
+
+        Raises:
+            Rejection: there are too many texts or tokens, or the dimension is too large.
+        """
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        rules.check_inputs(len(texts))
+        dimensions = body.get("output_dimension") or DIMENSIONS
+        if dimensions > DIMENSIONS:
+            raise Rejection(f"output_dimension must be at most {DIMENSIONS}", "invalid_request_invalid_args", "3051")
+        size = sum(map(len, texts))
+        if size > _TOO_MANY:
+            rules.check_input_tokens(await asyncio.to_thread(self._embedder.count, texts))
+        if size > _MANY:
+            vectors, counts = await asyncio.to_thread(self._embedder, texts, dimensions=dimensions)
+        else:
+            vectors, counts = self._embedder(texts, dimensions=dimensions)
+        if self._options.tokenizer == "exact":
+            counts = await asyncio.to_thread(_exact, texts, body["model"])
+        rules.check_input_tokens(counts)
+        return vectors, counts
+
+    def answer(
+        self,
+        record: RequestRecord,
+        body: Mapping[str, Any],
+        vectors: Vectors,
+        tokens: int,
+        fault: Fault | None,
+        settle: Settle,
+        *,
+        delay: float,
+        limits: Mapping[str, str],
+    ) -> Answer:
+        """The vectors as Mistral sends them, or wrong where the fault says so."""
+        as_text = body.get("encoding_format") == "base64" and self._options.base64
+        data = _data(vectors, body.get("output_dtype", "float"), as_text=as_text)
+        if isinstance(fault, WrongVectors):
+            data = _wrong(data, fault.how, as_text=as_text)
+        usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+        record.response_id = uuid.uuid4().hex
+        response = {
+            "id": record.response_id,
+            "object": "list",
+            "data": data,
+            "model": body["model"],
+            "usage": {"prompt_audio_seconds": None, **usage, "prompt_token_details": None},
+        }
+        return broken_off(json_answer(200, response, limits, delay=delay, before=lambda: settle(usage)), fault)
+
+
+def _exact(texts: Sequence[str], model: str) -> list[int]:
+    # It imports Mistral's tokenizers, which is slow and optional.
+    from lava_mistral.tokens import count_tokens
+
+    return [count_tokens(text, model=model).tokens for text in texts]
+
+
+def _data(vectors: Vectors, dtype: str, *, as_text: bool) -> list[dict[str, Any]]:
+    rows: npt.NDArray[Any]
+    match dtype:
+        case "float":
+            # In decimal, a 16-bit float has the few exact digits that Mistral's have only as a 64-bit float.
+            rows = vectors.astype("<f4" if as_text else np.float64)
+        case "int8":
+            rows = np.rint(vectors.astype(np.float32) * 127).astype(np.int8)
+        case "uint8":
+            rows = np.rint(vectors.astype(np.float32) * 127 + 128).astype(np.uint8)
+        case "binary":
+            rows = (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
+        case _:
+            rows = np.packbits(vectors > 0, axis=1)
+    written = [b64encode(row.tobytes()).decode() for row in rows] if as_text else rows
+    return [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
+
+
+def _wrong(data: list[dict[str, Any]], how: str, *, as_text: bool) -> list[dict[str, Any]]:
+    first, *others = data
+    last = data[-1]
+    match how:
+        case "short":
+            return data[:-1]
+        case "empty":
+            return []
+        case "shuffled":
+            return data[1::2][::-1] + data[::2]
+        case "duplicated":
+            return [*data[:-1], dict(first)] if others else [first, dict(first)]
+        case "dimension":
+            return [*data[:-1], {**last, "embedding": last["embedding"][: len(last["embedding"]) // 2]}]
+        case _:
+            # orjson writes NaN as null, the only thing that JSON has for it; base64 holds a real one.
+            nan = np.full(DIMENSIONS, np.nan, "<f4")
+            return [*data[:-1], {**last, "embedding": b64encode(nan.tobytes()).decode() if as_text else nan}]
