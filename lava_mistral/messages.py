@@ -11,7 +11,8 @@ AnyMessage: TypeAlias = dict[str, Any]
 """A message whose shape is not known yet."""
 
 _ROLES = ("system", "user", "assistant", "tool")
-# The schema allows these keys and no others: what else a part carries (a signature, a cache mark) is refused.
+# The schema allows these keys and no others: what else a part carries (an index, a cache mark) is refused. The
+# signature of a thought is newer than the published schema: Mistral's SDK 3.7 sends back the one that Mistral gave.
 _PART_KEYS = {
     "text": frozenset(("type", "text")),
     "image_url": frozenset(("type", "image_url")),
@@ -19,7 +20,7 @@ _PART_KEYS = {
     "input_audio": frozenset(("type", "input_audio")),
     "file": frozenset(("type", "file_id")),
     "reference": frozenset(("type", "reference_ids")),
-    "thinking": frozenset(("type", "thinking", "closed")),
+    "thinking": frozenset(("type", "thinking", "closed", "signature")),
     "tool_reference": frozenset(("type", "tool", "title", "url", "favicon", "description")),
 }
 

@@ -147,7 +147,7 @@ ANSWERED: dict[str, dict[str, Any]] = {
     "a call with arguments that are no JSON": {"role": "assistant", "content": "", "tool_calls": [call("{a:")]},
     "thinking": {
         "role": "assistant",
-        "content": [{**THINKING, "closed": True, "signature": "sig"}, text("So.")],
+        "content": [{**THINKING, "closed": True}, text("So.")],
     },
     "thinking and a call": {
         "role": "assistant",

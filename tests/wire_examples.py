@@ -9,7 +9,15 @@ import httpx
 import orjson
 
 # What a field means when it is absent, by Mistral's schema.
-DEFAULTS = {"prefix": False, "tool_calls": [], "index": 0, "type": "function", "stream": False, "description": ""}
+DEFAULTS = {
+    "prefix": False,
+    "tool_calls": [],
+    "index": 0,
+    "type": "function",
+    "stream": False,
+    "description": "",
+    "closed": True,
+}
 
 
 def meaning(value: Any) -> Any:

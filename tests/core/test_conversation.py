@@ -178,8 +178,8 @@ def test_a_good_conversation_passes_as_it_is() -> None:
         ({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "a"}),
         ("a", {"type": "text", "text": "a"}),
         (
-            {"type": "thinking", "thinking": [{"type": "text", "text": "a", "index": 0}], "signature": "s"},
-            {"type": "thinking", "thinking": [{"type": "text", "text": "a"}]},
+            {"type": "thinking", "thinking": [{"type": "text", "text": "a", "index": 0}], "signature": "s", "index": 1},
+            {"type": "thinking", "thinking": [{"type": "text", "text": "a"}], "signature": "s"},
         ),
         (
             {"type": "thinking", "thinking": "a", "closed": True},

@@ -334,14 +334,12 @@ def test_a_wrong_order_is_refused_or_mended(caller: Caller) -> None:
 
 
 def test_an_answer_goes_back_into_the_conversation(caller: Caller) -> None:
-    mistral = Scripted(answer([THINKING, {"type": "text", "text": "4"}]), answer("yes"))
+    content = [{**THINKING, "closed": True, "signature": "sig"}, {"type": "text", "text": "4"}]
+    mistral = Scripted(answer(content), answer("yes"))
     llm = mistral.llm()
     first = caller.chat(llm, ask("2+2?"))
     caller.chat(llm, [*ask("2+2?"), first.message, *ask("Sure?")])
-    assert mistral.body["messages"][1] == {
-        "role": "assistant",
-        "content": [THINKING, {"type": "text", "text": "4"}],
-    }
+    assert mistral.body["messages"][1] == {"role": "assistant", "content": content}
 
 
 def test_closing_a_stream_early_is_quiet() -> None:
