@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Literal, cast
 
@@ -19,7 +18,7 @@ PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Count 0/Kids[]>>endobj\n%%EOF"
-WAV = b"RIFF$\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00@\x1f\x00\x00@\x1f\x00\x00\x01\x00\x08\x00data\x00\x00\x00\x00"
+WAV = b"RIFF$\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0@\x1f\0\0@\x1f\0\0\1\0\x08\0data\0\0\0\0"
 MEDIA = {".png": PNG, ".jpg": PNG, ".pdf": PDF, ".wav": WAV}
 
 
@@ -35,10 +34,9 @@ def _local_media(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, shared_gateway: LocalGateway) -> Iterator[None]:
+def _environment(monkeypatch: pytest.MonkeyPatch, shared_gateway: LocalGateway) -> None:
     monkeypatch.setenv("LAVA_SECRET_KEY", shared_gateway.secret_key)
     monkeypatch.setenv("LAVA_BASE_URL", shared_gateway.base_url)
-    yield
 
 
 class _Chat(ChatModelIntegrationTests):
