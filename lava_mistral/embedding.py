@@ -172,7 +172,12 @@ class EmbeddingEngine:
             with _starting:
                 runtime = self._runtime
                 if runtime is None or runtime.pid != os.getpid():
-                    pacer = Pacer(self.max_concurrency, longest_wait=self.retry.max_total)
+                    pacer = Pacer(
+                        self.max_concurrency,
+                        longest_wait=self.retry.max_total,
+                        first_pause=self.retry.initial,
+                        longest_pause=self.retry.longest,
+                    )
                     runtime = self._runtime = _Runtime(os.getpid(), Gate(pacer))
         return runtime.gate
 

@@ -37,14 +37,10 @@ EMPTY: Final = 0.25
 """With nothing left, a request goes out every quarter of that time, to see whether it was renewed."""
 DECREASE: Final = 0.5
 INCREASE: Final = 0.05
-"""What a refusal leaves of the width, and what an answer adds to it: this times its square root, or times one below
-1. The smaller a share, the faster it grows in proportion, so that shares become equal; the figures keep refusals at
-a few in a hundred for a few processes, and give back half of a width of 16 within some ten round trips."""
+"""What a refusal leaves of the width, and what an answer adds to it: so much up to a width of 2, and less in proportion
+beyond, so that shares become equal. A width that was halved from 16 is back after some 80 round trips."""
 SLOWEST: Final = 3.0
 """Seconds between two requests at the smallest width."""
-FIRST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 20.0
-"""Seconds; bounds of the pause after a refusal that names none. It doubles while refusals follow each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ class Window:
         remaining: how many were left.
         started: how much this process had started when the server said so.
         seen: when it said so.
-        most: the most that was ever left. A limit that refills steadily may never have more than a little in stock.
+        most: the most that was ever left; a limit that refills steadily may never have more than a little in stock.
     """
 
     seconds: float
@@ -89,7 +85,7 @@ class Window:
         # What was started since then is used up already, although the server has not said so yet.
         left = self.remaining - (started - self.started)
         refill = self.limit / self.seconds
-        renewal = max(self.most, 1.0) / refill
+        renewal = self.most / refill
         if left < cost:
             return min(self.seconds, max(EMPTY * renewal, (cost - max(left, 0.0)) / refill))
         return 0.0 if left >= AT_EASE * self.most else HORIZON * renewal * cost / left
@@ -103,11 +99,15 @@ class Pacer:
         max_concurrency: requests in flight at most.
         longest_wait: seconds; a server that asks for a longer pause is not waited for, since each request's own
             patience ends before.
+        first_pause: seconds; the pause after a refusal that names none. It doubles while refusals follow each other.
+        longest_pause: seconds; it does not double beyond this.
         draw: where the jitter comes from.
     """
 
     max_concurrency: int
     longest_wait: float = 300.0
+    first_pause: float = 0.5
+    longest_pause: float = 20.0
     draw: Callable[[float, float], float] = random.uniform
     in_flight: int = 0
     width: float = field(init=False)
@@ -121,6 +121,8 @@ class Pacer:
     _last_start: float = -math.inf
     _last_decrease: int = 0
     _refusals: int = 0
+    _swing: float = 1.0
+    """Varies the gaps, so that no process is in step with another one, always a moment too late."""
 
     def __post_init__(self) -> None:
         self.width = float(self.max_concurrency)
@@ -134,7 +136,7 @@ class Pacer:
             requests = kind == "requests"
             cost, started = (1, self._requests) if requests else (tokens, self._tokens)
             gap = max(gap, window.gap(cost, started, now))
-        return max(0.0, self.paused_until - now, self._last_start + gap - now)
+        return max(0.0, self.paused_until - now, self._last_start + gap * self._swing - now)
 
     def start(self, now: float, tokens: int) -> Ticket:
         """Count a request as started."""
@@ -142,6 +144,7 @@ class Pacer:
         self._requests += 1
         self._tokens += tokens
         self._last_start = now
+        self._swing = self.draw(0.8, 1.2)
         return Ticket(self._requests, self._tokens, now)
 
     def withdraw(self) -> None:
@@ -173,7 +176,7 @@ class Pacer:
             if ticket.requests > self._last_decrease:
                 self._refusals = 0
             self.latency += (now - ticket.at - self.latency) * 0.2
-            self.width = min(float(self.max_concurrency), self.width + INCREASE * max(1.0, math.sqrt(self.width)))
+            self.width = min(float(self.max_concurrency), self.width + min(INCREASE, 2.0 * INCREASE / self.width))
         elif outcome == "refused":
             self._refused(ticket, now, retry_after)
 
@@ -186,11 +189,11 @@ class Pacer:
         elif retry_after is None:
             return
         if retry_after is None:
-            longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._refusals - 1, 16))
+            longest = min(self.longest_pause, self.first_pause * 2.0 ** min(self._refusals - 1, 16))
             pause = self.draw(longest / 2.0, longest)
         else:
             # The jitter keeps processes that were told the same from returning together.
-            pause = retry_after + self.draw(0.0, min(1.0, 0.1 + 0.25 * retry_after))
+            pause = retry_after + self.draw(0.0, min(1.0, self.first_pause + 0.25 * retry_after))
         if pause <= self.longest_wait:
             self.paused_until = max(self.paused_until, now + pause)
 
@@ -214,5 +217,6 @@ class Pacer:
                 continue
             limit, left = figures.get("limit", 0.0), figures.get("remaining", math.nan)
             if seconds > 0 and 0 < limit < math.inf and 0 <= left <= limit:
-                most = left if old is None else max(old.most, left)
+                # An account holds a second's worth at least, also when others have left nothing to see.
+                most = max(left, limit / seconds, 1.0 if old is None else old.most)
                 self.windows[kind, seconds] = Window(seconds, limit, left, started, now, most)
