@@ -164,16 +164,16 @@ def both(request: pytest.FixtureRequest) -> Callable[..., Both]:
 
 
 @pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Waits between tries take no time; what they would have been is kept."""
-    waits: list[float] = []
+    slept: list[float] = []
 
     async def nap(seconds: float, *_: Any) -> None:
-        waits.append(seconds)
+        slept.append(seconds)
 
-    monkeypatch.setattr("lava_mistral.client.time.sleep", waits.append)
+    monkeypatch.setattr("lava_mistral.client.time.sleep", slept.append)
     monkeypatch.setattr("lava_mistral.client.asyncio.sleep", nap)
-    return waits
+    return slept
 
 
 async def test_a_call_goes_to_lava_with_the_provider_address_in_u(both: Any) -> None:
@@ -304,11 +304,11 @@ async def test_passing_failures_are_tried_again(both: Any, status: int, streamin
     assert [tries for _, tries, _ in told] == [1, 2]
 
 
-async def test_retry_after_is_obeyed_and_a_hopeless_one_ends_the_tries(both: Any, _short_waits: list[float]) -> None:
+async def test_retry_after_is_obeyed_and_a_hopeless_one_ends_the_tries(both: Any, waits: list[float]) -> None:
     wait = httpx.Response(429, json={"message": "slow down"}, headers={"retry-after": "7"})
     wire = Wire(wait, ANSWER)
     await both(wire).chat()
-    assert 7 <= _short_waits[0] <= 8
+    assert 7 <= waits[0] <= 8
     wire = Wire(httpx.Response(429, json={"message": "slow down"}, headers={"retry-after": "86400"}))
     with pytest.raises(RateLimitError) as caught:
         await both(wire).chat()
