@@ -212,6 +212,9 @@ class ChatStream(StreamReader):
         except LavaError as error:
             # What had come before it is handed on first.
             self._failure = error
+        except BaseException:
+            self.settle()
+            raise
         self.close()
 
     def close(self) -> None:
@@ -276,6 +279,9 @@ class AsyncChatStream(StreamReader):
         except LavaError as error:
             # What had come before it is handed on first.
             self._failure = error
+        except BaseException:
+            self.settle()
+            raise
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -56,7 +56,8 @@ class SpendLimit:
         self._unsettled: dict[str, Decimal] = {}
 
     def __repr__(self) -> str:
-        return f"SpendLimit(limit={self.limit}, spent={self.spent}, reserved={self.reserved}, held={self.held})"
+        amounts = (f"{name}={format_cost(getattr(self, name))}" for name in ("limit", "spent", "reserved", "held"))
+        return f"<SpendLimit: {', '.join(amounts)}>"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SpendLimit:
         # Copies of a model draw on the same amount.

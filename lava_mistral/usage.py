@@ -257,6 +257,10 @@ class UsageTotals:
                     value = OTHER
                 yield values.setdefault(value, Tally())
 
+    def _count_arrived(self) -> None:
+        with self._lock:
+            self._fold()
+
     def _copies(self, groups: Mapping[Any, Tally]) -> dict[Any, Tally]:
         with self._lock:
             self._fold()
@@ -286,6 +290,7 @@ class UsageTotals:
 
     def by_metadata(self, key: str) -> dict[str, Tally]:
         """Sums by the values of a metadata key, over the calls that have it."""
+        self._count_arrived()
         return self._copies(self._metadata.get(key, {}))
 
     @property
