@@ -60,7 +60,7 @@ def test_an_error_is_of_both_trees_and_survives_pickling(kind: type[core.LavaErr
 
     assert isinstance(error, kind)
     assert type(error).__name__ == kind.__name__
-    assert isinstance(error, (langchain.ModelError, *bases)) and all(isinstance(error, base) for base in bases)
+    assert all(isinstance(error, base) for base in (langchain.ModelError, *bases))
     assert (error.is_retryable, error.response, error.request_id, str(error)) == (True, response, "r", str(original))
     assert to_langchain(error) is error
     assert to_langchain(kind("no")).is_retryable is kind.retryable_by_default  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ def test_no_key_is_reported_by_the_first_call(caller: Caller) -> None:
 def test_headers_of_a_call_are_refused_and_not_sent_as_a_field(caller: Caller) -> None:
     asked = Script(answer())
     for name in ("headers", "extra_headers"):
-        with pytest.raises(errors.ConfigurationError, match="http_client=httpx.Client"):
+        with pytest.raises(errors.ConfigurationError, match=r"http_client=httpx\.Client"):
             caller.invoke(asked.model(), "Hi", **{name: {"x": "y"}})
     assert asked.requests == []
 

@@ -116,35 +116,35 @@ def test_leaving_a_stream_closes_its_connection(caller: Caller) -> None:
     with LocalGateway(pace=0.05) as gateway:
         model = chat(gateway)
         caller.first(model, "Tell me a long story. " * 20, 2)
-        patience = time.monotonic() + 5
-        while gateway.in_flight and time.monotonic() < patience:
-            time.sleep(0.01)
-        assert gateway.in_flight == 0
+        wait_until_idle(gateway)
         assert gateway.requests[0].outcome == "error"
 
 
 def test_a_cancelled_stream_closes_its_connection() -> None:
     with LocalGateway(pace=0.05) as gateway:
 
-        async def run() -> None:
+        async def read() -> None:
             async for _ in chat(gateway).astream("Tell me a long story. " * 20):
+                began.set()
                 await asyncio.sleep(60)
 
         async def cancel() -> None:
-            task = asyncio.create_task(run())
-            while not gateway.requests:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
+            task = asyncio.create_task(read())
+            await began.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            for _ in range(500):
-                if not gateway.in_flight:
-                    return
-                await asyncio.sleep(0.01)
 
+        began = asyncio.Event()
         asyncio.run(cancel())
-        assert gateway.in_flight == 0
+        wait_until_idle(gateway)
+
+
+def wait_until_idle(gateway: LocalGateway) -> None:
+    patience = time.monotonic() + 5
+    while gateway.in_flight and time.monotonic() < patience:
+        time.sleep(0.01)
+    assert gateway.in_flight == 0
 
 
 def test_two_hundred_streams_run_at_once() -> None:
