@@ -81,13 +81,15 @@ class Lava:
             else:
                 answer = await self._provider.handle(record, body, lambda usage: self._settle(record, usage))
             record.status = answer.status or None
+            # Whoever has read an answer may look at its record at once: it is finished before the last byte goes out.
+            if answer.status >= 400:
+                record.finish("error")
+            elif isinstance(answer.body, bytes) and answer.before is None:
+                answer.before = lambda: record.finish("completed")
             complete = await play(answer, record.request_id, scope["lava.connection"], send)
-            if complete and answer.status < 400:
-                record.outcome = "completed"
+            record.finish("completed" if complete else "error")
         finally:
-            if record.outcome == "pending":
-                record.outcome = "error"
-            record.completed_at = record.completed_at or time.time()
+            record.finish("error")
             self._traffic.end()
 
     def _admit(self, record: RequestRecord, query: str, content: bytes) -> Any:
@@ -126,8 +128,7 @@ class Lava:
     def _settle(self, record: RequestRecord, usage: Usage) -> None:
         record.usage = usage
         self._accounts.settle(record)
-        # Done as far as money goes; the client may ask for the record as soon as it has read the usage.
-        record.outcome, record.completed_at = "completed", time.time()
+        record.finish("completed")
 
     async def _models(self, request: Request) -> Response:
         if refused := self._refused(request):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,6 +58,12 @@ class RequestRecord:
     response_id: str | None = None
     outcome: Outcome = "pending"
     completed_at: float | None = None
+
+    def finish(self, outcome: Outcome) -> None:
+        """Note how it ended, unless that is known already."""
+        if self.outcome == "pending":
+            self.completed_at = time.time()
+            self.outcome = outcome
 
     @property
     def customer_id(self) -> str | None:

@@ -27,8 +27,9 @@ def visible(record: RequestRecord, lag: float) -> bool:
 
 def describe(record: RequestRecord) -> dict[str, Any]:
     """One request as `GET /requests/{id}` shows it."""
-    usage: Mapping[str, Any] = record.usage or {}
-    parts = cost_parts(usage, record.model) if record.usage else None
+    # An answer that a test made up may leave counts out.
+    usage: dict[str, Any] = dict(record.usage or {})
+    parts = cost_parts(record.usage, record.model) if record.usage else None
     charge: dict[str, Any] = {"amount": _text(record.charge), "rate_type": "percentage", "breakdown": []}
     described = {
         "request_id": record.request_id,
@@ -118,7 +119,7 @@ def _totals(records: Iterable[RequestRecord]) -> dict[str, Any]:
     requests, tokens, cost, charge = 0, 0, Decimal(0), Decimal(0)
     for record in records:
         requests += 1
-        tokens += (record.usage or {}).get("total_tokens") or 0
+        tokens += dict[str, Any](record.usage or {}).get("total_tokens") or 0
         cost += record.cost
         charge += record.charge
     return {

@@ -172,6 +172,8 @@ class ServerThread:
             log_config=None,
             access_log=False,
             server_header=False,
+            # A hundred pairs of metadata make a header of 50 kB.
+            h11_max_incomplete_event_size=1 << 18,
             # As long as Lava's own edge keeps an idle connection open, so that clients may pool theirs.
             timeout_keep_alive=75,
         )
