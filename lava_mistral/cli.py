@@ -12,7 +12,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import orjson
 import typer
@@ -47,16 +47,14 @@ def _command(function: _F) -> _F:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except LavaError as error:
-            _fail(str(error))
-        except (ImportError, OSError) as error:
+        except (LavaError, ImportError, OSError) as error:
             _fail(str(error))
 
     app.command()(run)
     return run  # type: ignore[return-value]  # the same signature, by wraps
 
 
-def _fail(reason: str) -> None:
+def _fail(reason: str) -> NoReturn:
     Console(stderr=True, soft_wrap=True).print(
         f"[bold red]Failed:[/bold red] {escape(redact(reason))}", highlight=False
     )
@@ -117,9 +115,14 @@ def gateway(
     """Run a local Lava with a simulated Mistral behind it, until interrupted."""
     from lava_mistral.gateway import LocalGateway
 
-    with LocalGateway(port=port) as running:
-        # A process manager stops it as Ctrl-C does: requests are broken off and the port is free again.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    running = LocalGateway(port=port)
+    try:
+        running.start()
+    except OSError as error:
+        raise OSError(f"can't listen on port {port} ({error.strerror or error}): choose another with --port") from error
+    # A process manager stops it as Ctrl-C does: what is under way is broken off and the port is free again.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with running:
         if json:
             _print_json({"base_url": running.base_url, "secret_key": running.secret_key})
         else:

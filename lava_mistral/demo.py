@@ -349,6 +349,7 @@ class LangChainEngine:
             "api_key": setup.api_key,
             "base_url": setup.base_url,
             "http_client": setup.http_client,
+            "max_retries": 2,
         }
         self._ledger = setup.ledger
         self._store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
@@ -401,6 +402,7 @@ class LlamaIndexEngine:
             "api_key": setup.api_key,
             "base_url": setup.base_url,
             "http_client": setup.http_client,
+            "max_retries": 2,
         }
         self._ledger = setup.ledger
         self._embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)

@@ -209,4 +209,6 @@ def _embedding() -> Finding:
     usage: Any = answer.response["usage"]
     cost = format_cost(cost_of(usage, DEFAULT_EMBEDDING_MODEL))
     tokens = usage["prompt_tokens"]
-    return Finding("embedding", "ok", f"{tokens} tokens for {cost}, Lava request id {answer.request_id}")
+    return Finding(
+        "embedding", "ok", f"{tokens} token{'' if tokens == 1 else 's'} for {cost}, Lava request id {answer.request_id}"
+    )
