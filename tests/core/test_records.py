@@ -1,0 +1,371 @@
+"""What Lava recorded: requests, pages, sums; against the local gateway and on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lava_mistral import (
+    AsyncLavaMistral,
+    AuthenticationError,
+    Billing,
+    ConfigurationError,
+    LavaMistral,
+    NotFoundError,
+    RequestRecord,
+    ServerError,
+    UsageReport,
+    track_usage,
+)
+from lava_mistral.gateway import LocalGateway
+from lava_mistral.records import Charge, Page, Patience, UsageItem, UsageSum, moment_text
+
+KEY = "aks_test_records"
+ASK: list[Any] = [{"role": "user", "content": "Hello there"}]
+# As Lava's Node SDK types it (RestRequest).
+RECORD: dict[str, Any] = {
+    "request_id": "req_1",
+    "status": "completed",
+    "customer_id": "c_1",
+    "meter_id": "met_1",
+    "provider": "mistral",
+    "provider_key_type": "managed",
+    "model": "mistral-small-2603",
+    "endpoint": "https://api.mistral.ai/v1/chat/completions",
+    "response_id": "cmpl-1",
+    "model_usage": {
+        "input_tokens": 12,
+        "output_tokens": 3,
+        "total_tokens": 15,
+        "input_characters": 0,
+        "output_characters": 0,
+        "total_characters": 0,
+        "input_seconds": 0,
+        "output_seconds": 1.5,
+        "total_seconds": 1.5,
+        "input_cost": "0.0000018",
+        "output_cost": "0.0000018",
+        "total_cost": "0.0000036",
+    },
+    "cost": "0.0000036",
+    "charge": {
+        "amount": "0.00001",
+        "rate_type": "fixed",
+        "breakdown": [{"tier": {"start": 0, "rate": "1", "type": "tokens_1m"}, "tokens": 15, "cost": "0.00001"}],
+    },
+    "metadata": {"team": "x"},
+    "created_at": "2026-08-01T10:00:00.000Z",
+}
+
+
+COUNTED = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+
+
+def chunk(content: str, finish: str | None = None, **extra: Any) -> bytes:
+    delta = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
+    return f"data: {json.dumps({'id': 'c', 'model': 'm', 'choices': [delta], **extra})}\n\n".encode()
+
+
+class Side:
+    """The same question to either client."""
+
+    def __init__(self, asynchronous: bool) -> None:
+        self.asynchronous = asynchronous
+
+    def client(self, handler: Any = None, **settings: Any) -> Any:
+        settings = {"api_key": KEY, "base_url": "http://127.0.0.1:9/v1", "max_retries": 0, **settings}
+        if handler is not None:
+            transport = httpx.MockTransport(handler)
+            http: Any = httpx.AsyncClient if self.asynchronous else httpx.Client
+            settings["http_client"] = http(transport=transport)
+        return AsyncLavaMistral(**settings) if self.asynchronous else LavaMistral(**settings)
+
+    async def ask(self, made: Any) -> Any:
+        return await made if self.asynchronous else made
+
+    async def all(self, made: AsyncIterator[Any] | Iterator[Any]) -> list[Any]:
+        return [item async for item in made] if isinstance(made, AsyncIterator) else list(made)
+
+
+@pytest.fixture(params=["sync", "async"])
+def side(request: pytest.FixtureRequest) -> Side:
+    return Side(request.param == "async")
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits, which take no time."""
+    waits: list[float] = []
+
+    async def nap(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("lava_mistral.history.time.sleep", waits.append)
+    monkeypatch.setattr("lava_mistral.history.asyncio.sleep", nap)
+    return waits
+
+
+def test_a_record_is_read_with_its_types() -> None:
+    record = RequestRecord.from_wire(RECORD)
+    assert (record.request_id, record.status, record.customer_id, record.meter_id) == (
+        "req_1",
+        "completed",
+        "c_1",
+        "met_1",
+    )
+    assert (record.usage.input_tokens, record.usage.output_tokens, record.usage.total_tokens) == (12, 3, 15)
+    assert (record.usage.total_cost, record.usage.output_seconds) == (Decimal("0.0000036"), Decimal("1.5"))
+    assert record.cost == Decimal("0.0000036")
+    assert record.charge == Charge(Decimal("0.00001"), "fixed", tuple(RECORD["charge"]["breakdown"]))
+    assert record.created_at == datetime(2026, 8, 1, 10, tzinfo=timezone.utc)
+    assert record.metadata == {"team": "x"}
+    assert record.raw is RECORD
+
+
+def test_what_lava_leaves_out_is_empty() -> None:
+    record = RequestRecord.from_wire({"request_id": "r", "created_at": "soon", "cost": 0.1, "charge": None})
+    assert (record.status, record.customer_id, record.model, record.charge) == ("pending", None, None, None)
+    assert (record.usage.total_tokens, record.cost, record.created_at) == (0, Decimal("0.1"), None)
+    assert UsageReport.from_wire({}) == UsageReport((), UsageSum())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"request_id": 7}, {"request_id": "r", "cost": "much"}, {"request_id": "r", "cost": "NaN"}]
+)
+def test_a_record_that_makes_no_sense_says_so(wrong: Any) -> None:
+    with pytest.raises(ServerError, match="expected a record of usage"):
+        RequestRecord.from_wire(wrong)
+
+
+def test_moments_are_written_in_utc() -> None:
+    zone = timezone(timedelta(hours=2))
+    assert moment_text(datetime(2026, 8, 1, 12, 30, tzinfo=zone)) == "2026-08-01T10:30:00.000Z"
+    assert moment_text(date(2026, 8, 1)) == "2026-08-01"
+    assert moment_text("2026-08-01T00:00:00Z") == "2026-08-01T00:00:00Z"
+    assert moment_text(datetime(2026, 8, 1)).endswith("Z")
+
+
+async def test_a_question_goes_to_lava_itself_with_the_secret_key(side: Side) -> None:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=RECORD)
+
+    for credential in (KEY, Billing(customer_id="c", meter_slug="m").forward_token(KEY), lambda: KEY):
+        record = await side.ask(side.client(handle, api_key=credential).request("req/1 ä"))
+        assert record.request_id == "req_1"
+    for request in seen:
+        assert request.method == "GET"
+        assert request.url.raw_path == b"/v1/requests/req%2F1%20%C3%A4"
+        assert request.headers["authorization"] == f"Bearer {KEY}"
+        assert "x-lava-metadata" not in request.headers
+
+
+async def test_an_opaque_token_can_ask_nothing(side: Side) -> None:
+    with pytest.raises(ConfigurationError, match="secret key") as caught:
+        await side.ask(side.client(lambda _: httpx.Response(200), api_key="opaque-token").request("r"))
+    assert "opaque-token" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="not None"):
+        await side.ask(side.client().request(None))
+
+
+async def test_a_refusal_is_lavas_own_and_shows_no_key(side: Side) -> None:
+    client = side.client(lambda _: httpx.Response(401, json={"message": "Unauthorized"}))
+    with pytest.raises(AuthenticationError) as caught:
+        await side.ask(client.request("r"))
+    error = caught.value
+    assert (error.origin, error.response.request.url.path) == ("lava", "/v1/requests/r")
+    assert "authorization" not in error.response.request.headers
+
+
+async def test_a_record_that_is_not_there_yet_is_waited_for(side: Side, naps: list[float]) -> None:
+    answers = [(404, {"error": "no"}), (404, {"error": "no"}), (200, RECORD | {"status": "pending"}), (200, RECORD)]
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        status, body = answers.pop(0)
+        return httpx.Response(status, json=body)
+
+    record = await side.ask(side.client(handle).request("req_1"))
+    assert record.status == "completed"
+    assert naps == pytest.approx([0.1, 0.15, 0.225])
+
+
+async def test_patience_ends(side: Side, naps: list[float]) -> None:
+    missing = side.client(lambda _: httpx.Response(404, json={"error": "Request not found"}))
+    for wait in (0, None):
+        with pytest.raises(NotFoundError):
+            await side.ask(missing.request("r", wait=wait))
+    assert not naps
+    with pytest.raises(NotFoundError):
+        await side.ask(missing.request("r", wait=20))
+    assert sum(naps) == pytest.approx(20)
+    assert max(naps) <= 5
+    pending = side.client(lambda _: httpx.Response(200, json=RECORD | {"status": "pending"}))
+    record = await side.ask(pending.request("r", wait=1))
+    assert record.status == "pending"
+
+
+def test_patience_grows_and_is_bounded() -> None:
+    patience = Patience(60)
+    pauses = list(iter(patience.pause, None))
+    assert sum(pauses) == pytest.approx(60)
+    assert pauses == sorted(pauses[:-1]) + pauses[-1:]
+    assert max(pauses) == 5
+
+
+async def test_pages_are_followed_by_their_cursor(side: Side) -> None:
+    seen: list[dict[str, str]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked = dict(request.url.params)
+        seen.append(asked)
+        start = int(asked.get("cursor", "0"))
+        data = [RECORD | {"request_id": f"r{n}"} for n in range(start, min(start + int(asked["limit"]), 250))]
+        more = start + len(data) < 250
+        body: dict[str, Any] = {"data": data, "has_more": more}
+        return httpx.Response(200, json=body | ({"next_cursor": str(start + len(data))} if more else {}))
+
+    client = side.client(handle)
+    records = await side.all(client.requests(customer_id="c", meter_id="m", metadata={"a": "1", "b": "ü"}))
+    assert [record.request_id for record in records] == [f"r{n}" for n in range(250)]
+    filters = {"customer_id": "c", "meter_id": "m", "metadata_filters": '[["a","1"],["b","\\u00fc"]]', "limit": "100"}
+    assert seen == [filters, filters | {"cursor": "100"}, filters | {"cursor": "200"}]
+    seen.clear()
+    assert len(await side.all(client.requests(limit=120))) == 120
+    assert [asked["limit"] for asked in seen] == ["100", "20"]
+    assert await side.all(client.requests(limit=0)) == []
+
+
+async def test_a_page_that_leads_nowhere_ends_the_listing(side: Side) -> None:
+    stuck = {"data": [RECORD], "has_more": True, "next_cursor": "here"}
+    client = side.client(lambda _: httpx.Response(200, json=stuck))
+    assert len(await side.all(client.requests())) == 2
+    assert Page.from_wire({"data": [], "has_more": True, "next_cursor": "x"}).cursor is None
+    with pytest.raises(ConfigurationError, match="metadata key"):
+        await side.all(client.requests(metadata={"a b": "c"}))
+
+
+async def test_usage_is_asked_for_a_span(side: Side) -> None:
+    sums = {"total_requests": 2, "total_usage_tokens": 30, "total_cost": "0.1", "total_charge": "0.2"}
+    day = {"date": "2026-08-01", "start": "2026-08-01T00:00:00Z", "end": "2026-08-02T00:00:00Z"}
+    seen: list[dict[str, str]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(dict(request.url.params))
+        return httpx.Response(200, json={"items": [day | sums], "totals": sums})
+
+    start = datetime(2026, 8, 1, tzinfo=timezone.utc)
+    report = await side.ask(side.client(handle).usage(start, "2026-08-02", customer_id="c", metadata={"k": "v"}))
+    assert seen == [
+        {
+            "start": "2026-08-01T00:00:00.000Z",
+            "end": "2026-08-02",
+            "customer_id": "c",
+            "metadata_filters": '[["k","v"]]',
+        }
+    ]
+    total = UsageSum(2, 30, Decimal("0.1"), Decimal("0.2"))
+    assert report.totals == total
+    end = start + timedelta(days=1)
+    assert report.items == (UsageItem(2, 30, Decimal("0.1"), Decimal("0.2"), "2026-08-01", start, end),)
+
+
+async def test_the_gateway_tells_what_was_sent(side: Side, gateway: LocalGateway) -> None:
+    client = side.client(api_key=gateway.secret_key, base_url=gateway.base_url)
+    billing = Billing(customer_id="c_1", meter_slug="chat")
+    first = await side.ask(client.chat(ASK, billing=billing, lava_metadata={"team": "x"}))
+    await side.ask(client.chat(ASK, lava_metadata={"team": "y"}))
+    record = await side.ask(client.request(first.request_id))
+    assert (record.cost, record.customer_id, record.metadata) == (first.cost, "c_1", {"team": "x"})
+    assert record.usage.total_tokens == first.usage["total_tokens"]
+    listed = await side.all(client.requests(metadata={"team": "x"}))
+    assert [each.request_id for each in listed] == [first.request_id]
+    assert len(await side.all(client.requests())) == 2
+    report = await side.ask(client.usage(date.today() - timedelta(days=2)))
+    assert report.totals.requests == 2
+    assert report.totals.cost == sum(request.cost for request in gateway.requests)
+    filtered = await side.ask(client.usage(date.today() - timedelta(days=2), customer_id="c_1"))
+    assert filtered.totals.cost == first.cost
+
+
+async def test_a_record_that_lags_is_waited_for(side: Side) -> None:
+    with LocalGateway(record_lag=0.3) as gateway:
+        client = side.client(api_key=gateway.secret_key, base_url=gateway.base_url)
+        answer = await side.ask(client.chat(ASK))
+        with pytest.raises(NotFoundError):
+            await side.ask(client.request(answer.request_id, wait=0))
+        assert (await side.ask(client.request(answer.request_id, wait=5))).cost == answer.cost
+
+
+async def test_what_a_left_stream_cost_is_learned_afterwards(side: Side, gateway: LocalGateway) -> None:
+    client = side.client(api_key=gateway.secret_key, base_url=gateway.base_url)
+    gateway.queue([chunk("Hi"), 0.04, chunk("", "stop", usage=COUNTED), b"data: [DONE]\n\n"])
+    with track_usage() as usage:
+        stream = await side.ask(client.stream(ASK, billing=Billing(customer_id="c", meter_slug="m")))
+        # Its end is on the way, and charged, when the stream is left.
+        await asyncio.sleep(0.2)
+        await side.ask(stream.aclose() if side.asynchronous else stream.close())
+    assert usage.unknown == 1
+    assert await side.ask(client.reconcile(usage, wait=5)) == 0
+    assert gateway.requests[0].cost == Decimal("0.00045")
+    assert (usage.unknown, usage.cost, usage.by_customer["c"].cost) == (0, Decimal("0.00045"), Decimal("0.00045"))
+    assert usage.total_tokens == 1500
+
+
+async def test_what_lava_does_not_know_stays_unknown(side: Side) -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("req_pending"):
+            return httpx.Response(200, json=RECORD | {"request_id": "req_pending", "status": "pending"})
+        return httpx.Response(404, json={"error": "no"})
+
+    class Account:
+        settled: list[RequestRecord] = []  # noqa: RUF012
+
+        def unsettled(self) -> tuple[str, ...]:
+            return ("req_pending", "req_gone")
+
+        def settle(self, told: RequestRecord) -> None:
+            self.settled.append(told)
+
+    assert await side.ask(side.client(handle).reconcile(Account(), wait=0)) == 2
+    assert not Account.settled
+
+
+def test_lavas_node_sdk_asks_in_the_same_words(node_sdk: Path, gateway: LocalGateway) -> None:
+    client = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
+    client.chat(ASK, billing=Billing(customer_id="c", meter_slug="m"), lava_metadata={"team": "x"})
+    client.chat(ASK, lava_metadata={"team": "y"})
+    program = (
+        "const {Lava} = require('@lavapayments/nodejs');"
+        "const {key, url, start} = JSON.parse(require('fs').readFileSync(0));"
+        "const lava = new Lava(key, {baseUrl: url});"
+        "(async () => { const filter = {metadata_filters: {team: 'x'}};"
+        "const list = await lava.requests.list({...filter, customer_id: 'c', limit: 5});"
+        "const one = await lava.requests.retrieve(list.data[0].request_id);"
+        "const usage = await lava.usage.retrieve({start, ...filter});"
+        "console.log(JSON.stringify({list, one, usage})); })();"
+    )
+    start = (date.today() - timedelta(days=2)).isoformat()
+    told = subprocess.run(
+        ["node", "-e", program],
+        input=json.dumps({"key": gateway.secret_key, "url": f"{gateway.base_url}/", "start": start}),
+        capture_output=True,
+        text=True,
+        cwd=node_sdk,
+        check=True,
+    )
+    theirs = json.loads(told.stdout)
+    ours = list(client.requests(customer_id="c", metadata={"team": "x"}))
+    assert [dict(record.raw) for record in ours] == theirs["list"]["data"] == [theirs["one"]]
+    assert client.usage(start, metadata={"team": "x"}) == UsageReport.from_wire(theirs["usage"])
+    assert theirs["usage"]["totals"]["total_requests"] == 1
