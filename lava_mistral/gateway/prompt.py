@@ -10,6 +10,11 @@ from lava_mistral.gateway import extract
 
 NOTHING: Final = "I found nothing about that in the text I was given."
 """What the model says when it has no answer; it does not answer from its own refusals later."""
+NOTED: Final = "Noted: "
+"""How the model takes in what it is told; the user said it first."""
+
+NOTED: Final = "Noted: "
+"""How it begins when the user told it something; what follows was said before."""
 
 
 class Prompt:
@@ -40,7 +45,7 @@ class Prompt:
         self.attached = [what for message in messages[max(last, 0) :] for what in _attached(message.get("content"))]
         self.passages = _statements(context)
         for at, (role, text) in enumerate(turns):
-            if at == last or text == NOTHING:
+            if at == last or text == NOTHING or text.startswith(NOTED):
                 continue
             found = _statements(text)
             self.passages += map(turned, found) if role == "user" else found
@@ -103,8 +108,15 @@ def _question(request: str) -> tuple[str, str]:
     if len(found) <= 1:
         return request, ""
     asking = [sentence for sentence in found if sentence.rstrip("\"'”’) ").endswith(("?", "？"))]
-    asked = asking[-1] if asking else found[-1] if "\n" in request else request
-    return asked, "\n".join(sentence for sentence in found if sentence != asked) if asked != request else ""
+    if asking:
+        return asking[-1], "\n".join(sentence for sentence in found if sentence != asking[-1])
+    first, *between, last = request.split("\n\n") if "\n\n" in request else (request, "")
+    if not last:
+        return request, ""
+    # An instruction stands before or after what it is about, and is the shorter of the two.
+    if len(first) <= len(last) or len(first) < 200 and first.rstrip().endswith(":"):
+        return first, "\n\n".join([*between, last])
+    return last, "\n\n".join([first, *between])
 
 
 def turned(sentence: str) -> str:
