@@ -9,23 +9,22 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import httpx
-import orjson
 from rich.console import Console
 from rich.markup import escape
 
 from lava_mistral.billing import is_loopback, resolve_access
 from lava_mistral.client import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.columns import print_columns
-from lava_mistral.cost import cost_of, format_cost
+from lava_mistral.cost import format_cost
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.usage import CallRecord, Tally, track_usage
 
 Framework = Literal["langchain", "llama-index"]
 
@@ -88,75 +87,6 @@ class Engine(Protocol):
         """The answer in pieces, as they come."""
 
 
-@dataclass
-class Entry:
-    """One request of the demo."""
-
-    request_id: str
-    what: str
-    model: str
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost: Decimal | None = None
-
-
-@dataclass
-class Ledger:
-    """Keeps what each request of an HTTP client took. It is the client's response hook."""
-
-    entries: list[Entry] = field(default_factory=list)
-
-    def __call__(self, response: httpx.Response) -> None:
-        request_id = response.headers.get("x-lava-request-id", "")
-        if not response.is_success:
-            return
-        if "json" not in response.headers.get("content-type", ""):
-            # A stream: what it takes is known when the answer is complete, see `complete`.
-            self.entries.append(Entry(request_id, "answer", DEFAULT_CHAT_MODEL))
-            return
-        body = orjson.loads(response.read())
-        usage, model = body["usage"], body["model"]
-        self.entries.append(
-            Entry(request_id, "embed", model, usage["prompt_tokens"], 0, cost_of(usage, model)),
-        )
-
-    def complete(self, request_id: str, tokens_in: int, tokens_out: int, cost: Decimal | None) -> None:
-        """Fill in what a streamed answer took.
-
-        Args:
-            request_id: Lava's id of its request.
-            tokens_in: tokens of the prompt.
-            tokens_out: tokens of the answer.
-            cost: USD, or `None` where it is not known.
-        """
-        for entry in self.entries:
-            if entry.request_id == request_id:
-                entry.tokens_in, entry.tokens_out, entry.cost = tokens_in, tokens_out, cost
-
-    @property
-    def total(self) -> Entry:
-        """All of them together."""
-        costs = [entry.cost for entry in self.entries]
-        return Entry(
-            request_id="",
-            what="total",
-            model="",
-            tokens_in=sum(entry.tokens_in for entry in self.entries),
-            tokens_out=sum(entry.tokens_out for entry in self.entries),
-            cost=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
-        )
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What an engine is made with."""
-
-    api_key: str
-    base_url: str
-    http_client: httpx.Client
-    ledger: Ledger
-
-
 def run(path: Path | None, question: str | None, framework: Framework | None, console: Console) -> None:
     """Do the whole demo and print it.
 
@@ -174,22 +104,21 @@ def run(path: Path | None, question: str | None, framework: Framework | None, co
         api_key, base_url = _access(stack, console)
         library = own_documentation() if path is None else read_library(path)
         _print_library(library, console)
-        ledger = Ledger()
-        # Proxies and certificates of the environment hold for this client as for the pooled connections.
-        client = stack.enter_context(httpx.Client(event_hooks={"response": [ledger]}))
-        engine = _ENGINES[framework or _installed()](Setup(api_key, base_url, client, ledger))
+        engine = _ENGINES[framework or _installed()](api_key, base_url)
+        records: list[CallRecord] = []
+        totals = stack.enter_context(track_usage(listener=records.append))
         pieces = engine.index(library.texts)
         console.print(f"Embedded {pieces} chunks with {DEFAULT_EMBEDDING_MODEL} through {engine.title}.\n")
 
         question = question or (OWN_QUESTION if path is None else ANY_QUESTION)
-        console.print(f"[bold]Question:[/bold] {escape(question)}")
+        console.print(f"[bold]Question:[/bold] {escape(question)}", soft_wrap=True)
         passages = engine.find(question)
         console.print(f"[bold]Answer[/bold] of {DEFAULT_CHAT_MODEL}:")
         for piece in engine.answer(_instruct(passages), question):
             console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
         console.print("\n")
         _print_sources(passages, console)
-        _print_ledger(ledger, console)
+        _print_costs(records, totals.total, console)
 
 
 def _access(stack: ExitStack, console: Console) -> tuple[str, str]:
@@ -326,11 +255,12 @@ def _print_sources(passages: Sequence[Passage], console: Console) -> None:
         console.print(f"  [{number}] {passage.name}: {start}…", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_ledger(ledger: Ledger, console: Console) -> None:
+def _print_costs(records: Sequence[CallRecord], total: Tally, console: Console) -> None:
     rows = [("call", "model", "tokens in", "tokens out", "cost", "Lava request id")]
-    for entry in (*ledger.entries, ledger.total):
-        tokens = f"{entry.tokens_in:,}", f"{entry.tokens_out:,}"
-        rows.append((entry.what, entry.model, *tokens, format_cost(entry.cost), entry.request_id))
+    for record in records:
+        tokens = f"{record.input_tokens or 0:,}", f"{record.output_tokens or 0:,}"
+        rows.append((record.kind, record.model, *tokens, format_cost(record.cost), record.request_id or "unknown"))
+    rows.append(("total", "", f"{total.input_tokens:,}", f"{total.output_tokens:,}", format_cost(total.cost), ""))
     console.print()
     print_columns(rows, console, right=(2, 3, 4))
 
@@ -340,18 +270,12 @@ class LangChainEngine:
 
     title = "LangChain"
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, api_key: str, base_url: str) -> None:
         from langchain_core.vectorstores import InMemoryVectorStore
 
         from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 
-        access: dict[str, Any] = {
-            "api_key": setup.api_key,
-            "base_url": setup.base_url,
-            "http_client": setup.http_client,
-            "max_retries": 2,
-        }
-        self._ledger = setup.ledger
+        access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
         self._store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
         self._model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
 
@@ -369,23 +293,12 @@ class LangChainEngine:
         return [Passage(document.metadata["source"], document.page_content) for document in found]
 
     def answer(self, instruction: str, question: str) -> Iterator[str]:
-        from langchain_core.messages import AIMessageChunk
+        from langchain_core.output_parsers import StrOutputParser
         from langchain_core.prompts import ChatPromptTemplate
 
-        chain = ChatPromptTemplate.from_messages([("system", "{instruction}"), ("human", "{question}")]) | self._model
-        whole: AIMessageChunk | None = None
-        for chunk in chain.stream({"instruction": instruction, "question": question}):
-            if isinstance(chunk, AIMessageChunk):
-                whole = chunk if whole is None else whole + chunk
-                yield chunk.text
-        if whole is not None and whole.usage_metadata is not None:
-            facts, cost = whole.usage_metadata, whole.response_metadata.get("cost")
-            self._ledger.complete(
-                whole.response_metadata["lava_request_id"],
-                facts["input_tokens"],
-                facts["output_tokens"],
-                None if cost is None else Decimal(cost),
-            )
+        prompt = ChatPromptTemplate.from_messages([("system", "{instruction}"), ("human", "{question}")])
+        chain = prompt | self._model | StrOutputParser()
+        yield from chain.stream({"instruction": instruction, "question": question})
 
 
 class LlamaIndexEngine:
@@ -393,21 +306,15 @@ class LlamaIndexEngine:
 
     title = "LlamaIndex"
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, api_key: str, base_url: str) -> None:
         from llama_index.core import VectorStoreIndex
 
         from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 
-        access: dict[str, Any] = {
-            "api_key": setup.api_key,
-            "base_url": setup.base_url,
-            "http_client": setup.http_client,
-            "max_retries": 2,
-        }
-        self._ledger = setup.ledger
-        self._embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)
+        access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
+        embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)
         self._model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
-        self._index = VectorStoreIndex(nodes=[], embed_model=self._embedding)
+        self._index = VectorStoreIndex(nodes=[], embed_model=embedding)
 
     def index(self, texts: Sequence[Text]) -> int:
         from llama_index.core import Document
@@ -429,27 +336,17 @@ class LlamaIndexEngine:
         return [Passage(node.metadata["source"], node.get_content()) for node in found]
 
     def answer(self, instruction: str, question: str) -> Iterator[str]:
-        from llama_index.core.llms import ChatMessage, ChatResponse, MessageRole
+        from llama_index.core.llms import ChatMessage, MessageRole
 
         messages = [
             ChatMessage(role=MessageRole.SYSTEM, content=instruction),
             ChatMessage(role=MessageRole.USER, content=question),
         ]
-        last: ChatResponse | None = None
         for response in self._model.stream_chat(messages):
-            last = response
             yield response.delta or ""
-        if last is not None and isinstance(last.raw, dict) and last.raw.get("usage"):
-            usage = last.raw["usage"]
-            self._ledger.complete(
-                last.additional_kwargs["lava_request_id"],
-                usage["prompt_tokens"],
-                usage["completion_tokens"],
-                last.additional_kwargs.get("cost"),
-            )
 
 
-_ENGINES: Final[dict[Framework, Callable[[Setup], Engine]]] = {
+_ENGINES: Final[dict[Framework, Callable[[str, str], Engine]]] = {
     "langchain": LangChainEngine,
     "llama-index": LlamaIndexEngine,
 }
