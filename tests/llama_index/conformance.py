@@ -1,0 +1,630 @@
+"""What LlamaIndex asks of a model, as a table: feature × method × sync or async × streamed or not.
+
+LlamaIndex has no such suite. Every row runs against the embedded gateway, with whatever adapter brings a model: this
+package's, or another integration's, so that both can be compared by the same rows.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    CacheControl,
+    CachePoint,
+    ChatMessage,
+    CitationBlock,
+    DocumentBlock,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler, TokenCountingHandler
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
+
+from lava_mistral.gateway import Interrupted, LocalGateway, Status, WrongVectors
+from tests.llama_index.scripted import Caller, answer, ask, call, stream
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}], "closed": True}
+
+
+class Adapter(Protocol):
+    """Brings the models of one integration, which talk to a gateway.
+
+    Attributes:
+        name: the integration's name.
+    """
+
+    name: str
+
+    def llm(self, gateway: LocalGateway, **settings: Any) -> Any: ...
+
+    def embeddings(self, gateway: LocalGateway, **settings: Any) -> Any: ...
+
+
+@dataclass
+class Bench:
+    """What a check works with: one model, one way of calling it."""
+
+    adapter: Adapter
+    gateway: LocalGateway
+    caller: Caller
+    streamed: bool
+
+    def llm(self, **settings: Any) -> Any:
+        return self.adapter.llm(self.gateway, **settings)
+
+    def embeddings(self, **settings: Any) -> Any:
+        return self.adapter.embeddings(self.gateway, **settings)
+
+    def says(self, *deltas: Any, finish_reason: str = "stop", **more: Any) -> None:
+        """Queue an answer; `deltas` are texts or deltas."""
+        if self.streamed:
+            self.gateway.queue(events(stream(*deltas, finish_reason=finish_reason)))
+            return
+        content: list[Any] = []
+        calls: list[Any] = []
+        for delta in deltas:
+            if isinstance(delta, str):
+                content.append({"type": "text", "text": delta})
+            else:
+                content += delta.get("content", [])
+                calls += delta.get("tool_calls", [])
+        plain = all(part["type"] == "text" for part in content)
+        said: Any = "".join(part["text"] for part in content) if plain else content
+        self.gateway.queue(answer(said, calls=calls, finish_reason=finish_reason, **more))
+
+    def all(self, subject: Any, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """Every response of a method, streamed or not."""
+        if self.streamed:
+            return self.caller.all(subject, f"stream_{method}", *args, **kwargs)
+        return [self.caller.one(subject, method, *args, **kwargs)]
+
+    def last(self, subject: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self.all(subject, method, *args, **kwargs)[-1]
+
+    @property
+    def body(self) -> Any:
+        return self.gateway.requests[-1].body
+
+
+def events(chunks: list[Any]) -> str:
+    return "".join(f"data: {json.dumps(each)}\n\n" for each in chunks) + "data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One line of the table.
+
+    Attributes:
+        group: what it is about.
+        name: what is asked.
+        check: raises where it is not so.
+        ways: streamed, not streamed, or both.
+    """
+
+    group: str
+    name: str
+    check: Callable[[Bench], None]
+    ways: tuple[bool, ...]
+
+
+FEATURES: list[Feature] = []
+BOTH, WHOLE, STREAMED = (False, True), (False,), (True,)
+
+
+def feature(group: str, name: str, ways: tuple[bool, ...] = BOTH) -> Callable[[Any], Any]:
+    def add(check: Callable[[Bench], None]) -> Callable[[Bench], None]:
+        FEATURES.append(Feature(group, name, check, ways))
+        return check
+
+    return add
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the table: a feature, called in one way."""
+
+    feature: Feature
+    asynchronous: bool
+    streamed: bool
+
+    def __str__(self) -> str:
+        how = "async" if self.asynchronous else "sync"
+        return f"{self.feature.group}: {self.feature.name} [{how}{', streamed' if self.streamed else ''}]"
+
+    def run(self, adapter: Adapter, gateway: LocalGateway) -> None:
+        """Raise where the adapter's model does not do it."""
+        self.feature.check(Bench(adapter, gateway, Caller(self.asynchronous), self.streamed))
+
+
+def rows() -> Iterator[Row]:
+    """The whole table."""
+    for each in FEATURES:
+        for asynchronous in (False, True):
+            for streamed in each.ways:
+                yield Row(each, asynchronous, streamed)
+
+
+@feature("text", "a chat is answered")
+def _(bench: Bench) -> None:
+    question = "The capital of France is Paris. What is the capital of France?"
+    assert "Paris" in bench.last(bench.llm(), "chat", ask(question)).message.content
+
+
+@feature("text", "a completion is answered")
+def _(bench: Bench) -> None:
+    bench.says("Pa", "ris")
+    assert bench.last(bench.llm(), "complete", "Capital?").text == "Paris"
+
+
+@feature("text", "deltas and cumulative text are exact", STREAMED)
+def _(bench: Bench) -> None:
+    bench.says("You", " said", ":\n", "hi")
+    responses = bench.all(bench.llm(), "chat", ask())
+    told = [(r.delta, r.message.content) for r in responses if r.delta]
+    assert told == [
+        ("You", "You"),
+        (" said", "You said"),
+        (":\n", "You said:\n"),
+        ("hi", "You said:\nhi"),
+    ]
+
+
+@feature("text", "deltas given as lists of parts gain nothing", STREAMED)
+def _(bench: Bench) -> None:
+    bench.says(*({"content": [{"type": "text", "text": word}]} for word in ("You", " said")))
+    responses = bench.all(bench.llm(), "chat", ask())
+    assert "".join(r.delta or "" for r in responses) == "You said"
+    assert responses[-1].message.content == "You said"
+
+
+@feature("text", "responses of a stream do not change afterwards", STREAMED)
+def _(bench: Bench) -> None:
+    bench.says("a", "b", "c")
+    responses = bench.all(bench.llm(), "chat", ask())
+    contents = [r.message.content for r in responses if r.delta]
+    assert contents == ["a", "ab", "abc"]
+
+
+@feature("text", "citations keep the text around them")
+def _(bench: Bench) -> None:
+    reference = {"type": "reference", "reference_ids": [1]}
+    parts = [{"type": "text", "text": "So"}, reference, {"type": "text", "text": " it is."}]
+    bench.says({"content": parts})
+    assert bench.last(bench.llm(), "chat", ask()).message.content == "So it is."
+
+
+@feature("thinking", "is a block of its own, and never in the text")
+def _(bench: Bench) -> None:
+    bench.says({"content": [THINKING]}, "4")
+    responses = bench.all(bench.llm(model="magistral-medium-latest"), "chat", ask())
+    message = responses[-1].message
+    assert message.content == "4"
+    assert [b.content for b in message.blocks if isinstance(b, ThinkingBlock)] == ["Let me see."]
+    if bench.streamed:
+        assert "".join(r.delta or "" for r in responses) == "4"
+
+
+@feature("thinking", "of any model that thinks")
+def _(bench: Bench) -> None:
+    bench.says({"content": [THINKING]}, "4")
+    message = bench.last(bench.llm(model="mistral-small-latest"), "chat", ask(), reasoning_effort="high").message
+    assert message.content == "4"
+    assert [b.content for b in message.blocks if isinstance(b, ThinkingBlock)] == ["Let me see."]
+
+
+@feature("thinking", "reaches an agent's listeners as thinking_delta", STREAMED)
+def _(bench: Bench) -> None:
+    bench.says({"content": [THINKING]}, "4")
+    responses = bench.all(bench.llm(model="magistral-medium-latest"), "chat", ask())
+    assert [r.additional_kwargs["thinking_delta"] for r in responses if r.additional_kwargs.get("thinking_delta")] == [
+        "Let me see."
+    ]
+
+
+@feature("thinking", "is replayed", WHOLE)
+def _(bench: Bench) -> None:
+    bench.says({"content": [THINKING]}, "4")
+    llm = bench.llm(model="magistral-medium-latest")
+    first = bench.last(llm, "chat", ask())
+    bench.last(llm, "chat", [*ask(), first.message, *ask("Sure?")])
+    assert bench.body["messages"][1]["content"][0]["thinking"] == THINKING["thinking"]
+
+
+def weather(city: str) -> str:
+    """Get the weather of a city."""
+    return f"sunny in {city}"
+
+
+def population(city: str) -> str:
+    """Get the population of a city."""
+    return "two million"
+
+
+TOOLS = [FunctionTool.from_defaults(weather), FunctionTool.from_defaults(population)]
+CALLS = [call("weather", {"city": "Rome"}, id="aaaaaaaaa"), call("population", {"city": "Rome"}, id="bbbbbbbbb")]
+
+
+def selections(llm: Any, response: Any) -> list[tuple[str, str, Any]]:
+    made = llm.get_tool_calls_from_response(response, error_on_no_tool_call=False)
+    return [(each.tool_id, each.tool_name, each.tool_kwargs) for each in made]
+
+
+@feature("tools", "a tool is called")
+def _(bench: Bench) -> None:
+    llm = bench.llm()
+    response = bench.last(llm, "chat_with_tools", TOOLS, user_msg="What is the weather in 'Rome'?")
+    ((_, name, arguments),) = selections(llm, response)
+    assert (name, arguments) == ("weather", {"city": "Rome"})
+
+
+@feature("tools", "parallel calls are all there")
+def _(bench: Bench) -> None:
+    bench.says({"tool_calls": CALLS}, finish_reason="tool_calls")
+    llm = bench.llm()
+    response = bench.last(llm, "chat_with_tools", TOOLS, user_msg="?", allow_parallel_tool_calls=True)
+    assert [name for _, name, _ in selections(llm, response)] == ["weather", "population"]
+
+
+@feature("tools", "text beside a call is kept")
+def _(bench: Bench) -> None:
+    bench.says("Looking.", {"tool_calls": CALLS[:1]}, finish_reason="tool_calls")
+    llm = bench.llm()
+    response = bench.last(llm, "chat_with_tools", TOOLS, user_msg="?")
+    assert response.message.content == "Looking."
+    assert len(selections(llm, response)) == 1
+
+
+@feature("tools", "calls in fragments are put together, partial arguments are read", STREAMED)
+def _(bench: Bench) -> None:
+    pieces = [("weather", ""), ("", '{"city": "Ro'), ("", 'me"}')]
+    bench.says(
+        *(
+            {"tool_calls": [{"index": 0, "id": "aaaaaaaaa", "function": {"name": name, "arguments": piece}}]}
+            for name, piece in pieces
+        )
+    )
+    llm = bench.llm()
+    responses = bench.all(llm, "chat_with_tools", TOOLS, user_msg="?")
+    seen = [selections(llm, r) for r in responses]
+    assert seen[-1] == [("aaaaaaaaa", "weather", {"city": "Rome"})]
+    assert [("aaaaaaaaa", "weather", {"city": "Ro"})] in seen
+
+
+@feature("tools", "tool_required forces a call")
+def _(bench: Bench) -> None:
+    llm = bench.llm()
+    response = bench.last(llm, "chat_with_tools", TOOLS, user_msg="Hello.", tool_required=True)
+    assert selections(llm, response)
+
+
+@feature("tools", "tool_choice names a tool")
+def _(bench: Bench) -> None:
+    llm = bench.llm()
+    response = bench.last(llm, "chat_with_tools", TOOLS, user_msg="Weather in 'Rome'?", tool_choice="population")
+    assert [name for _, name, _ in selections(llm, response)] == ["population"]
+
+
+@feature("tools", "tool_choice None with tool_required is required")
+def _(bench: Bench) -> None:
+    llm = bench.llm()
+    response = bench.last(llm, "chat_with_tools", TOOLS, user_msg="Hello.", tool_required=True, tool_choice=None)
+    assert selections(llm, response)
+
+
+@feature("tools", "allow_parallel_tool_calls reaches Mistral")
+def _(bench: Bench) -> None:
+    bench.last(bench.llm(), "chat_with_tools", TOOLS, user_msg="Hello.", allow_parallel_tool_calls=False)
+    assert bench.body["parallel_tool_calls"] is False
+
+
+@feature("tools", "the history is left as it was")
+def _(bench: Bench) -> None:
+    history = ask("Before")
+    before = copy.deepcopy(history)
+    bench.last(bench.llm(), "chat_with_tools", TOOLS, user_msg="Now", chat_history=history)
+    assert history == before
+
+
+@feature("tools", "ids of other providers are mapped")
+def _(bench: Bench) -> None:
+    history = [
+        *ask("Weather?"),
+        ChatMessage(
+            role="assistant",
+            blocks=[ToolCallBlock(tool_call_id="call_0123456789", tool_name="weather", tool_kwargs={"city": "Rome"})],
+        ),
+        ChatMessage(role="tool", content="sunny", additional_kwargs={"tool_call_id": "call_0123456789"}),
+    ]
+    response = bench.last(bench.llm(), "chat", history)
+    assert response.message.content
+
+
+@feature("tools", "predict_and_call", WHOLE)
+def _(bench: Bench) -> None:
+    output = bench.caller.one(bench.llm(), "predict_and_call", TOOLS, user_msg="What is the weather in 'Rome'?")
+    assert output.response == "sunny in Rome"
+
+
+class Person(BaseModel):
+    name: str
+    age: int | None = None
+
+
+class Place(BaseModel):
+    """A place on a map."""
+
+    name: str
+    mayor: Person | None = None
+    streets: list[str] = []
+
+
+PLACE = {"name": "Rome", "mayor": {"name": "Ada", "age": None}, "streets": ["A", "B"]}
+PROMPT = PromptTemplate("Describe the place {what}.")
+
+
+@feature("structured", "an object is made by the model")
+def _(bench: Bench) -> None:
+    made = bench.last(bench.llm(), "structured_predict", Place, PROMPT, what="'Rome'")
+    assert isinstance(made, Place)
+    assert made.name == "Rome"
+
+
+def _speaks_structured(bench: Bench) -> None:
+    """Queue the object in the form in which the integration will ask for it: it is asked once to find out."""
+    llm = bench.llm()
+    bench.last(llm, "structured_predict", Place, PROMPT, what="'Rome'")
+    text = json.dumps(PLACE)
+    pieces = [text[start : start + 6] for start in range(0, len(text), 6)]
+    if "response_format" in bench.body:
+        bench.says(*pieces)
+    elif bench.streamed:
+        first, *rest = pieces
+        bench.says(
+            {"tool_calls": [{"index": 0, "id": "aaaaaaaaa", "function": {"name": "Place", "arguments": first}}]},
+            *({"tool_calls": [{"index": 0, "function": {"name": "", "arguments": piece}}]} for piece in rest),
+        )
+    else:
+        bench.says({"tool_calls": [call("Place", text)]}, finish_reason="tool_calls")
+
+
+@feature("structured", "nested and optional fields and lists")
+def _(bench: Bench) -> None:
+    _speaks_structured(bench)
+    made = bench.last(bench.llm(), "structured_predict", Place, PROMPT, what="'Rome'")
+    assert made == Place.model_validate(PLACE)
+
+
+@feature("structured", "partial objects while it streams", STREAMED)
+def _(bench: Bench) -> None:
+    _speaks_structured(bench)
+    made = bench.all(bench.llm(), "structured_predict", Place, PROMPT, what="'Rome'")
+    assert made[-1] == Place.model_validate(PLACE)
+    assert any(each.name == "Rome" and not each.streets for each in made)
+
+
+@feature("structured", "as_structured_llm", WHOLE)
+def _(bench: Bench) -> None:
+    response = bench.caller.one(bench.llm().as_structured_llm(Place), "chat", ask("Describe the place 'Rome'."))
+    assert response.raw.name == "Rome"
+
+
+@feature("structured", "the system prompt is sent", WHOLE)
+def _(bench: Bench) -> None:
+    bench.last(bench.llm(system_prompt="Be exact."), "structured_predict", Place, PROMPT, what="'Rome'")
+    assert bench.body["messages"][0]["role"] == "system"
+
+
+def _taken(bench: Bench, *blocks: Any) -> Any:
+    message = ChatMessage(role="user", blocks=[TextBlock(text="See."), *blocks])
+    bench.last(bench.llm(), "chat", [message])
+    assert bench.gateway.requests[-1].status == 200
+    return bench.body["messages"][0]["content"]
+
+
+@feature("blocks", "a picture", WHOLE)
+def _(bench: Bench) -> None:
+    assert _taken(bench, ImageBlock(image=PNG))[1]["type"] == "image_url"
+
+
+@feature("blocks", "a sound", WHOLE)
+def _(bench: Bench) -> None:
+    assert _taken(bench, AudioBlock(audio=b"ID3" + bytes(9)))[1]["type"] == "input_audio"
+
+
+@feature("blocks", "a PDF by content", WHOLE)
+def _(bench: Bench) -> None:
+    assert _taken(bench, DocumentBlock(data=b"%PDF-1.4"))[1]["type"] == "document_url"
+
+
+@feature("blocks", "a PDF by URL", WHOLE)
+def _(bench: Bench) -> None:
+    assert _taken(bench, DocumentBlock(url="https://example.invalid/a.pdf"))[1]["type"] == "document_url"
+
+
+@feature("blocks", "a cache point is ignored", WHOLE)
+def _(bench: Bench) -> None:
+    assert _taken(bench, CachePoint(cache_control=CacheControl(type="ephemeral")))
+
+
+@feature("blocks", "a citation is its text", WHOLE)
+def _(bench: Bench) -> None:
+    block = CitationBlock(cited_content="Rome", source="s", title="t", additional_location_info={})
+    assert "Rome" in json.dumps(_taken(bench, block))
+
+
+@feature("blocks", "a picture as a tool's result", WHOLE)
+def _(bench: Bench) -> None:
+    history = [
+        *ask("Draw."),
+        ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_call_id="aaaaaaaaa", tool_name="f", tool_kwargs={})]),
+        ChatMessage(role="tool", blocks=[ImageBlock(image=PNG)], additional_kwargs={"tool_call_id": "aaaaaaaaa"}),
+    ]
+    bench.last(bench.llm(), "chat", history)
+    assert bench.body["messages"][-1]["content"][0]["type"] == "image_url"
+
+
+def _role(role: MessageRole) -> None:
+    @feature("roles", role.value, WHOLE)
+    def check(bench: Bench) -> None:
+        history = [ChatMessage(role=role, content="Be brief."), *ask()]
+        if role in (MessageRole.ASSISTANT, MessageRole.CHATBOT, MessageRole.MODEL):
+            history.insert(0, *ask())
+        if role in (MessageRole.TOOL, MessageRole.FUNCTION):
+            block = ToolCallBlock(tool_call_id="aaaaaaaaa", tool_name="f", tool_kwargs={})
+            history = [
+                *ask(),
+                ChatMessage(role="assistant", blocks=[block]),
+                ChatMessage(role=role, content="42", additional_kwargs={"tool_call_id": "aaaaaaaaa"}),
+            ]
+        assert bench.last(bench.llm(), "chat", history).message.content
+
+
+for _each in MessageRole:
+    _role(_each)
+
+
+@feature("facts", "raw is a dictionary with the usage")
+def _(bench: Bench) -> None:
+    raw = bench.last(bench.llm(), "chat", ask()).raw
+    assert isinstance(raw, dict)
+    assert raw["usage"]["prompt_tokens"] > 0
+
+
+@feature("facts", "LlamaIndex's token counter reads Mistral's count")
+def _(bench: Bench) -> None:
+    counter = TokenCountingHandler(tokenizer=lambda text: [0] * 10_000)
+    bench.last(bench.llm(callback_manager=CallbackManager([counter])), "chat", ask())
+    usage = bench.gateway.requests[-1].usage
+    assert usage is not None
+    assert counter.prompt_llm_token_count == usage["prompt_tokens"]
+    assert counter.completion_llm_token_count == usage["completion_tokens"]
+
+
+@feature("facts", "one start and one end event for a chat")
+def _(bench: Bench) -> None:
+    _one_event(bench, "chat", ask())
+
+
+@feature("facts", "one start and one end event for a completion")
+def _(bench: Bench) -> None:
+    _one_event(bench, "complete", "Hello")
+
+
+def _one_event(bench: Bench, method: str, argument: Any) -> None:
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    bench.last(bench.llm(callback_manager=CallbackManager([debug])), method, argument)
+    assert len(debug.get_event_pairs(CBEventType.LLM)) == 1
+
+
+@feature("gateway", "the request id of the gateway")
+def _(bench: Bench) -> None:
+    response = bench.last(bench.llm(), "chat", ask())
+    assert bench.gateway.requests[-1].request_id in json.dumps(response.additional_kwargs, default=str)
+
+
+@feature("gateway", "the cost")
+def _(bench: Bench) -> None:
+    response = bench.last(bench.llm(), "chat", ask())
+    assert response.additional_kwargs["cost"] == bench.gateway.requests[-1].cost
+
+
+@feature("model", "no max_tokens that nobody set")
+def _(bench: Bench) -> None:
+    bench.last(bench.llm(), "chat", ask())
+    assert "max_tokens" not in bench.body
+
+
+@feature("model", "no temperature that nobody set")
+def _(bench: Bench) -> None:
+    bench.last(bench.llm(), "chat", ask())
+    assert "temperature" not in bench.body
+
+
+@feature("model", "metadata of a model that is not known", WHOLE)
+def _(bench: Bench) -> None:
+    assert bench.llm(model="made-up-by-nobody").metadata.is_function_calling_model
+
+
+@feature("failures", "429 is tried again")
+def _(bench: Bench) -> None:
+    bench.gateway.queue(Status(429, retry_after=0))
+    assert bench.last(bench.llm(max_retries=2), "chat", ask()).message.content
+
+
+def _interrupted(bench: Bench, how: Any) -> None:
+    bench.gateway.queue(Interrupted(how=how))
+    try:
+        bench.last(bench.llm(max_retries=0), "chat", ask("The capital of France is Paris. What is the capital?"))
+    except Exception:  # noqa: BLE001 - any error will do, a silent end will not
+        return
+    raise AssertionError("the cut answer looked whole")
+
+
+@feature("failures", "a stream that ends early raises", STREAMED)
+def _(bench: Bench) -> None:
+    _interrupted(bench, "clean")
+
+
+@feature("failures", "an error event in a stream raises", STREAMED)
+def _(bench: Bench) -> None:
+    _interrupted(bench, "error event")
+
+
+@feature("failures", "finish reason error raises", STREAMED)
+def _(bench: Bench) -> None:
+    _interrupted(bench, "finish error")
+
+
+WORDS = ["rivers", "mountains", "cities"]
+
+
+@feature("embeddings", "a query", WHOLE)
+def _(bench: Bench) -> None:
+    assert len(bench.caller.one(bench.embeddings(), "get_query_embedding", "a")) == 1024
+
+
+@feature("embeddings", "a text", WHOLE)
+def _(bench: Bench) -> None:
+    assert len(bench.caller.one(bench.embeddings(), "get_text_embedding", "a")) == 1024
+
+
+@feature("embeddings", "a batch", WHOLE)
+def _(bench: Bench) -> None:
+    assert len(bench.caller.one(bench.embeddings(), "get_text_embedding_batch", WORDS)) == 3
+
+
+@feature("embeddings", "vectors go by their index", WHOLE)
+def _(bench: Bench) -> None:
+    expected = bench.caller.one(bench.embeddings(), "get_text_embedding_batch", WORDS)
+    bench.gateway.queue(WrongVectors("shuffled"))
+    assert bench.caller.one(bench.embeddings(), "get_text_embedding_batch", WORDS) == expected
+
+
+@feature("embeddings", "a short answer never moves vectors", WHOLE)
+def _(bench: Bench) -> None:
+    bench.gateway.queue(WrongVectors("short"))
+    try:
+        vectors = bench.caller.one(bench.embeddings(), "get_text_embedding_batch", WORDS)
+    except Exception:  # noqa: BLE001 - an error is right, fewer vectors are not
+        return
+    assert len(vectors) == 3
+
+
+@feature("embeddings", "large batches keep Mistral's limits", WHOLE)
+def _(bench: Bench) -> None:
+    texts = [f"{n} " + "word " * 100 for n in range(600)]
+    assert len(bench.caller.one(bench.embeddings(embed_batch_size=600), "get_text_embedding_batch", texts)) == 600
