@@ -211,9 +211,8 @@ class Exchange:
     def __init__(self, model: str, dimensions: int | None, policy: RetryPolicy) -> None:
         self.model = model
         self.policy = policy
-        self.dimension = dimensions
+        self.dimension = dimensions or NATIVE_DIMENSIONS.get(model)
         self.calibration = Calibration()
-        self._likely = dimensions or NATIVE_DIMENSIONS.get(model)
         self._base64: bool | None = None
         """Whether the server writes base64 that we can read; `None` until that is known."""
 
@@ -235,7 +234,7 @@ class Exchange:
         attempts: Attempts | None = None
         plain = False
         while True:
-            use_base64 = self._base64 is not False and not plain and bool(self.dimension or self._likely)
+            use_base64 = self._base64 is not False and not plain and self.dimension is not None
             report.requests += 1
             answer = yield Send(part, "base64" if use_base64 else "float")
             error: LavaError
@@ -281,7 +280,7 @@ class Exchange:
 
     def _accept(self, answer: EmbeddingAnswer, part: Batch, report: Report, *, plain: bool) -> None:
         data: list[Any] = list(answer.response["data"])
-        rows = read_rows(data, len(part.texts), dimension=self.dimension, likely=self._likely)
+        rows = read_rows(data, len(part.texts), dimension=self.dimension)
         if self.dimension is None:
             self.dimension = len(rows[0])
         if plain:

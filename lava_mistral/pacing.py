@@ -41,6 +41,7 @@ INCREASE: Final = 0.05
 beyond, so that shares become equal. A width that was halved from 16 is back after some 80 round trips."""
 SLOWEST: Final = 3.0
 """Seconds between two requests at the smallest width."""
+NARROWEST: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Pacer:
     in_flight: int = 0
     width: float = field(init=False)
     """How many may be in flight; below 1, which share of the time one may be."""
-    latency: float = 0.3
+    latency: float = 0.0
     """Seconds that a request takes, on the average of the latest."""
     paused_until: float = -math.inf
     windows: dict[tuple[str, float], Window] = field(default_factory=dict)
@@ -131,7 +132,7 @@ class Pacer:
         """Seconds until a request of this many tokens may start; 0 for now, infinity for after another's end."""
         if self.in_flight >= max(1, int(self.width)):
             return math.inf
-        gap = self.latency / self.width if self.width < 1.0 else 0.0
+        gap = min(SLOWEST, self.latency / self.width) if self.width < 1.0 else 0.0
         for (kind, _), window in self.windows.items():
             requests = kind == "requests"
             cost, started = (1, self._requests) if requests else (tokens, self._tokens)
@@ -175,7 +176,7 @@ class Pacer:
         if outcome == "answered":
             if ticket.requests > self._last_decrease:
                 self._refusals = 0
-            self.latency += (now - ticket.at - self.latency) * 0.2
+            self.latency += (now - ticket.at - self.latency) * (0.2 if self.latency else 1.0)
             self.width = min(float(self.max_concurrency), self.width + min(INCREASE, 2.0 * INCREASE / self.width))
         elif outcome == "refused":
             self._refused(ticket, now, retry_after)
@@ -185,7 +186,7 @@ class Pacer:
         if ticket.requests > self._last_decrease:
             self._last_decrease = self._requests
             self._refusals += 1
-            self.width = max(self.latency / SLOWEST, self.width * DECREASE)
+            self.width = max(NARROWEST, self.latency / SLOWEST, self.width * DECREASE)
         elif retry_after is None:
             return
         if retry_after is None:

@@ -41,14 +41,14 @@ class UnreadableBase64(BadAnswer):
     """The text is not the base64 of a vector of the dimension that is expected."""
 
 
-def read_rows(data: Sequence[Any], count: int, *, dimension: int | None, likely: int | None) -> Rows:
+def read_rows(data: Sequence[Any], count: int, *, dimension: int | None) -> Rows:
     """One row of numbers for each input, in the order of the inputs.
 
     Args:
         data: the answer's `data`: objects with `index` and `embedding`, numbers or base64, in any order.
         count: how many inputs were sent.
-        dimension: how long each vector must be; `None` where any length is right as long as all are equal.
-        likely: the length that tells 4-byte numbers from 2-byte ones in base64, where `dimension` does not.
+        dimension: how long each vector must be; it also tells 4-byte numbers from 2-byte ones in base64. `None` where
+            any length is right as long as all are equal; then base64 can't be read.
 
     Returns:
         A float32 matrix, or a list of arrays; both give lists of Python floats by `tolist` of a row.
@@ -72,7 +72,7 @@ def read_rows(data: Sequence[Any], count: int, *, dimension: int | None, likely:
         return []
     rows: Rows
     if all(type(vector) is str for vector in ordered):
-        rows = _from_base64(ordered, dimension or likely)
+        rows = _from_base64(ordered, dimension)
     elif all(type(vector) is list for vector in ordered):
         rows = _from_numbers(ordered)
     else:

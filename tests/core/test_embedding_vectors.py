@@ -37,7 +37,7 @@ def answer(count: int, how: str = "float") -> list[dict[str, Any]]:
 
 
 def read(data: list[Any], count: int, dimension: int | None = DIMENSION) -> list[list[float]]:
-    return to_lists(read_rows(data, count, dimension=dimension, likely=DIMENSION))
+    return to_lists(read_rows(data, count, dimension=dimension))
 
 
 @pytest.mark.parametrize("how", ["float", "float32", "float16"])
@@ -138,7 +138,7 @@ def test_base64_of_unequal_length_is_refused() -> None:
 
 def test_base64_needs_a_known_dimension() -> None:
     with pytest.raises(UnreadableBase64, match="unknown dimensions"):
-        read_rows(answer(1, "float32"), 1, dimension=None, likely=None)
+        read_rows(answer(1, "float32"), 1, dimension=None)
 
 
 def test_without_an_expected_dimension_all_must_be_equal() -> None:
@@ -166,7 +166,7 @@ def test_whatever_comes_is_read_right_or_refused(data: list[Any], count: int) ->
 
 
 def test_large_answers_are_matrices_that_share_no_memory_with_the_text() -> None:
-    rows = read_rows(answer(20, "float32"), 20, dimension=DIMENSION, likely=None)
+    rows = read_rows(answer(20, "float32"), 20, dimension=DIMENSION)
     assert isinstance(rows, np.ndarray)
     assert rows.dtype == np.float32
     assert rows.shape == (20, DIMENSION)
@@ -188,10 +188,10 @@ for code in "fe":
     numbers = [[place / 4] * 8 for place in range(40)]
     texts = [base64.b64encode(struct.pack(f"<8{code}", *row)).decode() for row in numbers]
     data = [{"index": place, "embedding": text} for place, text in enumerate(texts)]
-    assert to_lists(read_rows(data, 40, dimension=8, likely=None)) == numbers
+    assert to_lists(read_rows(data, 40, dimension=8)) == numbers
     data[3]["embedding"] = base64.b64encode(struct.pack(f"<8{code}", *[float("nan")] * 8)).decode()
     try:
-        read_rows(data, 40, dimension=8, likely=None)
+        read_rows(data, 40, dimension=8)
     except BadAnswer as error:
         assert list(error.places) == [3]
     else:

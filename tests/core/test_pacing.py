@@ -300,7 +300,7 @@ def test_old_news_does_not_replace_later_news_and_all_news_expires() -> None:
 def test_headers_that_make_no_sense_do_no_harm(told: dict[str, str]) -> None:
     pacer = Pacer(4)
     pacer.end(pacer.start(0.0, 100), 0.0, "answered", headers=told)
-    assert 0.0 <= pacer.wait(0.0, 100) <= 60.0
+    assert 0.0 <= pacer.wait(0.0, 100) <= 72.0
 
 
 @settings(max_examples=200, deadline=None)
@@ -315,7 +315,7 @@ def test_the_limit_holds_and_the_next_start_is_never_far(steps: list[tuple[str, 
             if wait == math.inf:
                 assert tickets
                 continue
-            assert wait <= 61.0
+            assert wait <= 72.0
             now += wait
             if pacer.wait(now, 1_000) <= 1e-9:
                 tickets.append(pacer.start(now, 1_000))
