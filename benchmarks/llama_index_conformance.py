@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lava_mistral.gateway import LocalGateway
-from tests.llama_index.conformance import Adapter, rows
+from tests.llama_index.conformance import Adapter, recorded_rows, rows
 from tests.llama_index.test_conformance import Ours, Peer
 
 
@@ -29,7 +29,7 @@ def measure(adapter: Adapter) -> dict[str, str | None]:
     """Each row's name and, where it failed, why."""
     results: dict[str, str | None] = {}
     with LocalGateway() as gateway:
-        for row in rows():
+        for row in (*rows(), *recorded_rows()):
             gateway.reset()
             try:
                 with contextlib.redirect_stdout(io.StringIO()):

@@ -32,7 +32,10 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
 from lava_mistral.gateway import Interrupted, LocalGateway, Status, WrongVectors
+from tests.conftest import recordings
+from tests.llama_index.recorded import message, options
 from tests.llama_index.scripted import Caller, answer, ask, call, stream
+from tests.wire_examples import said
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -152,7 +155,35 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """The whole table."""
-    for each in FEATURES:
+    return _cells(FEATURES)
+
+
+def recorded_rows() -> Iterator[Row]:
+    """A row for each recorded chat, where the recordings are on the machine: is the answer what was recorded?"""
+    exchanges = [parameter.values[0] for parameter in recordings("chat")]
+    return _cells([_recorded(each) for each in exchanges if each is not None])
+
+
+def _recorded(exchange: dict[str, Any]) -> Feature:
+    request, response = exchange["request"]["body"], exchange["response"]
+
+    def check(bench: Bench) -> None:
+        bench.gateway.queue(response["body"])
+        llm = bench.llm()
+        got = bench.last(llm, "chat", [message(each) for each in request["messages"]], **options(request))
+        expected = said(response)
+        assert (got.message.content or "") == expected.text
+        thinking = [b.content or "" for b in got.message.blocks if isinstance(b, ThinkingBlock)]
+        assert "".join(thinking) == expected.thinking
+        calls = llm.get_tool_calls_from_response(got, error_on_no_tool_call=False)
+        assert [(c.tool_name, c.tool_kwargs, c.tool_id) for c in calls] == expected.calls
+        assert dict(got.raw)["usage"] is not None
+
+    return Feature("recorded", exchange["id"], check, (request.get("stream", False),))
+
+
+def _cells(features: list[Feature]) -> Iterator[Row]:
+    for each in features:
         for asynchronous in (False, True):
             for streamed in each.ways:
                 yield Row(each, asynchronous, streamed)

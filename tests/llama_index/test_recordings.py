@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
 import httpx
 import pytest
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ContentBlock,
-    DocumentBlock,
-    ImageBlock,
-    TextBlock,
-    ThinkingBlock,
-    ToolCallBlock,
-)
+from llama_index.core.base.llms.types import ThinkingBlock
 
 from llama_index_lava_mistral import LavaMistralEmbeddings
 from tests.conftest import recordings
+from tests.llama_index.recorded import message, options
 from tests.llama_index.scripted import KEY, Caller, Scripted
 from tests.wire_examples import meaning, replay, said
 
@@ -34,47 +25,6 @@ class Recorded(Scripted):
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
         return replay(self._response)
-
-
-def block(part: dict[str, Any]) -> list[ContentBlock]:
-    """A part of a recorded request, as a LlamaIndex user writes it."""
-    match part["type"]:
-        case "text":
-            return [TextBlock(text=part["text"])]
-        case "image_url" if part["image_url"]["url"].startswith("data:"):
-            kind, data = split(part["image_url"]["url"])
-            return [ImageBlock(image=data, image_mimetype=kind)]
-        case "image_url":
-            return [ImageBlock(url=part["image_url"]["url"])]
-        case "document_url" if part["document_url"].startswith("data:"):
-            kind, data = split(part["document_url"])
-            return [DocumentBlock(data=data, document_mimetype=kind)]
-        case "document_url":
-            return [DocumentBlock(url=part["document_url"])]
-        case "thinking":
-            return [ThinkingBlock(content=item["text"]) for item in part["thinking"]]
-        case kind:
-            raise AssertionError(kind)
-
-
-def split(url: str) -> tuple[str, bytes]:
-    head, data = url.split(",", 1)
-    return head[5:].removesuffix(";base64"), base64.b64decode(data)
-
-
-def message(wire: dict[str, Any]) -> ChatMessage:
-    """A recorded message, as a LlamaIndex user writes it."""
-    content = wire["content"]
-    blocks = [TextBlock(text=content)] if isinstance(content, str) else [b for part in content for b in block(part)]
-    for made in wire.get("tool_calls") or ():
-        function = made["function"]
-        blocks.append(
-            ToolCallBlock(
-                tool_call_id=made["id"], tool_name=function["name"], tool_kwargs=json.loads(function["arguments"])
-            )
-        )
-    kwargs = {"tool_call_id": wire["tool_call_id"]} if "tool_call_id" in wire else {}
-    return ChatMessage(role=wire["role"], blocks=blocks, additional_kwargs=kwargs)
 
 
 def one_thought(body: Any) -> Any:
@@ -94,9 +44,7 @@ def one_thought(body: Any) -> Any:
 def test_a_recorded_chat(exchange: dict[str, Any], caller: Caller) -> None:
     request, response = exchange["request"]["body"], exchange["response"]
     mistral = Recorded(response)
-    more = {key: value for key, value in request.items() if key not in ("model", "messages", "stream", "tools")}
-    if "tools" in request:
-        more["tools"] = [{"type": "function", **tool} for tool in request["tools"]]
+    more = options(request)
     llm = mistral.llm(model=request["model"])
     messages = [message(each) for each in request["messages"]]
     before = [each.model_dump() for each in messages]
