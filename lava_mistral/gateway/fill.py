@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-ZÀ-Þ][\w’'-]*(?:\s+(?:(?:of|de|du|der|van|von|la)\s+
 _BE = re.compile(r"['’]s\b|\s+(?:is|was|has|had|lives|works|likes|and)\b")
 _DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_URL = re.compile(r"https?://[^\s<>\"')\]]+")
+_URL = re.compile(r"https?://[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]")
 _NO = re.compile(r"\b(?:no|not|never|false|don't|doesn't|without|disable[ds]?)\b", re.I)
 
 # Fields whose content is prose, not a name out of the prompt.

@@ -16,7 +16,7 @@ import orjson
 
 from lava_mistral.gateway import extract
 from lava_mistral.gateway.fill import Evidence, fill
-from lava_mistral.gateway.prompt import NOTHING, Prompt, turned
+from lava_mistral.gateway.prompt import NOTED, NOTHING, Prompt, turned
 
 
 class Call(NamedTuple):
@@ -96,11 +96,14 @@ def _act(body: Mapping[str, Any], prompt: Prompt) -> Reply | None:
         # One that was called already would be called for ever by an agent that must call something.
         fresh = [tool for tool in matching if tool["name"] not in prompt.called]
         fresh = fresh or [tool for tool in tools if tool["name"] not in prompt.called]
-        matching = fresh[:1] if prompt.called or not matching else fresh
-        matching = matching or tools[:1]
+        matching = fresh[:1] or tools[:1]
     if body.get("parallel_tool_calls") is False:
         return Reply(calls=[_call(matching[0], prompt, prompt.request)])
-    return Reply(calls=[call for tool in matching for call in _calls(tool, prompt, alone=len(matching) == 1)])
+    in_order = sorted(matching, key=lambda tool: _place(tool, prompt.request))
+    if len(in_order) == 1:
+        return Reply(calls=_calls(in_order[0], prompt, prompt.request))
+    shares = _shares(in_order, prompt.request)
+    return Reply(calls=[call for tool in in_order for call in _calls(tool, prompt, shares[tool["name"]])])
 
 
 def _matching(tools: Sequence[Mapping[str, Any]], request: str) -> list[Mapping[str, Any]]:
@@ -125,12 +128,18 @@ def _matching(tools: Sequence[Mapping[str, Any]], request: str) -> list[Mapping[
     return chosen
 
 
+def _place(tool: Mapping[str, Any], request: str) -> int:
+    """Where a request speaks of a tool first."""
+    wanted = extract.tool_terms(tool["name"]) or extract.tool_terms(tool.get("description", ""))
+    said = extract.terms(request.replace("_", " "))
+    return next((at for at, term in enumerate(said) if term in wanted), len(said))
+
+
 _CLAUSE = re.compile(r"[.;?!]\s+|,?\s+(?:and\s+then|then|and\s+also|and)\s+|\n")
 
 
-def _calls(tool: Mapping[str, Any], prompt: Prompt, *, alone: bool) -> list[Call]:
+def _calls(tool: Mapping[str, Any], prompt: Prompt, request: str) -> list[Call]:
     """The calls of one tool: one for each of several names that the request lists, if the tool takes one of them."""
-    request = prompt.request
     fields = tool["parameters"].get("properties", {})
     required = tool["parameters"].get("required", list(fields))
     if len(required) == 1 and _resolved_type(fields.get(required[0], {})) == "string" and not _SAID.search(request):
@@ -140,8 +149,6 @@ def _calls(tool: Mapping[str, Any], prompt: Prompt, *, alone: bool) -> list[Call
             listed.insert(0, names[0])
         if len(listed) > 1:
             return [Call(tool["name"], fill(tool["parameters"], Evidence(name))) for name in listed]
-    if not alone:
-        request = _clause(tool, request)
     return [_call(tool, prompt, request)]
 
 
@@ -149,15 +156,21 @@ def _resolved_type(schema: Any) -> Any:
     return schema.get("type") if isinstance(schema, Mapping) and not schema.get("enum") else None
 
 
-def _clause(tool: Mapping[str, Any], request: str) -> str:
-    """The part of a request for several things that is about this tool, if it holds anything to fill in."""
-    wanted = extract.tool_terms(tool["name"]) | extract.tool_terms(tool.get("description", ""))
-    clauses = [clause for clause in _CLAUSE.split(request) if clause and clause.strip()]
-    for clause in sorted(clauses, key=lambda clause: -len(extract.tool_terms(clause) & wanted)):
-        evidence = Evidence(clause)
-        if extract.tool_terms(clause) & wanted and (evidence.numbers or evidence.quoted or evidence.names):
-            return clause
-    return request
+def _shares(tools: Sequence[Mapping[str, Any]], request: str) -> dict[str, str]:
+    """The parts of a request for several things, by the tool that each is about; what is about none goes on."""
+    wanted = {
+        tool["name"]: extract.tool_terms(tool["name"]) | extract.tool_terms(tool.get("description", ""))
+        for tool in tools
+    }
+    shares = dict.fromkeys(wanted, "")
+    current = tools[0]["name"]
+    for clause in filter(None, map(str.strip, _CLAUSE.split(request))):
+        said = extract.tool_terms(clause)
+        fitting = max(wanted, key=lambda name: len(wanted[name] & said))
+        if wanted[fitting] & said:
+            current = fitting
+        shares[current] += f"{clause}. "
+    return shares
 
 
 def _call(tool: Mapping[str, Any], prompt: Prompt, request: str) -> Call:
@@ -224,7 +237,7 @@ def _extracted(prompt: Prompt, choice: int) -> str:
         turn = choice % len(found)
         return " ".join(found[turn:] + found[:turn])
     if _TOLD.match(prompt.request) and "?" not in prompt.request:
-        return f"Noted: {turned(prompt.request.strip())}"
+        return f"{NOTED}{turned(prompt.request.strip())}"
     result = _sum(prompt.question)
     if result is not None:
         return result

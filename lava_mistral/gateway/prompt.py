@@ -13,9 +13,6 @@ NOTHING: Final = "I found nothing about that in the text I was given."
 NOTED: Final = "Noted: "
 """How the model takes in what it is told; the user said it first."""
 
-NOTED: Final = "Noted: "
-"""How it begins when the user told it something; what follows was said before."""
-
 
 class Prompt:
     """A conversation as the model reads it.
@@ -101,9 +98,9 @@ def _question(request: str) -> tuple[str, str]:
     request = _AFTER.sub("", request).strip()
     labels = list(_LABEL.finditer(request))
     if labels:
-        last = labels[-1]
-        asked, _, after = request[last.end() :].partition("\n\n")
-        return asked.strip(), f"{request[: last.start()]}\n\n{after}"
+        label = labels[-1]
+        asked, _, after = request[label.end() :].partition("\n\n")
+        return asked.strip(), f"{request[: label.start()]}\n\n{after}"
     found = extract.sentences(request)
     if len(found) <= 1:
         return request, ""
@@ -114,7 +111,7 @@ def _question(request: str) -> tuple[str, str]:
     if not last:
         return request, ""
     # An instruction stands before or after what it is about, and is the shorter of the two.
-    if len(first) <= len(last) or len(first) < 200 and first.rstrip().endswith(":"):
+    if len(first) <= len(last) or (len(first) < 200 and first.rstrip().endswith(":")):
         return first, "\n\n".join([*between, last])
     return last, "\n\n".join([first, *between])
 

@@ -35,7 +35,10 @@ class Forward:
             f"{self.gateway.base_url}/forward",
             params={"u": f"{MISTRAL}{path}"},
             content=body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode(),
-            headers={"authorization": f"Bearer {key}", **{name.replace("_", "-"): value for name, value in headers.items()}},
+            headers={
+                "authorization": f"Bearer {key}",
+                **{name.replace("_", "-"): value for name, value in headers.items()},
+            },
         )
 
     def chat(self, content: Any = "Hello", *, bearer: str | None = None, **parameters: Any) -> httpx.Response:
@@ -111,6 +114,4 @@ class AsyncForwardTransport(httpx.AsyncBaseTransport):
 def _readdressed(request: httpx.Request, gateway: LocalGateway) -> httpx.Request:
     url = httpx.URL(f"{gateway.base_url}/forward", params={"u": str(request.url)})
     headers = {**request.headers, "host": url.netloc.decode(), "authorization": f"Bearer {gateway.secret_key}"}
-    return httpx.Request(
-        request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
-    )
+    return httpx.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)

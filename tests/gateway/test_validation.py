@@ -40,7 +40,12 @@ VALID: list[dict[str, Any]] = [
             {
                 "role": "assistant",
                 "content": [
-                    {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}], "closed": True, "signature": None},
+                    {
+                        "type": "thinking",
+                        "thinking": [{"type": "text", "text": "Hm."}],
+                        "closed": True,
+                        "signature": None,
+                    },
                     {"type": "text", "text": "Yes."},
                     {"type": "reference", "reference_ids": [1, "b"]},
                 ],
@@ -102,7 +107,9 @@ WRONG: list[tuple[dict[str, Any], list[Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("parameters", "where", "kind"), WRONG, ids=[f"{'-'.join(map(str, w[1:]))}-{k}" for _, w, k in WRONG])
+@pytest.mark.parametrize(
+    ("parameters", "where", "kind"), WRONG, ids=[f"{'-'.join(map(str, w[1:]))}-{k}" for _, w, k in WRONG]
+)
 def test_anything_else_is_named_in_a_422(forward, gateway, parameters, where, kind):
     response = forward("/v1/chat/completions", {"model": "mistral-small-2603", "messages": [USER], **parameters})
     assert response.status_code == 422
@@ -158,7 +165,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "Assistant message must have either content or tool_calls, but not none.",
     ),
     (
-        {"messages": [USER, {**CALLING, "tool_calls": [{**CALL, "id": "call_1"}]}, {**RESULT, "tool_call_id": "call_1"}]},
+        {
+            "messages": [
+                USER,
+                {**CALLING, "tool_calls": [{**CALL, "id": "call_1"}]},
+                {**RESULT, "tool_call_id": "call_1"},
+            ]
+        },
         "3280",
         "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9.",
     ),
