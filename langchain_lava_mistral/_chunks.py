@@ -1,6 +1,6 @@
 """Makes LangChain's message chunks of a streamed answer. Pure.
 
-A chunk is validated by pydantic once; the thousands that follow it with nothing but text are copies of it, which
+A chunk is validated by pydantic once; the thousands that follow it with nothing but content are copies of it, which
 costs a fraction (`model_construct` would cost many times more, since it runs the generic constructor).
 """
 
@@ -29,11 +29,16 @@ _CHUNK_FIELDS = dict(_CHUNK.__dict__)
 _MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinstance(value, list))
 
 
-def text_chunk(text: str) -> ChatGenerationChunk:
-    """A chunk that holds text and nothing else."""
+def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
+    """A chunk that holds content and nothing else.
+
+    Args:
+        content: a string, or parts with their indices.
+        text: the text in it.
+    """
     message = _new(AIMessageChunk)
     fields = _MESSAGE_FIELDS.copy()
-    fields["content"] = text
+    fields["content"] = content
     fields["additional_kwargs"] = {}
     fields["response_metadata"] = _TAG.copy()
     for name in _MESSAGE_LISTS:
@@ -81,7 +86,7 @@ class ChunkMaker:
             if self._open is None:
                 self._block("txt")
             if first is None:
-                return text_chunk(delta.text)
+                return content_chunk(delta.text, delta.text)
         content: Any = delta.text
         if parts or self._structured:
             self._structured = True
@@ -94,8 +99,11 @@ class ChunkMaker:
             tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
             for call in delta.tool_calls
         ]
-        if not content and not calls:
-            return None
+        if not calls:
+            if not content:
+                return None
+            if first is None:
+                return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"))
         message = AIMessageChunk(content=content, tool_call_chunks=calls, response_metadata={**_TAG, **(first or {})})
         return ChatGenerationChunk(message=message)
 
@@ -126,11 +134,11 @@ class ChunkMaker:
                 # Two fragments may differ in it, and LangChain can't put different truths together.
                 part.pop("closed", None)
                 return {**part, "thinking": self._thinking(part["thinking"]), "index": index}
-            case "reference" if self._open == "txt":
+            case "reference" | "tool_reference" if self._open == "txt":
                 self._open = None
                 return {**part, "index": f"lc_ref_{self._number}"}
             case kind:
-                index = self._block("ref" if kind == "reference" else "part")
+                index = self._block("ref" if kind in ("reference", "tool_reference") else "part")
                 self._open = None
                 return {**part, "index": index}
 

@@ -354,21 +354,20 @@ def from_usage(usage: Usage) -> UsageMetadata:
     return converted
 
 
-def response_metadata(
-    *, id: str, model: str, created: int, request_id: str | None, cost: Decimal | None = None
-) -> dict[str, Any]:
-    """What a message says of the call that made it, beside the finish reason.
-
-    `cost` is text with every digit, USD: `Decimal(message.response_metadata["cost"])`. A Decimal itself would not
-    survive LangChain's serialization, and so no cache.
-    """
-    metadata: dict[str, Any] = {
+def response_metadata(*, id: str, model: str, created: int, request_id: str | None) -> dict[str, Any]:
+    """What a message says of the call that made it, beside the finish reason and the cost."""
+    return {
         "model_provider": PROVIDER,
         "model_name": model,
         "id": id,
         "created": created,
         "lava_request_id": request_id,
     }
-    if cost is not None:
-        metadata["cost"] = f"{cost:f}"
-    return metadata
+
+
+def cost_metadata(cost: Decimal | None) -> dict[str, str]:
+    """What a message says of its cost: text with every digit, USD, for `Decimal`; nothing where it is not known.
+
+    A Decimal itself would not survive LangChain's serialization, and so no cache.
+    """
+    return {} if cost is None else {"cost": f"{cost:f}"}

@@ -20,7 +20,14 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, SecretStr, model_validator
 
 from langchain_lava_mistral._chunks import ChunkMaker
-from langchain_lava_mistral._convert import PROVIDER, from_turn, from_usage, response_metadata, to_wire
+from langchain_lava_mistral._convert import (
+    PROVIDER,
+    cost_metadata,
+    from_turn,
+    from_usage,
+    response_metadata,
+    to_wire,
+)
 from langchain_lava_mistral._fields import (
     BillingField,
     Key,
@@ -677,15 +684,14 @@ def _added(total: dict[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
 def _result(answer: Any) -> ChatResult:
     metadata = response_metadata(id=answer.id, model=answer.model, created=answer.created, request_id=answer.request_id)
     usage = None if answer.usage is None else from_usage(answer.usage)
-    output: dict[str, Any] = {"model_name": answer.model}
+    cost = cost_metadata(answer.cost)
+    output: dict[str, Any] = {"model_name": answer.model, **cost}
     if answer.usage is not None:
         output["token_usage"] = answer.usage
-    cost = answer.cost
-    if cost is not None:
-        output["cost"] = f"{cost:f}"
     generations = []
     for place, turn in enumerate(answer.turns):
-        paid = {"cost": output["cost"]} if place == 0 and cost is not None else {}
+        # What was paid for all answers stands on the first.
+        paid = cost if place == 0 else {}
         message = from_turn(turn, metadata={**metadata, **paid}, usage=usage if place == 0 else None)
         generations.append(ChatGeneration(message=message, generation_info={"finish_reason": turn.finish_reason}))
     return ChatResult(generations=generations, llm_output=output)
@@ -697,7 +703,5 @@ def _first(stream: ChatStream | AsyncChatStream) -> dict[str, Any]:
 
 def _last(stream: ChatStream | AsyncChatStream, first: Mapping[str, Any] | None) -> tuple[dict[str, Any], Any]:
     """The metadata and usage that end a stream; with what belongs on its first chunk where there was none."""
-    metadata = {**(first or {}), "finish_reason": stream.turn.finish_reason}
-    if stream.cost is not None:
-        metadata["cost"] = f"{stream.cost:f}"
+    metadata = {**(first or {}), "finish_reason": stream.turn.finish_reason, **cost_metadata(stream.cost)}
     return metadata, None if stream.usage is None else from_usage(stream.usage)

@@ -281,12 +281,11 @@ def test_a_reference_of_a_tool_names_its_source(streamed: bool, caller: Caller) 
 
 @both
 def test_a_part_that_langchain_has_no_block_for_is_kept(streamed: bool, caller: Caller) -> None:
-    part = {"type": "file", "file_id": "f1"}
-    got = caller.ask(streamed, script(streamed, "See ", [part]).model(), "Where?")
-    assert got.text == "See "
-    kinds = [block["type"] for block in got.content_blocks]
-    assert kinds[0] == "text"
-    assert len(kinds) == 2
+    part = {"type": "image_url", "image_url": "https://x.org/a.png"}
+    got = caller.ask(streamed, script(streamed, "See ", [part], "there.").model(), "Where?")
+    assert got.text == "See there."
+    assert [block["type"] for block in got.content_blocks] == ["text", "non_standard", "text"]
+    assert got.content_blocks[1]["value"] == part  # type: ignore[typeddict-item]
 
 
 @both
