@@ -61,6 +61,7 @@ from lava_mistral.client import (
     LavaMistral,
 )
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
+from lava_mistral.tokenizers import token_ids
 from lava_mistral.tokens import count_tokens
 from lava_mistral.tools import to_tool_choice
 from lava_mistral.usage import LANGCHAIN_RUN
@@ -620,7 +621,26 @@ class ChatLavaMistral(BaseChatModel):
 
     def get_num_tokens(self, text: str) -> int:
         """How many tokens a text has: exact with the extra `tokenizer`, else an estimate that is not too low."""
+        if self.custom_get_token_ids is not None:
+            return len(self.custom_get_token_ids(text))
         return count_tokens(text, self.model).tokens
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The tokens of a text in the model's vocabulary.
+
+        Raises:
+            ConfigurationError: the extra `tokenizer` is not installed, or does not hold the model's vocabulary.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        ids = token_ids(text, self.model)
+        if ids is None:
+            with translated():
+                raise ConfigurationError(
+                    f"The vocabulary of {self.model!r} is not at hand. "
+                    'It may come with pip install "lava-mistral[tokenizer]"; get_num_tokens() works without it.'
+                )
+        return ids
 
     def get_num_tokens_from_messages(
         self, messages: Sequence[BaseMessage], tools: Sequence[ToolLike] | None = None

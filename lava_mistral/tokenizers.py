@@ -70,13 +70,18 @@ def count_text(text: str, model: str, *, enclosed: bool = False) -> Counted | No
         model: the name of the model.
         enclosed: whether to count the two tokens that enclose an input of an embedding model.
     """
+    ids = token_ids(text, model, enclosed=enclosed)
+    return None if ids is None else Counted(len(ids), True)
+
+
+def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | None:
+    """The numbers of the tokens of a text in the model's vocabulary; see `count_text`."""
     choice = _choose(model)
     tokenizer = _load(choice.tokenizer) if choice else None
     if tokenizer is None:
         return None
     text = text.encode("utf-8", "replace").decode()
-    tokens = tokenizer.instruct_tokenizer.tokenizer.encode(text, bos=enclosed, eos=enclosed)
-    return Counted(len(tokens), True)
+    return list(tokenizer.instruct_tokenizer.tokenizer.encode(text, bos=enclosed, eos=enclosed))
 
 
 def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> Counted | None:

@@ -398,6 +398,18 @@ def test_tokens_are_counted_without_a_download() -> None:
     assert few < model.get_num_tokens_from_messages([HumanMessage("Hello")], [{"name": "f", "description": "d" * 40}])
 
 
+def test_the_tokens_of_a_text() -> None:
+    model = ChatLavaMistral()
+    ids = model.get_token_ids("Hello there")
+    assert len(ids) == model.get_num_tokens("Hello there")
+    assert all(type(number) is int for number in ids)
+    with pytest.raises(langchain_lava_mistral.ConfigurationError, match="tokenizer"):
+        ChatLavaMistral(model="my-own").get_token_ids("Hello")
+    own = ChatLavaMistral(custom_get_token_ids=lambda text: [1] * len(text))
+    assert own.get_token_ids("abc") == [1, 1, 1]
+    assert own.get_num_tokens("abcd") == 4
+
+
 def test_a_call_under_one_loop_leaves_other_contexts_alone(gateway: LocalGateway) -> None:
     async def run() -> None:
         stream = chat(gateway).astream("Is the sky blue?")
