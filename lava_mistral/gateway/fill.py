@@ -51,6 +51,11 @@ class Evidence:
         self._given_names = 0
 
     @property
+    def tells(self) -> bool:
+        """Whether there is anything beside plain words."""
+        return bool(self.numbers or self.quoted or self.names)
+
+    @property
     def more_numbers(self) -> bool:
         return self._given_numbers < len(self.numbers)
 

@@ -135,7 +135,7 @@ def _place(tool: Mapping[str, Any], request: str) -> int:
     return next((at for at, term in enumerate(said) if term in wanted), len(said))
 
 
-_CLAUSE = re.compile(r"[.;?!]\s+|,?\s+(?:and\s+then|then|and\s+also|and)\s+|\n")
+_CLAUSE = re.compile(r"([.;?!]\s+|,?\s+(?:and\s+then|then|and\s+also|and)\s+|\n)")
 
 
 def _calls(tool: Mapping[str, Any], prompt: Prompt, request: str) -> list[Call]:
@@ -163,14 +163,18 @@ def _shares(tools: Sequence[Mapping[str, Any]], request: str) -> dict[str, str]:
         for tool in tools
     }
     shares = dict.fromkeys(wanted, "")
-    current = tools[0]["name"]
-    for clause in filter(None, map(str.strip, _CLAUSE.split(request))):
-        said = extract.tool_terms(clause)
+    current, between = tools[0]["name"], ""
+    for at, piece in enumerate(_CLAUSE.split(request)):
+        if at % 2:
+            between = piece
+            continue
+        said = extract.tool_terms(piece)
         fitting = max(wanted, key=lambda name: len(wanted[name] & said))
-        if wanted[fitting] & said:
-            current = fitting
-        shares[current] += f"{clause}. "
-    return shares
+        if wanted[fitting] & said and fitting != current:
+            current, between = fitting, ". " if shares[fitting] else ""
+        shares[current] += between + piece
+    # "the size and the color of the box": what one part names, the others are about too.
+    return {name: share if Evidence(share).tells else request for name, share in shares.items()}
 
 
 def _call(tool: Mapping[str, Any], prompt: Prompt, request: str) -> Call:

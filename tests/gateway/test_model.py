@@ -150,6 +150,15 @@ def test_several_tools_are_called_at_once():
     assert calls("What's the weather in Paris, Rome and San Francisco, CA?", WEATHER) == [
         ("get_weather", {"city": city}) for city in ("Paris", "Rome", "San Francisco, CA")
     ]
+    # What one part of a request names, its other parts are about too.
+    time = tool("get_time", "The time in a city.", city=TEXT)
+    assert calls("What is the weather and the time in Oslo?", WEATHER, time) == [
+        ("get_weather", {"city": "Oslo"}),
+        ("get_time", {"city": "Oslo"}),
+    ]
+    assert calls("What is the weather and the time in Oslo, Rome and Paris?", WEATHER, time) == [
+        (name, {"city": city}) for name in ("get_weather", "get_time") for city in ("Oslo", "Rome", "Paris")
+    ]
     # A word that two tools share calls the one that fits best.
     web = tool("search_web", "Search the web.", query=TEXT)
     assert [name for name, _ in calls("search the docs for rate limits", web, SEARCH)] == ["search_docs"]
@@ -196,6 +205,35 @@ def test_of_long_results_it_says_what_was_asked():
     assert answer({"messages": messages}).text == "The weather in Oslo is sunny today."
     messages[-1]["content"] = ""
     assert answer({"messages": messages}).text == "The tool returned nothing."
+
+
+def test_what_tools_returned_goes_into_the_fields_of_the_same_name():
+    results = [
+        {"city": "Oslo", "degrees": -3},
+        {"city": "Rome", "degrees": 15, "sky": "clear"},
+        {"city": "Oslo", "sky": "overcast"},
+    ]
+    messages = [
+        {"role": "user", "content": "How is the weather?"},
+        *({"role": "tool", "content": json.dumps(result)} for result in results),
+    ]
+    place = {
+        "type": "object",
+        "properties": {"city": TEXT, "sky": {"enum": ["clear", "overcast"]}, "degrees": {"type": ["integer", "null"]}},
+        "required": ["city", "sky", "degrees"],
+    }
+    several = {"type": "object", "properties": {"places": {"type": "array", "items": place}}, "required": ["places"]}
+    oslo, rome = (
+        {"city": city, "sky": sky, "degrees": degrees}
+        for city, sky, degrees in (("Oslo", "overcast", -3), ("Rome", "clear", 15))
+    )
+    for schema, expected in ((several, {"places": [oslo, rome]}), (place, oslo)):
+        wanted = {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}}
+        assert json.loads(answer({"messages": messages, "response_format": wanted}).text) == expected
+    # A value that does not fit is not taken.
+    number = {"type": "object", "properties": {"sky": WHOLE}, "required": ["sky"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "weather", "schema": number}}
+    assert isinstance(json.loads(answer({"messages": messages, "response_format": wanted}).text)["sky"], int)
 
 
 PERSON = {
