@@ -113,7 +113,8 @@ class VectorService:
             self.headers.append(request.headers)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
-            return next(self.faults, None) or self.fault(body["input"])
+            fault = next(self.faults, None)
+        return fault or self.fault(body["input"])
 
     def _end(self) -> None:
         with self._lock:
