@@ -360,6 +360,8 @@ class StreamReader:
         """
         if not self.finished:
             raise self.interrupted("it ended without a finish reason and without [DONE]")
+        if not self.turns:
+            raise self.interrupted("it held no answer")
 
     def settle(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""

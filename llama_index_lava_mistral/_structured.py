@@ -129,7 +129,7 @@ class _Growing(Generic[Model]):
         self._flexible = create_flexible_model(program._output_cls)
         self._data: dict[str, Any] = {}
         self._shown: Model | FlexibleModel | None = None
-        self._last: ChatResponse | None = None
+        self._last = ChatResponse(message=ChatMessage())
 
     def take(self, response: ChatResponse) -> Iterator[Model | FlexibleModel]:
         self._last = response
@@ -147,8 +147,6 @@ class _Growing(Generic[Model]):
             yield grown
 
     def end(self) -> Iterator[Model]:
-        if self._last is None:
-            raise ValueError("The model's stream held no answer.")
         whole = self._program._object(self._last)
         if whole != self._shown:
             yield whole

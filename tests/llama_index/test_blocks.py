@@ -302,6 +302,13 @@ def test_a_turn_is_replayed_as_it_was(parts: list[Any]) -> None:
     assert to_wire([stored]) == [{"role": "assistant", "content": expected}]
 
 
+def test_marks_without_their_text_are_sent_all_the_same() -> None:
+    """As after a memory that drops text blocks."""
+    message = from_turn(Turn(0, TURNS["thinking in between"]))
+    thinking = [block for block in message.blocks if isinstance(block, ThinkingBlock)]
+    assert content(*thinking, role="assistant") == [TURNS["thinking in between"][1]]
+
+
 def test_all_text_of_a_turn_is_one_block() -> None:
     message = from_turn(Turn(0, TURNS["thinking in between"]))
     assert message.content == "One. Two."

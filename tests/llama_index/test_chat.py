@@ -308,6 +308,12 @@ class Collector:
             self._seen.append(response.delta or "")
 
 
+@pytest.mark.parametrize("events", [[], [{**chunk(), "choices": [], "usage": USAGE}]], ids=["nothing", "usage alone"])
+def test_a_stream_without_an_answer_raises(caller: Caller, events: list[Any]) -> None:
+    with pytest.raises(StreamInterruptedError, match="no answer"):
+        caller.stream_chat(Scripted(events).llm(), ask())
+
+
 def test_a_missing_key_is_reported_on_first_use(caller: Caller) -> None:
     llm = Scripted().llm(api_key=None)
     with pytest.raises(ConfigurationError, match="LAVA_SECRET_KEY"):

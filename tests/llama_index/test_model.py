@@ -16,7 +16,7 @@ import pytest
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.indices.prompt_helper import PromptHelper
 from llama_index.core.rate_limiter import TokenBucketRateLimiter
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from lava_mistral import Billing
 from lava_mistral.catalog import models
@@ -91,6 +91,14 @@ def test_a_refusal_does_not_quote_the_key() -> None:
     with pytest.raises(ValidationError) as caught:
         ChatLavaMistral(apikey=KEY, api_key=[KEY])
     assert not leaks(str(caught.value))
+
+
+def test_a_model_as_a_field_of_another_object() -> None:
+    class Holder(BaseModel):
+        llm: ChatLavaMistral
+
+    llm = ChatLavaMistral()
+    assert Holder(llm=llm).llm is llm
 
 
 def test_wrong_metadata_is_refused_when_it_is_given() -> None:

@@ -11,7 +11,7 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from lava_mistral.catalog import Model, add_model
 from llama_index_lava_mistral import ChatLavaMistral
@@ -143,6 +143,19 @@ def test_objects_grow(caller: Caller, mode: str) -> None:
         assert body["tool_choice"] == {"type": "function", "function": {"name": "Place"}}
     else:
         assert body["response_format"]["type"] == "json_schema"
+
+
+class Strict(BaseModel):
+    """Takes its kind as an object in Python, and as text in JSON."""
+
+    model_config = ConfigDict(strict=True)
+    kind: Kind
+
+
+def test_a_growing_object_ends_as_the_class_itself(caller: Caller) -> None:
+    objects = grow(caller, Scripted(stream('{"kind": "ci', 'ty"}')).llm(), Strict)
+    assert [type(each).__name__ for each in objects] == ["FlexibleStrict", "FlexibleStrict", "Strict"]
+    assert objects[-1] == Strict(kind=Kind.CITY)
 
 
 def test_growing_in_words_is_left_to_llama_index(caller: Caller) -> None:
