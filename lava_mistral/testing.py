@@ -1,6 +1,10 @@
 """A pytest fixture that gives your own tests a local Lava gateway with a simulated Mistral behind it.
 
-pytest finds it by itself where `lava-mistral[gateway]` is installed:
+Install `lava-mistral[gateway]` and name it in your `conftest.py`:
+
+    pytest_plugins = ["lava_mistral.testing"]
+
+Then a test asks for `lava_gateway`:
 
     def test_my_chain(lava_gateway):
         llm = ChatLavaMistral(api_key=lava_gateway.secret_key, base_url=lava_gateway.base_url)
@@ -33,7 +37,7 @@ def lava_gateway(request: pytest.FixtureRequest) -> Iterator[LocalGateway]:
     Raises:
         ImportError: the extra `[gateway]` is not installed.
     """
-    # Not before a test asks for it: every pytest run of an environment loads this module.
+    # Not before a test asks for it: a run without such tests need not load a server.
     from lava_mistral.gateway import LocalGateway
 
     marker = request.node.get_closest_marker("lava_gateway")

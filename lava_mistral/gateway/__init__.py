@@ -25,7 +25,7 @@ from lava_mistral.gateway.faults import (
     Status,
     WrongVectors,
 )
-from lava_mistral.gateway.local import LocalGateway, serve
+from lava_mistral.gateway.local import LocalGateway
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 
@@ -44,5 +44,4 @@ __all__ = [
     "Status",
     "Wallet",
     "WrongVectors",
-    "serve",
 ]

@@ -164,18 +164,3 @@ class LocalGateway:
         """Serve until interrupted."""
         if self._server is not None:
             self._server.join()
-
-
-def serve(port: int = 0, *, host: str = "127.0.0.1", **options: Any) -> None:
-    """Serve in the foreground until interrupted: `lava-mistral gateway`.
-
-    Args:
-        port: the port; 0 takes a free one.
-        host: the address to listen on.
-        **options: see `Options`.
-    """
-    with LocalGateway(host=host, port=port, **options) as gateway:
-        try:
-            gateway.wait()
-        except KeyboardInterrupt:
-            return

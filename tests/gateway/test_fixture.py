@@ -1,0 +1,47 @@
+"""The pytest fixture for users' own tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+pytest_plugins = ["pytester"]
+
+
+def test_the_fixture_gives_each_test_a_gateway(pytester):
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nasyncio_mode = auto")
+    pytester.makeconftest('pytest_plugins = ["lava_mistral.testing"]')
+    pytester.makepyfile(
+        """
+        import httpx
+        import pytest
+
+        def ask(gateway):
+            return httpx.post(
+                f"{gateway.base_url}/forward?u=https://api.mistral.ai/v1/chat/completions",
+                json={"model": "mistral-small-2603", "messages": [{"role": "user", "content": "Hello"}]},
+                headers={"authorization": f"Bearer {gateway.secret_key}"},
+            )
+
+        def test_one(lava_gateway):
+            assert ask(lava_gateway).status_code == 200
+            assert lava_gateway.requests[0].path == "/v1/chat/completions"
+
+        @pytest.mark.lava_gateway(balance=0)
+        def test_two(lava_gateway):
+            assert lava_gateway.requests == []
+            assert ask(lava_gateway).status_code == 402
+        """
+    )
+    result = pytester.runpytest_subprocess("-W", "error", "--strict-markers", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2)
+
+
+def test_loading_the_plugin_loads_no_server():
+    code = (
+        "import sys; import pytest; before = set(sys.modules); import lava_mistral.testing; "
+        "heavy = {'starlette', 'uvicorn', 'numpy', 'langchain_core', 'llama_index'} & (set(sys.modules) - before); "
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
