@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import base64
+import random
+import string
+import subprocess
+import sys
+import textwrap
+import threading
+import timeit
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+from lava_mistral.tokens import IMAGE_TOKENS, count_tokens, estimate_tokens
+from tests.conftest import recordings
+from tests.core.samples import ENGLISH, LANGUAGES
+
+SENTENCEPIECE: Any = MistralTokenizer.v1().instruct_tokenizer.tokenizer
+TEKKEN: Any = MistralTokenizer.v3(is_tekken=True).instruct_tokenizer.tokenizer
+
+QUESTION: Any = {"role": "user", "content": "What is the weather in Paris?"}
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a place.",
+        "strict": True,
+        "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+    },
+}
+
+
+def enclosed(text: str) -> int:
+    """The tokens of an input of an embedding model, by whichever of Mistral's vocabularies needs more."""
+    return max(len(tokenizer.encode(text, bos=True, eos=True)) for tokenizer in (SENTENCEPIECE, TEKKEN))
+
+
+def random_text(seed: int, kind: str, length: int) -> str:
+    rng = random.Random(seed)
+    draw = {
+        "base64": lambda: base64.b64encode(rng.randbytes(length)).decode(),
+        "url-safe base64": lambda: base64.urlsafe_b64encode(rng.randbytes(length)).decode(),
+        "hex": lambda: rng.randbytes(length).hex(),
+        "digits": lambda: "".join(rng.choices(string.digits, k=length)),
+        "capitals": lambda: "".join(rng.choices(string.ascii_uppercase, k=length)),
+        "printable": lambda: "".join(rng.choices(string.printable, k=length)),
+        "punctuation": lambda: "".join(rng.choices(string.punctuation, k=length)),
+        "bytes as Latin 1": lambda: rng.randbytes(length).decode("latin-1"),
+        "bytes as UTF-8": lambda: rng.randbytes(length).decode("utf-8", "replace"),
+        "white space": lambda: "".join(rng.choices(" \n\t\r", k=length)),
+        "Chinese characters": lambda: "".join(chr(rng.randint(0x4E00, 0x9FFF)) for _ in range(length)),
+        "Korean syllables": lambda: "".join(chr(rng.randint(0xAC00, 0xD7A3)) for _ in range(length)),
+    }
+    return draw[kind]()
+
+
+KINDS = [
+    "base64",
+    "url-safe base64",
+    "hex",
+    "digits",
+    "capitals",
+    "printable",
+    "punctuation",
+    "bytes as Latin 1",
+    "bytes as UTF-8",
+    "white space",
+    "Chinese characters",
+    "Korean syllables",
+]
+SENTENCES = st.sampled_from([text for texts in LANGUAGES.values() for text in texts])
+NOISE = st.builds(random_text, st.integers(0, 2**32), st.sampled_from(KINDS), st.integers(20, 300))
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(t, id=f"{k}-{i}") for k, ts in LANGUAGES.items() for i, t in enumerate(ts)]
+)
+@pytest.mark.parametrize("times", [1, 7])
+def test_the_estimate_is_not_under_the_count_in_any_language(text: str, times: int) -> None:
+    assert estimate_tokens(text * times) >= enclosed(text * times)
+
+
+@given(
+    st.lists(st.one_of(SENTENCES, SENTENCES, NOISE), max_size=6), st.sampled_from(["", " ", "\n", "\n\n", "\t", ". "])
+)
+def test_the_estimate_is_not_under_the_count_of_any_mixture(texts: list[str], separator: str) -> None:
+    text = separator.join(texts)
+    assert estimate_tokens(text) >= enclosed(text)
+
+
+@given(st.sampled_from(KINDS), st.integers(0, 2**32), st.integers(1, 400))
+def test_the_estimate_is_not_under_the_count_of_noise(kind: str, seed: int, length: int) -> None:
+    text = random_text(seed, kind, length)
+    assert estimate_tokens(text) >= enclosed(text)
+
+
+@given(st.text(st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), max_size=200))
+@example("뷁꿻쀍 龘靐齉 𝔘𝔫𝔦 ﷽ \u200d\ufeff")
+def test_the_estimate_is_not_under_the_count_of_any_characters_beyond_ascii(text: str) -> None:
+    assert estimate_tokens(text) >= enclosed(text)
+
+
+@given(
+    st.sampled_from([" ", "\n", "\t", "\r\n", "-", "=", "#", "0", "the ", "and ", "s ", "bring ", ". "]),
+    st.integers(1, 999),
+)
+def test_the_estimate_is_not_under_the_count_of_repetitions(piece: str, times: int) -> None:
+    # A word that is two tokens each time is beyond an estimate that takes it for English.
+    assert estimate_tokens(piece * times) >= enclosed(piece * times)
+
+
+def test_ordinary_english_is_overrated_by_a_quarter_at_most() -> None:
+    texts = [" ".join(random.Random(seed).sample(ENGLISH, 4)) for seed in range(20)]
+    exact, estimated = sum(map(enclosed, texts)), sum(map(estimate_tokens, texts))
+    assert exact <= estimated <= 1.25 * exact
+
+
+@pytest.mark.parametrize("text", ["", "\ud800", "a\udfffb", "\0"])
+def test_any_string_has_an_estimate_and_a_count(text: str) -> None:
+    assert 2 <= estimate_tokens(text) <= 20
+    assert count_tokens(text).tokens <= estimate_tokens(text)
+    assert count_tokens(text, "mistral-embed").exact
+
+
+def test_the_estimate_of_two_hundred_tokens_takes_microseconds() -> None:
+    text = " ".join(ENGLISH)[:830]
+    assert 150 <= enclosed(text) <= 230
+    assert min(timeit.repeat(lambda: estimate_tokens(text), number=200, repeat=20)) / 200 < 100e-6
+
+
+@pytest.mark.parametrize("recording", recordings("embeddings"))
+def test_an_embedding_input_is_counted_as_mistral_bills_it(recording: Any) -> None:
+    body = recording["request"]["body"]
+    inputs = body.get("input", body.get("inputs"))
+    counts = [count_tokens(text, body["model"]) for text in ([inputs] if isinstance(inputs, str) else inputs)]
+    assert all(count.exact for count in counts)
+    assert sum(count.tokens for count in counts) == recording["response"]["body"]["usage"]["prompt_tokens"]
+
+
+def prompt_of(recording: Any) -> int | None:
+    body = recording["response"]["body"]
+    usage = body.get("usage") if isinstance(body, dict) else None
+    return usage["prompt_tokens"] if usage else None
+
+
+@pytest.mark.parametrize("recording", recordings("chat"))
+def test_a_prompt_is_counted_as_mistral_counted_it(recording: Any) -> None:
+    body, told = recording["request"]["body"], prompt_of(recording)
+    count = count_tokens(body["messages"], body["model"], tools=body.get("tools"))
+    if told is None:
+        assert count.tokens > 0
+    elif count.exact:
+        # Mistral adds one token to some requests that force a tool.
+        assert 0 <= told - count.tokens <= (body.get("tool_choice") == "any")
+    elif not any(part["type"] == "document_url" for m in body["messages"] for part in parts(m)):
+        assert count.tokens >= told
+
+
+def parts(message: Any) -> list[Any]:
+    return message["content"] if isinstance(message["content"], list) else []
+
+
+def test_a_text_is_counted_alone_for_a_chat_model() -> None:
+    assert count_tokens("Hello world") == (2, True)
+    assert count_tokens("Hello world", "mistral-embed") == (4, True)
+
+
+def test_a_conversation_with_tools_is_counted_whatever_its_wire_form() -> None:
+    plain: Any = [
+        {"role": "system", "content": "Be brief."},
+        QUESTION,
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "abcdefghi", "function": {"name": "weather", "arguments": '{"place":"Paris"}'}}],
+        },
+        {"role": "tool", "tool_call_id": "abcdefghi", "name": "weather", "content": "sunny"},
+    ]
+    wordy: Any = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}], "prefix": False},
+        {"role": "user", "content": [{"type": "text", "text": "What is the weather in Paris?"}]},
+        {
+            "role": "assistant",
+            "content": [],
+            "prefix": False,
+            "tool_calls": [
+                {
+                    "id": "abcdefghi",
+                    "index": 0,
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": {"place": "Paris"}},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "abcdefghi", "content": [{"type": "text", "text": "sunny"}]},
+    ]
+    count = count_tokens(plain, "mistral-large-latest", tools=[WEATHER])
+    assert count.exact
+    assert count_tokens(wordy, "mistral-large-latest", tools=[WEATHER]) == count
+    without = count_tokens(plain, "mistral-large-latest")
+    assert without.tokens < count.tokens
+
+
+def test_more_messages_are_more_tokens() -> None:
+    answer: Any = {"role": "assistant", "content": "Sunny."}
+    counts = [
+        count_tokens(messages, "mistral-small-2603").tokens
+        for messages in ([QUESTION], [QUESTION, answer, QUESTION], [QUESTION, answer, QUESTION, answer, QUESTION])
+    ]
+    assert counts[0] < counts[1] < counts[2]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": "data:image/png;base64,AAAA"},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+    ],
+)
+def test_an_image_counts_as_the_most_that_it_can_take(part: Any) -> None:
+    text: Any = {"role": "user", "content": [{"type": "text", "text": "What is this?"}]}
+    seen: Any = {"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}
+    count = count_tokens([seen])
+    assert not count.exact
+    assert count.tokens >= count_tokens([text]).tokens + IMAGE_TOKENS
+
+
+def test_thinking_is_counted_too() -> None:
+    thought: Any = {"type": "thinking", "thinking": [{"type": "text", "text": ENGLISH[0]}], "closed": True}
+    messages: Any = [
+        QUESTION,
+        {"role": "assistant", "content": [thought, {"type": "text", "text": "Sunny."}]},
+        QUESTION,
+    ]
+    count = count_tokens(messages, "magistral-medium-latest")
+    assert not count.exact
+    assert count.tokens > count_tokens(ENGLISH[0], "magistral-medium-latest").tokens
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [QUESTION, QUESTION],
+        [{"role": "assistant", "content": "And then"}],
+        [{"role": "tool", "tool_call_id": "abcdefghi", "content": "sunny"}],
+        [{"role": "user", "content": ""}],
+        [],
+    ],
+)
+def test_messages_that_fit_no_template_are_estimated_rather_than_refused(messages: Any) -> None:
+    count = count_tokens(messages, "mistral-small-2603")
+    assert count.tokens >= 1 or not messages
+
+
+@pytest.mark.parametrize("model", ["mistral-next-9000", "codestral-latest", "mistral-embed"])
+def test_a_model_whose_template_is_not_known_gets_an_upper_estimate(model: str) -> None:
+    count = count_tokens([QUESTION], model, tools=[WEATHER])
+    assert not count.exact
+    assert count.tokens > count_tokens([QUESTION], "mistral-large-latest", tools=[WEATHER]).tokens
+
+
+def test_counting_changes_nothing_that_it_is_given() -> None:
+    messages: Any = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    tools: Any = [dict(WEATHER)]
+    count_tokens(messages, "mistral-small-2603", tools=tools)
+    assert messages == [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    assert tools == [WEATHER]
+
+
+def test_a_tokenizer_is_loaded_once_for_all_threads() -> None:
+    script = textwrap.dedent(
+        """
+        import threading
+        from mistral_common.tokens.tokenizers import sentencepiece
+        loads, original = [], sentencepiece.SentencePieceTokenizer.__init__
+        def counted(self, *args, **kwargs):
+            loads.append(1)
+            original(self, *args, **kwargs)
+        sentencepiece.SentencePieceTokenizer.__init__ = counted
+        from lava_mistral.tokens import count_tokens
+        counts = []
+        count = lambda: counts.append(count_tokens("hello", "mistral-embed"))
+        threads = [threading.Thread(target=count) for _ in range(8)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        assert counts == [(4, True)] * 8, counts
+        assert loads == [1], loads
+        """
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_without_mistral_common_everything_is_estimated_and_nothing_is_imported() -> None:
+    script = textwrap.dedent(
+        """
+        import sys
+        sys.modules["mistral_common"] = None
+        sys.modules["mistral_common.tokens.tokenizers.mistral"] = None
+        from lava_mistral.tokens import count_tokens, estimate_tokens
+        text = "The ferry left the harbour a little before dawn."
+        assert count_tokens(text) == (estimate_tokens(text), False)
+        assert count_tokens(text, "mistral-embed") == (estimate_tokens(text), False)
+        prompt = count_tokens([{"role": "user", "content": text}])
+        assert prompt.tokens > estimate_tokens(text) and not prompt.exact
+        """
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_importing_the_package_loads_no_tokenizer() -> None:
+    script = (
+        "import sys, lava_mistral; assert not [m for m in sys.modules if m.startswith(('mistral_common', 'tiktoken'))]"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_threads_count_the_same() -> None:
+    results: list[Any] = []
+    texts = list(ENGLISH) * 5
+
+    def count() -> None:
+        results.append([count_tokens(text).tokens for text in texts])
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[len(TEKKEN.encode(text, bos=False, eos=False)) for text in texts]] * 4
