@@ -171,7 +171,7 @@ def _build(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
 
 
 def _tekken_v13() -> MistralTokenizer[Any, Any, Any, Any, Any]:
-    from mistral_common.protocol.instruct.normalize import normalizer_for_tokenizer_version
+    from mistral_common.protocol.instruct.normalize import InstructRequestNormalizerV13
     from mistral_common.protocol.instruct.validator import MistralRequestValidatorV13, ValidationMode
     from mistral_common.tokens.tokenizers.base import SpecialTokens, TokenizerVersion
     from mistral_common.tokens.tokenizers.instruct import InstructTokenizerV13
@@ -194,5 +194,5 @@ def _tekken_v13() -> MistralTokenizer[Any, Any, Any, Any, Any]:
     return MistralTokenizer(
         InstructTokenizerV13(tekkenizer),
         validator=MistralRequestValidatorV13(mode=ValidationMode.test),
-        request_normalizer=normalizer_for_tokenizer_version(TokenizerVersion.v13),
+        request_normalizer=InstructRequestNormalizerV13.normalizer(),
     )
