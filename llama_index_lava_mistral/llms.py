@@ -38,7 +38,7 @@ from llama_index.core.types import Model, PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.catalog import get_model
-from lava_mistral.client import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.client import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT, AsyncChatStream, ChatStream
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.tools import to_tool_choice, tool_name
 from llama_index_lava_mistral._convert import to_wire, tool_calls_of, tool_specs
@@ -74,6 +74,27 @@ def _naming_the_payer(method: _F) -> _F:
         return await method(self, *args, **discreet(kwargs))
 
     return cast("_F", asynchronous if iscoroutinefunction(method) else sync)
+
+
+def _responses(stream: ChatStream) -> Generator[ChatResponse | None, None, None]:
+    """The responses of a stream, after a first `None`."""
+    so_far = StreamedResponses(stream)
+    with stream:
+        yield None
+        for delta in stream:
+            response = so_far.take(delta)
+            if response is not None:
+                yield response
+
+
+async def _aresponses(stream: AsyncChatStream) -> AsyncGenerator[ChatResponse | None, None]:
+    so_far = StreamedResponses(stream)
+    async with stream:
+        yield None
+        async for delta in stream:
+            response = so_far.take(delta)
+            if response is not None:
+                yield response
 
 
 class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
@@ -250,30 +271,17 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         with counted():
             stream = self._sync_client().stream(**self._call(messages, kwargs))
-
-        def responses() -> ChatResponseGen:
-            so_far = StreamedResponses(stream)
-            with stream:
-                for delta in stream:
-                    response = so_far.take(delta)
-                    if response is not None:
-                        yield response
-
-        return responses()
+        responses = _responses(stream)
+        # Into the block that closes the stream: nobody may ever ask for a response.
+        next(responses)
+        return cast("ChatResponseGen", responses)
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         with counted():
             stream = await self._async_client().stream(**self._call(messages, kwargs))
-
-        async def responses() -> ChatResponseAsyncGen:
-            so_far = StreamedResponses(stream)
-            async with stream:
-                async for delta in stream:
-                    response = so_far.take(delta)
-                    if response is not None:
-                        yield response
-
-        return responses()
+        responses = _aresponses(stream)
+        await anext(responses)
+        return cast("ChatResponseAsyncGen", responses)
 
     def _client_settings(self) -> dict[str, Any]:
         return super()._client_settings() | {"stream_chunk_timeout": self.stream_chunk_timeout}

@@ -20,6 +20,7 @@ from llama_index.core.agent.workflow import (
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
+from pydantic import BaseModel
 
 from lava_mistral import billed_to
 from lava_mistral.gateway import LocalGateway
@@ -152,6 +153,19 @@ def test_a_tool_that_returns_a_picture(gateway: LocalGateway) -> None:
     run(lambda: agent.run("Draw a chart.", memory=memory()))
     (result,) = [m for m in gateway.requests[-1].body["messages"] if m["role"] == "tool"]
     assert "image_url" in [part["type"] for part in result["content"]]
+
+
+class Report(BaseModel):
+    """A report on the weather of a city."""
+
+    city: str
+
+
+def test_an_agent_that_answers_with_an_object(gateway: LocalGateway) -> None:
+    agent = FunctionAgent(tools=[weather], llm=model(gateway), output_cls=Report)
+    output = run(lambda: agent.run("What is the weather in 'Paris'?", memory=memory()))
+    assert output.get_pydantic_model(Report) is not None
+    assert gateway.requests[-1].body["response_format"]["json_schema"]["name"] == "Report"
 
 
 def test_agents_hand_over(gateway: LocalGateway) -> None:

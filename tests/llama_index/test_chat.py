@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +18,7 @@ from lava_mistral import (
     billed_to,
 )
 from lava_mistral.billing import decode_forward_token
+from lava_mistral.gateway import LocalGateway
 from llama_index_lava_mistral import ChatLavaMistral
 from tests.llama_index.scripted import KEY, USAGE, Caller, Scripted, answer, ask, call, chunk, stream
 
@@ -352,6 +354,36 @@ def test_closing_a_stream_early_is_quiet() -> None:
     responses = Scripted(stream("a", "b", "c")).llm().stream_chat(ask())
     assert next(responses).delta == "a"
     responses.close()
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_stream_that_nobody_reads_to_its_end_is_closed(caller: Caller, read: int) -> None:
+    """Else its connection would never be used again."""
+    with LocalGateway(pace=0.2) as gateway:
+        llm = ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
+        question = ask("Repeat: one two three four five six seven eight nine ten eleven twelve.")
+        caller.one(Leaving(llm, question, read), "run")
+        deadline = time.monotonic() + 1.0
+        while gateway.in_flight and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert gateway.in_flight == 0
+
+
+class Leaving:
+    """Asks, reads a little, and forgets the rest."""
+
+    def __init__(self, llm: ChatLavaMistral, question: list[ChatMessage], read: int) -> None:
+        self._llm, self._question, self._read = llm, question, read
+
+    def run(self) -> None:
+        responses = self._llm.stream_chat(self._question)
+        for _ in range(self._read):
+            next(responses)
+
+    async def arun(self) -> None:
+        responses = await self._llm.astream_chat(self._question)
+        for _ in range(self._read):
+            await anext(responses)
 
 
 def test_calls_beside_text_keep_both(caller: Caller) -> None:
