@@ -34,10 +34,11 @@ extras: $(BIN)/uv
 notebooks: $(VENV)/.notebooks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:randomly -W default notebooks
 
-# Against real Lava, for a few cents.
-live: $(VENV)/.dev
-	@if [ -n "$$LAVA_SECRET_KEY$$LAVA_FORWARD_TOKEN" ]; then $(BIN)/python -m pytest -p no:cacheprovider -rs live; \
-	else echo "live: not run, there is no LAVA_SECRET_KEY or LAVA_FORWARD_TOKEN in the environment"; fi
+# Against real Lava, for less than a cent.
+live:
+	@if [ -z "$$LAVA_SECRET_KEY$$LAVA_FORWARD_TOKEN" ]; then \
+	echo "live: not run, there is no LAVA_SECRET_KEY or LAVA_FORWARD_TOKEN in the environment"; \
+	else $(MAKE) --no-print-directory $(VENV)/.dev && $(BIN)/python -m pytest -p no:cacheprovider live; fi
 
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
