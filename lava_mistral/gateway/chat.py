@@ -27,6 +27,8 @@ from lava_mistral.wire import Usage
 _ALPHABET = string.ascii_letters + string.digits
 _ENDLESS_TOKENS = 200
 _CACHE_BLOCK = 16
+# What stands around the tools in a prompt.
+_TOOL_MARKERS = 4
 _MOST_CACHED = 1_000
 
 
@@ -60,8 +62,7 @@ class Chat:
         counts = [rules.message_tokens(message) for message in body["messages"]]
         counts[0] += 1
         if body.get("tools"):
-            # Mistral's tokenizers take the punctuation of JSON together, several marks to a token.
-            counts[0] += pieces.count(orjson.dumps(body["tools"]).decode()) * 2 // 3
+            counts[0] += _TOOL_MARKERS + pieces.count(orjson.dumps(body["tools"]).decode())
         return counts
 
     def answer(

@@ -37,7 +37,10 @@ ANSWER = {
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Canned."}}],
     "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000},
 }
-ROLE = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+ROLE = (
+    b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+    b'"finish_reason":null}]}\n\n'
+)
 END = (
     b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":1000000,"completion_tokens":0,"total_tokens":1000000}}\n\n'
@@ -84,7 +87,8 @@ def test_answers_are_given_in_order_to_valid_requests(forward, gateway):
 
 @pytest.mark.parametrize(
     ("status", "kind", "code"),
-    [(400, "invalid_request_invalid_args", "3051"), (429, "rate_limited", "1300"), (500, "internal_server_error", "3700"),
+    [(400, "invalid_request_invalid_args", "3051"), (429, "rate_limited", "1300"),
+     (500, "internal_server_error", "3700"),
      (502, None, None), (503, "unreachable_backend", "1100"), (504, None, None), (408, None, None), (404, None, None)],
 )  # fmt: skip
 def test_a_status_has_mistrals_body(forward, gateway, status, kind, code):
