@@ -19,7 +19,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.tools import close_objects, json_schema_format
+from lava_mistral.tools import close_objects, json_schema_format, to_tool_choice
 from lava_mistral.wire import ResponseFormat, Tool
 
 ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
@@ -133,6 +133,31 @@ def _agreed(said: bool | None, asked: bool | None) -> bool:
     if said is not None:
         return said
     return True if asked is None else asked
+
+
+def as_tool(schema: Any) -> Any:
+    """A schema as `to_tool` takes it: the forms of a response format hold one inside."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "json_schema" and isinstance(schema.get("json_schema"), dict):
+            schema = schema["json_schema"]
+        if "name" in schema and isinstance(schema.get("schema"), dict):
+            return {**{key: schema[key] for key in schema if key != "schema"}, "parameters": schema["schema"]}
+    return schema
+
+
+def normalize(parameters: dict[str, Any]) -> None:
+    """Put what users bind in their own forms into Mistral's."""
+    if not parameters.get("stop"):
+        parameters.pop("stop", None)
+    tools = parameters.get("tools")
+    if tools:
+        parameters["tools"] = wire = to_tools(tools)
+        choice = parameters.get("tool_choice")
+        parameters["tool_choice"] = to_tool_choice(choice, [tool["function"]["name"] for tool in wire])
+    if parameters.get("response_format") is not None:
+        parameters["response_format"] = to_response_format(parameters["response_format"])
+    if isinstance(parameters.get("prediction"), str):
+        parameters["prediction"] = {"type": "content", "content": parameters["prediction"]}
 
 
 class _Whole:

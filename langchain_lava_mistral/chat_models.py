@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from decimal import Decimal
 from operator import itemgetter
 from typing import Any, Literal, cast
 
@@ -20,14 +19,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, SecretStr, model_validator
 
 from langchain_lava_mistral._chunks import ChunkMaker
-from langchain_lava_mistral._convert import (
-    PROVIDER,
-    cost_metadata,
-    from_turn,
-    from_usage,
-    response_metadata,
-    to_wire,
-)
+from langchain_lava_mistral._convert import PROVIDER, to_wire
 from langchain_lava_mistral._fields import (
     BillingField,
     Key,
@@ -37,6 +29,7 @@ from langchain_lava_mistral._fields import (
     to_billing,
 )
 from langchain_lava_mistral._profiles import profile_of
+from langchain_lava_mistral._results import added, first_metadata, last_metadata, to_result
 from langchain_lava_mistral._retries import CallRun
 from langchain_lava_mistral._tools import (
     Schema,
@@ -45,6 +38,8 @@ from langchain_lava_mistral._tools import (
     WholePydanticParser,
     WholePydanticToolParser,
     WholeToolParser,
+    as_tool,
+    normalize,
     to_response_format,
     to_tool,
     to_tools,
@@ -55,9 +50,7 @@ from lava_mistral.client import (
     DEFAULT_CHAT_MODEL,
     DEFAULT_MAX_RETRIES,
     DEFAULT_TIMEOUT,
-    AsyncChatStream,
     AsyncLavaMistral,
-    ChatStream,
     LavaMistral,
 )
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
@@ -276,7 +269,7 @@ class ChatLavaMistral(BaseChatModel):
         combined: dict[str, Any] = {}
         for output in llm_outputs:
             if output:
-                _added(combined, output)
+                added(combined, output)
         return combined
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
@@ -306,7 +299,7 @@ class ChatLavaMistral(BaseChatModel):
         run = kwargs.get(_RUN) or CallRun(run_manager)
         with translated(), counted(run):
             answer = self._client(kwargs).chat(**self._request(messages, stop, kwargs, run), on_retry=run.on_retry)
-        return _result(answer)
+        return to_result(answer)
 
     async def _agenerate(
         self,
@@ -324,7 +317,7 @@ class ChatLavaMistral(BaseChatModel):
                     answer = await client.chat(**request, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
-        return _result(answer)
+        return to_result(answer)
 
     def _stream(
         self,
@@ -342,7 +335,7 @@ class ChatLavaMistral(BaseChatModel):
                 opened = self._client(kwargs).stream(**request, on_retry=run.on_retry)
             with opened as stream:
                 run.opened = stream
-                first = _first(stream)
+                first = first_metadata(stream)
                 for delta in stream:
                     chunk = maker.chunk(delta, first) if delta.index == 0 else None
                     if chunk is not None:
@@ -350,7 +343,7 @@ class ChatLavaMistral(BaseChatModel):
                         if run_manager is not None:
                             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = maker.last(*_last(stream, first))
+                chunk = maker.last(*last_metadata(stream, first))
                 if run_manager is not None:
                     run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -374,7 +367,7 @@ class ChatLavaMistral(BaseChatModel):
                 await run.told()
             async with opened as stream:
                 run.opened = stream
-                first = _first(stream)
+                first = first_metadata(stream)
                 async for delta in stream:
                     chunk = maker.chunk(delta, first) if delta.index == 0 else None
                     if chunk is not None:
@@ -382,7 +375,7 @@ class ChatLavaMistral(BaseChatModel):
                         if run_manager is not None:
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = maker.last(*_last(stream, first))
+                chunk = maker.last(*last_metadata(stream, first))
                 if run_manager is not None:
                     await run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -501,7 +494,7 @@ class ChatLavaMistral(BaseChatModel):
             parameters["stop"] = stop
         if stream and (parameters.get("n") or 1) > 1:
             raise InvalidRequestError("A stream is one message: ask for n > 1 with generate() or invoke().")
-        _normalize(parameters)
+        normalize(parameters)
         parameters.setdefault("model", self.model)
         metadata = kwargs.get("lava_metadata")
         if kwargs.get("trace_metadata", self.trace_metadata) and run.run_id is not None:
@@ -594,7 +587,7 @@ class ChatLavaMistral(BaseChatModel):
         with translated():
             match method:
                 case "function_calling":
-                    tool = to_tool(_as_tool(schema), strict=strict)
+                    tool = to_tool(as_tool(schema), strict=strict)
                     name = tool["function"]["name"]
                     llm: Any = self.bind_tools([tool], tool_choice="any", **bound)
                     parser = (
@@ -658,70 +651,3 @@ def _known_arguments(cls: type[BaseModel]) -> set[str]:
         if field.alias is not None:
             known.add(field.alias)
     return known
-
-
-def _as_tool(schema: Any) -> Any:
-    """A schema as `to_tool` takes it: the forms of a response format hold one inside."""
-    if isinstance(schema, dict):
-        if schema.get("type") == "json_schema" and isinstance(schema.get("json_schema"), dict):
-            schema = schema["json_schema"]
-        if "name" in schema and isinstance(schema.get("schema"), dict):
-            return {**{key: schema[key] for key in schema if key != "schema"}, "parameters": schema["schema"]}
-    return schema
-
-
-def _normalize(parameters: dict[str, Any]) -> None:
-    """Put what users bind in their own forms into Mistral's."""
-    if not parameters.get("stop"):
-        parameters.pop("stop", None)
-    tools = parameters.get("tools")
-    if tools:
-        parameters["tools"] = wire = to_tools(tools)
-        choice = parameters.get("tool_choice")
-        parameters["tool_choice"] = to_tool_choice(choice, [tool["function"]["name"] for tool in wire])
-    if parameters.get("response_format") is not None:
-        parameters["response_format"] = to_response_format(parameters["response_format"])
-    if isinstance(parameters.get("prediction"), str):
-        parameters["prediction"] = {"type": "content", "content": parameters["prediction"]}
-
-
-def _added(total: dict[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
-    """Add one call's counts to the total: numbers add up, at any depth, and so do costs; other values stay."""
-    for key, value in output.items():
-        held = total.get(key)
-        if held is None:
-            total[key] = _added({}, value) if isinstance(value, Mapping) else value
-        elif isinstance(value, Mapping):
-            if isinstance(held, dict):
-                _added(held, value)
-        elif key == "cost":
-            total[key] = f"{Decimal(held) + Decimal(value):f}"
-        elif isinstance(value, int) and isinstance(held, int) and not isinstance(value, bool):
-            total[key] = held + value
-    return total
-
-
-def _result(answer: Any) -> ChatResult:
-    metadata = response_metadata(id=answer.id, model=answer.model, created=answer.created, request_id=answer.request_id)
-    usage = None if answer.usage is None else from_usage(answer.usage)
-    cost = cost_metadata(answer.cost)
-    output: dict[str, Any] = {"model_name": answer.model, **cost}
-    if answer.usage is not None:
-        output["token_usage"] = answer.usage
-    generations = []
-    for place, turn in enumerate(answer.turns):
-        # What was paid for all answers stands on the first.
-        paid = cost if place == 0 else {}
-        message = from_turn(turn, metadata={**metadata, **paid}, usage=usage if place == 0 else None)
-        generations.append(ChatGeneration(message=message, generation_info={"finish_reason": turn.finish_reason}))
-    return ChatResult(generations=generations, llm_output=output)
-
-
-def _first(stream: ChatStream | AsyncChatStream) -> dict[str, Any]:
-    return response_metadata(id=stream.id, model=stream.model, created=stream.created, request_id=stream.request_id)
-
-
-def _last(stream: ChatStream | AsyncChatStream, first: Mapping[str, Any] | None) -> tuple[dict[str, Any], Any]:
-    """The metadata and usage that end a stream; with what belongs on its first chunk where there was none."""
-    metadata = {**(first or {}), "finish_reason": stream.turn.finish_reason, **cost_metadata(stream.cost)}
-    return metadata, None if stream.usage is None else from_usage(stream.usage)
