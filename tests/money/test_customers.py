@@ -1,0 +1,79 @@
+"""One shared model object, a thousand customers at once: no call on the wrong wallet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+from lava_mistral import Billing, billed_to, track_usage
+from lava_mistral.gateway import LocalGateway
+from tests.money.conftest import Framework, run_now
+
+CUSTOMERS = 1000
+THREADS = 64
+
+
+async def serve(framework: Framework, llm: Any, embeddings: Any, number: int) -> None:
+    """What one customer's request does; who pays comes from the block, or from the call itself."""
+    customer = f"c_{number}"
+    block = billed_to(customer, "chat", {"customer": customer})
+    options = {"billing": Billing(customer_id=customer, meter_slug="chat"), "lava_metadata": {"customer": customer}}
+    match number % 6:
+        case 0:
+            with block:
+                await framework.chat(llm, f"I am {customer}")
+        case 1:
+            await framework.chat(llm, f"I am {customer}", **options)
+        case 2:
+            with block:
+                await framework.stream(llm, f"I am {customer}")
+        case 3:
+            await framework.stream(llm, f"I am {customer}", **options)
+        case 4:
+            with block:
+                await framework.embed(embeddings, [f"I am {customer}"])
+        case _:
+            await framework.embed(embeddings, [f"I am {customer}"], **options)
+
+
+def test_a_thousand_customers_at_once_through_one_model(framework: Framework) -> None:
+    # In async code every request waits long enough that all are under way together; threads take turns.
+    with (
+        LocalGateway(latency=1.0 if framework.asynchronous else 0.05, customer_balance="5") as gateway,
+        track_usage() as usage,
+    ):
+        llm = framework.llm(gateway)
+        embeddings = framework.embeddings(gateway, max_concurrency=CUSTOMERS)
+        if framework.asynchronous:
+
+            async def all_at_once() -> None:
+                await asyncio.gather(*(serve(framework, llm, embeddings, n) for n in range(CUSTOMERS)))
+
+            asyncio.run(all_at_once())
+        else:
+            with ThreadPoolExecutor(THREADS) as pool:
+                jobs = [
+                    pool.submit(contextvars.copy_context().run, run_now, serve(framework, llm, embeddings, n))
+                    for n in range(CUSTOMERS)
+                ]
+                for job in jobs:
+                    job.result()
+        ledger = gateway.requests
+        wallets, merchant = gateway.wallet.customers, gateway.wallet.merchant
+        at_once = gateway.max_in_flight
+    assert at_once > (CUSTOMERS if framework.asynchronous else THREADS) // 4
+    assert len(ledger) == CUSTOMERS
+    for request in ledger:
+        said = str(request.body)
+        assert f"I am {request.customer_id}'" in said, "this request was put down to somebody else"
+        assert request.metadata["customer"] == request.customer_id
+        assert request.meter_slug == "chat"
+    assert len({request.customer_id for request in ledger}) == CUSTOMERS
+    assert {name: 5 - balance for name, balance in wallets.items()} == {r.customer_id: r.cost for r in ledger}
+    assert merchant == 1000
+    costs = {name: tally.cost for name, tally in usage.by_customer.items()}
+    assert costs == {request.customer_id: request.cost for request in ledger}
+    assert min(costs.values()) > Decimal(0)
