@@ -8,8 +8,9 @@ import sys
 pytest_plugins = ["pytester"]
 
 
-def test_the_fixture_gives_each_test_a_gateway(pytester):
-    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nasyncio_mode = auto")
+def test_the_fixture_gives_each_test_a_gateway(pytester, monkeypatch):
+    # The other plugins of this environment take seconds to load.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest('pytest_plugins = ["lava_mistral.testing"]')
     pytester.makepyfile(
         """
