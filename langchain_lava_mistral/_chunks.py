@@ -92,7 +92,7 @@ class ChunkMaker:
             self._structured = True
             if not parts and delta.text:
                 parts = ({"type": "text", "text": delta.text},)
-            content = [self._indexed(piece) for part in parts for piece in visible(part)]
+            content = [self._indexed(visible(part)) for part in parts]
         elif delta.text and self._open is None:
             self._block("txt")
         calls = [

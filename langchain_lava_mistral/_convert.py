@@ -291,17 +291,9 @@ def _thinking_part(block: Mapping[str, Any], items: list[Any]) -> ThinkingPart:
     return part
 
 
-def visible(part: Any) -> list[dict[str, Any]]:
-    """A part of an answer as the user keeps it.
-
-    Text that comes inside a reference stands before it, so that no cited word is lost; defaults are left out, so that
-    a streamed turn equals the one that was not.
-    """
-    kept = {key: value for key, value in part.items() if not (key == "closed" and value is True)}
-    if kept.get("type") == "reference" and isinstance(kept.get("text"), str):
-        text = kept.pop("text")
-        return [{"type": "text", "text": text}, kept] if text else [kept]
-    return [kept]
+def visible(part: Any) -> dict[str, Any]:
+    """A part of an answer as the user keeps it: defaults are left out, so that a streamed turn equals a whole one."""
+    return {key: value for key, value in part.items() if not (key == "closed" and value is True)}
 
 
 def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata | None = None) -> AIMessage:
@@ -312,7 +304,7 @@ def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata |
         metadata: becomes `response_metadata`, beside the finish reason.
         usage: what the call used, on one message of the call.
     """
-    parts = [piece for part in turn.content for piece in visible(part)]
+    parts = [visible(part) for part in turn.content]
     plain = all(part.keys() == {"type", "text"} for part in parts)
     content: Any = "".join(part["text"] for part in parts) if plain else parts
     calls: list[ToolCall] = []

@@ -420,6 +420,10 @@ def _parts(content: Any) -> list[Any]:
             raise _malformed("content", "strings and objects", item)
         elif item.get("type") == "thinking":
             parts.append(item | {"thinking": _parts(item.get("thinking"))})
+        elif item.get("type") == "reference" and isinstance(item.get("text"), str):
+            # The schema has no text there, but it is seen: no cited word may be lost (langchain-ai/langchain#35259).
+            parts += _parts(item["text"])
+            parts.append({key: value for key, value in item.items() if key != "text"})
         elif item.get("type") != "text" or item.get("text"):
             if item.get("type") == "text" and not isinstance(item["text"], str):
                 raise _malformed("text", "a string", item["text"])

@@ -118,6 +118,11 @@ def test_text_and_thinking_and_references_in_one_delta(caller: Caller) -> None:
     }
     responses = caller.stream_chat(Scripted(stream(delta)).llm(), ask())
     assert (responses[0].delta, responses[0].message.content) == ("Paris.", "Paris.")
+    inside = {
+        "content": [{"type": "reference", "reference_ids": ["a"], "text": "Paris"}, {"type": "text", "text": "."}]
+    }
+    (first, _) = caller.stream_chat(Scripted(stream(inside)).llm(), ask())
+    assert (first.delta, first.message.content) == ("Paris.", "Paris.")
     assert responses[0].raw["choices"][0]["delta"]["content"] == delta["content"]
 
 
