@@ -24,11 +24,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-import httpx
 from langchain_core import exceptions as langchain
 
 from lava_mistral import errors as core
-from lava_mistral.errors import LavaError, redact
+from lava_mistral.errors import LavaError
 
 
 class _Both(LavaError):
@@ -124,25 +123,14 @@ _TABLE: dict[type[LavaError], type[_Both]] = {
 }
 
 
-_OF_THE_BODY = ("content-length", "content-encoding", "transfer-encoding")
-
-
 def to_langchain(error: LavaError) -> LavaError:
     """The same error as one that LangChain knows too."""
     if isinstance(error, langchain.ModelError):
         return error
     kind = next(_TABLE[base] for base in (*type(error).__mro__, core.ServerError) if base in _TABLE)
-    translated = kind(error.message, **error.fields(), response=_traceable(error.response))
+    translated = kind(error.message, **error.fields(), response=error.response)
     translated.__cause__ = error.__cause__
     return translated
-
-
-def _traceable(response: httpx.Response | None) -> httpx.Response | None:
-    """The answer as LangChain may put it into a trace: without a credential that a server repeats in its text."""
-    if response is None or redact(response.text) == response.text:
-        return response
-    headers = {name: value for name, value in response.headers.items() if name not in _OF_THE_BODY}
-    return httpx.Response(response.status_code, headers=headers, text=redact(response.text), request=response.request)
 
 
 class translated:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from lava_mistral.billing import Identity
+from lava_mistral.billing import Identity, decode_forward_token
 from lava_mistral.charges import UNCHARGED, Account, Charge
 from lava_mistral.conversation import prepare
 from lava_mistral.cost import cost_of
@@ -26,6 +26,7 @@ from lava_mistral.errors import (
     error_from_event,
     error_from_exception,
     error_from_response,
+    redact,
 )
 from lava_mistral.sse import SSEDecoder
 from lava_mistral.transport import MISTRAL_URL, Forwarder
@@ -54,6 +55,7 @@ _NEVER_SENT = (
     httpx.LocalProtocolError,
     httpx.InvalidURL,
 )
+_OF_THE_BODY = (b"content-length", b"content-encoding", b"transfer-encoding")
 _OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
 
 
@@ -91,6 +93,7 @@ class Call:
     stream: bool = False
     account: Account | None = None
     charge: Charge = field(init=False, default=UNCHARGED)
+    credential: str = field(init=False, default="", repr=False)
     content: bytes | None = field(init=False, default=None)
     timeouts: dict[str, float | None] = field(init=False, default_factory=dict)
 
@@ -118,6 +121,7 @@ class Call:
             content=self.content,
             extensions={"timeout": self.timeouts},
         )
+        self.credential = request.headers["authorization"].removeprefix("Bearer ")
         if self.account is not None:
             self.charge = self.account.open()
         return request
@@ -134,13 +138,22 @@ class Call:
     def refused(self, response: httpx.Response) -> LavaError:
         """The error that an answer with a status other than 2xx stands for; its body has been read."""
         self.charge.free()
-        response.request = self.provider_request()
+        shown = self._shown(response)
         return error_from_response(
-            response.status_code,
-            response.headers,
-            response.content,
-            payer=self.identity.billing.payer,
-            response=response,
+            shown.status_code, shown.headers, shown.content, payer=self.identity.billing.payer, response=shown
+        )
+
+    def _shown(self, response: httpx.Response) -> httpx.Response:
+        """An answer as the caller may see it: to the request for Mistral, and without a key that it repeats."""
+        secrets = {self.credential}
+        token = decode_forward_token(self.credential) or {}
+        secrets.update(str(token[name]) for name in ("secret_key", "provider_key") if token.get(name))
+        text = response.text
+        for secret in sorted(filter(None, secrets), key=len, reverse=True):
+            text = text.replace(secret, "[redacted]")
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY]
+        return httpx.Response(
+            response.status_code, headers=headers, content=redact(text).encode(), request=self.provider_request()
         )
 
     def failed(self, error: Exception, response: httpx.Response | None = None) -> LavaError:

@@ -270,7 +270,7 @@ def error_from_response(
         code=detail.code,
         type=detail.type,
         request_id=headers.get("x-lava-request-id"),
-        retryable=status in (408, 409, 425, 429, 500, 502, 503, 504) if status >= 300 else None,
+        retryable=status in (408, 429, 500, 502, 503, 504) if status >= 300 else None,
         retry_after=parse_retry_after(headers.get("retry-after")),
         origin=detail.origin,
         body=body,

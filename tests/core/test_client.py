@@ -278,6 +278,20 @@ async def test_each_refusal_has_its_class_its_author_and_its_advice(
         assert KEY not in shown
 
 
+async def test_a_key_that_a_server_repeats_is_hidden_everywhere(both: Any) -> None:
+    own = "own-mistral-key-0123456789"
+    token = Billing(provider_key=own).forward_token(KEY)
+    wire = Wire((401, {"error": f"no {KEY}, no {own}, no {token}"}))
+    with pytest.raises(AuthenticationError) as caught:
+        await both(wire, billing=Billing(provider_key=own)).chat()
+    error = caught.value
+    assert error.response is not None
+    shown = f"{error} {error!r} {vars(error)} {error.response.text} {pickle.dumps(error)!r}"
+    assert "[redacted]" in shown
+    for secret in (KEY, own, token):
+        assert secret not in shown
+
+
 async def test_402_says_whose_wallet(both: Any) -> None:
     wire = Wire((402, {"error": "Insufficient balance"}))
     with billed_to("cus_7", "chat"), pytest.raises(InsufficientBalanceError, match="customer 'cus_7' on meter 'chat'"):
