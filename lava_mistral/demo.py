@@ -271,9 +271,9 @@ class LangChainEngine:
     title = "LangChain"
 
     def __init__(self, api_key: str, base_url: str) -> None:
+        # First our own package: it says which extra is missing.
+        from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings  # isort: split
         from langchain_core.vectorstores import InMemoryVectorStore
-
-        from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 
         access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
         self._store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
@@ -307,9 +307,8 @@ class LlamaIndexEngine:
     title = "LlamaIndex"
 
     def __init__(self, api_key: str, base_url: str) -> None:
+        from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings  # isort: split
         from llama_index.core import VectorStoreIndex
-
-        from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 
         access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
         embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)

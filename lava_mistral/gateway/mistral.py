@@ -83,7 +83,8 @@ class Provider:
                 case "POST", "/v1/embeddings":
                     return await self._answer_embeddings(record, _checked(body, schema.EMBEDDINGS), settle)
                 case "GET", "/v1/models":
-                    return json_answer(200, {"object": "list", "data": [_card(model) for model in models()]})
+                    offered = (*models(), *map(get_model, self._options.models))
+                    return json_answer(200, {"object": "list", "data": [_card(model) for model in offered]})
                 case "GET", path if path.startswith("/v1/models/"):
                     return self._answer_model(path.removeprefix("/v1/models/"))
                 case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":

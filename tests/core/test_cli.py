@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from lava_mistral import LavaMistral
+from lava_mistral.catalog import models
+from lava_mistral.cli import app
+from lava_mistral.gateway import LocalGateway
+from tests.conftest import ROOT
+
+FRAMEWORKS = ["langchain", "llama-index"]
+COMMAND = str(Path(sys.executable).with_name("lava-mistral"))
+
+
+def run(*arguments: str | Path, **environment: str) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+
+
+def spawn(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [COMMAND, *map(str, arguments)]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+
+
+def access(gateway: LocalGateway) -> dict[str, str]:
+    return {"LAVA_SECRET_KEY": gateway.secret_key, "LAVA_BASE_URL": gateway.base_url}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two texts, and with much that is none."""
+    (tmp_path / "bees.md").write_text(
+        "# Bees\n\nA bee colony has one queen.\n\nThe beekeeper Ada Novak harvests honey in July.\n"
+    )
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "ships.TXT").write_text("The ship Aurora sails from Oslo every Monday.")
+    (tmp_path / "photo.txt").write_bytes(b"\x89PNG\0\0\1")
+    (tmp_path / "old.md").write_bytes("Übergröße".encode("latin-1"))
+    (tmp_path / "huge.md").write_text("x" * 2_000_001)
+    (tmp_path / "gone.md").symlink_to(tmp_path / "nowhere.md")
+    (tmp_path / "empty.md").write_text(" \n")
+    (tmp_path / "table.csv").write_text("Csv;is;no;text;to;read")
+    for hidden in (".git", "node_modules"):
+        (tmp_path / hidden).mkdir()
+        (tmp_path / hidden / "inside.md").write_text("Nobody should read this.")
+    return tmp_path
+
+
+class TestDemo:
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_without_a_key_the_first_line_says_that_it_is_simulated(self, framework: str) -> None:
+        result = run("demo", "--framework", framework)
+        assert result.exit_code == 0, result.output
+        lines = result.stdout.splitlines()
+        assert lines[0].startswith("SIMULATED: ")
+        assert "not Mistral" in lines[0]
+        assert "README.md" in lines[1]
+        assert "Question: How do I bill a call to one of my customers?" in result.stdout
+
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_it_answers_from_the_users_files_with_sources_and_cost(
+        self, framework: str, folder: Path, gateway: LocalGateway
+    ) -> None:
+        question = "When does Ada Novak harvest honey?"
+        result = run("demo", folder, "--question", question, "--framework", framework, **access(gateway))
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith(f"Talking to the gateway on this machine, {gateway.base_url}")
+        answer = result.stdout.split("Answer of mistral-small-2603:")[1].split("Sources")[0]
+        assert "July" in answer
+        assert "[1] bees.md: " in result.stdout
+
+        *paid, asked = gateway.requests
+        assert all(request.path == "/v1/embeddings" for request in paid)
+        assert asked.path == "/v1/chat/completions"
+        assert asked.streamed
+        assert question in json.dumps(asked.body["messages"][-1])
+        for request in gateway.requests:
+            assert request.request_id in result.stdout
+        total = next(line for line in result.stdout.splitlines() if line.startswith("total"))
+        assert Decimal(total.split("$")[1]) == sum(request.cost for request in gateway.requests)
+
+    def test_what_is_no_text_is_skipped_and_named(self, folder: Path, gateway: LocalGateway) -> None:
+        result = run("demo", folder, **access(gateway))
+        assert result.exit_code == 0, result.output
+        for reason in (
+            "photo.txt (binary)",
+            "old.md (not UTF-8 text)",
+            "huge.md (larger than 2 MB)",
+            "gone.md (No such file or directory)",
+        ):
+            assert f"Skipped {reason}." in result.stdout
+        sent = json.dumps([request.body for request in gateway.requests])
+        assert "Aurora" in sent
+        assert "Nobody should read this" not in sent
+        assert "Csv" not in sent
+
+    def test_one_file_will_do(self, folder: Path, gateway: LocalGateway) -> None:
+        result = run("demo", folder / "bees.md", "-q", "Who harvests honey?", **access(gateway))
+        assert result.exit_code == 0, result.output
+        assert "Ada Novak" in result.stdout
+
+    def test_an_empty_folder_is_named(self, tmp_path: Path) -> None:
+        result = run("demo", tmp_path)
+        assert result.exit_code == 1
+        assert f"no text or Markdown file to read in {tmp_path}" in result.stderr
+        assert "Traceback" not in result.output
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("/no/such/folder",), ("--question", " "), ("--framework", "haystack"), ("--colour", "red")],
+    )
+    def test_a_wrong_call_exits_with_2(self, arguments: tuple[str, ...]) -> None:
+        assert run("demo", *arguments).exit_code == 2
+
+    def test_a_failed_call_ends_in_a_sentence(self, folder: Path) -> None:
+        with LocalGateway(balance="0") as gateway:
+            result = run("demo", folder, **access(gateway))
+        assert result.exit_code == 1
+        assert "merchant's wallet" in result.stderr
+        assert "HTTP 402" in result.stderr
+        assert "Traceback" not in result.output
+
+    @pytest.mark.parametrize(
+        ("missing", "framework", "advice"),
+        [
+            ("langchain_core", "langchain", 'pip install "lava-mistral[langchain]"'),
+            ("llama_index", "llama-index", "lava-mistral[llama-index]"),
+            ("uvicorn", "langchain", 'pip install "lava-mistral[gateway]"'),
+        ],
+    )
+    def test_a_missing_extra_is_named(self, missing: str, framework: str, advice: str, tmp_path: Path) -> None:
+        # Python's own way to say that a module is not there.
+        (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
+        done = spawn("demo", "--framework", framework, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 1, done.stderr
+        assert advice in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_an_installed_package_reads_the_readme_that_it_carries(self, tmp_path: Path) -> None:
+        site = tmp_path / "site-packages"
+        for package in ("lava_mistral", "langchain_lava_mistral"):
+            shutil.copytree(ROOT / package, site / package)
+        script = (
+            "from lava_mistral import demo; library = demo.own_documentation(); print(library.place, library.texts)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"PYTHONPATH": str(site)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("the README of the installed package")
+        assert "# lava-mistral" in done.stdout
+
+    def test_as_a_process(self, folder: Path, gateway: LocalGateway) -> None:
+        done = spawn("demo", folder, "--question", "Where does the ship Aurora sail from?", **access(gateway))
+        assert done.returncode == 0, done.stderr
+        assert "Oslo" in done.stdout
+
+
+class TestModels:
+    def test_the_table_has_every_model_with_its_prices(self) -> None:
+        result = run("models")
+        assert result.exit_code == 0
+        rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
+        for model in models():
+            assert rows[model.id][1] == str(model.input_price)
+            assert rows[model.id][3] == f"{model.context_window:,}"
+        assert rows["mistral-embed"][2] == "free"
+
+    def test_json_is_exact_and_complete(self) -> None:
+        listed = json.loads(run("models", "--json").stdout)
+        assert [entry["id"] for entry in listed] == [model.id for model in models()]
+        first, model = listed[0], models()[0]
+        assert Decimal(first["output_price"]) == model.output_price
+        assert first["capabilities"] == sorted(model.capabilities)
+        assert first["sources"] == model.sources
+
+    def test_as_a_process_in_a_narrow_terminal(self) -> None:
+        done = spawn("models", COLUMNS="40")
+        assert done.returncode == 0
+        assert "mistral-large-pixtral-2411" in done.stdout
+
+
+class TestDoctor:
+    def test_all_is_well(self, gateway: LocalGateway) -> None:
+        result = run("doctor", **access(gateway))
+        assert result.exit_code == 0, result.output
+        assert gateway.secret_key not in result.stdout
+        for check in ("Python", "key", "base URL", "network", "credential", "model"):
+            assert f"ok       {check}: " in result.stdout
+        assert [request.path for request in gateway.requests] == ["/v1/models"]
+        assert gateway.wallet.merchant == 1000
+
+    def test_it_spends_only_when_it_is_told_to(self, gateway: LocalGateway) -> None:
+        result = run("doctor", "--spend", **access(gateway))
+        assert result.exit_code == 0, result.output
+        embedded = gateway.requests[-1]
+        assert embedded.path == "/v1/embeddings"
+        assert embedded.request_id in result.stdout
+        assert gateway.wallet.merchant == 1000 - embedded.cost < 1000
+
+    def test_json(self, gateway: LocalGateway) -> None:
+        result = run("doctor", "--json", **access(gateway))
+        report = json.loads(result.stdout)
+        assert report["ok"] is True
+        assert {finding["check"] for finding in report["findings"]} >= {"Python", "key", "network", "model"}
+        assert gateway.secret_key not in result.stdout
+
+    @pytest.mark.parametrize(
+        ("environment", "check", "said"),
+        [
+            ({}, "key", "neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set"),
+            ({"LAVA_SECRET_KEY": "aks_live_abcdefgh\n"}, "key", "white space or a line break"),
+            ({"LAVA_SECRET_KEY": "lava_sk_abcdefgh"}, "key", "spend key"),
+            (
+                {"LAVA_SECRET_KEY": "aks_live_abcdefgh", "LAVA_BASE_URL": "http://10.0.0.1/v1"},
+                "base URL",
+                "unencrypted",
+            ),
+        ],
+    )
+    def test_what_is_wrong_is_said_with_what_to_do(self, environment: dict[str, str], check: str, said: str) -> None:
+        environment = {"LAVA_BASE_URL": "http://127.0.0.1:9/v1"} | environment
+        result = run("doctor", "--json", **environment)
+        assert result.exit_code == 1
+        report = json.loads(result.stdout)
+        failed = next(finding for finding in report["findings"] if finding["check"] == check)
+        assert failed["outcome"] == "failed"
+        assert said in failed["detail"]
+        assert "abcdefgh" not in result.output
+        later = {finding["check"]: finding["outcome"] for finding in report["findings"]}
+        assert later["credential"] == "skipped"
+        assert later["model"] == "ok"
+
+    def test_a_network_that_does_not_answer(self) -> None:
+        result = run("doctor", LAVA_SECRET_KEY="aks_live_abcdefgh", LAVA_BASE_URL="http://127.0.0.1:9/v1")
+        assert result.exit_code == 1
+        assert "failed   network: http://127.0.0.1:9/v1 can't be reached" in result.stdout
+        assert "HTTPS_PROXY" in result.stdout
+
+    def test_a_key_that_is_not_accepted(self, gateway: LocalGateway) -> None:
+        result = run("doctor", LAVA_SECRET_KEY="aks_test_someone_elses", LAVA_BASE_URL=gateway.base_url)
+        assert result.exit_code == 1
+        assert "failed   credential: " in result.stdout
+        assert "someone_elses" not in result.output
+
+    def test_an_embedding_that_fails(self) -> None:
+        with LocalGateway(balance="0") as gateway:
+            result = run("doctor", "--spend", **access(gateway))
+        assert result.exit_code == 1
+        assert "failed   embedding: " in result.stdout
+
+    @pytest.mark.parametrize(("model", "offered"), [("mistral-tiny-9000", False), ("acme-1", True)])
+    def test_a_model_that_is_not_on_the_price_list(self, model: str, offered: bool) -> None:
+        with LocalGateway(models=["acme-1"]) as gateway:
+            result = run("doctor", "--model", model, **access(gateway))
+        assert result.exit_code == (0 if offered else 1)
+        expected = f"ok       model: {model} is offered" if offered else f"failed   model: {model} is not offered"
+        assert (expected.replace("ok  ", "note") if offered else expected) in result.stdout
+        result = run("doctor", "--model", model, LAVA_BASE_URL="http://127.0.0.1:9/v1")
+        assert f"note     model: {model} is not on Lava's price list" in result.stdout
+
+    @pytest.mark.parametrize(
+        ("name", "token", "said"),
+        [
+            ("LAVA_FORWARD_TOKEN", {}, "a forward token of the merchant"),
+            ("LAVA_FORWARD_TOKEN", {"customer_id": "c_1", "meter_slug": "m"}, "with customer_id, meter_slug"),
+            ("LAVA_SECRET_KEY", {}, "LAVA_SECRET_KEY holds a forward token"),
+        ],
+    )
+    def test_a_forward_token_is_told_by_what_it_holds(
+        self, gateway: LocalGateway, name: str, token: dict[str, str], said: str
+    ) -> None:
+        value = base64.b64encode(json.dumps({"secret_key": gateway.secret_key, **token}).encode()).decode()
+        result = run("doctor", LAVA_BASE_URL=gateway.base_url, **{name: value})
+        assert result.exit_code == 0, result.output
+        assert said in result.stdout
+        assert value not in result.output
+        assert gateway.secret_key not in result.output
+
+    def test_an_opaque_token_wins_over_a_key_and_is_not_shown(self) -> None:
+        with LocalGateway(forward_tokens={"opaque-0123456789": {"secret_key": "aks_test_local_gateway"}}) as gateway:
+            result = run("doctor", LAVA_FORWARD_TOKEN="opaque-0123456789", **access(gateway))
+        assert result.exit_code == 0, result.output
+        assert "an opaque forward token (17 characters)" in result.stdout
+        assert "LAVA_SECRET_KEY is set too and not used" in result.stdout
+        assert "0123456789" not in result.output
+
+    def test_a_key_that_looks_like_none_is_noted(self, gateway: LocalGateway) -> None:
+        with LocalGateway(secret_keys=["unusual-key"]) as gateway:
+            result = run("doctor", LAVA_SECRET_KEY="unusual-key", LAVA_BASE_URL=gateway.base_url)
+        assert "note     key: LAVA_SECRET_KEY does not look like a secret key (11 characters)" in result.stdout
+        assert "unusual-key" not in result.output
+
+    def test_as_a_process(self, gateway: LocalGateway) -> None:
+        done = spawn("doctor", **access(gateway))
+        assert done.returncode == 0, done.stderr
+        assert gateway.secret_key not in done.stdout + done.stderr
+
+
+class TestGateway:
+    @pytest.fixture
+    def process(self) -> Iterator[subprocess.Popen[str]]:
+        command = [COMMAND, "gateway", "--port", "0", "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            yield running
+            running.kill()
+
+    @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+    def test_it_serves_until_it_is_stopped(self, process: subprocess.Popen[str], stop: signal.Signals) -> None:
+        assert process.stdout is not None
+        said = "".join(iter(process.stdout.readline, "}\n")) + "}"
+        access: dict[str, Any] = json.loads(said)
+        client = LavaMistral(api_key=access["secret_key"], base_url=access["base_url"])
+        assert client.chat([{"role": "user", "content": "Hello"}]).text
+        process.send_signal(stop)
+        assert process.wait(timeout=30) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(access["base_url"])
+
+    def test_a_port_that_is_taken_is_named(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            result = run("gateway", "--port", str(port))
+        assert result.exit_code == 1
+        assert f"can't listen on port {port}" in result.stderr
+        assert "--port" in result.stderr
+
+    @pytest.mark.parametrize("port", ["-1", "70000", "http"])
+    def test_what_is_no_port_exits_with_2(self, port: str) -> None:
+        assert run("gateway", "--port", port).exit_code == 2
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("lava-mistral 0.")
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("gateway",), ("doctor",), ("models",)])
+def test_help(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_an_unknown_command_exits_with_2() -> None:
+    assert run("dance").exit_code == 2
+    assert run().exit_code == 2
+
+
+def test_help_imports_neither_framework_nor_gateway() -> None:
+    script = (
+        "import sys\n"
+        "from lava_mistral.cli import main\n"
+        "sys.argv = ['lava-mistral', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'langchain_core', 'llama_index', 'uvicorn', 'numpy', 'mistral_common'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, stdout=subprocess.DEVNULL)
