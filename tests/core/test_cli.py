@@ -150,6 +150,24 @@ class TestDemo:
         assert advice in done.stderr
         assert "Traceback" not in done.stderr
 
+    def test_it_takes_the_framework_that_is_installed(
+        self, tmp_path: Path, folder: Path, gateway: LocalGateway
+    ) -> None:
+        hidden = tmp_path / "hidden"
+        hidden.mkdir()
+        (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['langchain_core'] = None\n")
+        done = spawn("demo", folder, PYTHONPATH=str(hidden), **access(gateway))
+        assert done.returncode == 0, done.stderr
+        assert "through LlamaIndex" in done.stdout
+
+    def test_without_any_framework_it_says_what_to_install(self, tmp_path: Path) -> None:
+        (tmp_path / "sitecustomize.py").write_text(
+            "import sys\nsys.modules |= {'langchain_core': None, 'llama_index': None}\n"
+        )
+        done = spawn("demo", PYTHONPATH=str(tmp_path))
+        assert done.returncode == 1
+        assert 'pip install "lava-mistral[langchain]" (or [llama-index])' in done.stderr
+
     def test_an_installed_package_reads_the_readme_that_it_carries(self, tmp_path: Path) -> None:
         site = tmp_path / "site-packages"
         for package in ("lava_mistral", "langchain_lava_mistral"):
