@@ -46,6 +46,7 @@ from langchain_lava_mistral._tools import (
 )
 from langchain_lava_mistral.callbacks import counted
 from langchain_lava_mistral.errors import translated
+from lava_mistral.billing import carried_fields
 from lava_mistral.client import (
     DEFAULT_CHAT_MODEL,
     DEFAULT_MAX_RETRIES,
@@ -236,6 +237,10 @@ class ChatLavaMistral(BaseChatModel):
         """Where the key comes from when a model is read back."""
         key = self.api_key.get_secret_value() if isinstance(self.api_key, SecretStr) else "aks_"
         return {"api_key": "LAVA_SECRET_KEY" if key.startswith("aks_") else "LAVA_FORWARD_TOKEN"}
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        return {**state, "__dict__": carried_fields(state["__dict__"])}
 
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"

@@ -13,7 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, Pri
 from langchain_lava_mistral._fields import BillingField, Key, SpendLimitField, environment_key, environment_url
 from langchain_lava_mistral.callbacks import counted_embedding
 from langchain_lava_mistral.errors import translated
-from lava_mistral.billing import Billing
+from lava_mistral.billing import Billing, carried_fields
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
 from lava_mistral.embedding import (
     DEFAULT_MAX_CONCURRENCY,
@@ -88,6 +88,10 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         with translated():
             self._engine()
         return self
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        return {**state, "__dict__": carried_fields(state["__dict__"])}
 
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"

@@ -303,6 +303,43 @@ def identify(
     return Identity(base, merged, tuple(dict.fromkeys(limits)) if len(limits) > 1 else limits)
 
 
+def carried(
+    billing: Billing | None, metadata: Mapping[str, str] | None
+) -> tuple[Billing | None, Mapping[str, str] | None]:
+    """Who pays for what a copy does in another process, and its metadata: those of the blocks around its pickling.
+
+    Blocks don't reach another process, and the copy's calls must not go to another wallet than they would here.
+
+    Args:
+        billing: the model's own.
+        metadata: the model's own.
+
+    Raises:
+        ConfigurationError: a block sets a spend limit, which processes can't share.
+    """
+    scope = _scope.get()
+    if scope is None:
+        return billing, metadata
+    if scope.limits:
+        raise ConfigurationError(
+            "A spend limit of a billed_to block can't be kept in another process, where this model is about to be "
+            "sent (it is being pickled). Give spend_limit= to the model itself, which each process then counts on its "
+            "own, or use threads or tasks."
+        )
+    identity = identify(billing, metadata)
+    return identity.billing, identity.metadata
+
+
+def carried_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's fields for pickling; see `carried`.
+
+    Args:
+        fields: `billing` and `lava_metadata` among them.
+    """
+    billing, metadata = carried(fields.get("billing"), fields.get("lava_metadata"))
+    return {**fields, "billing": billing, "lava_metadata": metadata}
+
+
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}\Z")
 
 

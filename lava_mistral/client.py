@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import httpx
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, Identity, Secret, check_base_url, identify
+from lava_mistral.billing import Billing, Identity, Secret, carried, check_base_url, identify
 from lava_mistral.calls import (
     CHAT_URL,
     EMBEDDINGS_URL,
@@ -99,6 +99,12 @@ class _Settings(Generic[_HTTP]):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Nothing in it ever changes, and a caller's HTTP client can't be copied.
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        forwarder = self._forwarder
+        billing, metadata = carried(forwarder.billing, forwarder.metadata)
+        sent = Forwarder(api_key=forwarder.api_key, base_url=forwarder.base_url, billing=billing, metadata=metadata)
+        return vars(self) | {"_forwarder": sent, "_engines": {}}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"

@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, check_metadata
+from lava_mistral.billing import Billing, carried_fields, check_metadata
 from lava_mistral.client import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
+from lava_mistral.errors import ConfigurationError
 from lava_mistral.spend import SpendLimit, to_limit
 
 
@@ -86,6 +87,17 @@ class LavaSettings(BaseModel):
             if shared is not None:
                 memo[id(shared)] = shared
         return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        fields = state["__dict__"]
+        for name in ("api_key", "billing", "spend_limit"):
+            if name not in fields:
+                # LlamaIndex leaves out what can't be pickled; the copy would call with another key, or have others pay.
+                raise ConfigurationError(
+                    f"{name}= can't be sent to another process (a function must be a module's own, no lambda)."
+                )
+        return {**state, "__dict__": carried_fields(fields)}
 
     def __repr_name__(self) -> str:
         # The LangChain package has classes of the same names.
