@@ -121,8 +121,9 @@ class EmbeddingEngine:
         max_retries: how often a failed request is repeated; ignored where `retry` is given.
         timeout: seconds for one request; `None` for the client's own.
         retry: when to repeat a failed request and how long to wait.
-        count_tokens: counts the tokens of a text, exactly or a little too high. By default exact with the extra
-            `[tokenizer]`, else an upper estimate.
+        count_tokens: counts the tokens of a text, exactly or a little too high. By default it is an upper estimate,
+            which takes a tenth of a tokenizer's time; where there is much to embed and the extra `[tokenizer]` is
+            installed, the exact counts of a sample say by how much it is too high.
 
     Raises:
         ConfigurationError: a number that can't be, or a call without the client that it needs.
@@ -155,6 +156,7 @@ class EmbeddingEngine:
         self.timeout = timeout
         self.retry = RetryPolicy(max_retries=max_retries) if retry is None else retry
         self._count_tokens = count_tokens
+        self._count = count_tokens or estimate_tokens
         self._exchange = Exchange(model, dimensions, self.retry)
         self._runtime: _Runtime | None = None
 
@@ -215,11 +217,11 @@ class EmbeddingEngine:
             LavaError: a request failed for good; `partial` has the vectors that are there.
         """
         client = self._need(self.client, "client")
-        collection, planner, count = self._collect(as_texts(texts), as_numpy, resume_from)
+        collection, planner = self._collect(as_texts(texts), as_numpy, resume_from)
         options = self._options(billing, lava_metadata)
 
         def work(report: Report, stop: Stop) -> None:
-            self._obey(report, client, options, count, stop)
+            self._obey(report, client, options, stop)
 
         batches = collection.batches(planner)
         ahead = [batch for batch in (next(batches, None), next(batches, None)) if batch is not None]
@@ -249,11 +251,11 @@ class EmbeddingEngine:
     ) -> EmbeddingResult:
         """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
         client = self._need(self.async_client, "async_client")
-        collection, planner, count = self._collect(as_texts(texts), as_numpy, resume_from)
+        collection, planner = self._collect(as_texts(texts), as_numpy, resume_from)
         options = self._options(billing, lava_metadata)
 
         async def work(report: Report, lanes: TaskLanes) -> None:
-            await self._aobey(report, client, options, count, lanes)
+            await self._aobey(report, client, options, lanes)
 
         batches = collection.batches(planner)
         changed = asyncio.Event()
@@ -266,9 +268,12 @@ class EmbeddingEngine:
                         exhausted = batch is None
                         if batch is not None:
                             lanes.launch(batch)
-                    if not lanes.under_way:
+                            # Its request leaves while the next batch is being planned.
+                            await asyncio.sleep(0)
+                    if not lanes.under_way and not lanes.done:
                         break
-                    await changed.wait()
+                    if not lanes.done:
+                        await changed.wait()
                     changed.clear()
                     _take_all(collection, lanes, watch)
         _raise_if_failed(collection, collection.error)
@@ -309,12 +314,12 @@ class EmbeddingEngine:
         """
         client = self._need(self.client, "client")
         refuse_one_text(texts)
-        flow, count = self._flow(texts, as_numpy, resume_from)
+        flow = self._flow(texts, as_numpy, resume_from)
         options = self._options(billing, lava_metadata)
         context = copy_context()
 
         def work(report: Report, stop: Stop) -> None:
-            self._obey(report, client, options, count, stop)
+            self._obey(report, client, options, stop)
 
         def run() -> Generator[tuple[int, Any], None, None]:
             lanes = ThreadLanes(work, self.max_concurrency, context, self.gate.nudge)
@@ -341,12 +346,12 @@ class EmbeddingEngine:
         """
         client = self._need(self.async_client, "async_client")
         refuse_one_text(texts)
-        flow, count = self._flow(texts, as_numpy, resume_from)
+        flow = self._flow(texts, as_numpy, resume_from)
         options = self._options(billing, lava_metadata)
         context = copy_context()
 
         async def work(report: Report, lanes: TaskLanes) -> None:
-            await self._aobey(report, client, options, count, lanes)
+            await self._aobey(report, client, options, lanes)
 
         async def run() -> AsyncGenerator[tuple[int, Any], None]:
             changed = asyncio.Event()
@@ -387,46 +392,41 @@ class EmbeddingEngine:
 
     def _collect(
         self, texts: Sequence[str], as_numpy: bool, resume_from: PartialEmbedding | None
-    ) -> tuple[Collection, Planner, Count]:
-        collection = Collection(texts, self._inspector(), as_numpy=as_numpy, resume_from=resume_from)
-        count = self._count_tokens or estimate_tokens
+    ) -> tuple[Collection, Planner]:
+        inspector = Inspector(self._count, self._exact_count)
+        collection = Collection(texts, inspector, as_numpy=as_numpy, resume_from=resume_from)
         if collection.characters <= MAX_REQUEST_TOKENS:
-            return collection, Planner(count, self._exchange.calibration), count
-        # Several batches are likely: it is worth counting exactly, and spreading them evenly.
-        count = self._best_count()
+            return collection, Planner(self._count, self._exchange.calibration)
         planner = Planner(
-            count,
+            self._count,
             self._exchange.calibration,
             lanes=self.max_concurrency,
             characters=collection.characters,
             sample=collection.sample(32),
+            exact=self._exact_sample,
         )
-        return collection, planner, count
+        return collection, planner
 
-    def _flow(self, texts: object, as_numpy: bool, resume_from: PartialEmbedding | None) -> tuple[Flow, Count]:
-        count = self._best_count()
-        flow = Flow(
-            self._inspector(),
-            Planner(count, self._exchange.calibration),
+    def _flow(self, texts: object, as_numpy: bool, resume_from: PartialEmbedding | None) -> Flow:
+        return Flow(
+            Inspector(self._count, self._exact_count),
+            Planner(self._count, self._exchange.calibration, exact=self._exact_sample),
             window=self._window,
             as_numpy=as_numpy,
             resume_from=resume_from,
             total=len(texts) if isinstance(texts, Sequence) else None,
         )
-        return flow, count
-
-    def _inspector(self) -> Inspector:
-        return Inspector(self._count_tokens or estimate_tokens, self._exact_count)
 
     def _exact_count(self) -> Count | None:
         return self._count_tokens or _exact_counter(self.model)
 
-    def _best_count(self) -> Count:
-        return self._exact_count() or estimate_tokens
+    def _exact_sample(self) -> Count | None:
+        # A function of the caller's is taken at its word.
+        return None if self._count_tokens is not None else _exact_counter(self.model)
 
-    def _obey(self, report: Report, client: SyncEmbedder, options: Mapping[str, Any], count: Count, stop: Stop) -> None:
+    def _obey(self, report: Report, client: SyncEmbedder, options: Mapping[str, Any], stop: Stop) -> None:
         """Do in this thread what the conversation about a batch asks for."""
-        steps = self._exchange.converse(report, count)
+        steps = self._exchange.converse(report, self._count)
         try:
             step = next(steps)
             while True:
@@ -451,11 +451,9 @@ class EmbeddingEngine:
                 return passage.failed(error)
             return passage.answered(answer)
 
-    async def _aobey(
-        self, report: Report, client: AsyncEmbedder, options: Mapping[str, Any], count: Count, lanes: TaskLanes
-    ) -> None:
+    async def _aobey(self, report: Report, client: AsyncEmbedder, options: Mapping[str, Any], lanes: TaskLanes) -> None:
         """Do in this task what the conversation about a batch asks for."""
-        steps = self._exchange.converse(report, count)
+        steps = self._exchange.converse(report, self._count)
         try:
             step = next(steps)
             while True:

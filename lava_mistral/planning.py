@@ -51,41 +51,53 @@ class Batch:
 
 
 class Calibration:
-    """Learns from the answers by how much a count is off, so that batches are full and not refused.
+    """How many tokens a counted token really is, so that batches are full and not refused.
 
-    Only the ratio of true to counted tokens is kept. It begins at 1, since a count is exact or an upper estimate.
+    It is 1 to begin with: a count is exact, or too high. A lower ratio comes from exact counts of a sample alone, a
+    higher one from answers and refusals.
     """
 
+    _GROUP = 4
+    """Texts of a sample that are taken together: fewer say too little, more would hide that texts differ."""
+    _MARGIN = 0.02
     _WORTH = 1_000
-    """Batches of fewer counted tokens say too little about the next one."""
+    """Answers to batches of fewer counted tokens say too little about the next one."""
 
     def __init__(self) -> None:
         self.ratio = 1.0
-        self._seen: deque[float] = deque(maxlen=32)
+        self._group: list[tuple[int, int]] = []
+        self._sampled: deque[float] = deque(maxlen=16)
+        self._answered: deque[float] = deque(maxlen=32)
 
     @property
     def limit(self) -> int:
         """How many counted tokens a request may have."""
         return max(1, int(MAX_REQUEST_TOKENS / self.ratio))
 
+    def compared(self, counted: int, exact: int) -> None:
+        """A text of the sample was counted both ways."""
+        self._group.append((counted, exact))
+        if len(self._group) == self._GROUP:
+            totals = [sum(column) for column in zip(*self._group, strict=True)]
+            self._group.clear()
+            self._sampled.append(totals[1] / max(totals[0], 1))
+            self._settle()
+
     def answered(self, counted: int, actual: int) -> None:
         """A batch was accepted, and had `actual` tokens."""
-        if counted < self._WORTH or actual <= 0:
-            return
-        self._seen.append(actual / counted)
-        self._settle()
+        if counted >= self._WORTH and actual > 0:
+            self._answered.append(actual / counted)
+            self._settle()
 
     def refused(self, counted: int) -> None:
         """A batch was refused for having too many tokens: it has more than the limit, however many were counted."""
-        self._seen.append(max(self.ratio, MAX_REQUEST_TOKENS / max(counted, 1)) * 1.1)
+        self._answered.append(max(self.ratio, MAX_REQUEST_TOKENS / max(counted, 1)) * 1.15)
         self._settle()
 
     def _settle(self) -> None:
-        highest, lowest = max(self._seen), min(self._seen)
-        # The wider the batches have differed, the further the next one may lie outside of what was seen.
-        ratio = highest + (highest - lowest) + 0.005
-        few = len(self._seen) < 4
-        self.ratio = max(ratio, 1.0 if few else 0.5)
+        # The highest of what was seen, since the next batch may be all of the kind that has most tokens.
+        sampled = min(1.0, max(self._sampled) + self._MARGIN) if len(self._sampled) >= 2 else 1.0
+        self.ratio = max(sampled, max(self._answered, default=0.0) * 1.005)
 
 
 class Planner:
@@ -93,12 +105,18 @@ class Planner:
 
     Args:
         count: tokens of a text, exact or an upper estimate.
-        calibration: what earlier answers said about `count`.
+        calibration: what is known about `count`.
         lanes: how many requests may be under way at once.
         characters: of all the texts that will come, where that is known: then the work is spread so that the last
             round of requests is as full as the others, and no lane idles while another one ends a long batch.
-        sample: some of the texts to come, to guess how many tokens a character is.
+        sample: some of the texts to come, from all over.
+        exact: gives an exact count, where there is one. It is slower than an estimate by far, so that it is used for
+            the sample and for every sixteenth text, and only when there are many.
     """
+
+    _MANY = 4
+    """Batches beyond which loading a tokenizer is worth the time."""
+    _EVERY = 16
 
     def __init__(
         self,
@@ -108,15 +126,31 @@ class Planner:
         lanes: int = 1,
         characters: int | None = None,
         sample: Sequence[str] = (),
+        exact: Callable[[], Count | None] | None = None,
     ) -> None:
         self._count = count
         self._calibration = calibration
         self._lanes = lanes
         self._to_come = characters
-        self._tokens_seen = sum(map(count, sample))
-        self._characters_seen = sum(map(len, sample))
-        self._made = 0
+        self._get_exact = exact
+        self._exact: Count | None = None
+        self._tokens_seen = self._characters_seen = self._made = self._taken = 0
+        counts = [count(text) for text in sample]
+        if sum(counts) * (characters or 0) > self._MANY * MAX_REQUEST_TOKENS * sum(map(len, sample)):
+            self._look_exactly()
+        for text, counted in zip(sample, counts, strict=True):
+            self._learn(text, counted)
+            self._tokens_seen += counted
+            self._characters_seen += len(text)
         self._begin()
+
+    def _look_exactly(self) -> None:
+        if self._get_exact is not None:
+            self._exact, self._get_exact = self._get_exact(), None
+
+    def _learn(self, text: str, counted: int) -> None:
+        if self._exact is not None:
+            self._calibration.compared(counted, self._exact(text))
 
     def _begin(self) -> None:
         self._indexes: list[int] = []
@@ -139,6 +173,9 @@ class Planner:
     def add(self, index: int, text: str) -> Batch | None:
         """Take a text; the batch that it completes, or none."""
         tokens = self._count(text)
+        self._taken += 1
+        if self._exact is not None and self._taken % self._EVERY == 0:
+            self._learn(text, tokens)
         full: Batch | None = None
         if self._texts and (
             self._tokens + tokens > self._limit or self._tokens >= self._aim or len(self._texts) >= MAX_REQUEST_INPUTS
@@ -159,6 +196,8 @@ class Planner:
             return None
         batch = Batch(self._indexes, self._texts, self._tokens)
         self._made += 1
+        if self._made == self._MANY:
+            self._look_exactly()
         self._begin()
         return batch
 

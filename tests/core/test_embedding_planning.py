@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 from hypothesis import given
@@ -100,11 +101,62 @@ def test_the_estimate_learns_from_a_refusal_that_it_was_too_low() -> None:
     assert calibration.limit < before
 
 
-def test_the_estimate_learns_from_answers_that_it_was_too_high() -> None:
+def test_an_answer_never_makes_batches_larger_than_the_upper_estimate_allows() -> None:
     calibration = Calibration()
-    for _ in range(10):
+    for _ in range(50):
         calibration.answered(10_000, 8_000)
-    assert 0.97 * MAX_REQUEST_TOKENS / 0.8 < calibration.limit <= MAX_REQUEST_TOKENS / 0.8
+    assert calibration.limit == MAX_REQUEST_TOKENS
+
+
+def test_answers_teach_that_the_count_is_too_low_for_good() -> None:
+    calibration = Calibration()
+    for _ in range(50):
+        calibration.answered(10_000, 11_000)
+    assert 0.98 * MAX_REQUEST_TOKENS / 1.1 < calibration.limit <= MAX_REQUEST_TOKENS / 1.1
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.floats(0.5, 1.0)), min_size=8, max_size=100))
+def test_a_sample_fills_batches_no_further_than_its_densest_part(sample: list[tuple[int, float]]) -> None:
+    calibration = Calibration()
+    pairs = [(counted, int(counted * share)) for counted, share in sample]
+    for counted, exact in pairs:
+        calibration.compared(counted, exact)
+    whole = pairs[: len(pairs) // 4 * 4][-64:]
+    true = sum(exact for _, exact in whole) / sum(counted for counted, _ in whole)
+    assert calibration.limit * true <= MAX_REQUEST_TOKENS
+    assert calibration.limit >= MAX_REQUEST_TOKENS
+
+
+def test_many_texts_are_planned_by_the_exact_counts_of_a_sample() -> None:
+    """The count is a quarter too high; the sample says so, and few texts are counted twice."""
+    draw, twice = random.Random(0), list[str]()
+    texts = ["x" * draw.randint(100, 300) for _ in range(3_000)]
+
+    def exact(text: str) -> int:
+        twice.append(text)
+        return int(len(text) * 0.8 * draw.uniform(0.95, 1.05))
+
+    planner = Planner(
+        len,
+        Calibration(),
+        lanes=4,
+        characters=sum(map(len, texts)),
+        sample=texts[::100],
+        exact=lambda: exact,
+    )
+    batches = plan(texts, planner)
+    fill = [batch.tokens * 0.8 / MAX_REQUEST_TOKENS for batch in batches]
+    assert max(fill) <= 1.0
+    assert sum(fill) / len(fill) >= 0.9
+    assert len(twice) <= 30 + 3_000 / 16
+
+
+def test_little_work_loads_no_tokenizer() -> None:
+    def refuse() -> None:
+        raise AssertionError
+
+    texts = ["x" * 200] * 200
+    assert len(plan(texts, Planner(len, Calibration(), characters=40_000, sample=texts[:9], exact=refuse))) == 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 20_000), st.booleans()), max_size=100))
