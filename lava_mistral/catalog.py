@@ -18,9 +18,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-Capability = Literal[
-    "chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents"
-]
+Capability = Literal["chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents"]
 CAPABILITIES: Final[frozenset[str]] = frozenset(
     ("chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents")
 )
@@ -62,9 +60,7 @@ class Model:
             if price is None:
                 continue
             if not isinstance(price, Decimal):
-                raise TypeError(
-                    f'{name} must be a Decimal such as Decimal("0.15"), not {type(price).__name__}'
-                )
+                raise TypeError(f'{name} must be a Decimal such as Decimal("0.15"), not {type(price).__name__}')
             if not price.is_finite() or price < 0:
                 raise ValueError(f"{name} must be zero or more USD per million tokens, not {price}")
         if (self.input_price is None) != (self.output_price is None):
@@ -73,9 +69,7 @@ class Model:
             raise ValueError(f"context_window must be at least 1 token, not {self.context_window}")
         object.__setattr__(self, "capabilities", frozenset(self.capabilities))
         if unknown := self.capabilities - CAPABILITIES:
-            raise ValueError(
-                f"unknown capabilities {sorted(unknown)}; a capability is one of {sorted(CAPABILITIES)}"
-            )
+            raise ValueError(f"unknown capabilities {sorted(unknown)}; a capability is one of {sorted(CAPABILITIES)}")
 
     def can(self, capability: Capability) -> bool:
         """Whether the model can do it, as far as is known."""
@@ -126,13 +120,10 @@ def _read(content: bytes) -> Iterable[Model]:
             context_window=entry["context_window"],
             capabilities=frozenset(entry["capabilities"]),
             sources={
-                figure: "; ".join(names[key] for key in keys.split())
-                for figure, keys in entry["sources"].items()
+                figure: "; ".join(names[key] for key in keys.split()) for figure, keys in entry["sources"].items()
             },
         )
 
 
 _lock = threading.Lock()
-_catalog: dict[str, Model] = {
-    model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())
-}
+_catalog: dict[str, Model] = {model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())}

@@ -18,9 +18,7 @@ def tool_name(name: str) -> str:
     return _NAME.sub("_", name)[:64] or "tool"
 
 
-def to_tool_choice(
-    choice: str | bool | Mapping[str, Any] | None, names: Collection[str]
-) -> ToolChoice | None:
+def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collection[str]) -> ToolChoice | None:
     """The wire's form of a tool choice, in any of the forms that are in use.
 
     Args:
