@@ -1,4 +1,4 @@
-"""The command line: `lava-mistral demo | gateway | doctor | models`.
+"""The command line: `lava-mistral demo | gateway | doctor | models | usage`.
 
 A command prints for people, or JSON with `--json`. It exits with 0 if it did its work, 1 if it failed (with a
 sentence on standard error that says what to do), 2 if it was called wrongly. Only what a command needs is imported.
@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lava_mistral.cli_usage import usage
 from lava_mistral.columns import print_columns
 from lava_mistral.errors import LavaError, redact
 
@@ -198,3 +199,6 @@ def _price(price: Decimal | None) -> str:
     if price is None:
         return "?"
     return f"{price:f}" if price else "free"
+
+
+_command(usage)
