@@ -99,7 +99,7 @@ def broken_off(answer: Answer, fault: Fault | None) -> Answer:
 
 
 def played_stream(
-    events: Sequence[bytes], fault: Fault | None, *, pace: float, settle: Callable[[], None]
+    events: Iterator[bytes], fault: Fault | None, *, pace: float, settle: Callable[[], None]
 ) -> Iterator[Step]:
     """Plays a stream, with what is to go wrong.
 
@@ -109,20 +109,14 @@ def played_stream(
         pace: seconds before each event but the first.
         settle: called before the usage goes out.
     """
-    last = len(events) - 1
     if fault is None and pace == 0:
-        # Nobody watches single chunks of a stream as fast as this; a few large writes are cheaper.
-        yield events[0]
-        for at in range(1, last, _TOGETHER):
-            yield b"".join(events[at : min(at + _TOGETHER, last)])
-        settle()
-        yield events[last] + stream.DONE
+        yield from _at_once(events, settle)
         return
-    for at, event in enumerate(events):
+    for at, (event, is_last) in enumerate(_marked(events)):
         match fault:
-            case Garbage(after=after) if at == min(after, last):
+            case Garbage(after=after) if at == after or (is_last and at < after):
                 yield b"data: {garbage\n\n"
-            case Interrupted(after=after, how=how) if at == min(after, last):
+            case Interrupted(after=after, how=how) if at == after or (is_last and at < after):
                 match how:
                     case "clean":
                         return
@@ -134,7 +128,7 @@ def played_stream(
                         yield b"data: " + orjson.dumps(error_body(503)) + b"\n\n"
                         yield stream.DONE
                         return
-        if at == last:
+        if is_last:
             if isinstance(fault, Interrupted) and fault.how == "finish error":
                 head, _, tail = event.rpartition(b'"finish_reason":')
                 event = head + b'"finish_reason":"error"' + tail[tail.index(b"}") :]
@@ -146,7 +140,30 @@ def played_stream(
         yield stream.DONE
 
 
+def _at_once(events: Iterator[bytes], settle: Callable[[], None]) -> Iterator[bytes]:
+    """A stream as fast as it is taken, several events in a write: nobody can tell them apart, and it is cheaper."""
+    yield next(events)
+    waiting: list[bytes] = []
+    for event, is_last in _marked(events):
+        waiting.append(event)
+        if is_last:
+            settle()
+            waiting.append(stream.DONE)
+        if is_last or len(waiting) == _TOGETHER:
+            yield b"".join(waiting)
+            waiting = []
+
+
 _TOGETHER = 16
+
+
+def _marked(events: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each event, and whether it is the last one."""
+    event = next(events)
+    for following in events:
+        yield event, False
+        event = following
+    yield event, True
 
 
 def _given(body: Any, status: int, named: Mapping[str, str], settle: Settle, delay: float) -> Answer:

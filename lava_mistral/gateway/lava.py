@@ -31,7 +31,7 @@ _METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 
 class Lava:
-    """The application's parts.
+    """The ASGI application.
 
     Args:
         options: how the gateway behaves.
@@ -49,18 +49,26 @@ class Lava:
         self._provider = provider
         self._log = log
         self._traffic = traffic
-
-    def app(self) -> Starlette:
-        """The ASGI application."""
-        return Starlette(
+        self._rest = Starlette(
             routes=[
-                Route("/v1/forward", _Asgi(self._forward)),
                 Route("/v1/models", self._models),
                 Route("/v1/requests", self._requests),
                 Route("/v1/requests/{request_id}", self._request),
                 Route("/v1/usage", self._usage),
-            ]
+            ],
+            exception_handlers={404: _not_found, 405: _not_allowed},
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["path"] != "/v1/forward":
+            await self._rest(scope, receive, send)
+        elif scope["method"] in ("GET", "POST"):
+            # Not through Starlette, whose middleware would cost as much for each chunk of a stream as sending it does.
+            await self._forward(scope, receive, send)
+        else:
+            refused = _error(405, "Method not allowed: the forward proxy takes GET and POST")
+            await refused(scope, receive, send)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(
@@ -115,7 +123,7 @@ class Lava:
                 record.streamed = body.get("stream") is True
             if self._options.keep_bodies and not isinstance(body, Exception):
                 record.body = body
-        self._log.add(record)
+        self._log.add(record, len(content))
         record.credential = self._accounts.authenticate(record.headers.get("authorization"))
         if not asked.get("u"):
             raise Refusal(400, "Missing query parameter u: the percent-encoded URL of the provider")
@@ -169,18 +177,12 @@ class Lava:
         return None
 
 
-class _Asgi:
-    """Shows Starlette a coroutine as an ASGI application, which it leaves alone."""
+async def _not_found(request: Request, error: Exception) -> Response:
+    return _error(404, f"There is no {request.url.path} here")
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in ("GET", "POST"):
-            response = _error(405, "Method not allowed: the forward proxy takes GET and POST")
-            await response(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+async def _not_allowed(request: Request, error: Exception) -> Response:
+    return _error(405, f"Method not allowed: {request.method}")
 
 
 async def _read(receive: Receive) -> bytes | None:

@@ -58,7 +58,7 @@ class LocalGateway:
         """Begin to serve; without effect when it does already."""
         if self._server is None:
             lava = Lava(self.options, self._accounts, self._provider, self._log, self._traffic)
-            self._server = ServerThread(lava.app(), self._traffic, host=self._host, port=self._port)
+            self._server = ServerThread(lava, self._traffic, host=self._host, port=self._port)
         return self
 
     def stop(self) -> None:

@@ -38,7 +38,7 @@ class Options:
             rule is a probability, or a function of the `RequestRecord`. The first one that applies counts.
         seed: where the drawing of faults begins.
         keep_requests: how many records are kept, the newest.
-        keep_bodies: whether records hold the requests' bodies.
+        keep_bodies: whether records hold the requests' bodies, the newest 64 MB of them.
     """
 
     secret_key: str = "aks_test_local_gateway"

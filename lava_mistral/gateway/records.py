@@ -23,7 +23,8 @@ class RequestRecord:
     Attributes:
         path: the provider's path, such as `"/v1/chat/completions"`; empty where `u` was missing.
         method: the HTTP method.
-        body: the parsed body; `None` for a GET, for a body that is no JSON, and under `keep_bodies=False`.
+        body: the parsed body; `None` for a GET, for a body that is no JSON, under `keep_bodies=False`, and for the
+            oldest when all bodies together pass 64 MB.
         headers: the request's headers by lower-case name, the credential among them.
         credential: the decoded forward token, or `{"secret_key": …}`; empty where it was not understood.
         metadata: what came in `x-lava-metadata` or the query.
@@ -83,25 +84,39 @@ class RequestRecord:
         return "embeddings" if self.path.endswith("/embeddings") else "other"
 
 
+BODY_BYTES = 64_000_000
+"""How much of requests' bodies is kept, as they came over the wire."""
+
+
 class RequestLog:
     """The newest records, oldest first; safe to read while requests arrive.
 
     Args:
         keep: how many records are kept.
+        body_bytes: how much of their bodies is kept; the oldest bodies go first.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, body_bytes: int = BODY_BYTES) -> None:
         self._lock = threading.Lock()
         self._records: deque[RequestRecord] = deque(maxlen=keep)
         self._by_id: dict[str, RequestRecord] = {}
+        self._room = body_bytes
+        self._bodies: deque[tuple[RequestRecord, int]] = deque()
 
-    def add(self, record: RequestRecord) -> None:
-        """Append a record; the oldest goes when there are too many."""
+    def add(self, record: RequestRecord, size: int) -> None:
+        """Append a record, whose body came in so many bytes; the oldest goes when there are too many."""
         with self._lock:
             if len(self._records) == self._records.maxlen:
                 del self._by_id[self._records[0].request_id]
             self._records.append(record)
             self._by_id[record.request_id] = record
+            if record.body is not None:
+                self._bodies.append((record, size))
+                self._room -= size
+                while self._room < 0 and len(self._bodies) > 1:
+                    oldest, freed = self._bodies.popleft()
+                    oldest.body = None
+                    self._room += freed
 
     def all(self) -> list[RequestRecord]:
         """A copy of the list, oldest first."""
@@ -121,3 +136,5 @@ class RequestLog:
         with self._lock:
             self._records.clear()
             self._by_id.clear()
+            self._room += sum(size for _, size in self._bodies)
+            self._bodies.clear()

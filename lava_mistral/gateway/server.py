@@ -9,6 +9,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import uvicorn
@@ -86,15 +87,15 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._traffic = traffic
         self._stop: asyncio.Event | None = None
+        self.running = threading.Event()
 
     async def main_loop(self) -> None:
         self._stop = asyncio.Event()
+        self.running.set()
         while not self.should_exit:
             await self.on_tick(0)
-            try:
+            with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
-            except asyncio.TimeoutError:
-                continue
 
     def stop(self) -> None:
         """End `main_loop`; called in the loop's thread."""
@@ -162,8 +163,6 @@ class ServerThread:
         self._socket = _listen(host, port)
         self.host, self.port = self._socket.getsockname()[:2]
         self._pid = os.getpid()
-        self._started = threading.Event()
-        self._failure: BaseException | None = None
         config = uvicorn.Config(
             app,
             http=protocol_class(traffic),
@@ -172,9 +171,10 @@ class ServerThread:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             # A hundred pairs of metadata make a header of 50 kB.
             h11_max_incomplete_event_size=1 << 18,
-            # As long as Lava's own edge keeps an idle connection open, so that clients may pool theirs.
+            # uvicorn's 5 seconds would close connections under a client that pools them.
             timeout_keep_alive=75,
         )
         self._server = Server(config, traffic)
@@ -182,33 +182,21 @@ class ServerThread:
         self._thread = threading.Thread(target=self._run, name=f"lava-gateway-{self.port}", daemon=True)
         _running.add(self)
         self._thread.start()
-        self._started.wait()
-        if self._failure is not None:
+        self._server.running.wait()
+        if not self._server.started:
             self._close()
-            raise self._failure
+            raise RuntimeError("the gateway's server thread ended before it served; its error is on the standard error")
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._serve())
-        except BaseException as failure:  # noqa: BLE001 - told to the thread that waits for the start
-            self._failure = failure
+            self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
         finally:
-            self._started.set()
+            self._server.running.set()
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
             self._loop.close()
-
-    async def _serve(self) -> None:
-        self._loop.call_soon(self._announce)
-        await self._server.serve(sockets=[self._socket])
-
-    def _announce(self) -> None:
-        if self._server.started or self._server.should_exit:
-            self._started.set()
-        else:
-            self._loop.call_later(0.001, self._announce)
 
     def stop(self) -> None:
         """Break off what is under way, close every connection and end the thread."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -13,7 +13,8 @@ import orjson
 from lava_mistral.wire import Usage
 
 DONE = b"data: [DONE]\n\n"
-_PADDING = "abcdefghijklmnopqrstuvwxyz0123456789"
+_PADDING = b"abcdefghijklmnopqrstuvwxyz0123456789"
+_PADDINGS = [b',"p":"%s"}\n\n' % _PADDING[:length] for length in range(1, len(_PADDING) + 1)]
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ def events(
     *,
     fragment: int | None = None,
     draw: random.Random,
-) -> list[bytes]:
+) -> Iterator[bytes]:
     """The events of a stream without `[DONE]`; the last one holds the usage.
 
     Args:
@@ -100,33 +101,19 @@ def events(
         fragment: characters of arguments a delta, or `None` for whole tool calls.
         draw: where the lengths of the padding come from.
     """
-    head = b"data: " + orjson.dumps({"object": "chat.completion.chunk", **named})[:-1] + b',"choices":[{"index":'
-    written = [
-        head + b'%d,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n' % at
-        for at in range(len(choices))
-    ]
-    parts = [(b"%d" % at, choice.deltas(fragment)) for at, choice in enumerate(choices)]
+    fields = {"id": named["id"], "object": "chat.completion.chunk", **named}
+    head = b"data: " + orjson.dumps(fields)[:-1] + b',"choices":[{"index":'
+    for at in range(len(choices)):
+        yield head + b'%d,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n' % at
+    deltas = [choice.deltas(fragment) for choice in choices]
+    heads = [head + b'%d,"delta":' % at for at in range(len(choices))]
     reasons = [orjson.dumps(choice.finish) for choice in choices]
-    lengths = [len(deltas) for _, deltas in parts]
-    paddings = [b',"p":"%s"}\n\n' % _PADDING[:length].encode() for length in range(1, len(_PADDING) + 1)]
-    for turn, deltas in enumerate(zip_longest(*(deltas for _, deltas in parts))):
-        for at, delta in enumerate(deltas):
-            if delta is not None:
-                reason = reasons[at] if turn == lengths[at] - 1 else b"null"
-                written.append(
-                    b"".join(
-                        (
-                            head,
-                            parts[at][0],
-                            b',"delta":',
-                            delta,
-                            b',"finish_reason":',
-                            reason,
-                            b"}]",
-                            draw.choice(paddings),
-                        )
-                    )
-                )
-    body, _, padding = written[-1].rpartition(b',"p":')
-    written[-1] = body + b',"usage":' + orjson.dumps(usage) + b',"p":' + padding
-    return written
+    lengths = [len(of_choice) for of_choice in deltas]
+    last = max((length, at) for at, length in enumerate(lengths))
+    for turn, together in enumerate(zip_longest(*deltas), start=1):
+        for at, delta in enumerate(together):
+            if delta is None:
+                continue
+            reason = reasons[at] if turn == lengths[at] else b"null"
+            told = b',"usage":' + orjson.dumps(usage) if (turn, at) == last else b""
+            yield b"".join((heads[at], delta, b',"finish_reason":', reason, b"}]", told, draw.choice(_PADDINGS)))

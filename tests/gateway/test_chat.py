@@ -63,7 +63,7 @@ def test_a_stream_is_made_like_a_recorded_one(forward, gateway):
     assert chunks[0]["choices"] == [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
     assert "p" not in chunks[0]
     for chunk in chunks[1:]:
-        assert list(chunk) == ["object", "id", "created", "model", "choices", "p"]
+        assert list(chunk) == ["id", "object", "created", "model", "choices", "p"]
         assert chunk["choices"][0]["delta"].keys() == {"content"}
         assert chunk["choices"][0]["finish_reason"] is None
     assert {len(chunk["p"]) for chunk in chunks[1:]} > {len(chunks[1]["p"])}

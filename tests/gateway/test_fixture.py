@@ -5,7 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from lava_mistral.gateway import LocalGateway
+from lava_mistral.testing import lava_gateway  # noqa: F401
+
 pytest_plugins = ["pytester"]
+
+
+def test_the_fixture_is_a_gateway(lava_gateway):  # noqa: F811
+    assert isinstance(lava_gateway, LocalGateway)
+    assert lava_gateway.base_url.startswith("http://127.0.0.1:")
 
 
 def test_the_fixture_gives_each_test_a_gateway(pytester, monkeypatch):

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from lava_mistral.billing import Billing
-from lava_mistral.gateway import Customer, LocalGateway
+from lava_mistral.gateway import Customer, LocalGateway, RequestRecord
+from lava_mistral.gateway.records import RequestLog
 
 CHAT = "https://api.mistral.ai/v1/chat/completions"
 BODY = {"model": "mistral-small-2603", "messages": [{"role": "user", "content": "Hello"}]}
@@ -278,6 +279,26 @@ def test_records_tell_what_arrived(forward, gateway):
     assert chat.headers["x-custom"] == "yes"
     assert chat.created_at <= (chat.completed_at or 0)
     assert (listed.method, listed.path, listed.body, listed.cost) == ("GET", "/v1/models", None, 0)
+
+
+def test_bodies_are_kept_while_there_is_room():
+    log = RequestLog(10, body_bytes=100)
+
+    def add(name: str, size: int) -> RequestRecord:
+        record = RequestRecord(request_id=name, method="POST", headers={}, created_at=0.0, body={"input": name})
+        log.add(record, size)
+        return record
+
+    first, second = add("a", 60), add("b", 60)
+    assert (first.body, second.body) == (None, {"input": "b"})
+    third = add("c", 40)
+    assert (second.body, third.body) == ({"input": "b"}, {"input": "c"})
+    # One that is too large alone is kept until the next one comes.
+    large = add("d", 500)
+    assert (second.body, third.body, large.body) == (None, None, {"input": "d"})
+    log.clear()
+    again = [add("e", 50), add("f", 50)]
+    assert [record.body for record in again] == [{"input": "e"}, {"input": "f"}]
 
 
 def test_records_are_bounded_and_may_leave_bodies_out(connect):
