@@ -38,6 +38,33 @@ Secret: TypeAlias = str | SecretValue | Callable[[], str]
 """A key: plain, wrapped, or a function that returns the one that is valid now."""
 
 
+class HiddenText:
+    """A key that is shown to nobody who prints it, walks its fields or writes it into a trace."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def get_secret_value(self) -> str:
+        """The key."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "'**********'"
+
+    def __eq__(self, other: object) -> bool:
+        return self._value == (other._value if isinstance(other, HiddenText) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+def hidden(secret: Secret | None) -> Secret | None:
+    """The secret in a form that does not show it."""
+    return HiddenText(secret) if isinstance(secret, str) else secret
+
+
 def reveal(secret: Secret, what: str) -> str:
     """The plain text of a secret, checked to be usable in a header.
 
@@ -79,7 +106,7 @@ class Billing:
         customer_id: Lava's id of the customer.
         meter_slug: the meter that the usage counts on.
         provider_key: your own Mistral key: text, a `SecretStr`, or a function returning it, called for every request,
-            for keys that rotate. It is never part of the repr.
+            for keys that rotate. Nothing that prints or walks this object shows it.
         disable_billing: track the customer without charging them.
 
     Raises:
@@ -111,6 +138,7 @@ class Billing:
             )
         if self.provider_key is not None and not callable(self.provider_key):
             reveal(self.provider_key, "provider_key")
+        object.__setattr__(self, "provider_key", hidden(self.provider_key))
 
     def forward_token(self, secret_key: str) -> str:
         """The forward token for this identity: what goes into the `Authorization` header.
@@ -211,7 +239,7 @@ class billed_to:
         self._inner = Scope(
             customer_id=customer_id,
             meter_slug=meter_slug,
-            provider_key=provider_key,
+            provider_key=hidden(provider_key),
             disable_billing=disable_billing,
             metadata=check_metadata(metadata),
             limits=() if self.spend_limit is None else (self.spend_limit,),

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from lava_mistral.billing import Billing, Identity, Secret, check_metadata, identify, resolve_access
+from lava_mistral.billing import Billing, Identity, Secret, check_metadata, hidden, identify, resolve_access
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pools import async_pool, sync_pool
 
@@ -52,7 +52,7 @@ class Forwarder:
         billing: Billing | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        self.api_key = api_key
+        self.api_key = hidden(api_key)
         self.base_url = base_url
         self.billing = billing
         self.metadata = check_metadata(metadata)

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,12 @@ def test_secrets_are_taken_plain_wrapped_and_from_a_function() -> None:
 
 
 def test_no_secret_is_in_a_repr() -> None:
-    shown = f"{Billing(provider_key='hush')!r} {Access('hush')!r} {Billing(provider_key=SecretStr('hush'))!r}"
+    billing = Billing(provider_key="hush")
+    fields = json.dumps(asdict(billing), default=str)
+    shown = f"{billing!r} {vars(billing)} {fields} {Access('hush')!r} {Billing(provider_key=SecretStr('hush'))!r}"
     assert "hush" not in shown
+    assert billing == Billing(provider_key="hush") == pickle.loads(pickle.dumps(billing))
+    assert {billing: 1}[Billing(provider_key="hush")] == 1
 
 
 def test_a_rotating_provider_key_is_asked_for_each_token() -> None:
