@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 from lava_mistral.gateway import LocalGateway
-
 from tests.conftest import ROOT
 
 LIVE = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "live"]
