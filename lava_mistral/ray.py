@@ -123,7 +123,7 @@ class EmbedTexts:
 
 
 def _as_arrow(vectors: NDArray[np.float32]) -> Any:
-    import pyarrow as pa  # type: ignore[import-untyped]  # it has no types
+    import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
