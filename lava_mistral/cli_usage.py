@@ -28,6 +28,7 @@ def usage(
 ) -> None:
     """Show what was used, what it cost, and what was charged, as Lava recorded it."""
     from lava_mistral.client import LavaMistral
+    from lava_mistral.cost import format_cost
     from lava_mistral.spending import draw, look_up, name_of, parse_moment
 
     now = datetime.now(timezone.utc)
@@ -45,9 +46,9 @@ def usage(
     if json:
         typer.echo(orjson.dumps(spending.as_dict(), option=orjson.OPT_INDENT_2).decode())
     else:
-        rows = [(by.removeprefix("metadata:"), "requests", "tokens", "cost (USD)", "charged (USD)")]
+        rows = [(by.removeprefix("metadata:"), "requests", "tokens", "cost", "charged")]
         for name, sums in (*((name or "–", sums) for name, sums in spending.items), ("total", spending.total)):
-            amounts = (f"{sums.cost:f}", f"{sums.charge:f}")
+            amounts = (format_cost(sums.cost), format_cost(sums.charge))
             rows.append((name, f"{sums.requests:,}", f"{sums.tokens:,}", *amounts))
         print_columns(rows, Console(), right=(1, 2, 3, 4))
     if plot is not None:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lava_mistral.cost import EXACT
+from lava_mistral.cost import EXACT, format_cost
 from lava_mistral.records import LARGEST_PAGE, RequestRecord, UsageReport, UsageSum
 
 if TYPE_CHECKING:
@@ -215,5 +215,5 @@ def draw(spending: Spending, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     span = f"{spending.start:%Y-%m-%d} to {spending.end:%Y-%m-%d}"
     label = spending.by.removeprefix("metadata:")
-    axes.set_title(f"${spending.total.cost:f} by {label}, {span}", loc="left", parse_math=False)
+    axes.set_title(f"{format_cost(spending.total.cost)} by {label}, {span}", loc="left", parse_math=False)
     figure.savefig(path, dpi=150)

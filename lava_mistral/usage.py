@@ -399,7 +399,7 @@ def usage_table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Ta
     table.add_column("", footer="total", overflow="fold")
     for name, value in columns:
         table.add_column(name, footer=f"{value:,}", justify="right")
-    table.add_column("cost (USD)", footer=f"{total.cost:f}", justify="right")
+    table.add_column("cost", footer=format_cost(total.cost), justify="right")
     if doubtful:
         table.add_column("cost unknown", footer=f"{total.unknown + total.unpriced:,}", justify="right")
     for section, groups in sections.items():
@@ -407,7 +407,7 @@ def usage_table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Ta
         table.add_row(f"[bold]by {section.removeprefix('metadata:')}[/bold]")
         for label, tally in sorted(groups.items(), key=lambda item: (-item[1].cost, item[0] or "")):
             cells = [tally.requests, tally.input_tokens, tally.cached_tokens, tally.output_tokens]
-            row = [_escaped(label or "–"), *(f"{cell:,}" for cell in cells), f"{tally.cost:f}"]
+            row = [_escaped(label or "–"), *(f"{cell:,}" for cell in cells), format_cost(tally.cost)]
             table.add_row(*row, *([f"{tally.unknown + tally.unpriced:,}"] if doubtful else []))
     return table
 
