@@ -39,12 +39,12 @@ async def play(answer: Answer, request_id: str, connection: Connection, send: Se
     """Send an answer.
 
     Returns:
-        Whether all of it was sent to a client that was still there.
+        Whether all of it was sent to a client that was still there; else the connection is closed or about to be.
     """
     if answer.delay > 0 and not await _wait(connection, answer.delay):
         return False
     if answer.reset:
-        await _break(connection, reset=True)
+        connection.close(reset=True)
         return False
     if answer.before is not None:
         answer.before()
@@ -67,11 +67,10 @@ async def play(answer: Answer, request_id: str, connection: Connection, send: Se
             case Cut(clean=True):
                 break
             case Cut(reset=reset):
-                await _break(connection, reset=reset)
+                connection.close(reset=reset)
                 return False
             case Stall():
                 await connection.lost.wait()
-                return False
             case seconds:
                 # Late chunks do not delay the next ones: under load the pace of a stream stays what was asked for.
                 due += seconds
@@ -90,9 +89,3 @@ async def _wait(connection: Connection, seconds: float) -> bool:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(connection.lost.wait(), seconds)
     return not connection.gone
-
-
-async def _break(connection: Connection, *, reset: bool) -> None:
-    connection.close(reset=reset)
-    # The server asks no answer of an application whose client has gone; it learns so in its next turn.
-    await connection.lost.wait()

@@ -22,7 +22,7 @@ from lava_mistral.gateway.delivery import Answer, play
 from lava_mistral.gateway.mistral import CREATED, Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server import Receive, Scope, Send, Traffic
+from lava_mistral.gateway.server import Connection, Receive, Scope, Send, Traffic
 from lava_mistral.wire import Usage
 
 HOST = "api.mistral.ai"
@@ -94,8 +94,12 @@ class Lava:
                 record.finish("error")
             elif isinstance(answer.body, bytes) and answer.before is None:
                 answer.before = lambda: record.finish("completed")
-            complete = await play(answer, record.request_id, scope["lava.connection"], send)
+            connection: Connection = scope["lava.connection"]
+            complete = await play(answer, record.request_id, connection, send)
             record.finish("completed" if complete else "error")
+            if not complete:
+                # uvicorn expects an answer of every application, until it has learnt that the client is gone.
+                await connection.lost.wait()
         finally:
             record.finish("error")
             self._traffic.end()

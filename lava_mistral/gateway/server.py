@@ -39,12 +39,14 @@ class Connection:
     def close(self, *, reset: bool = False) -> None:
         """Close it at once, whatever the answer still owes; with a TCP reset if asked."""
         wire = self._transport.get_extra_info("socket")
-        if wire is not None and wire.fileno() != -1:
-            if reset:
-                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            else:
-                # Closing alone would send nothing while a forked child holds a copy of the socket.
-                wire.shutdown(socket.SHUT_RDWR)
+        if wire is not None:
+            # The client may have gone first: then there is nothing left to tell it.
+            with suppress(OSError):
+                if reset:
+                    wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                else:
+                    # Closing alone would send nothing while a forked child holds a copy of the socket.
+                    wire.shutdown(socket.SHUT_RDWR)
         self._transport.abort()
 
 
@@ -107,14 +109,18 @@ class Server(uvicorn.Server):
         """Close everything at once: an answer that is still under way is broken off."""
         for server in self.servers:
             server.close()
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + 2.0
+        # The tasks are answers, which end when their client has gone, and connections that are only just accepted.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for connection in list(self._traffic.open):
+                connection.close()
+            if loop.time() > patience:
+                for task in others:
+                    task.cancel()
+            await asyncio.wait(others, timeout=0.05)
         for connection in list(self._traffic.open):
             connection.close()
-        # Answers end by themselves when their client has gone; one that does not would keep the thread alive.
-        if self.server_state.tasks:
-            await asyncio.wait(self.server_state.tasks, timeout=2.0)
-        for task in list(self.server_state.tasks):
-            task.cancel()
-        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
         await asyncio.gather(*(connection.lost.wait() for connection in self._traffic.open))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -136,6 +138,28 @@ def test_a_client_that_goes_away_is_noticed(caplog):
         assert (gateway.in_flight, record.outcome, record.cost) == (0, "error", 0)
         assert gateway.wallet.merchant == 1000
     assert not [one for one in caplog.records if one.name.startswith("uvicorn")]
+
+
+def test_it_stops_while_clients_come_and_go(caplog):
+    body = b'{"model":"mistral-embed","input":"a"}'
+    for turn in range(12):
+        with LocalGateway(pace=0.001) as gateway:
+            request = (
+                b"POST /v1/forward?u=https://api.mistral.ai/v1/embeddings HTTP/1.1\r\nhost: localhost\r\n"
+                b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n"
+                % (gateway.secret_key.encode(), len(body))
+                + body
+            )
+            wires = [socket.create_connection(("127.0.0.1", gateway.port), timeout=5) for _ in range(20)]
+            for wire in wires:
+                wire.sendall(request)
+            time.sleep(turn * 0.001)
+            leaving = threading.Thread(target=lambda wires=wires: [wire.close() for wire in wires])
+            leaving.start()
+        leaving.join()
+        assert gateway.in_flight == 0
+    gc.collect()
+    assert not [one for one in caplog.records if one.name.startswith(("uvicorn", "asyncio"))]
 
 
 def test_many_threads_and_many_records():
