@@ -7,6 +7,7 @@ import copy
 import json
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -59,7 +60,8 @@ class Wire:
             return httpx.Response(status, content=content, headers=headers)
         if request.url.params["u"].endswith("embeddings"):
             inputs = json.loads(request.content)["input"]
-            data = [{"object": "embedding", "index": at, "embedding": [1.0, 0.0]} for at in range(len(inputs))]
+            vector = [1.0] + [0.0] * 1023
+            data = [{"object": "embedding", "index": at, "embedding": vector} for at in range(len(inputs))]
             return httpx.Response(200, json={"data": data, "usage": {"prompt_tokens": 1000}}, headers=headers)
         message = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
         return httpx.Response(200, json={"id": "c", "choices": [message], "usage": USAGE}, headers=headers)
@@ -379,8 +381,14 @@ def test_no_call_costs_more_than_what_is_reserved_for_it(gateway: LocalGateway, 
 def test_reconciling_a_limit_asks_lava(gateway: LocalGateway) -> None:
     limit = SpendLimit("1")
     lava = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url, spend_limit=limit)
-    with lava.stream([{"role": "user", "content": "Tell me a long story about rivers. " * 50}]) as stream:
+    delta = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}
+    first = f"data: {json.dumps({'id': 'c', 'model': 'm', 'choices': [delta]})}\n\n".encode()
+    last = f"data: {json.dumps({'id': 'c', 'model': 'm', 'choices': [], 'usage': USAGE})}\n\n".encode()
+    gateway.queue([first, 0.04, last, b"data: [DONE]\n\n"])
+    with lava.stream(ASK) as stream:
         next(stream)
+        # Its end is on the way, and charged, when the stream is left.
+        time.sleep(0.2)
     assert limit.held > 0
     assert lava.reconcile(limit) == 0
-    assert (limit.held, limit.spent) == (0, gateway.requests[-1].cost)
+    assert (limit.held, limit.spent) == (0, COST)
