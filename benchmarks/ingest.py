@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,9 +128,11 @@ def ours_numpy(url: str) -> Embed:
 
 def _langchain_mistralai(url: str) -> Any:
     from langchain_mistralai import MistralAIEmbeddings
-    from langchain_mistralai.embeddings import DummyTokenizer
 
-    return MistralAIEmbeddings(api_key="k", endpoint=f"{url}/", tokenizer=DummyTokenizer())
+    with warnings.catch_warnings():
+        # It says that it counts characters.
+        warnings.simplefilter("ignore")
+        return MistralAIEmbeddings(api_key="k", endpoint=f"{url}/")
 
 
 def langchain_mistralai(url: str) -> Embed:
@@ -138,11 +141,9 @@ def langchain_mistralai(url: str) -> Embed:
 
 
 def langchain_mistralai_async(url: str) -> Embed:
-    def embed(texts: list[str]) -> Any:
-        # Its HTTP client belongs to one event loop.
-        return asyncio.run(_langchain_mistralai(url).aembed_documents(texts))
-
-    return embed
+    # Its HTTP client belongs to one event loop: one model for the warm-up, one for what is measured.
+    models = [_langchain_mistralai(url) for _ in range(2)]
+    return lambda texts: asyncio.run(models.pop().aembed_documents(texts))
 
 
 def _llama_index_mistralai(url: str) -> Any:
@@ -161,7 +162,8 @@ def llama_index_mistralai(url: str) -> Embed:
 
 
 def llama_index_mistralai_async(url: str) -> Embed:
-    return lambda texts: asyncio.run(_llama_index_mistralai(url).aget_text_embedding_batch(texts))
+    models = [_llama_index_mistralai(url) for _ in range(2)]
+    return lambda texts: asyncio.run(models.pop().aget_text_embedding_batch(texts))
 
 
 def mistralai_sdk(url: str) -> Embed:

@@ -97,8 +97,7 @@ def check(folder: Path, count: int, client: LavaMistral) -> dict[str, Any]:
     }
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    folder = Path(tempfile.mkdtemp(prefix="lava-mistral-ray-"))
+def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     notes = folder / "notes"
     notes.mkdir()
     write_chunks(folder / "chunks", options.chunks, options.blocks)
@@ -157,7 +156,8 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=6.0, help="the account's limit, requests a second")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    result = run(options)
+    with tempfile.TemporaryDirectory(prefix="lava-mistral-ray-") as folder:
+        result = run(options, Path(folder))
     if options.json:
         print(json.dumps(result))
     else:
