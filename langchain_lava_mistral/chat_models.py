@@ -47,6 +47,7 @@ from langchain_lava_mistral._tools import (
 from langchain_lava_mistral.callbacks import counted
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing import carried_fields
+from lava_mistral.calls import refuse_keys
 from lava_mistral.client import (
     DEFAULT_CHAT_MODEL,
     DEFAULT_MAX_RETRIES,
@@ -200,6 +201,7 @@ class ChatLavaMistral(BaseChatModel):
         body = dict(values.get("model_kwargs") or {})
         if twice := body.keys() & values.keys():
             raise ValueError(f"{sorted(twice)} stand in model_kwargs and beside it: give them once.")
+        refuse_keys([*extra, *body.keys() - known])
         if extra:
             warnings.warn(
                 f"{sorted(extra)} are no parameters of {cls.__name__}; they go to Mistral as they are, through "

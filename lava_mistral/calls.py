@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.metadata import version
@@ -54,6 +54,19 @@ _NEVER_SENT = (
     httpx.UnsupportedProtocol,
     httpx.LocalProtocolError,
     httpx.InvalidURL,
+)
+# What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
+_KEYS = frozenset(
+    (
+        "api_key",
+        "authorization",
+        "forward_token",
+        "lava_api_key",
+        "lava_secret_key",
+        "mistral_api_key",
+        "provider_key",
+        "secret_key",
+    )
 )
 _OF_THE_BODY = (b"content-length", b"content-encoding", b"transfer-encoding")
 _OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
@@ -456,6 +469,19 @@ class StreamReader:
         return None if self.usage is None else cost_of(self.usage, self.call.model or self.model)
 
 
+def refuse_keys(names: Iterable[str]) -> None:
+    """Keep keys out of a request's body, where they would be sent to Mistral and stand in logs and traces.
+
+    Raises:
+        ConfigurationError: one of the names is that of a key.
+    """
+    if found := sorted(_KEYS.intersection(names)):
+        raise ConfigurationError(
+            f"{', '.join(found)} can't be sent as a field of the request: Lava's key is given once, as api_key= of "
+            "the client or model; a Mistral key of your own goes into billing=Billing(provider_key=…)."
+        )
+
+
 def chat_body(
     messages: Sequence[Message],
     model: str,
@@ -468,8 +494,10 @@ def chat_body(
 
     Raises:
         InvalidRequestError: Mistral would refuse the conversation.
+        ConfigurationError: a parameter is a key.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
+    refuse_keys(given)
     body: dict[str, Any] = {
         "model": model,
         "messages": prepare(

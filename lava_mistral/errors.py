@@ -398,6 +398,10 @@ def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..
             return PermissionDeniedError, (
                 f"Check that the key may do this and that the meter is on the customer's plan.{whose}"
             )
+        case 404 if not mistral:
+            return NotFoundError, (
+                "Unless an id is wrong, check base_url or LAVA_BASE_URL: it ends in /v1, like https://api.lava.so/v1."
+            )
         case 404:
             return NotFoundError, ""
         case 400 | 413 | 422 if _OVERFLOW.search(detail.message):

@@ -488,6 +488,15 @@ async def test_what_mistral_would_refuse_is_refused_before_it_is_sent(both: Any)
     assert wire.bodies[0]["messages"][-1]["prefix"] is True
 
 
+@pytest.mark.parametrize("name", ["api_key", "mistral_api_key", "secret_key", "provider_key"])
+async def test_a_key_is_never_sent_as_a_field_of_the_request(both: Any, name: str) -> None:
+    wire = Wire(ANSWER)
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        await both(wire).chat(**{name: "sk-secret"})
+    assert "sk-secret" not in str(caught.value)
+    assert wire.requests == []
+
+
 async def test_an_empty_tool_list_is_left_out(both: Any) -> None:
     wire = Wire(ANSWER)
     await both(wire).chat(tools=[], tool_choice="any")

@@ -175,6 +175,7 @@ def test_other_refusals_under_the_same_code_are_no_context_overflow() -> None:
         (402, {"error": "empty"}, "top up at https://www.lava.so/"),
         (402, {"message": "empty"}, "The Mistral account of the provider key"),
         (403, {"error": "no"}, "the meter is on the customer's plan"),
+        (404, {"error": "Not Found"}, "base_url or LAVA_BASE_URL: it ends in /v1"),
     ],
 )
 def test_an_error_says_what_to_do(status: int, body: Any, advice: str) -> None:

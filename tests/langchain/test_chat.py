@@ -123,6 +123,14 @@ def test_an_unknown_argument_goes_to_the_body_with_a_warning() -> None:
     assert model.model_kwargs == {"temprature": 0}
 
 
+@pytest.mark.parametrize("name", ["mistral_api_key", "lava_secret_key", "provider_key"])
+def test_a_key_under_another_name_is_refused_not_sent(name: str) -> None:
+    for given in ({name: "sk-secret"}, {"model_kwargs": {name: "sk-secret"}}):
+        with pytest.raises(ValueError, match=rf"{name} can't be sent.*api_key=") as caught:
+            ChatLavaMistral(**given)
+        assert "sk-secret" not in str(caught.value)
+
+
 def test_a_known_argument_in_model_kwargs_finds_its_field() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
