@@ -490,11 +490,6 @@ class Flow:
         """Whether another text may come."""
         return len(self._ends) < self._window and len(self._waiting) < (self._window + 1) * MAX_REQUEST_INPUTS
 
-    @property
-    def empty(self) -> bool:
-        """Whether all that has come has left."""
-        return not self._waiting
-
     def push(self, text: str) -> Batch | None:
         """A text has come; the batch that it completes, or none.
 

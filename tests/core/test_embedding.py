@@ -19,6 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -117,6 +118,21 @@ class TestRight:
     def test_the_cost_of_an_unknown_model_is_unknown(self) -> None:
         service = VectorService()
         assert service.engine(model="next-embed").embed(["a"]).cost is None
+
+    def test_the_cost_of_an_answer_without_usage_is_unknown(self) -> None:
+        answer = {"data": [{"index": 0, "embedding": vector_of("a")}]}
+        result = VectorService([httpx.Response(200, json=answer)]).engine().embed(["a"])
+        assert (result.vectors, result.tokens, result.cost) == ([vector_of("a")], 0, None)
+
+    def test_any_iterable_of_texts_will_do(self) -> None:
+        texts: Any = (str(number) for number in range(3))
+        assert VectorService().engine().embed(texts).vectors == [vector_of(str(number)) for number in range(3)]
+
+    def test_base64_that_nobody_asked_for_is_refused_where_the_dimension_is_unknown(self) -> None:
+        answer = {"data": [{"index": 0, "embedding": "AAAA"}]}
+        service = VectorService([httpx.Response(200, json=answer)] * 5)
+        with pytest.raises(ServerError, match="base64 of 3 bytes came, for vectors of unknown dimensions"):
+            service.engine(model="next-embed").embed(["a"])
 
     def test_vectors_of_another_length(self, gateway: LocalGateway, mode: Mode) -> None:
         [vector] = run(mode, engine_for(gateway, dimensions=256), ["short"])
@@ -470,6 +486,14 @@ class TestStreams:
         assert sum(1 for _ in stream) == 20_002
         assert stream.usage.duplicates == 19_999
         assert sorted(service.sent) == ["again", "first", "last"]
+
+    def test_a_text_that_comes_again_much_later_is_sent_again(self) -> None:
+        texts = [*(str(number) for number in range(5_000)), "0", "4999"]
+        service = VectorService()
+        stream = service.engine(count_tokens=lambda text: 30).embed_iter(texts, as_numpy=True)
+        assert [vector[0] for _, vector in stream] == [vector_of(text)[0] for text in texts]
+        assert stream.usage.duplicates == 1
+        assert service.sent.count("0") == 2
 
     async def test_repeated_texts_do_not_block_an_async_stream(self) -> None:
         service = VectorService()

@@ -201,6 +201,17 @@ assert not any(name.split(".")[0] == "numpy" for name in sys.modules)
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+@pytest.mark.parametrize("how", ["float32", "float16"])
+@pytest.mark.parametrize("count", [1, 40])
+def test_arrays_of_the_standard_library_do_where_numpy_is_not(
+    monkeypatch: pytest.MonkeyPatch, how: str, count: int
+) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    rows = read_rows(answer(count, how), count, dimension=DIMENSION)
+    assert isinstance(rows, list)
+    assert to_lists(rows) == [vector(place) for place in range(count)]
+
+
 def test_recorded_vectors_survive_sixteen_bits() -> None:
     numbers = [step / 1024 - 0.5 for step in range(DIMENSION)]
     for left, right in itertools.pairwise(("float", "float32", "float16")):
