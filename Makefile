@@ -12,13 +12,14 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev node-sdk
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -q -m alone
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under 95
 
 # The same tests without coverage, for further interpreters.
 test-quick: $(VENV)/.dev node-sdk
-	$(BIN)/python -m pytest -q -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

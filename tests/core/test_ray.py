@@ -80,6 +80,7 @@ def test_a_bad_text_is_shown_and_nothing_heavy_travels_with_the_error(gateway: L
     assert refused.value.partial is None
 
 
+@pytest.mark.alone
 def test_two_nodes_lose_an_actor_and_no_chunk() -> None:
     pytest.importorskip("ray", reason="Ray can't be installed for this Python")
     command = [sys.executable, str(CLUSTER), "--json", "--chunks", "6000", "--actors", "2", "--rate", "4"]
