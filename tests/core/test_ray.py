@@ -82,7 +82,7 @@ def test_a_bad_text_is_shown_and_nothing_heavy_travels_with_the_error(gateway: L
 
 @pytest.mark.alone
 def test_two_nodes_lose_an_actor_and_no_chunk() -> None:
-    pytest.importorskip("ray", reason="Ray can't be installed for this Python")
+    pytest.importorskip("ray", reason="the extra [ray] is not installed")
     command = [sys.executable, str(CLUSTER), "--json", "--chunks", "6000", "--actors", "2", "--rate", "4"]
     done = subprocess.run([*command, "--batch", "750", "--blocks", "4"], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2_000:]
