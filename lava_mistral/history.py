@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -37,8 +38,8 @@ class History:
 
     _timeout: float | None
 
-    def _ask(self, call: Call) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _ask(self, call: Call) -> dict[str, Any]: ...
 
     def request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> RequestRecord:
         """What Lava recorded of one request.
@@ -145,8 +146,8 @@ class AsyncHistory:
 
     _timeout: float | None
 
-    async def _ask(self, call: Call) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    async def _ask(self, call: Call) -> dict[str, Any]: ...
 
     async def request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> RequestRecord:
         """What Lava recorded of one request; see `LavaMistral.request`."""
