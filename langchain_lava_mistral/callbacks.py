@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 
-from lava_mistral.usage import UsageTotals, track_usage, watching
+from lava_mistral.usage import LANGCHAIN_RUN, UsageTotals, present_watch, track_usage, watching
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +40,8 @@ class LavaUsageCallbackHandler(BaseCallbackHandler):
 
     # In the caller's own context, so that what a retriever embeds is found to be its own.
     run_inline = True
+    # Calls tell what they cost by themselves; only retrievers are listened to.
+    ignore_llm = ignore_chat_model = ignore_chain = ignore_agent = ignore_retry = ignore_custom_event = True
 
     def __init__(self, totals: UsageTotals | None = None) -> None:
         self.totals = UsageTotals() if totals is None else totals
@@ -111,14 +113,21 @@ def counted_embedding() -> AbstractContextManager[None]:
     """A block for the beginning of an embedding call: the handlers of what it is part of are told what it costs."""
     config = var_child_runnable_config.get() or {}
     callbacks = config.get("callbacks")
-    run_id = None
-    handlers: list[Any] = [handler for handler, _ in _open()]
+    retrievers = _open()
+    handlers: list[Any] = [handler for handler, _ in retrievers]
+    run_id = retrievers[-1][1] if retrievers else None
     if isinstance(callbacks, BaseCallbackManager):
         handlers += callbacks.handlers
-        run_id = None if callbacks.parent_run_id is None else str(callbacks.parent_run_id)
+        run_id = run_id or callbacks.parent_run_id
     else:
         handlers += callbacks or ()
-    return watching(_totals(handlers), run_id)
+    return watching(_totals(handlers), None if run_id is None else str(run_id))
+
+
+def traced(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """The metadata of a call within one of these blocks, with the run that it belongs to, where there is one."""
+    run_id = present_watch().run_id
+    return metadata if run_id is None else {LANGCHAIN_RUN: run_id, **(metadata or {})}
 
 
 def _totals(handlers: Iterable[BaseCallbackHandler]) -> list[UsageTotals]:

@@ -44,7 +44,7 @@ from langchain_lava_mistral._tools import (
     to_tool,
     to_tools,
 )
-from langchain_lava_mistral.callbacks import counted
+from langchain_lava_mistral.callbacks import counted, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing import carried_fields
 from lava_mistral.calls import refuse_keys
@@ -59,7 +59,6 @@ from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.tokenizers import token_ids
 from lava_mistral.tokens import count_tokens
 from lava_mistral.tools import to_tool_choice
-from lava_mistral.usage import LANGCHAIN_RUN
 
 # Field → Mistral's name for it.
 _PARAMETERS = {
@@ -169,7 +168,7 @@ class ChatLavaMistral(BaseChatModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     n: int | None = Field(default=None, ge=1)
-    safe_prompt: bool | None = None
+    safe_prompt: bool | None = Field(default=None, validation_alias=AliasChoices("safe_prompt", "safe_mode"))
     parallel_tool_calls: bool | None = None
     prompt_mode: str | None = None
     reasoning_effort: str | None = None
@@ -305,7 +304,7 @@ class ChatLavaMistral(BaseChatModel):
     ) -> ChatResult:
         run = kwargs.get(_RUN) or CallRun(run_manager)
         with translated(), counted(run):
-            answer = self._client(kwargs).chat(**self._request(messages, stop, kwargs, run), on_retry=run.on_retry)
+            answer = self._client(kwargs).chat(**self._request(messages, stop, kwargs), on_retry=run.on_retry)
         return to_result(answer)
 
     async def _agenerate(
@@ -320,7 +319,7 @@ class ChatLavaMistral(BaseChatModel):
             client = self._async_client(kwargs)
             try:
                 with counted(run):
-                    request = self._request(messages, stop, kwargs, run)
+                    request = self._request(messages, stop, kwargs)
                     answer = await client.chat(**request, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
@@ -337,8 +336,8 @@ class ChatLavaMistral(BaseChatModel):
         maker = ChunkMaker()
         first: Mapping[str, Any] | None = None
         with translated():
-            request = self._request(messages, stop, kwargs, run, stream=True)
             with counted(run):
+                request = self._request(messages, stop, kwargs, stream=True)
                 opened = self._client(kwargs).stream(**request, on_retry=run.on_retry)
             with opened as stream:
                 run.opened = stream
@@ -366,9 +365,9 @@ class ChatLavaMistral(BaseChatModel):
         maker = ChunkMaker()
         first: Mapping[str, Any] | None = None
         with translated():
-            request = self._request(messages, stop, kwargs, run, stream=True)
             try:
                 with counted(run):
+                    request = self._request(messages, stop, kwargs, stream=True)
                     opened = await self._async_client(kwargs).stream(**request, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
@@ -477,7 +476,6 @@ class ChatLavaMistral(BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None,
         kwargs: Mapping[str, Any],
-        run: CallRun,
         *,
         stream: bool = False,
     ) -> dict[str, Any]:
@@ -504,8 +502,8 @@ class ChatLavaMistral(BaseChatModel):
         normalize(parameters)
         parameters.setdefault("model", self.model)
         metadata = kwargs.get("lava_metadata")
-        if kwargs.get("trace_metadata", self.trace_metadata) and run.run_id is not None:
-            metadata = {LANGCHAIN_RUN: run.run_id, **(metadata or {})}
+        if kwargs.get("trace_metadata", self.trace_metadata):
+            metadata = traced(metadata)
         return {
             **parameters,
             "messages": to_wire(messages),

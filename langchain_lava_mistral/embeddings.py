@@ -11,7 +11,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
 from langchain_lava_mistral._fields import BillingField, Key, SpendLimitField, environment_key, environment_url
-from langchain_lava_mistral.callbacks import counted_embedding
+from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing import Billing, carried_fields
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
@@ -48,6 +48,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         base_url: by default `LAVA_BASE_URL`, else by the key: production or sandbox.
         billing: who pays.
         lava_metadata: text pairs that Lava stores with each request.
+        trace_metadata: add the id of the LangChain run that a call is part of to them, as `langchain_run_id`.
         spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A request that
             could pass it is refused before it is sent (`SpendLimitError`).
         dimensions: length of the vectors, for models that can shorten them.
@@ -67,9 +68,12 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
     base_url: str | None = Field(default_factory=environment_url)
     billing: BillingField | None = Field(default=None, exclude=True)
     lava_metadata: dict[str, str] | None = None
+    trace_metadata: bool = False
     spend_limit: SpendLimitField | None = Field(default=None, exclude=True)
     dimensions: int | None = None
-    max_concurrency: int = DEFAULT_MAX_CONCURRENCY
+    max_concurrency: int = Field(
+        default=DEFAULT_MAX_CONCURRENCY, validation_alias=AliasChoices("max_concurrency", "max_concurrent_requests")
+    )
     max_retries: int = DEFAULT_MAX_RETRIES
     timeout: float | None = Field(default=DEFAULT_TIMEOUT, validation_alias=AliasChoices("timeout", "request_timeout"))
     show_progress_bar: bool = False
@@ -121,7 +125,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             result = self._engine().embed(
                 texts,
                 billing=billing,
-                lava_metadata=lava_metadata,
+                lava_metadata=self._stored(lava_metadata),
                 show_progress=self.show_progress_bar,
                 resume_from=resume_from,
             )
@@ -141,7 +145,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             result = await self._engine().aembed(
                 texts,
                 billing=billing,
-                lava_metadata=lava_metadata,
+                lava_metadata=self._stored(lava_metadata),
                 show_progress=self.show_progress_bar,
                 resume_from=resume_from,
             )
@@ -153,7 +157,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
     ) -> list[float]:
         """The vector of one text; see `embed_documents`."""
         with translated(), counted_embedding():
-            result = self._engine().embed([text], billing=billing, lava_metadata=lava_metadata)
+            result = self._engine().embed([text], billing=billing, lava_metadata=self._stored(lava_metadata))
         vector: list[float] = result.vectors[0]
         return vector
 
@@ -162,7 +166,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
     ) -> list[float]:
         """The vector of one text; see `embed_documents`."""
         with translated(), counted_embedding():
-            result = await self._engine().aembed([text], billing=billing, lava_metadata=lava_metadata)
+            result = await self._engine().aembed([text], billing=billing, lava_metadata=self._stored(lava_metadata))
         vector: list[float] = result.vectors[0]
         return vector
 
@@ -187,7 +191,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
                 self._engine().embed_iter(
                     texts,
                     billing=billing,
-                    lava_metadata=lava_metadata,
+                    lava_metadata=self._stored(lava_metadata),
                     show_progress=self.show_progress_bar,
                     resume_from=resume_from,
                 )
@@ -207,11 +211,15 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
                 self._engine().aembed_iter(
                     texts,
                     billing=billing,
-                    lava_metadata=lava_metadata,
+                    lava_metadata=self._stored(lava_metadata),
                     show_progress=self.show_progress_bar,
                     resume_from=resume_from,
                 )
             )
+
+    def _stored(self, metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """What Lava stores with a call that begins now, beside the model's own."""
+        return traced(metadata) if self.trace_metadata else metadata
 
     def _engine(self) -> EmbeddingEngine:
         """The engine of the present settings: one for all calls, since it keeps the limit."""

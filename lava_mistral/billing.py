@@ -86,7 +86,11 @@ def reveal(secret: Secret, what: str) -> str:
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ConfigurationError(
             f"{what} holds white space or a character that no key has (often a line break at its end). "
-            f"Write {what}=key.strip(), or copy the key again."
+            + (
+                "Set it again without that."
+                if what.startswith("LAVA_")
+                else f"Write {what}=key.strip(), or copy it again."
+            )
         )
     return value
 

@@ -56,6 +56,7 @@ _NEVER_SENT = (
     httpx.InvalidURL,
 )
 # What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
+_ADDRESSES = frozenset(("endpoint", "server_url", "mistral_api_url"))
 _KEYS = frozenset(
     (
         "api_key",
@@ -470,11 +471,17 @@ class StreamReader:
 
 
 def refuse_keys(names: Iterable[str]) -> None:
-    """Keep keys out of a request's body, where they would be sent to Mistral and stand in logs and traces.
+    """Keep keys and addresses out of a request's body, where they would be sent to Mistral and stand in traces.
 
     Raises:
-        ConfigurationError: one of the names is that of a key.
+        ConfigurationError: one of the names is that of a key or an address.
     """
+    names = set(names)
+    if found := sorted(_ADDRESSES & names):
+        raise ConfigurationError(
+            f"{', '.join(found)} can't be set: calls go to Mistral through Lava, whose own address is base_url= of the "
+            "client or model. Leave it out."
+        )
     if found := sorted(_KEYS.intersection(names)):
         raise ConfigurationError(
             f"{', '.join(found)} can't be sent as a field of the request: Lava's key is given once, as api_key= of "

@@ -164,6 +164,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
 
     _synonyms: ClassVar[Mapping[str, str]] = {
         **LavaSettings._synonyms,
+        "safe_mode": "safe_prompt",
         "random_seed": "seed",
         "model_name": "model",
         "model_kwargs": "additional_kwargs",

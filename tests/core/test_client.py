@@ -497,6 +497,15 @@ async def test_a_key_is_never_sent_as_a_field_of_the_request(both: Any, name: st
     assert wire.requests == []
 
 
+@pytest.mark.parametrize("name", ["endpoint", "server_url", "mistral_api_key"])
+async def test_a_peers_address_or_key_is_refused_with_what_to_write(both: Any, name: str) -> None:
+    wire = Wire(ANSWER)
+    with pytest.raises(ConfigurationError, match=f"{name} can't be") as caught:
+        await both(wire).chat(**{name: "hush"})
+    assert "hush" not in str(caught.value)
+    assert wire.requests == []
+
+
 async def test_an_empty_tool_list_is_left_out(both: Any) -> None:
     wire = Wire(ANSWER)
     await both(wire).chat(tools=[], tool_choice="any")
