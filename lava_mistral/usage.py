@@ -12,7 +12,7 @@ What is told is each request that Lava may have charged: every answer with statu
 the caller never saw. A refusal (4xx, 5xx) costs nothing and is not told. The provider says how many tokens it counted
 at the very end of an answer; for a stream that was left before, a connection that broke, or a request that timed out
 or was cancelled, nobody here knows: such a record has `usage` and `cost` `None`, the totals count it as `unknown`, and
-`LavaMistral.reconcile` asks Lava for what it was.
+`LavaMistral.reconcile` asks Lava for what it was. What other libraries send through a `LavaTransport` is not told.
 """
 
 from __future__ import annotations

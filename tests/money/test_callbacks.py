@@ -260,3 +260,21 @@ def test_the_run_id_is_langchains_own(gateway: LocalGateway) -> None:
     (model | RunnableLambda(str)).invoke("Hello", {"callbacks": [Keep()]})
     assert runs[0] == str(own)
     assert [request.metadata["langchain_run_id"] for request in gateway.requests] == runs
+
+
+def test_an_embedding_leads_to_the_run_that_it_is_part_of(gateway: LocalGateway) -> None:
+    runs: dict[str, str] = {}
+
+    class Keep(BaseCallbackHandler):
+        def on_chain_start(self, *args: Any, run_id: Any, **kwargs: Any) -> None:
+            runs["chain"] = str(run_id)
+
+        def on_retriever_start(self, *args: Any, run_id: Any, **kwargs: Any) -> None:
+            runs["retriever"] = str(run_id)
+
+    model = LavaMistralEmbeddings(api_key=gateway.secret_key, base_url=gateway.base_url, trace_metadata=True)
+    store = InMemoryVectorStore.from_texts(["The Rhine is 766 miles long."], model)
+    RunnableLambda(model.embed_query).invoke("x", {"callbacks": [Keep()]})
+    store.as_retriever().invoke("x", {"callbacks": [Keep(), LavaUsageCallbackHandler()]})
+    found = [request.metadata.get("langchain_run_id") for request in gateway.requests]
+    assert found == [None, runs["chain"], runs["retriever"]]
