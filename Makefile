@@ -32,8 +32,9 @@ types: $(VENV)/.dev
 extras: $(BIN)/uv
 	$(BIN)/python tests/extras.py $(BIN)/uv $(PYTHON)
 
+# The settings in pyproject.toml are for the tests, and name plugins that notebooks do without.
 notebooks: $(VENV)/.notebooks
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:randomly -W default notebooks
+	$(BIN)/python -m pytest -c /dev/null --rootdir . -p no:cacheprovider --nbmake --nbmake-timeout=600 --durations 0 notebooks
 
 # Against real Lava, for less than a cent.
 live:
