@@ -309,11 +309,12 @@ async def test_a_record_that_lags_is_waited_for(side: Side) -> None:
 
 async def test_what_a_left_stream_cost_is_learned_afterwards(side: Side, gateway: LocalGateway) -> None:
     client = side.client(api_key=gateway.secret_key, base_url=gateway.base_url)
-    gateway.queue([chunk("Hi"), 0.04, chunk("", "stop", usage=COUNTED), b"data: [DONE]\n\n"])
+    gateway.queue([chunk("Hi"), 0.5, chunk("", "stop", usage=COUNTED), b"data: [DONE]\n\n"])
     with track_usage() as usage:
         stream = await side.ask(client.stream(ASK, billing=Billing(customer_id="c", meter_slug="m")))
         # Its end is on the way, and charged, when the stream is left.
-        await asyncio.sleep(0.2)
+        while not gateway.requests[0].cost:
+            await asyncio.sleep(0.01)
         await side.ask(stream.aclose() if side.asynchronous else stream.close())
     assert usage.unknown == 1
     assert await side.ask(client.reconcile(usage, wait=5)) == 0
