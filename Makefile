@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 NODE_SDK := build/node
 UV_PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
+# NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
+export UV_LINK_MODE := copy
+
 .PHONY: demo test test-quick lint types extras notebooks live clean
 
 demo: $(VENV)/.demo
