@@ -8,21 +8,25 @@ UV_PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick lint types extras notebooks live clean
+.PHONY: demo test test-quick coverage lint types extras notebooks live clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
 
 test: $(VENV)/.dev node-sdk
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
-	$(BIN)/coverage run -m pytest -q -m alone
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --skip-covered --fail-under 95
+	$(BIN)/python -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m alone
 
-# The same tests without coverage, for further interpreters.
+# The same tests, without those that need the machine for themselves.
 test-quick: $(VENV)/.dev node-sdk
 	$(BIN)/python -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
+
+# … and which branches of the packages they went through.
+coverage: $(VENV)/.dev node-sdk
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --fail-under 95
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
