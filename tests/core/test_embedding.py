@@ -761,7 +761,7 @@ class TestClients:
         assert [index for index, _ in pairs] == [0, 1]
 
     def test_one_limit_for_all_calls_of_a_client(self) -> None:
-        with LocalGateway(latency=0.03) as gateway:
+        with LocalGateway(latency=0.3) as gateway:
             client = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
             threads = [
                 threading.Thread(target=client.embed, args=([str(place)],), kwargs={"max_concurrency": 2})

@@ -122,7 +122,7 @@ def test_a_client_works_in_a_spawned_process(gateway: LocalGateway) -> None:
 
 
 async def test_200_streams_run_at_once_through_one_client() -> None:
-    with LocalGateway(latency=1.0) as gateway:
+    with LocalGateway(latency=2.5) as gateway:
         client = AsyncLavaMistral(**settings(gateway))
         streams = await asyncio.gather(*(client.stream(ASK) for _ in range(200)))
         assert gateway.max_in_flight == 200

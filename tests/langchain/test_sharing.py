@@ -148,7 +148,7 @@ def wait_until_idle(gateway: LocalGateway) -> None:
 
 
 def test_two_hundred_streams_run_at_once() -> None:
-    with LocalGateway(pace=0.01, latency=0.2) as gateway:
+    with LocalGateway(pace=0.01, latency=2.0) as gateway:
         model = chat(gateway)
 
         async def one() -> int:
