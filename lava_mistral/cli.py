@@ -123,20 +123,21 @@ def gateway(
         raise OSError(f"can't listen on port {port} ({error.strerror or error}): choose another with --port") from error
     # A process manager stops it as Ctrl-C does: what is under way is broken off and the port is free again.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with running:
-        if json:
-            _print_json({"base_url": running.base_url, "secret_key": running.secret_key})
-        else:
-            typer.echo(
-                f"A simulated Lava is listening at {running.base_url} (no call leaves this machine). Use it with:\n\n"
-                f"  export LAVA_BASE_URL={running.base_url}\n"
-                f"  export LAVA_SECRET_KEY={running.secret_key}\n\n"
-                "Ctrl-C stops it."
-            )
-        try:
+    try:
+        with running:
+            if json:
+                _print_json({"base_url": running.base_url, "secret_key": running.secret_key})
+            else:
+                typer.echo(
+                    f"A simulated Lava is listening at {running.base_url} (no call leaves this machine). Use it with:\n\n"
+                    f"  export LAVA_BASE_URL={running.base_url}\n"
+                    f"  export LAVA_SECRET_KEY={running.secret_key}\n\n"
+                    "Ctrl-C stops it."
+                )
             running.wait()
-        except KeyboardInterrupt:
-            return
+    except KeyboardInterrupt:
+        # It may come as soon as the address is told, before anybody waits.
+        return
 
 
 @_command
