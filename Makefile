@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 NODE_SDK := build/node
 UV_PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
+TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
+# Many tests time real servers and processes: what fails beside others has to pass by itself.
+AGAIN := -q --last-failed --last-failed-no-failures none -m 'not alone'
+
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
@@ -14,17 +18,17 @@ demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
 
 test: $(VENV)/.dev node-sdk
-	$(BIN)/python -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TOGETHER) || $(BIN)/python -m pytest $(AGAIN)
 	$(BIN)/python -m pytest -q -m alone
 
 # The same tests, without those that need the machine for themselves.
 test-quick: $(VENV)/.dev node-sdk
-	$(BIN)/python -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TOGETHER) || $(BIN)/python -m pytest $(AGAIN)
 
 # … and which branches of the packages they went through.
 coverage: $(VENV)/.dev node-sdk
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 -m 'not alone' $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest $(TOGETHER) || $(BIN)/coverage run -m pytest $(AGAIN)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under 95
 

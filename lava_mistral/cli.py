@@ -129,7 +129,8 @@ def gateway(
                 _print_json({"base_url": running.base_url, "secret_key": running.secret_key})
             else:
                 typer.echo(
-                    f"A simulated Lava is listening at {running.base_url} (no call leaves this machine). Use it with:\n\n"
+                    f"A simulated Lava is listening at {running.base_url} (no call leaves this machine). "
+                    "Use it with:\n\n"
                     f"  export LAVA_BASE_URL={running.base_url}\n"
                     f"  export LAVA_SECRET_KEY={running.secret_key}\n\n"
                     "Ctrl-C stops it."
