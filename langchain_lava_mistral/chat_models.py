@@ -47,7 +47,7 @@ from langchain_lava_mistral._tools import (
 from langchain_lava_mistral.callbacks import counted, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing import carried_fields
-from lava_mistral.calls import refuse_keys
+from lava_mistral.calls import KEY_NAMES, refuse_keys
 from lava_mistral.client import (
     DEFAULT_CHAT_MODEL,
     DEFAULT_MAX_RETRIES,
@@ -251,7 +251,9 @@ class ChatLavaMistral(BaseChatModel):
         return {"model": self.model, "base_url": self.base_url, **self._defaults()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        given = {name: value for name, value in kwargs.items() if name not in _SETTINGS | _FRAMEWORK}
+        # A key given to a call is refused when the call is made; its trace is written before that.
+        hidden = _SETTINGS | _FRAMEWORK | KEY_NAMES
+        given = {name: value for name, value in kwargs.items() if name not in hidden}
         params = {**self._identifying_params, "_type": self._llm_type, **given}
         return params if stop is None else {**params, "stop": stop}
 

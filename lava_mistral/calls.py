@@ -57,7 +57,7 @@ _NEVER_SENT = (
 )
 # What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
 _ADDRESSES = frozenset(("endpoint", "server_url", "mistral_api_url"))
-_KEYS = frozenset(
+KEY_NAMES = frozenset(
     (
         "api_key",
         "authorization",
@@ -482,7 +482,7 @@ def refuse_keys(names: Iterable[str]) -> None:
             f"{', '.join(found)} can't be set: calls go to Mistral through Lava, whose own address is base_url= of the "
             "client or model. Leave it out."
         )
-    if found := sorted(_KEYS.intersection(names)):
+    if found := sorted(KEY_NAMES.intersection(names)):
         raise ConfigurationError(
             f"{', '.join(found)} can't be sent as a field of the request: Lava's key is given once, as api_key= of "
             "the client or model; a Mistral key of your own goes into billing=Billing(provider_key=…)."

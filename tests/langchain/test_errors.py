@@ -294,3 +294,13 @@ def test_what_can_be_done_about_402_is_said(caller: Caller) -> None:
 def test_errors_can_be_copied() -> None:
     error = errors.RateLimitError("no", retry_after=1.0)
     assert str(copy.copy(error)) == str(error)
+
+
+def test_a_key_given_to_a_call_is_not_in_its_trace() -> None:
+    from langchain_lava_mistral import ChatLavaMistral
+
+    params = ChatLavaMistral(api_key="aks_test_x")._get_invocation_params(
+        api_key="hush", mistral_api_key="hush", top_p=1
+    )
+    assert "hush" not in str(params)
+    assert params["top_p"] == 1
