@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NODE_SDK := build/node
 UV_PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python
+# The tests run with these releases, whatever came out since; `make constraints` takes the newest.
+PINNED := --constraints constraints.txt
 
 TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # Many tests time real servers and processes: what fails beside others has to pass by itself.
@@ -12,7 +14,7 @@ AGAIN := -q --last-failed --last-failed-no-failures none -m 'not alone'
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick coverage lint types extras notebooks live clean
+.PHONY: demo test test-quick coverage lint types extras notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
@@ -53,6 +55,11 @@ live:
 	echo "live: not run, there is no LAVA_SECRET_KEY or LAVA_FORWARD_TOKEN in the environment"; \
 	else $(MAKE) --no-print-directory $(VENV)/.dev && $(BIN)/python -m pytest -p no:cacheprovider live; fi
 
+# The newest releases that fit together, for every CPython and system.
+constraints: $(BIN)/uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url \
+	--all-extras --group dev --group notebooks --output-file constraints.txt pyproject.toml
+
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
 
@@ -64,12 +71,12 @@ $(VENV)/.demo: $(BIN)/uv pyproject.toml
 	$(UV_PIP) -e '.[langchain,gateway]'
 	@touch $@
 
-$(VENV)/.dev: $(BIN)/uv pyproject.toml
-	$(UV_PIP) --group dev -e '.[all]'
+$(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt
+	$(UV_PIP) $(PINNED) --group dev -e '.[all]'
 	@touch $@
 
-$(VENV)/.notebooks: $(BIN)/uv pyproject.toml
-	$(UV_PIP) --group notebooks -e '.[all]'
+$(VENV)/.notebooks: $(BIN)/uv pyproject.toml constraints.txt
+	$(UV_PIP) $(PINNED) --group notebooks -e '.[all]'
 	@touch $@
 
 # Lava's own SDK: an oracle of the tests. They skip it, and say so, on a machine without npm.

@@ -108,6 +108,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close everything at once: an answer that is still under way is broken off."""
         for server in self.servers:
+            for listening in server.sockets:
+                # Closing alone would leave the port open while a forked child still holds a copy of the socket.
+                with suppress(OSError):
+                    listening.shutdown(socket.SHUT_RDWR)
             server.close()
         loop = asyncio.get_running_loop()
         patience = loop.time() + 2.0
