@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -26,8 +25,9 @@ from lava_mistral.embedding import (
     PartialEmbedding,
     SyncEmbedder,
 )
+from lava_mistral.locks import new_lock
 
-_building = threading.Lock()
+_building = new_lock()
 
 
 class LavaMistralEmbeddings(BaseModel, Embeddings):

@@ -18,7 +18,6 @@ or was cancelled, nobody here knows: such a record has `usage` and `cost` `None`
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from lava_mistral.cost import EXACT, format_cost
+from lava_mistral.locks import new_lock
 from lava_mistral.wire import Usage, cached_tokens
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class UsageTotals:
         # A call may end inside the garbage collector, on top of any frame of any thread: `add` takes no lock that it
         # would have to wait for.
         self._arrived: deque[CallRecord] = deque()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._total = Tally()
         self._models: dict[str, Tally] = {}
         self._customers: dict[str | None, Tally] = {}
@@ -232,7 +232,7 @@ class UsageTotals:
             return vars(self) | {"_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=new_lock())
 
     def _fold(self) -> None:
         while self._arrived:
@@ -428,7 +428,7 @@ class Watch:
 
 _NOBODY: Final = Watch()
 _watch: ContextVar[Watch] = ContextVar("lava_mistral_usage", default=_NOBODY)
-_subscribing = threading.Lock()
+_subscribing = new_lock()
 _subscribed: tuple[Listener, ...] = ()
 
 

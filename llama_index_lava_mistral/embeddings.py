@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -20,6 +18,7 @@ from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATT
 from lava_mistral.billing import Billing
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.embedding import DEFAULT_MAX_CONCURRENCY, DEFAULT_MAX_RETRIES, EmbeddingEngine
+from lava_mistral.locks import new_lock
 from llama_index_lava_mistral._settings import LavaSettings
 from llama_index_lava_mistral.callbacks import counted, traced
 
@@ -39,16 +38,7 @@ class _Options:
 
 _NOTHING_SAID = _Options()
 _options: ContextVar[_Options] = ContextVar("llama_index_lava_mistral_options", default=_NOTHING_SAID)
-_making = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _making
-    _making = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_making = new_lock()
 
 
 @contextmanager
