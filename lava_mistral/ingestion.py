@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from lava_mistral.billing import Identity
 from lava_mistral.calls import EmbeddingAnswer
 from lava_mistral.cost import cost_of
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError
+from lava_mistral.gate import Stopped
 from lava_mistral.planning import (
     MAX_REQUEST_INPUTS,
     Batch,
@@ -29,7 +32,9 @@ from lava_mistral.planning import (
     too_long,
 )
 from lava_mistral.retry import Attempts, RetryPolicy
+from lava_mistral.usage import CallEffort
 from lava_mistral.vectors import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows, to_lists
+from lava_mistral.wire import known_usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +47,7 @@ Vector: TypeAlias = Any
 """A vector on its way: a list of floats, an array or a numpy row."""
 
 _TOO_MANY: Final = "3210"
+_TOO_MANY_TEXT: Final = re.compile(r"too many (?:tokens|inputs)|split into more batches", re.I)
 _TOO_LONG: Final = re.compile(r"Input id (\d+) has (\d+) tokens")
 _FINAL_CODES: Final = frozenset((_TOO_MANY, "1500"))
 
@@ -87,19 +93,37 @@ class EmbeddingResult(EmbeddingUsage):
     vectors: Any = field(default_factory=list, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What makes vectors: those of unlike makings have nothing to do with each other.
+
+    Attributes:
+        model: Mistral's name of the model.
+        dimensions: how long the vectors are; `None` where only the answers tell.
+    """
+
+    model: str
+    dimensions: int | None
+
+    def __str__(self) -> str:
+        return self.model if self.dimensions is None else f"{self.model} with {self.dimensions:,} dimensions"
+
+
 @dataclass(frozen=True)
 class PartialEmbedding:
-    """What was done when a call failed; `error.partial`, to be given as `resume_from=` to the next call.
+    """What was done when a call ended early; `error.partial`, to be given as `resume_from=` to the next call.
 
     Attributes:
         next_index: for a stream, the first index that was not handed on; what comes before it is not needed again.
         usage: what it took.
+        making: what made the vectors; `None` where the caller answers for that.
     """
 
     rows: dict[int, Vector] = field(repr=False)
     digests: dict[int, bytes] = field(repr=False)
     next_index: int = 0
     usage: EmbeddingUsage = field(default_factory=EmbeddingUsage)
+    making: Making | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -111,6 +135,18 @@ class PartialEmbedding:
     def vectors(self) -> dict[int, list[float]]:
         """The vectors by the index of their text, as lists of floats."""
         return {index: as_list(row) for index, row in self.rows.items()}
+
+    def check(self, making: Making) -> None:
+        """Check that a call which makes such vectors can go on from here.
+
+        Raises:
+            ConfigurationError: it would mix them with others.
+        """
+        if self.making is not None and self.making != making and (self.rows or self.next_index):
+            raise ConfigurationError(
+                f"resume_from= holds vectors of {self.making}, and this call makes those of {making}: they can't be "
+                "mixed. Go on with the model and the dimensions of the interrupted call, or leave resume_from= out."
+            )
 
     def vector(self, index: int, text: str) -> Vector | None:
         """The vector of this input, or `None` where it is still to be had.
@@ -125,6 +161,23 @@ class PartialEmbedding:
                 advice="Give resume_from= the same texts in the same order, or leave it out.",
             )
         return row
+
+
+def known_vectors(
+    texts: Sequence[str], vectors: Mapping[str, Vector], besides: PartialEmbedding | None = None
+) -> PartialEmbedding:
+    """What a call can go on from where the vectors of some texts are known from elsewhere.
+
+    Args:
+        texts: those of the call.
+        vectors: what is known, by text; the caller answers for the model that made them.
+        besides: what an earlier call had got.
+    """
+    rows = {index: vectors[text] for index, text in enumerate(texts) if text in vectors}
+    digests = {index: digest(texts[index]) for index in rows}
+    if besides is None:
+        return PartialEmbedding(rows, digests)
+    return replace(besides, rows=rows | besides.rows, digests=digests | besides.digests)
 
 
 def digest(text: str) -> bytes:
@@ -179,6 +232,7 @@ class Report:
     tokens: int = 0
     cost: Decimal | None = Decimal(0)
     request_ids: list[str] = field(default_factory=list)
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +266,7 @@ class Exchange:
         self.model = model
         self.policy = policy
         self.dimension = dimensions or NATIVE_DIMENSIONS.get(model)
+        self.making = Making(model, self.dimension)
         self.calibration = Calibration()
         self._base64: bool | None = None
         """Whether the server writes base64 that we can read; `None` until that is known."""
@@ -240,7 +295,7 @@ class Exchange:
             error: LavaError
             if isinstance(answer, LavaError):
                 error = answer
-                if error.code == _TOO_MANY and len(part.texts) > 1 and not _TOO_LONG.search(error.message):
+                if len(part.texts) > 1 and _means_too_much(error):
                     self.calibration.refused(part.tokens)
                     return False
                 if use_base64 and self._base64 is None and _may_mean_encoding(error):
@@ -268,13 +323,13 @@ class Exchange:
             yield Sleep(seconds)
 
     def _account(self, answer: EmbeddingAnswer, report: Report) -> None:
-        usage = answer.response.get("usage")
-        if isinstance(usage, dict):
+        usage = known_usage(answer.response.get("usage"))
+        cost = None
+        if usage is not None:
             report.tokens += usage.get("prompt_tokens") or 0
             cost = cost_of(usage, self.model)
-        else:
-            cost = None
         report.cost = None if cost is None or report.cost is None else report.cost + cost
+        report.identity = answer.identity
         if answer.request_id is not None:
             report.request_ids.append(answer.request_id)
 
@@ -288,10 +343,19 @@ class Exchange:
             self._base64 = False
         elif isinstance(data[0].get("embedding"), str):
             self._base64 = True
-        usage = answer.response.get("usage")
-        if isinstance(usage, dict):
+        usage = known_usage(answer.response.get("usage"))
+        if usage is not None:
             self.calibration.answered(part.tokens, usage.get("prompt_tokens") or 0)
         report.pieces.append((part.indexes, rows))
+
+
+def _means_too_much(error: LavaError) -> bool:
+    """Whether the request was refused for its size, and not for that of one input."""
+    if not isinstance(error, InvalidRequestError) or _TOO_LONG.search(error.message):
+        return False
+    if error.status_code == 413 or error.code == _TOO_MANY:
+        return True
+    return error.status_code in (400, 422) and _TOO_MANY_TEXT.search(error.message) is not None
 
 
 def _may_mean_encoding(error: LavaError) -> bool:
@@ -325,51 +389,145 @@ def _naming(error: LavaError, part: Batch) -> LavaError:
     return error
 
 
-class Collection:
-    """One call with all its texts at hand.
+class _Call(ABC):
+    """One call: what it has got and how far it has come.
+
+    Attributes:
+        total: how many texts it is about, where that is known.
+        done: how many of them need nothing more.
+        error: what ended it.
+    """
+
+    def __init__(
+        self,
+        inspector: Inspector,
+        making: Making,
+        resume_from: PartialEmbedding | None,
+        tally: Tally,
+        total: int | None,
+    ) -> None:
+        if resume_from is not None:
+            resume_from.check(making)
+        self.tally = tally
+        self.total = total
+        self.done = 0
+        self.error: BaseException | None = None
+        self._inspector = inspector
+        self._making = making
+        self._resume = resume_from
+        self._identity: Identity | None = None
+
+    @abstractmethod
+    def _take(self, report: Report) -> None:
+        """Take the vectors of a batch."""
+
+    @abstractmethod
+    def partial(self) -> PartialEmbedding | None:
+        """What is there now, to go on from; `None` where it is nothing."""
+
+    def take(self, report: Report) -> bool:
+        """A batch is done, or has failed; whether it is the first that failed."""
+        self.tally.add(report)
+        self._identity = self._identity or report.identity
+        self._take(report)
+        if report.error is None or self.error is not None or isinstance(report.error, Stopped):
+            return False
+        self.error = report.error
+        return True
+
+    def effort(self) -> CallEffort:
+        """What it did beside its requests."""
+        who = self._identity or Identity()
+        return CallEffort(
+            self._making.model,
+            self.tally.retries,
+            self.tally.duplicates,
+            who.billing.customer_id,
+            who.billing.meter_slug,
+            who.metadata,
+        )
+
+    def progress(self) -> EmbeddingProgress:
+        """How far it has come."""
+        return EmbeddingProgress(self.done, self.total, EmbeddingUsage(**self.tally.facts()))
+
+    def _partial(self, rows: dict[int, Vector], texts: Mapping[int, str], next_index: int) -> PartialEmbedding:
+        digests = {index: digest(text) for index, text in texts.items()}
+        if self._resume is not None:
+            # What an earlier call had got and this one has not come to is kept as well.
+            before = {index: row for index, row in self._resume.rows.items() if index >= next_index}
+            rows = before | rows
+            digests = {index: self._resume.digests[index] for index in before} | digests
+        return PartialEmbedding(rows, digests, next_index, EmbeddingUsage(**self.tally.facts()), self._making)
+
+
+class Collection(_Call):
+    """One call with all its texts at hand: `check` and `admit` each of them, then make the batches.
 
     Args:
-        texts: what is to be embedded; every one is checked before the first batch is made.
+        texts: what is to be embedded.
+        inspector: refuses what Mistral would refuse.
+        making: what makes the vectors.
         as_numpy: collect a matrix rather than lists.
+        resume_from: what an earlier call had got.
 
     Raises:
-        InvalidRequestError: Mistral would refuse one of the texts.
+        ConfigurationError: `resume_from` holds other vectors.
     """
 
     def __init__(
         self,
         texts: Sequence[str],
         inspector: Inspector,
+        making: Making,
         *,
         as_numpy: bool = False,
         resume_from: PartialEmbedding | None = None,
     ) -> None:
+        super().__init__(inspector, making, resume_from, Tally(), len(texts))
         self.texts = texts
-        self.total: int | None = len(texts)
-        self.tally = Tally()
-        self.done = 0
-        self.error: BaseException | None = None
+        self.characters = 0
         self._as_numpy = as_numpy
         self._lists: list[Vector | None] = [None] * len(texts)
         self._matrix: NDArray[np.float32] | None = None
         self._filled = bytearray(len(texts))
         self._copies: list[tuple[int, int]] = []
-        first: dict[str, int] = {}
+        self._first: dict[str, int] = {}
         self._open: list[int] = []
-        check = inspector.check
-        for index, text in enumerate(texts):
-            check(index, text)
-            known = None if resume_from is None else resume_from.vector(index, text)
-            original = first.setdefault(text, index)
-            if original != index:
-                self._copies.append((index, original))
-            elif known is not None:
-                self._fill([index], [known])
-            else:
-                self._open.append(index)
-        self.tally.duplicates = len(self._copies)
-        self.done = len(texts) - len(self._open)
-        self.characters = sum(len(texts[index]) for index in self._open)
+        self._admitted = 0
+
+    def is_long(self, index: int) -> bool:
+        """Whether checking the text can take long."""
+        return self._inspector.is_long(self.texts[index])
+
+    def check(self, index: int) -> None:
+        """Check a text.
+
+        Raises:
+            InvalidRequestError: Mistral would refuse it, or it is not the one that `resume_from` has a vector of.
+        """
+        self._inspector.check(index, self.texts[index])
+
+    def admit(self, index: int) -> None:
+        """Take in the next text, which was checked.
+
+        Raises:
+            InvalidRequestError: it is not the one that `resume_from` has a vector of.
+        """
+        text = self.texts[index]
+        known = None if self._resume is None else self._resume.vector(index, text)
+        original = self._first.setdefault(text, index)
+        self._admitted += 1
+        if original == index and known is None:
+            self._open.append(index)
+            self.characters += len(text)
+            return
+        if original == index:
+            self._fill([index], [known if self._as_numpy else as_list(known)])
+        else:
+            self._copies.append((index, original))
+            self.tally.duplicates += 1
+        self.done += 1
 
     def batches(self, planner: Planner) -> Iterator[Batch]:
         """What is to be sent, made as it is asked for."""
@@ -386,9 +544,7 @@ class Collection:
         step = max(1, len(self._open) // size)
         return [self.texts[index] for index in self._open[::step][:size]]
 
-    def take(self, report: Report) -> None:
-        """A batch is done, or has failed."""
-        self.tally.add(report)
+    def _take(self, report: Report) -> None:
         for indexes, rows in report.pieces:
             self._fill(indexes, rows if self._as_numpy else to_lists(rows))
             self.done += len(indexes)
@@ -398,7 +554,7 @@ class Collection:
             self._filled[index] = 1
         if not self._as_numpy:
             for index, row in zip(indexes, rows, strict=True):
-                self._lists[index] = row if isinstance(row, list) else row.tolist()
+                self._lists[index] = row
             return
         import numpy as np
 
@@ -422,19 +578,17 @@ class Collection:
                 vectors[index] = list(vectors[original])
         return EmbeddingResult(vectors=vectors, **self.tally.facts())
 
-    def partial(self) -> PartialEmbedding:
+    def partial(self) -> PartialEmbedding | None:
         """What is there now."""
+        if self._admitted < len(self.texts):
+            # Nothing was sent.
+            return self._resume
         rows: dict[int, Vector] = {}
         originals = {index: index for index in range(len(self.texts)) if self._filled[index]}
         originals |= {index: original for index, original in self._copies if self._filled[original]}
         for index, original in sorted(originals.items()):
             rows[index] = self._lists[original] if self._matrix is None else self._matrix[original]
-        digests = {index: digest(self.texts[index]) for index in rows}
-        return PartialEmbedding(rows, digests, 0, EmbeddingUsage(**self.tally.facts()))
-
-    def progress(self) -> EmbeddingProgress:
-        """How far it has come."""
-        return EmbeddingProgress(self.done, self.total, EmbeddingUsage(**self.tally.facts()))
+        return self._partial(rows, {index: self.texts[index] for index in rows}, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -445,13 +599,22 @@ class _Slot:
     row: Vector | None = None
 
 
-class Flow:
+class Flow(_Call):
     """One call over texts that come one by one; vectors leave in the same order, and only what is between is held.
 
     Repeated texts are recognised among the latest ones, as many as memory is set aside for.
 
     Args:
+        inspector: refuses what Mistral would refuse.
+        making: what makes the vectors.
+        planner: packs the texts into batches.
         window: how many batches may be between the first text that has not left and the last that has come.
+        as_numpy: hand on arrays rather than lists.
+        resume_from: what an earlier call had got; what it had handed on is skipped.
+        total: how many texts will come, where that is known.
+
+    Raises:
+        ConfigurationError: `resume_from` holds other vectors.
     """
 
     _RECENT = 4_096
@@ -460,6 +623,7 @@ class Flow:
     def __init__(
         self,
         inspector: Inspector,
+        making: Making,
         planner: Planner,
         *,
         window: int,
@@ -467,18 +631,13 @@ class Flow:
         resume_from: PartialEmbedding | None = None,
         total: int | None = None,
     ) -> None:
-        self.tally = Tally(remembered=1_000)
-        self.total = total
-        self.done = 0
-        self.error: BaseException | None = None
-        self._inspector = inspector
+        super().__init__(inspector, making, resume_from, Tally(remembered=1_000), total)
         self._planner = planner
         self._window = window
         self._as_numpy = as_numpy
-        self._resume = resume_from
         self._came = 0
-        self._left = 0
         self._skipped = 0 if resume_from is None else resume_from.next_index
+        self.done = self._left = self._skipped
         self._waiting: deque[_Slot] = deque()
         self._sent: dict[int, _Slot] = {}
         self._ends: deque[int] = deque()
@@ -490,17 +649,34 @@ class Flow:
         """Whether another text may come."""
         return len(self._ends) < self._window and len(self._waiting) < (self._window + 1) * MAX_REQUEST_INPUTS
 
-    def push(self, text: str) -> Batch | None:
-        """A text has come; the batch that it completes, or none.
+    @property
+    def pending(self) -> bool:
+        """Whether texts wait for a batch to be full."""
+        return self._planner.pending
+
+    def is_long(self, text: str) -> bool:
+        """Whether checking the text that comes next can take long."""
+        return self._came >= self._skipped and self._inspector.is_long(text)
+
+    def check(self, text: str) -> None:
+        """Check the text that comes next.
 
         Raises:
-            InvalidRequestError: Mistral would refuse the text.
+            InvalidRequestError: Mistral would refuse it.
+        """
+        if self._came >= self._skipped:
+            self._inspector.check(self._came, text)
+
+    def push(self, text: str) -> Batch | None:
+        """A text has come, and was checked; the batch that it completes, or none.
+
+        Raises:
+            InvalidRequestError: it is not the one that `resume_from` has a vector of.
         """
         index = self._came
         if index < self._skipped:
-            self._came = self._left = index + 1
+            self._came = index + 1
             return None
-        self._inspector.check(index, text)
         known = None if self._resume is None else self._resume.vector(index, text)
         self._came = index + 1
         slot = self._recent.get(text)
@@ -533,9 +709,7 @@ class Flow:
             text, _ = self._recent.popitem(last=False)
             self._recent_characters -= len(text)
 
-    def take(self, report: Report) -> None:
-        """A batch is done, or has failed."""
-        self.tally.add(report)
+    def _take(self, report: Report) -> None:
         for indexes, rows in report.pieces:
             for index, row in zip(indexes, rows, strict=True):
                 self._sent.pop(index).row = row
@@ -562,16 +736,8 @@ class Flow:
     def partial(self) -> PartialEmbedding:
         """What is there now and has not left."""
         held = {self._left + place: slot for place, slot in enumerate(self._waiting) if slot.row is not None}
-        return PartialEmbedding(
-            {index: as_list(slot.row) for index, slot in held.items()},
-            {index: digest(slot.text) for index, slot in held.items()},
-            self._left,
-            EmbeddingUsage(**self.tally.facts()),
-        )
-
-    def progress(self) -> EmbeddingProgress:
-        """How far it has come."""
-        return EmbeddingProgress(self.done, self.total, EmbeddingUsage(**self.tally.facts()))
+        rows = {index: as_list(slot.row) for index, slot in held.items()}
+        return self._partial(rows, {index: slot.text for index, slot in held.items()}, self._left)
 
 
 def as_texts(texts: Iterable[str]) -> Sequence[str]:

@@ -91,7 +91,7 @@ class EmbedTexts:
             batch: a pyarrow table, a pandas frame, or a mapping of names to numpy arrays.
 
         Raises:
-            ConfigurationError: the batch has no such column.
+            ConfigurationError: the batch has no such column, or one already where the vectors should go.
             InvalidRequestError: a text of the batch can't be embedded; the message shows how it begins.
             LavaError: a request failed for good.
         """
@@ -108,6 +108,11 @@ class EmbedTexts:
             raise ConfigurationError(
                 f"The dataset has no column {self.column!r}; it has {', '.join(map(repr, columns))}. "
                 "Name the one with the texts: column=…"
+            )
+        if self.into in columns:
+            raise ConfigurationError(
+                f"The dataset has a column {self.into!r} already. Name another one for the vectors: into=…, or drop "
+                "that one before."
             )
         column = batch[self.column]
         texts: list[Any] = column.to_pylist() if hasattr(column, "to_pylist") else list(column)

@@ -109,8 +109,31 @@ class CallRecord:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class CallEffort:
+    """What a call of many requests did beside those that are told one by one; told once, where there was any.
+
+    Attributes:
+        model: the model that was asked for.
+        retries: requests that repeated a failed one.
+        duplicates: texts that were not sent, since an equal one was.
+        customer_id: the customer that the call was made for; like the next two unknown where no answer came.
+        meter_slug: the meter that it counts on.
+        metadata: what Lava stored with it.
+    """
+
+    model: str
+    retries: int = 0
+    duplicates: int = 0
+    customer_id: str | None = None
+    meter_slug: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
 Listener: TypeAlias = Callable[[CallRecord], object]
-"""Told of each call when it is over, in the thread that ended it; it should be quick and must not block."""
+"""Told of each call when it is over, in the thread that ended it; it should be quick and must not block.
+
+One that has a method `add_effort` is told of each `CallEffort` by it."""
 
 
 @dataclass(slots=True)
@@ -125,6 +148,8 @@ class Tally:
         cost: USD, exact, of the calls whose cost is known.
         unknown: requests whose tokens are not known here; nothing of them is in the sums.
         unpriced: requests with known tokens of a model without a known price; their cost is not in `cost`.
+        retries: requests of embedding calls that repeated a failed one, whether or not they were paid.
+        duplicates: texts that were not embedded, since an equal one of the same call was.
     """
 
     requests: int = 0
@@ -134,6 +159,8 @@ class Tally:
     cost: Decimal = Decimal(0)
     unknown: int = 0
     unpriced: int = 0
+    retries: int = 0
+    duplicates: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -153,6 +180,10 @@ class Tally:
         else:
             self.cost = EXACT.add(self.cost, record.cost)
 
+    def _add_effort(self, effort: CallEffort) -> None:
+        self.retries += effort.retries
+        self.duplicates += effort.duplicates
+
     def _settle(self, told: RequestRecord) -> None:
         self.unknown -= 1
         self.input_tokens += told.usage.input_tokens
@@ -168,6 +199,8 @@ class Tally:
             self.cost,
             self.unknown,
             self.unpriced,
+            self.retries,
+            self.duplicates,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -181,6 +214,8 @@ class Tally:
             "cost": f"{self.cost:f}",
             "unknown": self.unknown,
             "unpriced": self.unpriced,
+            "retries": self.retries,
+            "duplicates": self.duplicates,
         }
 
 
@@ -206,7 +241,7 @@ class UsageTotals:
         self._most_values = most_values
         # A call may end inside the garbage collector, on top of any frame of any thread: `add` takes no lock that it
         # would have to wait for.
-        self._arrived: deque[CallRecord] = deque()
+        self._arrived: deque[CallRecord | CallEffort] = deque()
         self._lock = new_lock()
         self._total = Tally()
         self._models: dict[str, Tally] = {}
@@ -217,7 +252,14 @@ class UsageTotals:
 
     def add(self, record: CallRecord) -> None:
         """Count a call."""
-        self._arrived.append(record)
+        self._arrive(record)
+
+    def add_effort(self, effort: CallEffort) -> None:
+        """Count what a call of many requests did beside them."""
+        self._arrive(effort)
+
+    def _arrive(self, told: CallRecord | CallEffort) -> None:
+        self._arrived.append(told)
         if len(self._arrived) >= self._AT_ONCE and self._lock.acquire(blocking=False):
             try:
                 self._fold()
@@ -237,6 +279,10 @@ class UsageTotals:
     def _fold(self) -> None:
         while self._arrived:
             record = self._arrived.popleft()
+            if isinstance(record, CallEffort):
+                for tally in self._tallies(record):
+                    tally._add_effort(record)
+                continue
             for tally in self._tallies(record):
                 tally._add(record)
             if record.usage is None and record.request_id is not None:
@@ -244,7 +290,7 @@ class UsageTotals:
                     del self._unsettled[next(iter(self._unsettled))]
                 self._unsettled[record.request_id] = record
 
-    def _tallies(self, record: CallRecord) -> Iterator[Tally]:
+    def _tallies(self, record: CallRecord | CallEffort) -> Iterator[Tally]:
         yield self._total
         yield self._models.setdefault(record.model, Tally())
         yield self._customers.setdefault(record.customer_id, Tally())
@@ -402,13 +448,19 @@ def usage_table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Ta
     table.add_column("cost", footer=format_cost(total.cost), justify="right")
     if doubtful:
         table.add_column("cost unknown", footer=f"{total.unknown + total.unpriced:,}", justify="right")
+    for name, value in (("retries", total.retries), ("duplicates", total.duplicates)):
+        if value:
+            table.add_column(name, footer=f"{value:,}", justify="right")
     for section, groups in sections.items():
         table.add_section()
         table.add_row(f"[bold]by {section.removeprefix('metadata:')}[/bold]")
         for label, tally in sorted(groups.items(), key=lambda item: (-item[1].cost, item[0] or "")):
             cells = [tally.requests, tally.input_tokens, tally.cached_tokens, tally.output_tokens]
             row = [_escaped(label or "–"), *(f"{cell:,}" for cell in cells), format_cost(tally.cost)]
-            table.add_row(*row, *([f"{tally.unknown + tally.unpriced:,}"] if doubtful else []))
+            rest = [tally.unknown + tally.unpriced] if doubtful else []
+            rest += [tally.retries] if total.retries else []
+            rest += [tally.duplicates] if total.duplicates else []
+            table.add_row(*row, *(f"{cell:,}" for cell in rest))
     return table
 
 
@@ -511,5 +563,19 @@ def tell(listeners: Sequence[Listener], record: CallRecord) -> None:
     for listener in listeners:
         try:
             listener(record)
+        except Exception:  # noqa: BLE001 - what a listener does is not the call's fault
+            _log.exception("A listener to usage failed: %r", listener)
+
+
+def tell_effort(listeners: Sequence[Listener], effort: CallEffort) -> None:
+    """Tell those listeners of it that have a method for it. One that fails is logged: the call itself did not."""
+    if not effort.retries and not effort.duplicates:
+        return
+    for listener in listeners:
+        add_effort = getattr(listener, "add_effort", None)
+        if add_effort is None:
+            continue
+        try:
+            add_effort(effort)
         except Exception:  # noqa: BLE001 - what a listener does is not the call's fault
             _log.exception("A listener to usage failed: %r", listener)

@@ -12,7 +12,7 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
 from pydantic import InstanceOf
 
-from lava_mistral.usage import LLAMA_INDEX_SPAN, CallRecord, UsageTotals, watching
+from lava_mistral.usage import LLAMA_INDEX_SPAN, CallEffort, CallRecord, UsageTotals, watching
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,6 +51,24 @@ class LavaCallEvent(BaseEvent):
         return "LavaCallEvent"
 
 
+class LavaEffortEvent(BaseEvent):
+    """A call of many requests is over, and repeated some of them or was spared some texts.
+
+    Attributes:
+        effort: what it did; the other fields are the same.
+    """
+
+    effort: InstanceOf[CallEffort] = Field(exclude=True, repr=False)
+    model: str
+    retries: int
+    duplicates: int
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The event's name."""
+        return "LavaEffortEvent"
+
+
 class LavaUsageHandler(BaseEventHandler):
     """Tokens and cost of everything that LlamaIndex sends through Lava, by model, customer and metadata.
 
@@ -74,9 +92,11 @@ class LavaUsageHandler(BaseEventHandler):
         return "LavaUsageHandler"
 
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:
-        """Count the event, where it is a `LavaCallEvent`."""
+        """Count the event, where it is one of this package."""
         if isinstance(event, LavaCallEvent):
             self.totals.add(event.record)
+        elif isinstance(event, LavaEffortEvent):
+            self.totals.add_effort(event.effort)
 
     def as_dict(self) -> dict[str, Any]:
         """The sums in JSON's types; see `UsageTotals.as_dict`."""
@@ -101,8 +121,19 @@ def traced(metadata: Any) -> dict[str, str]:
     return {**({} if span_id is None else {LLAMA_INDEX_SPAN: span_id[:255]}), **(metadata or {})}
 
 
-def _emit(record: CallRecord) -> None:
-    dispatcher.event(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
+class _Emitter:
+    """A listener that makes events of what it is told."""
+
+    def __call__(self, record: CallRecord) -> None:
+        dispatcher.event(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
+
+    def add_effort(self, effort: CallEffort) -> None:
+        dispatcher.event(
+            LavaEffortEvent(effort=effort, model=effort.model, retries=effort.retries, duplicates=effort.duplicates)
+        )
+
+
+_emit = _Emitter()
 
 
 def _is_heard() -> bool:

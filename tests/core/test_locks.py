@@ -117,4 +117,3 @@ raise SystemExit("the child hangs")
 def test_a_fork_waits_for_a_tokenizer_that_is_being_loaded() -> None:
     pytest.importorskip("mistral_common", reason="the extra [tokenizer] is not installed")
     subprocess.run([sys.executable, "-c", FORK_WHILE_LOADING], check=True, timeout=60)
-
