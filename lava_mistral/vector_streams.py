@@ -188,14 +188,15 @@ def _stream(
                 reading, source_error = False, error
             now = time.monotonic()
             turns.have_read(now - began)
-            if not flow.pending or batch is not None:
-                pending_since = began if flow.pending else None
-            elif pending_since is None:
-                pending_since = began
-            elif idle and now - pending_since > LINGER:
-                batch, pending_since = flow.flush(), None
             if batch is not None:
                 lanes.launch(batch)
+                pending_since = None
+            if flow.pending and pending_since is None:
+                pending_since = began
+            if pending_since is not None and idle and now - pending_since > LINGER:
+                rest, pending_since = flow.flush(), None
+                if rest is not None:
+                    lanes.launch(rest)
             if not paused:
                 continue
         if ready:
@@ -203,7 +204,8 @@ def _stream(
             turns.have_given()
         elif paused:
             # The next text or report ends the wait, or the time at which what has come is sent as it is.
-            take(lanes.wait(None if pending_since is None else max(0.0, pending_since + LINGER - time.monotonic())))
+            due = None if pending_since is None or not idle else pending_since + LINGER - time.monotonic()
+            take(lanes.wait(None if due is None else max(0.0, due)))
         elif lanes.under_way:
             take(lanes.wait())
         else:
