@@ -231,6 +231,32 @@ class TestMended:
         assert run(mode, engine, texts) == [vector_of(text) for text in texts]
         assert all(sum(map(len, body["input"])) <= MAX_REQUEST_TOKENS for body in service.bodies[later:])
 
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            error(400, "Too many tokens overall, split into more batches."),
+            error(422, "Too many inputs in one request"),
+            error(413, "Request entity too large"),
+        ],
+        ids=lambda refusal: refusal.status_code,
+    )
+    def test_a_request_that_is_too_large_is_split_however_that_is_said(
+        self, mode: Mode, refusal: httpx.Response
+    ) -> None:
+        service = VectorService(fault=lambda inputs: refusal if len(inputs) > 3 else None)
+        texts = passages(20)
+        engine = service.engine(count_tokens=lambda text: 1_600, max_concurrency=2)
+        assert run(mode, engine, texts) == [vector_of(text) for text in texts]
+
+    def test_one_text_that_is_too_large_and_a_limit_by_the_minute_are_not_split(self) -> None:
+        service = VectorService(fault=lambda inputs: error(413, "Request entity too large"))
+        with pytest.raises(InvalidRequestError, match="too large"):
+            service.engine().embed(["a"])
+        assert len(service.bodies) == 1
+        service = VectorService([error(429, "Too many tokens per minute")])
+        assert len(service.engine().embed(["a", "b"]).vectors) == 2
+        assert [len(body["input"]) for body in service.bodies] == [2, 2]
+
     def test_an_input_that_only_mistral_knows_is_too_long_is_named(self, mode: Mode) -> None:
         def limit(inputs: list[str]) -> Any:
             if "long" not in inputs:
