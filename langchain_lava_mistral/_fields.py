@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pydantic import BeforeValidator, InstanceOf, SecretStr
 
-from lava_mistral.billing import Billing
+from lava_mistral.billing import Billing, to_billing
 from lava_mistral.spend import SpendLimit, to_limit
 
 Key: TypeAlias = SecretStr | Callable[[], str]
@@ -26,11 +26,6 @@ def environment_key() -> SecretStr | None:
 def environment_url() -> str | None:
     """The base URL in the environment."""
     return os.environ.get("LAVA_BASE_URL") or None
-
-
-def to_billing(value: Any) -> Any:
-    """A `Billing` of its fields in a dictionary, as a configuration file or a server sends it; all else as it is."""
-    return Billing(**value) if isinstance(value, dict) else value
 
 
 BillingField = Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]

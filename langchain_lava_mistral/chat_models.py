@@ -26,7 +26,6 @@ from langchain_lava_mistral._fields import (
     SpendLimitField,
     environment_key,
     environment_url,
-    to_billing,
 )
 from langchain_lava_mistral._profiles import profile_of
 from langchain_lava_mistral._results import added, first_metadata, last_metadata, to_result
@@ -396,19 +395,26 @@ class ChatLavaMistral(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """The answer, chunk by chunk. Closing the iterator closes the connection.
+        """The answer, chunk by chunk. The request is sent when the first is asked for, and billed to whom this call is.
+
+        Closing the iterator closes the connection.
 
         Raises:
-            LavaError: the call failed, or the stream ended early (`StreamInterruptedError`, with what had come).
+            LavaError: while iterating, when the call failed or the stream ended early (`StreamInterruptedError`, with
+                what had come).
         """
         run = CallRun()
         config = run.begin(config, self.callbacks)
+        return self._closed_with(run, super().stream(input, config, stop=stop, **{**kwargs, _RUN: run}))
+
+    @staticmethod
+    def _closed_with(run: CallRun, chunks: Iterator[AIMessageChunk]) -> Iterator[AIMessageChunk]:
         try:
-            yield from super().stream(input, config, stop=stop, **{**kwargs, _RUN: run})
+            yield from chunks
         finally:
             run.close()
 
-    async def astream(
+    def astream(
         self,
         input: LanguageModelInput,
         config: RunnableConfig | None = None,
@@ -419,7 +425,11 @@ class ChatLavaMistral(BaseChatModel):
         """The answer, chunk by chunk; see `stream`."""
         run = CallRun()
         config = run.begin(config, self.callbacks)
-        chunks = cast("Any", super().astream(input, config, stop=stop, **{**kwargs, _RUN: run}))
+        chunks = super().astream(input, config, stop=stop, **{**kwargs, _RUN: run})
+        return self._aclosed_with(run, cast("Any", chunks))
+
+    @staticmethod
+    async def _aclosed_with(run: CallRun, chunks: Any) -> AsyncIterator[AIMessageChunk]:
         try:
             async with aclosing(chunks):
                 async for chunk in chunks:
@@ -434,7 +444,7 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        kwargs[_RUN] = CallRun(run_manager)
+        kwargs[_RUN] = CallRun(run_manager, kwargs.get(_RUN))
         return super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
 
     async def _agenerate_with_cache(
@@ -444,7 +454,7 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        kwargs[_RUN] = CallRun(run_manager)
+        kwargs[_RUN] = CallRun(run_manager, kwargs.get(_RUN))
         return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
 
     # The request
@@ -509,7 +519,7 @@ class ChatLavaMistral(BaseChatModel):
         return {
             **parameters,
             "messages": to_wire(messages),
-            "billing": to_billing(kwargs.get("billing")),
+            "billing": kwargs.get("billing"),
             "lava_metadata": metadata,
             "repair_messages": kwargs.get("repair_messages", self.repair_messages),
         }
