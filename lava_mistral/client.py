@@ -29,7 +29,7 @@ from lava_mistral.calls import (
     chat_body,
     own_headers,
 )
-from lava_mistral.charges import open_account
+from lava_mistral.charges import Account, open_account
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.estimate import most_of_chat, most_of_embedding
 from lava_mistral.history import AsyncHistory, History
@@ -386,7 +386,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             identity=self._identity(billing, lava_metadata),
             timeout=timeout,
         )
-        return self._retry(lambda: call.completion(self._answer(call)), on_retry)
+        return self._retry(lambda: call.completion(self._answer(call)), call.account, on_retry)
 
     def stream(
         self,
@@ -418,7 +418,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             timeout=timeout,
             gap=stream_chunk_timeout,
         )
-        return self._retry(lambda: self._open(call).prime(), on_retry)
+        return self._retry(lambda: self._open(call).prime(), call.account, on_retry)
 
     def embedding_request(
         self,
@@ -517,7 +517,7 @@ class LavaMistral(_Settings[httpx.Client], History):
         return list(self._ask(call).get("data", []))
 
     def _ask(self, call: Call) -> dict[str, Any]:
-        return self._retry(lambda: call.parsed(self._answer(call)), None)
+        return self._retry(lambda: call.parsed(self._answer(call)), call.account)
 
     def _send(self, call: Call) -> httpx.Response:
         request = call.request(self._forwarder, self._extra_headers())
@@ -567,7 +567,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             response.close()
         raise call.refused(response)
 
-    def _retry(self, attempt: Callable[[], _T], on_retry: OnRetry | None) -> _T:
+    def _retry(self, attempt: Callable[[], _T], account: Account | None, on_retry: OnRetry | None = None) -> _T:
         attempts = Attempts(self._policy)
         while True:
             try:
@@ -576,6 +576,8 @@ class LavaMistral(_Settings[httpx.Client], History):
                 wait = attempts.failed(error)
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
+                if account is not None:
+                    account.retried()
             time.sleep(wait)
 
 
@@ -608,7 +610,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         async def attempt() -> Completion:
             return call.completion(await self._answer(call))
 
-        return await self._retry(attempt, on_retry)
+        return await self._retry(attempt, call.account, on_retry)
 
     async def stream(
         self,
@@ -638,7 +640,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         async def attempt() -> AsyncChatStream:
             return await (await self._open(call)).prime()
 
-        return await self._retry(attempt, on_retry)
+        return await self._retry(attempt, call.account, on_retry)
 
     async def embedding_request(
         self,
@@ -724,7 +726,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         async def attempt() -> dict[str, Any]:
             return call.parsed(await self._answer(call))
 
-        return await self._retry(attempt, None)
+        return await self._retry(attempt, call.account)
 
     async def _send(self, call: Call) -> httpx.Response:
         request = call.request(self._forwarder, self._extra_headers())
@@ -774,7 +776,9 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             await response.aclose()
         raise call.refused(response)
 
-    async def _retry(self, attempt: Callable[[], Awaitable[_T]], on_retry: OnRetry | None) -> _T:
+    async def _retry(
+        self, attempt: Callable[[], Awaitable[_T]], account: Account | None, on_retry: OnRetry | None = None
+    ) -> _T:
         attempts = Attempts(self._policy)
         while True:
             try:
@@ -783,4 +787,6 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
                 wait = attempts.failed(error)
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
+                if account is not None:
+                    account.retried()
             await asyncio.sleep(wait)

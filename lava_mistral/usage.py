@@ -112,7 +112,7 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class CallEffort:
-    """What a call of many requests did beside those that are told one by one; told once, where there was any.
+    """What a call did beside the requests that are told of: of a chat at each retry, of an embedding when it is over.
 
     Attributes:
         model: the model that was asked for.
@@ -149,7 +149,7 @@ class Tally:
         cost: USD, exact, of the calls whose cost is known.
         unknown: requests whose tokens are not known here; nothing of them is in the sums.
         unpriced: requests with known tokens of a model without a known price; their cost is not in `cost`.
-        retries: requests of embedding calls that repeated a failed one, whether or not they were paid.
+        retries: requests that repeated a failed one, whether or not they were paid.
         duplicates: texts that were not embedded, since an equal one of the same call was.
     """
 
@@ -256,7 +256,7 @@ class UsageTotals:
         self._arrive(record)
 
     def add_effort(self, effort: CallEffort) -> None:
-        """Count what a call of many requests did beside them."""
+        """Count what a call did beside its requests."""
         self._arrive(effort)
 
     def _arrive(self, told: CallRecord | CallEffort) -> None:

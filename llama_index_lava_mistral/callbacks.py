@@ -52,7 +52,7 @@ class LavaCallEvent(BaseEvent):
 
 
 class LavaEffortEvent(BaseEvent):
-    """A call of many requests is over, and repeated some of them or was spared some texts.
+    """A call repeated requests, or was spared texts that came twice; of an embedding when it is over.
 
     Attributes:
         effort: what it did; the other fields are the same.

@@ -592,3 +592,36 @@ def test_rate_limits_of_an_engine_are_no_calls(told: Told) -> None:
 
 def vector() -> dict[str, Any]:
     return {"object": "embedding", "index": 0, "embedding": [0.5] * 4}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_retries_of_a_chat_are_counted(asynchronous: bool, streamed: bool) -> None:
+    answers = iter([httpx.Response(500), httpx.Response(429, headers={"retry-after": "0"})])
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        good = httpx.Response(200, stream=Body(*WHOLE)) if streamed else httpx.Response(200, json=answer())
+        return next(answers, good)
+
+    settings: dict[str, Any] = {"api_key": "aks_test_x", "billing": Billing("c_1", "m")}
+    with track_usage() as usage:
+        if asynchronous:
+            transport = httpx.AsyncClient(transport=httpx.MockTransport(serve))
+            client = AsyncLavaMistral(**settings, http_client=transport)
+
+            async def ask() -> None:
+                if streamed:
+                    async for _ in await client.stream(ASK):
+                        pass
+                else:
+                    await client.chat(ASK)
+
+            asyncio.run(ask())
+        else:
+            sync = LavaMistral(**settings, http_client=httpx.Client(transport=httpx.MockTransport(serve)))
+            if streamed:
+                list(sync.stream(ASK))
+            else:
+                sync.chat(ASK)
+    assert (usage.total.requests, usage.total.retries) == (1, 2)
+    assert usage.by_customer["c_1"].retries == 2
