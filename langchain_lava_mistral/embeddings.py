@@ -225,6 +225,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         as_numpy: bool = False,
         on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> AsyncVectorStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
         with translated(), counted_embedding():
@@ -237,6 +238,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
                     show_progress=self.show_progress_bar,
                     on_progress=on_progress,
                     resume_from=resume_from,
+                    read_in_thread=read_in_thread,
                 )
             )
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         EmbeddingStream,
         PartialEmbedding,
     )
+    from lava_mistral.progress import OnProgress
 
 DEFAULT_CHAT_MODEL = "mistral-small-2603"
 DEFAULT_EMBEDDING_MODEL = "mistral-embed"
@@ -447,6 +448,7 @@ class LavaMistral(_Settings[httpx.Client], History):
         lava_metadata: Mapping[str, str] | None = None,
         as_numpy: bool = False,
         show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
     ) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `lava_mistral.embedding`.
@@ -460,6 +462,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             lava_metadata: stored by Lava with each of its requests.
             as_numpy: give one float32 array rather than lists of floats.
             show_progress: draw a progress bar.
+            on_progress: told in the calling thread after each batch.
             resume_from: `partial` of the error that ended an earlier call with the same texts.
 
         Raises:
@@ -472,6 +475,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             lava_metadata=lava_metadata,
             as_numpy=as_numpy,
             show_progress=show_progress,
+            on_progress=on_progress,
             resume_from=resume_from,
         )
 
@@ -486,11 +490,17 @@ class LavaMistral(_Settings[httpx.Client], History):
         lava_metadata: Mapping[str, str] | None = None,
         as_numpy: bool = False,
         show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> EmbeddingStream:
         """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         The arguments are those of `embed`.
+
+        Args:
+            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
+                default it is read where the iteration takes place, which is held up while the source pauses.
         """
         return self._engine(model, dimensions, max_concurrency).embed_iter(
             texts,
@@ -498,7 +508,9 @@ class LavaMistral(_Settings[httpx.Client], History):
             lava_metadata=lava_metadata,
             as_numpy=as_numpy,
             show_progress=show_progress,
+            on_progress=on_progress,
             resume_from=resume_from,
+            read_in_thread=read_in_thread,
         )
 
     def _engine(self, model: str, dimensions: int | None, max_concurrency: int) -> EmbeddingEngine:
@@ -669,6 +681,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         lava_metadata: Mapping[str, str] | None = None,
         as_numpy: bool = False,
         show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
     ) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `LavaMistral.embed`."""
@@ -678,6 +691,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             lava_metadata=lava_metadata,
             as_numpy=as_numpy,
             show_progress=show_progress,
+            on_progress=on_progress,
             resume_from=resume_from,
         )
 
@@ -692,7 +706,9 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         lava_metadata: Mapping[str, str] | None = None,
         as_numpy: bool = False,
         show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> AsyncEmbeddingStream:
         """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
@@ -704,7 +720,9 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             lava_metadata=lava_metadata,
             as_numpy=as_numpy,
             show_progress=show_progress,
+            on_progress=on_progress,
             resume_from=resume_from,
+            read_in_thread=read_in_thread,
         )
 
     def _engine(self, model: str, dimensions: int | None, max_concurrency: int) -> EmbeddingEngine:

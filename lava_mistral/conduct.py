@@ -47,7 +47,8 @@ def conducted(
 def what_is_there(call: Collection | Flow, lanes: ThreadLanes | TaskLanes) -> PartialEmbedding | None:
     """What a call has got, the reports that nobody has taken yet included."""
     for report in lanes.finished():
-        call.take(report)
+        if call.take(report):
+            lanes.finish()
     return call.partial()
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -33,6 +34,7 @@ from lava_mistral.ingestion import (
     Send,
     Sleep,
     as_texts,
+    partial_of,
     refuse_one_text,
 )
 from lava_mistral.lanes import TaskLanes, ThreadLanes
@@ -41,7 +43,7 @@ from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY, Outcome, Pacer, Ticket
 from lava_mistral.planning import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS, Batch, Count, Inspector, Planner
 from lava_mistral.progress import OnProgress, Watch
 from lava_mistral.retry import RetryPolicy
-from lava_mistral.sources import Ahead, Here
+from lava_mistral.sources import Ahead, AsyncAhead, Here
 from lava_mistral.tokenizers import count_text, prepare
 from lava_mistral.tokens import estimate_tokens
 from lava_mistral.usage import present_watch
@@ -57,6 +59,7 @@ __all__ = [
     "EmbeddingStream",
     "EmbeddingUsage",
     "PartialEmbedding",
+    "partial_of",
 ]
 
 DEFAULT_MAX_RETRIES: Final = 10
@@ -344,11 +347,12 @@ class EmbeddingEngine:
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> AsyncEmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too.
 
-        An async source that pauses does not hold back what it has given: after 0.2 s a batch leaves as it is. A plain
-        iterable is read in the event loop: it should not block.
+        An async source that pauses holds nothing back: after 0.2 s a batch leaves as it is. A plain iterable is read in
+        the event loop; one that blocks is better read in a thread of its own (`read_in_thread`).
         """
         client = self._need(self.async_client, "async_client")
         refuse_one_text(texts)
@@ -361,7 +365,8 @@ class EmbeddingEngine:
         changed = asyncio.Event()
         lanes = TaskLanes(work, changed)
         conduct = conducted(flow, lanes, present_watch().listeners, show_progress, on_progress)
-        return AsyncEmbeddingStream(astream(texts, flow, lanes, changed, conduct), flow, lanes)
+        ahead = None if not read_in_thread else partial(AsyncAhead, context=copy_context(), limit=MAX_REQUEST_INPUTS)
+        return AsyncEmbeddingStream(astream(texts, flow, lanes, changed, conduct, ahead), flow, lanes)
 
     def _need(self, client: Any, name: str) -> Any:
         if client is None:

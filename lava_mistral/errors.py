@@ -54,7 +54,7 @@ class LavaError(Exception):
         origin: who failed: `"lava"`, `"mistral"` or `"client"` (this library, or the code that calls it).
         body: the parsed error body, where there was one.
         response: the answer, already read; its `request` names Mistral and holds no credential. Not pickled.
-        partial: what had been done before the failure: a `Turn` for a stream, an `EmbeddingResult` for embeddings.
+        partial: what had been done before the failure: a `Turn` for a stream, a `PartialEmbedding` for embeddings.
     """
 
     retryable_by_default: ClassVar[bool] = False

@@ -180,6 +180,20 @@ def known_vectors(
     return replace(besides, rows=rows | besides.rows, digests=digests | besides.digests)
 
 
+def partial_of(error: BaseException) -> PartialEmbedding | None:
+    """What a call of the engine had got when this error ended it, or one that this error was raised for.
+
+    `asyncio.wait_for`, say, raises a `TimeoutError` for the `CancelledError` that has it.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        partial = getattr(link, "partial", None)
+        if isinstance(partial, PartialEmbedding):
+            return partial
+        link = link.__cause__ or link.__context__
+    return None
+
+
 def digest(text: str) -> bytes:
     """Tells a text from another one, in 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -741,13 +755,14 @@ class Flow(_Call):
 
 
 def as_texts(texts: Iterable[str]) -> Sequence[str]:
-    """The texts as a sequence.
+    """The texts as a list or tuple.
 
     Raises:
         ConfigurationError: it is one text, whose characters would be taken for texts.
     """
     refuse_one_text(texts)
-    return texts if isinstance(texts, Sequence) else list(texts)
+    # Others may be slow to give one text by its index, or give another one next time.
+    return texts if isinstance(texts, list | tuple) else list(texts)
 
 
 def refuse_one_text(texts: object) -> None:

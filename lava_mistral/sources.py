@@ -1,12 +1,16 @@
-"""Where the texts of a sync stream come from: read in the thread that iterates, or ahead of it in another one."""
+"""Where the texts of a stream come from: read in the thread that iterates, or ahead of it in another one."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from contextvars import Context
 from typing import Protocol
+
+from typing_extensions import Self
 
 
 class NothingYet(Exception):
@@ -102,3 +106,34 @@ class Ahead:
                 return
             self._read.append(text)
             self._wake()
+
+
+class AsyncAhead:
+    """Reads in a thread for async code; see `Ahead`. To be made in the event loop that iterates."""
+
+    def __init__(self, texts: Iterable[str], context: Context, limit: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._source = Ahead(texts, context, self._wake, limit)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            self._changed.clear()
+            try:
+                return self._source.take()
+            except NothingYet:
+                await self._changed.wait()
+            except StopIteration:
+                raise StopAsyncIteration from None
+
+    def close(self) -> None:
+        """Read no further than the text that is being waited for."""
+        self._source.close()
+
+    def _wake(self) -> None:
+        # The loop may be closed before the source gives its next text.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._changed.set)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
-from contextlib import AbstractContextManager, closing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+from contextlib import AbstractContextManager, ExitStack, closing
 from types import TracebackType
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from lava_mistral.ingestion import EmbeddingUsage, Flow, PartialEmbedding, Repor
 from lava_mistral.lanes import TaskLanes, ThreadLanes
 from lava_mistral.planning import Batch
 from lava_mistral.progress import Watch
-from lava_mistral.sources import NothingYet, Source
+from lava_mistral.sources import AsyncAhead, NothingYet, Source
 
 LINGER: Final = 0.2
 """Seconds that the first text of a batch waits for the others."""
@@ -326,9 +326,16 @@ async def astream(
     lanes: TaskLanes,
     changed: asyncio.Event,
     conduct: AbstractContextManager[Watch],
+    ahead: Callable[[Iterable[str]], AsyncAhead] | None,
 ) -> AsyncGenerator[tuple[int, Any], None]:
-    """Keep the lanes busy with what a feeder reads, and hand on what is ready."""
-    with conduct as watch:
+    """Keep the lanes busy with what a feeder reads, and hand on what is ready.
+
+    Args:
+        ahead: makes a source that is read in a thread of one that is not async; `None` to read it in the event loop.
+    """
+    with conduct as watch, ExitStack() as stack:
+        if ahead is not None and not isinstance(texts, AsyncIterable):
+            texts = stack.enter_context(closing(ahead(texts)))
         async with lanes, Feeder(texts, flow, lanes, changed) as feeder:
             while True:
                 if take_all(flow, lanes, watch):

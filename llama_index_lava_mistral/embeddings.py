@@ -325,6 +325,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         as_numpy: bool = False,
         on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> AsyncEmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
         return self._stream(
@@ -332,6 +333,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             texts,
             _Options(billing, lava_metadata, show_progress or self.show_progress_bar, on_progress, resume_from),
             as_numpy=as_numpy,
+            read_in_thread=read_in_thread,
         )
 
     def _stream(self, method: Callable[..., _S], texts: Any, said: _Options, **how: bool) -> _S:

@@ -776,7 +776,11 @@ class TestClients:
         result = client.embed(["a", "b"])
         assert [len(vector) for vector in result.vectors] == [1024, 1024]
         assert isinstance(result, EmbeddingUsage)
-        assert [vector for _, vector in client.embed_iter(iter(["a", "b"]))] == result.vectors
+        seen: list[EmbeddingProgress] = []
+        stream = client.embed_iter(iter(["a", "b"]), on_progress=seen.append, read_in_thread=True)
+        assert [vector for _, vector in stream] == result.vectors
+        assert client.embed(["a", "b"], on_progress=seen.append).vectors == result.vectors
+        assert [progress.total for progress in (seen[0], seen[-1])] == [None, 2]
         assert pickle.loads(pickle.dumps(client)).embed(["a", "b"]).vectors == result.vectors
 
     async def test_the_async_client_embeds(self, gateway: LocalGateway) -> None:

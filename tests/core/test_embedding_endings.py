@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from lava_mistral import ConfigurationError, InvalidRequestError, LavaError, track_usage
-from lava_mistral.embedding import EmbeddingEngine, PartialEmbedding
+from lava_mistral.embedding import EmbeddingEngine, PartialEmbedding, partial_of
 from tests.core.test_embedding import ours, passages, wait_until
 from tests.core.vector_service import MODES, Mode, VectorService, error, run, vector_of
 
@@ -127,9 +127,15 @@ class TestKept:
         engine = service.engine(max_concurrency=1, count_tokens=ten_a_batch)
         with pytest.raises(asyncio.TimeoutError) as caught:
             await asyncio.wait_for(engine.aembed(TEXTS), 2)
-        partial = caught.value.__cause__.partial  # type: ignore[union-attr]
+        partial = partial_of(caught.value)
+        assert partial is not None
         assert sorted(partial.vectors) == list(range(90))
         assert right(partial)
+
+    def test_an_error_of_other_origin_has_none(self) -> None:
+        error = ValueError("no")
+        error.__context__ = LavaError("a stream of chat", partial="a turn")
+        assert partial_of(error) is None
 
     @pytest.mark.parametrize("mode", MODES)
     def test_whatever_is_raised_has_it_and_a_call_goes_on_from_there(self, mode: Mode) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -154,6 +154,57 @@ class TestReadInThread:
         variable.reset(token)
         assert len(list(stream)) == 1
         assert seen == {"inside in lava-mistral-source"}
+
+
+class TestAsyncReadInThread:
+    """The same for async code: a source that blocks would stop the event loop."""
+
+    async def test_a_queue_of_threads_does_not_stop_the_loop_or_hold_back_what_it_gave(self) -> None:
+        texts: queue.Queue[str | None] = queue.Queue()
+        stream = VectorService().engine().aembed_iter(iter(texts.get, None), read_in_thread=True)
+        for number in range(3):
+            texts.put(f"text {number}")
+            assert await asyncio.wait_for(anext(stream), 10) == (number, vector_of(f"text {number}"))
+        texts.put(None)
+        assert await anext(stream, None) is None
+        await asyncio.to_thread(wait_until, lambda: not ours())
+
+    @pytest.mark.parametrize("left", [True, False])
+    async def test_it_ends_with_the_stream(self, left: bool) -> None:
+        def source() -> Iterator[str]:
+            yield from (f"text {number}" for number in range(20_000))
+            raise OSError("the disk is gone")
+
+        stream = VectorService().engine(max_concurrency=2).aembed_iter(source(), read_in_thread=True, as_numpy=True)
+        if left:
+            assert (await anext(stream))[0] == 0
+            await stream.aclose()
+        else:
+            taken = []
+            with pytest.raises(OSError, match="the disk is gone"):
+                async for index, _ in stream:
+                    taken.append(index)
+            assert taken == list(range(20_000))
+        await asyncio.to_thread(wait_until, lambda: not ours())
+
+    def test_a_loop_that_is_gone_is_not_woken(self) -> None:
+        texts: queue.Queue[str | None] = queue.Queue()
+        texts.put("first")
+
+        async def take() -> None:
+            async with VectorService().engine().aembed_iter(iter(texts.get, None), read_in_thread=True) as stream:
+                await anext(stream)
+
+        asyncio.run(take())
+        texts.put("nobody waits for this")
+        wait_until(lambda: not ours())
+
+    async def test_an_async_source_is_read_as_ever(self) -> None:
+        async def source() -> AsyncIterator[str]:
+            yield "a"
+
+        pairs = [pair async for pair in VectorService().engine().aembed_iter(source(), read_in_thread=True)]
+        assert pairs == [(0, vector_of("a"))]
 
 
 class Prepared:

@@ -47,6 +47,7 @@ def test_a_lock_is_free_in_a_child_and_still_held_in_its_parent() -> None:
 def test_a_lock_that_is_gone_is_forgotten() -> None:
     from lava_mistral import locks
 
+    gc.collect()
     held = len(locks._locks)
     some = [new_lock() for _ in range(50)]
     assert len(locks._locks) == held + 50

@@ -17,6 +17,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_lava_mistral import InvalidRequestError, LavaMistralEmbeddings, get_lava_usage_callback
 from lava_mistral import Billing, billed_to
+from lava_mistral.embedding import partial_of
 from lava_mistral.gateway import LocalGateway, Slow, Status, WrongVectors
 from tests.langchain.scenario import KEY, Caller, Script, embeddings
 
@@ -245,5 +246,6 @@ def test_a_call_that_takes_too_long_keeps_what_was_paid() -> None:
         texts = [*(f"text number {i}" for i in range(512)), "late"]
         with pytest.raises(asyncio.TimeoutError) as caught:
             asyncio.run(asyncio.wait_for(model.aembed_documents(texts), 3))
-        partial: Any = caught.value.__cause__.partial  # type: ignore[union-attr]
+        partial = partial_of(caught.value)
+        assert partial is not None
         assert sorted(partial.vectors) == list(range(512))
