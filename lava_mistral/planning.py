@@ -179,7 +179,9 @@ class Planner:
         fewest = max(1, math.ceil(tokens / self._limit))
         rounds = math.ceil((self._made + fewest) / self._lanes)
         spread = min(rounds * self._lanes - self._made, int(tokens / SMALLEST_SHARE))
-        return min(self._limit, math.ceil(tokens / max(fewest, spread)))
+        parts = max(fewest, spread)
+        # The last one takes what is left, also where that is a little more than was expected.
+        return self._limit if parts == 1 else min(self._limit, math.ceil(tokens / parts))
 
     def add(self, index: int, text: str) -> Batch | None:
         """Take a text; the batch that it completes, or none."""

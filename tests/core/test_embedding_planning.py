@@ -75,6 +75,19 @@ def test_the_last_round_of_requests_is_as_full_as_the_others(count: int, lanes: 
     assert total / len(batches) >= 0.95 * min(total, MAX_REQUEST_TOKENS / 2)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_left_a_little_over_makes_no_further_round(seed: int) -> None:
+    """The weight of the texts to come is known by their number of characters alone."""
+    draw = random.Random(seed)
+    texts = [f"{place}".ljust(draw.randint(150, 250)) for place in range(4_500)]
+    # The later texts weigh more than the sample says.
+    count = {text: int(len(text) * (1.0 + place / 100_000)) for place, text in enumerate(texts)}
+    planner = Planner(
+        lambda text: count[text], Calibration(), lanes=16, characters=sum(map(len, texts)), sample=texts[:2_000:100]
+    )
+    assert len(plan(texts, planner)) <= 64
+
+
 def test_little_work_is_not_spread_over_many_requests() -> None:
     texts = ["x" * 200] * 30
     assert len(plan(texts, even(texts, lanes=16))) == 1
