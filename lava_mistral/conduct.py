@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from lava_mistral.ingestion import Collection, Flow, PartialEmbedding
+from lava_mistral.ingestion import Collection, Flow
 from lava_mistral.lanes import TaskLanes, ThreadLanes
+from lava_mistral.outcome import PartialEmbedding
 from lava_mistral.progress import OnProgress, Watch
 from lava_mistral.usage import Listener, tell_effort
 

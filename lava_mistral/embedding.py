@@ -1,7 +1,7 @@
 """The ingestion engine: any number of texts in, one vector for each out, in order, as fast as the account allows.
 
-Both frameworks' embeddings and `LavaMistral.embed` run on it. What it decides is in `planning`, `pacing`, `vectors`,
-`ingestion` and `retry`; here and in `vector_streams` are the threads and the tasks that obey.
+Both frameworks' embeddings and `LavaMistral.embed` run on it. What it decides is in `planning`, `pacing`, `exchange`,
+`ingestion`, `vectors` and `retry`; here and in `vector_streams` are the threads and the tasks that obey.
 """
 
 from __future__ import annotations
@@ -21,24 +21,18 @@ from lava_mistral.billing import Billing
 from lava_mistral.calls import EmbeddingAnswer
 from lava_mistral.conduct import conducted, take_all
 from lava_mistral.errors import ConfigurationError, LavaError, RateLimitError
+from lava_mistral.exchange import Exchange, Report, Send, Sleep
 from lava_mistral.gate import Gate, Stop, Stopped
-from lava_mistral.ingestion import (
-    Collection,
+from lava_mistral.ingestion import Collection, Flow, as_texts, refuse_one_text
+from lava_mistral.lanes import TaskLanes, ThreadLanes
+from lava_mistral.locks import new_lock
+from lava_mistral.outcome import (
     EmbeddingProgress,
     EmbeddingResult,
     EmbeddingUsage,
-    Exchange,
-    Flow,
     PartialEmbedding,
-    Report,
-    Send,
-    Sleep,
-    as_texts,
     partial_of,
-    refuse_one_text,
 )
-from lava_mistral.lanes import TaskLanes, ThreadLanes
-from lava_mistral.locks import new_lock
 from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY, Outcome, Pacer, Ticket
 from lava_mistral.planning import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS, Batch, Count, Inspector, Planner
 from lava_mistral.progress import OnProgress, Watch
@@ -212,7 +206,8 @@ class EmbeddingEngine:
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
-            LavaError: a request failed for good; `partial` has the vectors that are there.
+            LavaError: a request failed for good. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`: the
+                vectors that are there.
         """
         client = self._need(self.client, "client")
         collection = self._collection(texts, as_numpy, resume_from)
@@ -255,7 +250,10 @@ class EmbeddingEngine:
         on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
     ) -> EmbeddingResult:
-        """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
+        """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests.
+
+        `partial_of` finds what was there behind a `TimeoutError` of `asyncio.wait_for` too.
+        """
         client = self._need(self.async_client, "async_client")
         collection = self._collection(texts, as_numpy, resume_from)
         options = self._options(billing, lava_metadata)

@@ -13,8 +13,8 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from lava_mistral.exchange import Report
 from lava_mistral.gate import Stop, Stopped
-from lava_mistral.ingestion import Report
 from lava_mistral.planning import Batch
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from typing_extensions import Self
 
-from lava_mistral.ingestion import EmbeddingProgress
+from lava_mistral.outcome import EmbeddingProgress
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm

@@ -13,8 +13,10 @@ from typing import Any, Final
 from typing_extensions import Self
 
 from lava_mistral.conduct import take_all, what_is_there
-from lava_mistral.ingestion import EmbeddingUsage, Flow, PartialEmbedding, Report
+from lava_mistral.exchange import Report
+from lava_mistral.ingestion import Flow
 from lava_mistral.lanes import TaskLanes, ThreadLanes
+from lava_mistral.outcome import EmbeddingUsage, PartialEmbedding
 from lava_mistral.planning import Batch
 from lava_mistral.progress import Watch
 from lava_mistral.sources import AsyncAhead, NothingYet, Source

@@ -28,8 +28,8 @@ from lava_mistral.embedding import (
     EmbeddingStream,
     PartialEmbedding,
 )
-from lava_mistral.ingestion import known_vectors
 from lava_mistral.locks import new_lock
+from lava_mistral.outcome import known_vectors
 from lava_mistral.progress import OnProgress
 from llama_index_lava_mistral._settings import LavaSettings
 from llama_index_lava_mistral.callbacks import counted, traced
