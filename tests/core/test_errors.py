@@ -342,3 +342,17 @@ def test_the_tree_in_the_docstring_names_every_class() -> None:
 def test_a_configuration_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="wrong"):
         raise ConfigurationError("wrong")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mistral-smal-2603", "Did you mean 'mistral-small-2603'?"),
+        ("mistral-embed", "'mistral-embed' embeds texts and answers no chats"),
+        ("mistral-small-2603", "answers chats; an embeddings request needs a model such as 'mistral-embed'"),
+        ("gpt-9", "`lava-mistral models` lists"),
+    ],
+)
+def test_an_unknown_model_is_told_the_nearest(name: str, says: str) -> None:
+    error = answer(400, {"object": "error", "message": f"Invalid model: {name}", "code": "1500"})
+    assert says in str(error)

@@ -214,7 +214,11 @@ def test_a_plain_answer(streamed: bool, caller: Caller) -> None:
 
 @both
 def test_a_model_without_known_prices_says_no_cost(streamed: bool) -> None:
-    got = Caller(False).ask(streamed, script(streamed, "Hi").model(model="my-own"), "Hi")
+    scripted = Script([chunk({"content": "Hi"}, finish_reason="stop", usage=USAGE, model="my-own")])
+    if not streamed:
+        scripted = Script(answer("Hi", model="my-own"))
+    got = Caller(False).ask(streamed, scripted.model(model="my-own"), "Hi")
+    assert got.text == "Hi"
     assert "cost" not in got.response_metadata
 
 
