@@ -299,12 +299,16 @@ def _worded(result: str) -> str:
     return _read_out(value)
 
 
-def _read_out(value: Any) -> str:
+_DEEPEST = 20
+"""Levels of a tool's JSON that are read out; what is below is told as JSON."""
+
+
+def _read_out(value: Any, depth: int = 0) -> str:
     match value:
-        case dict():
-            return ", ".join(f"{key}: {_read_out(member)}" for key, member in value.items())
-        case list():
-            return "; ".join(map(_read_out, value))
+        case dict() if depth < _DEEPEST:
+            return ", ".join(f"{key}: {_read_out(member, depth + 1)}" for key, member in value.items())
+        case list() if depth < _DEEPEST:
+            return "; ".join(_read_out(member, depth + 1) for member in value)
         case None:
             return "none"
         case str():
