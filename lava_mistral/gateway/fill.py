@@ -13,7 +13,7 @@ from lava_mistral.gateway.words import COMMON
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _QUOTED = re.compile(
-    r'"([^"\n]{1,400})"|“([^”\n]{1,400})”|«\s*([^»\n]{1,400}?)\s*»|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)'
+    r'"([^"\n]{1,400})"|“([^“”\n]{1,400})”|«([^«»\n]{1,400})»|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)'
 )
 _NAME = re.compile(r"[A-ZÀ-Þ][\w’'-]*(?:\s+(?:(?:of|de|du|der|van|von|la)\s+)?[A-ZÀ-Þ][\w’'-]*)*(?:,\s[A-Z]{2}\b)?")
 # A word that begins a sentence is capitalised whatever it is; before one of these it is the name of something.
@@ -47,7 +47,7 @@ class Evidence:
         self.text = text.strip()
         self.records = _joined(records)
         self.answer = answer or self.text
-        self.quoted: list[str] = [next(filter(None, match.groups())) for match in _QUOTED.finditer(text)]
+        self.quoted = [_inside(match) for match in _QUOTED.finditer(text)]
         found = (_number(match.group()) for match in _NUMBER.finditer(_DATE.sub(" ", text)))
         self.numbers = [number for number in found if abs(number) < _TOO_LARGE]
         self.names = _names(text)
@@ -368,6 +368,12 @@ def _matching(pattern: str, evidence: Evidence) -> str | None:
         return None
     words = [*evidence.quoted, *evidence.names, *re.findall(r"[\w.@:/+-]+", evidence.text), evidence.text]
     return next((word for word in words if accepts.search(word)), None)
+
+
+def _inside(match: re.Match[str]) -> str:
+    quoted: str = next(filter(None, match.groups()))
+    # French quotation marks stand off from what they hold.
+    return quoted.strip() if match.group().startswith("«") else quoted
 
 
 def _names(text: str) -> list[str]:

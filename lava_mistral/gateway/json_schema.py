@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import orjson
+
 MOST_LEVELS: Final = 100
 """Schemas within schemas; a deeper one is refused."""
 LARGEST_MINIMUM: Final = 10_000
@@ -83,6 +85,11 @@ def _target(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def problem(schema: Mapping[str, Any]) -> str | None:
     """What is wrong with a schema, in words; `None` if it can be filled."""
+    try:
+        orjson.dumps(schema)
+    except TypeError:
+        # It reads what it won't write: its own limit is 254 levels, of whatever keyword.
+        return f"it is nested more than {MOST_LEVELS} levels deep"
     for where, part in schemas(schema):
         if where.count("/") > 2 * MOST_LEVELS:
             return f"it is nested more than {MOST_LEVELS} levels deep"

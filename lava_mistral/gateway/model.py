@@ -299,7 +299,7 @@ def _worded(result: str) -> str:
 
 
 _DEEPEST = 20
-"""Levels of a tool's JSON that are read out; what is below is told as JSON."""
+"""Levels of a tool's JSON that are read out; what is below is left out."""
 
 
 def _read_out(value: Any, depth: int = 0) -> str:
@@ -308,6 +308,8 @@ def _read_out(value: Any, depth: int = 0) -> str:
             return ", ".join(f"{key}: {_read_out(member, depth + 1)}" for key, member in value.items())
         case list() if depth < _DEEPEST:
             return "; ".join(_read_out(member, depth + 1) for member in value)
+        case dict() | list():
+            return "…"
         case None:
             return "none"
         case str():

@@ -2,9 +2,9 @@
 
 A real count needs Mistral's tokenizer, an optional package that takes a second to load. Here a token is at
 most nine letters, two East Asian characters, one digit, or a few symbols; white space belongs to what follows
-it. On English prose that gives about a tenth fewer tokens than Mistral's own tokenizers, on Chinese, Japanese
-and Korean up to a half fewer: the newest tokenizer has one token for many words of two characters. So a client
-which plans with an exact count, or with an upper estimate, is not refused by the gateway for its limits.
+it. On English prose that gives about a tenth fewer tokens than Mistral's own tokenizers; on Chinese, Japanese
+and Korean a half and more, except where every word of two characters is one token of the newest tokenizer. So a
+client which plans with an exact count, or with an upper estimate, is not refused by the gateway for its limits.
 """
 
 from __future__ import annotations
