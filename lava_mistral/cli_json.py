@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-import orjson
 import typer
 
 
@@ -15,4 +15,6 @@ def print_json(value: Any, *, indented: bool = True) -> None:
         value: what to print.
         indented: over several lines; else on one.
     """
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else 0))
+    text = json.dumps(value, ensure_ascii=False, indent=2 if indented else None)
+    # An argument may hold bytes that the system's encoding did not know; most often they are UTF-8.
+    typer.echo(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())

@@ -64,7 +64,7 @@ _GREETING = re.compile(
     re.I,
 )
 _SAY = re.compile(r"\b(?:say|repeat|reply with|respond with|answer with|echo)\b", re.I)
-_SAID = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)\'([^\'\n]+)\'(?!\w)')
+_SAID = re.compile(r'"([^"\n]+)"|“([^“”\n]+)”|`([^`\n]+)`|(?<!\w)\'([^\'\n]+)\'(?!\w)')
 _TOLD = re.compile(r"\W*(?:i|i['’]m|i['’]ve|my|we|our)\b", re.I)
 _SUM = re.compile(
     r"(?<![\w.])(-?\d+(?:\.\d+)?)\s*(\+|-|−|\*|×|x|/|÷|plus|minus|times|divided by)\s*(-?\d+(?:\.\d+)?)(?![\w.]*\d)"
