@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.catalog import Model
+from lava_mistral.catalog import Model, get_model
 from lava_mistral.gateway import pieces, rules, stream
 from lava_mistral.gateway.answers import Settle, broken_off, headers, json_answer, played_stream
 from lava_mistral.gateway.delivery import Answer
@@ -151,7 +151,8 @@ def _choice(body: Mapping[str, Any], number: int) -> stream.Choice:
     reply = answer(body, choice=number + (body.get("random_seed") or 0), reasoning=reasoning)
     limit = body.get("max_tokens")
     if reply.endless:
-        return _cut(stream.Choice(text=[" "] * (limit or _ENDLESS_TOKENS), finish="length"), limit)
+        tokens = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)
+        return stream.Choice(text=[" "] * tokens, finish="length")
     text = _stopped(_prefixed(body, reply), body.get("stop"))
     choice = stream.Choice(thinking=pieces.split(reply.thinking), text=pieces.split(text), calls=_calls(reply))
     if choice.calls:

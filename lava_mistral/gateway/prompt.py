@@ -105,7 +105,7 @@ _INSTRUCTION = re.compile(
     re.I,
 )
 SUMMARY: Final = re.compile(
-    r"\b(?:summar(?:y|i[sz]e|i[sz]ing)|tl;?dr|sum up|résum\w+|zusammenfass\w+|fass\w* .*zusammen)", re.I
+    r"\b(?:summar(?:y|i[sz]e|i[sz]ing)|tl;?dr|sum up|résum\w+|zusammenfass\w+|fass\w* .{0,80}zusammen)", re.I
 )
 """A request for a summary."""
 # What an instruction says of the text that stands beside it.

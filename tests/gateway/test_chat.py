@@ -9,6 +9,7 @@ from decimal import Decimal
 import httpx_sse
 import pytest
 
+from lava_mistral.catalog import get_model
 from lava_mistral.gateway import LocalGateway
 
 from .conftest import events
@@ -262,6 +263,9 @@ def test_json_mode_without_the_word_writes_white_space(forward):
     only = choice(forward.chat("Hello", response_format={"type": "json_object"}, max_tokens=50))
     assert only["message"]["content"] == " " * 50
     assert only["finish_reason"] == "length"
+    # It ends with the model's window, whatever was allowed.
+    endless = forward.chat("Hello", response_format={"type": "json_object"}, max_tokens=10**18)
+    assert endless.json()["usage"]["completion_tokens"] == get_model("mistral-small-2603").context_window
     told = choice(forward.chat("Hello, answer in JSON", response_format={"type": "json_object"}))
     assert json.loads(told["message"]["content"])
 
