@@ -21,7 +21,7 @@ _ANSWER = r"answers?|antwort|response|reply|output|(?:summary|tl;?dr)|assistant|
 _POINTING = (
     r"the|an?|my|your|new|original|existing|previous|prior|given|following|retrieved|relevant|provided|additional|more"
     r"|some|above|below|numbered|here|is|are|this|these|that|user(?:['’]s)?|chat|conversation|current|follow[ -]?up"
-    r"|standalone|rephrased|helpful|final|refined|concise|short|brief|detailed|text|context|source|pieces|of|for|to"
+    r"|standalone|stand-alone|rephrased|rewritten|reworded|condensed|search|helpful|final|refined|concise|short|brief|detailed|text|context|source|pieces|of|for|to"
 )
 _BIDDING = (
     r"(?:please[ ]+)?(?:answer|respond|reply|use|using|read|consider|look|based|given|summari[sz]e|sum[ ]up"
@@ -37,6 +37,8 @@ _LABEL = re.compile(
 )
 _WORD = re.compile(r"\w")
 _PRIOR: Final = re.compile(r"\b(?:existing|original|previous|prior)\b", re.I)
+
+_REWORDED: Final = re.compile(r"\b(?:stand-?alone|rephrased|rewritten|reworded|condensed|search)\b", re.I)
 
 
 class Segment(NamedTuple):
@@ -56,6 +58,11 @@ class Segment(NamedTuple):
     def prior(self) -> bool:
         """Whether it is an answer that was given before."""
         return self.kind == "answer" and _PRIOR.search(self.label) is not None
+
+    @property
+    def reworded(self) -> bool:
+        """Whether it is a question that is to be put in other words."""
+        return self.kind == "question" and _REWORDED.search(self.label) is not None
 
 
 def segments(text: str) -> list[Segment]:

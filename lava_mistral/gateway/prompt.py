@@ -108,10 +108,11 @@ SUMMARY: Final = re.compile(
     r"\b(?:summar(?:y|i[sz]e|i[sz]ing)|tl;?dr|sum up|résum\w+|zusammenfass\w+|fass\w* .{0,80}zusammen)", re.I
 )
 """A request for a summary."""
-# What an instruction says of the text that stands beside it.
-_POINTER = re.compile(
-    r"\b(?:above|following|below"
-    r"|(?:this|these|the) (?:text|passage|article|document|paragraph|story|report|email)s?)\b",
+# The same as an instruction: a text that holds a heading "Summary" asks for none.
+_BID = re.compile(
+    r"\W*(?:please\s+|now\s+|(?:can|could|would) you (?:please )?|i (?:want|need|would like) you to )?"
+    r"(?:summari[sz]e\b|sum up\b|tl;?dr|résume|fass\w*\b.{0,80}zusammen"
+    r"|(?:write|give|provide|make|create|produce|generate|prepare|what is|what's)\b[^.!?\n]{0,80}\bsummar(?:y|ies))",
     re.I,
 )
 _LONGEST_INSTRUCTION = 300
@@ -133,7 +134,7 @@ def _read(request: str) -> Reading:
         question, rest = _first_lines(asking[-1].content)
         others = [part.content for part in parts if part is not asking[-1]]
         told = next((part.content for part in parts if part.prior and part.content), "")
-        rewrites = wanted is not None and wanted.kind == "question"
+        rewrites = wanted is not None and wanted.reworded
         return Reading(question, "\n\n".join([*others, rest]), told.partition("\n")[0], rewrites)
     bidding = next((part for part in parts if part.content and _bids(part.label)), None)
     if bidding is not None:
@@ -145,8 +146,8 @@ def _read(request: str) -> Reading:
 
 
 def _bids(text: str) -> bool:
-    """Whether a short text asks for something to be done with the text beside it."""
-    return len(text) <= _LONGEST_INSTRUCTION and SUMMARY.search(text) is not None
+    """Whether a text is an instruction to sum up the text beside it."""
+    return len(text) <= _LONGEST_INSTRUCTION and _BID.match(text) is not None
 
 
 def _first_lines(content: str) -> tuple[str, str]:
@@ -161,7 +162,7 @@ def _first_lines(content: str) -> tuple[str, str]:
 def _unlabelled(request: str) -> tuple[str, str]:
     """The part of a message without labels that asks, and the rest."""
     head, colon, rest = request.partition(":")
-    if colon and rest[:1].isspace() and rest.strip() and "\n" not in head.strip() and (_bids(head) or _points(head)):
+    if colon and rest[:1].isspace() and rest.strip() and "\n" not in head.strip() and _bids(head):
         return head, rest
     paragraphs = request.split("\n\n")
     for at in (0, -1):
@@ -175,7 +176,7 @@ def _unlabelled(request: str) -> tuple[str, str]:
         return asking[-1], "\n".join(sentence for sentence in found if sentence != asking[-1])
     if len(paragraphs) == 1:
         for at in (0, -1):
-            if _bids(found[at]) or _points(found[at]):
+            if _bids(found[at]):
                 return found[at], "\n".join(found[1:] if at == 0 else found[:-1])
         return request, ""
     first, *between, last = paragraphs
@@ -183,11 +184,6 @@ def _unlabelled(request: str) -> tuple[str, str]:
     if len(first) <= len(last) or (len(first) < 200 and first.rstrip().endswith(":")):
         return first, "\n\n".join([*between, last])
     return last, "\n\n".join([first, *between])
-
-
-def _points(text: str) -> bool:
-    """Whether a short text speaks of the text beside it."""
-    return len(text) <= _LONGEST_INSTRUCTION and _POINTER.search(text) is not None
 
 
 def turned(sentence: str) -> str:

@@ -75,6 +75,8 @@ def test_a_fact_behind_an_instruction_is_kept(system):
         "Please summarise the following text:\n{text}",
         "{text}\nSummarize the above.",
         "TL;DR: {text}",
+        "Can you please summarize this? {text}",
+        "{text}\n\nGive me a short summary.",
         "{text}\n\nSummary:",
         "Write a concise summary of the following:\n\n\n{text}\n\n\nCONCISE SUMMARY:",
         default_prompts.DEFAULT_SUMMARY_PROMPT_TMPL.replace("{context_str}", "{text}"),
@@ -125,6 +127,14 @@ def test_llama_index_refines_an_answer(question, before, after):
 def test_a_follow_up_question_stays_a_question(template):
     history = "user: Where is the lighthouse?\nassistant: It is in Skagen."
     assert ask(template.format(chat_history=history, question="How high is it?")) == "How high is it?"
+
+
+def test_a_word_in_a_text_is_no_instruction():
+    report = f"# Summary\n\n{TEXT}\n\nAll of this is a summary of the report."
+    assert ask(f"{report}\n\n{QUESTION}") == RIGHT
+    assert ask(("system", TEXT), "Tell me about the following: how high the lighthouse is.") == RIGHT
+    assert ask(("system", TEXT), "I like the text above. Tell me how high the lighthouse is.") == RIGHT
+    assert ask(("system", TEXT), f"User: Hello\nAssistant: Hello!\nUser: {QUESTION}\nUser:") == RIGHT
 
 
 def test_what_only_looks_like_a_label_is_kept():
