@@ -225,7 +225,6 @@ class TestDemo:
         assert lines[0] == "The beekeeper"
         assert lines[2].startswith("Failed: ")
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
     @pytest.mark.parametrize("framework", FRAMEWORKS)
     def test_a_file_name_may_be_no_text(self, framework: str, tmp_path: Path, gateway: LocalGateway) -> None:
         folder = os.fsencode(tmp_path) + b"/caf\xe9"

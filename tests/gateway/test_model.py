@@ -375,7 +375,6 @@ EAST_ASIAN = [
 @pytest.mark.parametrize("model", ["mistral-small-2603", "mistral-embed"])
 @pytest.mark.parametrize("text", EAST_ASIAN)
 def test_east_asian_text_is_not_counted_beyond_the_exact_count(text, model):
-    pytest.importorskip("mistral_common")
     exact = count_tokens(text, model=model)
     assert exact.exact
     assert 0.3 * exact.tokens <= pieces.count(text) <= exact.tokens
