@@ -340,6 +340,12 @@ def usage_lookup(
 def _filters(
     customer_id: str | None, meter_id: str | None, metadata: Mapping[str, str] | None
 ) -> dict[str, str | None]:
+    for name, value in (("customer_id", customer_id), ("meter_id", meter_id)):
+        # Lava may take an empty one for none, and answer with everybody's requests.
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise ConfigurationError(
+                f"{name} is text such as 'c_1' that is not empty, not {value!r}. Leave it out to ask for all."
+            )
     pairs = [list(pair) for pair in check_metadata(metadata).items()]
     return {
         "customer_id": customer_id,

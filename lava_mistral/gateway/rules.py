@@ -9,6 +9,7 @@ from typing import Any
 from lava_mistral.catalog import Model
 from lava_mistral.gateway import pieces
 from lava_mistral.gateway.faults import error_body
+from lava_mistral.gateway.json_schema import problem
 
 MOST_TOOLS = 128
 MOST_INPUTS = 512
@@ -139,6 +140,18 @@ def check_format(body: Mapping[str, Any]) -> None:
     wanted = body.get("response_format") or {}
     if wanted.get("type") == "json_schema" and not wanted.get("json_schema"):
         raise _arguments("response_format of type json_schema needs a json_schema")
+
+
+def check_schemas(body: Mapping[str, Any]) -> None:
+    """Check that the schemas of tools and of the answer are well formed and that a value can fit them."""
+    given = [(f"tool {tool['function']['name']}", tool["function"]["parameters"]) for tool in body.get("tools") or ()]
+    wanted = (body.get("response_format") or {}).get("json_schema")
+    if wanted:
+        given.append((f"json_schema {wanted['name']}", wanted["schema"]))
+    for name, schema in given:
+        wrong = problem(schema)
+        if wrong is not None:
+            raise _arguments(f"Invalid JSON schema of {name}: {wrong}")
 
 
 def check_images(messages: Sequence[Mapping[str, Any]], model: Model) -> None:

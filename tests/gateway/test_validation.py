@@ -95,6 +95,7 @@ WRONG: list[tuple[dict[str, Any], list[Any], str]] = [
     ({"max_tokens": 1.5}, ["body", "max_tokens"], "int_type"),
     ({"max_tokens": True}, ["body", "max_tokens"], "int_type"),
     ({"n": 0}, ["body", "n"], "greater_than_equal"),
+    ({"n": 10**9}, ["body", "n"], "less_than_equal"),
     ({"stop": 3}, ["body", "stop"], "union_type"),
     ({"stop": ["a", 3]}, ["body", "stop", 1], "string_type"),
     ({"stream": 1}, ["body", "stream"], "bool_type"),
