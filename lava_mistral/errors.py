@@ -424,6 +424,6 @@ def _invalid_advice(detail: ErrorDetail) -> str:
         case "1500":
             return "`lava-mistral models` lists the models that Lava offers."
         case "3230":
-            return "repair_messages=True mends the order of a conversation before it is sent."
+            return "repair_messages=True, where it is not set yet, mends the order of a conversation before it is sent."
         case _:
             return ""

@@ -6,6 +6,7 @@ or in fragments. A turn that was streamed and the same turn in one answer come o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +37,14 @@ class ToolCall:
     arguments: str
 
     def parsed(self) -> dict[str, Any] | None:
-        """The arguments, or `None` when they are not a JSON object."""
+        """The arguments, or `None` when they are not a JSON object.
+
+        Models write more than the JSON standard has: raw line breaks in texts (of code above all), `NaN`, integers of
+        any length. All of it is taken, and integers stay exact.
+        """
         try:
-            value = orjson.loads(self.arguments)
-        except orjson.JSONDecodeError:
+            value = json.loads(self.arguments, strict=False)
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 
