@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from lava_mistral.errors import (
     error_from_response,
     redact,
 )
+from lava_mistral.json_text import to_json
 from lava_mistral.sse import SSEDecoder
 from lava_mistral.transport import MISTRAL_URL, Forwarder
 from lava_mistral.turn import Delta, Turn, TurnAssembler
@@ -85,17 +85,6 @@ def own_headers(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _to_json(body: Mapping[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    except TypeError as error:
-        try:
-            # It writes integers of any length, which a tool's schema may hold.
-            return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        except (TypeError, ValueError):
-            raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
-
-
 @dataclass
 class Call:
     """One request, ready to be sent as often as the retry policy allows.
@@ -125,7 +114,7 @@ class Call:
 
     def __post_init__(self) -> None:
         if self.body is not None:
-            self.content = _to_json(self.body)
+            self.content = to_json(self.body)
 
     def request(self, forwarder: Forwarder, extra: Sequence[tuple[bytes, bytes]] = ()) -> httpx.Request:
         """The request to Lava for one try.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-import orjson
 
 from lava_mistral.errors import ServerError
+from lava_mistral.json_text import to_json
 from lava_mistral.wire import AssistantMessage, ChatChunk, ContentPart, Usage
 
 _TEXT_KEYS = {"type", "text"}
@@ -402,7 +402,7 @@ def _function(call: Any) -> tuple[str, str]:
     if arguments is None:
         arguments = ""
     elif not isinstance(arguments, str):
-        arguments = orjson.dumps(arguments).decode()
+        arguments = to_json(arguments).decode()
     name = function.get("name") or ""
     if not isinstance(name, str):
         raise _malformed("name", "a string", name)
