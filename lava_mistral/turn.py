@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-
 from lava_mistral.errors import ServerError
 from lava_mistral.json_text import to_json
 from lava_mistral.wire import AssistantMessage, ChatChunk, ContentPart, Usage

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
-import numpy as np
 import pytest
 
 from lava_mistral import (
@@ -632,24 +631,3 @@ async def test_the_transport_carries_any_request_to_a_real_server(gateway: Local
     assert listed.json()["data"]
     assert len(answer.json()["data"][0]["embedding"]) == 1024
     assert [record.path for record in gateway.requests] == ["/v1/models", "/v1/embeddings"]
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-async def test_numbers_that_json_has_and_python_keeps_otherwise_are_sent(asynchronous: bool) -> None:
-    both = Both(wire := Wire(ANSWER), asynchronous)
-    parameters = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}
-    tools = [{"type": "function", "function": {"name": "add", "parameters": parameters}}]
-    await both.chat(tools=tools)
-    await both.chat(temperature=np.float64(0.2), max_tokens=np.int64(5), top_p=np.float32(0.5))
-    assert wire.bodies[0]["tools"] == tools
-    sent = {name: wire.bodies[1][name] for name in ("temperature", "max_tokens", "top_p")}
-    assert sent == {"temperature": 0.2, "max_tokens": 5, "top_p": 0.5}
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("value", [object(), "\ud83d", {"a": object(), "b": 2**64}, {"a": float("nan"), "b": 2**64}])
-async def test_what_is_no_json_is_refused_before_it_is_sent(value: Any, asynchronous: bool) -> None:
-    both = Both(wire := Wire(ANSWER), asynchronous)
-    with pytest.raises(ConfigurationError, match="can't be written as JSON"):
-        await both.chat(metadata=value)
-    assert wire.requests == []

@@ -114,7 +114,7 @@ def test_a_file_of_no_known_kind_is_refused_with_advice() -> None:
 @pytest.mark.parametrize("kind", ["text/plain", None])
 @pytest.mark.parametrize("data", ["!!not base64", "abc", "é"])
 def test_text_that_is_no_base64_is_refused_under_the_files_name(kind: str | None, data: str) -> None:
-    with pytest.raises(InvalidRequestError, match="'notes.txt' should come as its bytes or in base64") as caught:
+    with pytest.raises(InvalidRequestError, match=r"'notes\.txt' should come as its bytes or in base64") as caught:
         file_part(data, media_type=kind, name="notes.txt")
     assert data in str(caught.value)
 
