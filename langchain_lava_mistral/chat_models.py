@@ -14,7 +14,7 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, SecretStr, model_validator
 
@@ -28,20 +28,22 @@ from langchain_lava_mistral._fields import (
     environment_url,
     to_billing,
 )
+from langchain_lava_mistral._parsers import (
+    WholeJsonParser,
+    WholePydanticParser,
+    WholePydanticToolParser,
+    WholeToolParser,
+    with_outcome,
+)
 from langchain_lava_mistral._profiles import profile_of
 from langchain_lava_mistral._results import added, first_metadata, last_metadata, to_result
 from langchain_lava_mistral._retries import CallRun
 from langchain_lava_mistral._tools import (
     Schema,
     ToolLike,
-    WholeJsonParser,
-    WholePydanticParser,
-    WholePydanticToolParser,
-    WholeToolParser,
-    as_tool,
+    answer_tool,
     normalize,
     to_response_format,
-    to_tool,
     to_tools,
 )
 from langchain_lava_mistral.callbacks import counted, traced
@@ -567,8 +569,9 @@ class ChatLavaMistral(BaseChatModel):
         """The model with answers of a schema's form: objects of a pydantic class, dictionaries otherwise.
 
         Args:
-            schema: a pydantic class, `TypedDict`, JSON Schema, tool or function dictionary, `{"name": …, "schema": …}`
-                or a json_schema response format. `None` for any JSON (method `json_mode`).
+            schema: a pydantic class, `TypedDict`, JSON Schema, function, `BaseTool`, the dictionary of a tool in
+                OpenAI's, Anthropic's or Bedrock's form, `{"name": …, "schema": …}` or a json_schema response format.
+                `None` for any JSON (method `json_mode`).
             method: `json_schema` (Mistral enforces the schema), `function_calling`, or `json_mode` (the prompt says
                 what the JSON shall hold, and holds the word JSON). By default `json_schema` where the model is known to
                 have it, else `function_calling`.
@@ -579,7 +582,7 @@ class ChatLavaMistral(BaseChatModel):
 
         Raises:
             ValueError: the method needs a schema, there is no such method, or `strict` is said twice and differently.
-            OutputParserException: on a call, when the answer was cut off or does not parse.
+            OutputParserException: on a call, when the answer was cut off or does not parse; on a stream at its end.
         """
         if method is None:
             method = "json_schema" if (self.profile or {}).get("structured_output") else "function_calling"
@@ -594,13 +597,13 @@ class ChatLavaMistral(BaseChatModel):
         with translated():
             match method:
                 case "function_calling":
-                    tool = to_tool(as_tool(schema), strict=strict)
+                    tool = answer_tool(schema, strict=strict)
                     name = tool["function"]["name"]
                     llm: Any = self.bind_tools([tool], tool_choice="any", **bound)
                     parser = (
-                        WholePydanticToolParser(tools=[cast("type[BaseModel]", schema)], first_tool_only=True)
+                        WholePydanticToolParser(key_name=name, pydantic_object=schema)
                         if pydantic
-                        else WholeToolParser(key_name=name, first_tool_only=True)
+                        else WholeToolParser(key_name=name)
                     )
                 case "json_schema" | "json_mode":
                     form: Any = {"type": "json_object"}
@@ -612,9 +615,7 @@ class ChatLavaMistral(BaseChatModel):
                     raise ValueError(f"The method is 'function_calling', 'json_schema' or 'json_mode', not {method!r}.")
         if not include_raw:
             return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", llm | parser)
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        answered: Any = RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        answered: Any = RunnableMap(raw=llm) | with_outcome(parser)
         return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", answered)
 
     # Tokens
