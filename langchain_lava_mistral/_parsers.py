@@ -135,7 +135,7 @@ def with_outcome(parser: OutputParserLike[Any]) -> Runnable[Any, dict[str, Any]]
             yield AddableDict(part)
         try:
             parsed, failure = parser.invoke(_sum(chunks), config), None
-        except Exception as error:  # noqa: BLE001  # whatever a user's validator raises
+        except Exception as error:  # noqa: BLE001 - whatever a user's validator raises
             parsed, failure = None, error
         yield AddableDict(parsed=parsed, parsing_error=failure)
 
@@ -146,7 +146,7 @@ def with_outcome(parser: OutputParserLike[Any]) -> Runnable[Any, dict[str, Any]]
             yield AddableDict(part)
         try:
             parsed, failure = await parser.ainvoke(_sum(chunks), config), None
-        except Exception as error:  # noqa: BLE001  # whatever a user's validator raises
+        except Exception as error:  # noqa: BLE001 - whatever a user's validator raises
             parsed, failure = None, error
         yield AddableDict(parsed=parsed, parsing_error=failure)
 

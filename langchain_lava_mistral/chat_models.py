@@ -353,7 +353,7 @@ class ChatLavaMistral(BaseChatModel):
                         if run_manager is not None:
                             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = maker.last(*last_metadata(stream, first))
+                chunk = maker.last(*last_metadata(stream, first), stream.turn.tool_calls)
                 if run_manager is not None:
                     run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -385,7 +385,7 @@ class ChatLavaMistral(BaseChatModel):
                         if run_manager is not None:
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = maker.last(*last_metadata(stream, first))
+                chunk = maker.last(*last_metadata(stream, first), stream.turn.tool_calls)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
