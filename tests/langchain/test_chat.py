@@ -313,15 +313,14 @@ def test_a_thought_in_pieces_with_a_reference_between(streamed: bool, caller: Ca
 
 
 @both
-def test_a_signature_of_a_thought_is_kept_but_not_sent_since_the_schema_has_none(
-    streamed: bool, caller: Caller
-) -> None:
+@pytest.mark.parametrize("version", [None, "v1"])
+def test_the_signature_of_a_thought_is_sent_back(version: Any, streamed: bool, caller: Caller) -> None:
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "signature": "s1"}
-    got = caller.ask(streamed, script(streamed, [thought], "Yes").model(), "?")
+    got = caller.ask(streamed, script(streamed, [thought], "Yes").model(output_version=version), "?")
     assert got.content_blocks[0]["extras"] == {"signature": "s1"}  # type: ignore[typeddict-item]
     again = Script(answer())
     caller.invoke(again.model(), [HumanMessage("?"), got, HumanMessage("Sure?")])
-    assert again.body["messages"][1]["content"][0] == {key: thought[key] for key in ("type", "thinking")}
+    assert again.body["messages"][1]["content"] == [thought, {"type": "text", "text": "Yes"}]
 
 
 @both
