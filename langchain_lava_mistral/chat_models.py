@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
 from typing import Any, Literal, cast
@@ -17,6 +17,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, SecretStr, model_validator
+from typing_extensions import Self
 
 from langchain_lava_mistral._chunks import ChunkMaker
 from langchain_lava_mistral._convert import PROVIDER, to_wire
@@ -24,8 +25,10 @@ from langchain_lava_mistral._fields import (
     BillingField,
     Key,
     SpendLimitField,
+    aliases_of,
     environment_key,
     environment_url,
+    shared_in,
     to_billing,
 )
 from langchain_lava_mistral._parsers import (
@@ -93,8 +96,10 @@ _SETTINGS = frozenset(
     )
 )
 # LangChain's own, which reach the model on some ways.
-_FRAMEWORK = frozenset(("stream", "ls_structured_output_format", "structured_output_format", "_run"))
-_HEADERS = ("headers", "extra_headers", "default_headers")
+_FRAMEWORK = frozenset(("stream", "streaming", "ls_structured_output_format", "structured_output_format", "_run"))
+# Not the request's body either. A header may hold a secret, and traces show the body.
+_HEADERS = frozenset(("headers", "extra_headers", "default_headers"))
+_OF_THE_MODEL = frozenset(("base_url", "http_client", "http_async_client"))
 _RUN = "_run"
 
 
@@ -197,12 +202,13 @@ class ChatLavaMistral(BaseChatModel):
         """Move what is no field to `model_kwargs` with a warning, as LangChain's users know it."""
         if not isinstance(values, dict):
             return values
-        known = _known_arguments(cls)
+        known = {*cls.model_fields, *aliases_of(cls)}
         extra = {name: value for name, value in values.items() if name not in known}
         body = dict(values.get("model_kwargs") or {})
         if twice := body.keys() & values.keys():
             raise ValueError(f"{sorted(twice)} stand in model_kwargs and beside it: give them once.")
         refuse_keys([*extra, *body.keys() - known])
+        _refuse_headers([*extra, *body])
         if extra:
             warnings.warn(
                 f"{sorted(extra)} are no parameters of {cls.__name__}; they go to Mistral as they are, through "
@@ -245,6 +251,9 @@ class ChatLavaMistral(BaseChatModel):
         state = super().__getstate__()
         return {**state, "__dict__": carried_fields(state["__dict__"])}
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return super().__deepcopy__(shared_in(self, memo))
+
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"
 
@@ -253,14 +262,16 @@ class ChatLavaMistral(BaseChatModel):
         return {"model": self.model, "base_url": self.base_url, **self._defaults()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        # A key given to a call is refused when the call is made; its trace is written before that.
-        hidden = _SETTINGS | _FRAMEWORK | KEY_NAMES
-        given = {name: value for name, value in kwargs.items() if name not in hidden}
+        # What may hold a secret is refused when the call is made; its trace is written before that.
+        hidden = _SETTINGS | _FRAMEWORK | _HEADERS | _OF_THE_MODEL | KEY_NAMES
+        given = {name: value for name, value in self._named(kwargs).items() if name not in hidden}
         params = {**self._identifying_params, "_type": self._llm_type, **given}
         return params if stop is None else {**params, "stop": stop}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop, **kwargs)
+        named = self._named(kwargs)
+        stop = named.pop("stop", None) if stop is None else stop
+        params = super()._get_ls_params(stop=[stop] if isinstance(stop, str) else stop, **named)
         params["ls_provider"] = PROVIDER
         if not stop and self.stop:
             params["ls_stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
@@ -293,9 +304,18 @@ class ChatLavaMistral(BaseChatModel):
                 )
         return generations
 
+    def _should_stream(self, **kwargs: Any) -> bool:
+        asked = kwargs.pop("streaming", None)
+        if asked is not None:
+            return self.model_copy(update={"streaming": asked})._should_stream(**kwargs)
+        return super()._should_stream(**kwargs)
+
     def _streaming_disabled(self, **kwargs: Any) -> bool:
+        asked = kwargs.pop("streaming", None)
+        if asked is not None:
+            return self.model_copy(update={"streaming": asked})._streaming_disabled(**kwargs)
         # A stream is one message; several answers at once would run into each other.
-        return (kwargs.get("n") or self.n or 1) > 1 or super()._streaming_disabled(**kwargs)
+        return (self._named(kwargs).get("n") or self.n or 1) > 1 or super()._streaming_disabled(**kwargs)
 
     # Calls
 
@@ -451,7 +471,15 @@ class ChatLavaMistral(BaseChatModel):
 
     # The request
 
+    def _named(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call under the names of the fields, those in `model_kwargs` among them."""
+        aliases = aliases_of(type(self))
+        given = {**(kwargs.get("model_kwargs") or {}), **kwargs}
+        given.pop("model_kwargs", None)
+        return {aliases.get(name, name): value for name, value in given.items()}
+
     def _settings(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        kwargs = self._named(kwargs)
         return {
             "api_key": self.api_key,
             "base_url": self.base_url,
@@ -484,17 +512,18 @@ class ChatLavaMistral(BaseChatModel):
         stream: bool = False,
     ) -> dict[str, Any]:
         """The arguments of the core's `chat` or `stream`."""
+        kwargs = self._named(kwargs)
         if "spend_limit" in kwargs:
             raise ConfigurationError(
                 "spend_limit= can't be given to a single call: it goes on the model, or on a block around the call, "
                 "with billed_to(spend_limit=…)."
             )
-        for name in _HEADERS:
-            if name in kwargs:
-                raise ConfigurationError(
-                    f"{name}= can't be given to a single call: headers go on http_client=httpx.Client(headers=…), "
-                    "what Lava shall store with the call into lava_metadata=."
-                )
+        if found := sorted(_OF_THE_MODEL & kwargs.keys()):
+            raise ConfigurationError(
+                f"{', '.join(found)} can't be given to a single call: make a second model, by "
+                f"model_copy(update={{{found[0]!r}: …}})."
+            )
+        _refuse_headers(kwargs)
         parameters = self._defaults()
         for name, value in kwargs.items():
             if name not in _SETTINGS and name not in _FRAMEWORK:
@@ -651,11 +680,9 @@ class ChatLavaMistral(BaseChatModel):
             return count_tokens(to_wire(messages), self.model, tools=to_tools(tools or ())).tokens
 
 
-def _known_arguments(cls: type[BaseModel]) -> set[str]:
-    known = set(cls.model_fields)
-    for field in cls.model_fields.values():
-        if isinstance(field.validation_alias, AliasChoices):
-            known.update(str(choice) for choice in field.validation_alias.choices)
-        if field.alias is not None:
-            known.add(field.alias)
-    return known
+def _refuse_headers(names: Iterable[str]) -> None:
+    if found := sorted(_HEADERS.intersection(names)):
+        raise ConfigurationError(
+            f"{', '.join(found)} can't be sent as a field of the request: headers go on "
+            "http_client=httpx.Client(headers=…) and http_async_client=, what Lava shall store into lava_metadata=."
+        )
