@@ -113,8 +113,11 @@ class ChatLavaMistral(BaseChatModel):
         model = ChatLavaMistral(model="mistral-small-2603")
         model.invoke("Why is the sky blue?").text
 
-    Whatever can be given here to a call can be given to `invoke`, `bind` and their like too, `billing=` and
-    `lava_metadata=` included: `model.invoke(…, billing=Billing(customer_id="c_1", meter_slug="chat"))`.
+    Whatever says what is asked and how can be given to `invoke`, `bind` and their like too, under every name that is
+    understood here, `billing=` and `lava_metadata=` included:
+    `model.invoke(…, billing=Billing(customer_id="c_1", meter_slug="chat"))`.
+
+    A tool call whose arguments were cut off stands in `invalid_tool_calls`, streamed or not: no agent runs it.
 
     A message's `response_metadata` holds `model_name`, `model_provider`, `finish_reason`, `id`, `created`,
     `lava_request_id` and, where the model's prices are known, `cost`: USD as text with every digit, for `Decimal`.

@@ -42,7 +42,7 @@ def cut_call(*pieces: str) -> list[dict[str, Any]]:
 # Tools
 
 
-@pytest.mark.parametrize("way", ["streaming model", "messages", "events"])
+@pytest.mark.parametrize("way", ["invoke", "messages", "events"])
 def test_an_agent_runs_no_tool_with_half_its_arguments(way: str, caller: Caller) -> None:
     deleted: list[str] = []
 
@@ -51,14 +51,15 @@ def test_an_agent_runs_no_tool_with_half_its_arguments(way: str, caller: Caller)
         deleted.append(path)
         return "done"
 
-    model = Script(cut_call(CUT[:10], CUT[10:])).model(streaming=True if way == "streaming model" else None)
+    # Before CPython 3.11 LangGraph can't tell the model of an async agent that somebody listens.
+    model = Script(cut_call(CUT[:10], CUT[10:]), events("Done.")).model(streaming=True)
     agent = create_agent(model, [delete_path])
     asked: Any = {"messages": [HumanMessage("Delete it.")]}
 
     async def follow() -> list[Any]:
         return [event async for event in agent.astream_events(asked, version="v2")]
 
-    if way == "streaming model":
+    if way == "invoke":
         last = caller.invoke(agent, asked)["messages"][-1]
     elif way == "messages":
         last, _ = caller.stream(agent, asked, stream_mode="messages")[-1]
