@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, InstanceOf, SecretStr
 
-from lava_mistral.billing import Billing
+from lava_mistral.billing import Billing, to_billing
 from lava_mistral.spend import SpendLimit, to_limit
 
 Key: TypeAlias = SecretStr | Callable[[], str]
@@ -73,11 +73,6 @@ def aliases_of(cls: type[BaseModel]) -> dict[str, str]:
         choices = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ()
         aliases.update({str(choice): name for choice in (*choices, field.alias) if choice not in (None, name)})
     return aliases
-
-
-def to_billing(value: Any) -> Any:
-    """A `Billing` of its fields in a dictionary, as a configuration file or a server sends it; all else as it is."""
-    return Billing(**value) if isinstance(value, dict) else value
 
 
 BillingField = Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]

@@ -19,6 +19,7 @@ from langchain_core.utils.uuid import uuid7
 
 from langchain_lava_mistral.errors import to_langchain
 from lava_mistral.errors import LavaError
+from lava_mistral.usage import Surroundings
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -29,15 +30,24 @@ class CallRun:
 
     `stream` and `invoke` of a streaming model call `_stream` without a run manager; this takes its place for
     `on_retry`, and keeps the open stream, so that it can be closed the moment the caller stops reading.
+
+    Args:
+        manager: LangChain's own, where there is one.
+        begun: what `stream` made for the same call, where the answer is not streamed after all.
     """
 
-    def __init__(self, manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None) -> None:
+    def __init__(
+        self,
+        manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None,
+        begun: CallRun | None = None,
+    ) -> None:
         self.manager = manager
         self.opened: Any = None
         self._config: RunnableConfig | None = None
         self._callbacks: Any = None
         self._slept = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+        self.surroundings: Surroundings | None = None if begun is None else begun.surroundings
 
     def begin(self, config: RunnableConfig | None, callbacks: Any) -> RunnableConfig:
         """The configuration to stream with: the same, under a run id that is known beforehand.
@@ -49,6 +59,8 @@ class CallRun:
         self._config = {**(config or {})}
         self._config["run_id"] = self._config.get("run_id") or uuid7()
         self._callbacks = callbacks
+        # The call itself begins when its first chunk is asked for, perhaps outside of the blocks that are around here.
+        self.surroundings = Surroundings.here()
         return {**self._config}
 
     def on_retry(self, error: LavaError, tries: int, wait: float) -> None:

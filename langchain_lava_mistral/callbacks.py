@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -105,9 +105,14 @@ def get_lava_usage_callback() -> Iterator[LavaUsageCallbackHandler]:
         yield handler
 
 
-def counted(run: CallRun) -> AbstractContextManager[None]:
-    """A block for the beginning of a chat call: its run's handlers are told what it costs."""
-    return watching(_totals(run.handlers), run.run_id)
+@contextmanager
+def counted(run: CallRun) -> Iterator[None]:
+    """A block for the beginning of a chat call, billed where it was asked for: its handlers are told what it costs."""
+    with (
+        nullcontext() if run.surroundings is None else run.surroundings.again(),
+        watching(_totals(run.handlers), run.run_id),
+    ):
+        yield
 
 
 def counted_embedding() -> AbstractContextManager[None]:

@@ -29,7 +29,6 @@ from langchain_lava_mistral._fields import (
     environment_key,
     environment_url,
     shared_in,
-    to_billing,
 )
 from langchain_lava_mistral._parsers import (
     WholeJsonParser,
@@ -421,19 +420,26 @@ class ChatLavaMistral(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """The answer, chunk by chunk. Closing the iterator closes the connection.
+        """The answer, chunk by chunk. The request is sent when the first is asked for, and billed to whom this call is.
+
+        Closing the iterator closes the connection.
 
         Raises:
-            LavaError: the call failed, or the stream ended early (`StreamInterruptedError`, with what had come).
+            LavaError: while iterating, when the call failed or the stream ended early (`StreamInterruptedError`, with
+                what had come).
         """
         run = CallRun()
         config = run.begin(config, self.callbacks)
+        return self._closed_with(run, super().stream(input, config, stop=stop, **{**kwargs, _RUN: run}))
+
+    @staticmethod
+    def _closed_with(run: CallRun, chunks: Iterator[AIMessageChunk]) -> Iterator[AIMessageChunk]:
         try:
-            yield from super().stream(input, config, stop=stop, **{**kwargs, _RUN: run})
+            yield from chunks
         finally:
             run.close()
 
-    async def astream(
+    def astream(
         self,
         input: LanguageModelInput,
         config: RunnableConfig | None = None,
@@ -444,7 +450,11 @@ class ChatLavaMistral(BaseChatModel):
         """The answer, chunk by chunk; see `stream`."""
         run = CallRun()
         config = run.begin(config, self.callbacks)
-        chunks = cast("Any", super().astream(input, config, stop=stop, **{**kwargs, _RUN: run}))
+        chunks = super().astream(input, config, stop=stop, **{**kwargs, _RUN: run})
+        return self._aclosed_with(run, cast("Any", chunks))
+
+    @staticmethod
+    async def _aclosed_with(run: CallRun, chunks: Any) -> AsyncIterator[AIMessageChunk]:
         try:
             async with aclosing(chunks):
                 async for chunk in chunks:
@@ -459,7 +469,7 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        kwargs[_RUN] = CallRun(run_manager)
+        kwargs[_RUN] = CallRun(run_manager, kwargs.get(_RUN))
         return super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
 
     async def _agenerate_with_cache(
@@ -469,7 +479,7 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        kwargs[_RUN] = CallRun(run_manager)
+        kwargs[_RUN] = CallRun(run_manager, kwargs.get(_RUN))
         return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
 
     # The request
@@ -543,7 +553,7 @@ class ChatLavaMistral(BaseChatModel):
         return {
             **parameters,
             "messages": to_wire(messages),
-            "billing": to_billing(kwargs.get("billing")),
+            "billing": kwargs.get("billing"),
             "lava_metadata": metadata,
             "repair_messages": kwargs.get("repair_messages", self.repair_messages),
         }

@@ -7,13 +7,14 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 from urllib.parse import urlsplit
 
 from typing_extensions import Self
@@ -166,22 +167,62 @@ class Billing:
         text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
         return base64.b64encode(text.encode()).decode("ascii")
 
+    def over(self, token: Billing) -> Billing:
+        """This identity with what the credential says, where that is a forward token, under it.
+
+        A customer named here brings a meter and a switch of its own, whatever the token says of another customer.
+        """
+        if token is MERCHANT:
+            return self
+        names = ("provider_key",) if self.customer_id is not None else _FIELDS
+        left = {name: getattr(token, name) for name in names if getattr(self, name) is None}
+        return replace(self, **left)
+
     @property
     def payer(self) -> str:
         """Who pays, in words, for errors."""
         if self.customer_id is not None:
             who = f"customer {self.customer_id!r} on meter {self.meter_slug!r}"
             return f"the merchant's wallet (tracked for {who})" if self.disable_billing else f"the plan of {who}"
-        return "the merchant's wallet"
+        return (
+            "the merchant's wallet"
+            if self.meter_slug is None
+            else f"the merchant's wallet, on meter {self.meter_slug!r}"
+        )
 
 
 MERCHANT = Billing()
 """The merchant's own wallet pays."""
 
+_FIELDS = ("customer_id", "meter_slug", "provider_key", "disable_billing")
+
+
+def to_billing(value: Any) -> Billing | None:
+    """Who pays, from what a setting says: a `Billing`, or its fields in a dictionary, as a configuration file has them.
+
+    Raises:
+        ConfigurationError: it is neither, or a combination that Lava refuses.
+    """
+    if value is None or isinstance(value, Billing):
+        return value
+    if isinstance(value, Mapping):
+        if unknown := sorted(set(map(str, value)) - set(_FIELDS)):
+            raise ConfigurationError(f"Billing has no {', '.join(unknown)}; its fields are {', '.join(_FIELDS)}.")
+        return Billing(**value)
+    raise ConfigurationError(
+        f"billing= takes a Billing, or its fields in a dictionary, not {type(value).__name__}: write "
+        'Billing(customer_id="…", meter_slug="…").'
+    )
+
 
 @dataclass(frozen=True)
 class Scope:
-    """What the enclosing `billed_to` blocks add up to."""
+    """What the enclosing `billed_to` blocks add up to.
+
+    Attributes:
+        outer: what they added up to before the innermost of them was entered.
+        owner: the innermost of them.
+    """
 
     customer_id: str | None = None
     meter_slug: str | None = None
@@ -189,18 +230,42 @@ class Scope:
     disable_billing: bool | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[SpendLimit, ...] = ()
+    outer: Scope | None = field(default=None, repr=False)
+    owner: object = field(default=None, repr=False)
 
     def over(self, billing: Billing) -> Billing:
         """`billing` with the fields that this scope names put over its own."""
-        given = {
-            name: value
-            for name in ("customer_id", "meter_slug", "provider_key", "disable_billing")
-            if (value := getattr(self, name)) is not None
-        }
+        given = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
         return replace(billing, **given) if given else billing
+
+    def within(self, outer: Scope | None, owner: object) -> Scope:
+        """This scope with what an outer one says beside it."""
+        if outer is None:
+            return replace(self, owner=owner)
+        given = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+        metadata = {**outer.metadata, **self.metadata}
+        return replace(
+            outer, **given, metadata=metadata, limits=(*self.limits, *outer.limits), outer=outer, owner=owner
+        )
 
 
 _scope: ContextVar[Scope | None] = ContextVar("lava_mistral_billed_to", default=None)
+
+
+def present_scope() -> Scope | None:
+    """What the blocks around this point add up to."""
+    return _scope.get()
+
+
+@contextmanager
+def in_scope(scope: Scope | None) -> Iterator[None]:
+    """A block in which calls are made as where the scope was taken, whatever is around it."""
+    outer = _scope.get()
+    _scope.set(scope)
+    try:
+        yield
+    finally:
+        _scope.set(outer)
 
 
 class billed_to:
@@ -209,7 +274,13 @@ class billed_to:
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
     threads that the frameworks start. A thread pool of your own copies it with
     `pool.submit(contextvars.copy_context().run, function)`. Blocks nest: an inner one wins, field by field.
-    `billing=` given to a single call wins over all blocks; a block wins over `billing=` on the model.
+    `billing=` given to a single call wins over all blocks; a block wins over `billing=` on the model, which is also
+    where LangChain's `configurable_fields` put it. A stream of a model is billed to where it was asked for; one of a
+    LangChain chain to where it is read, since the chain itself begins only then.
+
+    It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
+    block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its
+    own, as web servers do. Decorated, it holds for the generator's own steps alone.
 
     Args:
         customer_id: Lava's id of the customer who pays; needs a meter here, in an outer block or on the model.
@@ -222,7 +293,7 @@ class billed_to:
 
     Attributes:
         spend_limit: the block's limit, which says what is spent and left; `None` without one. Entering the same block
-            again goes on with it.
+            again, also in several threads or tasks at once, goes on with it.
 
     Raises:
         ConfigurationError: on construction, for metadata that Lava refuses; on the first call, for an identity that
@@ -248,47 +319,103 @@ class billed_to:
             metadata=check_metadata(metadata),
             limits=() if self.spend_limit is None else (self.spend_limit,),
         )
-        self._tokens: list[Token[Scope | None]] = []
 
     def __enter__(self) -> Self:
-        outer, inner = _scope.get(), self._inner
-        if outer is not None:
-            given = {k: v for k, v in vars(inner).items() if v is not None}
-            joined = {"metadata": {**outer.metadata, **inner.metadata}, "limits": (*inner.limits, *outer.limits)}
-            inner = replace(outer, **(given | joined))
-        self._tokens.append(_scope.set(inner))
+        _scope.set(self._inner.within(_scope.get(), self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _scope.reset(self._tokens.pop())
+        present = _scope.get()
+        # A generator may be closed in another context than it was entered in; there is nothing to leave there.
+        if present is not None and present.owner is self:
+            _scope.set(present.outer)
 
     def __call__(self, function: _F) -> _F:
-        """Bill every call made inside the function; plain functions and coroutine functions.
+        """Bill every call made inside the function: a plain one, a coroutine function or a generator of either kind.
 
-        Raises:
-            TypeError: the function is a generator, whose body runs outside of the block.
+        What a plain function returns is part of it where it is a coroutine or a generator.
         """
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError("billed_to can't decorate a generator: write `with billed_to(…):` around its loop.")
-        given = {name: value for name, value in vars(self._inner).items() if name != "limits"}
-        given["spend_limit"] = self.spend_limit
+        made: Any
         if inspect.iscoroutinefunction(function):
 
-            @wraps(function)
-            async def billed_async(*args: Any, **kwargs: Any) -> Any:
-                with billed_to(**given):
-                    return await function(*args, **kwargs)
+            async def made(*args: Any, **kwargs: Any) -> Any:
+                return await _awaited(self, function(*args, **kwargs))
 
-            return billed_async  # type: ignore[return-value]  # the same signature, by wraps
+        elif inspect.isgeneratorfunction(function):
+            made = _stepped(self, function)
+        elif inspect.isasyncgenfunction(function):
+            made = _astepped(self, function)
+        else:
 
-        @wraps(function)
-        def billed(*args: Any, **kwargs: Any) -> Any:
-            with billed_to(**given):
-                return function(*args, **kwargs)
+            def made(*args: Any, **kwargs: Any) -> Any:
+                with self:
+                    result = function(*args, **kwargs)
+                if inspect.iscoroutine(result):
+                    return _awaited(self, result)
+                if inspect.isgenerator(result):
+                    return _stepped(self, lambda: result)()
+                return _astepped(self, lambda: result)() if inspect.isasyncgen(result) else result
 
-        return billed  # type: ignore[return-value]  # the same signature, by wraps
+        return cast("_F", wraps(function)(made))
+
+
+async def _awaited(block: billed_to, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    with block:
+        return await coroutine
+
+
+def _stepped(block: billed_to, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
+    """The generator function, each of whose steps is taken inside the block, and none of its consumer's (PEP 380)."""
+
+    def made(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        generator = function(*args, **kwargs)
+        step: Callable[[], Any] = partial(next, generator)
+        try:
+            while True:
+                try:
+                    with block:
+                        value = step()
+                except StopIteration as end:
+                    return end.value
+                try:
+                    step = partial(generator.send, (yield value))
+                except GeneratorExit:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
+                    step = partial(generator.throw, error)
+        finally:
+            with block:
+                generator.close()
+
+    return made
+
+
+def _astepped(block: billed_to, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
+    """The async generator function, each of whose steps is taken inside the block; see `_stepped`."""
+
+    async def made(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        generator = function(*args, **kwargs)
+        step: Callable[[], Awaitable[Any]] = partial(anext, generator)
+        try:
+            while True:
+                try:
+                    with block:
+                        value = await step()
+                except StopAsyncIteration:
+                    return
+                try:
+                    step = partial(generator.asend, (yield value))
+                except GeneratorExit:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
+                    step = partial(generator.athrow, error)
+        finally:
+            with block:
+                await generator.aclose()
+
+    return made
 
 
 @dataclass(frozen=True)
@@ -307,19 +434,23 @@ def identify(
     call_billing: Billing | None = None,
     call_metadata: Mapping[str, str] | None = None,
     limit: SpendLimit | None = None,
+    api_key: Secret | None = None,
 ) -> Identity:
     """The identity of a call made now: the model's settings, under the enclosing blocks, under the call's own.
 
-    `call_billing` replaces the customer, meter and switch as one; the provider key falls through where it names none.
-    All limits hold, the innermost first: those of the blocks, then `limit`, the model's.
+    Below all of them lies what a forward token says that is itself the credential. `call_billing` replaces the
+    customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
+    innermost first: those of the blocks, then `limit`, the model's.
     """
     scope = _scope.get()
-    base = MERCHANT if billing is None else billing
+    base = credential_billing(api_key)
+    if billing is not None:
+        base = billing.over(base)
     if call_billing is not None:
-        known = base if scope is None else Billing(provider_key=scope.provider_key or base.provider_key)
-        if call_billing.provider_key is None and known.provider_key is not None:
-            call_billing = replace(call_billing, provider_key=known.provider_key)
+        provider_key = (scope.provider_key if scope is not None else None) or base.provider_key
         base = call_billing
+        if base.provider_key is None and provider_key is not None:
+            base = replace(base, provider_key=provider_key)
     elif scope is not None:
         base = scope.over(base)
     merged = dict(metadata) if metadata else {}
@@ -428,7 +559,9 @@ class Access:
             ConfigurationError: the credential is an opaque forward token, which says itself who pays, and `billing`
                 says something else.
         """
-        if billing == MERCHANT:
+        own = billing_of_token(self.key)
+        billing = billing.over(own)
+        if billing == own:
             return self.key
         if callable(billing.provider_key):
             return billing.forward_token(_secret_key_of(self.key))
@@ -448,9 +581,45 @@ def _secret_key_of(key: str) -> str:
     if fields is None:
         raise ConfigurationError(
             "The credential is a forward token that says itself who pays, so billing can't be set beside it. "
-            "Give Lava's secret key (LAVA_SECRET_KEY or api_key=) to bill call by call."
+            "Give Lava's secret key to bill call by call: as api_key=, or in LAVA_SECRET_KEY with LAVA_FORWARD_TOKEN "
+            "unset, which comes first."
         )
     return str(fields["secret_key"])
+
+
+@lru_cache(maxsize=4096)
+def billing_of_token(key: str) -> Billing:
+    """Who pays by a credential: what a readable forward token says; `MERCHANT` for a secret key or an opaque token."""
+    if key.startswith("aks_"):
+        return MERCHANT
+    fields = decode_forward_token(key) or {}
+    try:
+        billing = Billing(**{name: fields.get(name) for name in _FIELDS})
+    except ConfigurationError:
+        # Lava knows more forms of tokens than this; it is sent as it is, and says itself who pays.
+        return MERCHANT
+    return MERCHANT if billing == MERCHANT else billing
+
+
+def credential_billing(api_key: Secret | None) -> Billing:
+    """Who pays by the credential itself: what a readable forward token says, else the merchant.
+
+    Args:
+        api_key: the credential as `resolve_access` takes it. A function is not asked: it is called for each request.
+    """
+    key: Any = os.environ.get("LAVA_FORWARD_TOKEN") if api_key is None else api_key
+    wrapped = getattr(key, "get_secret_value", None)
+    if wrapped is not None:
+        key = wrapped()
+    return billing_of_token(key) if isinstance(key, str) else MERCHANT
+
+
+def payer_of(credential: str) -> str:
+    """Who pays for a request that was sent with this credential, in words, for errors."""
+    billing = billing_of_token(credential)
+    if billing is MERCHANT and not credential.startswith("aks_"):
+        return "the wallet that the forward token names"
+    return billing.payer
 
 
 def decode_forward_token(token: str) -> dict[str, Any] | None:

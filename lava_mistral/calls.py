@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.metadata import version
@@ -13,10 +14,10 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from lava_mistral.billing import Identity, decode_forward_token
+from lava_mistral.billing import Identity, billing_of_token, decode_forward_token, payer_of
 from lava_mistral.charges import UNCHARGED, Account, Charge
 from lava_mistral.conversation import prepare
-from lava_mistral.cost import cost_of
+from lava_mistral.cost import priced
 from lava_mistral.errors import (
     ConfigurationError,
     LavaError,
@@ -26,13 +27,16 @@ from lava_mistral.errors import (
     error_from_event,
     error_from_exception,
     error_from_response,
+    parse_body,
+    read_error_body,
     redact,
+    shorten,
 )
 from lava_mistral.json_text import to_json
 from lava_mistral.sse import SSEDecoder
 from lava_mistral.transport import MISTRAL_URL, Forwarder
 from lava_mistral.turn import Delta, Turn, TurnAssembler
-from lava_mistral.wire import EmbeddingResponse, Message, Usage
+from lava_mistral.wire import EmbeddingResponse, Message, Usage, known_usage
 
 CHAT_URL = f"{MISTRAL_URL}/chat/completions"
 EMBEDDINGS_URL = f"{MISTRAL_URL}/embeddings"
@@ -70,6 +74,13 @@ KEY_NAMES = frozenset(
         "secret_key",
     )
 )
+# Where a setting of ours goes, which Mistral's body must not hold.
+_ELSEWHERE = {
+    "metadata": "What Lava shall store with a call goes into lava_metadata=.",
+    "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
+    "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",
+}
+_LONGEST_PRELUDE = 2_000
 _OF_THE_BODY = (b"content-length", b"content-encoding", b"transfer-encoding")
 _OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
 
@@ -135,8 +146,23 @@ class Call:
         )
         self.credential = request.headers["authorization"].removeprefix("Bearer ")
         if self.account is not None:
-            self.charge = self.account.open()
+            self.charge = self.account.open(billing_of_token(self.credential))
         return request
+
+    def limit(self, response: httpx.Response, began: float) -> None:
+        """Bound the time that an answer may take in all: a transport's limit is one between two reads.
+
+        Args:
+            response: the answer, whose body has not been read.
+            began: when the request was sent, by the monotonic clock.
+        """
+        if self.timeout is not None:
+            deadline = began + self.timeout
+            response.stream = (
+                _InTime(response.stream, deadline)
+                if isinstance(response.stream, httpx.SyncByteStream)
+                else _AsyncInTime(response.stream, deadline)
+            )
 
     def provider_request(self) -> httpx.Request:
         """The request as the caller may see it: for Mistral, without the credential."""
@@ -152,21 +178,32 @@ class Call:
         self.charge.free()
         shown = self._shown(response)
         return error_from_response(
-            shown.status_code, shown.headers, shown.content, payer=self.identity.billing.payer, response=shown
+            shown.status_code, shown.headers, shown.content, payer=payer_of(self.credential), response=shown
         )
 
     def _shown(self, response: httpx.Response) -> httpx.Response:
         """An answer as the caller may see it: to the request for Mistral, and without a key that it repeats."""
+        try:
+            text = response.text
+        except httpx.ResponseNotRead:
+            # A hook of the caller's client raised before anybody read it, and that closed it.
+            text = ""
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY]
+        return httpx.Response(
+            response.status_code,
+            headers=headers,
+            content=self.without_secrets(text).encode(),
+            request=self.provider_request(),
+        )
+
+    def without_secrets(self, text: str) -> str:
+        """A text that came from the server without the credential and the keys in it, which it may repeat."""
         secrets = {self.credential}
         token = decode_forward_token(self.credential) or {}
         secrets.update(str(token[name]) for name in ("secret_key", "provider_key") if token.get(name))
-        text = response.text
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
             text = text.replace(secret, "[redacted]")
-        headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY]
-        return httpx.Response(
-            response.status_code, headers=headers, content=redact(text).encode(), request=self.provider_request()
-        )
+        return redact(text)
 
     def failed(self, error: Exception, response: httpx.Response | None = None) -> LavaError:
         """The error for an exception of the HTTP layer.
@@ -179,12 +216,15 @@ class Call:
         if isinstance(error, _NEVER_SENT):
             self.charge.free()
         self.abandoned(response)
-        if isinstance(error, httpx.RequestError):
-            # It is chained to the caller's error; what went over the wire holds the credential.
-            error.request = self.provider_request()
+        self.disarm(error)
         failure = error_from_exception(error, timeout=self.timeout)
         failure.request_id = request_id
         return failure
+
+    def disarm(self, error: Exception) -> None:
+        """Take the credential off an exception that the caller's error is chained to."""
+        if isinstance(error, httpx.RequestError):
+            error.request = self.provider_request()
 
     def abandoned(self, response: httpx.Response | None = None) -> None:
         """The request ended before its answer did, for whatever reason: nobody here knows what it cost.
@@ -211,11 +251,15 @@ class Call:
 
     def _senseless(self, what: str, response: httpx.Response, usage: Any = None) -> ServerError:
         self.charge.end(usage, response.headers.get("x-lava-request-id"), complete=False)
+        body = parse_body(self.without_secrets(response.text).encode())
+        said = read_error_body(body).message
         return ServerError(
-            f"expected an answer from {self.target}, got one {what}",
+            f"expected an answer from {self.target}, got one {what}{f': {shorten(said)}' if said else ''}",
             status_code=response.status_code,
             request_id=response.headers.get("x-lava-request-id"),
             origin="lava",
+            body=body,
+            response=self._shown(response),
         )
 
     def completion(self, response: httpx.Response) -> Completion:
@@ -226,15 +270,18 @@ class Call:
         """
         body = self.parsed(response)
         choices = body.get("choices")
-        if not isinstance(choices, list) or not choices:
+        if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
             raise self._senseless("without choices", response, body.get("usage"))
-        turns = tuple(
-            Turn.from_message(choice.get("message") or {}, choice.get("finish_reason"), choice.get("index", place))
-            for place, choice in enumerate(choices)
-        )
+        try:
+            turns = tuple(
+                Turn.from_message(choice.get("message") or {}, choice.get("finish_reason"), choice.get("index", place))
+                for place, choice in enumerate(choices)
+            )
+        except ServerError as error:
+            raise self._senseless(f"that makes no sense ({error.message})", response, body.get("usage")) from error
         request_id = response.headers.get("x-lava-request-id")
         failed = any(turn.finish_reason == "error" for turn in turns)
-        self.charge.end(body.get("usage"), request_id, complete=not failed)
+        self.charge.end(body.get("usage"), request_id, answered_by=body.get("model"), complete=not failed)
         for turn in turns:
             if turn.finish_reason == "error":
                 raise ServerError(
@@ -246,9 +293,9 @@ class Call:
         return Completion(
             id=str(body.get("id", "")),
             model=str(body.get("model") or self.model),
-            created=int(body.get("created") or 0),
+            created=created if isinstance(created := body.get("created"), int) else 0,
             turns=turns,
-            usage=body.get("usage"),
+            usage=known_usage(body.get("usage")),
             request_id=request_id,
             raw=body,
             requested_model=self.model,
@@ -303,7 +350,7 @@ class Completion:
     @property
     def cost(self) -> Decimal | None:
         """What the call cost in USD by the catalogue's prices; `None` where they are not known."""
-        return None if self.usage is None else cost_of(self.usage, self.requested_model or self.model)
+        return priced(self.usage, self.requested_model, self.model)
 
 
 @dataclass(frozen=True)
@@ -322,6 +369,44 @@ class EmbeddingAnswer:
     identity: Identity = field(default_factory=Identity, repr=False)
 
 
+class _InTime(httpx.SyncByteStream):
+    """A body that must have come by a moment of the monotonic clock."""
+
+    def __init__(self, stream: httpx.SyncByteStream, deadline: float) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        late = False
+        for data in self._stream:
+            if late:
+                raise httpx.ReadTimeout("the answer had begun, but not come to its end")
+            yield data
+            # An answer that is whole by now is taken all the same.
+            late = time.monotonic() > self._deadline
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _AsyncInTime(httpx.AsyncByteStream):
+    """A body in async code that must have come by a moment of the monotonic clock."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, deadline: float) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        late = False
+        async for data in self._stream:
+            if late:
+                raise httpx.ReadTimeout("the answer had begun, but not come to its end")
+            yield data
+            # An answer that is whole by now is taken all the same.
+            late = time.monotonic() > self._deadline
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class StreamReader:
     """Turns the bytes of a streamed answer into deltas, and knows whether the answer came to its end. Does no I/O."""
 
@@ -334,7 +419,21 @@ class StreamReader:
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
         self._assembler = TurnAssembler()
-        self._last_event = time.monotonic()
+        self._silence = 0.0
+        self._heard = False
+        # What came instead of events, for the error.
+        self._prelude = b""
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A block that waits for bytes. Silence is the time in it that brings no event; what the caller takes between
+        two reads is not the server's.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._silence += time.monotonic() - began
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; the deltas in them join `ready`.
@@ -344,12 +443,14 @@ class StreamReader:
                 longer than the gap.
         """
         events = self._decoder.feed(data)
-        now = time.monotonic()
         if not events:
-            if self.call.gap is not None and now - self._last_event > self.call.gap:
+            if not self._heard:
+                self._prelude = (self._prelude + data)[:_LONGEST_PRELUDE]
+            if self.call.gap is not None and self._silence > self.call.gap:
                 raise self.stalled()
             return
-        self._last_event = now
+        self._silence = 0.0
+        self._heard = True
         for event in events:
             text = event.data
             if self.done or not text:
@@ -367,7 +468,8 @@ class StreamReader:
                 if "choices" not in chunk and "usage" in chunk and "error" not in chunk:
                     chunk["choices"] = []
                 else:
-                    raise error_from_event(chunk, request_id=self.request_id, partial=self._partial())
+                    said = parse_body(self.call.without_secrets(text).encode())
+                    raise error_from_event(said, request_id=self.request_id, partial=self._partial())
             try:
                 deltas = self._assembler.add(chunk)  # type: ignore[arg-type]  # as far as it is relied on
             except LavaError as error:
@@ -384,16 +486,23 @@ class StreamReader:
             StreamInterruptedError: before the answer did.
         """
         if not self.finished:
-            raise self.interrupted("it ended without a finish reason and without [DONE]")
+            why = "it ended without a finish reason and without [DONE]"
+            if self._prelude and not self._heard:
+                said = parse_body(self.call.without_secrets(self._prelude.decode("utf-8", "replace")).encode())
+                detail = read_error_body(said)
+                why = f"what came was no event stream: {shorten(detail.message or str(said))}"
+            raise self.interrupted(why)
         if not self.turns:
             raise self.interrupted("it held no answer")
 
     def settle(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""
-        self._charge.end(self.usage, self.request_id, complete=self.finished and self._failure is None)
+        complete = self.finished and self._failure is None
+        self._charge.end(self.usage, self.request_id, answered_by=self._assembler.model, complete=complete)
 
     def broken(self, error: Exception) -> LavaError:
         """The error for an exception of the HTTP layer in the middle of the stream."""
+        self.call.disarm(error)
         if isinstance(error, httpx.TimeoutException):
             return self.stalled()
         return self.interrupted(f"the connection broke ({type(error).__name__})")
@@ -465,7 +574,7 @@ class StreamReader:
     @property
     def cost(self) -> Decimal | None:
         """What the call cost in USD by the catalogue's prices, once the usage is known."""
-        return None if self.usage is None else cost_of(self.usage, self.call.model or self.model)
+        return priced(self.usage, self.call.model, self.model)
 
 
 def refuse_keys(names: Iterable[str]) -> None:
@@ -475,6 +584,8 @@ def refuse_keys(names: Iterable[str]) -> None:
         ConfigurationError: one of the names is that of a key or an address.
     """
     names = set(names)
+    if found := sorted(_ELSEWHERE.keys() & names):
+        raise ConfigurationError(f"{found[0]} can't be sent as a field of the request. {_ELSEWHERE[found[0]]}")
     if found := sorted(_ADDRESSES & names):
         raise ConfigurationError(
             f"{', '.join(found)} can't be set: calls go to Mistral through Lava, whose own address is base_url= of the "

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, TypeGuard
+from typing import Any
 
-from lava_mistral.billing import Identity
-from lava_mistral.cost import cost_of
+from lava_mistral.billing import MERCHANT, Billing, Identity
+from lava_mistral.cost import priced
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.spend import SpendLimit
 from lava_mistral.usage import CallRecord, Kind, Watch, present_watch, tell
-from lava_mistral.wire import Usage
+from lava_mistral.wire import Usage, known_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,11 @@ class Account:
     watch: Watch
     most: Decimal
 
-    def open(self) -> Charge:
+    def open(self, token: Billing = MERCHANT) -> Charge:
         """Reserve what a request can cost under every limit, the innermost first.
+
+        Args:
+            token: who pays by the credential that the request is sent with.
 
         Raises:
             SpendLimitError: a limit leaves less.
@@ -51,7 +54,7 @@ class Account:
             for limit in taken:
                 limit.end(self.most, Decimal(0))
             raise
-        return Charge(self)
+        return Charge(self if token is MERCHANT else replace(self, identity=replace(self.identity, billing=token)))
 
 
 def open_account(
@@ -87,19 +90,20 @@ class Charge:
             for limit in account.identity.limits:
                 limit.end(account.most, Decimal(0))
 
-    def end(self, usage: Any, request_id: str | None, *, complete: bool = True) -> None:
+    def end(self, usage: Any, request_id: str | None, *, answered_by: str | None = None, complete: bool = True) -> None:
         """It was answered, or nobody knows whether it was.
 
         Args:
             usage: the provider's count of tokens, `None` where it was not seen.
             request_id: Lava's id; `None` where no answer came.
+            answered_by: the model's name in the answer.
             complete: whether the answer came to its end.
         """
         account = self._close()
         if account is None:
             return
-        known = usage if _is_usage(usage) else None
-        cost = None if known is None else cost_of(known, account.model)
+        known = known_usage(usage)
+        cost = priced(known, account.model, answered_by)
         for limit in account.identity.limits:
             limit.end(account.most, cost, request_id)
         if account.watch.listeners:
@@ -138,9 +142,3 @@ class Charge:
 
 UNCHARGED = Charge(None)
 """A request that nobody asks the cost of."""
-
-
-def _is_usage(value: Any) -> TypeGuard[Usage]:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(name) or 0, int) for name in ("prompt_tokens", "completion_tokens")
-    )

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import httpx
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, Identity, Secret, carried, check_base_url, identify
+from lava_mistral.billing import Billing, Identity, Secret, carried, check_base_url, identify, to_billing
 from lava_mistral.calls import (
     CHAT_URL,
     EMBEDDINGS_URL,
@@ -33,6 +34,7 @@ from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.estimate import most_of_chat, most_of_embedding
 from lava_mistral.history import AsyncHistory, History
 from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
+from lava_mistral.parting import PARTING, brief_reads, limited
 from lava_mistral.pools import async_pool, sync_pool
 from lava_mistral.retry import Attempts, RetryPolicy
 from lava_mistral.spend import Amount, SpendLimit, to_limit
@@ -72,15 +74,15 @@ class _Settings(Generic[_HTTP]):
         billing: Billing | None = None,
         metadata: Mapping[str, str] | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
-        max_retries: int = DEFAULT_MAX_RETRIES,
+        max_retries: int | None = None,
         stream_chunk_timeout: float | None = DEFAULT_TIMEOUT,
         http_client: _HTTP | None = None,
         spend_limit: Amount | SpendLimit | None = None,
     ) -> None:
         for name, limit in (("timeout", timeout), ("stream_chunk_timeout", stream_chunk_timeout)):
-            if limit is not None and limit <= 0:
+            if limit is not None and (not isinstance(limit, int | float) or limit <= 0):
                 raise ConfigurationError(f"{name} must be seconds above zero, or None for no limit; it is {limit!r}.")
-        if max_retries < 0:
+        if max_retries is not None and (not isinstance(max_retries, int) or max_retries < 0):
             raise ConfigurationError(f"max_retries must be zero or more; it is {max_retries!r}.")
         self._forwarder = Forwarder(
             api_key=api_key,
@@ -90,7 +92,8 @@ class _Settings(Generic[_HTTP]):
         )
         self._timeout = timeout
         self._gap = stream_chunk_timeout
-        self._policy = RetryPolicy(max_retries=max_retries)
+        self._max_retries = max_retries
+        self._policy = RetryPolicy(max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries)
         self._http_client: _HTTP | None = http_client
         self.spend_limit = to_limit(spend_limit)
         # One engine for each way to embed, since the engine holds the limit of requests in flight.
@@ -116,10 +119,16 @@ class _Settings(Generic[_HTTP]):
         return identify(
             self._forwarder.billing,
             self._forwarder.metadata,
-            call_billing=billing,
+            call_billing=to_billing(billing),
             call_metadata=lava_metadata,
             limit=self.spend_limit,
+            api_key=self._forwarder.api_key,
         )
+
+    def _engine_settings(self, model: str, dimensions: int | None, max_concurrency: int) -> dict[str, Any]:
+        settings: dict[str, Any] = {"model": model, "dimensions": dimensions, "max_concurrency": max_concurrency}
+        # The engine has a default of its own.
+        return settings if self._max_retries is None else settings | {"max_retries": self._max_retries}
 
     def _chat_call(
         self,
@@ -204,24 +213,31 @@ class ChatStream(StreamReader):
     def _pull(self) -> None:
         try:
             try:
-                data = next(self._bytes, None)
+                with self.reading():
+                    data = next(self._bytes, None)
             except httpx.HTTPError as error:
                 if not self.finished:
                     raise self.broken(error) from error
                 data = None
             if data is not None:
                 self.feed(data)
-                if self.done:
-                    self.settle()
-                return
+                if not self.done:
+                    return
+                self._drain()
             self.end()
         except LavaError as error:
             # What had come before it is handed on first.
             self._failure = error
         except BaseException:
-            self.settle()
+            self.close()
             raise
         self.close()
+
+    def _drain(self) -> None:
+        """Read on to the end of the body, which gives the connection back to its pool, unless that takes long."""
+        with brief_reads(self._response.extensions.get("network_stream")), suppress(httpx.HTTPError):
+            for _ in self._bytes:
+                pass
 
     def close(self) -> None:
         """Close the connection, or hand it back to its pool where the answer was read to its end."""
@@ -271,24 +287,32 @@ class AsyncChatStream(StreamReader):
     async def _pull(self) -> None:
         try:
             try:
-                data = await anext(self._bytes, None)
+                with self.reading():
+                    data = await anext(self._bytes, None)
             except httpx.HTTPError as error:
                 if not self.finished:
                     raise self.broken(error) from error
                 data = None
             if data is not None:
                 self.feed(data)
-                if self.done:
-                    self.settle()
-                return
+                if not self.done:
+                    return
+                await self._drain()
             self.end()
         except LavaError as error:
             # What had come before it is handed on first.
             self._failure = error
         except BaseException:
-            self.settle()
+            await self.aclose()
             raise
         await self.aclose()
+
+    async def _drain(self) -> None:
+        """Read on to the end of the body, which gives the connection back to its pool, unless that takes long."""
+        with suppress(httpx.HTTPError, asyncio.TimeoutError):
+            async with limited(PARTING):
+                async for _ in self._bytes:
+                    pass
 
     async def aclose(self) -> None:
         """Close the connection, or hand it back to its pool where the answer was read to its end."""
@@ -315,7 +339,8 @@ class LavaMistral(_Settings[httpx.Client], History):
         billing: who pays; `billed_to` blocks and `billing=` of a call lie over it.
         metadata: text pairs that Lava stores with each request.
         timeout: seconds for an answer, or for a stream to begin; `None` for no limit.
-        max_retries: how often a call is tried again after 408, 429, 5xx, connection errors and timeouts.
+        max_retries: how often a call is tried again after 408, 429, 5xx, connection errors and timeouts: by default
+            twice, and each request of an embedding ten times, since much is lost with it.
         stream_chunk_timeout: seconds between two chunks of a stream; `None` for no limit.
         http_client: an `httpx.Client` to send with, for a proxy or certificates of your own; it stays yours to close.
         spend_limit: USD that all calls of this client may cost together, or a `SpendLimit` to share. A call that could
@@ -482,7 +507,7 @@ class LavaMistral(_Settings[httpx.Client], History):
         key = (model, dimensions, max_concurrency)
         engine = self._engines.get(key)
         if engine is None:
-            new = EmbeddingEngine(self, model=model, dimensions=dimensions, max_concurrency=max_concurrency)
+            new = EmbeddingEngine(self, **self._engine_settings(model, dimensions, max_concurrency))
             engine = self._engines.setdefault(key, new)
         return engine
 
@@ -500,6 +525,9 @@ class LavaMistral(_Settings[httpx.Client], History):
             if self._http_client is None:
                 return sync_pool(request.url).handle_request(request)
             return self._http_client.send(request, stream=True, auth=None, follow_redirects=False)
+        except httpx.HTTPStatusError as error:
+            # A hook of the caller's client raises for what is an answer.
+            raise call.refused(error.response) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise call.failed(error) from error
         except BaseException:
@@ -507,7 +535,9 @@ class LavaMistral(_Settings[httpx.Client], History):
             raise
 
     def _answer(self, call: Call) -> httpx.Response:
+        began = time.monotonic()
         response = self._send(call)
+        call.limit(response, began)
         try:
             response.read()
         except (httpx.HTTPError, OSError) as error:
@@ -681,7 +711,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         key = (model, dimensions, max_concurrency)
         engine = self._engines.get(key)
         if engine is None:
-            new = EmbeddingEngine(None, self, model=model, dimensions=dimensions, max_concurrency=max_concurrency)
+            new = EmbeddingEngine(None, self, **self._engine_settings(model, dimensions, max_concurrency))
             engine = self._engines.setdefault(key, new)
         return engine
 
@@ -702,6 +732,9 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             if self._http_client is None:
                 return await (await async_pool(request.url)).handle_async_request(request)
             return await self._http_client.send(request, stream=True, auth=None, follow_redirects=False)
+        except httpx.HTTPStatusError as error:
+            # A hook of the caller's client raises for what is an answer.
+            raise call.refused(error.response) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise call.failed(error) from error
         except BaseException:
@@ -709,7 +742,9 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             raise
 
     async def _answer(self, call: Call) -> httpx.Response:
+        began = time.monotonic()
         response = await self._send(call)
+        call.limit(response, began)
         try:
             await response.aread()
         except (httpx.HTTPError, OSError) as error:

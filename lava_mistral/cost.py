@@ -74,6 +74,20 @@ def cost_of(usage: Usage, model: str | Model) -> Decimal | None:
     return None if parts is None else parts.total
 
 
+def priced(usage: Usage | None, asked: str, answered: str | None) -> Decimal | None:
+    """What a call cost: by the price of the model that was asked for or, where that is not known, that answered.
+
+    Args:
+        usage: what the response says; `None` where it says nothing.
+        asked: the model's name in the request.
+        answered: its name in the response, by which an alias is known too.
+    """
+    if usage is None:
+        return None
+    cost = cost_of(usage, asked) if asked else None
+    return cost_of(usage, answered) if cost is None and answered else cost
+
+
 def format_cost(cost: Decimal | None) -> str:
     """The amount as text with every digit that counts and at least two decimals: `"$0.000123"`, `"$1.50"`.
 

@@ -222,6 +222,7 @@ _OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ ma
 _SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]{16,}|eyJ[\w+/-]{16,}=*")
 # Far beyond any real error body; Python can't print or pickle what is nested a thousand times.
 _DEEPEST = 50
+_LONGEST_QUOTE = 500
 
 
 def redact(text: str) -> str:
@@ -331,7 +332,12 @@ def parse_body(content: bytes) -> Any:
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
-        return content.decode("utf-8", "replace").strip()[:500]
+        return shorten(content.decode("utf-8", "replace").strip())
+
+
+def shorten(text: str) -> str:
+    """The beginning of a text that is too long for a message."""
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 
 def read_error_body(body: Any) -> ErrorDetail:

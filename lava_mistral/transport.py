@@ -15,7 +15,16 @@ from urllib.parse import quote
 
 import httpx
 
-from lava_mistral.billing import Billing, Identity, Secret, check_metadata, hidden, identify, resolve_access
+from lava_mistral.billing import (
+    Billing,
+    Identity,
+    Secret,
+    check_metadata,
+    hidden,
+    identify,
+    resolve_access,
+    to_billing,
+)
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pools import async_pool, sync_pool
 
@@ -54,7 +63,7 @@ class Forwarder:
     ) -> None:
         self.api_key = hidden(api_key)
         self.base_url = base_url
-        self.billing = billing
+        self.billing = to_billing(billing)
         self.metadata = check_metadata(metadata)
 
     def request(
@@ -96,7 +105,7 @@ class Forwarder:
                 f"{url.scheme}://{url.netloc.decode('ascii')}. Point the client at {MISTRAL_URL}: "
                 "the transport itself finds the way to Lava."
             )
-        identity = identify(self.billing, self.metadata)
+        identity = identify(self.billing, self.metadata, api_key=self.api_key)
         if identity.limits:
             raise ConfigurationError(
                 "A spend limit can't be kept for requests through a LavaTransport, whose cost is not known beforehand. "

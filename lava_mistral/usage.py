@@ -22,12 +22,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
+from lava_mistral.billing import Scope, in_scope, present_scope
 from lava_mistral.cost import EXACT, format_cost
 from lava_mistral.wire import Usage, cached_tokens
 
@@ -424,6 +425,8 @@ class Watch:
 
     listeners: tuple[Listener, ...] = ()
     run_id: str | None = None
+    outer: Watch | None = field(default=None, repr=False)
+    owner: object = field(default=None, repr=False)
 
 
 _NOBODY: Final = Watch()
@@ -450,11 +453,36 @@ def watching(listeners: Sequence[Listener] = (), run_id: str | None = None) -> I
     """
     outer = _watch.get()
     joined = tuple(dict.fromkeys((*outer.listeners, *listeners))) if listeners else outer.listeners
-    token = _watch.set(Watch(joined, outer.run_id if run_id is None else run_id))
+    with _watched(Watch(joined, outer.run_id if run_id is None else run_id)):
+        yield
+
+
+@contextmanager
+def _watched(watch: Watch) -> Iterator[None]:
+    outer = _watch.get()
+    _watch.set(watch)
     try:
         yield
     finally:
-        _watch.reset(token)
+        _watch.set(outer)
+
+
+class Surroundings(NamedTuple):
+    """The `billed_to` and `track_usage` blocks around a point, to begin a call later as if there."""
+
+    scope: Scope | None
+    watch: Watch
+
+    @classmethod
+    def here(cls) -> Surroundings:
+        """Those around this point."""
+        return cls(present_scope(), _watch.get())
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """A block inside them, whatever is around it."""
+        with in_scope(self.scope), _watched(self.watch):
+            yield
 
 
 class track_usage:
@@ -475,18 +503,20 @@ class track_usage:
     def __init__(self, usage: UsageTotals | None = None, *, listener: Listener | None = None) -> None:
         self.usage = UsageTotals() if usage is None else usage
         self._listeners = (self.usage,) if listener is None else (self.usage, listener)
-        self._tokens: list[Token[Watch]] = []
 
     def __enter__(self) -> UsageTotals:
         outer = _watch.get()
         joined = tuple(dict.fromkeys((*outer.listeners, *self._listeners)))
-        self._tokens.append(_watch.set(Watch(joined, outer.run_id)))
+        _watch.set(Watch(joined, outer.run_id, outer, self))
         return self.usage
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _watch.reset(self._tokens.pop())
+        present = _watch.get()
+        # A generator may be closed in another context than it was entered in; there is nothing to leave there.
+        if present.owner is self:
+            _watch.set(present.outer or _NOBODY)
 
 
 def subscribe(listener: Listener) -> None:

@@ -6,7 +6,7 @@ through. Fields that Mistral may leave out are `NotRequired`; a consumer reads t
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -213,6 +213,20 @@ class ModelCard(TypedDict):
     capabilities: NotRequired[dict[str, bool]]
     max_context_length: NotRequired[int]
     aliases: NotRequired[list[str]]
+
+
+def known_usage(value: Any) -> Usage | None:
+    """What an answer says of its usage; `None` where it says nothing that can be counted with."""
+    if not isinstance(value, dict) or not value:
+        return None
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens", "num_cached_tokens"):
+        if not isinstance(value.get(name) or 0, int):
+            return None
+    for name in ("prompt_tokens_details", "prompt_token_details"):
+        details = value.get(name) or {}
+        if not isinstance(details, dict) or not isinstance(details.get("cached_tokens") or 0, int):
+            return None
+    return cast("Usage", value)
 
 
 def cached_tokens(usage: Usage) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
 import httpx
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, carried_fields, check_metadata
+from lava_mistral.billing import Billing, carried_fields, check_metadata, to_billing
 from lava_mistral.client import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.spend import SpendLimit, to_limit
@@ -35,7 +35,9 @@ class LavaSettings(BaseModel):
         description="Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production.",
         exclude=True,
     )
-    billing: SkipJsonSchema[InstanceOf[Billing]] | None = Field(default=None, description="Who pays.", exclude=True)
+    billing: SkipJsonSchema[Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]] | None = Field(
+        default=None, description="Who pays.", exclude=True
+    )
     lava_metadata: dict[str, str] | None = Field(
         default=None, description="Text pairs that Lava stores with each request.", exclude=True
     )
@@ -125,7 +127,8 @@ class LavaSettings(BaseModel):
 class Payer(str):
     """Who pays for one call, as text in events and traces; the identity itself, which may hold a key, is beside it.
 
-    LlamaIndex puts a call's keyword arguments into events, and tracers write those out field by field.
+    LlamaIndex puts a call's keyword arguments into events, and tracers write those out field by field. A copy is the
+    text alone.
     """
 
     billing: Billing
@@ -135,7 +138,10 @@ class Payer(str):
         payer.billing = billing
         return payer
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
+
 
 def billing_of(value: Any) -> Billing | None:
     """The identity that a call's `billing=` names."""
-    return value.billing if isinstance(value, Payer) else cast("Billing | None", value)
+    return value.billing if isinstance(value, Payer) else to_billing(value)

@@ -60,8 +60,8 @@ def _naming_the_payer(method: _F) -> _F:
     """Keep the identity given to a call, which may hold a key, out of the events that are made of its arguments."""
 
     def discreet(kwargs: dict[str, Any]) -> dict[str, Any]:
-        billing = kwargs.get("billing")
-        if billing is not None and not isinstance(billing, Payer):
+        billing = billing_of(kwargs.get("billing"))
+        if billing is not None:
             kwargs["billing"] = Payer(billing)
         return kwargs
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextvars
+import gc
+import inspect
 import json
 import pickle
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -19,16 +22,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from lava_mistral import Billing, ConfigurationError, billed_to
+from lava_mistral import Billing, ConfigurationError, LavaMistral, billed_to, track_usage
 from lava_mistral.billing import (
     PRODUCTION_URL,
     SANDBOX_URL,
     Access,
     check_base_url,
     check_metadata,
+    decode_forward_token,
     identify,
+    payer_of,
     resolve_access,
     reveal,
+    to_billing,
 )
 
 KEY = "aks_live_0123456789abcdef"
@@ -270,11 +276,220 @@ async def test_a_block_decorates_functions_and_coroutine_functions() -> None:
     assert plain() == "decorated"
     assert await coroutine() == "decorated"
     assert identify(None, None).billing.customer_id is None
-    with pytest.raises(TypeError, match="generator"):
 
-        @block
-        def words() -> Iterator[str]:
-            yield "word"
+
+def present() -> str | None:
+    return identify(None, None).billing.customer_id
+
+
+def in_new_context(function: Callable[..., Any], *args: Any) -> Any:
+    return contextvars.Context().run(function, *args)
+
+
+def test_a_block_decorates_generators_step_by_step() -> None:
+    seen: list[Any] = []
+
+    @billed_to(customer_id="decorated", meter_slug="m")
+    def steps(start: int) -> Iterator[Any]:
+        try:
+            try:
+                seen.append((yield start, present()))
+            except KeyError:
+                yield "thrown", present()
+            yield "last", present()
+            return "result"
+        finally:
+            seen.append(present())
+
+    assert inspect.isgeneratorfunction(steps)
+
+    def delegating() -> Iterator[Any]:
+        seen.append((yield from steps(1)))
+
+    generator = delegating()
+    # Each step in a context of its own, as web servers take them; and between them nothing is billed to the customer.
+    assert in_new_context(next, generator) == (1, "decorated")
+    assert present() is None
+    assert in_new_context(generator.send, "sent") == ("last", "decorated")
+    assert in_new_context(next, generator, None) is None
+    assert seen == ["sent", "decorated", "result"]
+    thrown = steps(2)
+    next(thrown)
+    assert thrown.throw(KeyError()) == ("thrown", "decorated")
+    thrown.close()
+    assert seen[3:] == ["decorated"]
+    with pytest.raises(ZeroDivisionError):
+        in_new_context(list, billed_to(customer_id="decorated", meter_slug="m")(lambda: (1 / 0 for _ in "a"))())
+    assert present() is None
+
+
+async def test_a_block_decorates_async_generators_and_what_plain_functions_return() -> None:
+    block = billed_to(customer_id="decorated", meter_slug="m")
+    seen: list[Any] = []
+
+    @block
+    async def steps() -> AsyncIterator[Any]:
+        try:
+            try:
+                seen.append((yield present()))
+            except KeyError:
+                await asyncio.sleep(0)
+                yield "thrown", present()
+            yield "last", present()
+        finally:
+            await asyncio.sleep(0)
+            seen.append(present())
+
+    assert inspect.isasyncgenfunction(steps)
+    generator: Any = steps()
+    assert await anext(generator) == "decorated"
+    assert present() is None
+    assert await generator.asend("sent") == ("last", "decorated")
+    assert await anext(generator, None) is None
+    assert seen == ["sent", "decorated"]
+    generator = steps()
+    await anext(generator)
+    assert await generator.athrow(KeyError()) == ("thrown", "decorated")
+    await generator.aclose()
+    assert seen[2:] == ["decorated"]
+
+    async def coroutine() -> str | None:
+        await asyncio.sleep(0)
+        return present()
+
+    def words() -> Iterator[str | None]:
+        yield present()
+
+    assert await block(lambda: coroutine())() == "decorated"
+    assert list(block(lambda: words())()) == ["decorated"]
+    first, _ = [each async for each in block(lambda: steps())()]
+    assert first == "decorated"
+    assert present() is None
+
+
+def test_one_block_serves_many_threads_and_tasks_at_once() -> None:
+    block = billed_to(customer_id="shared", meter_slug="m", spend_limit="1")
+    inside, leave = threading.Barrier(3), threading.Barrier(2)
+
+    def enter(wait_to_leave: bool) -> list[str | None]:
+        seen = [present()]
+        with block:
+            seen.append(present())
+            inside.wait(10)
+            if wait_to_leave:
+                leave.wait(10)
+            with block:
+                seen.append(present())
+            seen.append(present())
+        return [*seen, present()]
+
+    with ThreadPoolExecutor(2) as pool:
+        late, soon = pool.submit(enter, True), pool.submit(enter, False)
+        inside.wait(10)
+        assert soon.result(10) == [None, "shared", "shared", "shared", None]
+        leave.wait(10)
+        assert late.result(10) == [None, "shared", "shared", "shared", None]
+        # The pool's threads go on, and bill nobody.
+        assert pool.submit(present).result(10) is None
+
+    async def task(order: int, turns: list[asyncio.Event]) -> str | None:
+        with block, track_usage():
+            turns[order].set()
+            await turns[-1].wait()
+            await asyncio.sleep(0.001 * order)
+        return present()
+
+    async def tasks() -> list[str | None]:
+        turns = [asyncio.Event() for _ in range(4)]
+        running = [asyncio.create_task(task(order, turns)) for order in range(3)]
+        for turn in turns[:3]:
+            await turn.wait()
+        turns[-1].set()
+        return await asyncio.gather(*running)
+
+    assert asyncio.run(tasks()) == [None, None, None]
+
+
+async def test_a_block_left_in_another_context_is_no_error() -> None:
+    async def left_early() -> AsyncIterator[int]:
+        with billed_to(customer_id="left", meter_slug="m"), track_usage():
+            yield 1
+            yield 2
+
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+    async for _ in left_early():
+        break
+    gc.collect()
+    await asyncio.sleep(0.05)
+    assert errors == []
+
+
+class TestForwardTokenAsCredential:
+    """A forward token that can be read says who pays, below everything else that does."""
+
+    SECRET = "aks_test_1"
+    TOKEN = Billing(customer_id="t", meter_slug="tm", provider_key="tk").forward_token("aks_test_1")
+
+    def sent(self, billing: Billing | None = None, **call: Any) -> dict[str, Any]:
+        identity = identify(billing, None, api_key=self.TOKEN, **call)
+        fields = decode_forward_token(resolve_access(self.TOKEN, "https://lava.example/v1").bearer(identity.billing))
+        assert fields is not None
+        assert fields.pop("secret_key") == self.SECRET
+        return fields
+
+    def test_alone_it_is_sent_as_it_is(self) -> None:
+        identity = identify(None, None, api_key=self.TOKEN)
+        assert resolve_access(self.TOKEN).bearer(identity.billing) == self.TOKEN
+        assert identity.billing.customer_id == "t"
+
+    def test_what_lies_over_it_keeps_the_rest(self) -> None:
+        assert self.sent(Billing(provider_key="own")) == {
+            "customer_id": "t",
+            "meter_slug": "tm",
+            "provider_key": "own",
+        }
+        with billed_to(customer_id="b"):
+            assert self.sent() == {"customer_id": "b", "meter_slug": "tm", "provider_key": "tk"}
+        with billed_to(meter_slug="other"):
+            assert self.sent() == {"customer_id": "t", "meter_slug": "other", "provider_key": "tk"}
+
+    def test_another_customer_brings_a_meter_and_a_switch_of_its_own(self) -> None:
+        token = Billing(customer_id="t", meter_slug="tm", disable_billing=True).forward_token(self.SECRET)
+        billing = Billing(customer_id="c", meter_slug="cm")
+        for api_key in (token, lambda: token):
+            identity = identify(None, None, call_billing=billing, api_key=api_key)
+            bearer = resolve_access(api_key).bearer(identity.billing)
+            assert decode_forward_token(bearer) == {
+                "secret_key": self.SECRET,
+                "customer_id": "c",
+                "meter_slug": "cm",
+            }
+
+    def test_it_names_the_payer(self) -> None:
+        assert payer_of(self.TOKEN) == "the plan of customer 't' on meter 'tm'"
+        assert payer_of("aks_live_1") == "the merchant's wallet"
+        assert payer_of("opaque") == "the wallet that the forward token names"
+        assert Billing(meter_slug="m").payer == "the merchant's wallet, on meter 'm'"
+
+    def test_an_older_form_is_sent_as_it_is(self) -> None:
+        token = base64.b64encode(b'{"secret_key":"aks_test_1","customer_id":"c","connection_id":"x"}').decode()
+        assert resolve_access(token).bearer(identify(None, None, api_key=token).billing) == token
+
+
+@pytest.mark.parametrize("value", ["cus_1", 1, ["c", "m"], {"customer": "c"}, {"customer_id": "c"}])
+def test_billing_of_another_kind_is_refused_with_what_to_write(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Billing"):
+        to_billing(value)
+    with pytest.raises(ConfigurationError, match=r"Billing"):
+        LavaMistral(api_key="aks_test_1", billing=value)
+    with pytest.raises(ConfigurationError, match=r"Billing"):
+        LavaMistral(api_key="aks_test_1").chat([{"role": "user", "content": "x"}], billing=value)
+
+
+def test_billing_may_be_given_as_its_fields() -> None:
+    assert to_billing({"customer_id": "c", "meter_slug": "m"}) == Billing("c", "m")
+    assert to_billing(None) is None
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_a_status_has_its_class_and_says_whether_to_try_again(
         (b"", "an answer with status 400 and no explanation", None, None, "lava"),
         ([], "an answer with status 400 and no explanation", None, None, "lava"),
         ({"error": {}}, "an answer with status 400 and no explanation", None, None, "lava"),
-        (b"x" * 900, "x" * 500, None, None, "lava"),
+        (b"x" * 900, "x" * 500 + "…", None, None, "lava"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -39,7 +39,7 @@ def test_what_json_has_not_is_refused_before_it_is_sent(value: Any) -> None:
 
     client = LavaMistral(api_key="aks_test_x", http_client=httpx.Client(transport=httpx.MockTransport(never)))
     with pytest.raises(ConfigurationError, match="can't be written as JSON"):
-        client.chat(ASK, metadata=value)
+        client.chat(ASK, guardrails=value)
 
 
 def test_such_numbers_count_for_a_spend_limit_too() -> None:
