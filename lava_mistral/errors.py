@@ -431,7 +431,7 @@ def _invalid_advice(detail: ErrorDetail) -> str:
         case "1500":
             return _model_advice(detail.message)
         case "3230":
-            return "repair_messages=True mends the order of a conversation before it is sent."
+            return "repair_messages=True, where it is not set yet, mends the order of a conversation before it is sent."
         case _:
             return ""
 

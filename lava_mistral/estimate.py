@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, cast
 
-import orjson
-
 from lava_mistral.catalog import Model, get_model
 from lava_mistral.cost import EXACT
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.json_text import to_json
 from lava_mistral.prompts import Prompt, to_messages
 from lava_mistral.tokens import DEFAULT_MODEL, TokenCount, count_tokens, estimate_tokens
 from lava_mistral.wire import Message, Tool
@@ -114,7 +113,7 @@ def most_of_chat(body: Mapping[str, Any]) -> Decimal:
     count = _count(body["messages"], model, body.get("tools"))
     extra = 0
     if body.get("response_format"):
-        extra += estimate_tokens(orjson.dumps(body["response_format"]).decode())
+        extra += estimate_tokens(to_json(body["response_format"]).decode())
     if body.get("safe_prompt"):
         # Mistral puts a system prompt of three sentences first (https://docs.mistral.ai/capabilities/guardrailing).
         extra += 120
@@ -158,7 +157,7 @@ def _least(count: TokenCount) -> int:
 
 def _longest_answer(count: TokenCount, model: Model, max_tokens: int | None) -> int:
     left = max(model.context_window - (count.tokens if count.exact else 0), 0)
-    return left if max_tokens is None else min(max_tokens, left)
+    return left if max_tokens is None else min(int(max_tokens), left)
 
 
 def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None:

@@ -25,10 +25,9 @@ from itertools import filterfalse
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from lava_mistral import tokenizers
 from lava_mistral.catalog import get_model
+from lava_mistral.json_text import to_json
 from lava_mistral.prompts import Prompt, to_messages
 from lava_mistral.wire import Message, Tool
 
@@ -153,7 +152,7 @@ def _rare_characters() -> re.Pattern[str]:
 
 def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[Tool]) -> int:
     """An upper estimate of a prompt: its texts, counted with the model's vocabulary where it is at hand."""
-    texts = [*_texts(messages), *(orjson.dumps(tool).decode() for tool in tools)]
+    texts = [*_texts(messages), *(to_json(tool).decode() for tool in tools)]
     total = _PROMPT_TOKENS + _MESSAGE_TOKENS * (len(messages) + len(tools))
     for text in texts:
         counted = tokenizers.count_text(text, model)
@@ -191,7 +190,7 @@ def _texts(messages: Sequence[Message]) -> Iterable[str]:
         for call in message.get("tool_calls") or ():
             arguments = call["function"].get("arguments", "")
             yield call["function"]["name"]
-            yield arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+            yield arguments if isinstance(arguments, str) else to_json(arguments).decode()
     for part in _parts(messages):
         if part.get("type") == "text":
             yield part["text"]

@@ -81,7 +81,8 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
                 _check_name(call["function"]["name"])
         previous = role
     last = messages[-1]
-    if last["role"] not in ("user", "tool") and not (last["role"] == "assistant" and last.get("prefix")):
+    # By its words a last system message is refused too; by mistral-common's check, whose words these are, it is not.
+    if last["role"] == "assistant" and not last.get("prefix"):
         raise _order(
             f"Expected last role User or Tool (or Assistant with prefix True) for serving but got {last['role']}"
         )

@@ -169,7 +169,7 @@ def test_other_refusals_under_the_same_code_are_no_context_overflow() -> None:
     ("status", "body", "advice"),
     [
         (400, {"message": "Invalid model: x", "code": "1500"}, "`lava-mistral models` lists the models"),
-        (400, {"message": "Unexpected role", "code": "3230"}, "repair_messages=True mends the order"),
+        (400, {"message": "Unexpected role", "code": "3230"}, "repair_messages=True, where it is not set yet, mends"),
         (401, {"error": "bad key"}, "set LAVA_SECRET_KEY or api_key="),
         (401, {"detail": "Unauthorized"}, "check Billing(provider_key=…)"),
         (402, {"error": "empty"}, "top up at https://www.lava.so/"),

@@ -26,6 +26,8 @@ VALID: list[dict[str, Any]] = [
     {"tools": [], "response_format": {"type": "text"}, "prediction": {"type": "content", "content": "x"}},
     {"reasoning_effort": "none", "prompt_mode": "reasoning", "guardrails": [{"block_on_error": True}]},
     {"messages": [{"role": "system", "content": [{"type": "text", "text": "a"}]}, USER, SAID, USER]},
+    {"messages": [USER, {"role": "system", "content": "x"}]},
+    {"messages": [{"role": "system", "content": "x"}]},
     {"messages": [USER, CALLING, RESULT]},
     {"messages": [USER, {**CALLING, "tool_calls": [CALL, OTHER]}, OTHER_RESULT, RESULT, SAID, USER]},
     {"messages": [USER, {**CALLING, "content": None}, {**RESULT, "tool_call_id": None, "name": "look"}]},
@@ -147,7 +149,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "mistral-embed"}, "1500", "Invalid model: mistral-embed"),
     ({"messages": []}, "3230", "Conversation must have at least one message"),
     ({"messages": [USER, SAID]}, "3230", f"{LAST} assistant"),
-    ({"messages": [{"role": "system", "content": "x"}]}, "3230", f"{LAST} system"),
     ({"messages": [USER, CALLING, RESULT, USER]}, "3230", "Unexpected role 'user' after role 'tool'"),
     (
         {"messages": [USER, CALLING, RESULT, {"role": "system", "content": "x"}, USER]},
