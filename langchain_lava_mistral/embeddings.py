@@ -10,7 +10,14 @@ from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 from typing_extensions import Self
 
-from langchain_lava_mistral._fields import BillingField, Key, SpendLimitField, environment_key, environment_url
+from langchain_lava_mistral._fields import (
+    BillingField,
+    Key,
+    SpendLimitField,
+    environment_key,
+    environment_url,
+    shared_in,
+)
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing import Billing, carried_fields
@@ -97,7 +104,15 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        return {**state, "__dict__": carried_fields(state["__dict__"])}
+        # The engine holds the key, which the fields may not carry.
+        private = {**(state["__pydantic_private__"] or {}), "_held": None}
+        return {**state, "__dict__": carried_fields(state["__dict__"]), "__pydantic_private__": private}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        copied = super().__deepcopy__(shared_in(self, memo))
+        # An engine of its own: a limit holds for one object.
+        copied._held = None
+        return copied
 
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"

@@ -36,10 +36,13 @@ def lava_gateway(request: pytest.FixtureRequest) -> Iterator[LocalGateway]:
 
     Raises:
         ImportError: the extra `[gateway]` is not installed.
+        TypeError: the marker has an argument without a name, or an unknown one.
     """
     # Not before a test asks for it: a run without such tests need not load a server.
     from lava_mistral.gateway import LocalGateway
 
     marker = request.node.get_closest_marker("lava_gateway")
+    if marker is not None and marker.args:
+        raise TypeError(f'@pytest.mark.lava_gateway takes options by name, such as balance="0", not {marker.args[0]!r}')
     with LocalGateway(**(marker.kwargs if marker else {})) as gateway:
         yield gateway

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 
+from lava_mistral.json_text import to_json
 from lava_mistral.locks import new_lock
 from lava_mistral.wire import Message, Tool
 
@@ -144,7 +145,7 @@ def _plain(message: Message) -> dict[str, Any]:
 def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
     arguments = call["function"].get("arguments", "")
     if not isinstance(arguments, str):
-        arguments = orjson.dumps(arguments).decode()
+        arguments = to_json(arguments).decode()
     function = {"name": call["function"]["name"], "arguments": arguments}
     return {"id": call.get("id") or "null", "function": function}
 

@@ -224,6 +224,13 @@ OTHER: Final = "(other)"
 """Stands for all further values of a metadata key that has very many."""
 
 
+class _Tallies(dict[Any, Tally]):
+    """Sums by name; who was not called for has used nothing."""
+
+    def __missing__(self, name: Any) -> Tally:
+        return Tally()
+
+
 class UsageTotals:
     """Sums over the calls that it is told of: in all, by model, customer, meter and metadata. Safe in threads.
 
@@ -311,7 +318,7 @@ class UsageTotals:
     def _copies(self, groups: Mapping[Any, Tally]) -> dict[Any, Tally]:
         with self._lock:
             self._fold()
-            return {name: tally._copy() for name, tally in groups.items()}
+            return _Tallies((name, tally._copy()) for name, tally in groups.items())
 
     @property
     def total(self) -> Tally:
@@ -428,7 +435,59 @@ class UsageTotals:
     def __repr__(self) -> str:
         total = self.total
         left = f", {total.unknown} unknown" if total.unknown else ""
-        return f"<UsageTotals: {total.requests} requests, {total.total_tokens} tokens, {format_cost(total.cost)}{left}>"
+        requests = f"{total.requests} request{'' if total.requests == 1 else 's'}"
+        return f"<UsageTotals: {requests}, {total.total_tokens} tokens, {format_cost(total.cost)}{left}>"
+
+
+class CountsInTotals:
+    """What a framework's usage handler shows of the totals that it counts in."""
+
+    if TYPE_CHECKING:
+        totals: UsageTotals
+
+    @property
+    def cost(self) -> Decimal:
+        """USD, exact, of the calls whose cost is known."""
+        return self.totals.cost
+
+    @property
+    def requests(self) -> int:
+        """How many requests were paid, or may have been."""
+        return self.totals.requests
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompts and answers, where they are known."""
+        return self.totals.total_tokens
+
+    @property
+    def by_model(self) -> dict[str, Tally]:
+        """Sums by model."""
+        return self.totals.by_model
+
+    @property
+    def by_customer(self) -> dict[str | None, Tally]:
+        """Sums by customer; `None` for calls made for none."""
+        return self.totals.by_customer
+
+    def unsettled(self) -> tuple[str, ...]:
+        """The ids of requests whose cost is not known here; `LavaMistral.reconcile` asks for it."""
+        return self.totals.unsettled()
+
+    def settle(self, told: RequestRecord) -> None:
+        """Put what Lava recorded in the place of what was unknown."""
+        self.totals.settle(told)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sums in JSON's types; see `UsageTotals.as_dict`."""
+        return self.totals.as_dict()
+
+    def table(self, *by: str) -> Table:
+        """The sums as a rich table; see `UsageTotals.table`."""
+        return self.totals.table(*by)
+
+    def __rich__(self) -> Table:
+        return self.totals.table()
 
 
 def _dicts(groups: Mapping[Any, Tally]) -> dict[str, dict[str, Any]]:
@@ -443,12 +502,12 @@ def usage_table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Ta
     doubtful = total.unknown or total.unpriced
     columns = [("requests", total.requests), ("input", total.input_tokens), ("cached", total.cached_tokens)]
     columns.append(("output", total.output_tokens))
-    table.add_column("", footer="total", overflow="fold")
+    table.add_column("", footer="total", overflow="fold", min_width=18)
     for name, value in columns:
         table.add_column(name, footer=f"{value:,}", justify="right")
     table.add_column("cost", footer=format_cost(total.cost), justify="right")
     if doubtful:
-        table.add_column("cost unknown", footer=f"{total.unknown + total.unpriced:,}", justify="right")
+        table.add_column("cost\nunknown", footer=f"{total.unknown + total.unpriced:,}", justify="right")
     for name, value in (("retries", total.retries), ("duplicates", total.duplicates)):
         if value:
             table.add_column(name, footer=f"{value:,}", justify="right")

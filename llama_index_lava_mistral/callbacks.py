@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -12,10 +12,7 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
 from pydantic import InstanceOf
 
-from lava_mistral.usage import LLAMA_INDEX_SPAN, CallEffort, CallRecord, UsageTotals, watching
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from lava_mistral.usage import LLAMA_INDEX_SPAN, CallEffort, CallRecord, CountsInTotals, UsageTotals, watching
 
 dispatcher = get_dispatcher(__name__)
 
@@ -69,13 +66,13 @@ class LavaEffortEvent(BaseEvent):
         return "LavaEffortEvent"
 
 
-class LavaUsageHandler(BaseEventHandler):
+class LavaUsageHandler(CountsInTotals, BaseEventHandler):
     """Tokens and cost of everything that LlamaIndex sends through Lava, by model, customer and metadata.
 
         usage = LavaUsageHandler()
         get_dispatcher().add_event_handler(usage)
         query_engine.query(…)
-        usage.totals.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
+        usage.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
 
     LlamaIndex's dispatchers belong to the process: the handler counts what all of its threads and tasks do. To count
     what one block does, use `lava_mistral.track_usage`.
@@ -97,17 +94,6 @@ class LavaUsageHandler(BaseEventHandler):
             self.totals.add(event.record)
         elif isinstance(event, LavaEffortEvent):
             self.totals.add_effort(event.effort)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The sums in JSON's types; see `UsageTotals.as_dict`."""
-        return self.totals.as_dict()
-
-    def table(self, *by: str) -> Table:
-        """The sums as a rich table; see `UsageTotals.table`."""
-        return self.totals.table(*by)
-
-    def __rich__(self) -> Table:
-        return self.table()
 
 
 def counted() -> AbstractContextManager[None]:

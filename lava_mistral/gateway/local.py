@@ -31,7 +31,8 @@ class LocalGateway:
         **options: see `Options`.
 
     Raises:
-        TypeError: an option is unknown.
+        TypeError: an option is unknown, or of the wrong type.
+        ValueError: an option's value makes no sense.
         OSError: the port is taken (when it starts).
     """
 
@@ -120,12 +121,14 @@ class LocalGateway:
         """Decide the next answers of the provider, in this order, each for one request that is valid.
 
         Args:
-            *responses: each a dict (a JSON body), a status, `(status, body)`, bytes or text (an event stream), a list
-                of bytes, text, pauses in seconds, `Cut` and `Stall` (an event stream played so), or a fault such as
-                `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or `WrongVectors("short")`.
+            *responses: each a dict (a JSON body), a status, a tuple `(status, body)`, bytes or text (a body: an event
+                stream, JSON, HTML or plain text), a list of bytes, text, pauses in seconds, `Cut` and `Stall` (a body
+                played so), or a fault such as `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or
+                `WrongVectors("short")`.
 
         Raises:
             TypeError: a response is none of these.
+            ValueError: its status is none that an answer has.
         """
         self._provider.queue(responses)
 
