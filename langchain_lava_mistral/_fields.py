@@ -17,7 +17,15 @@ Key: TypeAlias = SecretStr | Callable[[], str]
 
 
 class _EnvironmentKey(SecretStr):
-    """A key that a pickle does not hold: where it is read back, the environment there is asked."""
+    """A key that a pickle does not hold: where it is read back, the environment there is asked.
+
+    Attributes:
+        variable: where it was found, for errors.
+    """
+
+    def __init__(self, value: str, variable: str) -> None:
+        super().__init__(value)
+        self.variable = variable
 
     def __reduce__(self) -> tuple[Any, ...]:
         return environment_key, ()
@@ -42,7 +50,7 @@ def environment_key() -> SecretStr | None:
     """The credential in the environment, by the core's order."""
     for name in ("LAVA_FORWARD_TOKEN", "LAVA_SECRET_KEY"):
         if value := os.environ.get(name):
-            return _EnvironmentKey(value)
+            return _EnvironmentKey(value, name)
     return None
 
 

@@ -259,6 +259,11 @@ class ChatLavaMistral(BaseChatModel):
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"
 
+    def __repr_args__(self) -> Any:
+        # LangChain shows what differs from the defaults, and a profile of twenty lines.
+        yield "model", self.model
+        yield from ((name, value) for name, value in super().__repr_args__() if name not in ("model", "profile"))
+
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return {"model": self.model, "base_url": self.base_url, **self._defaults()}

@@ -24,6 +24,8 @@ EXTRAS: Final = {
     "llama-index": ("llama-index-core",),
     "gateway": ("starlette", "uvicorn"),
     "tokenizer": ("mistral-common", "sentencepiece"),
+    "ray": ("ray", "pyarrow"),
+    "plot": ("matplotlib",),
 }
 _OLDEST_PYTHON: Final = (3, 10)
 _PATIENCE: Final = 15.0  # seconds for a question to the network
@@ -114,7 +116,8 @@ def _key() -> Finding:
             "failed",
             "neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set",
             "Make a key at https://www.lava.so/dashboard, then: export LAVA_SECRET_KEY=aks_live_… "
-            "Without a key, `lava-mistral demo` and `lava-mistral gateway` work on this machine.",
+            "Without a key, `lava-mistral demo` and `lava-mistral gateway` work on this machine with "
+            'pip install "lava-mistral[langchain,gateway]".',
         )
     name, value = names[0], os.environ[names[0]]
     also = f"; {names[1]} is set too and not used" if len(names) > 1 else ""

@@ -11,6 +11,7 @@ Then a test asks for `lava_gateway`:
         ...
         assert lava_gateway.requests[0].body["model"] == "mistral-small-2603"
 
+Code that reads its settings from the environment is led to it by `monkeypatch.setenv` with `lava_gateway.environ`.
 Options of the gateway come from a marker: `@pytest.mark.lava_gateway(balance="0", latency=0.1)`.
 """
 

@@ -108,6 +108,11 @@ class LocalGateway:
         return self.options.secret_key
 
     @property
+    def environ(self) -> dict[str, str]:
+        """The environment variables that lead code to it which reads its settings there."""
+        return {"LAVA_SECRET_KEY": self.secret_key, "LAVA_BASE_URL": self.base_url}
+
+    @property
     def requests(self) -> list[RequestRecord]:
         """What arrived at `/v1/forward`, in order, at most the newest `keep_requests`."""
         return self._log.all()

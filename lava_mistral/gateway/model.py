@@ -244,7 +244,14 @@ def _extracted(prompt: Prompt, choice: int) -> str:
     result = _sum(prompt.question)
     if result is not None:
         return result
-    return _looked_at(prompt) or prompt.told or NOTHING
+    return _looked_at(prompt) or prompt.told or (NOTHING if prompt.passages else _unknown(prompt.question))
+
+
+def _unknown(question: str) -> str:
+    """What a model that has read nothing says where it was given nothing to read."""
+    asked = " ".join(question.split())
+    asked = asked if len(asked) <= 200 else asked[:200] + "…"
+    return f"This is a simulated model, which knows only what it is told in the prompt. It was asked: {asked}"
 
 
 def _looked_at(prompt: Prompt) -> str:

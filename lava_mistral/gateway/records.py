@@ -49,7 +49,7 @@ class RequestRecord:
     created_at: float
     path: str = ""
     body: Any = None
-    credential: dict[str, Any] = field(default_factory=dict)
+    credential: dict[str, Any] = field(default_factory=dict, repr=False)
     metadata: dict[str, str] = field(default_factory=dict)
     status: int | None = None
     cost: Decimal = Decimal(0)

@@ -91,8 +91,13 @@ def test_the_context_may_be_anywhere():
 
 def test_it_says_when_it_found_nothing():
     assert ask(("system", MANUAL), "Who won the world cup in 1998?") == NOTHING
-    assert ask("Tell me a joke about penguins") == NOTHING
     assert ask("Tell me a joke", ("assistant", NOTHING), "Tell me about what I found in the text") == NOTHING
+
+
+def test_it_says_what_it_is_where_it_was_given_nothing_to_read():
+    said = ask("Tell me a joke about penguins")
+    assert "simulated model" in said
+    assert said.endswith("Tell me a joke about penguins")
 
 
 @pytest.mark.parametrize("greeting", ["Hello", "hi there!", "Good morning.", "Bonjour", "Hello, world!"])
