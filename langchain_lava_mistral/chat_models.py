@@ -54,12 +54,12 @@ from lava_mistral.billing import carried_fields
 from lava_mistral.calls import KEY_NAMES, refuse_keys
 from lava_mistral.client import (
     DEFAULT_CHAT_MODEL,
-    DEFAULT_MAX_RETRIES,
     DEFAULT_TIMEOUT,
     AsyncLavaMistral,
     LavaMistral,
 )
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
+from lava_mistral.retry import DEFAULT_MAX_RETRIES
 from lava_mistral.tokenizers import token_ids
 from lava_mistral.tokens import count_tokens
 from lava_mistral.tools import to_tool_choice

@@ -36,7 +36,7 @@ from lava_mistral.history import AsyncHistory, History
 from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.parting import PARTING, brief_reads, limited
 from lava_mistral.pools import async_pool, sync_pool
-from lava_mistral.retry import Attempts, RetryPolicy
+from lava_mistral.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
 from lava_mistral.spend import Amount, SpendLimit, to_limit
 from lava_mistral.transport import Forwarder
 from lava_mistral.turn import Delta
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 DEFAULT_CHAT_MODEL = "mistral-small-2603"
 DEFAULT_EMBEDDING_MODEL = "mistral-embed"
 DEFAULT_TIMEOUT = 120.0
-DEFAULT_MAX_RETRIES = 2
 
 OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
 """Told before each wait: the error, how many tries were made, seconds to the next."""

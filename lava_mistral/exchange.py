@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import httpx
 
 from lava_mistral.billing import Identity
 from lava_mistral.calls import EmbeddingAnswer
@@ -17,7 +19,7 @@ from lava_mistral.cost import cost_of
 from lava_mistral.errors import InvalidRequestError, LavaError, ServerError
 from lava_mistral.outcome import Making
 from lava_mistral.planning import Batch, Calibration, Count, name_inputs, too_long
-from lava_mistral.retry import Attempts, RetryPolicy
+from lava_mistral.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
 from lava_mistral.vectors import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
 from lava_mistral.wire import known_usage
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 Encoding = Literal["float", "base64"]
 
+_NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout)
 _TOO_MANY: Final = "3210"
 _TOO_MANY_TEXT: Final = re.compile(r"too many (?:tokens|inputs)|split into more batches", re.I)
 _TOO_LONG: Final = re.compile(r"Input id (\d+) has (\d+) tokens")
@@ -85,8 +88,15 @@ class Exchange:
         self.dimension = dimensions or NATIVE_DIMENSIONS.get(model)
         self.making = Making(model, self.dimension)
         self.calibration = Calibration()
+        self._reached = False
+        """Whether there ever was an answer, of whatever kind."""
         self._base64: bool | None = None
         """Whether the server writes base64 that we can read; `None` until that is known."""
+
+    @property
+    def _first_contact(self) -> RetryPolicy:
+        # An address at which nobody has ever answered is rather wrong than out of order: that is soon said.
+        return replace(self.policy, max_retries=min(self.policy.max_retries, DEFAULT_MAX_RETRIES))
 
     def converse(self, report: Report, count: Count) -> Steps:
         """Get the vectors of the report's batch into the report.
@@ -109,6 +119,7 @@ class Exchange:
             use_base64 = self._base64 is not False and not plain and self.dimension is not None
             report.requests += 1
             answer = yield Send(part, "base64" if use_base64 else "float")
+            self._reached = self._reached or not isinstance(getattr(answer, "__cause__", None), _NOT_REACHED)
             error: LavaError
             if isinstance(answer, LavaError):
                 error = answer
@@ -131,7 +142,7 @@ class Exchange:
                     error = _bad_answer(bad, part, answer)
                 except BadAnswer as bad:
                     error = _bad_answer(bad, part, answer)
-            attempts = attempts or Attempts(self.policy)
+            attempts = attempts or Attempts(self.policy if self._reached else self._first_contact)
             try:
                 seconds = attempts.failed(error)
             except LavaError as final:

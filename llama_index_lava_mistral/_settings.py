@@ -12,8 +12,9 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
 from lava_mistral.billing import Billing, carried_fields, check_metadata, to_billing
-from lava_mistral.client import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
+from lava_mistral.client import DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.retry import DEFAULT_MAX_RETRIES
 from lava_mistral.spend import SpendLimit, to_limit
 
 
