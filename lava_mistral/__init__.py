@@ -22,6 +22,7 @@ from lava_mistral.errors import (
     StreamStalledError,
 )
 from lava_mistral.estimate import CostEstimate, estimate_cost
+from lava_mistral.outcome import PartialEmbedding, partial_of
 from lava_mistral.records import RequestRecord, UsageReport
 from lava_mistral.spend import SpendLimit
 from lava_mistral.tokens import TokenCount, count_tokens
@@ -47,6 +48,7 @@ __all__ = [
     "LavaTransport",
     "Model",
     "NotFoundError",
+    "PartialEmbedding",
     "PermissionDeniedError",
     "RateLimitError",
     "RequestRecord",
@@ -62,5 +64,6 @@ __all__ = [
     "count_tokens",
     "estimate_cost",
     "models",
+    "partial_of",
     "track_usage",
 ]

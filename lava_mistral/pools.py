@@ -14,14 +14,16 @@ import ssl
 import urllib.request
 from collections.abc import AsyncGenerator
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
 import httpx
 
-from lava_mistral.async_http import AiohttpTransport
 from lava_mistral.billing import is_loopback
 from lava_mistral.locks import new_lock
+
+if TYPE_CHECKING:
+    from lava_mistral.async_http import AiohttpTransport
 
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept."""
@@ -29,7 +31,7 @@ LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keep
 
 _lock = new_lock()
 _sync_pools: dict[str | None, httpx.HTTPTransport] = {}
-_Pools: TypeAlias = dict[str | None, tuple[AiohttpTransport, AsyncGenerator[None, None]]]
+_Pools: TypeAlias = "dict[str | None, tuple[AiohttpTransport, AsyncGenerator[None, None]]]"
 _async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools] = WeakKeyDictionary()
 # A forked child must not close what its parent still uses; keeping the objects alive keeps their finalizers quiet.
 _inherited: list[object] = []
@@ -77,6 +79,9 @@ def sync_pool(url: httpx.URL) -> httpx.HTTPTransport:
 
 async def async_pool(url: httpx.URL) -> AiohttpTransport:
     """The running event loop's pool for this address."""
+    # A fifth of a second to load, which sync code has no use for.
+    from lava_mistral.async_http import AiohttpTransport
+
     loop = asyncio.get_running_loop()
     proxy = proxy_for(url)
     with _lock:

@@ -461,6 +461,16 @@ class CountsInTotals:
         return self.totals.total_tokens
 
     @property
+    def retries(self) -> int:
+        """How many requests repeated a failed one."""
+        return self.totals.total.retries
+
+    @property
+    def duplicates(self) -> int:
+        """How many texts were not sent to be embedded, since an equal one was."""
+        return self.totals.total.duplicates
+
+    @property
     def by_model(self) -> dict[str, Tally]:
         """Sums by model."""
         return self.totals.by_model
