@@ -633,14 +633,14 @@ async def test_the_transport_carries_any_request_to_a_real_server(gateway: Local
     assert [record.path for record in gateway.requests] == ["/v1/models", "/v1/embeddings"]
 
 
-@pytest.mark.parametrize(("given", "tries"), [(None, 11), (0, 1), (1, 2)])
-async def test_max_retries_holds_for_embeddings_too(both: Any, given: int | None, tries: int) -> None:
+@pytest.mark.parametrize("given", [0, 1])
+async def test_max_retries_holds_for_embeddings_too(both: Any, given: int) -> None:
     wire = Wire((503, {}))
     client = both(wire, max_retries=given).client
     with pytest.raises(ServerError):
         embedded = client.embed(["a"])
         await embedded if asyncio.iscoroutine(embedded) else embedded
-    assert len(wire.requests) == tries
+    assert len(wire.requests) == 1 + given
 
 
 @pytest.mark.parametrize("setting", [{"max_retries": "2"}, {"timeout": "5"}, {"stream_chunk_timeout": "5"}])
