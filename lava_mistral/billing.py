@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
 import inspect
 import json
 import os
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial, wraps
@@ -16,10 +17,12 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from typing_extensions import Self
 
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.processes import feeds_processes, works_for_a_pool
 from lava_mistral.spend import Amount, SpendLimit, to_limit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -250,11 +253,31 @@ class Scope:
 
 
 _scope: ContextVar[Scope | None] = ContextVar("lava_mistral_billed_to", default=None)
+# Every scope that some thread, task or copied context of this process is in.
+_entered: WeakValueDictionary[int, Scope] = WeakValueDictionary()
+# The scope in which this process was forked.
+_inherited: Scope | None = None
+
+
+def _after_fork() -> None:
+    global _inherited
+    _inherited = present_scope()
+    _scope.set(_inherited)
+    _entered.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def present_scope() -> Scope | None:
-    """What the blocks around this point add up to."""
-    return _scope.get()
+    """What the blocks around this point add up to.
+
+    A forked process is still in the blocks that it was started in. One of a pool is in none: it outlives them, and its
+    tasks come from anywhere.
+    """
+    scope = _scope.get()
+    return None if scope is not None and scope is _inherited and works_for_a_pool() else scope
 
 
 @contextmanager
@@ -273,10 +296,12 @@ class billed_to:
 
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
     threads that the frameworks start. A thread pool of your own copies it with
-    `pool.submit(contextvars.copy_context().run, function)`. Blocks nest: an inner one wins, field by field.
+    `pool.submit(contextvars.copy_context().run, function)`. A pool of processes can't see it, and says so with an error:
+    a model that is sent there needs `billing=` of its own, as with `num_workers=` of LlamaIndex's pipelines. Blocks nest: an inner one wins, field by field.
     `billing=` given to a single call wins over all blocks; a block wins over `billing=` on the model, which is also
     where LangChain's `configurable_fields` put it. A stream of a model is billed to where it was asked for; one of a
-    LangChain chain to where it is read, since the chain itself begins only then.
+    LangChain chain or of a LlamaIndex query engine with `streaming=True` to where it is read, since only then they ask
+    the model.
 
     It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
     block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its
@@ -321,7 +346,9 @@ class billed_to:
         )
 
     def __enter__(self) -> Self:
-        _scope.set(self._inner.within(_scope.get(), self))
+        scope = self._inner.within(present_scope(), self)
+        _entered[id(scope)] = scope
+        _scope.set(scope)
         return self
 
     def __exit__(
@@ -344,9 +371,9 @@ class billed_to:
                 return await _awaited(self, function(*args, **kwargs))
 
         elif inspect.isgeneratorfunction(function):
-            made = _stepped(self, function)
+            made = stepped(lambda: self, function)
         elif inspect.isasyncgenfunction(function):
-            made = _astepped(self, function)
+            made = astepped(lambda: self, function)
         else:
 
             def made(*args: Any, **kwargs: Any) -> Any:
@@ -355,8 +382,8 @@ class billed_to:
                 if inspect.iscoroutine(result):
                     return _awaited(self, result)
                 if inspect.isgenerator(result):
-                    return _stepped(self, lambda: result)()
-                return _astepped(self, lambda: result)() if inspect.isasyncgen(result) else result
+                    return stepped(lambda: self, lambda: result)()
+                return astepped(lambda: self, lambda: result)() if inspect.isasyncgen(result) else result
 
         return cast("_F", wraps(function)(made))
 
@@ -366,8 +393,10 @@ async def _awaited(block: billed_to, coroutine: Coroutine[Any, Any, Any]) -> Any
         return await coroutine
 
 
-def _stepped(block: billed_to, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
-    """The generator function, each of whose steps is taken inside the block, and none of its consumer's (PEP 380)."""
+def stepped(
+    block: Callable[[], AbstractContextManager[Any]], function: Callable[..., Generator[Any, Any, Any]]
+) -> Callable[..., Any]:
+    """The generator function, each of whose steps is taken inside a block, and none of its consumer's (PEP 380)."""
 
     def made(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         generator = function(*args, **kwargs)
@@ -375,7 +404,7 @@ def _stepped(block: billed_to, function: Callable[..., Generator[Any, Any, Any]]
         try:
             while True:
                 try:
-                    with block:
+                    with block():
                         value = step()
                 except StopIteration as end:
                     return end.value
@@ -386,14 +415,16 @@ def _stepped(block: billed_to, function: Callable[..., Generator[Any, Any, Any]]
                 except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
                     step = partial(generator.throw, error)
         finally:
-            with block:
+            with block():
                 generator.close()
 
     return made
 
 
-def _astepped(block: billed_to, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
-    """The async generator function, each of whose steps is taken inside the block; see `_stepped`."""
+def astepped(
+    block: Callable[[], AbstractContextManager[Any]], function: Callable[..., AsyncGenerator[Any, Any]]
+) -> Callable[..., Any]:
+    """The async generator function, each of whose steps is taken inside a block; see `stepped`."""
 
     async def made(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = function(*args, **kwargs)
@@ -401,7 +432,7 @@ def _astepped(block: billed_to, function: Callable[..., AsyncGenerator[Any, Any]
         try:
             while True:
                 try:
-                    with block:
+                    with block():
                         value = await step()
                 except StopAsyncIteration:
                     return
@@ -412,7 +443,7 @@ def _astepped(block: billed_to, function: Callable[..., AsyncGenerator[Any, Any]
                 except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
                     step = partial(generator.athrow, error)
         finally:
-            with block:
+            with block():
                 await generator.aclose()
 
     return made
@@ -442,7 +473,7 @@ def identify(
     customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
     innermost first: those of the blocks, then `limit`, the model's.
     """
-    scope = _scope.get()
+    scope = present_scope()
     base = credential_billing(api_key)
     if billing is not None:
         base = billing.over(base)
@@ -467,7 +498,7 @@ def identify(
 
 
 def carried(
-    billing: Billing | None, metadata: Mapping[str, str] | None
+    billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None = None
 ) -> tuple[Billing | None, Mapping[str, str] | None]:
     """Who pays for what a copy does in another process, and its metadata: those of the blocks around its pickling.
 
@@ -476,11 +507,21 @@ def carried(
     Args:
         billing: the model's own.
         metadata: the model's own.
+        limit: the model's own.
 
     Raises:
-        ConfigurationError: a block sets a spend limit, which processes can't share.
+        ConfigurationError: a block sets a spend limit, which processes can't share; or a pool pickles the model in a
+            thread of its own, where it can't be seen from which block it was sent.
     """
-    scope = _scope.get()
+    if feeds_processes():
+        if _entered and (why := _unsaid(billing, metadata, limit)):
+            # What was left behind by a failed call may still hold a block that is over.
+            gc.collect()
+            why = _unsaid(billing, metadata, limit)
+            if why:
+                raise ConfigurationError(why)
+        return billing, metadata
+    scope = present_scope()
     if scope is None:
         return billing, metadata
     if scope.limits:
@@ -493,13 +534,37 @@ def carried(
     return identity.billing, identity.metadata
 
 
+def _unsaid(billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None) -> str | None:
+    """Why it must be asked who pays for a model, where nobody knows which of the blocks that are open it was sent from.
+
+    A model that names a customer, or the merchant by a plain `Billing()`, has said so itself.
+    """
+    said = billing is not None and (billing.customer_id is not None or billing == MERCHANT)
+    own = (billing or MERCHANT, metadata or {})
+    for scope in [scope for reference in _entered.valuerefs() if (scope := reference()) is not None]:
+        if scope.limits and limit is None:
+            return (
+                "A billed_to block with a spend limit is open, and can't be kept in a pool of processes, where this "
+                "model is about to be sent. Give spend_limit= to the model itself, which each process then counts on "
+                "its own, or use threads or tasks."
+            )
+        if not said and (scope.over(own[0]), {**own[1], **scope.metadata}) != own:
+            return (
+                "A pool of processes pickles this model in a thread of its own, from where it can't be seen whether "
+                "it was sent from a billed_to block, and so who shall pay. Say it on the model itself: "
+                "billing=Billing(customer_id=…, meter_slug=…), or billing=Billing() for your own wallet, and "
+                "lava_metadata=; or let it work in this process."
+            )
+    return None
+
+
 def carried_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A model's fields for pickling; see `carried`.
 
     Args:
-        fields: `billing` and `lava_metadata` among them.
+        fields: `billing`, `lava_metadata` and `spend_limit` among them.
     """
-    billing, metadata = carried(fields.get("billing"), fields.get("lava_metadata"))
+    billing, metadata = carried(fields.get("billing"), fields.get("lava_metadata"), fields.get("spend_limit"))
     return {**fields, "billing": billing, "lava_metadata": metadata}
 
 

@@ -105,7 +105,7 @@ class _Settings(Generic[_HTTP]):
 
     def __getstate__(self) -> dict[str, Any]:
         forwarder = self._forwarder
-        billing, metadata = carried(forwarder.billing, forwarder.metadata)
+        billing, metadata = carried(forwarder.billing, forwarder.metadata, self.spend_limit)
         sent = Forwarder(api_key=forwarder.api_key, base_url=forwarder.base_url, billing=billing, metadata=metadata)
         return vars(self) | {"_forwarder": sent, "_engines": {}}
 
