@@ -296,12 +296,13 @@ class billed_to:
 
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
     threads that the frameworks start. A thread pool of your own copies it with
-    `pool.submit(contextvars.copy_context().run, function)`. A pool of processes can't see it, and says so with an error:
-    a model that is sent there needs `billing=` of its own, as with `num_workers=` of LlamaIndex's pipelines. Blocks nest: an inner one wins, field by field.
-    `billing=` given to a single call wins over all blocks; a block wins over `billing=` on the model, which is also
-    where LangChain's `configurable_fields` put it. A stream of a model is billed to where it was asked for; one of a
-    LangChain chain or of a LlamaIndex query engine with `streaming=True` to where it is read, since only then they ask
-    the model.
+    `pool.submit(contextvars.copy_context().run, function)`. A pool of processes can't see it, and an error says so:
+    a model that is sent to one, as `num_workers=` of LlamaIndex's pipelines does, needs `billing=` of its own.
+
+    Blocks nest: an inner one wins, field by field. `billing=` given to a single call wins over all blocks; a block wins
+    over `billing=` on the model, which is also where LangChain's `configurable_fields` put it. A stream of a model is
+    billed to where it was asked for; one of a LangChain chain, or of a LlamaIndex query engine with `streaming=True`,
+    to where it is read, since only then they ask the model.
 
     It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
     block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its

@@ -99,7 +99,7 @@ def test_a_pool_in_a_block_is_told_by_the_model_who_pays(
         run = make_pool(start_method, stack)
         for make in MODELS:
             for unsaid in ({}, {"billing": Billing(meter_slug="chat")}):
-                with pytest.raises(ConfigurationError, match="pool of processes.*billing="):
+                with pytest.raises(ConfigurationError, match=r"pool of processes.*billing="):
                     run(work, make(**access, **unsaid))
         assert not gateway.requests
         for make in MODELS:
