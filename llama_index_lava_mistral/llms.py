@@ -360,6 +360,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
             call.pop("parallel_tool_calls", None)
         return call
 
+    @discreet
     def _prepare_chat_with_tools(
         self,
         tools: Sequence[BaseTool],
