@@ -8,8 +8,8 @@ import inspect
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial, wraps
@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from typing_extensions import Self
 
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.processes import feeds_processes, works_for_a_pool
+from lava_mistral.processes import feeds_processes, runs_alone, works_for_a_pool
 from lava_mistral.spend import Amount, SpendLimit, to_limit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -255,6 +255,8 @@ class Scope:
 _scope: ContextVar[Scope | None] = ContextVar("lava_mistral_billed_to", default=None)
 # Every scope that some thread, task or copied context of this process is in.
 _entered: WeakValueDictionary[int, Scope] = WeakValueDictionary()
+# Those that the main thread is in, outside of event loops: it does nothing else until it has left them.
+_in_charge: list[Scope] = []
 # The scope in which this process was forked.
 _inherited: Scope | None = None
 
@@ -264,6 +266,10 @@ def _after_fork() -> None:
     _inherited = present_scope()
     _scope.set(_inherited)
     _entered.clear()
+    if _inherited is not None:
+        _entered[id(_inherited)] = _inherited
+    if not _in_charge or _in_charge[-1] is not _inherited:
+        _in_charge.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -277,7 +283,11 @@ def present_scope() -> Scope | None:
     tasks come from anywhere.
     """
     scope = _scope.get()
-    return None if scope is not None and scope is _inherited and works_for_a_pool() else scope
+    return None if scope is None or _is_left(scope) else scope
+
+
+def _is_left(scope: Scope) -> bool:
+    return scope is _inherited and works_for_a_pool()
 
 
 @contextmanager
@@ -296,8 +306,10 @@ class billed_to:
 
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
     threads that the frameworks start. A thread pool of your own copies it with
-    `pool.submit(contextvars.copy_context().run, function)`. A pool of processes can't see it, and an error says so:
-    a model that is sent to one, as `num_workers=` of LlamaIndex's pipelines does, needs `billing=` of its own.
+    `pool.submit(contextvars.copy_context().run, function)`. A model that is sent to a pool of processes, as
+    `num_workers=` of LlamaIndex's pipelines does, takes the block along where the main thread is in it. Where a block
+    is open in an event loop or in another thread, nobody can see from which one the model was sent: an error then asks
+    for `billing=` on the model.
 
     Blocks nest: an inner one wins, field by field. `billing=` given to a single call wins over all blocks; a block wins
     over `billing=` on the model, which is also where LangChain's `configurable_fields` put it. A stream of a model is
@@ -349,12 +361,19 @@ class billed_to:
     def __enter__(self) -> Self:
         scope = self._inner.within(present_scope(), self)
         _entered[id(scope)] = scope
+        if runs_alone():
+            _in_charge.append(scope)
         _scope.set(scope)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for scope in reversed(tuple(_in_charge)):
+            if scope.owner is self:
+                with suppress(ValueError):
+                    _in_charge.remove(scope)
+                break
         present = _scope.get()
         # A generator may be closed in another context than it was entered in; there is nothing to leave there.
         if present is not None and present.owner is self:
@@ -514,15 +533,7 @@ def carried(
         ConfigurationError: a block sets a spend limit, which processes can't share; or a pool pickles the model in a
             thread of its own, where it can't be seen from which block it was sent.
     """
-    if feeds_processes():
-        if _entered and (why := _unsaid(billing, metadata, limit)):
-            # What was left behind by a failed call may still hold a block that is over.
-            gc.collect()
-            why = _unsaid(billing, metadata, limit)
-            if why:
-                raise ConfigurationError(why)
-        return billing, metadata
-    scope = present_scope()
+    scope = _sender(billing, metadata, limit) if feeds_processes() else present_scope()
     if scope is None:
         return billing, metadata
     if scope.limits:
@@ -531,18 +542,50 @@ def carried(
             "sent (it is being pickled). Give spend_limit= to the model itself, which each process then counts on its "
             "own, or use threads or tasks."
         )
-    identity = identify(billing, metadata)
+    with in_scope(scope):
+        identity = identify(billing, metadata)
     return identity.billing, identity.metadata
 
 
-def _unsaid(billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None) -> str | None:
-    """Why it must be asked who pays for a model, where nobody knows which of the blocks that are open it was sent from.
+def _sender(billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None) -> Scope | None:
+    """The scope from which a pool was sent the model that it pickles here, in a thread of its own.
 
-    A model that names a customer, or the merchant by a plain `Billing()`, has said so itself.
+    It is certain where one scope alone is open and the main thread is in it, outside of an event loop. It does not
+    matter where the model itself says who pays.
+
+    Raises:
+        ConfigurationError: it matters and nobody knows.
+    """
+    scopes = _innermost()
+    if _unsaid(scopes, billing, metadata, limit) is not None or len(scopes) > 1:
+        # What was left behind by a failed call may still hold a scope that is over.
+        del scopes
+        gc.collect()
+        scopes = _innermost()
+    if len(scopes) == 1 and _in_charge and scopes[0] is _in_charge[-1]:
+        return scopes[0]
+    if (why := _unsaid(scopes, billing, metadata, limit)) is not None:
+        raise ConfigurationError(why)
+    return None
+
+
+def _innermost() -> list[Scope]:
+    """The scopes of this process that no other scope lies in."""
+    scopes = [scope for reference in _entered.valuerefs() if (scope := reference()) is not None]
+    outer = {id(scope.outer) for scope in scopes}
+    return [scope for scope in scopes if id(scope) not in outer and not _is_left(scope)]
+
+
+def _unsaid(
+    scopes: Iterable[Scope], billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None
+) -> str | None:
+    """Why it matters from which of the scopes, or from none, a model was sent.
+
+    A model that names a customer, or the merchant by a plain `Billing()`, says itself who pays.
     """
     said = billing is not None and (billing.customer_id is not None or billing == MERCHANT)
     own = (billing or MERCHANT, metadata or {})
-    for scope in [scope for reference in _entered.valuerefs() if (scope := reference()) is not None]:
+    for scope in scopes:
         if scope.limits and limit is None:
             return (
                 "A billed_to block with a spend limit is open, and can't be kept in a pool of processes, where this "

@@ -1,7 +1,8 @@
-"""Tells whether this code runs for a pool of processes: in the thread that feeds one, or in a process of one."""
+"""Tells for whom this code runs: for a pool of processes, in its thread or in one of them, or for the whole program."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from typing import Any, Final
@@ -29,3 +30,8 @@ def works_for_a_pool() -> bool:
     # A process of a pool has loaded it; others need not.
     multiprocessing = sys.modules.get("multiprocessing.process")
     return multiprocessing is not None and _target(multiprocessing.current_process())[0] in _POOLS
+
+
+def runs_alone() -> bool:
+    """Whether the main thread does nothing else until this code is done: it runs there, and not in an event loop."""
+    return threading.current_thread() is threading.main_thread() and asyncio._get_running_loop() is None

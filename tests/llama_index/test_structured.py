@@ -181,9 +181,9 @@ def test_an_answer_that_was_cut_off_says_so(caller: Caller) -> None:
 
 
 def test_words_in_the_place_of_a_call_are_in_the_error(caller: Caller) -> None:
-    with pytest.raises(ValueError, match="Expected a Place.*I can't do that"):
+    with pytest.raises(ValueError, match=r"Expected a Place.*I can't do that"):
         predict(caller, Scripted(answer("I can't do that")).llm(**BY_TOOL))
-    with pytest.raises(ValueError, match="Expected a Place.*I can't do that"):
+    with pytest.raises(ValueError, match=r"Expected a Place.*I can't do that"):
         grow(caller, Scripted(stream("I can't ", "do that")).llm(**BY_TOOL))
 
 

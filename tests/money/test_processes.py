@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -90,12 +91,59 @@ def payers(gateway: LocalGateway) -> list[str | None]:
     return [request.customer_id for request in gateway.requests]
 
 
-@pytest.mark.parametrize(("make_pool", "start_method"), [(through_a_pool, "spawn"), (through_an_executor, "fork")])
-def test_a_pool_in_a_block_is_told_by_the_model_who_pays(
-    gateway: LocalGateway, make_pool: Callable[[str, ExitStack], Run], start_method: str
+@contextmanager
+def open_elsewhere(**block: Any) -> Iterator[None]:
+    """While a thread of its own is in a block, as of a server."""
+    entered, done = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        with billed_to(**block):
+            entered.set()
+            done.wait(300)
+
+    with ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(serve)
+        entered.wait(30)
+        try:
+            yield
+        finally:
+            done.set()
+        serving.result()
+
+
+POOLS = pytest.mark.parametrize(
+    ("make_pool", "start_method"), [(through_a_pool, "spawn"), (through_an_executor, "fork")]
+)
+MakePool = Callable[[str, ExitStack], Run]
+
+
+@POOLS
+def test_a_pool_works_for_the_block_that_the_main_thread_is_in(
+    gateway: LocalGateway, make_pool: MakePool, start_method: str
 ) -> None:
     access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
-    with ExitStack() as stack, billed_to(**ALICE, metadata={"app": "tests"}):
+    with ExitStack() as stack:
+        run = make_pool(start_method, stack)
+        with billed_to(**BOB, metadata={"app": "tests", "part": "outer"}):
+            with billed_to("alice", metadata={"part": "inner"}):
+                for make in MODELS:
+                    assert run(work, make(**access, lava_metadata={"app": "model"})) != "MainProcess"
+            run(work, llama_index_chat(**access))
+        run(work, llama_index_chat(**access))
+    assert payers(gateway) == ["alice"] * len(MODELS) + ["bob", None]
+    assert [r.metadata for r in gateway.requests] == [
+        *[{"app": "tests", "part": "inner"}] * len(MODELS),
+        {"app": "tests", "part": "outer"},
+        {},
+    ]
+
+
+@POOLS
+def test_where_nobody_can_see_the_block_the_model_must_say_who_pays(
+    gateway: LocalGateway, make_pool: MakePool, start_method: str
+) -> None:
+    access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
+    with ExitStack() as stack, open_elsewhere(**ALICE, metadata={"app": "tests"}):
         run = make_pool(start_method, stack)
         for make in MODELS:
             for unsaid in ({}, {"billing": Billing(meter_slug="chat")}):
@@ -103,18 +151,45 @@ def test_a_pool_in_a_block_is_told_by_the_model_who_pays(
                     run(work, make(**access, **unsaid))
         assert not gateway.requests
         for make in MODELS:
-            assert run(work, make(**access, billing=Billing(**ALICE))) != "MainProcess"
-        run(work, make(**access, billing=Billing()))
-        # Pickled by the sender itself, it takes the block along.
-        run(load_and_work, pickle.dumps(make(**access)))
-    assert payers(gateway) == ["alice"] * len(MODELS) + [None, "alice"]
-    assert gateway.requests[-1].metadata == {"app": "tests"}
+            run(work, make(**access, billing=Billing(**BOB)))
+        run(work, llama_index_chat(**access, billing=Billing()))
+        # Pickled by the sender itself, it takes the sender's block along.
+        with billed_to(**BOB):
+            with pytest.raises(ConfigurationError, match="pool of processes"):
+                run(work, llama_index_chat(**access))
+            run(load_and_work, pickle.dumps(llama_index_chat(**access)))
+    assert payers(gateway) == [*["bob"] * len(MODELS), None, "bob"]
+
+
+def test_a_block_in_an_event_loop_cannot_be_seen_either(gateway: LocalGateway) -> None:
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            with billed_to(**ALICE), pytest.raises(ConfigurationError, match="pool of processes"):
+                await loop.run_in_executor(pool, work, model)
+
+    asyncio.run(serve())
+    assert not gateway.requests
+
+
+def test_a_block_that_is_over_is_not_taken_for_the_one_that_is_open(gateway: LocalGateway) -> None:
+    """A context may be kept for longer, by a task or by an exception's frames."""
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with ExitStack() as stack:
+        run = through_a_pool("spawn", stack)
+        with billed_to(**ALICE):
+            kept = contextvars.copy_context()
+        with pytest.raises(ConfigurationError, match="pool of processes"):
+            run(work, model)
+        del kept
+        run(work, model)
+    assert payers(gateway) == [None]
 
 
 @pytest.mark.parametrize("make_pool", [through_a_pool, through_an_executor])
-def test_a_pool_that_was_forked_in_a_block_is_not_in_it(
-    gateway: LocalGateway, make_pool: Callable[[str, ExitStack], Run]
-) -> None:
+def test_a_pool_that_was_forked_in_a_block_is_not_in_it(gateway: LocalGateway, make_pool: MakePool) -> None:
     access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
     with ExitStack() as stack:
         with billed_to(**ALICE, metadata={"app": "tests"}):
@@ -147,33 +222,23 @@ def test_a_process_started_in_a_block_is_in_it(gateway: LocalGateway, start_meth
 
 def test_a_spend_limit_of_an_open_block_is_not_lost_in_a_pool(gateway: LocalGateway) -> None:
     settings = {"api_key": gateway.secret_key, "base_url": gateway.base_url, "billing": Billing(**ALICE)}
-    with ExitStack() as stack, billed_to(**ALICE, spend_limit="1"):
+    with ExitStack() as stack:
         run = through_a_pool("spawn", stack)
-        for make in MODELS:
-            with pytest.raises(ConfigurationError, match="spend_limit="):
-                run(work, make(**settings))
-        run(work, llama_index_chat(**settings, spend_limit="0.5"))
+        with billed_to(**ALICE, spend_limit="1"), pytest.raises(ConfigurationError, match="spend_limit="):
+            run(work, llama_index_chat(**settings, spend_limit="0.5"))
+        with open_elsewhere(**ALICE, spend_limit="1"):
+            for make in MODELS:
+                with pytest.raises(ConfigurationError, match="spend_limit="):
+                    run(work, make(**settings))
+            run(work, llama_index_chat(**settings, spend_limit="0.5"))
     assert payers(gateway) == ["alice"]
 
 
-def test_blocks_that_are_open_elsewhere_hinder_no_other_pickling(gateway: LocalGateway) -> None:
+def test_blocks_that_are_open_elsewhere_hinder_no_other_pickling() -> None:
     """A server pickles for its caches while other threads are in blocks."""
-    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
-    entered, done = threading.Event(), threading.Event()
-
-    def serve() -> None:
-        with billed_to(**ALICE, spend_limit="1"):
-            entered.set()
-            done.wait(30)
-
-    with ThreadPoolExecutor(1) as threads:
-        serving = threads.submit(serve)
-        entered.wait(30)
-        try:
-            assert pickle.loads(pickle.dumps(model)).billing is None
-        finally:
-            done.set()
-        serving.result()
+    with open_elsewhere(**ALICE, spend_limit="1"):
+        for make in MODELS:
+            pickle.loads(pickle.dumps(make(api_key="aks_test_0123456789")))
 
 
 def test_a_task_that_outlives_its_block_is_still_in_it_and_nobody_else_is(gateway: LocalGateway) -> None:
@@ -204,22 +269,14 @@ def test_a_task_that_outlives_its_block_is_still_in_it_and_nobody_else_is(gatewa
 @pytest.mark.parametrize("way", ["run", "arun"])
 def test_a_pipeline_with_processes(gateway: LocalGateway, way: str) -> None:
     """LlamaIndex's own pools: a spawned one in sync code, an executor's in async code."""
-    access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
+    embeddings = llama_index_embeddings(api_key=gateway.secret_key, base_url=gateway.base_url)
     documents = [Document(text=f"Fact {number}") for number in range(4)]
+    pipeline = IngestionPipeline(transformations=[embeddings], disable_cache=True)
 
-    def run(pipeline: IngestionPipeline) -> Any:
-        if way == "run":
-            return pipeline.run(documents=documents, num_workers=2)
-
-        async def inner() -> Any:
-            return await pipeline.arun(documents=documents, num_workers=2)
-
-        return asyncio.run(inner())
+    async def arun() -> Any:
+        return await pipeline.arun(documents=documents, num_workers=2)
 
     with billed_to(**ALICE):
-        with pytest.raises(ConfigurationError, match="billing="):
-            run(IngestionPipeline(transformations=[llama_index_embeddings(**access)], disable_cache=True))
-        assert not gateway.requests
-        said = llama_index_embeddings(**access, billing=Billing(**ALICE))
-        assert len(run(IngestionPipeline(transformations=[said], disable_cache=True))) == 4
+        nodes = pipeline.run(documents=documents, num_workers=2) if way == "run" else asyncio.run(arun())
+    assert len(nodes) == 4
     assert set(payers(gateway)) == {"alice"}
