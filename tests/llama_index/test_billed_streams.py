@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from llama_index.core import Document, VectorStoreIndex
+from llama_index.core.node_parser import TokenTextSplitter
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel
 
 from lava_mistral import billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
-from llama_index_lava_mistral import ChatLavaMistral
+from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 from tests.llama_index.scripted import Caller, ask, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:The `json` method is deprecated")
@@ -106,3 +108,34 @@ def test_what_the_reader_does_between_two_objects_is_billed_to_the_reader(
     else:
         sync()
     assert [request.customer_id for request in gateway.requests] == ["c_1", "c_2"]
+
+
+def test_a_query_engine_is_billed_to_where_its_stream_is_read(gateway: LocalGateway, caller: Caller) -> None:
+    """LlamaIndex asks the model when the first word is read; the question is embedded at once."""
+    access: dict[str, Any] = {"base_url": gateway.base_url, "api_key": gateway.secret_key}
+    index = VectorStoreIndex.from_documents(
+        [Document(text="The Rhine is 766 miles long.")],
+        embed_model=LavaMistralEmbeddings(**access),
+        transformations=[TokenTextSplitter(tokenizer=str.split)],
+    )
+    gateway.reset()
+    engine = index.as_query_engine(llm=ChatLavaMistral(**access), streaming=True)
+
+    async def asynchronous() -> None:
+        with billed_to("c_1", "m"):
+            response: Any = await engine.aquery("How long is the Rhine?")
+        with billed_to("c_2", "m"):
+            async for _ in response.async_response_gen():
+                pass
+
+    if caller.asynchronous:
+        asyncio.run(asynchronous())
+    else:
+        with billed_to("c_1", "m"):
+            response: Any = engine.query("How long is the Rhine?")
+        with billed_to("c_2", "m"):
+            list(response.response_gen)
+    assert [(request.kind, request.customer_id) for request in gateway.requests] == [
+        ("embeddings", "c_1"),
+        ("chat", "c_2"),
+    ]

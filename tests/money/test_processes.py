@@ -163,14 +163,13 @@ def test_where_nobody_can_see_the_block_the_model_must_say_who_pays(
 
 def test_a_block_in_an_event_loop_cannot_be_seen_either(gateway: LocalGateway) -> None:
     model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
 
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        async def serve() -> None:
             with billed_to(**ALICE), pytest.raises(ConfigurationError, match="pool of processes"):
-                await loop.run_in_executor(pool, work, model)
+                await asyncio.get_running_loop().run_in_executor(pool, work, model)
 
-    asyncio.run(serve())
+        asyncio.run(serve())
     assert not gateway.requests
 
 
