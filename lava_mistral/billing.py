@@ -307,9 +307,10 @@ class billed_to:
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
     threads that the frameworks start. A thread pool of your own copies it with
     `pool.submit(contextvars.copy_context().run, function)`. A model that is sent to a pool of processes, as
-    `num_workers=` of LlamaIndex's pipelines does, takes the block along where the main thread is in it. Where a block
-    is open in an event loop or in another thread, nobody can see from which one the model was sent: an error then asks
-    for `billing=` on the model.
+    `num_workers=` of LlamaIndex's pipelines does, takes the block along where the main thread is in it; wait for the
+    results inside the block, since a pool may send a task long after it was given it. Where a block is open in an event
+    loop or in another thread, nobody can see from which one the model was sent: an error then asks for `billing=` on
+    the model.
 
     Blocks nest: an inner one wins, field by field. `billing=` given to a single call wins over all blocks; a block wins
     over `billing=` on the model, which is also where LangChain's `configurable_fields` put it. A stream of a model is
