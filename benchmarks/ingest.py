@@ -1,10 +1,14 @@
 """Ingestion, side by side: texts a second, requests, client CPU and memory, in one run against one server.
 
-5,000 texts of about 200 tokens go to a server that takes 100 ms and 0.02 ms a token. Every contender runs in a process
-of its own, warmed up by 400 texts, in interleaved rounds; the table gives medians. "ideal" is a bare schedule that
-knows the number of tokens beforehand: batches of 16,000, 16 in flight, threads over httpx, base64 to lists, no check,
-no retry. langchain-mistralai counts characters instead of tokens where its tokenizer, which is behind a login, can't
-be downloaded; so it does here.
+5,000 texts of about 200 tokens (`ingest_corpus.py`) go to a server that takes 100 ms and 0.02 ms a token and refuses
+what Mistral would refuse (`ingest_server.py`). Every contender runs in a process of its own, in interleaved rounds;
+the table gives medians. "first" are the texts a second of the first job of the process, of as many texts: whatever is
+loaded on the way counts. Contenders that need minutes for it begin with 400 texts instead. The rest is of the second
+job, with other texts. A sample of the vectors is compared with what the server has for their texts.
+
+"ideal" is a bare schedule that knows the number of tokens beforehand: batches of 16,000, 16 in flight, threads over
+httpx, base64 to lists, no check, no retry. langchain-mistralai counts characters instead of tokens where its tokenizer,
+which is behind a login, can't be downloaded; so it does here.
 
     python benchmarks/ingest.py [--texts 5000] [--rounds 3] [--only NAME …] [--json]
 """
@@ -14,56 +18,40 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
-import random
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ingest_corpus import write
+from ingest_server import numbers, place_of
+
 SERVER = Path(__file__).with_name("ingest_server.py")
 KEY = "aks_test_benchmark"
-CHARACTERS = 4.49
-"""Characters of these texts that are one token for Mistral's tokenizer."""
 REFERENCE = "langchain-mistralai"
-LINES = (
-    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they",
-    "which one you were her all she there would their we him been has when who will more no if out so said what",
-    "up its about into than them can only other new some could time these two may then do first any my now such",
-    "like our over man me even most made after also did many before must through back years where much your way",
-    "well down should because each just those people how too little state good very make world still own see men",
-    "work long get here between both",
-)
-WORDS = [word for line in LINES for word in line.split()]
+FEW = 400
+"""Texts with which a slow contender is warmed up."""
+SAMPLE = 97
+"""Every so many vectors, one is looked at."""
 
 Embed = Callable[[list[str]], Any]
 
 
-def passages(count: int) -> list[str]:
-    """Texts of about 200 tokens, all different."""
-    draw = random.Random(7)
-    texts = []
-    for number in range(count):
-        words = [f"{number}"]
-        size = draw.gauss(200, 30) * CHARACTERS
-        while sum(map(len, words)) + len(words) < size:
-            words.extend(draw.choices(WORDS, k=10))
-        texts.append(" ".join(words))
-    return texts
-
-
 @contextmanager
-def server() -> Iterator[str]:
+def server(corpus: Path) -> Iterator[str]:
     """The address, ending in `/v1`, of a server with the latency of the benchmark."""
-    command = [sys.executable, SERVER, "0.1", "0.00002", str(CHARACTERS)]
+    command = [sys.executable, SERVER, "0.1", "0.00002", corpus]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -181,7 +169,7 @@ def mistralai_sdk(url: str) -> Embed:
     return embed
 
 
-def ideal(url: str) -> Embed:
+def ideal(url: str, tokens: Mapping[str, int]) -> Embed:
     import base64
     from array import array
     from concurrent.futures import ThreadPoolExecutor
@@ -198,21 +186,21 @@ def ideal(url: str) -> Embed:
 
     def embed(texts: list[str]) -> Any:
         batches: list[list[str]] = [[]]
-        tokens = 0.0
+        total = 0
         for text in texts:
-            if tokens + len(text) / CHARACTERS > 16_000:
+            if total + tokens[text] > 16_000:
                 batches.append([])
-                tokens = 0.0
+                total = 0
             batches[-1].append(text)
-            tokens += len(text) / CHARACTERS
+            total += tokens[text]
         with ThreadPoolExecutor(16) as pool:
             return [vector for vectors in pool.map(send, batches) for vector in vectors]
 
     return embed
 
 
+IDEAL = "ideal schedule"
 CONTENDERS: dict[str, Callable[[str], Embed]] = {
-    "ideal schedule": ideal,
     "ours, LangChain": ours_langchain,
     "ours, LangChain async": ours_langchain_async,
     "ours, LlamaIndex": ours_llama_index,
@@ -234,42 +222,60 @@ def counters(url: str) -> dict[str, int]:
     return told
 
 
-def measure(name: str, url: str, count: int) -> dict[str, float]:
+def measure(name: str, url: str, corpus: Path) -> dict[str, float]:
     """One contender, in this process."""
-    embed = CONTENDERS[name](url)
-    embed(passages(400))
-    texts = passages(count)
+    jobs = json.loads(corpus.read_bytes())
+    tokens = {text: count for texts, counts in jobs.values() for text, count in zip(texts, counts, strict=True)}
+    embed = ideal(url, tokens) if name == IDEAL else CONTENDERS[name](url)
+    texts = jobs["first"][0]
+    quick = name == IDEAL or name.startswith("ours")
+    wall = time.perf_counter()
+    check(texts if quick else texts[:FEW], embed(texts if quick else texts[:FEW]))
+    first = len(texts) / (time.perf_counter() - wall) if quick else math.nan
+    texts = jobs["then"][0]
     counters(url)
     cpu, wall = time.process_time(), time.perf_counter()
     vectors = embed(texts)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    assert len(vectors) == count
-    assert {len(vector) for vector in vectors} == {1024}
+    check(texts, vectors)
     told = counters(url)
     return {
-        "texts_per_second": count / wall,
+        "texts_per_second": len(texts) / wall,
+        "first_job": first,
         "requests": told["requests"],
+        "refused": told["refused"],
         "most_in_flight": told["most_in_flight"],
-        "cpu_us_per_text": cpu / count * 1e6,
+        "cpu_us_per_text": cpu / len(texts) * 1e6,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "threads_left": threading.active_count() - 1,
     }
 
 
+def check(texts: list[str], vectors: Any) -> None:
+    """Look whether each text of a sample has its own vector."""
+    assert len(vectors) == len(texts)
+    assert {len(vector) for vector in vectors} == {1024}
+    for text, vector in zip(texts[::SAMPLE], vectors[::SAMPLE], strict=True):
+        assert [*map(float, vector)] == [*numbers(place_of(text))], text
+
+
 def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    names = [name for name in CONTENDERS if not options.only or any(part in name for part in options.only)]
+    names = [name for name in (IDEAL, *CONTENDERS) if not options.only or any(part in name for part in options.only)]
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with server() as url:
-        for _ in range(options.rounds):
-            for name in names:
-                child = subprocess.run(
-                    [sys.executable, __file__, "--texts", str(options.texts), "--measure", name, "--url", url],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    check=True,
-                    env={**os.environ, "HF_HUB_OFFLINE": "1"},
-                )
-                figures[name].append(json.loads(child.stdout.splitlines()[-1]))
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "corpus.json"
+        write(corpus, options.texts)
+        with server(corpus) as url:
+            for _ in range(options.rounds):
+                for name in names:
+                    child = subprocess.run(
+                        [sys.executable, __file__, "--measure", name, "--url", url, "--corpus", corpus],
+                        stdout=subprocess.PIPE,
+                        text=True,
+                        check=True,
+                        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                    )
+                    figures[name].append(json.loads(child.stdout.splitlines()[-1]))
     return {
         name: {figure: statistics.median(r[figure] for r in rounds) for figure in rounds[0]}
         for name, rounds in figures.items()
@@ -277,14 +283,16 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def print_table(figures: dict[str, dict[str, float]]) -> None:
-    reference, best = figures.get(REFERENCE), figures.get("ideal schedule")
+    reference, best = figures.get(REFERENCE), figures.get(IDEAL)
     width = max(map(len, figures))
-    print(f"{'':{width}}  texts/s  × peer  of ideal  requests  in flight  CPU µs/text  peak MB")
+    print(f"{'':{width}}  texts/s    first  × peer  of ideal  requests  refused  in flight  CPU µs/text  peak MB")
     for name, row in figures.items():
         times = f"{row['texts_per_second'] / reference['texts_per_second']:.1f}" if reference else ""
         share = f"{row['texts_per_second'] / best['texts_per_second']:.0%}" if best else ""
+        first = "" if math.isnan(row["first_job"]) else f"{row['first_job']:,.0f}"
         print(
-            f"{name:{width}}  {row['texts_per_second']:7,.0f}  {times:>6}  {share:>8}  {row['requests']:8,.0f}  "
+            f"{name:{width}}  {row['texts_per_second']:7,.0f}  {first:>7}  {times:>6}  {share:>8}  "
+            f"{row['requests']:8,.0f}  {row['refused']:7,.0f}  "
             f"{row['most_in_flight']:9,.0f}  {row['cpu_us_per_text']:11,.0f}  {row['peak_mb']:7,.0f}"
         )
 
@@ -297,9 +305,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
+    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure, options.url, options.texts)))
+        print(json.dumps(measure(options.measure, options.url, options.corpus)))
         return
     figures = run(options)
     if options.json:

@@ -6,6 +6,7 @@ costs a fraction (`model_construct` would cost many times more, since it runs th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,9 +14,10 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.utils.json import parse_partial_json
 
 from langchain_lava_mistral._convert import PROVIDER, visible
-from lava_mistral.turn import Delta
+from lava_mistral.turn import Delta, ToolCall
 
 _new = object.__new__
 _set = object.__setattr__
@@ -56,6 +58,50 @@ def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
     _set(chunk, "__pydantic_extra__", None)
     _set(chunk, "__pydantic_private__", None)
     return chunk
+
+
+# A text, with the quote that ends it where it has one, or a bracket.
+_TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*("?)|[\[\]{}]', re.DOTALL)
+
+
+def _ending(call: ToolCall) -> str:
+    """What must follow a call's arguments for LangChain to read them as `ToolCall.parsed` does.
+
+    Where chunks are put together LangChain completes JSON that was cut off, and an agent would run the tool with half
+    a path. A bracket that closes nothing makes the call an invalid one, as it is in an answer that is not streamed.
+    """
+    arguments = call.arguments
+    if not arguments or call.parsed() is not None:
+        return ""
+    if not arguments.strip():
+        return "{}"
+    return _contradiction(arguments) if _completed(arguments) else ""
+
+
+def _contradiction(cut: str) -> str:
+    """The shortest text after which JSON that was cut off can't go on, however it is completed."""
+    quote = ""
+    closing: list[str] = []
+    for token in _TOKEN.finditer(cut):
+        match token[0]:
+            case "{":
+                closing.append("}")
+            case "[":
+                closing.append("]")
+            case "}" | "]":
+                closing.pop()
+            case _ if not token[1]:
+                # A backslash at the very end takes the first quote for itself.
+                quote = '"' if token.end() == len(cut) else '""'
+    return quote + ("]" if closing and closing[-1] == "}" else "}")
+
+
+def _completed(arguments: str) -> bool:
+    """Whether LangChain makes an object of them."""
+    try:
+        return isinstance(parse_partial_json(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class ChunkMaker:
@@ -107,10 +153,24 @@ class ChunkMaker:
         message = AIMessageChunk(content=content, tool_call_chunks=calls, response_metadata={**_TAG, **(first or {})})
         return ChatGenerationChunk(message=message)
 
-    def last(self, metadata: Mapping[str, Any], usage: UsageMetadata | None) -> ChatGenerationChunk:
-        """The chunk that ends the answer: why it ended, and what it used."""
+    def last(
+        self, metadata: Mapping[str, Any], usage: UsageMetadata | None, calls: Iterable[ToolCall]
+    ) -> ChatGenerationChunk:
+        """The chunk that ends the answer: why it ended, and what it used.
+
+        Args:
+            metadata: becomes `response_metadata`.
+            usage: what the call used.
+            calls: the answer's tool calls as they came.
+        """
+        endings = [
+            tool_call_chunk(name=None, args=ending, id=None, index=index)
+            for index, call in enumerate(calls)
+            if (ending := _ending(call))
+        ]
         message = AIMessageChunk(
             content=[] if self._structured else "",
+            tool_call_chunks=endings,
             usage_metadata=usage,
             response_metadata={**_TAG, **metadata},
             chunk_position="last",

@@ -36,6 +36,9 @@ from lava_mistral.wire import AssistantMessage, ContentPart, Message, ThinkingPa
 PROVIDER = "lava_mistral"
 """How LangSmith, `response_metadata` and `init_chat_model` call this integration."""
 
+# Whose models sign their thoughts for Mistral: a signature of any other provider means nothing to it.
+_MISTRALS = (PROVIDER, "mistralai")
+
 _log = logging.getLogger("lava_mistral")
 
 _ROLES = {
@@ -114,10 +117,11 @@ def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
 def _assistant(message: AIMessage) -> AssistantMessage:
     content: Any = message.content
     if isinstance(content, list):
-        content = content_to_wire(content, lenient=True)
+        own = message.response_metadata.get("model_provider") in _MISTRALS
+        content = content_to_wire(content, lenient=True, signed=own)
     converted: AssistantMessage = {"role": "assistant", "content": content}
     calls: list[ToolCallPart] = [
-        _call(call["id"], call["name"], json.dumps(call["args"], ensure_ascii=False)) for call in message.tool_calls
+        _call(call["id"], call["name"], _arguments(call["args"])) for call in message.tool_calls
     ]
     # A call with broken arguments stays in the history: its error message would be an orphan otherwise.
     calls += [_call(bad.get("id"), bad.get("name") or "", bad.get("args") or "") for bad in message.invalid_tool_calls]
@@ -128,16 +132,29 @@ def _assistant(message: AIMessage) -> AssistantMessage:
     return converted
 
 
+def _arguments(value: dict[str, Any]) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, as models write it: only its escape can be sent.
+        return json.dumps(value)
+    return text
+
+
 def _call(identity: str | None, name: str, arguments: str) -> ToolCallPart:
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def content_to_wire(content: str | Sequence[Any], *, lenient: bool = False) -> str | list[ContentPart]:
+def content_to_wire(
+    content: str | Sequence[Any], *, lenient: bool = False, signed: bool = False
+) -> str | list[ContentPart]:
     """Content in Mistral's own form: a string stays one, a list of blocks becomes a list of parts.
 
     Args:
         content: a string, or blocks of any provider or of LangChain's standard.
         lenient: leave out a block that only another provider can read, as an assistant's turn may hold.
+        signed: send the signatures of thoughts, which are Mistral's own.
 
     Raises:
         InvalidRequestError: Mistral takes no such block.
@@ -146,19 +163,21 @@ def content_to_wire(content: str | Sequence[Any], *, lenient: bool = False) -> s
         return content
     parts: list[ContentPart] = []
     for block in content:
-        for part in _block(block, lenient):
+        for part in _block(block, lenient, signed):
             add_part(parts, part)
     return parts or ""
 
 
-def _block(block: Any, lenient: bool) -> Iterator[ContentPart]:
+def _block(block: Any, lenient: bool, signed: bool = False) -> Iterator[ContentPart]:
     if isinstance(block, str):
         if block:
             yield text_part(block)
         return
     match block.get("type"):
-        case "text" | None if isinstance(block.get("text"), str):
+        case "text" | "input_text" | "output_text" | None if isinstance(block.get("text"), str):
             yield from _text(block)
+        case "refusal" if isinstance(block.get("refusal"), str):
+            yield text_part(block["refusal"])
         case "text-plain":
             yield from _plain_text(block)
         case "image_url":
@@ -172,13 +191,13 @@ def _block(block: Any, lenient: bool) -> Iterator[ContentPart]:
         case "image" | "audio" | "file" | "document" | "media" | "input_audio" as kind:
             yield from _file(block, kind)
         case "thinking" | "reasoning" | "reasoning_content":
-            items = _thinking(block)
-            if items:
-                yield _thinking_part(block, items)
+            part = _thinking_part(block, signed)
+            if part["thinking"] or "signature" in part:
+                yield part
         case "reference":
             yield {"type": "reference", "reference_ids": block.get("reference_ids") or []}
         case "non_standard":
-            yield from _block(block.get("value") or {}, lenient)
+            yield from _block(block.get("value") or {}, lenient, signed)
         case "video" | "video_url":
             raise refused("video")
         case kind if kind in _CALLS:
@@ -284,10 +303,13 @@ def _thinking(block: Mapping[str, Any]) -> list[Any]:
     return items
 
 
-def _thinking_part(block: Mapping[str, Any], items: list[Any]) -> ThinkingPart:
-    part: ThinkingPart = {"type": "thinking", "thinking": items}
+def _thinking_part(block: Mapping[str, Any], signed: bool) -> ThinkingPart:
+    part: ThinkingPart = {"type": "thinking", "thinking": _thinking(block)}
     if block.get("closed") is False:
         part["closed"] = False
+    signature = block.get("signature") or (block.get("extras") or {}).get("signature")
+    if signed and signature:
+        part["signature"] = signature
     return part
 
 

@@ -6,24 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, TypeAlias, cast
 
-from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import AIMessage
-from langchain_core.output_parsers import (
-    JsonOutputKeyToolsParser,
-    JsonOutputParser,
-    PydanticOutputParser,
-    PydanticToolsParser,
-)
-from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.tools import close_objects, json_schema_format, to_tool_choice
+from lava_mistral.tools import close_objects, json_schema_format, to_tool_choice, tool_name
 from lava_mistral.wire import ResponseFormat, Tool
 
 ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
-Schema: TypeAlias = Mapping[str, Any] | type
+Schema: TypeAlias = ToolLike
 
 _FUNCTION = ("name", "description", "strict", "parameters")
 
@@ -82,8 +73,8 @@ def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFo
     """The response format for a schema in any form.
 
     Args:
-        schema: a response format as it is; `{"name": …, "schema": …}`; a function or tool dictionary; a JSON Schema; a
-            pydantic class or `TypedDict`.
+        schema: a response format as it is; `{"name": …, "schema": …}`; a JSON Schema; whatever `to_tool` takes, for
+            its parameters.
         strict: whether the answer must follow the schema to the letter. `None`: what the schema says, else true.
 
     Raises:
@@ -99,6 +90,9 @@ def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFo
                 raise InvalidRequestError("A json_schema response format needs its 'schema'.")
         elif schema.get("type") == "function" and isinstance(schema.get("function"), dict):
             schema = schema["function"]
+        elif schema.keys() >= {"name", "input_schema"} or "toolSpec" in schema:
+            # Anthropic's tool, or Bedrock's.
+            schema = to_tool(schema)["function"]
         if isinstance(schema.get("schema"), dict) and "name" in schema:
             inner = schema["schema"]
         elif "name" in schema and isinstance(schema.get("parameters"), dict):
@@ -114,9 +108,10 @@ def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFo
             strict=_agreed(said, strict),
             description=schema.get("description"),
         )
-    if not isinstance(schema, type):
+    if not (callable(schema) or isinstance(schema, BaseTool)):
         raise InvalidRequestError(
-            f"A response format is a dictionary, a pydantic class or a TypedDict, not {type(schema).__name__}."
+            "A response format is a dictionary, a pydantic class, a TypedDict, a function or a tool, not "
+            f"{type(schema).__name__}."
         )
     function = to_tool(schema)["function"]
     return json_schema_format(
@@ -135,14 +130,19 @@ def _agreed(said: bool | None, asked: bool | None) -> bool:
     return True if asked is None else asked
 
 
-def as_tool(schema: Any) -> Any:
-    """A schema as `to_tool` takes it: the forms of a response format hold one inside."""
+def answer_tool(schema: Any, *, strict: bool | None = None) -> Tool:
+    """The tool whose arguments are the answer to a schema in any form, under a name that Mistral takes.
+
+    Nobody looks for it by its name, as the tools of an agent are looked for, so that the name may change.
+    """
     if isinstance(schema, dict):
         if schema.get("type") == "json_schema" and isinstance(schema.get("json_schema"), dict):
             schema = schema["json_schema"]
         if "name" in schema and isinstance(schema.get("schema"), dict):
-            return {**{key: schema[key] for key in schema if key != "schema"}, "parameters": schema["schema"]}
-    return schema
+            schema = {**{key: schema[key] for key in schema if key != "schema"}, "parameters": schema["schema"]}
+    tool = to_tool(schema, strict=strict)
+    tool["function"]["name"] = tool_name(tool["function"]["name"])
+    return tool
 
 
 def normalize(parameters: dict[str, Any]) -> None:
@@ -158,41 +158,3 @@ def normalize(parameters: dict[str, Any]) -> None:
         parameters["response_format"] = to_response_format(parameters["response_format"])
     if isinstance(parameters.get("prediction"), str):
         parameters["prediction"] = {"type": "content", "content": parameters["prediction"]}
-
-
-class _Whole:
-    """Refuses an answer that was cut off or broken, which LangChain's parsers would silently complete or drop."""
-
-    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        if not partial and isinstance(result[0], ChatGeneration) and isinstance(result[0].message, AIMessage):
-            self._check(result[0].message)
-        return super().parse_result(result, partial=partial)  # type: ignore[misc]  # the parser it is mixed into
-
-    def _check(self, message: AIMessage) -> None:
-        reason = message.response_metadata.get("finish_reason")
-        if reason in ("length", "model_length"):
-            raise OutputParserException(
-                f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens.",
-                llm_output=message.text,
-            )
-        if message.invalid_tool_calls and not message.tool_calls:
-            call = message.invalid_tool_calls[0]
-            raise OutputParserException(
-                f"The arguments of {call['name']!r} are not a JSON object.", llm_output=call["args"] or ""
-            )
-
-
-class WholeJsonParser(_Whole, JsonOutputParser):
-    """Parses a JSON answer into a dictionary."""
-
-
-class WholePydanticParser(_Whole, PydanticOutputParser[Any]):
-    """Parses a JSON answer into a pydantic object."""
-
-
-class WholeToolParser(_Whole, JsonOutputKeyToolsParser):
-    """Parses a tool call's arguments into a dictionary."""
-
-
-class WholePydanticToolParser(_Whole, PydanticToolsParser):
-    """Parses a tool call's arguments into a pydantic object."""

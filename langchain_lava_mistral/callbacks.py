@@ -11,20 +11,18 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 
-from lava_mistral.usage import LANGCHAIN_RUN, UsageTotals, present_watch, track_usage, watching
+from lava_mistral.usage import LANGCHAIN_RUN, CountsInTotals, UsageTotals, present_watch, track_usage, watching
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from langchain_lava_mistral._retries import CallRun
 
 
-class LavaUsageCallbackHandler(BaseCallbackHandler):
+class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
     """Tokens and cost of what runs under it through Lava, by model, customer and metadata. Safe in threads.
 
         usage = LavaUsageCallbackHandler()
         agent.invoke(…, config={"callbacks": [usage]})
-        usage.totals.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
+        usage.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
 
     It counts every paid request of the models and embeddings of this package that run under it, once: failed tries that
     were charged and streams that were left early too, which no message tells of, and nothing for an answer from
@@ -47,17 +45,6 @@ class LavaUsageCallbackHandler(BaseCallbackHandler):
     def __init__(self, totals: UsageTotals | None = None) -> None:
         self.totals = UsageTotals() if totals is None else totals
         self._retrieving: set[UUID] = set()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The sums in JSON's types; see `UsageTotals.as_dict`."""
-        return self.totals.as_dict()
-
-    def table(self, *by: str) -> Table:
-        """The sums as a rich table; see `UsageTotals.table`."""
-        return self.totals.table(*by)
-
-    def __rich__(self) -> Table:
-        return self.table()
 
     def __repr__(self) -> str:
         return f"<LavaUsageCallbackHandler {self.totals!r}>"
@@ -96,7 +83,7 @@ def get_lava_usage_callback() -> Iterator[LavaUsageCallbackHandler]:
 
         with get_lava_usage_callback() as usage:
             index(documents, record_manager, vector_store)
-        usage.totals.cost
+        usage.cost
 
     The handler may be given to a run as well; nothing is counted twice.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
 from typing import Any, Literal, cast
@@ -14,9 +14,10 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, SecretStr, model_validator
+from typing_extensions import Self
 
 from langchain_lava_mistral._chunks import ChunkMaker
 from langchain_lava_mistral._convert import PROVIDER, to_wire
@@ -24,8 +25,17 @@ from langchain_lava_mistral._fields import (
     BillingField,
     Key,
     SpendLimitField,
+    aliases_of,
     environment_key,
     environment_url,
+    shared_in,
+)
+from langchain_lava_mistral._parsers import (
+    WholeJsonParser,
+    WholePydanticParser,
+    WholePydanticToolParser,
+    WholeToolParser,
+    with_outcome,
 )
 from langchain_lava_mistral._profiles import profile_of
 from langchain_lava_mistral._results import added, first_metadata, last_metadata, to_result
@@ -33,14 +43,9 @@ from langchain_lava_mistral._retries import CallRun
 from langchain_lava_mistral._tools import (
     Schema,
     ToolLike,
-    WholeJsonParser,
-    WholePydanticParser,
-    WholePydanticToolParser,
-    WholeToolParser,
-    as_tool,
+    answer_tool,
     normalize,
     to_response_format,
-    to_tool,
     to_tools,
 )
 from langchain_lava_mistral.callbacks import counted, traced
@@ -49,12 +54,12 @@ from lava_mistral.billing import carried_fields
 from lava_mistral.calls import KEY_NAMES, refuse_keys
 from lava_mistral.client import (
     DEFAULT_CHAT_MODEL,
-    DEFAULT_MAX_RETRIES,
     DEFAULT_TIMEOUT,
     AsyncLavaMistral,
     LavaMistral,
 )
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
+from lava_mistral.retry import DEFAULT_MAX_RETRIES
 from lava_mistral.tokenizers import token_ids
 from lava_mistral.tokens import count_tokens
 from lava_mistral.tools import to_tool_choice
@@ -90,8 +95,10 @@ _SETTINGS = frozenset(
     )
 )
 # LangChain's own, which reach the model on some ways.
-_FRAMEWORK = frozenset(("stream", "ls_structured_output_format", "structured_output_format", "_run"))
-_HEADERS = ("headers", "extra_headers", "default_headers")
+_FRAMEWORK = frozenset(("stream", "streaming", "ls_structured_output_format", "structured_output_format", "_run"))
+# Not the request's body either. A header may hold a secret, and traces show the body.
+_HEADERS = frozenset(("headers", "extra_headers", "default_headers"))
+_OF_THE_MODEL = frozenset(("base_url", "http_client", "http_async_client"))
 _RUN = "_run"
 
 
@@ -105,8 +112,11 @@ class ChatLavaMistral(BaseChatModel):
         model = ChatLavaMistral(model="mistral-small-2603")
         model.invoke("Why is the sky blue?").text
 
-    Whatever can be given here to a call can be given to `invoke`, `bind` and their like too, `billing=` and
-    `lava_metadata=` included: `model.invoke(…, billing=Billing(customer_id="c_1", meter_slug="chat"))`.
+    Whatever says what is asked and how can be given to `invoke`, `bind` and their like too, under every name that is
+    understood here, `billing=` and `lava_metadata=` included:
+    `model.invoke(…, billing=Billing(customer_id="c_1", meter_slug="chat"))`.
+
+    A tool call whose arguments were cut off stands in `invalid_tool_calls`, streamed or not: no agent runs it.
 
     A message's `response_metadata` holds `model_name`, `model_provider`, `finish_reason`, `id`, `created`,
     `lava_request_id` and, where the model's prices are known, `cost`: USD as text with every digit, for `Decimal`.
@@ -194,12 +204,13 @@ class ChatLavaMistral(BaseChatModel):
         """Move what is no field to `model_kwargs` with a warning, as LangChain's users know it."""
         if not isinstance(values, dict):
             return values
-        known = _known_arguments(cls)
+        known = {*cls.model_fields, *aliases_of(cls)}
         extra = {name: value for name, value in values.items() if name not in known}
         body = dict(values.get("model_kwargs") or {})
         if twice := body.keys() & values.keys():
             raise ValueError(f"{sorted(twice)} stand in model_kwargs and beside it: give them once.")
         refuse_keys([*extra, *body.keys() - known])
+        _refuse_headers([*extra, *body])
         if extra:
             warnings.warn(
                 f"{sorted(extra)} are no parameters of {cls.__name__}; they go to Mistral as they are, through "
@@ -242,22 +253,32 @@ class ChatLavaMistral(BaseChatModel):
         state = super().__getstate__()
         return {**state, "__dict__": carried_fields(state["__dict__"])}
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return super().__deepcopy__(shared_in(self, memo))
+
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"
+
+    def __repr_args__(self) -> Any:
+        # LangChain shows what differs from the defaults, and a profile of twenty lines.
+        yield "model", self.model
+        yield from ((name, value) for name, value in super().__repr_args__() if name not in ("model", "profile"))
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return {"model": self.model, "base_url": self.base_url, **self._defaults()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        # A key given to a call is refused when the call is made; its trace is written before that.
-        hidden = _SETTINGS | _FRAMEWORK | KEY_NAMES
-        given = {name: value for name, value in kwargs.items() if name not in hidden}
+        # What may hold a secret is refused when the call is made; its trace is written before that.
+        hidden = _SETTINGS | _FRAMEWORK | _HEADERS | _OF_THE_MODEL | KEY_NAMES
+        given = {name: value for name, value in self._named(kwargs).items() if name not in hidden}
         params = {**self._identifying_params, "_type": self._llm_type, **given}
         return params if stop is None else {**params, "stop": stop}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop, **kwargs)
+        named = self._named(kwargs)
+        stop = named.pop("stop", None) if stop is None else stop
+        params = super()._get_ls_params(stop=[stop] if isinstance(stop, str) else stop, **named)
         params["ls_provider"] = PROVIDER
         if not stop and self.stop:
             params["ls_stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
@@ -290,9 +311,18 @@ class ChatLavaMistral(BaseChatModel):
                 )
         return generations
 
+    def _should_stream(self, **kwargs: Any) -> bool:
+        asked = kwargs.pop("streaming", None)
+        if asked is not None:
+            return self.model_copy(update={"streaming": asked})._should_stream(**kwargs)
+        return super()._should_stream(**kwargs)
+
     def _streaming_disabled(self, **kwargs: Any) -> bool:
+        asked = kwargs.pop("streaming", None)
+        if asked is not None:
+            return self.model_copy(update={"streaming": asked})._streaming_disabled(**kwargs)
         # A stream is one message; several answers at once would run into each other.
-        return (kwargs.get("n") or self.n or 1) > 1 or super()._streaming_disabled(**kwargs)
+        return (self._named(kwargs).get("n") or self.n or 1) > 1 or super()._streaming_disabled(**kwargs)
 
     # Calls
 
@@ -350,7 +380,7 @@ class ChatLavaMistral(BaseChatModel):
                         if run_manager is not None:
                             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = maker.last(*last_metadata(stream, first))
+                chunk = maker.last(*last_metadata(stream, first), stream.turn.tool_calls)
                 if run_manager is not None:
                     run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -382,7 +412,7 @@ class ChatLavaMistral(BaseChatModel):
                         if run_manager is not None:
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = maker.last(*last_metadata(stream, first))
+                chunk = maker.last(*last_metadata(stream, first), stream.turn.tool_calls)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -459,7 +489,15 @@ class ChatLavaMistral(BaseChatModel):
 
     # The request
 
+    def _named(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call under the names of the fields, those in `model_kwargs` among them."""
+        aliases = aliases_of(type(self))
+        given = {**(kwargs.get("model_kwargs") or {}), **kwargs}
+        given.pop("model_kwargs", None)
+        return {aliases.get(name, name): value for name, value in given.items()}
+
     def _settings(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        kwargs = self._named(kwargs)
         return {
             "api_key": self.api_key,
             "base_url": self.base_url,
@@ -492,17 +530,18 @@ class ChatLavaMistral(BaseChatModel):
         stream: bool = False,
     ) -> dict[str, Any]:
         """The arguments of the core's `chat` or `stream`."""
+        kwargs = self._named(kwargs)
         if "spend_limit" in kwargs:
             raise ConfigurationError(
                 "spend_limit= can't be given to a single call: it goes on the model, or on a block around the call, "
                 "with billed_to(spend_limit=…)."
             )
-        for name in _HEADERS:
-            if name in kwargs:
-                raise ConfigurationError(
-                    f"{name}= can't be given to a single call: headers go on http_client=httpx.Client(headers=…), "
-                    "what Lava shall store with the call into lava_metadata=."
-                )
+        if found := sorted(_OF_THE_MODEL & kwargs.keys()):
+            raise ConfigurationError(
+                f"{', '.join(found)} can't be given to a single call: make a second model, by "
+                f"model_copy(update={{{found[0]!r}: …}})."
+            )
+        _refuse_headers(kwargs)
         parameters = self._defaults()
         for name, value in kwargs.items():
             if name not in _SETTINGS and name not in _FRAMEWORK:
@@ -577,8 +616,9 @@ class ChatLavaMistral(BaseChatModel):
         """The model with answers of a schema's form: objects of a pydantic class, dictionaries otherwise.
 
         Args:
-            schema: a pydantic class, `TypedDict`, JSON Schema, tool or function dictionary, `{"name": …, "schema": …}`
-                or a json_schema response format. `None` for any JSON (method `json_mode`).
+            schema: a pydantic class, `TypedDict`, JSON Schema, function, `BaseTool`, the dictionary of a tool in
+                OpenAI's, Anthropic's or Bedrock's form, `{"name": …, "schema": …}` or a json_schema response format.
+                `None` for any JSON (method `json_mode`).
             method: `json_schema` (Mistral enforces the schema), `function_calling`, or `json_mode` (the prompt says
                 what the JSON shall hold, and holds the word JSON). By default `json_schema` where the model is known to
                 have it, else `function_calling`.
@@ -589,7 +629,7 @@ class ChatLavaMistral(BaseChatModel):
 
         Raises:
             ValueError: the method needs a schema, there is no such method, or `strict` is said twice and differently.
-            OutputParserException: on a call, when the answer was cut off or does not parse.
+            OutputParserException: on a call, when the answer was cut off or does not parse; on a stream at its end.
         """
         if method is None:
             method = "json_schema" if (self.profile or {}).get("structured_output") else "function_calling"
@@ -604,13 +644,13 @@ class ChatLavaMistral(BaseChatModel):
         with translated():
             match method:
                 case "function_calling":
-                    tool = to_tool(as_tool(schema), strict=strict)
+                    tool = answer_tool(schema, strict=strict)
                     name = tool["function"]["name"]
                     llm: Any = self.bind_tools([tool], tool_choice="any", **bound)
                     parser = (
-                        WholePydanticToolParser(tools=[cast("type[BaseModel]", schema)], first_tool_only=True)
+                        WholePydanticToolParser(key_name=name, pydantic_object=schema)
                         if pydantic
-                        else WholeToolParser(key_name=name, first_tool_only=True)
+                        else WholeToolParser(key_name=name)
                     )
                 case "json_schema" | "json_mode":
                     form: Any = {"type": "json_object"}
@@ -622,9 +662,7 @@ class ChatLavaMistral(BaseChatModel):
                     raise ValueError(f"The method is 'function_calling', 'json_schema' or 'json_mode', not {method!r}.")
         if not include_raw:
             return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", llm | parser)
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        answered: Any = RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        answered: Any = RunnableMap(raw=llm) | with_outcome(parser)
         return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", answered)
 
     # Tokens
@@ -660,11 +698,9 @@ class ChatLavaMistral(BaseChatModel):
             return count_tokens(to_wire(messages), self.model, tools=to_tools(tools or ())).tokens
 
 
-def _known_arguments(cls: type[BaseModel]) -> set[str]:
-    known = set(cls.model_fields)
-    for field in cls.model_fields.values():
-        if isinstance(field.validation_alias, AliasChoices):
-            known.update(str(choice) for choice in field.validation_alias.choices)
-        if field.alias is not None:
-            known.add(field.alias)
-    return known
+def _refuse_headers(names: Iterable[str]) -> None:
+    if found := sorted(_HEADERS.intersection(names)):
+        raise ConfigurationError(
+            f"{', '.join(found)} can't be sent as a field of the request: headers go on "
+            "http_client=httpx.Client(headers=…) and http_async_client=, what Lava shall store into lava_metadata=."
+        )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import httpx
 from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
+from typing_extensions import Self
 
-from langchain_lava_mistral._fields import BillingField, Key, SpendLimitField, environment_key, environment_url
+from langchain_lava_mistral._fields import (
+    BillingField,
+    Key,
+    SpendLimitField,
+    environment_key,
+    environment_url,
+    shared_in,
+)
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing import Billing, carried_fields
@@ -26,8 +33,10 @@ from lava_mistral.embedding import (
     PartialEmbedding,
     SyncEmbedder,
 )
+from lava_mistral.locks import new_lock
+from lava_mistral.progress import OnProgress
 
-_building = threading.Lock()
+_building = new_lock()
 
 
 class LavaMistralEmbeddings(BaseModel, Embeddings):
@@ -95,7 +104,15 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        return {**state, "__dict__": carried_fields(state["__dict__"])}
+        # The engine holds the key, which the fields may not carry.
+        private = {**(state["__pydantic_private__"] or {}), "_held": None}
+        return {**state, "__dict__": carried_fields(state["__dict__"]), "__pydantic_private__": private}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        copied = super().__deepcopy__(shared_in(self, memo))
+        # An engine of its own: a limit holds for one object.
+        copied._held = None
+        return copied
 
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"
@@ -106,6 +123,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         *,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
     ) -> list[list[float]]:
         """The vectors of the texts, in their order.
@@ -114,12 +132,14 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             texts: what to embed, any number of them.
             billing: who pays for this call.
             lava_metadata: stored by Lava with each of its requests.
+            on_progress: told in the calling thread after each batch.
             resume_from: `partial` of the error that ended an earlier call with the same texts; what it had got is
                 not paid again.
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
-            LavaError: a request failed for good; `partial` has the vectors that are there.
+            LavaError: a request failed for good. Whatever is raised, be it a `KeyboardInterrupt` or the cancellation of
+                a task, has `partial`: the vectors that are there.
         """
         with translated(), counted_embedding():
             result = self._engine().embed(
@@ -127,6 +147,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
                 billing=billing,
                 lava_metadata=self._stored(lava_metadata),
                 show_progress=self.show_progress_bar,
+                on_progress=on_progress,
                 resume_from=resume_from,
             )
         vectors: list[list[float]] = result.vectors
@@ -138,6 +159,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         *,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
     ) -> list[list[float]]:
         """The vectors of the texts, in their order; see `embed_documents`."""
@@ -147,6 +169,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
                 billing=billing,
                 lava_metadata=self._stored(lava_metadata),
                 show_progress=self.show_progress_bar,
+                on_progress=on_progress,
                 resume_from=resume_from,
             )
         vectors: list[list[float]] = result.vectors
@@ -176,7 +199,10 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         *,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> VectorStream:
         """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
@@ -184,7 +210,12 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             texts: what to embed; read once, not far ahead of what was taken.
             billing: who pays for these requests.
             lava_metadata: stored by Lava with each of them.
-            resume_from: `partial` of the error that ended an earlier stream over the same source.
+            as_numpy: give float32 arrays rather than lists of floats.
+            on_progress: told in the iterating thread after each batch.
+            resume_from: `partial` of the error that ended an earlier stream over the same source, or of the stream
+                itself, where it was left.
+            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue.
+                By default it is read where the iteration takes place, which is held up while the source pauses.
         """
         with translated(), counted_embedding():
             return VectorStream(
@@ -192,8 +223,11 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
                     texts,
                     billing=billing,
                     lava_metadata=self._stored(lava_metadata),
+                    as_numpy=as_numpy,
                     show_progress=self.show_progress_bar,
+                    on_progress=on_progress,
                     resume_from=resume_from,
+                    read_in_thread=read_in_thread,
                 )
             )
 
@@ -203,7 +237,10 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         *,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> AsyncVectorStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
         with translated(), counted_embedding():
@@ -212,8 +249,11 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
                     texts,
                     billing=billing,
                     lava_metadata=self._stored(lava_metadata),
+                    as_numpy=as_numpy,
                     show_progress=self.show_progress_bar,
+                    on_progress=on_progress,
                     resume_from=resume_from,
+                    read_in_thread=read_in_thread,
                 )
             )
 
@@ -251,8 +291,11 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         )
 
 
-class VectorStream(Iterator[tuple[int, list[float]]]):
-    """Vectors as they become ready: iterate for `(index, vector)`; `usage` says what they have taken so far."""
+class VectorStream(Iterator[tuple[int, Any]]):
+    """Vectors as they become ready: iterate for `(index, vector)`; `usage` says what they have taken so far.
+
+    It is a context manager too, which closes it.
+    """
 
     def __init__(self, stream: EmbeddingStream) -> None:
         self._stream = stream
@@ -262,7 +305,11 @@ class VectorStream(Iterator[tuple[int, list[float]]]):
         """Tokens, cost and requests so far."""
         return self._stream.usage
 
-    def __next__(self) -> tuple[int, list[float]]:
+    def partial(self) -> PartialEmbedding:
+        """What is there and was not handed on, for `resume_from=` of a later stream over the same source."""
+        return self._stream.partial()
+
+    def __next__(self) -> tuple[int, Any]:
         with translated():
             return next(self._stream)
 
@@ -270,8 +317,14 @@ class VectorStream(Iterator[tuple[int, list[float]]]):
         """Give it up: nothing more is read or sent."""
         self._stream.close()
 
+    def __enter__(self) -> Self:
+        return self
 
-class AsyncVectorStream(AsyncIterator[tuple[int, list[float]]]):
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+
+class AsyncVectorStream(AsyncIterator[tuple[int, Any]]):
     """Vectors as they become ready, in async code; see `VectorStream`."""
 
     def __init__(self, stream: AsyncEmbeddingStream) -> None:
@@ -282,10 +335,20 @@ class AsyncVectorStream(AsyncIterator[tuple[int, list[float]]]):
         """Tokens, cost and requests so far."""
         return self._stream.usage
 
-    async def __anext__(self) -> tuple[int, list[float]]:
+    def partial(self) -> PartialEmbedding:
+        """What is there and was not handed on, for `resume_from=` of a later stream over the same source."""
+        return self._stream.partial()
+
+    async def __anext__(self) -> tuple[int, Any]:
         with translated():
             return await anext(self._stream)
 
     async def aclose(self) -> None:
         """Give it up: nothing more is read or sent."""
         await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self.aclose()

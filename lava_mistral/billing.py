@@ -87,6 +87,8 @@ def reveal(secret: Secret, what: str) -> str:
         raise ConfigurationError(f"{what} must be text, not {type(value).__name__}.")
     if not value:
         raise ConfigurationError(f"{what} is empty. Leave it out, or give the key.")
+    if value[0] in "\"'":
+        raise ConfigurationError(f"{what} begins with a quotation mark, which is no part of a key: leave it out.")
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ConfigurationError(
             f"{what} holds white space or a character that no key has (often a line break at its end). "
@@ -761,7 +763,8 @@ def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -
             )
         key = reveal(value, name)
     else:
-        key = reveal(api_key, "api_key")
+        # A framework's model has read the environment itself; what is wrong there can't be mended at the argument.
+        key = reveal(api_key, getattr(api_key, "variable", "api_key"))
     url = base_url or os.environ.get("LAVA_BASE_URL")
     return Access(key, check_base_url(url) if url else _home_of(key))
 
@@ -789,6 +792,11 @@ def check_base_url(url: str) -> str:
     Raises:
         ConfigurationError: it is no URL, or plain http to another machine, where the key could be read on the way.
     """
+    if not url.isprintable() or " " in url or "%20" in url:
+        raise ConfigurationError(
+            f"The base URL {url!r} (base_url= or LAVA_BASE_URL) holds white space, often a line break at its end: set "
+            "it again without."
+        )
     try:
         parts = urlsplit(url)
         host = parts.hostname

@@ -32,6 +32,7 @@ from lava_mistral.errors import (
     redact,
     shorten,
 )
+from lava_mistral.json_text import to_json
 from lava_mistral.sse import SSEDecoder
 from lava_mistral.transport import MISTRAL_URL, Forwarder
 from lava_mistral.turn import Delta, Turn, TurnAssembler
@@ -132,10 +133,7 @@ class Call:
 
     def __post_init__(self) -> None:
         if self.body is not None:
-            try:
-                self.content = orjson.dumps(self.body)
-            except TypeError as error:
-                raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
+            self.content = to_json(self.body)
 
     def request(self, forwarder: Forwarder, extra: Sequence[tuple[bytes, bytes]] = ()) -> httpx.Request:
         """The request to Lava for one try.

@@ -9,7 +9,6 @@ added:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import orjson
+
+from lava_mistral.locks import new_lock
 
 Capability = Literal["chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents"]
 CAPABILITIES: Final[frozenset[str]] = frozenset(
@@ -125,5 +126,5 @@ def _read(content: bytes) -> Iterable[Model]:
         )
 
 
-_lock = threading.Lock()
+_lock = new_lock()
 _catalog: dict[str, Model] = {model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())}

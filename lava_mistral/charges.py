@@ -12,7 +12,7 @@ from lava_mistral.billing import MERCHANT, Billing, Identity
 from lava_mistral.cost import priced
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.spend import SpendLimit
-from lava_mistral.usage import CallRecord, Kind, Watch, present_watch, tell
+from lava_mistral.usage import CallEffort, CallRecord, Kind, Watch, present_watch, tell, tell_effort
 from lava_mistral.wire import Usage, known_usage
 
 
@@ -55,6 +55,12 @@ class Account:
                 limit.end(self.most, Decimal(0))
             raise
         return Charge(self if token is MERCHANT else replace(self, identity=replace(self.identity, billing=token)))
+
+    def retried(self) -> None:
+        """A request of it failed and is about to be repeated."""
+        who = self.identity
+        effort = CallEffort(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
+        tell_effort(self.watch.listeners, effort)
 
 
 def open_account(

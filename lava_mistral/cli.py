@@ -7,18 +7,20 @@ sentence on standard error that says what to do), 2 if it was called wrongly. On
 from __future__ import annotations
 
 import functools
+import io
 import signal
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lava_mistral.cli_json import print_json
 from lava_mistral.cli_usage import usage
 from lava_mistral.columns import print_columns
 from lava_mistral.errors import LavaError, redact
@@ -38,6 +40,10 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or a pipe may have an encoding that lacks a sign of ours, or of a customer's name.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()
 
 
@@ -60,10 +66,6 @@ def _fail(reason: str) -> NoReturn:
         f"[bold red]Failed:[/bold red] {escape(redact(reason))}", highlight=False
     )
     raise typer.Exit(1)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 def _version(wanted: bool) -> None:
@@ -126,7 +128,8 @@ def gateway(
     try:
         with running:
             if json:
-                _print_json({"base_url": running.base_url, "secret_key": running.secret_key})
+                # One line, because a program reads it while the process goes on.
+                print_json({"base_url": running.base_url, "secret_key": running.secret_key}, indented=False)
             else:
                 typer.echo(
                     f"A simulated Lava is listening at {running.base_url} (no call leaves this machine). "
@@ -164,7 +167,7 @@ def doctor(
                 console.print(f"         → {escape(finding.advice)}")
     failed = any(finding.outcome == "failed" for finding in findings)
     if json:
-        _print_json({"ok": not failed, "findings": [finding.as_dict() for finding in findings]})
+        print_json({"ok": not failed, "findings": [finding.as_dict() for finding in findings]})
     raise typer.Exit(1 if failed else 0)
 
 
@@ -174,7 +177,7 @@ def models(json: _Json = False) -> None:
     from lava_mistral.catalog import models as catalogue
 
     if json:
-        _print_json(
+        print_json(
             [
                 {
                     "id": model.id,

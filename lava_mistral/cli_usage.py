@@ -6,10 +6,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 
+from lava_mistral.cli_json import print_json
 from lava_mistral.columns import print_columns
 
 
@@ -40,11 +40,14 @@ def usage(
         raise typer.BadParameter(str(error)) from None
     if end < start:
         raise typer.BadParameter("--until lies before --since")
+    for name, value in (("--customer", customer), ("--meter", meter)):
+        if value is not None and not value.strip():
+            raise typer.BadParameter("it is empty", param_hint=name)
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter("it ends in .png, .svg or .pdf", param_hint="--plot")
     spending = look_up(LavaMistral(), by, start, end, customer_id=customer, meter_id=meter)
     if json:
-        typer.echo(orjson.dumps(spending.as_dict(), option=orjson.OPT_INDENT_2).decode())
+        print_json(spending.as_dict())
     else:
         rows = [(by.removeprefix("metadata:"), "requests", "tokens", "cost", "charged")]
         for name, sums in (*((name or "–", sums) for name, sums in spending.items), ("total", spending.total)):

@@ -29,14 +29,14 @@ from lava_mistral.calls import (
     chat_body,
     own_headers,
 )
-from lava_mistral.charges import open_account
+from lava_mistral.charges import Account, open_account
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.estimate import most_of_chat, most_of_embedding
 from lava_mistral.history import AsyncHistory, History
 from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.parting import PARTING, brief_reads, limited
 from lava_mistral.pools import async_pool, sync_pool
-from lava_mistral.retry import Attempts, RetryPolicy
+from lava_mistral.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
 from lava_mistral.spend import Amount, SpendLimit, to_limit
 from lava_mistral.transport import Forwarder
 from lava_mistral.turn import Delta
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
         EmbeddingStream,
         PartialEmbedding,
     )
+    from lava_mistral.progress import OnProgress
 
 DEFAULT_CHAT_MODEL = "mistral-small-2603"
 DEFAULT_EMBEDDING_MODEL = "mistral-embed"
 DEFAULT_TIMEOUT = 120.0
-DEFAULT_MAX_RETRIES = 2
 
 OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
 """Told before each wait: the error, how many tries were made, seconds to the next."""
@@ -386,7 +386,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             identity=self._identity(billing, lava_metadata),
             timeout=timeout,
         )
-        return self._retry(lambda: call.completion(self._answer(call)), on_retry)
+        return self._retry(lambda: call.completion(self._answer(call)), call.account, on_retry)
 
     def stream(
         self,
@@ -418,7 +418,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             timeout=timeout,
             gap=stream_chunk_timeout,
         )
-        return self._retry(lambda: self._open(call).prime(), on_retry)
+        return self._retry(lambda: self._open(call).prime(), call.account, on_retry)
 
     def embedding_request(
         self,
@@ -447,6 +447,7 @@ class LavaMistral(_Settings[httpx.Client], History):
         lava_metadata: Mapping[str, str] | None = None,
         as_numpy: bool = False,
         show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
     ) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `lava_mistral.embedding`.
@@ -460,6 +461,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             lava_metadata: stored by Lava with each of its requests.
             as_numpy: give one float32 array rather than lists of floats.
             show_progress: draw a progress bar.
+            on_progress: told in the calling thread after each batch.
             resume_from: `partial` of the error that ended an earlier call with the same texts.
 
         Raises:
@@ -472,6 +474,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             lava_metadata=lava_metadata,
             as_numpy=as_numpy,
             show_progress=show_progress,
+            on_progress=on_progress,
             resume_from=resume_from,
         )
 
@@ -486,11 +489,17 @@ class LavaMistral(_Settings[httpx.Client], History):
         lava_metadata: Mapping[str, str] | None = None,
         as_numpy: bool = False,
         show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> EmbeddingStream:
         """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         The arguments are those of `embed`.
+
+        Args:
+            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
+                default it is read where the iteration takes place, which is held up while the source pauses.
         """
         return self._engine(model, dimensions, max_concurrency).embed_iter(
             texts,
@@ -498,7 +507,9 @@ class LavaMistral(_Settings[httpx.Client], History):
             lava_metadata=lava_metadata,
             as_numpy=as_numpy,
             show_progress=show_progress,
+            on_progress=on_progress,
             resume_from=resume_from,
+            read_in_thread=read_in_thread,
         )
 
     def _engine(self, model: str, dimensions: int | None, max_concurrency: int) -> EmbeddingEngine:
@@ -517,7 +528,7 @@ class LavaMistral(_Settings[httpx.Client], History):
         return list(self._ask(call).get("data", []))
 
     def _ask(self, call: Call) -> dict[str, Any]:
-        return self._retry(lambda: call.parsed(self._answer(call)), None)
+        return self._retry(lambda: call.parsed(self._answer(call)), call.account)
 
     def _send(self, call: Call) -> httpx.Response:
         request = call.request(self._forwarder, self._extra_headers())
@@ -567,7 +578,7 @@ class LavaMistral(_Settings[httpx.Client], History):
             response.close()
         raise call.refused(response)
 
-    def _retry(self, attempt: Callable[[], _T], on_retry: OnRetry | None) -> _T:
+    def _retry(self, attempt: Callable[[], _T], account: Account | None, on_retry: OnRetry | None = None) -> _T:
         attempts = Attempts(self._policy)
         while True:
             try:
@@ -576,6 +587,8 @@ class LavaMistral(_Settings[httpx.Client], History):
                 wait = attempts.failed(error)
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
+                if account is not None:
+                    account.retried()
             time.sleep(wait)
 
 
@@ -608,7 +621,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         async def attempt() -> Completion:
             return call.completion(await self._answer(call))
 
-        return await self._retry(attempt, on_retry)
+        return await self._retry(attempt, call.account, on_retry)
 
     async def stream(
         self,
@@ -638,7 +651,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         async def attempt() -> AsyncChatStream:
             return await (await self._open(call)).prime()
 
-        return await self._retry(attempt, on_retry)
+        return await self._retry(attempt, call.account, on_retry)
 
     async def embedding_request(
         self,
@@ -667,6 +680,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         lava_metadata: Mapping[str, str] | None = None,
         as_numpy: bool = False,
         show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
     ) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `LavaMistral.embed`."""
@@ -676,6 +690,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             lava_metadata=lava_metadata,
             as_numpy=as_numpy,
             show_progress=show_progress,
+            on_progress=on_progress,
             resume_from=resume_from,
         )
 
@@ -690,7 +705,9 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         lava_metadata: Mapping[str, str] | None = None,
         as_numpy: bool = False,
         show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> AsyncEmbeddingStream:
         """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
@@ -702,7 +719,9 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             lava_metadata=lava_metadata,
             as_numpy=as_numpy,
             show_progress=show_progress,
+            on_progress=on_progress,
             resume_from=resume_from,
+            read_in_thread=read_in_thread,
         )
 
     def _engine(self, model: str, dimensions: int | None, max_concurrency: int) -> EmbeddingEngine:
@@ -724,7 +743,7 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
         async def attempt() -> dict[str, Any]:
             return call.parsed(await self._answer(call))
 
-        return await self._retry(attempt, None)
+        return await self._retry(attempt, call.account)
 
     async def _send(self, call: Call) -> httpx.Response:
         request = call.request(self._forwarder, self._extra_headers())
@@ -783,7 +802,9 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             await response.aclose()
         raise call.refused(response)
 
-    async def _retry(self, attempt: Callable[[], Awaitable[_T]], on_retry: OnRetry | None) -> _T:
+    async def _retry(
+        self, attempt: Callable[[], Awaitable[_T]], account: Account | None, on_retry: OnRetry | None = None
+    ) -> _T:
         attempts = Attempts(self._policy)
         while True:
             try:
@@ -792,4 +813,6 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
                 wait = attempts.failed(error)
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
+                if account is not None:
+                    account.retried()
             await asyncio.sleep(wait)

@@ -114,9 +114,12 @@ def run(path: Path | None, question: str | None, framework: Framework | None, co
         console.print(f"[bold]Question:[/bold] {escape(question)}", soft_wrap=True)
         passages = engine.find(question)
         console.print(f"[bold]Answer[/bold] of {DEFAULT_CHAT_MODEL}:")
-        for piece in engine.answer(_instruct(passages), question):
-            console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
-        console.print("\n")
+        try:
+            for piece in engine.answer(_instruct(passages), question):
+                console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+        finally:
+            # What went wrong in the middle of the answer is said on a line of its own.
+            console.print("\n")
         _print_sources(passages, console)
         _print_costs(records, totals.total, console)
 
@@ -152,9 +155,13 @@ def _access(stack: ExitStack, console: Console) -> tuple[str, str]:
 
 
 def _installed() -> Framework:
-    for name, module in (("langchain", "langchain_core"), ("llama-index", "llama_index")):
-        if find_spec(module) is not None:
-            return "langchain" if name == "langchain" else "llama-index"
+    needed: dict[Framework, tuple[str, ...]] = {
+        "langchain": ("langchain_core", "langchain_text_splitters"),
+        "llama-index": ("llama_index",),
+    }
+    for framework, modules in needed.items():
+        if all(find_spec(module) is not None for module in modules):
+            return framework
     raise ImportError('The demo needs one of the frameworks: pip install "lava-mistral[langchain]" (or [llama-index])')
 
 
@@ -184,7 +191,7 @@ def read_library(path: Path) -> Library:
     if not library.texts:
         why = f" Skipped: {'; '.join(library.skipped)}." if library.skipped else ""
         raise ConfigurationError(
-            f"there is no text or Markdown file to read in {path}.{why} "
+            f"there is no text or Markdown file to read in {_printable(path)}.{why} "
             f"Name a folder with files that end in {', '.join(sorted(_SUFFIXES))}."
         )
     return library
@@ -203,12 +210,17 @@ def _is_text(file: Path) -> bool:
 def _library(root: Path, files: Iterable[Path]) -> Library:
     texts, skipped = [], []
     for file in files:
-        name = str(file.relative_to(root))
+        name = _printable(file.relative_to(root))
         try:
             texts.append(Text(name, _read(file)))
         except (OSError, ValueError) as error:
             skipped.append(f"{name} ({error})")
-    return Library(str(root), tuple(text for text in texts if text.content.strip()), tuple(skipped))
+    return Library(_printable(root), tuple(text for text in texts if text.content.strip()), tuple(skipped))
+
+
+def _printable(path: Path) -> str:
+    """A path as text; a name on the disk may be of bytes that are none."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _read(file: Path) -> str:
@@ -235,7 +247,7 @@ def _read(file: Path) -> str:
 
 def _instruct(passages: Sequence[Passage]) -> str:
     found = (f"[{number}] {passage.name}\n{passage.content}" for number, passage in enumerate(passages, 1))
-    return _INSTRUCTION + "\n\n".join(found)
+    return "\n\n".join([_INSTRUCTION, *found])
 
 
 def _print_library(library: Library, console: Console) -> None:
@@ -275,16 +287,24 @@ class LangChainEngine:
         from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings  # isort: split
         from langchain_core.vectorstores import InMemoryVectorStore
 
+        try:
+            from langchain_text_splitters import MarkdownTextSplitter
+        except ImportError as error:
+            raise ImportError(
+                'The demo needs langchain-text-splitters: pip install "lava-mistral[langchain]".', name=error.name
+            ) from error
+
         access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
         self._store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
         self._model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
+        self._splitter = MarkdownTextSplitter(chunk_size=_CHUNK, chunk_overlap=_OVERLAP)
 
     def index(self, texts: Sequence[Text]) -> int:
         from langchain_core.documents import Document
-        from langchain_text_splitters import MarkdownTextSplitter
 
-        splitter = MarkdownTextSplitter(chunk_size=_CHUNK, chunk_overlap=_OVERLAP)
-        documents = splitter.split_documents(Document(text.content, metadata={"source": text.name}) for text in texts)
+        documents = self._splitter.split_documents(
+            Document(text.content, metadata={"source": text.name}) for text in texts
+        )
         self._store.add_documents(documents)
         return len(documents)
 

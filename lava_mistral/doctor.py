@@ -24,9 +24,12 @@ EXTRAS: Final = {
     "llama-index": ("llama-index-core",),
     "gateway": ("starlette", "uvicorn"),
     "tokenizer": ("mistral-common", "sentencepiece"),
+    "ray": ("ray", "pyarrow"),
+    "plot": ("matplotlib",),
 }
 _OLDEST_PYTHON: Final = (3, 10)
 _PATIENCE: Final = 15.0  # seconds for a question to the network
+_LONGEST: Final = 240  # characters of a message
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def _key() -> Finding:
             "failed",
             "neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set",
             "Make a key at https://www.lava.so/dashboard, then: export LAVA_SECRET_KEY=aks_live_… "
-            "Without a key, `lava-mistral demo` and `lava-mistral gateway` work on this machine.",
+            "Without a key, `lava-mistral demo` and `lava-mistral gateway` work on this machine with "
+            'pip install "lava-mistral[langchain,gateway]".',
         )
     name, value = names[0], os.environ[names[0]]
     also = f"; {names[1]} is set too and not used" if len(names) > 1 else ""
@@ -131,12 +135,19 @@ def _key() -> Finding:
             f"{name} holds a spend key (lava_sk_…), which Lava does not document for its forward proxy",
             "Use a secret key: it starts with aks_live_ or aks_test_.",
         )
+    fields = decode_forward_token(value)
+    if fields is not None and fields.get("customer_id") and not fields.get("meter_slug"):
+        return Finding(
+            "key",
+            "failed",
+            f"{name} holds a forward token with a customer_id and no meter_slug, which Lava refuses",
+            "Make it again with both: Billing(customer_id=…, meter_slug=…).forward_token(secret_key).",
+        )
     if name == "LAVA_FORWARD_TOKEN":
         return Finding("key", "ok", f"{name}: {_describe_token(value)}{also}")
     if value.startswith(("aks_live_", "aks_test_")):
         kind = "production" if value.startswith("aks_live_") else "sandbox"
         return Finding("key", "ok", f"{name}: {value[:9]}… ({len(value)} characters), a {kind} key{also}")
-    fields = decode_forward_token(value)
     if fields is not None:
         return Finding("key", "note", f"{name} holds a forward token", "It works; its own name is LAVA_FORWARD_TOKEN.")
     return Finding(
@@ -179,7 +190,8 @@ def _account(model: str) -> Iterator[Finding]:
     try:
         offered = {card["id"] for card in LavaMistral(timeout=_PATIENCE, max_retries=1).models()}
     except LavaError as error:
-        yield Finding("credential", "failed", error.message, error.advice or "Look the request up in Lava's dashboard.")
+        advice = error.advice or "Look the request up in Lava's dashboard."
+        yield Finding("credential", "failed", _short(error.message), advice)
         yield _catalogue_only(model)
         return
     yield Finding("credential", "ok", f"accepted; Mistral lists {len(offered)} models through it")
@@ -191,6 +203,12 @@ def _account(model: str) -> Iterator[Finding]:
         yield Finding(
             "model", "failed", f"{model} is not offered", "`lava-mistral models` lists those that Lava bills."
         )
+
+
+def _short(message: str) -> str:
+    """A message on one line; a web server that is no Lava answers with a whole page."""
+    text = " ".join(message.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _catalogue_only(model: str) -> Finding:
@@ -205,7 +223,7 @@ def _embedding() -> Finding:
     try:
         answer = LavaMistral(timeout=_PATIENCE).embedding_request(["hello"])
     except LavaError as error:
-        return Finding("embedding", "failed", error.message, error.advice)
+        return Finding("embedding", "failed", _short(error.message), error.advice)
     usage: Any = answer.response["usage"]
     cost = format_cost(cost_of(usage, DEFAULT_EMBEDDING_MODEL))
     tokens = usage["prompt_tokens"]

@@ -1,27 +1,17 @@
 """The ingestion engine: any number of texts in, one vector for each out, in order, as fast as the account allows.
 
-Both frameworks' embeddings and `LavaMistral.embed` run on it. What it decides is in `planning`, `pacing`, `vectors`,
-`ingestion` and `retry`; here are the threads and the tasks that obey.
+Both frameworks' embeddings and `LavaMistral.embed` run on it. What it decides is in `planning`, `pacing`, `exchange`,
+`ingestion`, `vectors` and `retry`; here and in `vector_streams` are the threads and the tasks that obey.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -29,29 +19,29 @@ from typing_extensions import Self
 
 from lava_mistral.billing import Billing
 from lava_mistral.calls import EmbeddingAnswer
+from lava_mistral.conduct import conducted, take_all
 from lava_mistral.errors import ConfigurationError, LavaError, RateLimitError
+from lava_mistral.exchange import Exchange, Report, Send, Sleep
 from lava_mistral.gate import Gate, Stop, Stopped
-from lava_mistral.ingestion import (
-    Collection,
+from lava_mistral.ingestion import Collection, Flow, as_texts, refuse_one_text
+from lava_mistral.lanes import TaskLanes, ThreadLanes
+from lava_mistral.locks import new_lock
+from lava_mistral.outcome import (
     EmbeddingProgress,
     EmbeddingResult,
     EmbeddingUsage,
-    Exchange,
-    Flow,
     PartialEmbedding,
-    Report,
-    Send,
-    Sleep,
-    as_texts,
-    refuse_one_text,
+    partial_of,
 )
-from lava_mistral.lanes import TaskLanes, ThreadLanes
 from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY, Outcome, Pacer, Ticket
-from lava_mistral.planning import MAX_REQUEST_TOKENS, Batch, Count, Inspector, Planner
+from lava_mistral.planning import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS, Batch, Count, Inspector, Planner
 from lava_mistral.progress import OnProgress, Watch
 from lava_mistral.retry import RetryPolicy
-from lava_mistral.tokenizers import count_text
+from lava_mistral.sources import Ahead, AsyncAhead, Here
+from lava_mistral.tokenizers import count_text, prepare
 from lava_mistral.tokens import estimate_tokens
+from lava_mistral.usage import present_watch
+from lava_mistral.vector_streams import AsyncEmbeddingStream, EmbeddingStream, astream, stream
 
 __all__ = [
     "DEFAULT_MAX_CONCURRENCY",
@@ -63,12 +53,13 @@ __all__ = [
     "EmbeddingStream",
     "EmbeddingUsage",
     "PartialEmbedding",
+    "partial_of",
 ]
 
 DEFAULT_MAX_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
-LINGER: Final = 0.2
-"""Seconds that the first text of a batch waits for the others, where texts come from an async source."""
+_TOGETHER: Final = 1_000
+"""Texts that are looked at before the event loop has its turn."""
 
 
 class SyncEmbedder(Protocol):
@@ -93,16 +84,7 @@ class _Runtime:
     gate: Gate
 
 
-_starting = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _starting
-    _starting = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_starting = new_lock()
 
 
 class EmbeddingEngine:
@@ -183,6 +165,16 @@ class EmbeddingEngine:
                     runtime = self._runtime = _Runtime(os.getpid(), Gate(pacer))
         return runtime.gate
 
+    def check(self, texts: Sequence[str]) -> None:
+        """Refuse what can't be embedded, without sending anything.
+
+        Raises:
+            InvalidRequestError: Mistral would refuse one of the texts; the message names its index.
+        """
+        inspector = self._inspector()
+        for index, text in enumerate(texts):
+            inspector.check(index, text)
+
     @property
     def _window(self) -> int:
         # A few batches wait at the gate, so that the next request leaves when one ends and not when it is planned.
@@ -214,28 +206,37 @@ class EmbeddingEngine:
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
-            LavaError: a request failed for good; `partial` has the vectors that are there.
+            LavaError: a request failed for good. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`: the
+                vectors that are there.
         """
         client = self._need(self.client, "client")
-        collection, planner = self._collect(as_texts(texts), as_numpy, resume_from)
+        collection = self._collection(texts, as_numpy, resume_from)
         options = self._options(billing, lava_metadata)
 
         def work(report: Report, stop: Stop) -> None:
             self._obey(report, client, options, stop)
 
-        batches = collection.batches(planner)
-        ahead = [batch for batch in (next(batches, None), next(batches, None)) if batch is not None]
-        with Watch(collection, show_progress, on_progress) as watch:
+        lanes = ThreadLanes(work, self.max_concurrency, copy_context(), self.gate.nudge)
+        with conducted(collection, lanes, present_watch().listeners, show_progress, on_progress) as watch:
+            for index in range(len(collection.texts)):
+                collection.check(index)
+                collection.admit(index)
+            batches = collection.batches(self._planner(collection))
+            ahead = [batch for batch in (next(batches, None), next(batches, None)) if batch is not None]
             if len(ahead) == 1:
                 # One request needs no thread.
                 report = Report(ahead[0])
-                work(report, Stop())
-                _take(collection, report)
+                try:
+                    work(report, Stop())
+                finally:
+                    collection.take(report)
                 watch.update()
             elif ahead:
-                with ThreadLanes(work, self.max_concurrency, copy_context(), self.gate.nudge) as lanes:
+                with lanes:
                     _collect(collection, ahead, batches, lanes, self._window, watch)
-        _raise_if_failed(collection, collection.error)
+            if collection.error is not None:
+                raise collection.error
+            watch.finish()
         return collection.result()
 
     async def aembed(
@@ -249,34 +250,34 @@ class EmbeddingEngine:
         on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
     ) -> EmbeddingResult:
-        """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
+        """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests.
+
+        `partial_of` finds what was there behind a `TimeoutError` of `asyncio.wait_for` too.
+        """
         client = self._need(self.async_client, "async_client")
-        collection, planner = self._collect(as_texts(texts), as_numpy, resume_from)
+        collection = self._collection(texts, as_numpy, resume_from)
         options = self._options(billing, lava_metadata)
 
         async def work(report: Report, lanes: TaskLanes) -> None:
             await self._aobey(report, client, options, lanes)
 
-        batches = collection.batches(planner)
         changed = asyncio.Event()
-        with Watch(collection, show_progress, on_progress) as watch:
-            async with TaskLanes(work, changed) as lanes:
-                exhausted = False
-                while True:
-                    while not exhausted and collection.error is None and lanes.under_way < self._window:
-                        batch = next(batches, None)
-                        exhausted = batch is None
-                        if batch is not None:
-                            lanes.launch(batch)
-                            # Its request leaves while the next batch is being planned.
-                            await asyncio.sleep(0)
-                    if not lanes.under_way and not lanes.done:
-                        break
-                    if not lanes.done:
-                        await changed.wait()
-                    changed.clear()
-                    _take_all(collection, lanes, watch)
-        _raise_if_failed(collection, collection.error)
+        lanes = TaskLanes(work, changed)
+        with conducted(collection, lanes, present_watch().listeners, show_progress, on_progress) as watch:
+            for index in range(len(collection.texts)):
+                if collection.is_long(index):
+                    await asyncio.to_thread(collection.check, index)
+                else:
+                    collection.check(index)
+                collection.admit(index)
+                if index % _TOGETHER == _TOGETHER - 1:
+                    await asyncio.sleep(0)
+            batches = collection.batches(self._planner(collection))
+            async with lanes:
+                await _acollect(collection, batches, lanes, changed, self._window, watch)
+            if collection.error is not None:
+                raise collection.error
+            watch.finish()
         return collection.result()
 
     def embed_iter(
@@ -289,11 +290,16 @@ class EmbeddingEngine:
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> EmbeddingStream:
         """The vectors of a source of any length, one by one and in order, in constant memory.
 
-        The source is read in the thread that iterates, a bounded number of texts ahead of what was handed on. Who
-        pays (`billed_to`) is settled by this call and not by where the iteration takes place.
+        The source is read in the thread that iterates, a bounded number of texts ahead of what was handed on: a
+        database cursor, say, may be used in one thread only. So while it does not give its next text, nothing is
+        handed on; what was ready comes right after that, and what does not fill a batch within 0.2 s is sent as it
+        is. A source that waits for others, such as a queue, is better read in a thread of its own (`read_in_thread`).
+
+        Who pays (`billed_to`) is settled by this call and not by where the iteration takes place.
 
         Args:
             texts: what to embed; read once.
@@ -302,15 +308,18 @@ class EmbeddingEngine:
             as_numpy: give float32 arrays rather than lists of floats.
             show_progress: draw a progress bar.
             on_progress: told in the iterating thread after each batch.
-            resume_from: `partial` of the error that ended an earlier stream over the same source: what it had handed
-                on is skipped, what it had got beside that is not paid again.
+            resume_from: `partial` of the error that ended an earlier stream over the same source, or of the stream
+                itself: what it had handed on is skipped, what it had got beside that is not paid again.
+            read_in_thread: read the source in another thread, so that a pause of it holds nothing back. A thread that
+                waits for the source when the stream is closed ends with the source's next text.
 
         Returns:
-            An iterator of `(index, vector)`; its `usage` says what it has taken so far; `close()` gives it up.
+            An iterator of `(index, vector)`; its `usage` says what it has taken so far, its `partial()` what it has
+            got and not handed on; `close()` gives it up.
 
         Raises:
             InvalidRequestError: while iterating, when all before it was handed on: a text can't be embedded.
-            LavaError: likewise: a request failed for good; `partial` has what is there beside.
+            LavaError: likewise: a request failed for good. Whatever is raised has `partial`.
         """
         client = self._need(self.client, "client")
         refuse_one_text(texts)
@@ -321,12 +330,10 @@ class EmbeddingEngine:
         def work(report: Report, stop: Stop) -> None:
             self._obey(report, client, options, stop)
 
-        def run() -> Generator[tuple[int, Any], None, None]:
-            lanes = ThreadLanes(work, self.max_concurrency, context, self.gate.nudge)
-            with Watch(flow, show_progress, on_progress) as watch, lanes:
-                yield from _stream(flow, iter(texts), lanes, self.max_concurrency, watch)
-
-        return EmbeddingStream(run(), flow)
+        lanes = ThreadLanes(work, self.max_concurrency, context, self.gate.nudge)
+        source = Ahead(texts, context, lanes.wake, MAX_REQUEST_INPUTS) if read_in_thread else Here(texts)
+        conduct = conducted(flow, lanes, present_watch().listeners, show_progress, on_progress)
+        return EmbeddingStream(stream(flow, source, lanes, self.max_concurrency, conduct), flow, lanes)
 
     def aembed_iter(
         self,
@@ -338,47 +345,26 @@ class EmbeddingEngine:
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
         resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
     ) -> AsyncEmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too.
 
-        An async source that pauses does not hold back what it has given: after 0.2 s a batch leaves as it is. A plain
-        iterable is read in the event loop: it should not block.
+        An async source that pauses holds nothing back: after 0.2 s a batch leaves as it is. A plain iterable is read in
+        the event loop; one that blocks is better read in a thread of its own (`read_in_thread`).
         """
         client = self._need(self.async_client, "async_client")
         refuse_one_text(texts)
         flow = self._flow(texts, as_numpy, resume_from)
         options = self._options(billing, lava_metadata)
-        context = copy_context()
 
         async def work(report: Report, lanes: TaskLanes) -> None:
             await self._aobey(report, client, options, lanes)
 
-        async def run() -> AsyncGenerator[tuple[int, Any], None]:
-            changed = asyncio.Event()
-            lanes = TaskLanes(work, changed, context)
-            feeder = _Feeder(texts, flow, lanes, changed)
-            with Watch(flow, show_progress, on_progress) as watch:
-                async with lanes, feeder:
-                    while True:
-                        if _take_all(flow, lanes, watch):
-                            feeder.stop()
-                        while flow.ready():
-                            yield flow.pop()
-                            feeder.go_on()
-                        if lanes.done:
-                            continue
-                        if not lanes.under_way and (feeder.held_up or not feeder.reading):
-                            # What is left is a batch that is not full.
-                            batch = flow.flush() if flow.error is None else None
-                            if batch is not None:
-                                lanes.launch(batch)
-                            elif not feeder.reading:
-                                break
-                        await changed.wait()
-                        changed.clear()
-            _raise_if_failed(flow, flow.error or feeder.error)
-
-        return AsyncEmbeddingStream(run(), flow)
+        changed = asyncio.Event()
+        lanes = TaskLanes(work, changed)
+        conduct = conducted(flow, lanes, present_watch().listeners, show_progress, on_progress)
+        ahead = None if not read_in_thread else partial(AsyncAhead, context=copy_context(), limit=MAX_REQUEST_INPUTS)
+        return AsyncEmbeddingStream(astream(texts, flow, lanes, changed, conduct, ahead), flow, lanes)
 
     def _need(self, client: Any, name: str) -> Any:
         if client is None:
@@ -390,14 +376,15 @@ class EmbeddingEngine:
         given |= {"lava_metadata": lava_metadata, "timeout": self.timeout}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _collect(
-        self, texts: Sequence[str], as_numpy: bool, resume_from: PartialEmbedding | None
-    ) -> tuple[Collection, Planner]:
-        inspector = Inspector(self._count, self._exact_count)
-        collection = Collection(texts, inspector, as_numpy=as_numpy, resume_from=resume_from)
+    def _collection(self, texts: Sequence[str], as_numpy: bool, resume_from: PartialEmbedding | None) -> Collection:
+        return Collection(
+            as_texts(texts), self._inspector(), self._exchange.making, as_numpy=as_numpy, resume_from=resume_from
+        )
+
+    def _planner(self, collection: Collection) -> Planner:
         if collection.characters <= MAX_REQUEST_TOKENS:
-            return collection, Planner(self._count, self._exchange.calibration)
-        planner = Planner(
+            return Planner(self._count, self._exchange.calibration)
+        return Planner(
             self._count,
             self._exchange.calibration,
             lanes=self.max_concurrency,
@@ -405,11 +392,11 @@ class EmbeddingEngine:
             sample=collection.sample(32),
             exact=self._exact_sample,
         )
-        return collection, planner
 
     def _flow(self, texts: object, as_numpy: bool, resume_from: PartialEmbedding | None) -> Flow:
         return Flow(
-            Inspector(self._count, self._exact_count),
+            self._inspector(),
+            self._exchange.making,
             Planner(self._count, self._exchange.calibration, exact=self._exact_sample),
             window=self._window,
             as_numpy=as_numpy,
@@ -417,12 +404,18 @@ class EmbeddingEngine:
             total=len(texts) if isinstance(texts, Sequence) else None,
         )
 
+    def _inspector(self) -> Inspector:
+        return Inspector(self._count, self._exact_count)
+
     def _exact_count(self) -> Count | None:
         return self._count_tokens or _exact_counter(self.model)
 
     def _exact_sample(self) -> Count | None:
+        """What counts exactly at once: nothing, while the tokenizer is being loaded."""
         # A function of the caller's is taken at its word.
-        return None if self._count_tokens is not None else _exact_counter(self.model)
+        if self._count_tokens is not None or not prepare(self.model):
+            return None
+        return _exact_counter(self.model)
 
     def _obey(self, report: Report, client: SyncEmbedder, options: Mapping[str, Any], stop: Stop) -> None:
         """Do in this thread what the conversation about a batch asks for."""
@@ -481,74 +474,6 @@ class EmbeddingEngine:
             return passage.answered(answer)
 
 
-class EmbeddingStream:
-    """Vectors as they get ready: an iterator of `(index, vector)`.
-
-    It is a context manager too; leaving it, `close()` and exhausting it stop its threads.
-    """
-
-    def __init__(self, vectors: Generator[tuple[int, Any], None, None], flow: Flow) -> None:
-        self._vectors = vectors
-        self._flow = flow
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> tuple[int, Any]:
-        return next(self._vectors)
-
-    def close(self) -> None:
-        """Give up: begin nothing new; a request in flight ends in the background."""
-        self._vectors.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def usage(self) -> EmbeddingUsage:
-        """What the stream has taken so far."""
-        return self._flow.progress().usage
-
-
-class AsyncEmbeddingStream:
-    """Vectors as they get ready: an async iterator of `(index, vector)`.
-
-    It is an async context manager too; leaving it, `aclose()` and exhausting it end its tasks.
-    """
-
-    def __init__(self, vectors: AsyncGenerator[tuple[int, Any], None], flow: Flow) -> None:
-        self._vectors = vectors
-        self._flow = flow
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> tuple[int, Any]:
-        return await self._vectors.__anext__()
-
-    async def aclose(self) -> None:
-        """Give up: requests in flight are cancelled."""
-        await self._vectors.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    @property
-    def usage(self) -> EmbeddingUsage:
-        """What the stream has taken so far."""
-        return self._flow.progress().usage
-
-
 def _exact_counter(model: str) -> Count | None:
     if count_text("", model, enclosed=True) is None:
         return None
@@ -590,112 +515,6 @@ class _Passage:
         self._gate.leave(self._ticket, self._outcome, headers=self._headers, retry_after=self._retry_after)
 
 
-class _Feeder:
-    """The task that reads the texts of an async flow and launches batches, never too far ahead."""
-
-    def __init__(
-        self,
-        texts: AsyncIterable[str] | Iterable[str],
-        flow: Flow,
-        lanes: TaskLanes,
-        changed: asyncio.Event,
-    ) -> None:
-        self.reading = True
-        self.held_up = False
-        self.error: BaseException | None = None
-        self._texts = texts
-        self._flow = flow
-        self._lanes = lanes
-        self._changed = changed
-        self._room = asyncio.Event()
-        self._alarm: asyncio.TimerHandle | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._read())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    def go_on(self) -> None:
-        """Something has left the flow."""
-        if self.held_up and self._flow.room:
-            self.held_up = False
-            self._room.set()
-
-    def stop(self) -> None:
-        """Read no further."""
-        self._task.cancel()
-
-    async def _read(self) -> None:
-        try:
-            if isinstance(self._texts, AsyncIterable):
-                async for text in self._texts:
-                    await self._push(text)
-                    self._linger()
-            else:
-                for text in self._texts:
-                    await self._push(text)
-        except Exception as error:  # noqa: BLE001 - raised by the stream, after what came before
-            self.error = error
-        finally:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self.reading = False
-            self._changed.set()
-
-    async def _push(self, text: str) -> None:
-        batch = self._flow.push(text)
-        if batch is not None:
-            self._launch(batch)
-            # Reading from memory never waits; the requests need their turn.
-            await asyncio.sleep(0)
-        while not self._flow.room:
-            self._room.clear()
-            self.held_up = True
-            self._changed.set()
-            await self._room.wait()
-
-    def _launch(self, batch: Batch) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        self._lanes.launch(batch)
-
-    def _linger(self) -> None:
-        if self._alarm is None:
-            self._alarm = asyncio.get_running_loop().call_later(LINGER, self._hurry)
-
-    def _hurry(self) -> None:
-        self._alarm = None
-        batch = self._flow.flush() if self._flow.error is None else None
-        if batch is not None:
-            self._lanes.launch(batch)
-
-
-def _take(call: Collection | Flow, report: Report) -> bool:
-    """Take a report; whether it is the first that failed."""
-    call.take(report)
-    if report.error is None or call.error is not None or isinstance(report.error, Stopped):
-        return False
-    call.error = report.error
-    return True
-
-
-def _take_all(call: Collection | Flow, lanes: TaskLanes, watch: Watch) -> bool:
-    """Take what is done; whether the call has failed by it, and only waits for the requests in flight."""
-    failed = False
-    while lanes.done:
-        if _take(call, lanes.done.popleft()):
-            failed = True
-            lanes.finish()
-        watch.update()
-    return failed
-
-
 def _collect(
     collection: Collection,
     ahead: list[Batch],
@@ -713,53 +532,34 @@ def _collect(
             exhausted = more is None
             if more is not None:
                 lanes.launch(more)
-        if _take(collection, lanes.wait()):
-            lanes.finish()
-        watch.update()
+        report = lanes.wait()
+        if report is not None:
+            if collection.take(report):
+                lanes.finish()
+            watch.update()
 
 
-def _stream(
-    flow: Flow, texts: Iterator[str], lanes: ThreadLanes, limit: int, watch: Watch
-) -> Generator[tuple[int, Any], None, None]:
-    reading = True
-    source_error: Exception | None = None
-
-    def take(report: Report) -> None:
-        if _take(flow, report):
-            lanes.finish()
-        watch.update()
-
+async def _acollect(
+    collection: Collection,
+    batches: Iterator[Batch],
+    lanes: TaskLanes,
+    changed: asyncio.Event,
+    window: int,
+    watch: Watch,
+) -> None:
+    exhausted = False
     while True:
-        for report in lanes.finished():
-            take(report)
-        reading = reading and flow.error is None
-        if reading and flow.room and (lanes.under_way < limit or not flow.ready()):
-            batch = None
-            try:
-                while batch is None and flow.room:
-                    batch = flow.push(next(texts))
-            except StopIteration:
-                reading = False
-            except Exception as error:  # noqa: BLE001 - raised below, after what came before
-                reading, source_error = False, error
+        while not exhausted and collection.error is None and lanes.under_way < window:
+            batch = next(batches, None)
+            exhausted = batch is None
             if batch is not None:
                 lanes.launch(batch)
-        elif flow.ready():
-            yield flow.pop()
-        elif lanes.under_way:
-            take(lanes.wait())
-        else:
-            # What is left is a batch that is not full.
-            batch = flow.flush() if flow.error is None else None
-            if batch is None:
-                break
-            lanes.launch(batch)
-    _raise_if_failed(flow, flow.error or source_error)
-
-
-def _raise_if_failed(call: Collection | Flow, error: BaseException | None) -> None:
-    if error is None:
-        return
-    if isinstance(error, LavaError):
-        error.partial = call.partial()
-    raise error
+                # Its request leaves while the next batch is being planned, and answers that came are looked at.
+                await asyncio.sleep(0)
+                take_all(collection, lanes, watch)
+        if not lanes.under_way and not lanes.done:
+            break
+        if not lanes.done:
+            await changed.wait()
+        changed.clear()
+        take_all(collection, lanes, watch)

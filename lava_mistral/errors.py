@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
 import httpx
@@ -54,7 +55,7 @@ class LavaError(Exception):
         origin: who failed: `"lava"`, `"mistral"` or `"client"` (this library, or the code that calls it).
         body: the parsed error body, where there was one.
         response: the answer, already read; its `request` names Mistral and holds no credential. Not pickled.
-        partial: what had been done before the failure: a `Turn` for a stream, an `EmbeddingResult` for embeddings.
+        partial: what had been done before the failure: a `Turn` for a stream, a `PartialEmbedding` for embeddings.
     """
 
     retryable_by_default: ClassVar[bool] = False
@@ -428,8 +429,22 @@ def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..
 def _invalid_advice(detail: ErrorDetail) -> str:
     match detail.code:
         case "1500":
-            return "`lava-mistral models` lists the models that Lava offers."
+            return _model_advice(detail.message)
         case "3230":
-            return "repair_messages=True mends the order of a conversation before it is sent."
+            return "repair_messages=True, where it is not set yet, mends the order of a conversation before it is sent."
         case _:
             return ""
+
+
+def _model_advice(message: str) -> str:
+    # The catalogue is read when an error asks for it, not when this module is loaded.
+    from lava_mistral.catalog import models
+
+    name = message.rpartition(": ")[2].strip()
+    known = {model.id: model for model in models()}
+    advice = "`lava-mistral models` lists the models that Lava offers."
+    if name in known:
+        what = "embeds texts and answers no chats" if known[name].can("embeddings") else "answers chats"
+        return f"{name!r} {what}; an embeddings request needs a model such as 'mistral-embed'. {advice}"
+    near = get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]!r}? {advice}" if near else advice

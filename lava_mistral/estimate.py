@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
-
-import orjson
+from typing import Any, Final, cast
 
 from lava_mistral.catalog import Model, get_model
 from lava_mistral.cost import EXACT
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.json_text import to_json
+from lava_mistral.prompts import Prompt, to_messages
 from lava_mistral.tokens import DEFAULT_MODEL, TokenCount, count_tokens, estimate_tokens
 from lava_mistral.wire import Message, Tool
 
@@ -45,7 +45,7 @@ class CostEstimate:
 
 
 def estimate_cost(
-    messages: str | Sequence[Message] | Sequence[str],
+    messages: Prompt,
     model: str = DEFAULT_MODEL,
     max_tokens: int | None = None,
     *,
@@ -56,7 +56,8 @@ def estimate_cost(
     """What a call will cost, by the catalogue's prices.
 
     Args:
-        messages: a prompt, or messages in Mistral's form. For an embedding model: a text, or a list of texts.
+        messages: a prompt, or messages in Mistral's form, LangChain's or LlamaIndex's. For an embedding model: a text,
+            or a list of texts.
         model: the model's name.
         max_tokens: the longest answer; by default what the model's window leaves beside the prompt.
         tools: the tools of the request.
@@ -65,13 +66,17 @@ def estimate_cost(
 
     Returns:
         The estimate; `exact` where the prompt's count is, which needs the extra `[tokenizer]`.
+
+    Raises:
+        ConfigurationError: the prompt is none, or `n` or `max_tokens` is below one.
     """
+    for name, value in (("n", n), ("max_tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{name} must be one or more; it is {value}.")
     known = get_model(model)
     if known.can("embeddings"):
-        texts = [messages] if isinstance(messages, str) else [str(text) for text in messages]
-        return _embedding(known, [count_tokens(text, model) for text in texts])
-    conversation: Any = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    count = _count(conversation, known, tools)
+        return _embedding(known, _texts(messages, model))
+    count = _count(to_messages(messages), known, tools)
     output = _longest_answer(count, known, max_tokens) * n
     likely = min(USUAL_ANSWER if likely_tokens is None else likely_tokens, output // n) * n
     return CostEstimate(
@@ -82,6 +87,16 @@ def estimate_cost(
         output_tokens=output,
         exact=count.exact,
     )
+
+
+def _texts(texts: Any, model: str) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f"{model!r} embeds texts: give one, or a list of them, not one with a {type(text).__name__} in it."
+            )
+    return cast("list[str]", texts)
 
 
 def most_of_chat(body: Mapping[str, Any]) -> Decimal:
@@ -98,10 +113,13 @@ def most_of_chat(body: Mapping[str, Any]) -> Decimal:
     count = _count(body["messages"], model, body.get("tools"))
     extra = 0
     if body.get("response_format"):
-        extra += estimate_tokens(orjson.dumps(body["response_format"]).decode())
+        extra += estimate_tokens(to_json(body["response_format"]).decode())
     if body.get("safe_prompt"):
         # Mistral puts a system prompt of three sentences first (https://docs.mistral.ai/capabilities/guardrailing).
         extra += 120
+    if body.get("tool_choice") not in (None, "auto", "none"):
+        # A template may say with a token of its own that a tool must be called.
+        extra += 4
     if extra:
         count = TokenCount(min(count.tokens + extra, model.context_window), False)
     output = _longest_answer(count, model, body.get("max_tokens")) * int(body.get("n") or 1)
@@ -139,7 +157,7 @@ def _least(count: TokenCount) -> int:
 
 def _longest_answer(count: TokenCount, model: Model, max_tokens: int | None) -> int:
     left = max(model.context_window - (count.tokens if count.exact else 0), 0)
-    return left if max_tokens is None else min(max_tokens, left)
+    return left if max_tokens is None else min(int(max_tokens), left)
 
 
 def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None:
@@ -160,14 +178,16 @@ def _priced(model: Model, input_tokens: int, output_tokens: int) -> Decimal:
     return cost
 
 
-def _embedding(model: Model, counts: Sequence[TokenCount]) -> CostEstimate:
+def _embedding(model: Model, texts: Sequence[str]) -> CostEstimate:
+    counts = [count_tokens(text, model.id) for text in texts]
     tokens = sum(count.tokens for count in counts)
     exact = all(count.exact for count in counts)
     cost = _cost(model, tokens, 0)
     return CostEstimate(
         low=cost if exact else _cost(model, tokens // 2, 0),
         likely=cost,
-        high=cost,
+        # A limit sets this much aside: it is known without a count, which costs more than the request.
+        high=None if cost is None else max(cost, most_of_embedding(texts, model.id)),
         input_tokens=tokens,
         output_tokens=0,
         exact=exact,

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lava_mistral.locks import new_lock
 from lava_mistral.pacing import Outcome, Pacer, Ticket
 
 
@@ -58,7 +59,7 @@ class Gate:
     def __init__(self, pacer: Pacer, clock: Callable[[], float] = time.monotonic) -> None:
         self.pacer = pacer
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._queue: deque[_Waiter] = deque()
 
     def enter(self, tokens: int, stop: Stop) -> Ticket:

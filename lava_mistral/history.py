@@ -62,10 +62,10 @@ class History:
         while True:
             try:
                 record = RequestRecord.from_wire(self._ask(request_lookup(request_id, self._timeout)))
-            except NotFoundError:
+            except NotFoundError as error:
                 pause = patience.pause()
                 if pause is None:
-                    raise
+                    raise patience.given_up(request_id, error) from error
             else:
                 pause = patience.pause() if record.status == "pending" else None
                 if pause is None:
@@ -155,10 +155,10 @@ class AsyncHistory:
         while True:
             try:
                 record = RequestRecord.from_wire(await self._ask(request_lookup(request_id, self._timeout)))
-            except NotFoundError:
+            except NotFoundError as error:
                 pause = patience.pause()
                 if pause is None:
-                    raise
+                    raise patience.given_up(request_id, error) from error
             else:
                 pause = patience.pause() if record.status == "pending" else None
                 if pause is None:

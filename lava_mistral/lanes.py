@@ -13,8 +13,8 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from lava_mistral.exchange import Report
 from lava_mistral.gate import Stop, Stopped
-from lava_mistral.ingestion import Report
 from lava_mistral.planning import Batch
 
 
@@ -38,7 +38,7 @@ class ThreadLanes:
         self._nudge = nudge
         self._stop = Stop()
         self._todo: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def launch(self, batch: Batch) -> None:
@@ -50,16 +50,26 @@ class ThreadLanes:
             thread.start()
             self._threads.append(thread)
 
-    def wait(self) -> Report:
-        """The next report, when it is there."""
-        report = self._done.get()
-        self.under_way -= 1
+    def wait(self, timeout: float | None = None) -> Report | None:
+        """The next report, when it is there; `None` after `wake`, or when none comes within so many seconds."""
+        try:
+            report = self._done.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if report is not None:
+            self.under_way -= 1
         return report
+
+    def wake(self) -> None:
+        """Let `wait` return: something else has happened."""
+        self._done.put(None)
 
     def finished(self) -> Iterator[Report]:
         """The reports that are there."""
         while not self._done.empty():
-            yield self.wait()
+            report = self.wait()
+            if report is not None:
+                yield report
 
     def finish(self) -> None:
         """Let the requests in flight end, begin nothing new."""
@@ -123,6 +133,11 @@ class TaskLanes:
         task = self._context.run(asyncio.create_task, self._work(report, self))
         self._tasks[task] = report
         task.add_done_callback(self._ended)
+
+    def finished(self) -> Iterator[Report]:
+        """The reports that are there."""
+        while self.done:
+            yield self.done.popleft()
 
     def finish(self) -> None:
         """Let the requests in flight end, begin nothing new."""

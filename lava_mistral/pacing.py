@@ -216,7 +216,9 @@ class Pacer:
             old = self.windows.get((kind, seconds))
             if old is not None and old.started > started and now - old.seen < seconds:
                 continue
-            limit, left = figures.get("limit", 0.0), figures.get("remaining", math.nan)
+            left = figures.get("remaining", math.nan)
+            # Where the limit itself is not told, the most that was ever left is the best guess.
+            limit = figures.get("limit") or max(left, 0.0 if old is None else old.limit)
             if seconds > 0 and 0 < limit < math.inf and 0 <= left <= limit:
                 # An account holds a second's worth at least, also when others have left nothing to see.
                 most = max(left, limit / seconds, 1.0 if old is None else old.most)

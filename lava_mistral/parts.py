@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 from typing import Final, cast
 
 from lava_mistral.errors import InvalidRequestError
@@ -57,6 +58,19 @@ def media_type_of(data: bytes) -> str | None:
 def to_base64(data: bytes) -> str:
     """The bytes in standard base64."""
     return base64.b64encode(data).decode("ascii")
+
+
+def _from_base64(data: bytes | str, name: str | None) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    try:
+        # Some encoders break lines.
+        return base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        file = "A file" if name is None else f"The file {name!r}"
+        raise InvalidRequestError(
+            f"{file} should come as its bytes or in base64; got text that is not base64 ({error}): {data[:40]!r}."
+        ) from error
 
 
 def data_url(data: bytes | str, media_type: str) -> str:
@@ -144,11 +158,10 @@ def file_part(
         detail: see `image_part`.
 
     Raises:
-        InvalidRequestError: Mistral takes no such file, or the kind is not known.
+        InvalidRequestError: Mistral takes no such file, the kind is not known, or text that should be base64 is not.
     """
     if media_type is None:
-        content = data if isinstance(data, bytes) else base64.b64decode(data)
-        media_type = media_type_of(content)
+        media_type = media_type_of(_from_base64(data, name))
     if media_type is None:
         raise InvalidRequestError(
             "The kind of a file can't be told from its content: give its media type, like 'application/pdf'."
@@ -161,8 +174,7 @@ def file_part(
     if media_type == PDF or media_type.startswith(_OFFICE):
         return document_part(data_url(data, media_type), name=name)
     if kind == "text" or media_type in _TEXTUAL:
-        content = data if isinstance(data, bytes) else base64.b64decode(data)
-        return named_text(content.decode("utf-8", "replace"), name=name)
+        return named_text(_from_base64(data, name).decode("utf-8", "replace"), name=name)
     raise refused(media_type)
 
 

@@ -22,6 +22,9 @@ SMALLEST_SHARE: Final = MAX_REQUEST_TOKENS // 2
 
 Count: TypeAlias = Callable[[str], int]
 
+_SURE: Final = MAX_INPUT_TOKENS - 8
+"""A token is a byte at least, beside the few that enclose an input: a text of so many bytes needs no count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -110,12 +113,13 @@ class Planner:
         characters: of all the texts that will come, where that is known: then the work is spread so that the last
             round of requests is as full as the others, and no lane idles while another one ends a long batch.
         sample: some of the texts to come, from all over.
-        exact: gives an exact count, where there is one. It is slower than an estimate by far, so that it is used for
-            the sample and for every sixteenth text, and only when there are many.
+        exact: gives an exact count, where there is one by now. It is slower than an estimate by far, so that it is
+            used for the sample and for every sixteenth text, and asked for only when there are many. What it gives
+            `None` for is planned by the estimate.
     """
 
     _MANY = 4
-    """Batches beyond which loading a tokenizer is worth the time."""
+    """Batches beyond which a tokenizer is worth its loading."""
     _EVERY = 16
 
     def __init__(
@@ -134,25 +138,32 @@ class Planner:
         self._to_come = characters
         self._get_exact = exact
         self._exact: Count | None = None
+        self._many = False
         self._tokens_seen = self._characters_seen = self._made = self._taken = 0
         counts = [count(text) for text in sample]
         if sum(counts) * (characters or 0) > self._MANY * MAX_REQUEST_TOKENS * sum(map(len, sample)):
-            self._look_exactly()
-        for text, counted in zip(sample, counts, strict=True):
-            self._learn(text, counted)
+            self._many = True
+        self._sample = list(zip(sample, counts, strict=True))
+        for text, counted in self._sample:
             self._tokens_seen += counted
             self._characters_seen += len(text)
         self._begin()
 
     def _look_exactly(self) -> None:
-        if self._get_exact is not None:
-            self._exact, self._get_exact = self._get_exact(), None
+        if self._exact is None and self._get_exact is not None:
+            self._exact = self._get_exact()
+            if self._exact is not None:
+                for text, counted in self._sample:
+                    self._learn(text, counted)
+                self._sample.clear()
 
     def _learn(self, text: str, counted: int) -> None:
         if self._exact is not None:
             self._calibration.compared(counted, self._exact(text))
 
     def _begin(self) -> None:
+        if self._many:
+            self._look_exactly()
         self._indexes: list[int] = []
         self._texts: list[str] = []
         self._tokens = 0
@@ -168,7 +179,9 @@ class Planner:
         fewest = max(1, math.ceil(tokens / self._limit))
         rounds = math.ceil((self._made + fewest) / self._lanes)
         spread = min(rounds * self._lanes - self._made, int(tokens / SMALLEST_SHARE))
-        return min(self._limit, math.ceil(tokens / max(fewest, spread)))
+        parts = max(fewest, spread)
+        # The last one takes what is left, also where that is a little more than was expected.
+        return self._limit if parts == 1 else min(self._limit, math.ceil(tokens / parts))
 
     def add(self, index: int, text: str) -> Batch | None:
         """Take a text; the batch that it completes, or none."""
@@ -190,14 +203,18 @@ class Planner:
             self._to_come = max(0, self._to_come - len(text))
         return full
 
+    @property
+    def pending(self) -> bool:
+        """Whether texts wait for a batch to be full."""
+        return bool(self._texts)
+
     def flush(self) -> Batch | None:
         """The texts that wait for a batch to be full, or none."""
         if not self._texts:
             return None
         batch = Batch(self._indexes, self._texts, self._tokens)
         self._made += 1
-        if self._made == self._MANY:
-            self._look_exactly()
+        self._many = self._many or self._made >= self._MANY
         self._begin()
         return batch
 
@@ -212,10 +229,21 @@ class Inspector:
 
     _OVERRATED = 1.5
     """How far the estimate may lie above the truth: what is in doubt is sent, alone, for Mistral to judge."""
+    _HOPELESS = 4 * MAX_INPUT_TOKENS
+    """So many tokens by any estimate are too many, and an exact count of megabytes would take seconds to say so."""
+    _BEGINNING = 40 * MAX_INPUT_TOKENS
+    """Characters by which a longer text is told to be hopeless."""
 
     def __init__(self, estimate: Count, exact: Callable[[], Count | None]) -> None:
         self._estimate = estimate
         self._exact = exact
+
+    @staticmethod
+    def is_long(text: object) -> bool:
+        """Whether checking the text can take long: it may need a count, and a tokenizer that is not loaded yet."""
+        if not isinstance(text, str) or 4 * len(text) <= _SURE:
+            return False
+        return len(text) > _SURE or (not text.isascii() and len(text.encode("utf-8", "replace")) > _SURE)
 
     def check(self, index: int, text: object) -> None:
         """Check one input.
@@ -239,15 +267,16 @@ class Inspector:
                     f"input {index} holds half of a surrogate pair at position {error.start}, which has no UTF-8",
                     advice='Repair it with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").',
                 ) from None
-        # A token is a byte at least, beside the few that enclose an input, so that most texts need no count.
-        if size > MAX_INPUT_TOKENS - 8:
+        if size > _SURE:
             self._measure(index, text)
 
     def _measure(self, index: int, text: str) -> None:
+        if len(text) > self._BEGINNING and (begin := self._estimate(text[: self._BEGINNING])) > self._HOPELESS:
+            raise too_long(index, f"about {begin * len(text) // self._BEGINNING:,}")
         tokens, about = self._estimate(text), "about "
         if tokens <= MAX_INPUT_TOKENS:
             return
-        exact = self._exact()
+        exact = self._exact() if tokens <= self._HOPELESS else None
         if exact is not None:
             tokens, about = exact(text), ""
             sure = tokens > MAX_INPUT_TOKENS

@@ -11,7 +11,6 @@ import asyncio
 import atexit
 import os
 import ssl
-import threading
 import urllib.request
 from collections.abc import AsyncGenerator
 from functools import lru_cache
@@ -22,12 +21,13 @@ import httpx
 
 from lava_mistral.async_http import AiohttpTransport
 from lava_mistral.billing import is_loopback
+from lava_mistral.locks import new_lock
 
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept."""
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
 
-_lock = threading.Lock()
+_lock = new_lock()
 _sync_pools: dict[str | None, httpx.HTTPTransport] = {}
 _Pools: TypeAlias = dict[str | None, tuple[AiohttpTransport, AsyncGenerator[None, None]]]
 _async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools] = WeakKeyDictionary()
@@ -123,8 +123,6 @@ async def close_async_pools() -> None:
 
 
 def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
     _inherited.append((dict(_sync_pools), [dict(pools) for pools in _async_pools.values()]))
     _sync_pools.clear()
     _async_pools.clear()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from typing_extensions import Self
 
-from lava_mistral.ingestion import EmbeddingProgress
+from lava_mistral.outcome import EmbeddingProgress
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
@@ -31,18 +31,25 @@ class Watch:
     def __init__(self, call: Watched, show: bool, tell: OnProgress | None) -> None:
         self._call = call
         self._tell = tell
+        self._told = 0
         self._bar: tqdm[Any] | None = None
         if show:
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=call.total, unit="text", desc="Embedding")
+            self._bar = tqdm(total=call.total, initial=call.done, unit="text", desc="Embedding")
 
     def update(self) -> None:
         """The call has come further."""
         if self._bar is not None:
             self._bar.update(self._call.done - self._bar.n)
         if self._tell is not None:
+            self._told = self._call.done
             self._tell(self._call.progress())
+
+    def finish(self) -> None:
+        """The call is over, and has succeeded: the last that is told is all of it."""
+        if self._call.done != self._told:
+            self.update()
 
     def __enter__(self) -> Self:
         return self

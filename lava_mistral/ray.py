@@ -29,6 +29,7 @@ from lava_mistral.billing import Billing, Secret
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, LavaMistral
 from lava_mistral.embedding import DEFAULT_MAX_RETRIES, EmbeddingEngine
 from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.outcome import PartialEmbedding
 from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.vectors import NATIVE_DIMENSIONS
 
@@ -91,7 +92,7 @@ class EmbedTexts:
             batch: a pyarrow table, a pandas frame, or a mapping of names to numpy arrays.
 
         Raises:
-            ConfigurationError: the batch has no such column.
+            ConfigurationError: the batch has no such column, or one already where the vectors should go.
             InvalidRequestError: a text of the batch can't be embedded; the message shows how it begins.
             LavaError: a request failed for good.
         """
@@ -109,14 +110,21 @@ class EmbedTexts:
                 f"The dataset has no column {self.column!r}; it has {', '.join(map(repr, columns))}. "
                 "Name the one with the texts: column=…"
             )
+        if self.into in columns:
+            raise ConfigurationError(
+                f"The dataset has a column {self.into!r} already. Name another one for the vectors: into=…, or drop "
+                "that one before."
+            )
         column = batch[self.column]
         texts: list[Any] = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
         try:
             result = self.engine.embed(texts, as_numpy=True)
-        except LavaError as error:
+        except BaseException as error:
             # Ray sends the error to the driver; the vectors that were there would go with it.
-            error.partial = None
-            _show_text(error, texts)
+            if isinstance(getattr(error, "partial", None), PartialEmbedding):
+                error.partial = None  # type: ignore[attr-defined]
+            if isinstance(error, LavaError):
+                _show_text(error, texts)
             raise
         vectors: NDArray[np.float32] = result.vectors
         return vectors if len(vectors) else vectors.reshape(0, self._length)

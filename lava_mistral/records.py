@@ -18,7 +18,7 @@ import httpx
 
 from lava_mistral.billing import Identity, check_metadata, resolve_access
 from lava_mistral.calls import JSON_HEADERS, Call
-from lava_mistral.errors import ConfigurationError, LavaError, ServerError
+from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError, ServerError
 from lava_mistral.transport import Forwarder
 
 Status: TypeAlias = Literal["pending", "completed", "error"]
@@ -340,6 +340,12 @@ def usage_lookup(
 def _filters(
     customer_id: str | None, meter_id: str | None, metadata: Mapping[str, str] | None
 ) -> dict[str, str | None]:
+    for name, value in (("customer_id", customer_id), ("meter_id", meter_id)):
+        # Lava may take an empty one for none, and answer with everybody's requests.
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise ConfigurationError(
+                f"{name} is text such as 'c_1' that is not empty, not {value!r}. Leave it out to ask for all."
+            )
     pairs = [list(pair) for pair in check_metadata(metadata).items()]
     return {
         "customer_id": customer_id,
@@ -372,7 +378,7 @@ class Patience:
     """
 
     def __init__(self, total: float | None) -> None:
-        self._left = total or 0.0
+        self._total = self._left = total or 0.0
         self._next = 0.1
 
     def pause(self) -> float | None:
@@ -383,3 +389,19 @@ class Patience:
         self._left -= pause
         self._next = min(self._next * 1.5, 5.0)
         return pause
+
+    def given_up(self, request_id: str, error: NotFoundError) -> NotFoundError:
+        """The error for a record that was not there in time.
+
+        Args:
+            request_id: the request that was asked for.
+            error: what Lava said last.
+        """
+        fields = error.fields()
+        # It is the id of the lookup, and would be read as the one that was looked up.
+        fields |= {"request_id": None, "advice": "Is it an id that Lava gave, and the key of the same account?"}
+        return NotFoundError(
+            f"there is no record of the request {request_id!r}"
+            + (f", nor has one come in {self._total:g} s (wait=)" if self._total else ""),
+            **fields,
+        )

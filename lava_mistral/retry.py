@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -9,10 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from lava_mistral.errors import LavaError
+
+_log = logging.getLogger("lava_mistral")
+
+DEFAULT_MAX_RETRIES: Final = 2
 
 
 def parse_retry_after(value: str | None, *, now: float | None = None) -> float | None:
@@ -52,7 +57,7 @@ class RetryPolicy:
             it ends the tries at once, since waiting less would be refused again.
     """
 
-    max_retries: int = 2
+    max_retries: int = DEFAULT_MAX_RETRIES
     initial: float = 0.5
     longest: float = 20.0
     max_total: float = 300.0
@@ -99,4 +104,6 @@ class Attempts:
         seconds = self.policy.wait(error, tries=self.tries, elapsed=time.monotonic() - self.started)
         if seconds is None:
             raise error
+        level = logging.INFO if self.tries == 1 else logging.WARNING
+        _log.log(level, "retry %d of %d in %.1f s: %s", self.tries, self.policy.max_retries, seconds, error)
         return seconds

@@ -13,13 +13,13 @@ reservation stays: a limit is never passed on a guess. `LavaMistral.reconcile(li
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lava_mistral.cost import EXACT, format_cost
 from lava_mistral.errors import ConfigurationError, SpendLimitError
+from lava_mistral.locks import new_lock
 
 if TYPE_CHECKING:
     from lava_mistral.records import RequestRecord
@@ -49,7 +49,7 @@ class SpendLimit:
         self.limit = to_amount(limit)
         # A call may end inside the garbage collector, on top of any frame: ending takes no lock.
         self._ended: deque[tuple[Decimal, Decimal | None, str | None]] = deque()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._spent = _ZERO
         self._reserved = _ZERO
         self._held = _ZERO
@@ -69,7 +69,7 @@ class SpendLimit:
             return vars(self) | {"_lock": None, "_reserved": _ZERO}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=new_lock())
 
     @property
     def spent(self) -> Decimal:

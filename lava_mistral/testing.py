@@ -11,6 +11,7 @@ Then a test asks for `lava_gateway`:
         ...
         assert lava_gateway.requests[0].body["model"] == "mistral-small-2603"
 
+Code that reads its settings from the environment is led to it by `monkeypatch.setenv` with `lava_gateway.environ`.
 Options of the gateway come from a marker: `@pytest.mark.lava_gateway(balance="0", latency=0.1)`.
 """
 
@@ -36,10 +37,13 @@ def lava_gateway(request: pytest.FixtureRequest) -> Iterator[LocalGateway]:
 
     Raises:
         ImportError: the extra `[gateway]` is not installed.
+        TypeError: the marker has an argument without a name, or an unknown one.
     """
     # Not before a test asks for it: a run without such tests need not load a server.
     from lava_mistral.gateway import LocalGateway
 
     marker = request.node.get_closest_marker("lava_gateway")
+    if marker is not None and marker.args:
+        raise TypeError(f'@pytest.mark.lava_gateway takes options by name, such as balance="0", not {marker.args[0]!r}')
     with LocalGateway(**(marker.kwargs if marker else {})) as gateway:
         yield gateway

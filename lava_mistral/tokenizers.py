@@ -12,6 +12,7 @@ reproduce to the token (`mistral-large-latest` with tools over several turns, `p
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Sequence
 from importlib import resources
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 
+from lava_mistral.json_text import to_json
+from lava_mistral.locks import new_lock
 from lava_mistral.wire import Message, Tool
 
 if TYPE_CHECKING:
@@ -84,6 +87,18 @@ def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | N
     return list(tokenizer.instruct_tokenizer.tokenizer.encode(text, bos=enclosed, eos=enclosed))
 
 
+def prepare(model: str) -> bool:
+    """Whether a count for the model would take no time to load; where it would, a thread begins to load it."""
+    choice = _choose(model)
+    if choice is None or choice.tokenizer in _loaded:
+        return True
+    if choice.tokenizer not in _begun:
+        _begun.add(choice.tokenizer)
+        # Not a daemon: the end of the process would cut it in the middle of other people's C++.
+        threading.Thread(target=_load, args=(choice.tokenizer,), name="mistral-tokenizer").start()
+    return False
+
+
 def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> Counted | None:
     """The tokens of a prompt of texts and tool calls, or `None` where it can't be put through a template.
 
@@ -130,7 +145,7 @@ def _plain(message: Message) -> dict[str, Any]:
 def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
     arguments = call["function"].get("arguments", "")
     if not isinstance(arguments, str):
-        arguments = orjson.dumps(arguments).decode()
+        arguments = to_json(arguments).decode()
     function = {"name": call["function"]["name"], "arguments": arguments}
     return {"id": call.get("id") or "null", "function": function}
 
@@ -141,7 +156,8 @@ def _plain_tool(tool: Tool) -> dict[str, Any]:
 
 
 _loaded: dict[_Name, MistralTokenizer[Any, Any, Any, Any, Any] | None] = {}
-_lock = threading.Lock()
+_begun: set[_Name] = set()
+_lock = new_lock()
 
 
 def _load(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
@@ -196,3 +212,26 @@ def _tekken_v13() -> MistralTokenizer[Any, Any, Any, Any, Any]:
         validator=MistralRequestValidatorV13(mode=ValidationMode.test),
         request_normalizer=InstructRequestNormalizerV13.normalizer(),
     )
+
+
+class _Forking(threading.local):
+    """Whether this thread keeps others from loading while it forks."""
+
+    pausing = False
+
+
+_forking = _Forking()
+
+
+def _pause_loading() -> None:
+    # What another thread has half imported could never be imported in the child.
+    _forking.pausing = _lock.acquire(timeout=10.0)
+
+
+def _resume_loading() -> None:
+    if _forking.pausing:
+        _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_pause_loading, after_in_parent=_resume_loading)

@@ -3,13 +3,13 @@
 With the extra `[tokenizer]` counts are Mistral's own (see `lava_mistral.tokenizers`); without it, and for what no
 bundled tokenizer covers, they are an upper estimate. Nothing is downloaded, ever.
 
-The estimate takes a word that both of Mistral's vocabularies hold as one token (`words.txt`, 15,080 of them, of many
-languages; SentencePiece, which `mistral-embed` uses, and Tekken) for one token, and weighs the letters of any other
-word: rare ones more, since they stand for shorter pieces. Digits and signs count for themselves. A character outside
-ASCII that both vocabularies hold (`characters.txt`, 2,358) counts about one, any other a token for each of its bytes,
-which is the most that it can take. The weights solve a linear program: the least total over English prose such that
-no sample of prose and software texts in thirty languages, code, JSON, base64, hexadecimal or random characters gets
-less than 104 % of its tokens.
+The estimate takes a word that both of Mistral's vocabularies hold as one token (`words.vocabulary`, 15,080 of them, of
+many languages; SentencePiece, which `mistral-embed` uses, and Tekken) for one token, and weighs the letters of any
+other word: rare ones more, since they stand for shorter pieces. Digits and signs count for themselves. A character
+outside ASCII that both vocabularies hold (`characters.vocabulary`, 2,358) counts about one, any other a token for each
+of its bytes, which is the most that it can take. The weights solve a linear program: the least total over English prose
+such that no sample of prose and software texts in thirty languages, code, JSON, base64, hexadecimal or random
+characters gets less than 104 % of its tokens.
 
 Ordinary English is overrated by about 20 %. Text that is unlike all of these can have more tokens than estimated, such
 as one odd syllable repeated over and over.
@@ -25,10 +25,10 @@ from itertools import filterfalse
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from lava_mistral import tokenizers
 from lava_mistral.catalog import get_model
+from lava_mistral.json_text import to_json
+from lava_mistral.prompts import Prompt, to_messages
 from lava_mistral.wire import Message, Tool
 
 DEFAULT_MODEL: Final = "mistral-small-2603"
@@ -50,7 +50,7 @@ class TokenCount(NamedTuple):
 
 
 def count_tokens(
-    text_or_messages: str | Sequence[Message],
+    text_or_messages: Prompt,
     model: str = DEFAULT_MODEL,
     *,
     tools: Sequence[Tool] | None = None,
@@ -58,9 +58,9 @@ def count_tokens(
     """How many tokens a text or a prompt has for a model.
 
     Args:
-        text_or_messages: a text, or messages in Mistral's wire form. A text is counted alone, without the control
-            tokens of a chat; for an embedding model it is counted as Mistral bills it, with the two that enclose it.
-            Messages are counted as the prompt that the model reads, with all control tokens.
+        text_or_messages: a text, or messages in Mistral's form, LangChain's or LlamaIndex's. A text is counted alone,
+            without the control tokens of a chat; for an embedding model it is counted as Mistral bills it, with the two
+            that enclose it. Messages are counted as the prompt that the model reads, with all control tokens.
         model: the name of the model; one that is not known is estimated.
         tools: the tools of the request, in wire form; counted with messages only.
 
@@ -73,7 +73,7 @@ def count_tokens(
         enclosed = "embeddings" in get_model(model).capabilities
         counted = tokenizers.count_text(text_or_messages, model, enclosed=enclosed)
         return TokenCount(*counted) if counted else TokenCount(estimate_tokens(text_or_messages), False)
-    messages = list(text_or_messages)
+    messages = to_messages(text_or_messages)
     if not any(_attachments(messages)):
         prompt = tokenizers.count_prompt(messages, model, tools=tools or ())
         if prompt is not None:
@@ -140,19 +140,19 @@ _WEIGHTS: Final = _weights()
 @functools.cache
 def _known_words() -> frozenset[bytes]:
     """Words that are one token after a space."""
-    return frozenset(Path(__file__).with_name("words.txt").read_bytes().split())
+    return frozenset(Path(__file__).with_name("words.vocabulary").read_bytes().split())
 
 
 @functools.cache
 def _rare_characters() -> re.Pattern[str]:
     """Characters that are no token in one of the vocabularies, and so can take a token for each byte."""
-    common = Path(__file__).with_name("characters.txt").read_text("utf-8").replace("\n", "")
+    common = Path(__file__).with_name("characters.vocabulary").read_text("utf-8").replace("\n", "")
     return re.compile(f"[^\\x00-\\x7f{re.escape(common)}]+")
 
 
 def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[Tool]) -> int:
     """An upper estimate of a prompt: its texts, counted with the model's vocabulary where it is at hand."""
-    texts = [*_texts(messages), *(orjson.dumps(tool).decode() for tool in tools)]
+    texts = [*_texts(messages), *(to_json(tool).decode() for tool in tools)]
     total = _PROMPT_TOKENS + _MESSAGE_TOKENS * (len(messages) + len(tools))
     for text in texts:
         counted = tokenizers.count_text(text, model)
@@ -190,7 +190,7 @@ def _texts(messages: Sequence[Message]) -> Iterable[str]:
         for call in message.get("tool_calls") or ():
             arguments = call["function"].get("arguments", "")
             yield call["function"]["name"]
-            yield arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+            yield arguments if isinstance(arguments, str) else to_json(arguments).decode()
     for part in _parts(messages):
         if part.get("type") == "text":
             yield part["text"]

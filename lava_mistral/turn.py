@@ -6,14 +6,14 @@ or in fragments. A turn that was streamed and the same turn in one answer come o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-import orjson
-
 from lava_mistral.errors import ServerError
+from lava_mistral.json_text import to_json
 from lava_mistral.wire import AssistantMessage, ChatChunk, ContentPart, Usage
 
 _TEXT_KEYS = {"type", "text"}
@@ -36,10 +36,14 @@ class ToolCall:
     arguments: str
 
     def parsed(self) -> dict[str, Any] | None:
-        """The arguments, or `None` when they are not a JSON object."""
+        """The arguments, or `None` when they are not a JSON object.
+
+        Models write more than the JSON standard has: raw line breaks in texts (of code above all), `NaN`, integers of
+        any length. All of it is taken, and integers stay exact.
+        """
         try:
-            value = orjson.loads(self.arguments)
-        except orjson.JSONDecodeError:
+            value = json.loads(self.arguments, strict=False)
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 
@@ -397,7 +401,7 @@ def _function(call: Any) -> tuple[str, str]:
     if arguments is None:
         arguments = ""
     elif not isinstance(arguments, str):
-        arguments = orjson.dumps(arguments).decode()
+        arguments = to_json(arguments).decode()
     name = function.get("name") or ""
     if not isinstance(name, str):
         raise _malformed("name", "a string", name)

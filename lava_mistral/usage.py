@@ -18,7 +18,6 @@ or was cancelled, nobody here knows: such a record has `usage` and `cost` `None`
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from lava_mistral.billing import Scope, astepped, in_scope, present_scope, stepped
 from lava_mistral.cost import EXACT, format_cost
+from lava_mistral.locks import new_lock
 from lava_mistral.wire import Usage, cached_tokens
 
 if TYPE_CHECKING:
@@ -112,8 +112,31 @@ class CallRecord:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class CallEffort:
+    """What a call did beside the requests that are told of: of a chat at each retry, of an embedding when it is over.
+
+    Attributes:
+        model: the model that was asked for.
+        retries: requests that repeated a failed one.
+        duplicates: texts that were not sent, since an equal one was.
+        customer_id: the customer that the call was made for; like the next two unknown where no answer came.
+        meter_slug: the meter that it counts on.
+        metadata: what Lava stored with it.
+    """
+
+    model: str
+    retries: int = 0
+    duplicates: int = 0
+    customer_id: str | None = None
+    meter_slug: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
 Listener: TypeAlias = Callable[[CallRecord], object]
-"""Told of each call when it is over, in the thread that ended it; it should be quick and must not block."""
+"""Told of each call when it is over, in the thread that ended it; it should be quick and must not block.
+
+One that has a method `add_effort` is told of each `CallEffort` by it."""
 
 
 @dataclass(slots=True)
@@ -128,6 +151,8 @@ class Tally:
         cost: USD, exact, of the calls whose cost is known.
         unknown: requests whose tokens are not known here; nothing of them is in the sums.
         unpriced: requests with known tokens of a model without a known price; their cost is not in `cost`.
+        retries: requests that repeated a failed one, whether or not they were paid.
+        duplicates: texts that were not embedded, since an equal one of the same call was.
     """
 
     requests: int = 0
@@ -137,6 +162,8 @@ class Tally:
     cost: Decimal = Decimal(0)
     unknown: int = 0
     unpriced: int = 0
+    retries: int = 0
+    duplicates: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -156,6 +183,10 @@ class Tally:
         else:
             self.cost = EXACT.add(self.cost, record.cost)
 
+    def _add_effort(self, effort: CallEffort) -> None:
+        self.retries += effort.retries
+        self.duplicates += effort.duplicates
+
     def _settle(self, told: RequestRecord) -> None:
         self.unknown -= 1
         self.input_tokens += told.usage.input_tokens
@@ -171,6 +202,8 @@ class Tally:
             self.cost,
             self.unknown,
             self.unpriced,
+            self.retries,
+            self.duplicates,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -184,11 +217,20 @@ class Tally:
             "cost": f"{self.cost:f}",
             "unknown": self.unknown,
             "unpriced": self.unpriced,
+            "retries": self.retries,
+            "duplicates": self.duplicates,
         }
 
 
 OTHER: Final = "(other)"
 """Stands for all further values of a metadata key that has very many."""
+
+
+class _Tallies(dict[Any, Tally]):
+    """Sums by name; who was not called for has used nothing."""
+
+    def __missing__(self, name: Any) -> Tally:
+        return Tally()
 
 
 class UsageTotals:
@@ -209,8 +251,8 @@ class UsageTotals:
         self._most_values = most_values
         # A call may end inside the garbage collector, on top of any frame of any thread: `add` takes no lock that it
         # would have to wait for.
-        self._arrived: deque[CallRecord] = deque()
-        self._lock = threading.Lock()
+        self._arrived: deque[CallRecord | CallEffort] = deque()
+        self._lock = new_lock()
         self._total = Tally()
         self._models: dict[str, Tally] = {}
         self._customers: dict[str | None, Tally] = {}
@@ -220,7 +262,14 @@ class UsageTotals:
 
     def add(self, record: CallRecord) -> None:
         """Count a call."""
-        self._arrived.append(record)
+        self._arrive(record)
+
+    def add_effort(self, effort: CallEffort) -> None:
+        """Count what a call did beside its requests."""
+        self._arrive(effort)
+
+    def _arrive(self, told: CallRecord | CallEffort) -> None:
+        self._arrived.append(told)
         if len(self._arrived) >= self._AT_ONCE and self._lock.acquire(blocking=False):
             try:
                 self._fold()
@@ -235,11 +284,15 @@ class UsageTotals:
             return vars(self) | {"_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=new_lock())
 
     def _fold(self) -> None:
         while self._arrived:
             record = self._arrived.popleft()
+            if isinstance(record, CallEffort):
+                for tally in self._tallies(record):
+                    tally._add_effort(record)
+                continue
             for tally in self._tallies(record):
                 tally._add(record)
             if record.usage is None and record.request_id is not None:
@@ -247,7 +300,7 @@ class UsageTotals:
                     del self._unsettled[next(iter(self._unsettled))]
                 self._unsettled[record.request_id] = record
 
-    def _tallies(self, record: CallRecord) -> Iterator[Tally]:
+    def _tallies(self, record: CallRecord | CallEffort) -> Iterator[Tally]:
         yield self._total
         yield self._models.setdefault(record.model, Tally())
         yield self._customers.setdefault(record.customer_id, Tally())
@@ -267,7 +320,7 @@ class UsageTotals:
     def _copies(self, groups: Mapping[Any, Tally]) -> dict[Any, Tally]:
         with self._lock:
             self._fold()
-            return {name: tally._copy() for name, tally in groups.items()}
+            return _Tallies((name, tally._copy()) for name, tally in groups.items())
 
     @property
     def total(self) -> Tally:
@@ -384,7 +437,59 @@ class UsageTotals:
     def __repr__(self) -> str:
         total = self.total
         left = f", {total.unknown} unknown" if total.unknown else ""
-        return f"<UsageTotals: {total.requests} requests, {total.total_tokens} tokens, {format_cost(total.cost)}{left}>"
+        requests = f"{total.requests} request{'' if total.requests == 1 else 's'}"
+        return f"<UsageTotals: {requests}, {total.total_tokens} tokens, {format_cost(total.cost)}{left}>"
+
+
+class CountsInTotals:
+    """What a framework's usage handler shows of the totals that it counts in."""
+
+    if TYPE_CHECKING:
+        totals: UsageTotals
+
+    @property
+    def cost(self) -> Decimal:
+        """USD, exact, of the calls whose cost is known."""
+        return self.totals.cost
+
+    @property
+    def requests(self) -> int:
+        """How many requests were paid, or may have been."""
+        return self.totals.requests
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompts and answers, where they are known."""
+        return self.totals.total_tokens
+
+    @property
+    def by_model(self) -> dict[str, Tally]:
+        """Sums by model."""
+        return self.totals.by_model
+
+    @property
+    def by_customer(self) -> dict[str | None, Tally]:
+        """Sums by customer; `None` for calls made for none."""
+        return self.totals.by_customer
+
+    def unsettled(self) -> tuple[str, ...]:
+        """The ids of requests whose cost is not known here; `LavaMistral.reconcile` asks for it."""
+        return self.totals.unsettled()
+
+    def settle(self, told: RequestRecord) -> None:
+        """Put what Lava recorded in the place of what was unknown."""
+        self.totals.settle(told)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sums in JSON's types; see `UsageTotals.as_dict`."""
+        return self.totals.as_dict()
+
+    def table(self, *by: str) -> Table:
+        """The sums as a rich table; see `UsageTotals.table`."""
+        return self.totals.table(*by)
+
+    def __rich__(self) -> Table:
+        return self.totals.table()
 
 
 def _dicts(groups: Mapping[Any, Tally]) -> dict[str, dict[str, Any]]:
@@ -399,19 +504,25 @@ def usage_table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Ta
     doubtful = total.unknown or total.unpriced
     columns = [("requests", total.requests), ("input", total.input_tokens), ("cached", total.cached_tokens)]
     columns.append(("output", total.output_tokens))
-    table.add_column("", footer="total", overflow="fold")
+    table.add_column("", footer="total", overflow="fold", min_width=18)
     for name, value in columns:
         table.add_column(name, footer=f"{value:,}", justify="right")
     table.add_column("cost", footer=format_cost(total.cost), justify="right")
     if doubtful:
-        table.add_column("cost unknown", footer=f"{total.unknown + total.unpriced:,}", justify="right")
+        table.add_column("cost\nunknown", footer=f"{total.unknown + total.unpriced:,}", justify="right")
+    for name, value in (("retries", total.retries), ("duplicates", total.duplicates)):
+        if value:
+            table.add_column(name, footer=f"{value:,}", justify="right")
     for section, groups in sections.items():
         table.add_section()
         table.add_row(f"[bold]by {section.removeprefix('metadata:')}[/bold]")
         for label, tally in sorted(groups.items(), key=lambda item: (-item[1].cost, item[0] or "")):
             cells = [tally.requests, tally.input_tokens, tally.cached_tokens, tally.output_tokens]
             row = [_escaped(label or "–"), *(f"{cell:,}" for cell in cells), format_cost(tally.cost)]
-            table.add_row(*row, *([f"{tally.unknown + tally.unpriced:,}"] if doubtful else []))
+            rest = [tally.unknown + tally.unpriced] if doubtful else []
+            rest += [tally.retries] if total.retries else []
+            rest += [tally.duplicates] if total.duplicates else []
+            table.add_row(*row, *(f"{cell:,}" for cell in rest))
     return table
 
 
@@ -433,7 +544,7 @@ class Watch:
 
 _NOBODY: Final = Watch()
 _watch: ContextVar[Watch] = ContextVar("lava_mistral_usage", default=_NOBODY)
-_subscribing = threading.Lock()
+_subscribing = new_lock()
 _subscribed: tuple[Listener, ...] = ()
 
 
@@ -551,5 +662,19 @@ def tell(listeners: Sequence[Listener], record: CallRecord) -> None:
     for listener in listeners:
         try:
             listener(record)
+        except Exception:  # noqa: BLE001 - what a listener does is not the call's fault
+            _log.exception("A listener to usage failed: %r", listener)
+
+
+def tell_effort(listeners: Sequence[Listener], effort: CallEffort) -> None:
+    """Tell those listeners of it that have a method for it. One that fails is logged: the call itself did not."""
+    if not effort.retries and not effort.duplicates:
+        return
+    for listener in listeners:
+        add_effort = getattr(listener, "add_effort", None)
+        if add_effort is None:
+            continue
+        try:
+            add_effort(effort)
         except Exception:  # noqa: BLE001 - what a listener does is not the call's fault
             _log.exception("A listener to usage failed: %r", listener)

@@ -5,8 +5,8 @@ try:
 except ImportError as error:
     raise ImportError("llama_index_lava_mistral needs LlamaIndex: pip install 'lava-mistral[llama-index]'") from error
 
-from llama_index_lava_mistral.callbacks import LavaCallEvent, LavaUsageHandler
+from llama_index_lava_mistral.callbacks import LavaCallEvent, LavaEffortEvent, LavaUsageHandler
 from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
 from llama_index_lava_mistral.llms import ChatLavaMistral
 
-__all__ = ["ChatLavaMistral", "LavaCallEvent", "LavaMistralEmbeddings", "LavaUsageHandler"]
+__all__ = ["ChatLavaMistral", "LavaCallEvent", "LavaEffortEvent", "LavaMistralEmbeddings", "LavaUsageHandler"]

@@ -14,8 +14,9 @@ from typing_extensions import Self
 
 from lava_mistral.billing import Billing, carried_fields, check_base_url, check_metadata, to_billing
 from lava_mistral.calls import refuse_keys
-from lava_mistral.client import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
+from lava_mistral.client import DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.retry import DEFAULT_MAX_RETRIES
 from lava_mistral.spend import SpendLimit, to_limit
 
 OF_THE_CLIENT = ("timeout", "max_retries", "stream_chunk_timeout")

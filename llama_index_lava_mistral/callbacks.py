@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -12,10 +12,7 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
 from pydantic import InstanceOf
 
-from lava_mistral.usage import LLAMA_INDEX_SPAN, CallRecord, UsageTotals, watching
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from lava_mistral.usage import LLAMA_INDEX_SPAN, CallEffort, CallRecord, CountsInTotals, UsageTotals, watching
 
 dispatcher = get_dispatcher(__name__)
 
@@ -51,13 +48,31 @@ class LavaCallEvent(BaseEvent):
         return "LavaCallEvent"
 
 
-class LavaUsageHandler(BaseEventHandler):
+class LavaEffortEvent(BaseEvent):
+    """A call repeated requests, or was spared texts that came twice; of an embedding when it is over.
+
+    Attributes:
+        effort: what it did; the other fields are the same.
+    """
+
+    effort: InstanceOf[CallEffort] = Field(exclude=True, repr=False)
+    model: str
+    retries: int
+    duplicates: int
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The event's name."""
+        return "LavaEffortEvent"
+
+
+class LavaUsageHandler(CountsInTotals, BaseEventHandler):
     """Tokens and cost of everything that LlamaIndex sends through Lava, by model, customer and metadata.
 
         usage = LavaUsageHandler()
         get_dispatcher().add_event_handler(usage)
         query_engine.query(…)
-        usage.totals.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
+        usage.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
 
     LlamaIndex's dispatchers belong to the process: the handler counts what all of its threads and tasks do. To count
     what one block does, use `lava_mistral.track_usage`.
@@ -74,20 +89,11 @@ class LavaUsageHandler(BaseEventHandler):
         return "LavaUsageHandler"
 
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:
-        """Count the event, where it is a `LavaCallEvent`."""
+        """Count the event, where it is one of this package."""
         if isinstance(event, LavaCallEvent):
             self.totals.add(event.record)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The sums in JSON's types; see `UsageTotals.as_dict`."""
-        return self.totals.as_dict()
-
-    def table(self, *by: str) -> Table:
-        """The sums as a rich table; see `UsageTotals.table`."""
-        return self.totals.table(*by)
-
-    def __rich__(self) -> Table:
-        return self.table()
+        elif isinstance(event, LavaEffortEvent):
+            self.totals.add_effort(event.effort)
 
 
 def counted() -> AbstractContextManager[None]:
@@ -101,8 +107,19 @@ def traced(metadata: Any) -> dict[str, str]:
     return {**({} if span_id is None else {LLAMA_INDEX_SPAN: span_id[:255]}), **(metadata or {})}
 
 
-def _emit(record: CallRecord) -> None:
-    dispatcher.event(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
+class _Emitter:
+    """A listener that makes events of what it is told."""
+
+    def __call__(self, record: CallRecord) -> None:
+        dispatcher.event(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
+
+    def add_effort(self, effort: CallEffort) -> None:
+        dispatcher.event(
+            LavaEffortEvent(effort=effort, model=effort.model, retries=effort.retries, duplicates=effort.duplicates)
+        )
+
+
+_emit = _Emitter()
 
 
 def _is_heard() -> bool:

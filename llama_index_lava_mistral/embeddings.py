@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import asyncio
+import uuid
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.schema import BaseNode
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
 from lava_mistral.billing import Billing
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL
-from lava_mistral.embedding import DEFAULT_MAX_CONCURRENCY, DEFAULT_MAX_RETRIES, EmbeddingEngine
+from lava_mistral.embedding import (
+    DEFAULT_MAX_CONCURRENCY,
+    DEFAULT_MAX_RETRIES,
+    AsyncEmbeddingStream,
+    EmbeddingEngine,
+    EmbeddingStream,
+    PartialEmbedding,
+)
+from lava_mistral.locks import new_lock
+from lava_mistral.outcome import known_vectors
+from lava_mistral.progress import OnProgress
+from llama_index_lava_mistral._discretion import within_a_span
 from llama_index_lava_mistral._settings import LavaSettings
 from llama_index_lava_mistral.callbacks import counted, traced
 
 dispatcher = get_dispatcher(__name__)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_S = TypeVar("_S")
+
+_CACHE: Final = "embeddings"
+"""The collection in which LlamaIndex looks for vectors."""
+_OF_A_BATCH: Final = ("show_progress", "billing", "lava_metadata", "on_progress", "resume_from")
 
 
 @dataclass(frozen=True)
@@ -35,37 +51,62 @@ class _Options:
     billing: Billing | None = None
     lava_metadata: Mapping[str, str] | None = None
     show_progress: bool = False
+    on_progress: OnProgress | None = None
+    resume_from: PartialEmbedding | None = None
 
 
 _NOTHING_SAID = _Options()
 _options: ContextVar[_Options] = ContextVar("llama_index_lava_mistral_options", default=_NOTHING_SAID)
-_making = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _making
-    _making = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_making = new_lock()
 
 
 @contextmanager
 def _call(
-    billing: Billing | None, lava_metadata: Mapping[str, str] | None, show_progress: bool = False
+    billing: Billing | None,
+    lava_metadata: Mapping[str, str] | None,
+    show_progress: bool = False,
+    on_progress: OnProgress | None = None,
+    resume_from: PartialEmbedding | None = None,
 ) -> Iterator[None]:
-    token = _options.set(_Options(billing, lava_metadata, show_progress))
+    token = _options.set(_Options(billing, lava_metadata, show_progress, on_progress, resume_from))
     try:
         yield
     finally:
         _options.reset(token)
 
 
-def _within_a_span(method: _F) -> _F:
-    """Say that the method needs no span of its own: the one that it calls opens it."""
-    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
-    return method
+def _refuse(kwargs: Mapping[str, Any]) -> None:
+    # LlamaIndex's signature has a place for anything; a misspelt name would be lost in it.
+    if kwargs:
+        known = ", ".join(_OF_A_BATCH)
+        raise TypeError(f"unexpected keyword argument {next(iter(kwargs))!r}; a batch takes {known}")
+
+
+def _ours(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a pipeline's arguments that are for embeddings: each of its steps gets all of them."""
+    return {name: value for name, value in kwargs.items() if name in _OF_A_BATCH}
+
+
+def _from_cache(texts: Sequence[str], found: Mapping[str, Embedding]) -> _Options:
+    """The call under way, going on from what the cache holds."""
+    said = _options.get()
+    return replace(said, resume_from=known_vectors(texts, found, said.resume_from))
+
+
+def _got(error: BaseException, texts: Sequence[str], found: Mapping[str, Embedding]) -> dict[str, Embedding]:
+    """The vectors that a failed call got beside those of the cache."""
+    partial = getattr(error, "partial", None)
+    vectors = partial.vectors if isinstance(partial, PartialEmbedding) else {}
+    return {texts[index]: vector for index, vector in vectors.items() if texts[index] not in found}
+
+
+def _held(vector: Embedding) -> dict[str, Embedding]:
+    """A vector as LlamaIndex keeps one in a store."""
+    return {str(uuid.uuid4()): vector}
+
+
+def _vector_in(held: Mapping[str, Any]) -> Embedding:
+    return cast("Embedding", next(iter(held.values())))
 
 
 class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
@@ -75,7 +116,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     once, in sync code as in async; a repeated text is embedded once. `embed_batch_size` says for how many texts there
     is an event and a turn of the rate limiter, not how many go into a request.
 
-    Each method also takes `billing=` and `lava_metadata=`.
+    Each method also takes `billing=` and `lava_metadata=`; those for many texts take `resume_from=` as well: the
+    `partial` of what an earlier call with the same texts raised, so that nothing is paid twice.
 
     Args:
         model_name: Mistral's name of the model; `model` for short.
@@ -95,7 +137,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         http_client: an `httpx.Client` to send with; `async_http_client` its async twin.
 
     Raises:
-        LavaError: from every call that fails; a batch's `partial` holds the vectors that were there.
+        LavaError: from every call that fails. Whatever a batch raises, a `KeyboardInterrupt` or the cancellation of a
+            task too, has `partial`: the vectors that were there. An `embeddings_cache` gets them as well.
     """
 
     model_name: str = Field(default=DEFAULT_EMBEDDING_MODEL, description="Mistral's name of the model.")
@@ -135,7 +178,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         payload = super().to_payload()
         return payload if self.dimensions is None else {**payload, "dimensions": self.dimensions}
 
-    @_within_a_span
+    @within_a_span
     def get_query_embedding(
         self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -143,7 +186,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return super().get_query_embedding(query)
 
-    @_within_a_span
+    @within_a_span
     async def aget_query_embedding(
         self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -151,7 +194,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return await super().aget_query_embedding(query)
 
-    @_within_a_span
+    @within_a_span
     def get_text_embedding(
         self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -159,7 +202,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return super().get_text_embedding(text)
 
-    @_within_a_span
+    @within_a_span
     async def aget_text_embedding(
         self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -174,10 +217,28 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         *,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+        resume_from: PartialEmbedding | None = None,
         **kwargs: Any,
     ) -> list[Embedding]:
-        """The vectors of the texts, in their order."""
-        with _call(billing, lava_metadata, show_progress or self.show_progress_bar), self._events(texts) as finish:
+        """The vectors of the texts, in their order.
+
+        Args:
+            texts: what to embed, any number of them.
+            show_progress: draw a progress bar.
+            billing: who pays for this call.
+            lava_metadata: stored by Lava with each of its requests.
+            on_progress: told in the calling thread after each batch.
+            resume_from: `partial` of what ended an earlier call with the same texts; what it had got is not paid again.
+
+        Raises:
+            TypeError: there is no such argument.
+            LavaError: the call failed; `partial` has the vectors that are there.
+        """
+        _refuse(kwargs)
+        show_progress = show_progress or self.show_progress_bar
+        call = _call(billing, lava_metadata, show_progress, on_progress, resume_from)
+        with call, self._events(texts) as finish:
             for _ in self._windows(texts):
                 if self.rate_limiter is not None:
                     self.rate_limiter.acquire()
@@ -195,10 +256,15 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         *,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+        resume_from: PartialEmbedding | None = None,
         **kwargs: Any,
     ) -> list[Embedding]:
-        """The vectors of the texts, in their order; the event loop goes on meanwhile."""
-        with _call(billing, lava_metadata, show_progress or self.show_progress_bar), self._events(texts) as finish:
+        """Like `get_text_embedding_batch`; the event loop goes on meanwhile."""
+        _refuse(kwargs)
+        show_progress = show_progress or self.show_progress_bar
+        call = _call(billing, lava_metadata, show_progress, on_progress, resume_from)
+        with call, self._events(texts) as finish:
             for _ in self._windows(texts):
                 if self.rate_limiter is not None:
                     await self.rate_limiter.async_acquire()
@@ -208,6 +274,75 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
                 embeddings = await self._aget_text_embeddings(texts)
             finish(embeddings)
         return embeddings
+
+    def embed_iter(
+        self,
+        texts: Iterable[str],
+        show_progress: bool = False,
+        *,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        on_progress: OnProgress | None = None,
+        resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
+    ) -> EmbeddingStream:
+        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
+
+        There are no events and no cache here, and no turn of the rate limiter: the engine keeps its own pace.
+
+        Args:
+            texts: what to embed; read once, not far ahead of what was taken.
+            show_progress: draw a progress bar.
+            billing: who pays for these requests.
+            lava_metadata: stored by Lava with each of them.
+            as_numpy: give float32 arrays rather than lists of floats.
+            on_progress: told in the iterating thread after each batch.
+            resume_from: `partial` of what ended an earlier stream over the same source, or of the stream itself.
+            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue.
+        """
+        return self._stream(
+            EmbeddingEngine.embed_iter,
+            texts,
+            _Options(billing, lava_metadata, show_progress or self.show_progress_bar, on_progress, resume_from),
+            as_numpy=as_numpy,
+            read_in_thread=read_in_thread,
+        )
+
+    def aembed_iter(
+        self,
+        texts: AsyncIterable[str] | Iterable[str],
+        show_progress: bool = False,
+        *,
+        billing: Billing | None = None,
+        lava_metadata: Mapping[str, str] | None = None,
+        as_numpy: bool = False,
+        on_progress: OnProgress | None = None,
+        resume_from: PartialEmbedding | None = None,
+        read_in_thread: bool = False,
+    ) -> AsyncEmbeddingStream:
+        """Like `embed_iter`, for `async for`; the source may be async too."""
+        return self._stream(
+            EmbeddingEngine.aembed_iter,
+            texts,
+            _Options(billing, lava_metadata, show_progress or self.show_progress_bar, on_progress, resume_from),
+            as_numpy=as_numpy,
+            read_in_thread=read_in_thread,
+        )
+
+    def _stream(self, method: Callable[..., _S], texts: Any, said: _Options, **how: bool) -> _S:
+        with counted():
+            return method(self._engine(), texts, **self._said(said), **how)
+
+    @within_a_span
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """The nodes, each with its vector."""
+        return super().__call__(nodes, **_ours(kwargs))
+
+    @within_a_span
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """The nodes, each with its vector."""
+        return await super().acall(nodes, **_ours(kwargs))
 
     def _get_query_embedding(self, query: str) -> Embedding:
         return self._get_text_embeddings([query])[0]
@@ -222,17 +357,63 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        with counted():
-            return cast("list[Embedding]", self._engine().embed(texts, **self._said()).vectors)
+        return self._embed(texts, _options.get())
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return await self._aembed(texts, _options.get())
+
+    def _get_text_embeddings_cached(self, texts: list[str]) -> list[Embedding]:
+        store = self.embeddings_cache
+        assert store is not None
+        self._engine().check(texts)
+        looked_up = ((text, store.get(key=text, collection=_CACHE)) for text in dict.fromkeys(texts))
+        found = {text: _vector_in(held) for text, held in looked_up if held}
+        try:
+            embeddings = self._embed(texts, _from_cache(texts, found))
+        except BaseException as error:
+            # What was paid for is kept, even where the store fails too.
+            with suppress(Exception):
+                for text, vector in _got(error, texts, found).items():
+                    store.put(key=text, val=_held(vector), collection=_CACHE)
+            raise
+        for text, vector in dict(zip(texts, embeddings, strict=True)).items():
+            if text not in found:
+                store.put(key=text, val=_held(vector), collection=_CACHE)
+        return embeddings
+
+    async def _aget_text_embeddings_cached(self, texts: list[str]) -> list[Embedding]:
+        store = self.embeddings_cache
+        assert store is not None
+        await asyncio.to_thread(self._engine().check, texts)
+        found = {}
+        for text in dict.fromkeys(texts):
+            if held := await store.aget(key=text, collection=_CACHE):
+                found[text] = _vector_in(held)
+        try:
+            embeddings = await self._aembed(texts, _from_cache(texts, found))
+        except BaseException as error:
+            # What was paid for is kept, even where the store fails too.
+            with suppress(Exception):
+                for text, vector in _got(error, texts, found).items():
+                    await store.aput(key=text, val=_held(vector), collection=_CACHE)
+            raise
+        for text, vector in dict(zip(texts, embeddings, strict=True)).items():
+            if text not in found:
+                await store.aput(key=text, val=_held(vector), collection=_CACHE)
+        return embeddings
+
+    def _embed(self, texts: list[str], said: _Options) -> list[Embedding]:
         with counted():
-            result = await self._engine().aembed(texts, **self._said())
+            return cast("list[Embedding]", self._engine().embed(texts, **self._said(said)).vectors)
+
+    async def _aembed(self, texts: list[str], said: _Options) -> list[Embedding]:
+        with counted():
+            result = await self._engine().aembed(texts, **self._said(said))
         return cast("list[Embedding]", result.vectors)
 
-    def _said(self) -> dict[str, Any]:
-        """What the call under way says beside its texts."""
-        said = dict(vars(_options.get()))
+    def _said(self, options: _Options) -> dict[str, Any]:
+        """What a call says beside its texts."""
+        said = dict(vars(options))
         if self.trace_metadata:
             said["lava_metadata"] = traced(said["lava_metadata"])
         return said

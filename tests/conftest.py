@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -59,3 +60,14 @@ def node_sdk() -> Path:
         quiet = ["--silent", "--no-audit", "--no-fund", "--no-package-lock"]
         subprocess.run([npm, "install", *quiet, "--prefix", str(NODE_SDK), SDK_PACKAGE], check=True)
     return NODE_SDK
+
+
+@pytest.fixture
+def idle_loop() -> Iterator[None]:
+    """An event loop for what LlamaIndex runs in sync code: it takes the thread's own, or leaves one open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    asyncio.set_event_loop(None)

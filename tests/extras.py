@@ -51,7 +51,8 @@ def main(uv: str, interpreter: str) -> None:
             python = venv / "bin" / "python"
             subprocess.run([uv, "venv", "--quiet", "--python", interpreter, venv], check=True)
             what = f"{wheel}[{extra}]" if extra else str(wheel)
-            subprocess.run([uv, "pip", "install", "--quiet", "--python", python, what], check=True)
+            install = [uv, "pip", "install", "--quiet", "--constraints", ROOT / "constraints.txt", "--python", python]
+            subprocess.run([*install, what], check=True)
             for code in works:
                 done = run(python, code)
                 if done.returncode:

@@ -21,6 +21,7 @@ WITH_EXAMPLES = [pytest.param(section, id=section.splitlines()[0]) for section i
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("idle_loop")
 @pytest.mark.parametrize("section", WITH_EXAMPLES)
 def test_the_examples_of_a_section_run(
     section: str, gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ import binascii
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
 import orjson
@@ -45,16 +45,21 @@ class Customer:
     balance: Amount = Decimal(100)
     meters: Collection[str] | None = None
 
+    def __post_init__(self) -> None:
+        to_amount(self.balance)
+        check_texts("a customer's meters", self.meters)
+
 
 class Wallet:
     """The merchant's balance and each customer's, in USD; safe to use from threads.
 
-    `wallet.merchant` and `wallet["customer id"]` read and set a balance.
+    `wallet["customer id"]` reads and sets a customer's balance, `wallet.merchant` or `wallet["merchant"]` the
+    merchant's; a customer whose id is `"merchant"` is only among `wallet.customers`.
     """
 
     def __init__(self, merchant: Amount, customers: Mapping[str, Decimal]) -> None:
         self._lock = threading.Lock()
-        self._merchant = _amount(merchant)
+        self._merchant = to_amount(merchant)
         self._customers = dict(customers)
 
     def __repr__(self) -> str:
@@ -68,7 +73,7 @@ class Wallet:
     @merchant.setter
     def merchant(self, balance: Amount) -> None:
         with self._lock:
-            self._merchant = _amount(balance)
+            self._merchant = to_amount(balance)
 
     @property
     def customers(self) -> dict[str, Decimal]:
@@ -76,15 +81,22 @@ class Wallet:
         with self._lock:
             return dict(self._customers)
 
-    def __getitem__(self, customer_id: str) -> Decimal:
-        return self._customers[customer_id]
+    def __getitem__(self, payer: str) -> Decimal:
+        return self._merchant if payer == "merchant" else self._customers[payer]
 
-    def __setitem__(self, customer_id: str, balance: Amount) -> None:
-        with self._lock:
-            self._customers[customer_id] = _amount(balance)
+    def __setitem__(self, payer: str, balance: Amount) -> None:
+        if payer == "merchant":
+            self.merchant = balance
+        else:
+            with self._lock:
+                self._customers[payer] = to_amount(balance)
 
-    def __contains__(self, customer_id: object) -> bool:
-        return customer_id in self._customers
+    def __contains__(self, payer: object) -> bool:
+        return payer == "merchant" or payer in self._customers
+
+    def of(self, customer_id: str) -> Decimal | None:
+        """A customer's balance, whatever the id; `None` where there is no such customer."""
+        return self._customers.get(customer_id)
 
     def charge(self, amount: Decimal, customer_id: str | None = None) -> None:
         """Take an amount from the customer's balance, or the merchant's; it may fall below zero."""
@@ -134,9 +146,9 @@ class Accounts:
             name: value if isinstance(value, Customer) else Customer(balance=value)
             for name, value in (customers or {}).items()
         }
-        self._customer_balance = _amount(customer_balance)
+        self._customer_balance = to_amount(customer_balance)
         self._meters = meters
-        self.wallet = Wallet(balance, {name: _amount(customer.balance) for name, customer in self._customers.items()})
+        self.wallet = Wallet(balance, {name: to_amount(customer.balance) for name, customer in self._customers.items()})
 
     def authenticate(self, authorization: str | None) -> dict[str, Any]:
         """The credential that a request carries: the forward token's fields, or `{"secret_key": …}`.
@@ -151,7 +163,8 @@ class Accounts:
         if token in self._secret_keys:
             return {"secret_key": token}
         credential = self._opaque.get(token) or _decode(token)
-        if credential is None or credential.get("secret_key") not in self._secret_keys:
+        key = None if credential is None else credential.get("secret_key")
+        if credential is None or not isinstance(key, str) or key not in self._secret_keys:
             raise Refusal(401, "Invalid credential: the secret key or forward token is not known")
         _check_fields(credential)
         return credential
@@ -166,7 +179,7 @@ class Accounts:
         if meter is not None and self._meters is not None and meter not in self._meters:
             raise Refusal(403, f"Meter {meter!r} does not exist")
         if customer_id is not None:
-            if customer_id not in self.wallet:
+            if self.wallet.of(customer_id) is None:
                 if not self._open:
                     raise Refusal(403, f"Customer {customer_id!r} does not exist or has no active plan")
                 self.wallet.open(customer_id, self._customer_balance)
@@ -174,7 +187,7 @@ class Accounts:
             if plan is not None and plan.meters is not None and meter not in plan.meters:
                 raise Refusal(403, f"Meter {meter!r} is not on the plan of customer {customer_id!r}")
             if not credential.get("disable_billing"):
-                if self.wallet[customer_id] <= 0:
+                if (self.wallet.of(customer_id) or 0) <= 0:
                     raise Refusal(402, f"Insufficient balance: the plan of customer {customer_id!r} has no credit")
                 return
         if credential.get("provider_key") is None and self.wallet.merchant <= 0:
@@ -216,7 +229,46 @@ def _check_fields(credential: Mapping[str, Any]) -> None:
         raise Refusal(400, "Forward token: customer_id requires meter_slug")
 
 
-def _amount(value: Amount) -> Decimal:
-    if isinstance(value, float):
-        raise TypeError(f'a balance is a Decimal, an int or a str such as "12.50", not the float {value!r}')
-    return Decimal(value)
+def to_amount(value: Amount) -> Decimal:
+    """USD as an exact number.
+
+    Raises:
+        TypeError: it is a float, or nothing that holds a number.
+        ValueError: it is a text that holds none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+        raise TypeError(
+            f'a balance is a Decimal, an int or a str such as "12.50", not the {type(value).__name__} {value!r}'
+        )
+    try:
+        amount = Decimal(value)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite():
+        raise ValueError(f'a balance is an amount such as "12.50", not {str(value)!r}')
+    return amount
+
+
+def check_texts(what: str, given: Collection[str] | None) -> None:
+    """Check that a collection holds texts and is none itself, of which every letter would be a member.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if given is None:
+        return
+    if isinstance(given, str | bytes) or not isinstance(given, Collection):
+        raise TypeError(f"{what} are a list of texts, not {given!r}")
+    for member in given:
+        if not isinstance(member, str) or not member:
+            raise TypeError(f"{what} are texts that are not empty, not {member!r}")
+
+
+def countable(usage: Mapping[str, Any]) -> bool:
+    """Whether every count in a usage is a whole number, or left out."""
+    details = [usage.get(name) for name in ("prompt_tokens_details", "prompt_token_details")]
+    if not all(detail is None or isinstance(detail, Mapping) for detail in details):
+        return False
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens", "num_cached_tokens")]
+    counts += [detail.get("cached_tokens") for detail in details if detail is not None]
+    return all(count is None or (type(count) is int and count >= 0) for count in counts)

@@ -12,6 +12,7 @@ from lava_mistral.gateway import stream
 from lava_mistral.gateway.delivery import Answer
 from lava_mistral.gateway.faults import (
     EVENT_STREAM,
+    JSON,
     Body,
     Cut,
     Fault,
@@ -21,17 +22,16 @@ from lava_mistral.gateway.faults import (
     Stall,
     Status,
     Step,
+    content_type,
     error_body,
-    looks_like_stream,
     retry_after_header,
+    steps_of,
     to_bytes,
 )
 from lava_mistral.wire import Usage
 
 Settle: TypeAlias = Callable[[Usage], None]
 """Charges for the usage; called when the answer is about to tell it, and not if the client has gone by then."""
-
-JSON = "application/json"
 
 
 def headers(content_type: str) -> dict[str, str]:
@@ -75,9 +75,9 @@ def canned(fault: Fault | None, settle: Settle, *, delay: float, streamed: bool)
             if fault.retry_after is not None:
                 named["retry-after"] = retry_after_header(fault.retry_after)
             body = error_body(fault.status) if fault.body is None else fault.body
-            return _given(body, fault.status, named, settle, delay)
+            return _given(body, fault.status, named, settle, delay, streamed=streamed)
         case Body():
-            return _given(fault.body, fault.status, fault.headers, settle, delay)
+            return _given(fault.body, fault.status, fault.headers, settle, delay, streamed=streamed)
         case Garbage() if not streamed:
             return Answer(200, headers(JSON), b'{"id": "garbage", "choices": [{"ind', delay)
     return None
@@ -166,38 +166,51 @@ def _marked(events: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
     yield event, True
 
 
-def _given(body: Any, status: int, named: Mapping[str, str], settle: Settle, delay: float) -> Answer:
-    """The answer with a body as it was given: JSON, text, bytes, or a list of steps."""
-    named = {name.lower(): value for name, value in named.items()}
-    is_steps = isinstance(body, list) and not all(isinstance(step, dict) for step in body)
-    if not is_steps and not isinstance(body, bytes | str):
-        usage = body.get("usage") if isinstance(body, dict) and status < 400 else None
-        before = (lambda: settle(usage)) if isinstance(usage, dict) else None  # type: ignore[arg-type]
-        return Answer(status, headers(JSON) | named, to_bytes(body), delay, before)
-    steps: list[Step] = body if is_steps else [body]
-    kind = EVENT_STREAM if looks_like_stream(steps) else JSON
-    return Answer(status, headers(kind) | named, _played(steps, settle), delay)
+def _given(body: Any, status: int, named: Mapping[str, str], settle: Settle, delay: float, *, streamed: bool) -> Answer:
+    """The answer with a body as it was given: JSON, text, bytes, or steps."""
+    steps = steps_of(body)
+    whole = b"".join(to_bytes(step) for step in steps or (body,) if steps is None or isinstance(step, bytes | str))
+    # An error's usage is nobody's to pay.
+    found = _usages(whole) if status < 400 else []
+    # What is no text has been written as JSON just now, be it a bare number.
+    kind = content_type(whole, streamed=streamed) if steps is not None or isinstance(body, bytes | str) else JSON
+    told = headers(kind) | {name.lower(): value for name, value in named.items()}
+    if steps is not None or kind == EVENT_STREAM:
+        return Answer(status, told, _played(steps or (whole,), found, settle), delay)
+    before = (lambda: settle(found[0][1])) if found else None
+    return Answer(status, told, whole, delay, before)
 
 
-def _played(steps: Sequence[Step], settle: Settle) -> Iterator[Step]:
-    """Plays given steps; the first usage among them is settled before its line is out."""
-    settled = False
-    line = b""
+def _played(steps: Sequence[Step], found: Sequence[tuple[int, Usage]], settle: Settle) -> Iterator[Step]:
+    """Plays given steps; the first usage among them is settled before the last byte of it is out."""
+    sent = 0
+    waiting = list(found[:1])
     for step in steps:
-        if not settled and isinstance(step, bytes | str):
-            *lines, line = (line + to_bytes(step)).split(b"\n")
-            usage = next(filter(None, map(_usage_in, lines)), None)
-            if usage is not None:
-                settle(usage)
-                settled = True
+        if isinstance(step, bytes | str):
+            sent += len(to_bytes(step))
+            if waiting and sent >= waiting[0][0]:
+                settle(waiting.pop()[1])
         yield step
 
 
-def _usage_in(line: bytes) -> Usage | None:
-    if b'"usage"' not in line or not line.startswith(b"data:"):
+def _usages(body: bytes) -> list[tuple[int, Usage]]:
+    """What a body tells of usage, each with the place where that ends: of a stream by lines, of JSON as a whole."""
+    if b'"usage"' not in body:
+        return []
+    found, end = [], 0
+    for line in body.splitlines(keepends=True):
+        end += len(line)
+        if line.startswith(b"data:") and line.endswith((b"\n", b"\r")):
+            found.append((end, _usage_in(line[5:])))
+    found.append((end, _usage_in(body)))
+    return [(end, usage) for end, usage in found if usage is not None]
+
+
+def _usage_in(text: bytes) -> Usage | None:
+    if b'"usage"' not in text:
         return None
     try:
-        value = orjson.loads(line[5:])
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
     usage = value.get("usage") if isinstance(value, dict) else None

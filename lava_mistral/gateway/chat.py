@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.catalog import Model
+from lava_mistral.catalog import Model, get_model
 from lava_mistral.gateway import pieces, rules, stream
 from lava_mistral.gateway.answers import Settle, broken_off, headers, json_answer, played_stream
 from lava_mistral.gateway.delivery import Answer
@@ -29,6 +29,8 @@ _ENDLESS_TOKENS = 200
 _CACHE_BLOCK = 16
 # What stands around the tools in a prompt.
 _TOOL_MARKERS = 4
+# What marks a tool call as one in an answer.
+_CALL_MARKERS = 3
 _MOST_CACHED = 1_000
 
 
@@ -52,6 +54,7 @@ class Chat:
         """
         rules.check_messages(body["messages"])
         rules.check_tools(body)
+        rules.check_schemas(body)
         rules.check_format(body)
         rules.check_images(body["messages"], model)
 
@@ -148,20 +151,26 @@ def _choice(body: Mapping[str, Any], number: int) -> stream.Choice:
     reply = answer(body, choice=number + (body.get("random_seed") or 0), reasoning=reasoning)
     limit = body.get("max_tokens")
     if reply.endless:
-        return _cut(stream.Choice(text=[" "] * (limit or _ENDLESS_TOKENS), finish="length"), limit)
+        tokens = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)
+        return stream.Choice(text=[" "] * tokens, finish="length")
     text = _stopped(_prefixed(body, reply), body.get("stop"))
     choice = stream.Choice(thinking=pieces.split(reply.thinking), text=pieces.split(text), calls=_calls(reply))
     if choice.calls:
         choice.finish = "tool_calls"
-        return choice
     return _cut(choice, limit)
 
 
 def _completion_tokens(choice: stream.Choice) -> int:
-    tokens = len(choice.thinking) + len(choice.text)
-    for call in choice.calls:
-        tokens += 3 + pieces.count(call["function"]["name"]) + pieces.count(call["function"]["arguments"])
-    return tokens
+    return len(choice.thinking) + len(choice.text) + sum(_head(call) + _tail(call) for call in choice.calls)
+
+
+def _head(call: Mapping[str, Any]) -> int:
+    """The tokens of a tool call before its arguments: its name and what marks it as a call."""
+    return _CALL_MARKERS + pieces.count(call["function"]["name"])
+
+
+def _tail(call: Mapping[str, Any]) -> int:
+    return pieces.count(call["function"]["arguments"])
 
 
 def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:
@@ -185,11 +194,24 @@ def _stopped(text: str, stop: str | Sequence[str] | None) -> str:
 
 
 def _cut(choice: stream.Choice, limit: int | None) -> stream.Choice:
-    """The answer within `max_tokens`, thinking included."""
-    if limit is not None and len(choice.thinking) + len(choice.text) > limit:
-        choice.thinking = choice.thinking[:limit]
-        choice.text = choice.text[: limit - len(choice.thinking)]
-        choice.finish = "length"
+    """The answer within `max_tokens`, thinking and tool calls included; a call's arguments may break off."""
+    if limit is None or _completion_tokens(choice) <= limit:
+        return choice
+    choice.finish = "length"
+    choice.thinking = choice.thinking[:limit]
+    choice.text = choice.text[: limit - len(choice.thinking)]
+    left = limit - len(choice.thinking) - len(choice.text)
+    calls, choice.calls = choice.calls, []
+    for call in calls:
+        left -= _head(call)
+        # Of a call whose name is not out yet there is nothing to tell.
+        if left < 0:
+            break
+        choice.calls.append(call)
+        if _tail(call) > left:
+            call["function"]["arguments"] = "".join(pieces.split(call["function"]["arguments"])[:left])
+            break
+        left -= _tail(call)
     return choice
 
 

@@ -12,6 +12,7 @@ from lava_mistral.gateway.server import Connection, Send
 
 SHORT = 0.05
 """Seconds of a pause that is not worth watching the client for."""
+_BODILESS = (204, 304)
 
 
 @dataclass(slots=True)
@@ -35,8 +36,17 @@ class Answer:
     reset: bool = False
 
 
-async def play(answer: Answer, request_id: str, connection: Connection, send: Send) -> bool:
+async def play(
+    answer: Answer, request_id: str, connection: Connection, send: Send, *, ending: Callable[[], None]
+) -> bool:
     """Send an answer.
+
+    Args:
+        answer: what to send.
+        request_id: Lava's id.
+        connection: the client's.
+        send: ASGI's.
+        ending: called before the last byte goes out: whoever has read the answer finds the request ended.
 
     Returns:
         Whether all of it was sent to a client that was still there; else the connection is closed or about to be.
@@ -50,15 +60,21 @@ async def play(answer: Answer, request_id: str, connection: Connection, send: Se
         answer.before()
     headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
     headers.append((b"x-lava-request-id", request_id.encode()))
-    if isinstance(answer.body, bytes):
-        headers.append((b"content-length", str(len(answer.body)).encode()))
+    body = b"" if answer.status in _BODILESS else answer.body
+    if isinstance(body, bytes):
+        # RFC 9110, section 8.6: an answer without a body has no length either.
+        if answer.status in _BODILESS:
+            headers = [(name, value) for name, value in headers if name != b"content-type"]
+        else:
+            headers.append((b"content-length", str(len(body)).encode()))
+        ending()
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": "http.response.body", "body": body})
         return not connection.gone
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     loop = asyncio.get_running_loop()
     due = loop.time()
-    for step in answer.body:
+    for step in body:
         if connection.gone:
             return False
         match step:
@@ -77,6 +93,7 @@ async def play(answer: Answer, request_id: str, connection: Connection, send: Se
                 late = loop.time() - due
                 if late < 0 and not await _wait(connection, -late):
                     return False
+    ending()
     await send({"type": "http.response.body", "body": b""})
     return not connection.gone
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lava_mistral.gateway.pieces import word_tokens, words
+from lava_mistral.gateway.pieces import run_tokens, word_tokens, words
 from lava_mistral.gateway.words import COMMON
 
 DIMENSIONS: Final = 1024
@@ -50,21 +50,22 @@ class Embedder:
         Returns:
             An array of one row a text, of unit length, in 16-bit floats as Mistral's are; and the token counts.
         """
-        rows = [words(text) for text in texts]
+        rows, runs = [words(text) for text in texts], list(map(run_tokens, texts))
         with self._lock:
-            return self._embed(rows, dimensions)
+            ids, lengths = self._look_up(rows)
+            return self._embed(ids, lengths, dimensions), self._count(ids, lengths, runs)
 
     def count(self, texts: list[str]) -> list[int]:
         """The texts' numbers of tokens."""
-        rows = [words(text) for text in texts]
+        rows, runs = [words(text) for text in texts], list(map(run_tokens, texts))
         with self._lock:
             ids, lengths = self._look_up(rows)
-            return self._count(ids, lengths)
+            return self._count(ids, lengths, runs)
 
-    def _count(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> list[int]:
+    def _count(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], runs: list[int]) -> list[int]:
         ends = np.cumsum(lengths)
         sums = np.concatenate(([0], np.cumsum(self._tokens[ids])))
-        counts: list[int] = (sums[ends] - sums[ends - lengths]).tolist()
+        counts: list[int] = (sums[ends] - sums[ends - lengths] + np.array(runs, np.int64)).tolist()
         return counts
 
     def _look_up(self, rows: list[list[str]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -93,28 +94,31 @@ class Embedder:
         self._hashes[new], self._positions[new], self._weights[new] = _features(word)
         return new
 
-    def _embed(self, rows: list[list[str]], dimensions: int) -> tuple[npt.NDArray[np.float16], list[int]]:
-        ids, lengths = self._look_up(rows)
-        starts = np.repeat(np.arange(len(rows), dtype=np.int64), lengths) * DIMENSIONS
+    def _embed(
+        self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], dimensions: int
+    ) -> npt.NDArray[np.float16]:
+        texts = len(lengths)
+        starts = np.repeat(np.arange(texts, dtype=np.int64), lengths) * DIMENSIONS
         places = (starts[:, None] + self._positions[ids]).ravel()
         weights = self._weights[ids]
         # Pairs of neighbours tell apart texts of the same words; a pair across two texts weighs nothing.
         hashes = self._hashes[ids]
         pairs = hashes[:-1] * np.uint32(2654435761) + hashes[1:]
         together = np.sqrt(np.abs(weights[:-1, 0] * weights[1:, 0])) * (starts[:-1] == starts[1:])
-        sums = np.bincount(places, weights.ravel(), minlength=len(rows) * DIMENSIONS)
+        sums = np.bincount(places, weights.ravel(), minlength=texts * DIMENSIONS)
         sums += np.bincount(
             starts[:-1] + (pairs >> np.uint32(22)),
             together * np.where(pairs & np.uint32(1), 0.35, -0.35),
-            minlength=len(rows) * DIMENSIONS,
+            minlength=texts * DIMENSIONS,
         )
-        vectors = sums.reshape(len(rows), DIMENSIONS)[:, :dimensions]
+        vectors = sums.reshape(texts, DIMENSIONS)[:, :dimensions]
         # A text without a single word still has a direction, and a vector its length.
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         if not norms.all():
             vectors[norms == 0.0, 0] = 1.0
             norms[norms == 0.0] = 1.0
-        return (vectors / norms[:, None]).astype(np.float16), self._count(ids, lengths)
+        unit: npt.NDArray[np.float16] = (vectors / norms[:, None]).astype(np.float16)
+        return unit
 
 
 def _features(word: str) -> tuple[int, list[int], list[float]]:

@@ -17,6 +17,8 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|(?<=[。！？])|\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+[.)]\s))|\n", re.U)
 # A long line that ends without a stop goes on in the next, unless that is an item, a heading or a row of a table.
 _WRAP = re.compile(r"(?<=[^\n]{55}[^\n.!?:。！？])[ \t]*\n[ \t]*(?=[^\s\-*#>|\d])")
+# Together first: the patterns above would try a long row of blanks from each of its places.
+_BLANKS = re.compile(r"[^\S\n]+")
 _RULER = re.compile(r"[-=_*#\s|:`~]*")
 
 
@@ -52,7 +54,7 @@ _TOOL_STEMS: Final = frozenset(map(stem, TOOLISH))
 
 def sentences(text: str) -> list[str]:
     """The sentences and lines of a text, without those that are only rulers."""
-    found = (" ".join(piece.split()) for piece in _END.split(_WRAP.sub(" ", text)))
+    found = (" ".join(piece.split()) for piece in _END.split(_WRAP.sub(" ", _BLANKS.sub(" ", text))))
     return [piece for piece in found if piece and not _RULER.fullmatch(piece)]
 
 

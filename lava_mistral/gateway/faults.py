@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import format_datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import orjson
 
@@ -32,11 +32,52 @@ class Stall:
     """Sends nothing more and keeps the connection open until the client gives up or the gateway stops."""
 
 
-EVENT_STREAM = "text/event-stream; charset=utf-8"
-_STREAM = {"content-type": EVENT_STREAM}
-
 Step: TypeAlias = bytes | str | float | int | Cut | Stall
 """One thing that happens in an answer's body: bytes, a pause in seconds, an end or a standstill."""
+
+Interruption: TypeAlias = Literal["clean", "closed", "reset", "stalled", "no done", "error event", "finish error"]
+Wrongness: TypeAlias = Literal["short", "shuffled", "duplicated", "nan", "dimension", "empty"]
+
+
+def _check_status(status: Any) -> None:
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise TypeError(f"a queued response's status is an int, not {type(status).__name__}")
+    # One below 200 is no answer yet: the client would go on waiting.
+    if not 200 <= status <= 599:
+        raise ValueError(f"the status of an answer is from 200 to 599, not {status}; a stream with pauses is a list")
+
+
+def _check_body(body: Any) -> None:
+    for step in body if _is_steps(body) else ():
+        _check_step(step)
+    if not _is_steps(body):
+        try:
+            to_bytes(body)
+        except TypeError as error:
+            raise TypeError(f"a queued response's body can't be written as JSON: {error}") from None
+
+
+def _check_headers(headers: Any) -> None:
+    try:
+        for name, value in headers.items():
+            name.encode("ascii"), value.encode("latin-1")
+    except (AttributeError, UnicodeEncodeError):
+        raise TypeError("a queued response's headers map names to values, text in Latin-1") from None
+
+
+def _check_after(after: Any) -> None:
+    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
+        raise ValueError(f"after is a number of events, not {after!r}")
+
+
+def _check_how(fault: object, how: str, known: tuple[str, ...]) -> None:
+    if how not in known:
+        raise ValueError(f"{type(fault).__name__} knows {', '.join(map(repr, known))}, not {how!r}")
+
+
+def _check_step(step: Any) -> None:
+    if isinstance(step, bool) or not isinstance(step, bytes | str | float | int | Cut | Stall):
+        raise TypeError(f"a step is bytes, text, seconds, Cut or Stall, not {type(step).__name__}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +96,14 @@ class Status:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check_status(self.status)
+        _check_body(self.body)
+        _check_headers(self.headers)
+        if isinstance(self.retry_after, bool) or not isinstance(self.retry_after, float | int | datetime | str | None):
+            kind = type(self.retry_after).__name__
+            raise TypeError(f"retry_after is seconds, a datetime or text, not {kind}")
+
 
 @dataclass(frozen=True)
 class Body:
@@ -63,12 +112,17 @@ class Body:
     Args:
         body: JSON, text, bytes, or a list of steps.
         status: the HTTP status.
-        headers: its headers; the content type is JSON or an event stream, as the body looks.
+        headers: its headers; the content type is an event stream, JSON, HTML or plain text, as the body looks.
     """
 
     body: Any
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_status(self.status)
+        _check_body(self.body)
+        _check_headers(self.headers)
 
 
 @dataclass(frozen=True)
@@ -82,6 +136,14 @@ class Slow:
 
     seconds: float
     then: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seconds, bool) or not isinstance(self.seconds, float | int):
+            raise TypeError(f"how late an answer comes is a number of seconds, not {type(self.seconds).__name__}")
+        if not self.seconds >= 0:
+            raise ValueError(f"an answer can't come {self.seconds} seconds late")
+        if self.then is not None:
+            to_fault(self.then)
 
 
 @dataclass(frozen=True)
@@ -99,6 +161,9 @@ class Garbage:
 
     after: int = 2
 
+    def __post_init__(self) -> None:
+        _check_after(self.after)
+
 
 @dataclass(frozen=True)
 class Interrupted:
@@ -112,7 +177,11 @@ class Interrupted:
     """
 
     after: int = 3
-    how: Literal["clean", "closed", "reset", "stalled", "no done", "error event", "finish error"] = "closed"
+    how: Interruption = "closed"
+
+    def __post_init__(self) -> None:
+        _check_after(self.after)
+        _check_how(self, self.how, get_args(Interruption))
 
 
 @dataclass(frozen=True)
@@ -125,7 +194,10 @@ class WrongVectors:
             base64); `"dimension"`: one vector is too short; `"empty"`: no data at all.
     """
 
-    how: Literal["short", "shuffled", "duplicated", "nan", "dimension", "empty"] = "short"
+    how: Wrongness = "short"
+
+    def __post_init__(self) -> None:
+        _check_how(self, self.how, get_args(Wrongness))
 
 
 Fault: TypeAlias = Status | Body | Slow | Reset | Garbage | Interrupted | WrongVectors
@@ -135,33 +207,31 @@ def to_fault(response: Any) -> Fault:
     """What a queued response stands for.
 
     Args:
-        response: a fault of this module; a dict (a JSON body with status 200); an int (the status of an error); a pair
-            of status and body, with headers as a third if need be; bytes or text (an event stream); a list of bytes,
-            text, pauses in seconds, `Cut` and `Stall` (an event stream played so); an exception class or
-            instance of `ConnectionError` (a reset).
+        response: a fault of this module; a dict (a JSON body with status 200); an int (the status of an error); a tuple
+            of status and body, with headers as a third if need be; bytes or text (a body, by its looks an event stream,
+            JSON, HTML or plain text); a list of bytes, text, pauses in seconds, `Cut` and `Stall` (a body played so);
+            an exception class or instance of `ConnectionError` (a reset).
 
     Raises:
         TypeError: it is none of these.
+        ValueError: its status is none that an answer has.
     """
     match response:
         case Status() | Body() | Slow() | Reset() | Garbage() | Interrupted() | WrongVectors():
             return response
         case Cut() | Stall():
-            return Body([response], headers=_STREAM)
+            return Body((response,))
         case bool():
             raise TypeError("a queued response can't be a bool")
         case int():
             return Status(response) if response >= 400 else Body({}, status=response)
-        case dict():
+        case dict() | str() | bytes():
             return Body(response)
-        case str() | bytes():
-            return Body(response, headers=_STREAM)
-        case (int(status), body):
-            return _with_status(status, body, {})
-        case (int(status), body, Mapping() as headers):
-            return _with_status(status, body, headers)
-        case list() | tuple():
-            return Body([_checked(step) for step in response], headers=_STREAM)
+        # A pattern of two would match a list as well, and that is a pause and what comes after it.
+        case tuple() if len(response) in (2, 3) and isinstance(response[0], int):
+            return Body(response[1], response[0], *response[2:])
+        case list():
+            return Body(tuple(response))
         case ConnectionError():
             return Reset()
         case type() if issubclass(response, ConnectionError):
@@ -170,18 +240,6 @@ def to_fault(response: Any) -> Fault:
         f"a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault, "
         f"not {type(response).__name__}"
     )
-
-
-def _with_status(status: int, body: Any, headers: Mapping[str, str]) -> Fault:
-    if isinstance(body, list) and any(not isinstance(step, dict) for step in body):
-        body = [_checked(step) for step in body]
-    return Body(body, status=status, headers=headers)
-
-
-def _checked(step: Any) -> Step:
-    if isinstance(step, bytes | str | float | int | Cut | Stall) and not isinstance(step, bool):
-        return step
-    raise TypeError(f"a step is bytes, text, seconds, Cut or Stall, not {type(step).__name__}")
 
 
 # Type, code and message for each status, as Mistral words them.
@@ -232,12 +290,32 @@ def to_bytes(body: Any) -> bytes:
     return body.encode() if isinstance(body, str) else orjson.dumps(body)
 
 
-def looks_like_stream(steps: Iterable[Any]) -> bool:
-    """Whether the first bytes of a body are those of an event stream."""
-    for step in steps:
-        if isinstance(step, bytes | str):
-            start = to_bytes(step).lstrip()[:6]
-            return start.startswith((b"data:", b"event:", b"id:", b":", b"retry:")) or not start.startswith(
-                (b"{", b"[")
-            )
-    return True
+def steps_of(body: Any) -> Sequence[Step] | None:
+    """The steps that a body is played in; `None` for one that is sent as it is."""
+    return body if _is_steps(body) else None
+
+
+def _is_steps(body: Any) -> bool:
+    """Whether a body is steps: a tuple always is, a list unless it is JSON, which is objects or nothing."""
+    return isinstance(body, tuple) or (isinstance(body, list) and not all(isinstance(step, dict) for step in body))
+
+
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+JSON = "application/json"
+
+
+def content_type(body: bytes, *, streamed: bool) -> str:
+    """What a body looks like, as its `Content-Type`.
+
+    Args:
+        body: all of it.
+        streamed: whether a stream was asked for: then that is what anything unknown is.
+    """
+    start = body.lstrip()
+    if start.startswith((b"data:", b"event:", b"id:", b":", b"retry:")):
+        return EVENT_STREAM
+    if start.startswith((b"{", b"[")):
+        return JSON
+    if start.startswith(b"<"):
+        return "text/html; charset=utf-8"
+    return EVENT_STREAM if streamed else "text/plain; charset=utf-8"

@@ -8,23 +8,27 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lava_mistral.gateway import extract
+from lava_mistral.gateway.json_schema import Document
 from lava_mistral.gateway.words import COMMON
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _QUOTED = re.compile(
-    r'"([^"\n]{1,400})"|“([^”\n]{1,400})”|«\s*([^»\n]{1,400}?)\s*»|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)'
+    r'"([^"\n]{1,400})"|“([^“”\n]{1,400})”|«([^«»\n]{1,400})»|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)'
 )
 _NAME = re.compile(r"[A-ZÀ-Þ][\w’'-]*(?:\s+(?:(?:of|de|du|der|van|von|la)\s+)?[A-ZÀ-Þ][\w’'-]*)*(?:,\s[A-Z]{2}\b)?")
 # A word that begins a sentence is capitalised whatever it is; before one of these it is the name of something.
 _BE = re.compile(r"['’]s\b|\s+(?:is|was|has|had|lives|works|likes|and)\b")
+# Beyond this the JSON of most languages holds no whole number.
+_TOO_LARGE = 2**63
 _DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# The local part has at most 64 characters (RFC 5321) and begins where nothing that belongs to it stands before.
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+")
 _URL = re.compile(r"https?://[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]")
 _NO = re.compile(r"\b(?:no|not|never|false|don't|doesn't|without|disable[ds]?)\b", re.I)
 
 # Fields whose content is prose, not a name out of the prompt.
 _PROSE = """answer body comment content context conclusion description detail explanation input instruction message note
-    prompt query question reason reasoning request response result search sentence setup statement summary task text
+    prompt query question reason reasoning request response result search sentence statement summary task text
     thought topic"""
 DEEPEST = 8
 """Levels of objects; a schema that contains itself ends there."""
@@ -43,8 +47,9 @@ class Evidence:
         self.text = text.strip()
         self.records = _joined(records)
         self.answer = answer or self.text
-        self.quoted: list[str] = [next(filter(None, match.groups())) for match in _QUOTED.finditer(text)]
-        self.numbers = [_number(match.group()) for match in _NUMBER.finditer(_DATE.sub(" ", text))]
+        self.quoted = [_inside(match) for match in _QUOTED.finditer(text)]
+        found = (_number(match.group()) for match in _NUMBER.finditer(_DATE.sub(" ", text)))
+        self.numbers = [number for number in found if abs(number) < _TOO_LARGE]
         self.names = _names(text)
         self._given_numbers = 0
         self._given_quoted = 0
@@ -92,18 +97,18 @@ def fill(schema: Mapping[str, Any], evidence: Evidence) -> Any:
     Integers take the prompt's numbers in order, else a value within bounds; text takes quoted spans, then names,
     then the prompt itself. Optional fields are filled where there is evidence for them.
     """
-    return _value(schema, evidence, schema, "", 0)
+    return _value(schema, evidence, Document(schema), "", 0)
 
 
-def _value(schema: Any, evidence: Evidence, root: Mapping[str, Any], name: str, depth: int) -> Any:
-    schema = _resolve(schema, root)
+def _value(schema: Any, evidence: Evidence, document: Document, name: str, depth: int) -> Any:
+    schema = document.resolve(schema)
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
         return _mentioned(schema["enum"], evidence.text)
     for union in ("anyOf", "oneOf"):
         if schema.get(union):
-            return _value(_member(schema[union], evidence, root, depth), evidence, root, name, depth)
+            return _value(_member(schema[union], evidence, document, depth), evidence, document, name, depth)
     kind = schema.get("type")
     if isinstance(kind, list):
         kind = next((one for one in kind if one != "null"), "null")
@@ -111,9 +116,9 @@ def _value(schema: Any, evidence: Evidence, root: Mapping[str, Any], name: str, 
         kind = "object" if "properties" in schema else "array" if "items" in schema else "string"
     match kind:
         case "object":
-            return _object(schema, evidence, root, depth)
+            return _object(schema, evidence, document, depth)
         case "array":
-            return _array(schema, evidence, root, name, depth)
+            return _array(schema, evidence, document, name, depth)
         case "integer" | "number":
             return _bounded(schema, evidence, whole=kind == "integer")
         case "boolean":
@@ -124,42 +129,12 @@ def _value(schema: Any, evidence: Evidence, root: Mapping[str, Any], name: str, 
             return _string(schema, evidence, name)
 
 
-def _resolve(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema behind references, with the parts of `allOf` put together."""
-    if not isinstance(schema, Mapping):
-        return {}
-    for _ in range(32):
-        reference = schema.get("$ref")
-        if not isinstance(reference, str) or not reference.startswith("#"):
-            break
-        target: Any = root
-        for step in reference[1:].split("/")[1:]:
-            step = step.replace("~1", "/").replace("~0", "~")
-            target = target.get(step, {}) if isinstance(target, Mapping) else {}
-        schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
-    if schema.get("allOf"):
-        merged: dict[str, Any] = {}
-        for part in schema["allOf"]:
-            part = _resolve(part, root)
-            merged = {
-                **merged,
-                **part,
-                "properties": {**merged.get("properties", {}), **part.get("properties", {})},
-                "required": [*merged.get("required", ()), *part.get("required", ())],
-            }
-        if not merged["properties"]:
-            del merged["properties"], merged["required"]
-        return {**merged, **{key: value for key, value in schema.items() if key != "allOf"}}
-    resolved: Mapping[str, Any] = schema
-    return resolved
-
-
-def _member(members: Sequence[Any], evidence: Evidence, root: Mapping[str, Any], depth: int) -> Any:
-    """The member of a union that the evidence speaks for: never null, unless it would go too deep."""
-    resolved = [_resolve(member, root) for member in members]
+def _member(members: Sequence[Any], evidence: Evidence, document: Document, depth: int) -> Any:
+    """The member of a union that the evidence speaks for; where it goes too deep, null or what ends soonest."""
+    resolved = [document.resolve(member) for member in members]
     null = next((member for member in resolved if member.get("type") == "null"), None)
-    if null is not None and depth >= DEEPEST:
-        return null
+    if depth >= DEEPEST:
+        return null or min(members, key=document.height)
     real = [member for member in resolved if member.get("type") != "null"] or resolved
     if evidence.more_numbers:
         for member in real:
@@ -184,7 +159,7 @@ def _mentioned(values: Sequence[Any], text: str) -> Any:
 def _object(
     schema: Mapping[str, Any],
     evidence: Evidence,
-    root: Mapping[str, Any],
+    document: Document,
     depth: int,
     record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -193,28 +168,28 @@ def _object(
     if record is None:
         record = {key: value for one in reversed(evidence.records) for key, value in one.items()}
     for name, field in schema.get("properties", {}).items():
-        if name in record and _accepts(field, record[name], root):
+        if name in record and _accepts(field, record[name], document):
             filled[name] = record[name]
-        elif name in required or (depth < DEEPEST and _evident(field, evidence, root)):
-            filled[name] = _value(field, evidence, root, name, depth + 1)
+        elif name in required or (depth < DEEPEST and _evident(field, evidence, document)):
+            filled[name] = _value(field, evidence, document, name, depth + 1)
     for name in required:
         if name not in filled:
-            filled[name] = _value({}, evidence, root, name, depth + 1)
+            filled[name] = _value({}, evidence, document, name, depth + 1)
     extra = schema.get("additionalProperties")
     if not schema.get("properties") and isinstance(extra, Mapping):
         for name in evidence.quoted[:1] or ["value"]:
-            filled[name] = _value(extra, evidence, root, name, depth + 1)
+            filled[name] = _value(extra, evidence, document, name, depth + 1)
     return filled
 
 
-def _accepts(schema: Any, value: Any, root: Mapping[str, Any]) -> bool:
+def _accepts(schema: Any, value: Any, document: Document) -> bool:
     """Whether a value surely fits a schema; one with bounds or a pattern is never sure."""
-    schema = _resolve(schema, root)
+    schema = document.resolve(schema)
     if "const" in schema or "enum" in schema:
         return value in schema.get("enum", [schema.get("const")])
     for union in ("anyOf", "oneOf"):
         if schema.get(union):
-            return any(_accepts(member, value, root) for member in schema[union])
+            return any(_accepts(member, value, document) for member in schema[union])
     if schema.keys() & _BOUNDS:
         return False
     kinds = schema.get("type")
@@ -222,11 +197,11 @@ def _accepts(schema: Any, value: Any, root: Mapping[str, Any]) -> bool:
         return False
     match value:
         case list():
-            return all(_accepts(schema.get("items", {}), member, root) for member in value)
+            return all(_accepts(schema.get("items", {}), member, document) for member in value)
         case dict():
             fields = schema.get("properties", {})
             return set(schema.get("required", ())) <= value.keys() <= fields.keys() and all(
-                _accepts(fields[name], member, root) for name, member in value.items()
+                _accepts(fields[name], member, document) for name, member in value.items()
             )
     return True
 
@@ -256,12 +231,12 @@ def _joined(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return joined
 
 
-def _evident(field: Any, evidence: Evidence, root: Mapping[str, Any]) -> bool:
+def _evident(field: Any, evidence: Evidence, document: Document) -> bool:
     """Whether the prompt still holds something for an optional field."""
-    field = _resolve(field, root)
+    field = document.resolve(field)
     for union in ("anyOf", "oneOf"):
         if field.get(union):
-            return any(_evident(member, evidence, root) for member in field[union])
+            return any(_evident(member, evidence, document) for member in field[union])
     if "enum" in field:
         return any(
             value is not None and re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", evidence.text, re.I)
@@ -278,16 +253,16 @@ def _evident(field: Any, evidence: Evidence, root: Mapping[str, Any]) -> bool:
             return False
 
 
-def _array(schema: Mapping[str, Any], evidence: Evidence, root: Mapping[str, Any], name: str, depth: int) -> list[Any]:
+def _array(schema: Mapping[str, Any], evidence: Evidence, document: Document, name: str, depth: int) -> list[Any]:
     least, most = schema.get("minItems", 0), schema.get("maxItems", 16)
     if schema.get("prefixItems"):
-        return [_value(item, evidence, root, name, depth + 1) for item in schema["prefixItems"]]
+        return [_value(item, evidence, document, name, depth + 1) for item in schema["prefixItems"]]
     if depth >= DEEPEST and least == 0:
         return []
-    item = _resolve(schema.get("items", {}), root)
+    item = document.resolve(schema.get("items", {}))
     records = [record for record in evidence.records if record.keys() & item.get("properties", {}).keys()]
     if records and least <= len(records) <= most:
-        return [_object(item, evidence, root, depth + 1, record) for record in records]
+        return [_object(item, evidence, document, depth + 1, record) for record in records]
     wanted = 1
     match item.get("type"):
         case "integer" | "number":
@@ -303,12 +278,14 @@ def _array(schema: Mapping[str, Any], evidence: Evidence, root: Mapping[str, Any
             if found and least <= len(found) <= most:
                 return found
     number = min(max(wanted, least, 1), max(most, least))
-    return [_value(item, evidence, root, name, depth + 1) for _ in range(number)]
+    return [_value(item, evidence, document, name, depth + 1) for _ in range(number)]
 
 
 def _bounded(schema: Mapping[str, Any], evidence: Evidence, *, whole: bool) -> float:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    above = (low if above else None) if isinstance(above, bool) else above
+    below = (high if below else None) if isinstance(below, bool) else below
     step = schema.get("multipleOf")
 
     def fits(value: float) -> bool:
@@ -393,6 +370,12 @@ def _matching(pattern: str, evidence: Evidence) -> str | None:
     return next((word for word in words if accepts.search(word)), None)
 
 
+def _inside(match: re.Match[str]) -> str:
+    quoted: str = next(filter(None, match.groups()))
+    # French quotation marks stand off from what they hold.
+    return quoted.strip() if match.group().startswith("«") else quoted
+
+
 def _names(text: str) -> list[str]:
     """Capitalised words that do not merely begin a sentence, each once."""
     found: list[str] = []
@@ -412,5 +395,5 @@ def _names(text: str) -> list[str]:
 
 
 def _number(text: str) -> float:
-    text = text.replace(",", "")
-    return float(text) if any(mark in text for mark in ".eE") else int(text)
+    number = float(text.replace(",", ""))
+    return number if any(mark in text for mark in ".eE") or abs(number) >= _TOO_LARGE else int(text.replace(",", ""))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from contextlib import ExitStack
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+import httpx
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,17 +20,18 @@ from starlette.routing import Route
 
 from lava_mistral.catalog import models
 from lava_mistral.gateway import reports
-from lava_mistral.gateway.accounts import Accounts, Refusal
+from lava_mistral.gateway.accounts import Accounts, Refusal, countable
 from lava_mistral.gateway.delivery import Answer, play
 from lava_mistral.gateway.mistral import CREATED, Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server import Connection, Receive, Scope, Send, Traffic
+from lava_mistral.gateway.server import Connection, Message, Receive, Scope, Send, Traffic
 from lava_mistral.wire import Usage
 
 HOST = "api.mistral.ai"
 MOST_METADATA = 100
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}")
+_LOG = logging.getLogger("lava_mistral.gateway")
 
 
 class Lava:
@@ -56,11 +60,28 @@ class Lava:
                 Route("/v1/requests/{request_id}", self._request),
                 Route("/v1/usage", self._usage),
             ],
-            exception_handlers={404: _not_found, 405: _not_allowed},
+            exception_handlers={404: _not_found, 405: _not_allowed, Exception: _broken},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request; what goes wrong in the gateway itself is told as Lava's errors are, and logged."""
+        last: Message = {}
+
+        def watched(message: Message) -> Awaitable[None]:
+            nonlocal last
+            last = message
+            return send(message)
+
+        try:
+            await self._answer(scope, receive, watched)
+        except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer
+            _LOG.exception("the gateway failed at %s %s", scope["method"], scope["path"])
+            if not last:
+                await _broken_answer()(scope, receive, send)
+            elif last["type"] == "http.response.start" or last.get("more_body"):
+                scope["lava.connection"].close()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] != "/v1/forward":
             await self._rest(scope, receive, send)
         elif scope["method"] in ("GET", "POST"):
@@ -74,10 +95,12 @@ class Lava:
         record = RequestRecord(
             request_id=f"req_{secrets.token_hex(12)}",
             method=scope["method"],
-            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+            headers=httpx.Headers(scope["headers"]),
             created_at=time.time(),
         )
         self._traffic.begin()
+        flight = ExitStack()
+        flight.callback(self._traffic.end)
         try:
             content = await _read(receive)
             if content is None:
@@ -95,14 +118,14 @@ class Lava:
             elif isinstance(answer.body, bytes) and answer.before is None:
                 answer.before = lambda: record.finish("completed")
             connection: Connection = scope["lava.connection"]
-            complete = await play(answer, record.request_id, connection, send)
+            complete = await play(answer, record.request_id, connection, send, ending=flight.close)
             record.finish("completed" if complete else "error")
             if not complete:
                 # uvicorn expects an answer of every application, until it has learnt that the client is gone.
                 await connection.lost.wait()
         finally:
             record.finish("error")
-            self._traffic.end()
+            flight.close()
 
     def _admit(self, record: RequestRecord, query: str, content: bytes) -> Any:
         """Read what Lava reads of a request, and record it.
@@ -114,7 +137,7 @@ class Lava:
             Refusal: Lava does not pass it on.
         """
         asked = dict(parse_qsl(query, keep_blank_values=True))
-        target = urlsplit(asked.get("u", ""))
+        target = _target(asked.get("u", ""))
         record.path = target.path
         body = None
         if record.method == "POST":
@@ -131,15 +154,19 @@ class Lava:
         record.credential = self._accounts.authenticate(record.headers.get("authorization"))
         if not asked.get("u"):
             raise Refusal(400, "Missing query parameter u: the percent-encoded URL of the provider")
-        if target.scheme != "https" or target.hostname != HOST:
+        # The whole authority: another port is another server, and a user's name is no business of the proxy's.
+        if target.scheme != "https" or target.netloc.lower() not in (HOST, f"{HOST}:443"):
             raise Refusal(400, f"Unsupported provider URL: only https://{HOST} is served here")
-        record.metadata = _metadata(record.headers.get("x-lava-metadata", asked.get("metadata")))
+        header = next((value for name, value in record.headers.raw if name == b"x-lava-metadata"), None)
+        record.metadata = _metadata(asked.get("metadata") if header is None else header)
         self._accounts.admit(record.credential)
         return body
 
     def _settle(self, record: RequestRecord, usage: Usage) -> None:
-        record.usage = usage
-        self._accounts.settle(record)
+        # A test may make up usage that nobody can count; it is passed on and not charged.
+        if countable(usage):
+            record.usage = usage
+            self._accounts.settle(record)
         record.finish("completed")
 
     async def _models(self, request: Request) -> Response:
@@ -189,6 +216,14 @@ async def _not_allowed(request: Request, error: Exception) -> Response:
     return _error(405, f"Method not allowed: {request.method}")
 
 
+async def _broken(request: Request, error: Exception) -> Response:
+    return _broken_answer()
+
+
+def _broken_answer() -> Response:
+    return _error(500, "The embedded gateway failed at this request; its log has the traceback")
+
+
 async def _read(receive: Receive) -> bytes | None:
     """A request's body; `None` when the client went away."""
     parts = []
@@ -201,8 +236,16 @@ async def _read(receive: Receive) -> bytes | None:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _metadata(text: str | None) -> dict[str, str]:
-    if text is None or text == "":
+def _target(address: str) -> SplitResult:
+    """The parts of a provider's address; all of them empty where it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
+def _metadata(text: str | bytes | None) -> dict[str, str]:
+    if not text:
         return {}
     try:
         value = orjson.loads(text)

@@ -41,7 +41,7 @@ class RateLimit:
 
     def __init__(self, requests_per_second: float | None, tokens_per_minute: float | None, burst: float) -> None:
         self._requests = _bucket(requests_per_second, min(burst, 10.0))
-        self._tokens = _bucket(tokens_per_minute / 60 if tokens_per_minute else None, min(burst, 60.0))
+        self._tokens = _bucket(None if tokens_per_minute is None else tokens_per_minute / 60, min(burst, 60.0))
 
     def take(self, tokens: int) -> float:
         """Take one request of so many tokens; returns 0, or the seconds to wait if it is too much now."""

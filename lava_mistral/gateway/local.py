@@ -31,7 +31,8 @@ class LocalGateway:
         **options: see `Options`.
 
     Raises:
-        TypeError: an option is unknown.
+        TypeError: an option is unknown, or of the wrong type.
+        ValueError: an option's value makes no sense.
         OSError: the port is taken (when it starts).
     """
 
@@ -107,6 +108,11 @@ class LocalGateway:
         return self.options.secret_key
 
     @property
+    def environ(self) -> dict[str, str]:
+        """The environment variables that lead code to it which reads its settings there."""
+        return {"LAVA_SECRET_KEY": self.secret_key, "LAVA_BASE_URL": self.base_url}
+
+    @property
     def requests(self) -> list[RequestRecord]:
         """What arrived at `/v1/forward`, in order, at most the newest `keep_requests`."""
         return self._log.all()
@@ -120,12 +126,14 @@ class LocalGateway:
         """Decide the next answers of the provider, in this order, each for one request that is valid.
 
         Args:
-            *responses: each a dict (a JSON body), a status, `(status, body)`, bytes or text (an event stream), a list
-                of bytes, text, pauses in seconds, `Cut` and `Stall` (an event stream played so), or a fault such as
-                `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or `WrongVectors("short")`.
+            *responses: each a dict (a JSON body), a status, a tuple `(status, body)`, bytes or text (a body: an event
+                stream, JSON, HTML or plain text), a list of bytes, text, pauses in seconds, `Cut` and `Stall` (a body
+                played so), or a fault such as `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or
+                `WrongVectors("short")`.
 
         Raises:
             TypeError: a response is none of these.
+            ValueError: its status is none that an answer has.
         """
         self._provider.queue(responses)
 

@@ -14,7 +14,7 @@ import orjson
 
 from lava_mistral.catalog import Model, get_model, models
 from lava_mistral.gateway import rules, schema
-from lava_mistral.gateway.answers import Settle, canned, json_answer
+from lava_mistral.gateway.answers import Settle, broken_off, canned, json_answer
 from lava_mistral.gateway.chat import Chat
 from lava_mistral.gateway.delivery import Answer
 from lava_mistral.gateway.embeddings import Embeddings
@@ -84,9 +84,13 @@ class Provider:
                     return await self._answer_embeddings(record, _checked(body, schema.EMBEDDINGS), settle)
                 case "GET", "/v1/models":
                     offered = (*models(), *map(get_model, self._options.models))
-                    return json_answer(200, {"object": "list", "data": [_card(model) for model in offered]})
+                    listed = {"object": "list", "data": [_card(model) for model in offered]}
+                    return self._answer_models(record, listed, settle)
                 case "GET", path if path.startswith("/v1/models/"):
-                    return self._answer_model(path.removeprefix("/v1/models/"))
+                    name = path.removeprefix("/v1/models/")
+                    if not self._known(name):
+                        return json_answer(404, error_body(404, f"Model {name} not found"))
+                    return self._answer_models(record, _card(get_model(name)), settle)
                 case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":
                     return json_answer(405, {"detail": "Method Not Allowed"})
             lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
@@ -121,10 +125,13 @@ class Provider:
             record, body, vectors, tokens, fault, settle, delay=delay, limits=limits
         )
 
-    def _answer_model(self, name: str) -> Answer:
-        if not self._known(name):
-            return json_answer(404, error_body(404, f"Model {name} not found"))
-        return json_answer(200, _card(get_model(name)))
+    def _answer_models(self, record: RequestRecord, shown: Any, settle: Settle) -> Answer:
+        limited = self._limited(0)
+        if limited is not None:
+            return limited
+        fault, delay = self._fault(record, 0)
+        given = canned(fault, settle, delay=delay, streamed=False)
+        return given or broken_off(json_answer(200, shown, self._limit.headers(0), delay=delay), fault)
 
     def _model(self, name: str, *, kind: str) -> Model:
         model = get_model(name)

@@ -16,7 +16,7 @@ import orjson
 
 from lava_mistral.gateway import extract
 from lava_mistral.gateway.fill import Evidence, fill
-from lava_mistral.gateway.prompt import NOTED, NOTHING, Prompt, turned
+from lava_mistral.gateway.prompt import NOTED, NOTHING, SUMMARY, Prompt, turned
 
 
 class Call(NamedTuple):
@@ -64,10 +64,7 @@ _GREETING = re.compile(
     re.I,
 )
 _SAY = re.compile(r"\b(?:say|repeat|reply with|respond with|answer with|echo)\b", re.I)
-_SAID = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)\'([^\'\n]+)\'(?!\w)')
-_SUMMARY = re.compile(
-    r"\b(?:summar(?:y|i[sz]e|i[sz]ing)|tl;?dr|sum up|résum\w+|zusammenfass\w+|fass\w* .*zusammen)", re.I
-)
+_SAID = re.compile(r'"([^"\n]+)"|“([^“”\n]+)”|`([^`\n]+)`|(?<!\w)\'([^\'\n]+)\'(?!\w)')
 _TOLD = re.compile(r"\W*(?:i|i['’]m|i['’]ve|my|we|our)\b", re.I)
 _SUM = re.compile(
     r"(?<![\w.])(-?\d+(?:\.\d+)?)\s*(\+|-|−|\*|×|x|/|÷|plus|minus|times|divided by)\s*(-?\d+(?:\.\d+)?)(?![\w.]*\d)"
@@ -233,7 +230,9 @@ def _said(prompt: Prompt, choice: int) -> str:
 
 
 def _extracted(prompt: Prompt, choice: int) -> str:
-    if _SUMMARY.search(prompt.question) and prompt.passages:
+    if prompt.rewrites:
+        return prompt.question
+    if SUMMARY.search(prompt.question) and prompt.passages:
         return " ".join(extract.central(prompt.passages))
     found = extract.best(prompt.question, prompt.passages)
     if found:
@@ -245,7 +244,14 @@ def _extracted(prompt: Prompt, choice: int) -> str:
     result = _sum(prompt.question)
     if result is not None:
         return result
-    return _looked_at(prompt) or NOTHING
+    return _looked_at(prompt) or prompt.told or (NOTHING if prompt.passages else _unknown(prompt.question))
+
+
+def _unknown(question: str) -> str:
+    """What a model that has read nothing says where it was given nothing to read."""
+    asked = " ".join(question.split())
+    asked = asked if len(asked) <= 200 else asked[:200] + "…"
+    return f"This is a simulated model, which knows only what it is told in the prompt. It was asked: {asked}"
 
 
 def _looked_at(prompt: Prompt) -> str:
@@ -299,12 +305,18 @@ def _worded(result: str) -> str:
     return _read_out(value)
 
 
-def _read_out(value: Any) -> str:
+_DEEPEST = 20
+"""Levels of a tool's JSON that are read out; what is below is left out."""
+
+
+def _read_out(value: Any, depth: int = 0) -> str:
     match value:
-        case dict():
-            return ", ".join(f"{key}: {_read_out(member)}" for key, member in value.items())
-        case list():
-            return "; ".join(map(_read_out, value))
+        case dict() if depth < _DEEPEST:
+            return ", ".join(f"{key}: {_read_out(member, depth + 1)}" for key, member in value.items())
+        case list() if depth < _DEEPEST:
+            return "; ".join(_read_out(member, depth + 1) for member in value)
+        case dict() | list():
+            return "…"
         case None:
             return "none"
         case str():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lava_mistral.gateway.accounts import Amount, Customer
+from lava_mistral.gateway.accounts import Amount, Customer, check_texts, to_amount
+from lava_mistral.gateway.faults import to_fault
 from lava_mistral.gateway.records import RequestRecord
 
 
@@ -39,6 +41,10 @@ class Options:
         seed: where the drawing of faults begins.
         keep_requests: how many records are kept, the newest.
         keep_bodies: whether records hold the requests' bodies, the newest 64 MB of them.
+
+    Raises:
+        TypeError: an option is of the wrong type.
+        ValueError: its value makes no sense.
     """
 
     secret_key: str = "aks_test_local_gateway"
@@ -64,3 +70,58 @@ class Options:
     seed: int = 0
     keep_requests: int = 20_000
     keep_bodies: bool = True
+
+    def __post_init__(self) -> None:
+        check_texts("the secret keys", [self.secret_key])
+        for name in ("secret_keys", "provider_keys", "meters", "models"):
+            check_texts(f"the {name.replace('_', ' ')}", getattr(self, name))
+        for token, credential in _mapping("forward_tokens", self.forward_tokens).items():
+            _mapping(f"forward_tokens[{token!r}]", credential)
+        to_amount(self.balance)
+        to_amount(self.customer_balance)
+        for value in _mapping("customers", {} if self.customers is None else self.customers).values():
+            if not isinstance(value, Customer):
+                to_amount(value)
+        for name in ("latency", "latency_per_token", "pace", "record_lag"):
+            _number(name, getattr(self, name))
+        for name in ("requests_per_second", "tokens_per_minute", "burst"):
+            if getattr(self, name) is not None or name == "burst":
+                _number(name, getattr(self, name), zero=False)
+        for name in ("fragment_tool_calls", "keep_requests"):
+            if getattr(self, name) is not None or name == "keep_requests":
+                _whole(name, getattr(self, name))
+        if self.tokenizer not in ("fast", "exact"):
+            raise ValueError(f'tokenizer is "fast" or "exact", not {self.tokenizer!r}')
+        for pair in self.faults:
+            _check_rule(pair)
+
+
+def _mapping(name: str, value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is a mapping, not {type(value).__name__}")
+    return value
+
+
+def _number(name: str, value: Any, *, zero: bool = True) -> None:
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        raise TypeError(f"{name} is a number, not {type(value).__name__}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name} must be {'zero or more' if zero else 'above zero'}, not {value}")
+
+
+def _whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is a whole number, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be 1 or more, not {value}")
+
+
+def _check_rule(pair: Any) -> None:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"faults are pairs of a rule and what comes, not {pair!r}")
+    rule, fault = pair
+    if not callable(rule):
+        _number("the probability of a fault", rule)
+        if rule > 1:
+            raise ValueError(f"the probability of a fault is at most 1, not {rule}")
+    to_fault(fault)

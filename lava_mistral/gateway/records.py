@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+import httpx
+
 from lava_mistral.wire import Usage
 
 Outcome = Literal["pending", "completed", "error"]
@@ -25,7 +27,7 @@ class RequestRecord:
         method: the HTTP method.
         body: the parsed body; `None` for a GET, for a body that is no JSON, under `keep_bodies=False`, and for the
             oldest when all bodies together pass 64 MB.
-        headers: the request's headers by lower-case name, the credential among them.
+        headers: the request's headers, the credential among them; names are found in whatever case.
         credential: the decoded forward token, or `{"secret_key": …}`; empty where it was not understood.
         metadata: what came in `x-lava-metadata` or the query.
         request_id: the id that went back in `x-lava-request-id`.
@@ -43,11 +45,11 @@ class RequestRecord:
 
     request_id: str
     method: str
-    headers: dict[str, str]
+    headers: httpx.Headers
     created_at: float
     path: str = ""
     body: Any = None
-    credential: dict[str, Any] = field(default_factory=dict)
+    credential: dict[str, Any] = field(default_factory=dict, repr=False)
     metadata: dict[str, str] = field(default_factory=dict)
     status: int | None = None
     cost: Decimal = Decimal(0)

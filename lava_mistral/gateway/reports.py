@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
@@ -131,29 +132,40 @@ def _totals(records: Iterable[RequestRecord]) -> dict[str, Any]:
 
 
 def _filter(asked: Mapping[str, str]) -> Callable[[RequestRecord], bool]:
+    for name in ("customer_id", "meter_id"):
+        # Taken for no filter, it would show everybody's requests to one who asks for a customer's.
+        if asked.get(name) == "":
+            raise Refusal(400, f"Invalid {name}: it is empty")
     customer, meter = asked.get("customer_id"), asked.get("meter_id")
-    pairs: list[tuple[str, str]] = []
-    if asked.get("metadata_filters"):
-        try:
-            value = orjson.loads(asked["metadata_filters"])
-            pairs = [(key, wanted) for key, wanted in value]
-        except (orjson.JSONDecodeError, TypeError, ValueError):
-            raise Refusal(400, "Invalid metadata_filters: a JSON array of [key, value] pairs is expected") from None
+    pairs = _pairs(asked["metadata_filters"]) if asked.get("metadata_filters") else []
 
     def wanted(record: RequestRecord) -> bool:
         return (
-            (not customer or record.customer_id == customer)
-            and (not meter or record.meter_slug == meter)
+            (customer is None or record.customer_id == customer)
+            and (meter is None or record.meter_slug == meter)
             and all(record.metadata.get(key) == value for key, value in pairs)
         )
 
     return wanted
 
 
+def _pairs(text: str) -> list[list[str]]:
+    try:
+        pairs = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pairs = None
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and list(map(type, pair)) == [str, str] for pair in pairs
+    ):
+        raise Refusal(400, "Invalid metadata_filters: a JSON array of [key, value] pairs is expected")
+    return pairs
+
+
 def _limit(text: str | None) -> int:
     if text is None:
         return USUAL_PAGE
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= LARGEST_PAGE:
+    # Python refuses to read a number of thousands of digits.
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= LARGEST_PAGE:
         raise Refusal(400, f"Invalid limit: a number from 1 to {LARGEST_PAGE} is expected")
     return int(text)
 

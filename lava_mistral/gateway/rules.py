@@ -9,6 +9,7 @@ from typing import Any
 from lava_mistral.catalog import Model
 from lava_mistral.gateway import pieces
 from lava_mistral.gateway.faults import error_body
+from lava_mistral.gateway.json_schema import problem
 
 MOST_TOOLS = 128
 MOST_INPUTS = 512
@@ -80,7 +81,8 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
                 _check_name(call["function"]["name"])
         previous = role
     last = messages[-1]
-    if last["role"] not in ("user", "tool") and not (last["role"] == "assistant" and last.get("prefix")):
+    # By its words a last system message is refused too; by mistral-common's check, whose words these are, it is not.
+    if last["role"] == "assistant" and not last.get("prefix"):
         raise _order(
             f"Expected last role User or Tool (or Assistant with prefix True) for serving but got {last['role']}"
         )
@@ -139,6 +141,18 @@ def check_format(body: Mapping[str, Any]) -> None:
     wanted = body.get("response_format") or {}
     if wanted.get("type") == "json_schema" and not wanted.get("json_schema"):
         raise _arguments("response_format of type json_schema needs a json_schema")
+
+
+def check_schemas(body: Mapping[str, Any]) -> None:
+    """Check that the schemas of tools and of the answer are well formed and that a value can fit them."""
+    given = [(f"tool {tool['function']['name']}", tool["function"]["parameters"]) for tool in body.get("tools") or ()]
+    wanted = (body.get("response_format") or {}).get("json_schema")
+    if wanted:
+        given.append((f"json_schema {wanted['name']}", wanted["schema"]))
+    for name, schema in given:
+        wrong = problem(schema)
+        if wrong is not None:
+            raise _arguments(f"Invalid JSON schema of {name}: {wrong}")
 
 
 def check_images(messages: Sequence[Mapping[str, Any]], model: Model) -> None:

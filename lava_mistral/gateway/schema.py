@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+MOST_CHOICES = 128
 Location: TypeAlias = tuple[str | int, ...]
 Errors: TypeAlias = list[dict[str, Any]]
 Check: TypeAlias = Callable[[Any, Location, Errors], None]
@@ -258,7 +259,8 @@ CHAT: Check = record(
         ),
         "presence_penalty": _share,
         "frequency_penalty": _share,
-        "n": nullable(number(least=1, whole=True)),
+        # The schema names no most; a server that answers for ever to one request serves nobody else.
+        "n": nullable(number(least=1, most=MOST_CHOICES, whole=True)),
         "prediction": record({}, {"type": one_of("content"), "content": text}),
         "parallel_tool_calls": boolean,
         "prompt_mode": nullable(one_of("reasoning")),

@@ -43,7 +43,7 @@ def main(count: int) -> None:
         for number in range(count):
             yield str(number)
 
-    engine = EmbeddingEngine(Service(), count_tokens=lambda text: 4)
+    engine = EmbeddingEngine(Service(), max_concurrency=4, count_tokens=lambda text: 4)
     for _, _ in engine.embed_iter(str(number) for number in range(600)):
         pass
     before = most = resident()

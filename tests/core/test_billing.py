@@ -532,3 +532,14 @@ def test_billing_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(billing)) == billing
     assert billing.payer == "the plan of customer 'c' on meter 'm'"
     assert "merchant" in Billing(customer_id="c", meter_slug="m", disable_billing=True).payer
+
+
+@pytest.mark.parametrize("url", ["https://api.lava.so/v1\n", "https://api.lava.so/v1 ", "https://api lava.so/v1"])
+def test_a_base_url_with_white_space_is_refused_by_its_names(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"LAVA_BASE_URL.*white space"):
+        check_base_url(url)
+
+
+def test_a_key_in_quotation_marks_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="LAVA_SECRET_KEY begins with a quotation mark"):
+        reveal('"aks_test_1"', "LAVA_SECRET_KEY")

@@ -10,20 +10,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from lava_mistral import LavaMistral
+from lava_mistral import Billing, LavaMistral
 from lava_mistral.catalog import models
 from lava_mistral.cli import app
-from lava_mistral.gateway import LocalGateway
+from lava_mistral.gateway import Interrupted, LocalGateway
 from tests.conftest import ROOT
 
 FRAMEWORKS = ["langchain", "llama-index"]
+UNMETERED = base64.b64encode(b'{"secret_key":"aks_live_abcdefgh","customer_id":"c_1"}').decode()
 COMMAND = str(Path(sys.executable).with_name("lava-mistral"))
 
 
@@ -34,6 +37,11 @@ def run(*arguments: str | Path, **environment: str) -> Result:
 def spawn(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [COMMAND, *map(str, arguments)]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+
+
+def before(folder: Path) -> str:
+    """A path of modules with a folder before this project."""
+    return f"{folder}{os.pathsep}{ROOT}"
 
 
 def access(gateway: LocalGateway) -> dict[str, str]:
@@ -138,6 +146,7 @@ class TestDemo:
         ("missing", "framework", "advice"),
         [
             ("langchain_core", "langchain", 'pip install "lava-mistral[langchain]"'),
+            ("langchain_text_splitters", "langchain", 'pip install "lava-mistral[langchain]"'),
             ("llama_index", "llama-index", "lava-mistral[llama-index]"),
             ("uvicorn", "langchain", 'pip install "lava-mistral[gateway]"'),
         ],
@@ -145,18 +154,19 @@ class TestDemo:
     def test_a_missing_extra_is_named(self, missing: str, framework: str, advice: str, tmp_path: Path) -> None:
         # Python's own way to say that a module is not there.
         (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
-        done = spawn("demo", "--framework", framework, PYTHONPATH=str(tmp_path))
+        done = spawn("demo", "--framework", framework, PYTHONPATH=before(tmp_path))
         assert done.returncode == 1, done.stderr
         assert advice in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.parametrize("missing", ["langchain_core", "langchain_text_splitters"])
     def test_it_takes_the_framework_that_is_installed(
-        self, tmp_path: Path, folder: Path, gateway: LocalGateway
+        self, tmp_path: Path, folder: Path, gateway: LocalGateway, missing: str
     ) -> None:
         hidden = tmp_path / "hidden"
         hidden.mkdir()
-        (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['langchain_core'] = None\n")
-        done = spawn("demo", folder, PYTHONPATH=str(hidden), **access(gateway))
+        (hidden / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
+        done = spawn("demo", folder, PYTHONPATH=before(hidden), **access(gateway))
         assert done.returncode == 0, done.stderr
         assert "through LlamaIndex" in done.stdout
 
@@ -164,7 +174,7 @@ class TestDemo:
         (tmp_path / "sitecustomize.py").write_text(
             "import sys\nsys.modules |= {'langchain_core': None, 'llama_index': None}\n"
         )
-        done = spawn("demo", PYTHONPATH=str(tmp_path))
+        done = spawn("demo", PYTHONPATH=before(tmp_path))
         assert done.returncode == 1
         assert 'pip install "lava-mistral[langchain]" (or [llama-index])' in done.stderr
 
@@ -186,6 +196,56 @@ class TestDemo:
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("the README of the installed package")
         assert "# lava-mistral" in done.stdout
+
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_the_instruction_is_no_part_of_the_answer(
+        self, framework: str, tmp_path: Path, gateway: LocalGateway
+    ) -> None:
+        (tmp_path / "ok.md").write_text("The capital of France is Paris.")
+        result = run("demo", tmp_path, "-q", "What is the capital?", "-f", framework, **access(gateway))
+        assert result.exit_code == 0, result.output
+        answer = result.stdout.split("Answer of mistral-small-2603:")[1].split("Sources")[0]
+        assert "The capital of France is Paris." in answer
+        assert "passages" not in answer
+        instruction = gateway.requests[-1].body["messages"][0]["content"]
+        assert "\n\n[1] ok.md\nThe capital of France is Paris." in instruction
+
+    def test_a_failure_in_the_middle_of_the_answer_stands_on_its_own_line(self, folder: Path) -> None:
+        with LocalGateway(faults=[(lambda record: record.streamed, Interrupted(after=3))]) as gateway:
+            done = subprocess.run(
+                [COMMAND, "demo", str(folder), "-q", "When does Ada Novak harvest honey?"],
+                env=os.environ | access(gateway),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=120,
+            )
+        assert done.returncode == 1
+        lines = done.stdout.split("Answer of mistral-small-2603:\n")[1].splitlines()
+        assert lines[0] == "The beekeeper"
+        assert lines[2].startswith("Failed: ")
+
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_a_file_name_may_be_no_text(self, framework: str, tmp_path: Path, gateway: LocalGateway) -> None:
+        folder = os.fsencode(tmp_path) + b"/caf\xe9"
+        os.mkdir(folder)
+        for name, content in ((b"th\xe9.md", b"Tea is a drink."), (b"bin\xe9.md", b"\0")):
+            with open(folder + b"/" + name, "wb") as file:
+                file.write(content)
+        done = subprocess.run(
+            [COMMAND, "demo", folder, "-q", "What is tea?", "-f", framework],
+            env=os.environ | access(gateway),
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.decode()
+        assert "[1] th\N{REPLACEMENT CHARACTER}.md: Tea is a drink." in said
+        assert "Skipped bin\N{REPLACEMENT CHARACTER}.md (binary)." in said
+        os.remove(folder + b"/th\xe9.md")
+        done = subprocess.run([COMMAND, "demo", folder], env=os.environ | access(gateway), capture_output=True)
+        assert done.returncode == 1
+        assert "caf\N{REPLACEMENT CHARACTER}" in done.stderr.decode()
 
     def test_as_a_process(self, folder: Path, gateway: LocalGateway) -> None:
         done = spawn("demo", folder, "--question", "Where does the ship Aurora sail from?", **access(gateway))
@@ -248,6 +308,8 @@ class TestDoctor:
             ({}, "key", "neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set"),
             ({"LAVA_SECRET_KEY": "aks_live_abcdefgh\n"}, "key", "white space or a line break"),
             ({"LAVA_SECRET_KEY": "lava_sk_abcdefgh"}, "key", "spend key"),
+            ({"LAVA_FORWARD_TOKEN": UNMETERED}, "key", "customer_id and no meter_slug"),
+            ({"LAVA_SECRET_KEY": UNMETERED}, "key", "customer_id and no meter_slug"),
             (
                 {"LAVA_SECRET_KEY": "aks_live_abcdefgh", "LAVA_BASE_URL": "http://10.0.0.1/v1"},
                 "base URL",
@@ -279,6 +341,30 @@ class TestDoctor:
         assert result.exit_code == 1
         assert "failed   credential: " in result.stdout
         assert "someone_elses" not in result.output
+
+    def test_a_web_server_that_is_no_lava_is_not_printed_whole(self) -> None:
+        page = "<!doctype html>\n<title>Shop</title>\n" + "<p>Buy our shoes.</p>\n" * 2_000
+
+        class Shop(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(404)
+                self.send_header("content-type", "text/html")
+                self.send_header("content-length", str(len(page)))
+                self.end_headers()
+                self.wfile.write(page.encode())
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Shop) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}/v1"
+            result = run("doctor", LAVA_SECRET_KEY="aks_live_abcdefgh", LAVA_BASE_URL=address)
+            server.shutdown()
+        assert result.exit_code == 1
+        failed = next(line for line in result.stdout.splitlines() if "credential: " in line)
+        assert failed.endswith("…")
+        assert len(result.stdout) < 2_500
 
     def test_an_embedding_that_fails(self) -> None:
         with LocalGateway(balance="0") as gateway:
@@ -345,8 +431,7 @@ class TestGateway:
     @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
     def test_it_serves_until_it_is_stopped(self, process: subprocess.Popen[str], stop: signal.Signals) -> None:
         assert process.stdout is not None
-        said = "".join(iter(process.stdout.readline, "}\n")) + "}"
-        access: dict[str, Any] = json.loads(said)
+        access: dict[str, Any] = json.loads(process.stdout.readline())
         client = LavaMistral(api_key=access["secret_key"], base_url=access["base_url"])
         assert client.chat([{"role": "user", "content": "Hello"}]).text
         process.send_signal(stop)
@@ -365,6 +450,58 @@ class TestGateway:
     @pytest.mark.parametrize("port", ["-1", "70000", "http"])
     def test_what_is_no_port_exits_with_2(self, port: str) -> None:
         assert run("gateway", "--port", port).exit_code == 2
+
+
+ENCODINGS = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "cp1252"},
+    {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+]
+
+
+class TestEncodings:
+    """What is printed where standard output can't hold every sign."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "日本.md").write_text("日本の首都は東京です → 「東京」 is the capital of Japan…", encoding="utf-8")
+        return tmp_path
+
+    def spawn(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        command = [COMMAND, *map(str, arguments)]
+        return subprocess.run(command, env=os.environ | environment, capture_output=True, timeout=120)
+
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_for_people_what_it_lacks_is_replaced(
+        self, encoding: dict[str, str], folder: Path, gateway: LocalGateway
+    ) -> None:
+        told = encoding | access(gateway)
+        demo = self.spawn("demo", folder, "-q", "What is the capital of Japan?", **told)
+        assert (demo.returncode, demo.stderr) == (0, b"")
+        assert b"is the capital of Japan" in demo.stdout
+        LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url).chat(
+            [{"role": "user", "content": "Hello"}], billing=Billing(customer_id="日本", meter_slug="chat")
+        )
+        used = self.spawn("usage", **told)
+        assert (used.returncode, used.stderr) == (0, b"")
+        examined = self.spawn("doctor", "--model", "日本", **told)
+        assert (examined.returncode, examined.stderr) == (1, b"")
+        refused = self.spawn("demo", folder, **(told | {"LAVA_SECRET_KEY": "aks_test_→"}))
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(b"Failed: ")
+        helped = self.spawn("--help", **encoding)
+        assert (helped.returncode, helped.stderr) == (0, b"")
+
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_for_programs_json_is_always_utf_8(self, encoding: dict[str, str], gateway: LocalGateway) -> None:
+        told = encoding | access(gateway)
+        LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url).chat(
+            [{"role": "user", "content": "Hello"}], billing=Billing(customer_id="日本 é", meter_slug="chat")
+        )
+        used = json.loads(self.spawn("usage", "--json", **told).stdout.decode("utf-8"))
+        assert [item["name"] for item in used["items"]] == ["日本 é"]
+        examined = json.loads(self.spawn("doctor", "--json", "--model", "日本", **told).stdout.decode("utf-8"))
+        assert any("日本" in finding["detail"] for finding in examined["findings"])
 
 
 def test_version() -> None:

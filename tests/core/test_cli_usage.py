@@ -91,6 +91,9 @@ def test_filters_and_spans(used: LocalGateway) -> None:
         ["--by", "model:x"],
         ["--since", "2d", "--until", "2020-01-01"],
         ["--plot", "picture.gif"],
+        ["--customer", ""],
+        ["--customer", " "],
+        ["--meter", ""],
     ],
 )
 def test_a_wrong_call_ends_with_2(gateway: LocalGateway, wrong: list[str]) -> None:

@@ -631,3 +631,31 @@ async def test_the_transport_carries_any_request_to_a_real_server(gateway: Local
     assert listed.json()["data"]
     assert len(answer.json()["data"][0]["embedding"]) == 1024
     assert [record.path for record in gateway.requests] == ["/v1/models", "/v1/embeddings"]
+
+
+@pytest.mark.parametrize(("given", "tries"), [(None, 11), (0, 1), (1, 2)])
+async def test_max_retries_holds_for_embeddings_too(both: Any, given: int | None, tries: int) -> None:
+    wire = Wire((503, {}))
+    client = both(wire, max_retries=given).client
+    with pytest.raises(ServerError):
+        embedded = client.embed(["a"])
+        await embedded if asyncio.iscoroutine(embedded) else embedded
+    assert len(wire.requests) == tries
+
+
+@pytest.mark.parametrize("setting", [{"max_retries": "2"}, {"timeout": "5"}, {"stream_chunk_timeout": "5"}])
+def test_a_setting_of_the_wrong_type_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(setting))):
+        LavaMistral(api_key=KEY, **setting)
+
+
+@pytest.mark.parametrize("choices", [[None], ["x"], "x", [{"message": "x"}], [{"message": {"tool_calls": [1]}}]])
+async def test_choices_that_make_no_sense_are_an_error(both: Any, choices: Any) -> None:
+    with pytest.raises(ServerError, match="expected an answer"):
+        await both(Wire({**ANSWER, "choices": choices}), max_retries=0).chat()
+
+
+@pytest.mark.parametrize("usage", ["x", {}, {"prompt_tokens": "12"}, {"prompt_tokens_details": "x"}, 1, None])
+async def test_usage_that_can_not_be_counted_with_is_unknown(both: Any, usage: Any) -> None:
+    answer = await both(Wire({**ANSWER, "usage": usage})).chat()
+    assert (answer.text, answer.usage, answer.cost) == ("Hi", None, None)

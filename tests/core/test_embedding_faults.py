@@ -37,7 +37,7 @@ FAULTS = {
 HARMLESS = {"none", "shuffled", "unreadable"}
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.text(max_size=4), max_size=20),
     st.lists(st.sampled_from(sorted(FAULTS)), max_size=20),

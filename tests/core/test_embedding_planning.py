@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -71,6 +73,19 @@ def test_the_last_round_of_requests_is_as_full_as_the_others(count: int, lanes: 
     # Apart from the last one, which gets what is left.
     assert min(batch.tokens for batch in batches[:-1]) >= 0.9 * max(batch.tokens for batch in batches)
     assert total / len(batches) >= 0.95 * min(total, MAX_REQUEST_TOKENS / 2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_left_a_little_over_makes_no_further_round(seed: int) -> None:
+    """The weight of the texts to come is known by their number of characters alone."""
+    draw = random.Random(seed)
+    texts = [f"{place}".ljust(draw.randint(150, 250)) for place in range(4_500)]
+    # The later texts weigh more than the sample says.
+    count = {text: int(len(text) * (1.0 + place / 100_000)) for place, text in enumerate(texts)}
+    planner = Planner(
+        lambda text: count[text], Calibration(), lanes=16, characters=sum(map(len, texts)), sample=texts[:2_000:100]
+    )
+    assert len(plan(texts, planner)) <= 64
 
 
 def test_little_work_is_not_spread_over_many_requests() -> None:
@@ -151,6 +166,26 @@ def test_many_texts_are_planned_by_the_exact_counts_of_a_sample() -> None:
     assert len(twice) <= 30 + 3_000 / 16
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_tokenizer_that_is_there_later_fills_batches_from_then_on(known: bool) -> None:
+    """Until it is, they are made by the count, which is a quarter too high."""
+    texts = ["x" * (180 + index % 41) for index in range(4_000)]
+    asked = 0
+
+    def exact() -> Callable[[str], int] | None:
+        nonlocal asked
+        asked += 1
+        return (lambda text: int(len(text) * 0.8)) if asked > 10 else None
+
+    settings: dict[str, Any] = {"characters": sum(map(len, texts)), "sample": texts[::100]} if known else {}
+    batches = plan(texts, Planner(len, Calibration(), exact=exact, **settings))
+    assert asked == 11
+    tokens = [batch.tokens for batch in batches[:-1]]
+    assert max(tokens[:8]) <= MAX_REQUEST_TOKENS
+    assert min(tokens[-3:]) > 1.1 * MAX_REQUEST_TOKENS
+    assert max(tokens) * 0.8 <= MAX_REQUEST_TOKENS
+
+
 def test_little_work_loads_no_tokenizer() -> None:
     def refuse() -> None:
         raise AssertionError
@@ -206,6 +241,37 @@ def test_only_the_exact_count_decides_where_there_is_one() -> None:
     inspector(exact=True, overrated=1.9).check(0, "x" * MAX_INPUT_TOKENS)
     with pytest.raises(InvalidRequestError, match="input 0 has 8,193 tokens"):
         inspector(exact=True).check(0, "x" * (MAX_INPUT_TOKENS + 1))
+
+
+def test_what_is_far_too_long_is_refused_by_its_beginning() -> None:
+    """An exact count of megabytes takes seconds, and holds up everyone else's thread."""
+    looked_at = 0
+
+    def estimate(text: str) -> int:
+        nonlocal looked_at
+        looked_at += len(text)
+        return len(text) // 4
+
+    def exact() -> None:
+        raise AssertionError
+
+    with pytest.raises(InvalidRequestError, match="input 3 has about 2,500,000 tokens"):
+        Inspector(estimate, exact).check(3, "x" * 10_000_000)
+    assert looked_at < 500_000
+    with pytest.raises(InvalidRequestError, match="input 3 has about 40,000 tokens"):
+        Inspector(estimate, exact).check(3, "x" * 160_000)
+
+
+def test_a_text_of_many_characters_and_few_tokens_is_counted() -> None:
+    Inspector(lambda text: len(text) // 100, lambda: None).check(0, " " * 800_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_long"),
+    [("x" * 8_184, False), ("x" * 8_185, True), ("é" * 4_092, False), ("é" * 4_093, True), (None, False), ("", False)],
+)
+def test_only_a_text_that_may_have_too_many_tokens_is_long_to_check(text: object, is_long: bool) -> None:
+    assert Inspector.is_long(text) is is_long
 
 
 def test_what_an_estimate_leaves_in_doubt_is_for_mistral_to_judge() -> None:

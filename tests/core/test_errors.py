@@ -169,7 +169,7 @@ def test_other_refusals_under_the_same_code_are_no_context_overflow() -> None:
     ("status", "body", "advice"),
     [
         (400, {"message": "Invalid model: x", "code": "1500"}, "`lava-mistral models` lists the models"),
-        (400, {"message": "Unexpected role", "code": "3230"}, "repair_messages=True mends the order"),
+        (400, {"message": "Unexpected role", "code": "3230"}, "repair_messages=True, where it is not set yet, mends"),
         (401, {"error": "bad key"}, "set LAVA_SECRET_KEY or api_key="),
         (401, {"detail": "Unauthorized"}, "check Billing(provider_key=…)"),
         (402, {"error": "empty"}, "top up at https://www.lava.so/"),
@@ -342,3 +342,17 @@ def test_the_tree_in_the_docstring_names_every_class() -> None:
 def test_a_configuration_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="wrong"):
         raise ConfigurationError("wrong")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mistral-smal-2603", "Did you mean 'mistral-small-2603'?"),
+        ("mistral-embed", "'mistral-embed' embeds texts and answers no chats"),
+        ("mistral-small-2603", "answers chats; an embeddings request needs a model such as 'mistral-embed'"),
+        ("gpt-9", "`lava-mistral models` lists"),
+    ],
+)
+def test_an_unknown_model_is_told_the_nearest(name: str, says: str) -> None:
+    error = answer(400, {"object": "error", "message": f"Invalid model: {name}", "code": "1500"})
+    assert says in str(error)

@@ -280,6 +280,24 @@ def test_old_news_does_not_replace_later_news_and_all_news_expires() -> None:
     assert pacer.wait(11.5, 1) == 0.0
 
 
+@pytest.mark.parametrize("kind", ["req-10-second", "tokens-minute"])
+def test_what_is_left_slows_the_pace_where_the_limit_itself_is_not_told(kind: str) -> None:
+    """The most that was ever left stands for it."""
+    tokens = 1 if kind.startswith("req") else 1_000
+    gaps = []
+    for left in (60, 20, 5, 0):
+        pacer = Pacer(8)
+        for told in (60, left):
+            alone = {f"x-ratelimit-remaining-{kind}": str(told * tokens)}
+            pacer.end(pacer.start(0.0, tokens), 0.0, "answered", headers=alone)
+        gaps.append(pacer.wait(0.0, tokens))
+    assert gaps[0] == 0.0 < gaps[1] < gaps[2] <= gaps[3] <= 60.0
+    # A process that has seen nothing but an empty account knows no pace to keep.
+    pacer = Pacer(8)
+    pacer.end(pacer.start(0.0, 1), 0.0, "answered", headers={f"x-ratelimit-remaining-{kind}": "0"})
+    assert pacer.wait(0.0, 1) == 0.0
+
+
 @given(
     st.dictionaries(
         st.sampled_from(

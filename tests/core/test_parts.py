@@ -111,6 +111,18 @@ def test_a_file_of_no_known_kind_is_refused_with_advice() -> None:
         file_part(b"\x00\x01", media_type=None)
 
 
+@pytest.mark.parametrize("kind", ["text/plain", None])
+@pytest.mark.parametrize("data", ["!!not base64", "abc", "é"])
+def test_text_that_is_no_base64_is_refused_under_the_files_name(kind: str | None, data: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"'notes\.txt' should come as its bytes or in base64") as caught:
+        file_part(data, media_type=kind, name="notes.txt")
+    assert data in str(caught.value)
+
+
+def test_base64_may_have_lines() -> None:
+    assert file_part("aGVs\nbG8=\n", media_type="text/plain") == {"type": "text", "text": "hello"}
+
+
 def test_a_detail_that_mistral_does_not_know() -> None:
     assert image_part("u", detail="low")["image_url"] == {"url": "u", "detail": "low"}
     with pytest.raises(InvalidRequestError, match="'sharp'"):

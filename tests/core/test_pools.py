@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lava_mistral import AsyncLavaMistral, LavaMistral, pools
+from lava_mistral import APIConnectionError, AsyncLavaMistral, LavaMistral, pools
 from lava_mistral.gateway import LocalGateway
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -182,3 +183,21 @@ async def test_the_environments_proxy_is_used(
     assert pools.proxy_for(httpx.URL("https://lava.example/v1")) is None
     assert pools.proxy_for(httpx.URL("https://other.example/v1")) == f"http://{address}"
     assert pools.proxy_for(httpx.URL("http://127.0.0.1:1/v1")) is None
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_an_address_where_nobody_ever_answers_is_given_up_soon(
+    asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    settings: dict[str, Any] = {"api_key": "aks_test_1", "base_url": url}
+    with caplog.at_level("INFO", "lava_mistral"), pytest.raises(APIConnectionError):
+        if asynchronous:
+            asyncio.run(AsyncLavaMistral(**settings).embed(["a", "b"]))
+        else:
+            LavaMistral(**settings).embed(["a", "b"])
+    # An embedding's requests are tried eleven times otherwise.
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+    assert "retry 2 of 2 in" in caplog.text
+    assert "aks_test_1" not in caplog.text

@@ -69,6 +69,19 @@ def test_a_column_that_is_not_there_is_named(gateway: LocalGateway, make: Callab
         embed_texts(gateway, column="body")(make(TEXTS))
 
 
+@pytest.mark.parametrize("make", FORMATS.values(), ids=FORMATS)
+def test_a_column_that_is_there_already_is_not_overwritten(
+    gateway: LocalGateway, make: Callable[[list[Any]], Any]
+) -> None:
+    embed = embed_texts(gateway)
+    once = embed(make(TEXTS))
+    with pytest.raises(ConfigurationError, match=r"has a column 'vector' already. Name another one .* into="):
+        embed(once)
+    assert len(gateway.requests) == 1
+    with pytest.raises(ConfigurationError, match="has a column 'text' already"):
+        embed_texts(gateway, into="text")(make(TEXTS))
+
+
 def test_a_bad_text_is_shown_and_nothing_heavy_travels_with_the_error(gateway: LocalGateway) -> None:
     with pytest.raises(InvalidRequestError, match=r"input 1 has .* tokens.*; it is 'long long long") as caught:
         embed_texts(gateway)(as_table(["fine", "long " * 20_000]))

@@ -223,6 +223,18 @@ def test_patience_grows_and_is_bounded() -> None:
     assert max(pauses) == 5
 
 
+@pytest.mark.parametrize("wrong", ["", " ", 7])
+@pytest.mark.parametrize("name", ["customer_id", "meter_id"])
+async def test_an_empty_filter_is_not_taken_for_none(side: Side, name: str, wrong: Any) -> None:
+    asked: list[httpx.Request] = []
+    client = side.client(lambda request: asked.append(request) or httpx.Response(200, json={}))
+    with pytest.raises(ConfigurationError, match=f"{name} is text"):
+        await side.all(client.requests(**{name: wrong}))
+    with pytest.raises(ConfigurationError, match=f"{name} is text"):
+        await side.ask(client.usage("2026-08-01", **{name: wrong}))
+    assert not asked
+
+
 async def test_pages_are_followed_by_their_cursor(side: Side) -> None:
     seen: list[dict[str, str]] = []
 

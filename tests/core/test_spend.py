@@ -17,6 +17,9 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
+from langchain_core.prompts import ChatPromptTemplate
+from llama_index.core.llms import ChatMessage
 
 from lava_mistral import (
     AsyncLavaMistral,
@@ -29,10 +32,11 @@ from lava_mistral import (
     SpendLimit,
     SpendLimitError,
     billed_to,
+    count_tokens,
     estimate_cost,
 )
 from lava_mistral.catalog import add_model, get_model
-from lava_mistral.estimate import most_of_chat
+from lava_mistral.estimate import most_of_chat, most_of_embedding
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.records import RequestRecord
 
@@ -345,8 +349,44 @@ def test_embeddings_are_estimated_by_their_texts() -> None:
     one = estimate_cost("some text", "mistral-embed")
     two = estimate_cost(["some text", "some text"], "mistral-embed")
     assert two.input_tokens == 2 * one.input_tokens
-    assert (one.output_tokens, one.likely, one.high) == (0, one.high, one.likely)
-    assert one.high == Decimal("0.1") * one.input_tokens / 10**6
+    assert one.output_tokens == 0
+    assert one.likely == Decimal("0.1") * one.input_tokens / 10**6
+    # What a limit sets aside is enough for the request that was estimated.
+    assert one.high == most_of_embedding(["some text"], "mistral-embed") >= one.likely
+    for wrong in ([{"role": "user", "content": "x"}], [1]):
+        with pytest.raises(ConfigurationError, match="embeds texts"):
+            estimate_cost(wrong, "mistral-embed")
+
+
+def test_prompts_of_every_form_cost_the_same() -> None:
+    wire = estimate_cost([{"role": "user", "content": "What is a river?"}], max_tokens=10)
+    for prompt in (
+        "What is a river?",
+        {"role": "user", "content": "What is a river?"},
+        ("user", "What is a river?"),
+        [("human", "What is a river?")],
+        HumanMessage("What is a river?"),
+        [HumanMessage("What is a river?")],
+        ChatPromptTemplate.from_messages([("user", "{x}")]).invoke({"x": "What is a river?"}),
+        ChatMessage("What is a river?"),
+        [ChatMessage(role="user", content="What is a river?")],
+    ):
+        assert estimate_cost(prompt, max_tokens=10) == wire
+        if not isinstance(prompt, str):
+            assert count_tokens(prompt).tokens == wire.input_tokens
+    for wrong in (1, [1], [object()]):
+        with pytest.raises(ConfigurationError, match="prompt"):
+            estimate_cost(wrong)
+    for options in ({"n": 0}, {"max_tokens": 0}):
+        with pytest.raises(ConfigurationError, match="one or more"):
+            estimate_cost("x", **options)
+
+
+def test_a_tool_that_must_be_called_is_set_aside_for() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    body = {"model": "mistral-small-2603", "messages": ASK, "max_tokens": 10, "tools": [tool]}
+    must = most_of_chat({**body, "tool_choice": "any"})
+    assert most_of_chat({**body, "tool_choice": "auto"}) == most_of_chat(body) < must
 
 
 def test_a_model_without_a_price_has_a_count_and_no_cost() -> None:

@@ -313,6 +313,25 @@ def test_arguments_that_are_no_object_parse_to_none(arguments: str) -> None:
     assert ToolCall("aaaaaaaaa", "add", arguments).parsed() is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parsed"),
+    [
+        ('{"x": 123456789012345678901234567890}', {"x": 123456789012345678901234567890}),
+        ('{"x": -9223372036854775809, "y": 0.1}', {"x": -9223372036854775809, "y": 0.1}),
+        ('{"code": "a\nb\tc"}', {"code": "a\nb\tc"}),
+        ('{"x": -Infinity}', {"x": float("-inf")}),
+        ('{"x": "\\ud83d"}', {"x": "\ud83d"}),
+    ],
+)
+def test_arguments_beyond_the_json_standard_are_taken_and_integers_are_exact(arguments: str, parsed: Any) -> None:
+    assert ToolCall("aaaaaaaaa", "add", arguments).parsed() == parsed
+
+
+@pytest.mark.parametrize("arguments", ['{"x": ' + "9" * 5000 + "}", '{"x": ' + "[" * 100_000])
+def test_arguments_that_python_can_not_hold_parse_to_none(arguments: str) -> None:
+    assert ToolCall("aaaaaaaaa", "add", arguments).parsed() is None
+
+
 def test_defect_8_text_and_thinking_are_kept_beside_tool_calls() -> None:
     calls = [call("aaaaaaaaa", "add", "{}")]
     message = {"content": [thinking("hm"), text("I will add.")], "tool_calls": calls}

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from rich.console import Console
 
+from langchain_lava_mistral import LavaUsageCallbackHandler
 from lava_mistral import (
     AsyncLavaMistral,
     Billing,
@@ -37,6 +38,7 @@ from lava_mistral import (
 from lava_mistral.catalog import add_model
 from lava_mistral.records import ModelUsage, RequestRecord
 from lava_mistral.usage import LANGCHAIN_RUN, OTHER, present_watch, subscribe, unsubscribe, watching
+from llama_index_lava_mistral import LavaUsageHandler
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500, "num_cached_tokens": 400}
@@ -549,12 +551,12 @@ def test_the_table_shows_every_group_and_the_total() -> None:
     usage.add(record(model="mistral-small-2603", customer_id="[c]", metadata={"team": "x"}))
     usage.add(record(model="mistral-embed", cost=Decimal("2.5")))
     text = shown(usage)
-    assert "cost unknown" not in text
+    assert "unknown" not in text
     for part in ("by model", "mistral-small-2603", "by customer", "[c]", "by team", "2.6", "20"):
         assert part in text
     assert text.index("mistral-embed") < text.index("mistral-small-2603")
     usage.add(record(usage=None, cost=None))
-    assert "cost unknown" in shown(usage.table("meter"))
+    assert "unknown" in shown(usage.table("meter"))
     assert "by meter" in shown(usage.table("meter"))
     with pytest.raises(ValueError, match="metadata:KEY"):
         usage.table("colour")
@@ -592,3 +594,57 @@ def test_rate_limits_of_an_engine_are_no_calls(told: Told) -> None:
 
 def vector() -> dict[str, Any]:
     return {"object": "embedding", "index": 0, "embedding": [0.5] * 4}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_retries_of_a_chat_are_counted(asynchronous: bool, streamed: bool) -> None:
+    answers = iter([httpx.Response(500), httpx.Response(429, headers={"retry-after": "0"})])
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        good = httpx.Response(200, stream=Body(*WHOLE)) if streamed else httpx.Response(200, json=answer())
+        return next(answers, good)
+
+    settings: dict[str, Any] = {"api_key": "aks_test_x", "billing": Billing("c_1", "m")}
+    with track_usage() as usage:
+        if asynchronous:
+            transport = httpx.AsyncClient(transport=httpx.MockTransport(serve))
+            client = AsyncLavaMistral(**settings, http_client=transport)
+
+            async def ask() -> None:
+                if streamed:
+                    async for _ in await client.stream(ASK):
+                        pass
+                else:
+                    await client.chat(ASK)
+
+            asyncio.run(ask())
+        else:
+            sync = LavaMistral(**settings, http_client=httpx.Client(transport=httpx.MockTransport(serve)))
+            if streamed:
+                list(sync.stream(ASK))
+            else:
+                sync.chat(ASK)
+    assert (usage.total.requests, usage.total.retries) == (1, 2)
+    assert usage.by_customer["c_1"].retries == 2
+
+
+def test_who_was_not_called_for_has_used_nothing() -> None:
+    usage = UsageTotals()
+    usage.add(record(customer_id="c"))
+    assert usage.by_customer["c"].requests == 1
+    assert usage.by_customer["nobody"].cost == 0
+    assert usage.by_metadata("team")["red"].requests == 0
+    assert "nobody" not in usage.by_customer
+
+
+@pytest.mark.parametrize("kind", [LavaUsageCallbackHandler, LavaUsageHandler])
+def test_handlers_show_what_their_totals_hold(kind: Any) -> None:
+    handler = kind()
+    handler.totals.add(record(customer_id="c", usage=None, cost=None, request_id="r"))
+    handler.totals.add(record(customer_id="c"))
+    totals = handler.totals
+    assert (handler.cost, handler.requests, handler.total_tokens) == (totals.cost, 2, totals.total_tokens)
+    assert (handler.by_model, handler.by_customer) == (totals.by_model, totals.by_customer)
+    assert handler.unsettled() == ("r",)
+    assert handler.as_dict() == totals.as_dict()

@@ -9,6 +9,7 @@ from decimal import Decimal
 import httpx_sse
 import pytest
 
+from lava_mistral.catalog import get_model
 from lava_mistral.gateway import LocalGateway
 
 from .conftest import events
@@ -188,6 +189,37 @@ def test_max_tokens_ends_an_answer(forward):
     assert choice(forward.chat(ASKED, max_tokens=0))["message"]["content"] == ""
 
 
+@pytest.mark.parametrize("model", ["mistral-small-2603", "magistral-small-latest"])
+def test_max_tokens_holds_for_thinking_and_tool_calls(forward, model):
+    asked = "The weather in Oslo and Rome?"
+    whole = forward.chat(asked, tools=[CITY], model=model).json()
+    assert whole["choices"][0]["finish_reason"] == "tool_calls"
+    tokens = whole["usage"]["completion_tokens"]
+    arguments = [call["function"]["arguments"] for call in whole["choices"][0]["message"]["tool_calls"]]
+    for limit in range(tokens):
+        body = forward.chat(asked, tools=[CITY], model=model, max_tokens=limit).json()
+        [cut] = body["choices"]
+        assert body["usage"]["completion_tokens"] <= limit
+        assert cut["finish_reason"] == "length"
+        calls = cut["message"]["tool_calls"] or []
+        for call, argument in zip(calls, arguments, strict=False):
+            assert call["function"]["name"] == "get_weather"
+            assert argument.startswith(call["function"]["arguments"])
+    assert [call["function"]["arguments"] for call in calls] != arguments
+    again = forward.chat(asked, tools=[CITY], model=model, max_tokens=tokens).json()
+    assert (again["choices"][0]["finish_reason"], again["usage"]["completion_tokens"]) == ("tool_calls", tokens)
+
+
+def test_a_stream_of_a_tool_call_ends_at_max_tokens(connect):
+    for fragment in (None, 4):
+        with LocalGateway(fragment_tool_calls=fragment) as gateway:
+            forward = connect(gateway)
+            for limit in (1, 6):
+                stream = events(forward.chat("Weather in Oslo?", tools=[CITY], stream=True, max_tokens=limit).text)
+                assert stream[-2]["choices"][0]["finish_reason"] == "length"
+                assert stream[-2]["usage"]["completion_tokens"] <= limit
+
+
 @pytest.mark.parametrize(
     ("stop", "text"), [(" of", "Paris is the capital"), (["France", "the"], "Paris is "), ("", None)]
 )
@@ -231,6 +263,9 @@ def test_json_mode_without_the_word_writes_white_space(forward):
     only = choice(forward.chat("Hello", response_format={"type": "json_object"}, max_tokens=50))
     assert only["message"]["content"] == " " * 50
     assert only["finish_reason"] == "length"
+    # It ends with the model's window, whatever was allowed.
+    endless = forward.chat("Hello", response_format={"type": "json_object"}, max_tokens=10**18)
+    assert endless.json()["usage"]["completion_tokens"] == get_model("mistral-small-2603").context_window
     told = choice(forward.chat("Hello, answer in JSON", response_format={"type": "json_object"}))
     assert json.loads(told["message"]["content"])
 

@@ -310,3 +310,109 @@ def test_the_connection_serves_on_after_a_clean_answer(gateway):
                 got += wire.recv(65536)
             assert got.startswith(b"HTTP/1.1 400")
     assert gateway.connections == 1
+
+
+def test_a_list_of_two_is_a_pause_and_what_comes_then(forward, gateway):
+    gateway.queue([1, ROLE + END + DONE])
+    begun = time.monotonic()
+    response = forward.chat(stream=True)
+    assert (response.status_code, response.content) == (200, ROLE + END + DONE)
+    assert time.monotonic() - begun >= 1
+
+
+PAGE = "<html><body>Bad gateway</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (json.dumps(ANSWER), "application/json"),
+        (json.dumps(ANSWER, indent=2).encode(), "application/json"),
+        ([b'{"id": ', 0.01, b"1}"], "application/json"),
+        ((502, PAGE), "text/html; charset=utf-8"),
+        (Status(502, body=PAGE), "text/html; charset=utf-8"),
+        ((503, "upstream connect error"), "text/plain; charset=utf-8"),
+        ((200, b"\n\n: hello\n\n"), "text/event-stream; charset=utf-8"),
+        (Body(7), "application/json"),
+        (Body("a,b", headers={"Content-Type": "text/csv"}), "text/csv"),
+    ],
+)
+def test_the_content_type_is_what_a_body_looks_like(forward, gateway, given, kind):
+    gateway.queue(given)
+    assert forward.chat().headers["content-type"] == kind
+
+
+def test_a_stream_that_is_none_still_calls_itself_one(forward, gateway):
+    gateway.queue("garbage")
+    response = forward.chat(stream=True)
+    assert (response.text, response.headers["content-type"]) == ("garbage", "text/event-stream; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        json.dumps(ANSWER),
+        json.dumps(ANSWER, indent=2).encode(),
+        [json.dumps(ANSWER)[:300], 0.01, json.dumps(ANSWER)[300:]],
+    ],
+)
+def test_json_is_charged_in_whatever_form_it_is_given(forward, gateway, given):
+    gateway.queue(given)
+    assert forward.chat().json() == ANSWER
+    assert f"{gateway.requests[0].cost:f}".rstrip("0") == "0.15"
+
+
+def test_what_did_not_arrive_is_not_charged(forward, gateway):
+    gateway.queue([ROLE, Cut(clean=True), END, DONE], (500, ANSWER), (500, json.dumps(ANSWER)))
+    assert forward.chat(stream=True).content == ROLE
+    assert [forward.chat().status_code for _ in range(2)] == [500, 500]
+    assert [request.cost for request in gateway.requests] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"prompt_tokens": "10"}, {"prompt_tokens": 10.0}, {"total_tokens": True}, {"prompt_tokens": -1},
+     {"prompt_tokens": 10, "prompt_tokens_details": 3}, {"prompt_tokens_details": {"cached_tokens": "1"}}],
+)  # fmt: skip
+def test_usage_that_nobody_can_count_is_passed_on_and_free(forward, gateway, usage):
+    gateway.queue({**ANSWER, "usage": usage})
+    assert forward.chat().json()["usage"] == usage
+    assert (gateway.requests[0].cost, gateway.requests[0].outcome) == (0, "completed")
+    # The reports are not spoilt by it.
+    assert forward.rest("/usage", start="2020-01-01").json()["totals"]["total_usage_tokens"] == 0
+    assert forward.rest("/requests").json()["data"][0]["cost"] == "0"
+
+
+@pytest.mark.parametrize("given", [204, 304, (204, b"none"), Body([b"a"], status=204)])
+def test_an_answer_that_has_no_body_has_none(forward, gateway, given):
+    gateway.queue(given)
+    response = forward.chat()
+    assert (response.status_code, response.content) == (204 if given != 304 else 304, b"")
+    assert "content-type" not in response.headers
+    assert response.headers.get("content-length", "0") == "0"
+    assert forward.chat().status_code == 200
+    assert gateway.connections == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/mistral-small-2603"])
+def test_models_are_the_provider_too(forward, gateway, path):
+    gateway.queue(503, {"data": []}, Slow(0.2), Reset(), Interrupted(how="closed"))
+    assert forward(path).status_code == 503
+    assert forward(path).json() == {"data": []}
+    begun = time.monotonic()
+    assert "mistral-small-2603" in forward(path).text
+    assert time.monotonic() - begun >= 0.2
+    for error in (httpx.ReadError, httpx.RemoteProtocolError):
+        with pytest.raises(error):
+            forward(path)
+    assert gateway.queued == 0
+    # What Mistral itself refuses takes nothing from the queue.
+    gateway.queue(503)
+    assert forward("/v1/models/unknown-1").status_code == 404
+    assert gateway.queued == 1
+
+
+def test_models_know_rate_limits_and_rules(connect):
+    with LocalGateway(requests_per_second=1, faults=[(lambda record: record.kind == "other", 500)]) as gateway:
+        forward = connect(gateway)
+        assert [forward("/v1/models").status_code for _ in range(2)] == [500, 429]

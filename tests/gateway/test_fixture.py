@@ -40,10 +40,15 @@ def test_the_fixture_gives_each_test_a_gateway(pytester, monkeypatch):
         def test_two(lava_gateway):
             assert lava_gateway.requests == []
             assert ask(lava_gateway).status_code == 402
+
+        @pytest.mark.lava_gateway("0")
+        def test_three(lava_gateway):
+            pass
         """
     )
     result = pytester.runpytest_subprocess("-W", "error", "--strict-markers", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*TypeError: @pytest.mark.lava_gateway takes options by name*"])
 
 
 def test_loading_the_plugin_loads_no_server():

@@ -57,6 +57,11 @@ def test_the_provider_url_may_be_encoded_or_not(forward, gateway, encoded):
         "https://api.mistral.ai.evil.example/v1/models",
         "https://evil.example/?https://api.mistral.ai/v1/models",
         "api.mistral.ai/v1/models",
+        "https://api.mistral.ai:8443/v1/models",
+        "https://api.mistral.ai:99999/v1/models",
+        "https://evil@api.mistral.ai/v1/models",
+        "https://[bad/v1/models",
+        "https://[]/",
     ],
 )
 def test_another_host_is_refused(forward, gateway, target):
@@ -65,6 +70,73 @@ def test_another_host_is_refused(forward, gateway, target):
     )
     assert response.status_code == 400
     assert "api.mistral.ai" in message(response)
+    assert gateway.requests[0].status == 400
+
+
+@pytest.mark.parametrize("authority", ["api.mistral.ai:443", "API.mistral.ai"])
+def test_one_host_has_several_spellings(forward, gateway, authority):
+    response = forward.client.get(
+        f"{gateway.base_url}/forward",
+        params={"u": f"https://{authority}/v1/models"},
+        headers={"authorization": f"Bearer {gateway.secret_key}"},
+    )
+    assert response.status_code == 200
+
+
+def test_headers_are_found_in_whatever_case(forward, gateway):
+    forward("/v1/models", X_Team="red")
+    headers = gateway.requests[0].headers
+    assert headers["X-Team"] == headers["x-team"] == "red"
+    assert headers["Authorization"] == f"Bearer {gateway.secret_key}"
+
+
+@pytest.mark.parametrize("where", ["header", "query"])
+def test_metadata_is_utf_8(forward, gateway, where):
+    text = '{"team":"Überschall 音"}'
+    request = forward.client.build_request(
+        "GET",
+        f"{gateway.base_url}/forward",
+        params={"u": "https://api.mistral.ai/v1/models"} | ({"metadata": text} if where == "query" else {}),
+        headers=[(b"authorization", f"Bearer {gateway.secret_key}".encode())]
+        + ([(b"X-Lava-Metadata", text.encode())] if where == "header" else []),
+    )
+    assert forward.client.send(request).status_code == 200
+    assert gateway.requests[0].metadata == {"team": "Überschall 音"}
+
+
+def test_the_wallet_can_be_read_and_set_by_name(connect):
+    with LocalGateway(customers={"cus_1": "5", "merchant": "7"}) as gateway:
+        wallet = gateway.wallet
+        assert (wallet["merchant"], wallet["cus_1"]) == (1000, 5)
+        wallet["merchant"], wallet["cus_1"] = "3", 0
+        assert (wallet.merchant, wallet.customers["cus_1"]) == (3, 0)
+        assert "cus_1" in wallet
+        assert "merchant" in wallet
+        assert "cus_2" not in wallet
+        # A customer of that name pays from a plan of their own.
+        bearer = Billing(customer_id="merchant", meter_slug="m").forward_token(gateway.secret_key)
+        assert connect(gateway).chat(bearer=bearer).status_code == 200
+        assert wallet.merchant == 3
+        assert wallet.customers["merchant"] < 7
+
+
+def test_what_fails_in_the_gateway_is_told_in_lavas_form(connect, caplog):
+    with LocalGateway(faults=[(lambda record: record.no_such_field, 503)]) as gateway:  # type: ignore[attr-defined]
+        forward = connect(gateway)
+        response = forward.chat()
+        assert response.status_code == 500
+        assert "embedded gateway failed" in message(response)
+        assert gateway.requests[0].outcome == "error"
+        assert gateway.in_flight == 0
+        # So is a failure in Lava's own interface, and the connection serves on.
+        gateway.requests[0].created_at = None  # type: ignore[assignment]
+        response = forward.rest("/requests")
+        assert response.status_code == 500
+        assert "embedded gateway failed" in message(response)
+        assert forward.rest("/models").status_code == 200
+        assert gateway.connections == 1
+    failures = [record for record in caplog.records if record.name == "lava_mistral.gateway"]
+    assert [record.exc_info[0] for record in failures if record.exc_info] == [AttributeError, TypeError]
 
 
 def test_a_missing_url_is_refused(forward, gateway):
@@ -92,6 +164,7 @@ def test_only_get_and_post(forward):
         "Basic YTpi",
         "Bearer " + base64.b64encode(b'{"secret_key":"aks_live_unknown"}').decode(),
         "Bearer " + base64.b64encode(b'["aks_test_local_gateway"]').decode(),
+        "Bearer " + base64.b64encode(b'{"secret_key":["aks_test_local_gateway"]}').decode(),
         "Bearer " + base64.b64encode(b'{"connection_id":"c","connection_secret":"s"}').decode(),
         "Bearer " + base64.b64encode(b'{"secret_key":"aks_test_local_gateway" }').decode().rstrip("="),
     ],

@@ -89,6 +89,8 @@ def test_requests_in_flight_are_counted(connect):
                 time.sleep(0.005)
             assert gateway.in_flight == 6
             assert [one.result().status_code for one in running] == [200] * 6
+        # Whoever has read an answer finds its request ended.
+        assert gateway.in_flight == 0
         assert gateway.max_in_flight == 6
         assert gateway.max_connections == gateway.connections == 6
         forward.chat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import jsonschema
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lava_mistral.gateway import extract, pieces
+from lava_mistral.gateway.embedder import Embedder
 from lava_mistral.gateway.fill import Evidence, fill
 from lava_mistral.gateway.model import NOTHING, answer
+from lava_mistral.tokens import count_tokens
 
 MANUAL = """
 # Returns
@@ -88,8 +91,13 @@ def test_the_context_may_be_anywhere():
 
 def test_it_says_when_it_found_nothing():
     assert ask(("system", MANUAL), "Who won the world cup in 1998?") == NOTHING
-    assert ask("Tell me a joke about penguins") == NOTHING
     assert ask("Tell me a joke", ("assistant", NOTHING), "Tell me about what I found in the text") == NOTHING
+
+
+def test_it_says_what_it_is_where_it_was_given_nothing_to_read():
+    said = ask("Tell me a joke about penguins")
+    assert "simulated model" in said
+    assert said.endswith("Tell me a joke about penguins")
 
 
 @pytest.mark.parametrize("greeting", ["Hello", "hi there!", "Good morning.", "Bonjour", "Hello, world!"])
@@ -355,6 +363,61 @@ def test_tokens_are_the_text_again_and_as_many_as_counted(text):
     split = pieces.split(text)
     assert "".join(split) == text
     assert len([piece for piece in split if piece.strip()]) == pieces.count(text)
+
+
+EAST_ASIAN = [
+    "你好世界" * 30,
+    "人工智能是计算机科学的一个分支，它企图了解智能的实质，并生产出一种新的能以人类智能相似的方式做出反应的智能机器。",
+    "我昨天去超市买了一些苹果和香蕉，然后回家做饭。",
+    "台灣位於東亞，北臨東海，南接南海，首都為臺北市。",
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
+    "コンピューターのソフトウェアをインストールして、ネットワークに接続してください。",
+    "대한민국은 동아시아의 한반도 남부에 있는 나라이다. 수도는 서울특별시이며, 인구는 약 오천만 명이다.",
+    "안녕하세요. 저는 오늘 점심으로 김치찌개를 먹었습니다.",
+]
+
+
+@pytest.mark.parametrize("model", ["mistral-small-2603", "mistral-embed"])
+@pytest.mark.parametrize("text", EAST_ASIAN)
+def test_east_asian_text_is_not_counted_beyond_the_exact_count(text, model):
+    exact = count_tokens(text, model=model)
+    assert exact.exact
+    assert 0.3 * exact.tokens <= pieces.count(text) <= exact.tokens
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("a1 .!。、\u3000你好世カナ한국\n-"), max_size=40))
+def test_the_embedder_counts_as_the_split_does(text):
+    assert Embedder().count([text, "a", text]) == [pieces.count(text), 1, pieces.count(text)]
+    assert len([piece for piece in pieces.split(text) if piece.strip()]) == pieces.count(text)
+
+
+SLOW = 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Hi{' ' * SLOW}",
+        f"Hi{' ' * SLOW}x",
+        f"Hi{chr(9) * SLOW}x",
+        "a." * (SLOW // 2),
+        f"1{' ' * SLOW}x",
+        f"{' ' * SLOW}\n" * 2,
+        f"«{' ' * SLOW}",
+        "«" * SLOW,
+    ],
+    ids=["spaces", "spaces, word", "tabs, word", "dots", "number", "lines", "quoted spaces", "quotes"],
+)
+def test_a_long_row_of_anything_is_read_in_one_go(text):
+    """Reading it takes a fraction of a second; tried from each place anew it would be minutes."""
+    mail = {"type": "object", "properties": {"to": {"type": "string", "format": "email"}}, "required": ["to"]}
+    begun = time.process_time()
+    assert ask(text)
+    assert ask(("system", text), "What is the address?")
+    wanted = {"type": "json_schema", "json_schema": {"name": "mail", "schema": mail}}
+    assert ask(text, response_format=wanted) == '{"to":"someone@example.com"}'
+    assert time.process_time() - begun < 8
 
 
 @settings(max_examples=100, deadline=None)

@@ -117,6 +117,39 @@ def test_the_names_that_other_integrations_use_are_understood() -> None:
     )
 
 
+def test_a_call_understands_what_the_constructor_does(caller: Caller) -> None:
+    asked = Script(answer())
+    names: dict[str, Any] = {
+        "model_name": "mistral-large-latest",
+        "stop_sequences": ["x"],
+        "random_seed": 3,
+        "safe_mode": True,
+        "request_timeout": 5,
+        "model_kwargs": {"temperature": 0.5, "guardrails": []},
+    }
+    sent = {"model": "mistral-large-latest", "stop": ["x"], "random_seed": 3, "safe_prompt": True}
+    sent |= {"temperature": 0.5, "guardrails": []}
+    for runnable, given in ((asked.model(), names), (asked.model().bind(**names), {})):
+        caller.invoke(runnable, "Hi", **given)
+        assert {name: value for name, value in asked.body.items() if name != "messages"} == sent
+        assert asked.requests[-1].extensions["timeout"]["read"] == 5
+    params = asked.model()._get_ls_params(**names)
+    assert (params["ls_model_name"], params["ls_stop"]) == ("mistral-large-latest", ["x"])
+
+
+def test_a_call_says_whether_it_streams(caller: Caller) -> None:
+    asked = Script(events("Hi"))
+    got = caller.invoke(asked.model(), "Hi", streaming=True)
+    assert (got.text, asked.body["stream"]) == ("Hi", True)
+    assert caller.invoke(asked.model(streaming=False).bind(streaming=True), "Hi").text == "Hi"
+
+    asked = Script(answer("Hi"))
+    assert [chunk.text for chunk in caller.stream(asked.model(), "Hi", streaming=False)] == ["Hi"]
+    assert caller.invoke(asked.model(streaming=True), "Hi", streaming=False).text == "Hi"
+    assert caller.invoke(asked.model(streaming=True), "Hi", model_kwargs={"n": 2}).text == "Hi"
+    assert all("stream" not in body and "streaming" not in body for body in asked.bodies)
+
+
 def test_an_unknown_argument_goes_to_the_body_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="'temprature'.*Mistral refuses"):
         model = ChatLavaMistral(temprature=0)
@@ -214,7 +247,11 @@ def test_a_plain_answer(streamed: bool, caller: Caller) -> None:
 
 @both
 def test_a_model_without_known_prices_says_no_cost(streamed: bool) -> None:
-    got = Caller(False).ask(streamed, script(streamed, "Hi").model(model="my-own"), "Hi")
+    scripted = Script([chunk({"content": "Hi"}, finish_reason="stop", usage=USAGE, model="my-own")])
+    if not streamed:
+        scripted = Script(answer("Hi", model="my-own"))
+    got = Caller(False).ask(streamed, scripted.model(model="my-own"), "Hi")
+    assert got.text == "Hi"
     assert "cost" not in got.response_metadata
 
 
@@ -313,15 +350,14 @@ def test_a_thought_in_pieces_with_a_reference_between(streamed: bool, caller: Ca
 
 
 @both
-def test_a_signature_of_a_thought_is_kept_but_not_sent_since_the_schema_has_none(
-    streamed: bool, caller: Caller
-) -> None:
+@pytest.mark.parametrize("version", [None, "v1"])
+def test_the_signature_of_a_thought_is_sent_back(version: Any, streamed: bool, caller: Caller) -> None:
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "signature": "s1"}
-    got = caller.ask(streamed, script(streamed, [thought], "Yes").model(), "?")
+    got = caller.ask(streamed, script(streamed, [thought], "Yes").model(output_version=version), "?")
     assert got.content_blocks[0]["extras"] == {"signature": "s1"}  # type: ignore[typeddict-item]
     again = Script(answer())
     caller.invoke(again.model(), [HumanMessage("?"), got, HumanMessage("Sure?")])
-    assert again.body["messages"][1]["content"][0] == {key: thought[key] for key in ("type", "thinking")}
+    assert again.body["messages"][1]["content"] == [thought, {"type": "text", "text": "Yes"}]
 
 
 @both

@@ -170,6 +170,13 @@ SAID: dict[str, tuple[AIMessage, Any]] = {
         ),
         [THOUGHT],
     ),
+    "Mistral's thinking by another integration": (
+        AIMessage([{**THOUGHT, "signature": "s"}], response_metadata={"model_provider": "mistralai"}),
+        [{**THOUGHT, "signature": "s"}],
+    ),
+    "thinking of nobody known": (AIMessage([{**THOUGHT, "signature": "s"}]), [THOUGHT]),
+    "OpenAI's text": (AIMessage([{"type": "output_text", "text": "hi", "annotations": []}]), ["hi"]),
+    "OpenAI's refusal": (AIMessage([{"type": "refusal", "refusal": "No."}]), ["No."]),
     "Anthropic's redacted thinking": (AIMessage([{"type": "redacted_thinking", "data": "x"}, "hi"]), ["hi"]),
     "OpenAI's reasoning": (
         AIMessage([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}], "id": "rs_1"}]),

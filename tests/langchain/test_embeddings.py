@@ -15,8 +15,9 @@ from langchain_core.exceptions import ModelInvalidRequestError, ModelPermissionD
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_lava_mistral import InvalidRequestError, LavaMistralEmbeddings
+from langchain_lava_mistral import InvalidRequestError, LavaMistralEmbeddings, get_lava_usage_callback
 from lava_mistral import Billing, billed_to
+from lava_mistral.embedding import partial_of
 from lava_mistral.gateway import LocalGateway, Slow, Status, WrongVectors
 from tests.langchain.scenario import KEY, Caller, Script, embeddings
 
@@ -194,3 +195,57 @@ def test_the_class_says_which_it_is_and_keeps_its_secrets() -> None:
     assert repr(model).startswith("langchain_lava_mistral.LavaMistralEmbeddings(")
     assert KEY not in repr(model) + str(model.model_dump())
     assert "SECRET" not in repr(model) + str(model.model_dump())
+
+
+def test_a_stream_is_left_and_gone_on_with(gateway: LocalGateway) -> None:
+    model = embeddings(gateway)
+    texts = [f"text number {i}" for i in range(700)]
+    right = dict(enumerate(model.embed_documents(texts)))
+    gateway.reset()
+    seen: list[Any] = []
+
+    with model.embed_iter(iter(texts), as_numpy=True, on_progress=seen.append) as stream:
+        index, vector = next(stream)
+    assert (index, vector.dtype.name) == (0, "float32")
+    assert seen
+    partial = stream.partial()
+    assert partial.next_index == 1
+    rest = model.embed_iter(texts, resume_from=partial, read_in_thread=True)
+    assert dict(rest) == {i: right[i] for i in range(1, 700)}
+    sent = [text for request in gateway.requests for text in request.body["input"]]
+    assert len(sent) == len(set(sent)) == 700
+
+    async def run() -> None:
+        async with model.aembed_iter(texts, as_numpy=True, on_progress=seen.append) as stream:
+            _, vector = await anext(stream)
+            assert vector.shape == (1024,)
+        partial = stream.partial()
+        assert partial.next_index == 1
+        assert [i async for i, _ in model.aembed_iter(texts, resume_from=partial)] == list(range(1, 700))
+
+    asyncio.run(run())
+
+
+def test_progress_is_told(gateway: LocalGateway, caller: Caller) -> None:
+    seen: list[Any] = []
+    caller.embed(embeddings(gateway), ["a", "b", "a"], on_progress=seen.append)
+    assert [(progress.done, progress.total) for progress in seen] == [(3, 3)]
+
+
+def test_retries_and_saved_duplicates_are_in_the_usage(gateway: LocalGateway, caller: Caller) -> None:
+    gateway.queue(Status(500), Status(429, retry_after=0.0))
+    with get_lava_usage_callback() as usage:
+        caller.embed(embeddings(gateway), ["a", "b", "a"], billing=Billing("c_1", "m"))
+    assert usage.as_dict()["retries"] == 2
+    assert usage.totals.by_customer["c_1"].duplicates == 1
+
+
+def test_a_call_that_takes_too_long_keeps_what_was_paid() -> None:
+    with LocalGateway(faults=[(lambda request: "late" in request.body["input"], Slow(30.0))]) as gateway:
+        model = embeddings(gateway)
+        texts = [*(f"text number {i}" for i in range(512)), "late"]
+        with pytest.raises(asyncio.TimeoutError) as caught:
+            asyncio.run(asyncio.wait_for(model.aembed_documents(texts), 3))
+        partial = partial_of(caught.value)
+        assert partial is not None
+        assert sorted(partial.vectors) == list(range(512))

@@ -144,17 +144,41 @@ def test_no_key_is_reported_by_the_first_call(caller: Caller) -> None:
         caller.invoke(ChatLavaMistral(), "Hi")
 
 
-def test_headers_of_a_call_are_refused_and_not_sent_as_a_field(caller: Caller) -> None:
+@pytest.mark.parametrize("name", ["headers", "extra_headers", "default_headers"])
+def test_headers_are_refused_and_neither_sent_as_a_field_nor_traced(name: str, caller: Caller) -> None:
     asked = Script(answer())
-    for name in ("headers", "extra_headers"):
+    headers = {"authorization": "Bearer hush"}
+    heard = Beginnings()
+    for given in ({name: headers}, {"model_kwargs": {name: headers}}):
+        with pytest.raises(ValueError, match=r"http_client=httpx\.Client") as refused:
+            asked.model(**given)
+        assert "hush" not in str(refused.value)
         with pytest.raises(errors.ConfigurationError, match=r"http_client=httpx\.Client"):
-            caller.invoke(asked.model(), "Hi", **{name: {"x": "y"}})
+            caller.invoke(asked.model(), "Hi", {"callbacks": [heard]}, **given)
+    assert asked.requests == []
+    assert len(heard.told) == 2
+    assert "hush" not in str(heard.told)
+
+
+@pytest.mark.parametrize("name", ["base_url", "http_client", "http_async_client"])
+def test_what_belongs_to_the_model_is_refused_for_a_call(name: str, caller: Caller) -> None:
+    asked = Script(answer())
+    with pytest.raises(errors.ConfigurationError, match=rf"{name} can't be given to a single call.*model_copy"):
+        caller.invoke(asked.model(), "Hi", **{name: "http://127.0.0.1:1/v1"})
     assert asked.requests == []
 
 
 def test_an_incomplete_identity_is_refused(caller: Caller) -> None:
     with pytest.raises(ValueError, match="meter_slug"):
         caller.invoke(Script(answer()).model(), "Hi", billing={"customer_id": "c"})
+
+
+class Beginnings(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        self.told.append((args, kwargs))
 
 
 class Failures(BaseCallbackHandler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
 from langchain_core.exceptions import OutputParserException
@@ -29,6 +29,15 @@ class WeatherV1(BaseModelV1):
     """The weather of a city."""
 
     city: str
+
+
+T = TypeVar("T")
+
+
+class Box(BaseModel, Generic[T]):
+    """How many there are."""
+
+    count: T
 
 
 class WeatherDict(TypedDict):
@@ -207,6 +216,10 @@ SCHEMAS: dict[str, Any] = {
     "JSON Schema": SCHEMA,
     "function": OPENAI["function"],
     "tool": OPENAI,
+    "Anthropic": TOOLS["Anthropic"],
+    "Bedrock": TOOLS["Bedrock"],
+    "callable": weather,
+    "BaseTool": tool(weather),
     "name and schema": INNER,
     "response format": {"type": "json_schema", "json_schema": INNER},
 }
@@ -233,6 +246,21 @@ def test_a_schema_in_any_form(
         assert body["tools"][0]["function"].get("strict") is strict
     else:
         assert body["response_format"]["json_schema"].get("strict") is (strict is not False)
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_a_name_that_mistral_refuses_is_changed(
+    method: Any, include_raw: bool, gateway: LocalGateway, caller: Caller
+) -> None:
+    """The name of a generic class has brackets."""
+    model = chat(gateway).with_structured_output(Box[int], method=method, include_raw=include_raw)
+    got = caller.invoke(model, "How many is 3?")
+    *_, last = caller.stream(model, "How many is 3?")
+    assert [type(each["parsed"] if include_raw else each) for each in (got, last)] == [Box[int], Box[int]]
+    body = gateway.requests[0].body
+    sent = body["tools"][0]["function"] if method == "function_calling" else body["response_format"]["json_schema"]
+    assert sent["name"] == "Box_int_"
 
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])

@@ -24,9 +24,9 @@ from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 
-from lava_mistral import Billing, InvalidRequestError, RateLimitError, billed_to
+from lava_mistral import Billing, InsufficientBalanceError, InvalidRequestError, RateLimitError, billed_to
 from lava_mistral.gateway import LocalGateway, Status
-from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
+from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings, LavaUsageHandler
 from tests.llama_index.scripted import KEY, Caller
 from tests.llama_index.test_events import Events, Spans
 
@@ -348,3 +348,126 @@ def test_an_index_in_async_code(gateway: LocalGateway) -> None:
         return str(await index.as_query_engine(llm=llm).aquery("Through which country flows the Loire?"))
 
     assert "Loire" in asyncio.run(run())
+
+
+def refusing(text: str) -> LocalGateway:
+    """A gateway that has no more credit for requests with this text."""
+    return LocalGateway(faults=[(lambda request: text in request.body["input"], Status(402))])
+
+
+MANY = [f"{n} " + "word " * 190 for n in range(300)]
+
+
+def test_a_failed_batch_is_gone_on_with(gateway: LocalGateway, caller: Caller) -> None:
+    with refusing(MANY[-1]) as other, pytest.raises(InsufficientBalanceError) as caught:
+        caller.one(model(other, num_workers=1), "get_text_embedding_batch", MANY)
+    partial = caught.value.partial
+    assert 0 < len(partial) < len(MANY)
+    seen: list[Any] = []
+    vectors = caller.one(model(gateway), "get_text_embedding_batch", MANY, resume_from=partial, on_progress=seen.append)
+    sent = [text for request in gateway.requests for text in request.body["input"]]
+    assert sorted(sent) == sorted(text for n, text in enumerate(MANY) if n not in partial.vectors)
+    assert seen[-1].done == 300
+    assert close(vectors[::75], alone(model(gateway), MANY[::75]))
+
+
+def test_an_argument_that_is_not_there_is_refused(gateway: LocalGateway, caller: Caller) -> None:
+    with pytest.raises(TypeError, match=r"'resume_form'; a batch takes show_progress, billing, .* resume_from"):
+        caller.one(model(gateway), "get_text_embedding_batch", ["a"], resume_form=None)
+    assert gateway.requests == []
+    # A pipeline hands every step the arguments of all.
+    nodes = [TextNode(text="a")]
+    IngestionPipeline(transformations=[model(gateway)]).run(nodes=nodes, for_another_step=1)
+    assert nodes[0].embedding is not None
+
+
+class TestCache:
+    """What the cache holds is one thing, where a text stands another."""
+
+    def test_what_was_paid_stands_at_its_text_and_is_kept(self, caller: Caller) -> None:
+        store = SimpleKVStore()
+        with refusing(MANY[-1]) as gateway:
+            embeddings = model(gateway, embeddings_cache=store, num_workers=1)
+            caller.one(embeddings, "get_text_embedding_batch", MANY[:10])
+            with pytest.raises(InsufficientBalanceError, match=r"inputs \d+ to 299") as caught:
+                caller.one(embeddings, "get_text_embedding_batch", MANY)
+            partial = caught.value.partial
+            assert len(partial) > 100
+            for place in (0, 9, 10, 100):
+                assert close(partial.vectors[place], alone(model(gateway), [MANY[place]])[0])
+            assert set(store.get_all(collection="embeddings")) == {MANY[n] for n in partial.vectors}
+            sent = len(gateway.requests)
+            with pytest.raises(InsufficientBalanceError):
+                caller.one(embeddings, "get_text_embedding_batch", MANY)
+            again = [text for request in gateway.requests[sent:] for text in request.body["input"]]
+            assert not set(again) & {MANY[n] for n in partial.vectors}
+
+    def test_all_texts_are_checked_and_named_by_their_own_index(self, gateway: LocalGateway, caller: Caller) -> None:
+        embeddings = model(gateway, embeddings_cache=SimpleKVStore())
+        caller.one(embeddings, "get_text_embedding_batch", ["a", "b"])
+        with pytest.raises(InvalidRequestError, match="input 3 is empty"):
+            caller.one(embeddings, "get_text_embedding_batch", ["a", "b", "new", ""])
+        assert len(gateway.requests) == 1
+
+    def test_it_goes_with_what_an_earlier_call_had_got(self, gateway: LocalGateway, caller: Caller) -> None:
+        with refusing("last") as other, pytest.raises(InsufficientBalanceError) as caught:
+            caller.one(model(other, num_workers=1), "get_text_embedding_batch", [*MANY, "last"])
+        store = SimpleKVStore()
+        embeddings = model(gateway, embeddings_cache=store)
+        caller.one(embeddings, "get_text_embedding_batch", ["last"])
+        sent = len(gateway.requests)
+        partial = caught.value.partial
+        vectors = caller.one(embeddings, "get_text_embedding_batch", [*MANY, "last"], resume_from=partial)
+        assert len(vectors) == 301
+        asked = [text for request in gateway.requests[sent:] for text in request.body["input"]]
+        assert set(asked) == set(MANY) - {MANY[n] for n in partial.vectors if n < 300}
+        assert len(store.get_all(collection="embeddings")) == 301
+        assert caller.one(embeddings, "get_text_embedding_batch", MANY) == vectors[:300]
+
+    def test_a_vector_of_the_cache_is_not_the_callers_to_change(self, gateway: LocalGateway, caller: Caller) -> None:
+        embeddings = model(gateway, embeddings_cache=SimpleKVStore())
+        (first,) = caller.one(embeddings, "get_text_embedding_batch", ["a"])
+        right = list(first)
+        (second,) = caller.one(embeddings, "get_text_embedding_batch", ["a"])
+        second[0] = 7.0
+        assert caller.one(embeddings, "get_text_embedding_batch", ["a"]) == [right]
+
+
+def test_a_source_of_any_length(gateway: LocalGateway) -> None:
+    embeddings = model(gateway, lava_metadata={"app": "x"})
+    texts = [f"text number {n}" for n in range(700)]
+    seen: list[Any] = []
+    billing = Billing(customer_id="c_1", meter_slug="m")
+    with embeddings.embed_iter(iter(texts), billing=billing, on_progress=seen.append) as stream:
+        first = next(stream)
+    assert first[0] == 0
+    assert close(first[1], alone(embeddings, texts[:1])[0])
+    assert gateway.requests[0].customer_id == "c_1"
+    assert gateway.requests[0].metadata == {"app": "x"}
+    assert seen
+    rest = list(embeddings.embed_iter(texts, resume_from=stream.partial(), read_in_thread=True, as_numpy=True))
+    assert [n for n, _ in rest] == list(range(1, 700))
+    assert rest[0][1].dtype == np.float32
+
+    async def run() -> None:
+        async with embeddings.aembed_iter(texts) as stream:
+            assert (await anext(stream))[0] == 0
+        pairs = [pair async for pair in embeddings.aembed_iter(texts, resume_from=stream.partial())]
+        assert [n for n, _ in pairs] == list(range(1, 700))
+
+    asyncio.run(run())
+    with pytest.raises(InvalidRequestError, match="input 1 is empty"):
+        list(embeddings.embed_iter(["good", ""]))
+
+
+def test_retries_and_saved_duplicates_are_in_the_usage(gateway: LocalGateway, caller: Caller) -> None:
+    handler = LavaUsageHandler()
+    root = get_dispatcher()
+    root.add_event_handler(handler)
+    try:
+        gateway.queue(Status(500))
+        caller.one(model(gateway), "get_text_embedding_batch", ["a", "b", "a"])
+    finally:
+        root.event_handlers.remove(handler)
+    assert (handler.totals.total.retries, handler.totals.total.duplicates) == (1, 1)
+    assert handler.totals.requests == 1

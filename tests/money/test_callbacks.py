@@ -180,7 +180,7 @@ def test_the_handler_shows_itself(gateway: LocalGateway, counting: LavaUsageHand
     usage = LavaUsageCallbackHandler()
     with billed_to("acme", "chat", {"team": "red"}):
         chat(gateway).invoke("Hello", {"callbacks": [usage]})
-    assert repr(usage).startswith("<LavaUsageCallbackHandler <UsageTotals: 1 requests")
+    assert repr(usage).startswith("<LavaUsageCallbackHandler <UsageTotals: 1 request,")
     assert copy.deepcopy(usage) is usage
     handler: Any
     for handler in (usage, counting):

@@ -25,7 +25,7 @@ from llama_index.core.workflow import StartEvent, StopEvent, Workflow, step
 
 import langchain_lava_mistral
 import llama_index_lava_mistral
-from lava_mistral import Billing, ConfigurationError, LavaMistral, SpendLimitError, billed_to
+from lava_mistral import Billing, ConfigurationError, LavaMistral, SpendLimitError, billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
 from tests.money.conftest import Framework
 
@@ -162,14 +162,35 @@ def test_retrievers_and_embeddings(gateway: LocalGateway, way: str) -> None:
     all_for_alice(gateway, at_least=5)
 
 
-def test_a_stream_is_billed_to_where_it_began(gateway: LocalGateway) -> None:
-    with billed_to(**ALICE, metadata={"app": "tests"}):
-        chunks = lang_llm(gateway).stream("Hello")
-        next(chunks)
-        responses = llama_llm(gateway).stream_complete("Hello")
-    list(chunks)
-    list(responses)
-    all_for_alice(gateway, at_least=2)
+@pytest.mark.parametrize("streaming", [None, False], ids=["streamed", "not streamed"])
+def test_a_stream_is_billed_to_and_counted_where_it_was_asked_for(
+    gateway: LocalGateway, way: str, streaming: bool | None
+) -> None:
+    llm = lang_llm(gateway, streaming=streaming)
+
+    async def alater(chunks: Any, responses: Any) -> None:
+        assert [chunk async for chunk in chunks]
+        assert [response async for response in await responses]
+
+    with billed_to(**ALICE, metadata={"app": "tests"}), track_usage() as usage:
+        if way == "sync":
+            chunks, responses = llm.stream("Hello"), llama_llm(gateway).stream_complete("Hello")
+        else:
+            chunks, responses = llm.astream("Hello"), llama_llm(gateway).astream_complete("Hello")
+    # A stream that is read in another block is not that one's.
+    with billed_to("bob", "search"), track_usage() as elsewhere:
+        if way == "sync":
+            assert list(chunks)
+            assert list(responses)
+        else:
+            asyncio.run(alater(chunks, responses))
+    if way == "sync":
+        all_for_alice(gateway, at_least=2)
+        assert (usage.requests, elsewhere.requests) == (2, 0)
+    else:
+        # LlamaIndex's coroutine asks when it is awaited.
+        assert [request.customer_id for request in gateway.requests] == ["alice", "bob"]
+        assert (usage.requests, elsewhere.requests) == (1, 1)
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+"""The JSON of a request: every number that a user may hold, and nothing that JSON has not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from lava_mistral import AsyncLavaMistral, ConfigurationError, LavaMistral
+from lava_mistral.estimate import most_of_chat
+from lava_mistral.gateway import LocalGateway
+
+ASK: list[Any] = [{"role": "user", "content": "Hello"}]
+WIDE = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "add", "parameters": WIDE}}]
+
+
+def test_numbers_that_python_keeps_otherwise_are_sent(gateway: LocalGateway) -> None:
+    client = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
+    client.chat(ASK, tools=TOOLS)
+    asyncio.run(AsyncLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url).chat(ASK, tools=TOOLS))
+    client.chat(ASK, temperature=np.float64(0.2), max_tokens=np.int64(5), top_p=np.float32(0.5))
+    *wide, own = [request.body for request in gateway.requests]
+    assert [body["tools"] for body in wide] == [TOOLS, TOOLS]
+    assert {name: own[name] for name in ("temperature", "max_tokens", "top_p")} == {
+        "temperature": 0.2,
+        "max_tokens": 5,
+        "top_p": 0.5,
+    }
+
+
+@pytest.mark.parametrize("value", [object(), "\ud83d", {"a": object(), "b": 2**64}, {"a": float("nan"), "b": 2**64}])
+def test_what_json_has_not_is_refused_before_it_is_sent(value: Any) -> None:
+    def never(request: httpx.Request) -> httpx.Response:
+        raise AssertionError("it was sent")
+
+    client = LavaMistral(api_key="aks_test_x", http_client=httpx.Client(transport=httpx.MockTransport(never)))
+    with pytest.raises(ConfigurationError, match="can't be written as JSON"):
+        client.chat(ASK, guardrails=value)
+
+
+def test_such_numbers_count_for_a_spend_limit_too() -> None:
+    body: dict[str, Any] = {"model": "mistral-small-2603", "messages": ASK}
+    wide = body | {
+        "max_tokens": np.int64(100),
+        "n": np.int64(2),
+        "tools": TOOLS,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": WIDE}},
+    }
+    assert most_of_chat(body | {"max_tokens": 200}) < most_of_chat(wide) < most_of_chat(body | {"max_tokens": 2000})

@@ -1,0 +1,300 @@
+"""How streams end, over real sockets: at `[DONE]`, whatever the connection does after it; when a caller leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from lava_mistral import (
+    APITimeoutError,
+    AsyncLavaMistral,
+    Billing,
+    ConfigurationError,
+    InsufficientBalanceError,
+    LavaError,
+    LavaMistral,
+    StreamInterruptedError,
+    StreamStalledError,
+    track_usage,
+)
+
+KEY = "aks_test_not-a-real-key"
+ASK: list[Any] = [{"role": "user", "content": "Hello"}]
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nx-lava-request-id: r\r\n\r\n"
+)
+END = b"0\r\n\r\n"
+
+both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+
+
+def chunked(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def event(content: str = "", finish: str | None = None, **extra: Any) -> bytes:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **extra}
+    return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
+WORD = chunked(event("Hello"))
+LAST = chunked(event("", "stop", usage=USAGE) + b"data: [DONE]\n\n")
+
+
+class RawServer:
+    """Answers each request with the same bytes; a float among them waits. Knows which connections the client left."""
+
+    def __init__(self, *script: bytes | float) -> None:
+        self.script = script
+        self.requests = 0
+        self.connections = 0
+        self._open: list[socket.socket] = []
+        self.left = threading.Event()
+        self._closing = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._open.append(connection)
+            self._threads.append(threading.Thread(target=self._serve, args=(connection,), daemon=True))
+            self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection, connection.makefile("rb") as reading:
+            try:
+                while not self._closing.is_set():
+                    length = 0
+                    while (line := reading.readline()) not in (b"\r\n", b""):
+                        name, _, value = line.partition(b":")
+                        length = int(value) if name.lower() == b"content-length" else length
+                    if not line:
+                        break
+                    reading.read(length)
+                    self.requests += 1
+                    for step in self.script:
+                        if isinstance(step, bytes):
+                            connection.sendall(step)
+                        elif self._gone(connection, step):
+                            break
+            except OSError:
+                pass
+        self.left.set()
+
+    def _gone(self, connection: socket.socket, seconds: float) -> bool:
+        """Wait, and say whether the client hung up meanwhile."""
+        until = time.monotonic() + seconds
+        connection.settimeout(0.02)
+        try:
+            while time.monotonic() < until and not self._closing.is_set():
+                try:
+                    if connection.recv(1, socket.MSG_PEEK) == b"":
+                        return True
+                except TimeoutError:
+                    continue
+            return False
+        finally:
+            connection.settimeout(None)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for connection in self._open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., RawServer]]:
+    servers: list[RawServer] = []
+
+    def start(*script: bytes | float) -> RawServer:
+        servers.append(RawServer(*script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+async def texts(server: RawServer, asynchronous: bool, pause: float = 0.0, **settings: Any) -> list[str]:
+    """The texts of a stream, taken by a consumer that needs `pause` seconds for each."""
+    settings = {"api_key": KEY, "base_url": server.url, "max_retries": 0, **settings}
+    taken = []
+    if asynchronous:
+        async with await AsyncLavaMistral(**settings).stream(ASK) as stream:
+            async for delta in stream:
+                taken.append(delta.text)
+                await asyncio.sleep(pause)
+        return taken
+
+    def run() -> None:
+        with LavaMistral(**settings).stream(ASK) as stream:
+            for delta in stream:
+                taken.append(delta.text)
+                time.sleep(pause)
+
+    await asyncio.to_thread(run)
+    return taken
+
+
+@both
+async def test_the_answer_ends_at_done_though_the_body_does_not(serve: Any, asynchronous: bool) -> None:
+    server = serve(HEAD, WORD, LAST, 30.0, END)
+    began = time.monotonic()
+    assert await texts(server, asynchronous) == ["Hello", ""]
+    assert time.monotonic() - began < 10
+    # Nobody waits for the rest: the connection is closed.
+    assert await asyncio.to_thread(server.left.wait, 10)
+
+
+@both
+async def test_a_body_that_ends_soon_gives_its_connection_back(serve: Any, asynchronous: bool) -> None:
+    server = serve(HEAD, WORD, LAST, 0.02, END)
+    for _ in range(3):
+        assert await texts(server, asynchronous) == ["Hello", ""]
+    assert (server.requests, server.connections) == (3, 1)
+
+
+@both
+async def test_a_slow_consumer_is_no_silent_server(serve: Any, asynchronous: bool) -> None:
+    # One event in two pieces, and a comment: reads that bring no event, long after the one before.
+    half = event(" world")
+    server = serve(HEAD, WORD, chunked(b": keep-alive\n\n"), chunked(half[:20]), chunked(half[20:]), LAST, END)
+    assert await texts(server, asynchronous, pause=0.5, stream_chunk_timeout=0.4) == ["Hello", " world", ""]
+
+
+@both
+async def test_comments_do_not_keep_a_silent_stream_alive(serve: Any, asynchronous: bool) -> None:
+    server = serve(HEAD, WORD, *[0.1, chunked(b": ping\n\n")] * 50, LAST, END)
+    with pytest.raises(StreamStalledError) as caught:
+        await texts(server, asynchronous, stream_chunk_timeout=0.5)
+    assert caught.value.partial.text == "Hello"
+
+
+@pytest.mark.parametrize("step", ["before the first delta", "in the middle"])
+async def test_a_cancelled_stream_closes_its_connection_at_once(serve: Any, step: str) -> None:
+    server = serve(HEAD, chunked(b": thinking\n\n"), *([WORD] if step == "in the middle" else []), 30.0)
+    asked = asyncio.create_task(texts(server, True, api_key=KEY))
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert await asyncio.to_thread(server.left.wait, 10)
+
+
+@both
+async def test_an_answer_that_drips_ends_at_the_timeout(serve: Any, asynchronous: bool) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    server = serve(head, *[chunked(b" "), 0.1] * 100, END)
+    settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url, "max_retries": 0, "timeout": 0.5}
+    began = time.monotonic()
+    with pytest.raises(APITimeoutError):
+        if asynchronous:
+            await AsyncLavaMistral(**settings).chat(ASK)
+        else:
+            await asyncio.to_thread(LavaMistral(**settings).chat, ASK)
+    assert time.monotonic() - began < 5
+
+
+@both
+async def test_an_answer_that_is_no_stream_is_quoted(serve: Any, asynchronous: bool) -> None:
+    body = b'{"error": {"message": "the wallet of own-mistral-key is empty"}}'
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    server = serve(head + body)
+    with pytest.raises(StreamInterruptedError, match=r"no event stream: the wallet of \[redacted\] is empty"):
+        await texts(server, asynchronous, billing=Billing(provider_key="own-mistral-key"))
+    with pytest.raises(LavaError, match=r"without choices: the wallet of \[redacted\] is empty") as caught:
+        LavaMistral(
+            api_key=KEY, base_url=server.url, max_retries=0, billing=Billing(provider_key="own-mistral-key")
+        ).chat(ASK)
+    assert caught.value.body == {"error": {"message": "the wallet of [redacted] is empty"}}
+
+
+@both
+async def test_no_key_is_in_the_error_of_a_stream(serve: Any, asynchronous: bool) -> None:
+    said = {"object": "error", "message": "Invalid key own-mistral-key", "type": "x", "raw_status_code": 401}
+    server = serve(HEAD, WORD, chunked(f"data: {json.dumps(said)}\n\n".encode()), END)
+    with pytest.raises(StreamInterruptedError, match=r"Invalid key \[redacted\]") as caught:
+        await texts(server, asynchronous, billing=Billing(provider_key="own-mistral-key"))
+    assert "own-mistral-key" not in repr(caught.value.body)
+    server = serve(HEAD, WORD, 0.01)
+    http: Any = httpx.AsyncClient() if asynchronous else httpx.Client()
+    with pytest.raises(StreamInterruptedError) as caught:
+        await texts(server, asynchronous, http_client=http, stream_chunk_timeout=0.2)
+    cause: Any = caught.value.__cause__
+    assert cause.request.url.host == "api.mistral.ai"
+    assert "authorization" not in cause.request.headers
+    await http.aclose() if asynchronous else http.close()
+
+
+@both
+async def test_a_client_that_raises_for_a_status_gives_the_same_errors(serve: Any, asynchronous: bool) -> None:
+    server = serve(b"HTTP/1.1 402 Payment Required\r\ncontent-length: 2\r\n\r\n{}")
+
+    def hook(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    async def ahook(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url, "max_retries": 2}
+    with pytest.raises(InsufficientBalanceError) as caught:
+        if asynchronous:
+            async with httpx.AsyncClient(event_hooks={"response": [ahook]}) as http:
+                await AsyncLavaMistral(http_client=http, **settings).chat(ASK)
+        else:
+            with httpx.Client(event_hooks={"response": [hook]}) as client:
+                LavaMistral(http_client=client, **settings).chat(ASK)
+    assert server.requests == 1
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("name", ["stream", "metadata", "spend_limit", "api_key"])
+def test_what_is_no_field_of_the_request_is_refused_before_it_is_paid(serve: Any, name: str) -> None:
+    server = serve(END)
+    with pytest.raises(ConfigurationError, match=name):
+        LavaMistral(api_key=KEY, base_url=server.url).chat(ASK, **{name: "1"})
+    assert server.requests == 0
+
+
+def test_a_model_under_another_name_is_priced_by_the_one_that_answered(serve: Any) -> None:
+    body = json.dumps(
+        {
+            "id": "c",
+            "model": "mistral-small-2603",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}],
+            "usage": USAGE,
+            "created": "not a number",
+        }
+    ).encode()
+    server = serve(f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    with track_usage() as usage:
+        answer = LavaMistral(api_key=KEY, base_url=server.url).chat(ASK, model="mistral-small")
+    assert answer.cost == usage.cost > 0
+    assert answer.created == 0

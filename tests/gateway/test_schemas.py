@@ -1,0 +1,143 @@
+"""Schemas of tools and answers: those that nothing can fill are refused, the others are filled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from lava_mistral.gateway.fill import Evidence, fill
+from lava_mistral.gateway.json_schema import problem
+
+TEXT: dict[str, Any] = {"type": "string"}
+
+
+def tool(parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "look", "parameters": parameters}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "object", "properties": []}, "#/properties must be an object"),
+        ({"type": "object", "properties": {"a": 1}}, "#/properties must be an object"),
+        ({"type": "object", "required": "a"}, "#/required must be a list"),
+        ({"type": "object", "required": True}, "#/required must be a list"),
+        ({"type": {"a": 1}}, "#/type must be"),
+        ({"properties": {"a": {"type": "array", "minItems": "x"}}}, "#/properties/a/minItems must be"),
+        ({"type": "array", "minItems": 10**9}, "#/minItems must be"),
+        ({"type": "string", "minLength": -1}, "#/minLength must be"),
+        ({"type": "number", "multipleOf": 0}, "#/multipleOf must be a number above zero"),
+        ({"type": "integer", "minimum": "3"}, "#/minimum must be a number"),
+        ({"type": "string", "pattern": 3}, "#/pattern must be text"),
+        ({"anyOf": {"type": "string"}}, "#/anyOf must be a list"),
+        ({"anyOf": [TEXT, 3]}, "#/anyOf must be a list of schemas"),
+        ({"enum": "ab"}, "#/enum must be a list"),
+        ({"$ref": "#/x", "x": {"allOf": "y"}}, "#/x/allOf must be a list"),
+        ({"$ref": "#"}, "# contains itself without an end"),
+        ({"allOf": [{"$ref": "#"}]}, "# contains itself without an end"),
+        ({"properties": {"next": {"$ref": "#"}}, "required": ["next"]}, "# contains itself without an end"),
+        ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "# contains itself without an end"),
+        (
+            {
+                "properties": {"a": {"$ref": "#/$defs/a"}},
+                "$defs": {
+                    "a": {"properties": {"b": {"$ref": "#/$defs/b"}}, "required": ["b"]},
+                    "b": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]},
+                },
+            },
+            "contains itself without an end",
+        ),
+    ],
+)
+def test_a_schema_that_makes_no_sense_is_refused(forward, schema, said):
+    wanted = {"type": "json_schema", "json_schema": {"name": "thing", "schema": schema}}
+    for parameters in ({"tools": [tool(schema)], "tool_choice": "any"}, {"response_format": wanted}):
+        response = forward.chat("Give me 3 things", **parameters)
+        assert response.status_code == 400
+        body = response.json()
+        assert (body["type"], body["code"]) == ("invalid_request_invalid_args", "3051")
+        assert said in body["message"]
+
+
+def test_a_schema_may_be_deep_but_not_endlessly(forward):
+    def nested(levels: int) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "object", "properties": {"x": TEXT}, "required": ["x"]}
+        for _ in range(levels):
+            schema = {"type": "object", "properties": {"x": schema}, "required": ["x"]}
+        return schema
+
+    response = forward.chat("Hello", tools=[tool(nested(50))], tool_choice="any")
+    [call] = response.json()["choices"][0]["message"]["tool_calls"]
+    jsonschema.validate(json.loads(call["function"]["arguments"]), nested(50))
+    response = forward.chat("Hello", tools=[tool(nested(400))], tool_choice="any")
+    assert response.status_code == 400
+    assert "levels deep" in response.json()["message"]
+
+
+OPERATION = {
+    "type": "object",
+    "properties": {"left": {"$ref": "#/$defs/expression"}, "right": {"$ref": "#/$defs/expression"}},
+    "required": ["left", "right"],
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        # The member that comes first in the union never ends; another does, at once or a step further on.
+        {
+            "$ref": "#/$defs/expression",
+            "$defs": {
+                "operation": OPERATION,
+                "expression": {"anyOf": [{"$ref": "#/$defs/operation"}, {"type": "integer"}]},
+            },
+        },
+        {
+            "$ref": "#/$defs/expression",
+            "$defs": {
+                "operation": OPERATION,
+                "leaf": {"type": "object", "properties": {"name": TEXT}, "required": ["name"]},
+                "expression": {"oneOf": [{"$ref": "#/$defs/operation"}, {"$ref": "#/$defs/leaf"}]},
+            },
+        },
+        {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}},
+        {"type": "integer", "minimum": 3, "exclusiveMinimum": 4},
+    ],
+)
+def test_a_schema_that_ends_somewhere_is_filled(schema):
+    assert problem(schema) is None
+    jsonschema.validate(fill(schema, Evidence("x y z")), schema)
+
+
+def test_an_exclusive_bound_may_be_a_flag():
+    flag = {"type": "integer", "minimum": 3, "exclusiveMinimum": True}
+    assert problem(flag) is None
+    assert fill(flag, Evidence("3 or 5")) == 5
+
+
+def test_a_reference_may_lead_nowhere():
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/required"}}, "required": ["a"]}
+    assert problem(schema) is None
+    assert fill(schema, Evidence("hello")) == {"a": "hello"}
+
+
+def test_numbers_that_json_can_not_hold_are_not_taken(forward):
+    numbers = f"{'9' * 25}, {'9' * 5_000}, 1e999 and 7"
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    response = forward.chat(f"Look at {numbers}", tools=[tool(schema)], tool_choice="any")
+    [call] = response.json()["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"n": 7}
+
+
+def test_a_result_may_be_deep(forward):
+    call = {"id": "abcdefgh1", "function": {"name": "look", "arguments": "{}"}}
+    deep = '{"a": ' * 900 + "1" + "}" * 900
+    messages = [
+        {"role": "user", "content": "Look"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": deep, "tool_call_id": "abcdefgh1"},
+    ]
+    assert forward.chat(messages).json()["choices"][0]["message"]["content"] == "a: " * 20 + "…"
