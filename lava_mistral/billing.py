@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
 import inspect
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial, wraps
@@ -16,10 +17,12 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from typing_extensions import Self
 
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.processes import feeds_processes, runs_alone, works_for_a_pool
 from lava_mistral.spend import Amount, SpendLimit, to_limit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -252,11 +255,41 @@ class Scope:
 
 
 _scope: ContextVar[Scope | None] = ContextVar("lava_mistral_billed_to", default=None)
+# Every scope that some thread, task or copied context of this process is in.
+_entered: WeakValueDictionary[int, Scope] = WeakValueDictionary()
+# Those that the main thread is in, outside of event loops: it does nothing else until it has left them.
+_in_charge: list[Scope] = []
+# The scope in which this process was forked.
+_inherited: Scope | None = None
+
+
+def _after_fork() -> None:
+    global _inherited
+    _inherited = present_scope()
+    _scope.set(_inherited)
+    _entered.clear()
+    if _inherited is not None:
+        _entered[id(_inherited)] = _inherited
+    if not _in_charge or _in_charge[-1] is not _inherited:
+        _in_charge.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def present_scope() -> Scope | None:
-    """What the blocks around this point add up to."""
-    return _scope.get()
+    """What the blocks around this point add up to.
+
+    A forked process is still in the blocks that it was started in. One of a pool is in none: it outlives them, and its
+    tasks come from anywhere.
+    """
+    scope = _scope.get()
+    return None if scope is None or _is_left(scope) else scope
+
+
+def _is_left(scope: Scope) -> bool:
+    return scope is _inherited and works_for_a_pool()
 
 
 @contextmanager
@@ -275,10 +308,16 @@ class billed_to:
 
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
     threads that the frameworks start. A thread pool of your own copies it with
-    `pool.submit(contextvars.copy_context().run, function)`. Blocks nest: an inner one wins, field by field.
-    `billing=` given to a single call wins over all blocks; a block wins over `billing=` on the model, which is also
-    where LangChain's `configurable_fields` put it. A stream of a model is billed to where it was asked for; one of a
-    LangChain chain to where it is read, since the chain itself begins only then.
+    `pool.submit(contextvars.copy_context().run, function)`. A model that is sent to a pool of processes, as
+    `num_workers=` of LlamaIndex's pipelines does, takes the block along where the main thread is in it; wait for the
+    results inside the block, since a pool may send a task long after it was given it. Where a block is open in an event
+    loop or in another thread, nobody can see from which one the model was sent: an error then asks for `billing=` on
+    the model.
+
+    Blocks nest: an inner one wins, field by field. `billing=` given to a single call wins over all blocks; a block wins
+    over `billing=` on the model, which is also where LangChain's `configurable_fields` put it. A stream of a model is
+    billed to where it was asked for; one of a LangChain chain, or of a LlamaIndex query engine with `streaming=True`,
+    to where it is read, since only then they ask the model.
 
     It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
     block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its
@@ -323,12 +362,21 @@ class billed_to:
         )
 
     def __enter__(self) -> Self:
-        _scope.set(self._inner.within(_scope.get(), self))
+        scope = self._inner.within(present_scope(), self)
+        _entered[id(scope)] = scope
+        if runs_alone():
+            _in_charge.append(scope)
+        _scope.set(scope)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for scope in reversed(tuple(_in_charge)):
+            if scope.owner is self:
+                with suppress(ValueError):
+                    _in_charge.remove(scope)
+                break
         present = _scope.get()
         # A generator may be closed in another context than it was entered in; there is nothing to leave there.
         if present is not None and present.owner is self:
@@ -346,9 +394,9 @@ class billed_to:
                 return await _awaited(self, function(*args, **kwargs))
 
         elif inspect.isgeneratorfunction(function):
-            made = _stepped(self, function)
+            made = stepped(lambda: self, function)
         elif inspect.isasyncgenfunction(function):
-            made = _astepped(self, function)
+            made = astepped(lambda: self, function)
         else:
 
             def made(*args: Any, **kwargs: Any) -> Any:
@@ -357,8 +405,8 @@ class billed_to:
                 if inspect.iscoroutine(result):
                     return _awaited(self, result)
                 if inspect.isgenerator(result):
-                    return _stepped(self, lambda: result)()
-                return _astepped(self, lambda: result)() if inspect.isasyncgen(result) else result
+                    return stepped(lambda: self, lambda: result)()
+                return astepped(lambda: self, lambda: result)() if inspect.isasyncgen(result) else result
 
         return cast("_F", wraps(function)(made))
 
@@ -368,8 +416,10 @@ async def _awaited(block: billed_to, coroutine: Coroutine[Any, Any, Any]) -> Any
         return await coroutine
 
 
-def _stepped(block: billed_to, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
-    """The generator function, each of whose steps is taken inside the block, and none of its consumer's (PEP 380)."""
+def stepped(
+    block: Callable[[], AbstractContextManager[Any]], function: Callable[..., Generator[Any, Any, Any]]
+) -> Callable[..., Any]:
+    """The generator function, each of whose steps is taken inside a block, and none of its consumer's (PEP 380)."""
 
     def made(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         generator = function(*args, **kwargs)
@@ -377,7 +427,7 @@ def _stepped(block: billed_to, function: Callable[..., Generator[Any, Any, Any]]
         try:
             while True:
                 try:
-                    with block:
+                    with block():
                         value = step()
                 except StopIteration as end:
                     return end.value
@@ -388,14 +438,16 @@ def _stepped(block: billed_to, function: Callable[..., Generator[Any, Any, Any]]
                 except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
                     step = partial(generator.throw, error)
         finally:
-            with block:
+            with block():
                 generator.close()
 
     return made
 
 
-def _astepped(block: billed_to, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
-    """The async generator function, each of whose steps is taken inside the block; see `_stepped`."""
+def astepped(
+    block: Callable[[], AbstractContextManager[Any]], function: Callable[..., AsyncGenerator[Any, Any]]
+) -> Callable[..., Any]:
+    """The async generator function, each of whose steps is taken inside a block; see `stepped`."""
 
     async def made(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = function(*args, **kwargs)
@@ -403,7 +455,7 @@ def _astepped(block: billed_to, function: Callable[..., AsyncGenerator[Any, Any]
         try:
             while True:
                 try:
-                    with block:
+                    with block():
                         value = await step()
                 except StopAsyncIteration:
                     return
@@ -414,7 +466,7 @@ def _astepped(block: billed_to, function: Callable[..., AsyncGenerator[Any, Any]
                 except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
                     step = partial(generator.athrow, error)
         finally:
-            with block:
+            with block():
                 await generator.aclose()
 
     return made
@@ -444,7 +496,7 @@ def identify(
     customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
     innermost first: those of the blocks, then `limit`, the model's.
     """
-    scope = _scope.get()
+    scope = present_scope()
     base = credential_billing(api_key)
     if billing is not None:
         base = billing.over(base)
@@ -469,7 +521,7 @@ def identify(
 
 
 def carried(
-    billing: Billing | None, metadata: Mapping[str, str] | None
+    billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None = None
 ) -> tuple[Billing | None, Mapping[str, str] | None]:
     """Who pays for what a copy does in another process, and its metadata: those of the blocks around its pickling.
 
@@ -478,11 +530,13 @@ def carried(
     Args:
         billing: the model's own.
         metadata: the model's own.
+        limit: the model's own.
 
     Raises:
-        ConfigurationError: a block sets a spend limit, which processes can't share.
+        ConfigurationError: a block sets a spend limit, which processes can't share; or a pool pickles the model in a
+            thread of its own, where it can't be seen from which block it was sent.
     """
-    scope = _scope.get()
+    scope = _sender(billing, metadata, limit) if feeds_processes() else present_scope()
     if scope is None:
         return billing, metadata
     if scope.limits:
@@ -491,17 +545,73 @@ def carried(
             "sent (it is being pickled). Give spend_limit= to the model itself, which each process then counts on its "
             "own, or use threads or tasks."
         )
-    identity = identify(billing, metadata)
+    with in_scope(scope):
+        identity = identify(billing, metadata)
     return identity.billing, identity.metadata
+
+
+def _sender(billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None) -> Scope | None:
+    """The scope from which a pool was sent the model that it pickles here, in a thread of its own.
+
+    It is certain where one scope alone is open and the main thread is in it, outside of an event loop. It does not
+    matter where the model itself says who pays.
+
+    Raises:
+        ConfigurationError: it matters and nobody knows.
+    """
+    scopes = _innermost()
+    if _unsaid(scopes, billing, metadata, limit) is not None or len(scopes) > 1:
+        # What was left behind by a failed call may still hold a scope that is over.
+        del scopes
+        gc.collect()
+        scopes = _innermost()
+    if len(scopes) == 1 and _in_charge and scopes[0] is _in_charge[-1]:
+        return scopes[0]
+    if (why := _unsaid(scopes, billing, metadata, limit)) is not None:
+        raise ConfigurationError(why)
+    return None
+
+
+def _innermost() -> list[Scope]:
+    """The scopes of this process that no other scope lies in."""
+    scopes = [scope for reference in _entered.valuerefs() if (scope := reference()) is not None]
+    outer = {id(scope.outer) for scope in scopes}
+    return [scope for scope in scopes if id(scope) not in outer and not _is_left(scope)]
+
+
+def _unsaid(
+    scopes: Iterable[Scope], billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None
+) -> str | None:
+    """Why it matters from which of the scopes, or from none, a model was sent.
+
+    A model that names a customer, or the merchant by a plain `Billing()`, says itself who pays.
+    """
+    said = billing is not None and (billing.customer_id is not None or billing == MERCHANT)
+    own = (billing or MERCHANT, metadata or {})
+    for scope in scopes:
+        if scope.limits and limit is None:
+            return (
+                "A billed_to block with a spend limit is open, and can't be kept in a pool of processes, where this "
+                "model is about to be sent. Give spend_limit= to the model itself, which each process then counts on "
+                "its own, or use threads or tasks."
+            )
+        if not said and (scope.over(own[0]), {**own[1], **scope.metadata}) != own:
+            return (
+                "A pool of processes pickles this model in a thread of its own, from where it can't be seen whether "
+                "it was sent from a billed_to block, and so who shall pay. Say it on the model itself: "
+                "billing=Billing(customer_id=…, meter_slug=…), or billing=Billing() for your own wallet, and "
+                "lava_metadata=; or let it work in this process."
+            )
+    return None
 
 
 def carried_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A model's fields for pickling; see `carried`.
 
     Args:
-        fields: `billing` and `lava_metadata` among them.
+        fields: `billing`, `lava_metadata` and `spend_limit` among them.
     """
-    billing, metadata = carried(fields.get("billing"), fields.get("lava_metadata"))
+    billing, metadata = carried(fields.get("billing"), fields.get("lava_metadata"), fields.get("spend_limit"))
     return {**fields, "billing": billing, "lava_metadata": metadata}
 
 

@@ -76,6 +76,14 @@ KEY_NAMES = frozenset(
 )
 # Where a setting of ours goes, which Mistral's body must not hold.
 _ELSEWHERE = {
+    **dict.fromkeys(
+        ("headers", "extra_headers", "default_headers"),
+        "Headers go on a client of your own, http_client=httpx.Client(headers=…); what Lava shall store with a call "
+        "goes into lava_metadata=.",
+    ),
+    **dict.fromkeys(
+        ("http_client", "async_http_client", "http_async_client", "base_url"), "It goes on the client or model."
+    ),
     "metadata": "What Lava shall store with a call goes into lava_metadata=.",
     "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
     "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",

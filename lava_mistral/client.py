@@ -105,7 +105,7 @@ class _Settings(Generic[_HTTP]):
 
     def __getstate__(self) -> dict[str, Any]:
         forwarder = self._forwarder
-        billing, metadata = carried(forwarder.billing, forwarder.metadata)
+        billing, metadata = carried(forwarder.billing, forwarder.metadata, self.spend_limit)
         sent = Forwarder(api_key=forwarder.api_key, base_url=forwarder.base_url, billing=billing, metadata=metadata)
         return vars(self) | {"_forwarder": sent, "_engines": {}}
 
@@ -756,6 +756,15 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
             raise call.refused(error.response) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise call.failed(error) from error
+        except RuntimeError as error:
+            call.abandoned()
+            if "loop" not in str(error):
+                raise
+            # The connections of a caller's client stay in the event loop that they were opened in.
+            raise ConfigurationError(
+                f"The httpx.AsyncClient was used in another event loop before ({error}). Make one for each "
+                "asyncio.run, or leave it out: each event loop then gets connections of its own."
+            ) from error
         except BaseException:
             call.abandoned()
             raise

@@ -22,7 +22,7 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
     """The wire's form of a tool choice, in any of the forms that are in use.
 
     Args:
-        choice: `"auto"`, `"none"`, `"any"` or `"required"`; a tool's name; OpenAI's
+        choice: `"auto"`, `"none"`, `"any"` or `"required"`; a tool's name, its own or in Mistral's form; OpenAI's
             `{"type": "function", "function": {"name": …}}` or Anthropic's `{"type": "tool", "name": …}`; true
             (some tool), false (no tool) or `None` (not said).
         names: of the tools that are sent along.
@@ -50,10 +50,12 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
                 f"A tool choice is 'auto', 'none', 'any', 'required', a tool's name or "
                 f"{{'type': 'function', 'function': {{'name': …}}}}, not {choice!r}."
             )
-    if name not in names:
+    # A name that Mistral does not take was sent in another form.
+    sent = name if name in names else tool_name(str(name))
+    if sent not in names:
         known = ", ".join(map(repr, names)) or "none at all"
         raise InvalidRequestError(f"The tool choice names {name!r}, but the tools are {known}.")
-    return {"type": "function", "function": {"name": name}}
+    return {"type": "function", "function": {"name": sent}}
 
 
 def json_schema_format(

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
-from lava_mistral.billing import Scope, in_scope, present_scope
+from lava_mistral.billing import Scope, astepped, in_scope, present_scope, stepped
 from lava_mistral.cost import EXACT, format_cost
 from lava_mistral.locks import new_lock
 from lava_mistral.wire import Usage, cached_tokens
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lava_mistral.records import RequestRecord
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("lava_mistral")
 
@@ -604,6 +606,14 @@ class Surroundings(NamedTuple):
         """A block inside them, whatever is around it."""
         with in_scope(self.scope), _watched(self.watch):
             yield
+
+    def steps(self, generator: Generator[_T, Any, Any]) -> Generator[_T, Any, Any]:
+        """The generator, each of whose steps is taken inside them, wherever it is read."""
+        return cast("Generator[_T, Any, Any]", stepped(self.again, lambda: generator)())
+
+    def asteps(self, generator: AsyncGenerator[_T, Any]) -> AsyncGenerator[_T, Any]:
+        """The async generator, each of whose steps is taken inside them, wherever it is read."""
+        return cast("AsyncGenerator[_T, Any]", astepped(self.again, lambda: generator)())
 
 
 class track_usage:

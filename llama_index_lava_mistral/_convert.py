@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -23,9 +24,10 @@ from llama_index.core.base.llms.types import (
     VideoBlock,
 )
 from llama_index.core.tools import BaseTool, FunctionTool
+from pydantic import BaseModel
 from typing_extensions import assert_never
 
-from lava_mistral.errors import InvalidRequestError
+from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.parts import (
     add_part,
     audio_part,
@@ -37,11 +39,13 @@ from lava_mistral.parts import (
     text_part,
     url_part,
 )
+from lava_mistral.tools import json_schema_format, tool_name
 from lava_mistral.turn import ToolCall, Turn
 from lava_mistral.wire import (
     AssistantMessage,
     Content,
     ContentPart,
+    Function,
     Message,
     ReferencePart,
     ThinkingPart,
@@ -101,16 +105,18 @@ def _system_content(message: ChatMessage) -> str | list[ContentPart]:
 
 def _tool_result(message: ChatMessage) -> ToolMessage:
     result: ToolMessage = {"role": "tool", "content": _content(_parts(message.blocks))}
-    for key in ("tool_call_id", "name"):
-        if (value := message.additional_kwargs.get(key)) is not None:
-            result[key] = str(value)
+    if (id := message.additional_kwargs.get("tool_call_id")) is not None:
+        result["tool_call_id"] = str(id)
+    if (name := message.additional_kwargs.get("name")) is not None:
+        result["name"] = tool_name(str(name))
     return result
 
 
 def _assistant(message: ChatMessage) -> AssistantMessage:
     wire: AssistantMessage = {"role": "assistant", "content": _assistant_content(message.blocks)}
     if calls := tool_calls_of(message):
-        wire["tool_calls"] = [_call_part(call) for call in calls]
+        # A call was given its tool's own name, which Mistral may not take.
+        wire["tool_calls"] = [_call_part(replace(call, name=tool_name(call.name))) for call in calls]
     if message.additional_kwargs.get("prefix"):
         wire["prefix"] = True
     return wire
@@ -356,8 +362,72 @@ def _citations(part: ReferencePart, text: str, start: int, ordinal: int) -> Iter
 
 
 def tool_specs(tools: Iterable[Any]) -> list[Tool]:
-    """Tools in the wire's form: LlamaIndex's own, plain functions, or dictionaries that have it already."""
+    """Tools in the wire's form: LlamaIndex's own, plain functions, or dictionaries that have it already.
+
+    Raises:
+        InvalidRequestError: two tools have names that Mistral can't tell apart.
+    """
+    tools = list(tools)
+    own_names(tools)
     return [_tool_spec(tool) for tool in tools]
+
+
+def own_names(tools: Iterable[Any]) -> dict[str, str]:
+    """The names that the tools have themselves, by those that Mistral takes.
+
+    Raises:
+        InvalidRequestError: two are the same to Mistral.
+    """
+    names: dict[str, str] = {}
+    for tool in tools:
+        if isinstance(tool, BaseTool) and (own := tool.metadata.name) is not None:
+            other = names.setdefault(tool_name(own), own)
+            if other != own:
+                raise InvalidRequestError(
+                    f"The tools {other!r} and {own!r} are both {tool_name(own)!r} to Mistral, whose names have "
+                    "letters, digits, underscores and hyphens, 64 at most.",
+                    advice="Rename one of them.",
+                )
+    return names
+
+
+def with_own_names(message: ChatMessage, names: Mapping[str, str]) -> None:
+    """Give the calls in a message the names that the tools have themselves, in place; see `own_names`."""
+    for block in message.blocks:
+        if isinstance(block, ToolCallBlock):
+            block.tool_name = names.get(block.tool_name, block.tool_name)
+    for call in message.additional_kwargs.get("tool_calls") or ():
+        function = call["function"]
+        function["name"] = names.get(function["name"], function["name"])
+
+
+def function_of(cls: type[BaseModel]) -> Function:
+    """The function that takes what an object of the class has, in the wire's form."""
+    schema = cls.model_json_schema()
+    name = tool_name(str(schema.get("title", cls.__name__)))
+    return {"name": name, "description": str(schema.get("description", "")), "parameters": schema}
+
+
+def named_choice(choice: Any) -> Any:
+    """A tool choice, in which a tool stands for its name."""
+    return choice.metadata.get_name() if isinstance(choice, BaseTool) else choice
+
+
+def response_format_of(form: Any) -> Any:
+    """The wire's form of an answer: that of a pydantic class, or what has it already.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(form, type) and issubclass(form, BaseModel):
+        function = function_of(form)
+        return json_schema_format(function["name"], function["parameters"], description=function.get("description"))
+    if not isinstance(form, Mapping):
+        raise ConfigurationError(
+            "response_format= takes a pydantic class, or Mistral's form of it in a dictionary, such as "
+            f"{{'type': 'json_object'}}, not {form!r}."
+        )
+    return form
 
 
 def _tool_spec(tool: Any) -> Tool:
@@ -367,4 +437,5 @@ def _tool_spec(tool: Any) -> Tool:
         tool = FunctionTool.from_defaults(tool)
     # LlamaIndex's limit on descriptions is OpenAI's, not Mistral's.
     spec: Tool = tool.metadata.to_openai_tool(skip_length_check=True)
+    spec["function"]["name"] = tool_name(tool.metadata.get_name())
     return spec

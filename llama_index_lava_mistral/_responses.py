@@ -12,9 +12,12 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageR
 from pydantic_core import from_json
 
 from lava_mistral.calls import Completion, StreamReader
-from lava_mistral.turn import Delta, Turn
+from lava_mistral.turn import Delta, ToolCall, Turn
 from lava_mistral.wire import Usage, cached_tokens
 from llama_index_lava_mistral._convert import from_turn
+
+CUT_OFF = ("length", "model_length")
+"""Finish reasons of an answer that was longer than allowed."""
 
 
 def response_of(completion: Completion) -> ChatResponse:
@@ -132,3 +135,30 @@ def partial_json(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def arguments_of(call: ToolCall, finish_reason: str | None) -> dict[str, Any]:
+    """The arguments of a tool call: while the answer grows, as far as they have come; once it has ended, all of them.
+
+    Args:
+        call: the call.
+        finish_reason: of the answer; `None` while it grows.
+
+    Raises:
+        ValueError: the answer has ended, and the arguments are no JSON object. The tool must not run with the half that
+            is there.
+    """
+    if finish_reason is None:
+        return partial_json(call.arguments)
+    cut_off = finish_reason in CUT_OFF
+    if not call.arguments and not cut_off:
+        # As some servers write none at all.
+        return {}
+    whole = call.parsed()
+    if whole is None:
+        why = "the answer was cut off in them: give a larger max_tokens" if cut_off else "the model made a mistake"
+        raise ValueError(
+            f"Expected the arguments of {call.name!r} as a JSON object; got {call.arguments[:200]!r} ({why}). "
+            "The tool is not called."
+        )
+    return whole

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar
 
 import httpx
@@ -11,11 +12,15 @@ from pydantic import BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, carried_fields, check_metadata, to_billing
+from lava_mistral.billing import Billing, carried_fields, check_base_url, check_metadata, to_billing
+from lava_mistral.calls import refuse_keys
 from lava_mistral.client import DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.retry import DEFAULT_MAX_RETRIES
 from lava_mistral.spend import SpendLimit, to_limit
+
+OF_THE_CLIENT = ("timeout", "max_retries", "stream_chunk_timeout")
+"""Settings of the client, not of a request, that a single call may say for itself."""
 
 
 class LavaSettings(BaseModel):
@@ -49,7 +54,7 @@ class LavaSettings(BaseModel):
         default=None, description="USD that all calls of this object may cost together.", exclude=True
     )
     timeout: float | None = Field(
-        default=DEFAULT_TIMEOUT, description="Seconds for an answer, or for a stream to begin.", exclude=True
+        default=DEFAULT_TIMEOUT, description="Seconds for an answer, or for a stream to begin.", gt=0, exclude=True
     )
     max_retries: int = Field(
         default=DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
@@ -61,7 +66,18 @@ class LavaSettings(BaseModel):
         default=None, description="Sends in async code; stays yours to close.", exclude=True, repr=False
     )
 
-    _synonyms: ClassVar[Mapping[str, str]] = {"http_async_client": "async_http_client"}
+    _synonyms: ClassVar[Mapping[str, str]] = {
+        "http_async_client": "async_http_client",
+        "request_timeout": "timeout",
+    }
+
+    def __init__(self, model: str | None = None, /, **settings: Any) -> None:
+        """A model by its name, and its settings."""
+        if model is not None:
+            if "model" in settings:
+                raise TypeError(f"{type(self).__name__} got the model twice: by position and as model=")
+            settings = {"model": model, **settings}
+        super().__init__(**settings)
 
     @model_validator(mode="before")
     @classmethod
@@ -69,13 +85,37 @@ class LavaSettings(BaseModel):
         """Take a setting under the name that it has elsewhere."""
         if not isinstance(values, dict):
             return values
+        renamed = cls._by_name(values)
+        known = set(cls._names())
+        unknown = [name for name in renamed if name not in known]
+        refuse_keys(unknown)
+        for name in unknown:
+            if near := get_close_matches(name, known, 1):
+                raise ValueError(f"{cls.__name__} has no setting {name}; did you mean {near[0]}?")
+        return renamed
+
+    @classmethod
+    def _by_name(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values, each under the name of its field."""
         renamed = dict(values)
         for synonym, name in cls._synonyms.items():
             if synonym in renamed:
                 if name in renamed:
-                    raise ValueError(f"{synonym} is another name of {name}: give one of them")
+                    raise ConfigurationError(f"{synonym} is another name of {name}: give one of them.")
                 renamed[name] = renamed.pop(synonym)
         return renamed
+
+    @classmethod
+    def _names(cls) -> Iterator[str]:
+        for name, field in cls.model_fields.items():
+            yield name
+            # Those of a subclass.
+            yield from (alias for alias in (field.alias, field.validation_alias) if isinstance(alias, str))
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str | None) -> str | None:
+        return None if value is None else check_base_url(value)
 
     @field_validator("lava_metadata")
     @classmethod
@@ -117,32 +157,14 @@ class LavaSettings(BaseModel):
             "spend_limit": self.spend_limit,
         }
 
-    def _sync_client(self) -> LavaMistral:
-        # Made for each call: it holds settings alone, and they may have been changed since the last one.
-        return LavaMistral(http_client=self.http_client, **self._client_settings())
+    # A client is made for each call: it holds settings alone, and they may have been changed since the last one.
 
-    def _async_client(self) -> AsyncLavaMistral:
-        return AsyncLavaMistral(http_client=self.async_http_client, **self._client_settings())
+    def _sync_client(self, said: Mapping[str, Any] = {}) -> LavaMistral:
+        return LavaMistral(http_client=self.http_client, **(self._client_settings() | _of_the_client(said)))
 
-
-class Payer(str):
-    """Who pays for one call, as text in events and traces; the identity itself, which may hold a key, is beside it.
-
-    LlamaIndex puts a call's keyword arguments into events, and tracers write those out field by field. A copy is the
-    text alone.
-    """
-
-    billing: Billing
-
-    def __new__(cls, billing: Billing) -> Self:
-        payer = super().__new__(cls, billing.payer)
-        payer.billing = billing
-        return payer
-
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (str(self),)
+    def _async_client(self, said: Mapping[str, Any] = {}) -> AsyncLavaMistral:
+        return AsyncLavaMistral(http_client=self.async_http_client, **(self._client_settings() | _of_the_client(said)))
 
 
-def billing_of(value: Any) -> Billing | None:
-    """The identity that a call's `billing=` names."""
-    return value.billing if isinstance(value, Payer) else to_billing(value)
+def _of_the_client(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: said[name] for name in OF_THE_CLIENT if name in said}

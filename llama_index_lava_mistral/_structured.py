@@ -5,17 +5,26 @@ LlamaIndex's own program does not force the tool when it streams, and forgets th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, cast
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    ToolCallBlock,
+)
+from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import Model
 from pydantic import ValidationError
 
-from lava_mistral.tools import json_schema_format, tool_name
-from llama_index_lava_mistral._responses import partial_json
+from lava_mistral.usage import Surroundings
+from llama_index_lava_mistral._convert import function_of, response_format_of
+from llama_index_lava_mistral._discretion import discreet, shown, within_a_span
+from llama_index_lava_mistral._responses import CUT_OFF, partial_json
 
 if TYPE_CHECKING:
     from llama_index_lava_mistral.llms import ChatLavaMistral
@@ -86,15 +95,12 @@ class StructuredProgram(Generic[Model]):
 
     def _kwargs(self, llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
         kwargs = {name: value for name, value in (llm_kwargs or {}).items() if name not in _DECIDED}
-        schema = self._output_cls.model_json_schema()
-        name = tool_name(str(schema.get("title", self._output_cls.__name__)))
-        description = str(schema.get("description", ""))
         if self._by_schema:
-            return kwargs | {"response_format": json_schema_format(name, schema, description=description)}
-        function = {"name": name, "description": description, "parameters": schema}
+            return kwargs | {"response_format": response_format_of(self._output_cls)}
+        function = function_of(self._output_cls)
         return kwargs | {
             "tools": [{"type": "function", "function": function}],
-            "tool_choice": name,
+            "tool_choice": function["name"],
             "parallel_tool_calls": False,
         }
 
@@ -112,12 +118,11 @@ class StructuredProgram(Generic[Model]):
         try:
             return self._output_cls.model_validate_json(text)
         except ValidationError as error:
-            reason = response.additional_kwargs.get("finish_reason")
-            advice = (
-                " The answer was cut off: give a larger max_tokens." if reason in ("length", "model_length") else ""
-            )
+            cut_off = response.additional_kwargs.get("finish_reason") in CUT_OFF
+            advice = " The answer was cut off: give a larger max_tokens." if cut_off else ""
+            said = text or response.message.content or ""
             raise ValueError(
-                f"Expected a {self._output_cls.__name__} as JSON; the model answered {text[:500]!r}.{advice}\n{error}"
+                f"Expected a {self._output_cls.__name__} as JSON; the model answered {said[:500]!r}.{advice}\n{error}"
             ) from error
 
 
@@ -150,3 +155,27 @@ class _Growing(Generic[Model]):
         whole = self._program._object(self._last)
         if whole != self._shown:
             yield whole
+
+
+class StructuredModel(StructuredLLM):
+    """LlamaIndex's model whose answers are objects; its streams are billed to where they are asked for.
+
+    LlamaIndex's own asks the model when the first object is read, perhaps outside of the blocks around the call.
+    """
+
+    chat = discreet(StructuredLLM.chat)
+    achat = discreet(StructuredLLM.achat)
+    complete = discreet(StructuredLLM.complete)
+    acomplete = discreet(StructuredLLM.acomplete)
+
+    @within_a_span
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """The object as it grows."""
+        responses = super().stream_chat(messages, **shown(kwargs))
+        return cast("ChatResponseGen", Surroundings.here().steps(responses))
+
+    @within_a_span
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """The object as it grows."""
+        responses = await super().astream_chat(messages, **shown(kwargs))
+        return cast("ChatResponseAsyncGen", Surroundings.here().asteps(responses))

@@ -16,7 +16,6 @@ from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.schema import BaseNode
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
 from lava_mistral.billing import Billing
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL
@@ -31,6 +30,7 @@ from lava_mistral.embedding import (
 from lava_mistral.locks import new_lock
 from lava_mistral.outcome import known_vectors
 from lava_mistral.progress import OnProgress
+from llama_index_lava_mistral._discretion import within_a_span
 from llama_index_lava_mistral._settings import LavaSettings
 from llama_index_lava_mistral.callbacks import counted, traced
 
@@ -73,12 +73,6 @@ def _call(
         yield
     finally:
         _options.reset(token)
-
-
-def _within_a_span(method: _F) -> _F:
-    """Say that the method needs no span of its own: the one that it calls opens it."""
-    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
-    return method
 
 
 def _refuse(kwargs: Mapping[str, Any]) -> None:
@@ -184,7 +178,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         payload = super().to_payload()
         return payload if self.dimensions is None else {**payload, "dimensions": self.dimensions}
 
-    @_within_a_span
+    @within_a_span
     def get_query_embedding(
         self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -192,7 +186,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return super().get_query_embedding(query)
 
-    @_within_a_span
+    @within_a_span
     async def aget_query_embedding(
         self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -200,7 +194,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return await super().aget_query_embedding(query)
 
-    @_within_a_span
+    @within_a_span
     def get_text_embedding(
         self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -208,7 +202,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return super().get_text_embedding(text)
 
-    @_within_a_span
+    @within_a_span
     async def aget_text_embedding(
         self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -340,12 +334,12 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with counted():
             return method(self._engine(), texts, **self._said(said), **how)
 
-    @_within_a_span
+    @within_a_span
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """The nodes, each with its vector."""
         return super().__call__(nodes, **_ours(kwargs))
 
-    @_within_a_span
+    @within_a_span
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """The nodes, each with its vector."""
         return await super().acall(nodes, **_ours(kwargs))

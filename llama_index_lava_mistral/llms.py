@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from functools import wraps
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from llama_index.core.base.llms.generic_utils import (
     achat_to_completion_decorator,
@@ -25,7 +24,7 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     ToolCallBlock,
 )
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import BaseModel, Field, field_validator
 from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
     LLMStructuredPredictStartEvent,
@@ -37,14 +36,25 @@ from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 
+from lava_mistral.calls import refuse_keys
 from lava_mistral.catalog import get_model
 from lava_mistral.client import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT, AsyncChatStream, ChatStream
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.tools import to_tool_choice, tool_name
-from llama_index_lava_mistral._convert import to_wire, tool_calls_of, tool_specs
-from llama_index_lava_mistral._responses import StreamedResponses, partial_json, response_of
-from llama_index_lava_mistral._settings import LavaSettings, Payer, billing_of
-from llama_index_lava_mistral._structured import StructuredProgram
+from lava_mistral.tools import to_tool_choice
+from lava_mistral.usage import Surroundings
+from llama_index_lava_mistral._convert import (
+    named_choice,
+    own_names,
+    response_format_of,
+    to_wire,
+    tool_calls_of,
+    tool_specs,
+    with_own_names,
+)
+from llama_index_lava_mistral._discretion import billing_of, discreet, shown, within_a_span
+from llama_index_lava_mistral._responses import StreamedResponses, arguments_of, response_of
+from llama_index_lava_mistral._settings import OF_THE_CLIENT, LavaSettings
+from llama_index_lava_mistral._structured import StructuredModel, StructuredProgram
 from llama_index_lava_mistral.callbacks import counted, traced
 
 if TYPE_CHECKING:
@@ -52,28 +62,6 @@ if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
 dispatcher = get_dispatcher(__name__)
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _naming_the_payer(method: _F) -> _F:
-    """Keep the identity given to a call, which may hold a key, out of the events that are made of its arguments."""
-
-    def discreet(kwargs: dict[str, Any]) -> dict[str, Any]:
-        billing = billing_of(kwargs.get("billing"))
-        if billing is not None:
-            kwargs["billing"] = Payer(billing)
-        return kwargs
-
-    @wraps(method)
-    def sync(self: ChatLavaMistral, *args: Any, **kwargs: Any) -> Any:
-        return method(self, *args, **discreet(kwargs))
-
-    @wraps(method)
-    async def asynchronous(self: ChatLavaMistral, *args: Any, **kwargs: Any) -> Any:
-        return await method(self, *args, **discreet(kwargs))
-
-    return cast("_F", asynchronous if iscoroutinefunction(method) else sync)
 
 
 def _responses(stream: ChatStream) -> Generator[ChatResponse | None, None, None]:
@@ -97,18 +85,33 @@ async def _aresponses(stream: AsyncChatStream) -> AsyncGenerator[ChatResponse | 
                 yield response
 
 
+def _check_end(last: ChatResponse) -> None:
+    """Refuse half a call at the end of a stream that gave no reason to end; with one, whoever reads the calls does."""
+    if "finish_reason" not in last.additional_kwargs:
+        for call in tool_calls_of(last.message):
+            arguments_of(call, "none")
+
+
+def _refuse_several(n: Any) -> None:
+    if isinstance(n, int) and n > 1:
+        raise ConfigurationError(
+            f"LlamaIndex has one answer a call; n={n} would pay for more, which nobody gets to see. Call {n} times, or "
+            "use langchain_lava_mistral or lava_mistral.LavaMistral."
+        )
+
+
 class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
     """Mistral's chat models through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
     Every parameter of a completion can also be given to a single call: `llm.chat(messages, temperature=0.2)`; so can
-    `billing=`, `lava_metadata=`, `trace_metadata=`, `timeout=`, `stream_chunk_timeout=` and `repair_messages=`. What is
-    not set is not sent: Mistral's own defaults differ by model.
+    `billing=`, `lava_metadata=`, `trace_metadata=`, `timeout=`, `stream_chunk_timeout=`, `max_retries=` and
+    `repair_messages=`. What is not set is not sent: Mistral's own defaults differ by model.
 
     A response carries `additional_kwargs` with `lava_request_id`, `finish_reason`, `cost` (USD, `Decimal`, where the
     price is known) and the token counts; while thinking streams, `thinking_delta`. `raw` is a dictionary.
 
     Args:
-        model: the model's name; `lava-mistral models` lists them. Others work too.
+        model: the model's name, also by position; `lava-mistral models` lists them. Others work too.
         api_key: Lava's secret key or a forward token: text, a `SecretStr` or a function returning it. By default
             `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`, read when a call is made.
         base_url: by default `LAVA_BASE_URL`, else what the key's prefix says.
@@ -120,6 +123,10 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
             pass it is refused before it is sent (`SpendLimitError`).
         temperature: 0 to 1.5.
         max_tokens: the longest answer, in tokens; no limit by default.
+        n: 1, since LlamaIndex has one answer a call.
+        parallel_tool_calls: false forbids several calls in one turn, also where an agent would allow them.
+        response_format: JSON mode or a JSON schema in Mistral's form, or a pydantic class.
+        streaming: without effect; LlamaIndex streams where `stream_chat` and its like are called.
         context_window: overrides what the catalogue says.
         is_function_calling_model: overrides what the catalogue says.
         additional_kwargs: further fields of Mistral's request.
@@ -146,11 +153,15 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
     prompt_mode: str | None = Field(default=None, description="'reasoning' for magistral models.")
     reasoning_effort: str | None = Field(default=None, description="How much to think: 'high' or 'none'.")
     prediction: dict[str, Any] | None = Field(default=None, description="What is expected of the answer.")
+    n: int | None = Field(default=None, description="1: LlamaIndex has one answer a call.", ge=1)
     response_format: dict[str, Any] | None = Field(default=None, description="Text, JSON or a JSON schema.")
     prompt_cache_key: str | None = Field(default=None, description="Groups prompts for Mistral's cache.")
     additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Further fields of Mistral's request.")
+    streaming: bool | None = Field(
+        default=None, description="Without effect: stream_chat and its like stream.", exclude=True
+    )
     stream_chunk_timeout: float | None = Field(
-        default=DEFAULT_TIMEOUT, description="Seconds between two chunks of a stream.", exclude=True
+        default=DEFAULT_TIMEOUT, description="Seconds between two chunks of a stream.", gt=0, exclude=True
     )
     repair_messages: bool = Field(
         default=False, description="Mend conversations that Mistral would refuse, where that invents nothing."
@@ -166,6 +177,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         **LavaSettings._synonyms,
         "safe_mode": "safe_prompt",
         "random_seed": "seed",
+        "stop_sequences": "stop",
         "model_name": "model",
         "model_kwargs": "additional_kwargs",
     }
@@ -179,6 +191,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
             "stop",
             "presence_penalty",
             "frequency_penalty",
+            "n",
             "safe_prompt",
             "parallel_tool_calls",
             "prompt_mode",
@@ -188,6 +201,24 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
             "prompt_cache_key",
         )
     } | {"seed": "random_seed"}
+
+    @field_validator("response_format", mode="before")
+    @classmethod
+    def _take_a_class(cls, value: Any) -> Any:
+        return None if value is None else response_format_of(value)
+
+    @field_validator("n")
+    @classmethod
+    def _check_n(cls, value: int | None) -> int | None:
+        _refuse_several(value)
+        return value
+
+    @field_validator("additional_kwargs")
+    @classmethod
+    def _check_additional_kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
+        refuse_keys(value)
+        _refuse_several(value.get("n"))
+        return value
 
     @classmethod
     def class_name(cls) -> str:
@@ -213,73 +244,80 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         """What events say of the model: metadata and the parameters that are set; nothing secret."""
         return {**super().to_payload(), **self._set_parameters()}
 
-    @_naming_the_payer
+    @discreet
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """One answer to a conversation."""
         return self._chat(messages, **kwargs)
 
-    @_naming_the_payer
+    @discreet
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """One answer to a conversation."""
         return await self._achat(messages, **kwargs)
 
-    @_naming_the_payer
+    @discreet
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The answer as it grows. The request is sent at once, and who pays is settled then."""
         return self._stream_chat(messages, **kwargs)
 
-    @_naming_the_payer
+    @discreet
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The answer as it grows."""
         return await self._astream_chat(messages, **kwargs)
 
-    @_naming_the_payer
+    @discreet
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """One answer to a prompt, which is sent as a user message."""
         return chat_to_completion_decorator(self._chat)(prompt, **kwargs)
 
-    @_naming_the_payer
+    @discreet
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """One answer to a prompt."""
         return await achat_to_completion_decorator(self._achat)(prompt, **kwargs)
 
-    @_naming_the_payer
+    @discreet
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """The answer to a prompt as it grows."""
         return stream_chat_to_completion_decorator(self._stream_chat)(prompt, **kwargs)
 
-    @_naming_the_payer
+    @discreet
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """The answer to a prompt as it grows."""
         return await astream_chat_to_completion_decorator(self._astream_chat)(prompt, **kwargs)
 
+    predict_and_call = discreet(FunctionCallingLLM.predict_and_call)
+    apredict_and_call = discreet(FunctionCallingLLM.apredict_and_call)
+
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        said = self._said(kwargs)
         with counted():
-            return response_of(self._sync_client().chat(**self._call(messages, kwargs)))
+            return response_of(self._sync_client(said).chat(**self._call(messages, said)))
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        said = self._said(kwargs)
         with counted():
-            return response_of(await self._async_client().chat(**self._call(messages, kwargs)))
+            return response_of(await self._async_client(said).chat(**self._call(messages, said)))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        said = self._said(kwargs)
         with counted():
-            stream = self._sync_client().stream(**self._call(messages, kwargs))
+            stream = self._sync_client(said).stream(**self._call(messages, said))
         responses = _responses(stream)
         # Into the block that closes the stream: nobody may ever ask for a response.
         next(responses)
         return cast("ChatResponseGen", responses)
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        said = self._said(kwargs)
         with counted():
-            stream = await self._async_client().stream(**self._call(messages, kwargs))
+            stream = await self._async_client(said).stream(**self._call(messages, said))
         responses = _aresponses(stream)
         await anext(responses)
         return cast("ChatResponseAsyncGen", responses)
@@ -291,28 +329,30 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         values = ((wire, getattr(self, name)) for name, wire in self._sent.items())
         return {name: value for name, value in values if value is not None}
 
-    def _call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of the client for a call with these keyword arguments."""
+    def _said(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What a call says with these keyword arguments, each under the name of its field."""
+        said = self._by_name(kwargs)
+        return {**self._by_name(self.additional_kwargs), **said.pop("additional_kwargs", {}), **said}
+
+    def _call(self, messages: Sequence[ChatMessage], said: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the client for a call that says this."""
+        given = {self._sent.get(name, name): value for name, value in said.items() if name not in OF_THE_CLIENT}
         call: dict[str, Any] = {
             "model": self.model,
             "repair_messages": self.repair_messages,
             **self._set_parameters(),
-            **self.additional_kwargs,
-            **kwargs,
+            **given,
         }
-        if "seed" in call:
-            call["random_seed"] = call.pop("seed")
+        call.pop("streaming", None)
+        _refuse_several(call.get("n"))
+        if call.get("response_format") is not None:
+            call["response_format"] = response_format_of(call["response_format"])
         call["billing"] = billing_of(call.get("billing"))
         if call.pop("trace_metadata", self.trace_metadata):
             call["lava_metadata"] = traced(call.get("lava_metadata"))
-        if "spend_limit" in call:
-            raise ConfigurationError(
-                "spend_limit= can't be given to a single call: it goes on the model, or on a block around the call, "
-                "with billed_to(spend_limit=…)."
-            )
         call["messages"] = to_wire(messages)
         tools = tool_specs(call.pop("tools", None) or ())
-        choice = call.pop("tool_choice", None)
+        choice = named_choice(call.pop("tool_choice", None))
         if tools:
             call["tools"] = tools
             call["tool_choice"] = to_tool_choice(choice, [tool["function"]["name"] for tool in tools])
@@ -320,6 +360,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
             call.pop("parallel_tool_calls", None)
         return call
 
+    @discreet
     def _prepare_chat_with_tools(
         self,
         tools: Sequence[BaseTool],
@@ -336,14 +377,18 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
             messages.append(
                 ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
             )
-        choice = kwargs.pop("tool_choice", None)
+        choice = named_choice(kwargs.pop("tool_choice", None))
         return {
             "messages": messages,
             "tools": tool_specs(tools),
             "tool_choice": choice if choice is not None else "any" if tool_required else "auto",
-            "parallel_tool_calls": allow_parallel_tool_calls,
+            "parallel_tool_calls": self._may_call_several(allow_parallel_tool_calls),
             **kwargs,
         }
+
+    def _may_call_several(self, allowed: bool) -> bool:
+        # An agent allows it unasked; who forbids it on the model has a reason.
+        return allowed and self.parallel_tool_calls is not False
 
     def _validate_chat_with_tools_response(
         self,
@@ -354,28 +399,79 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
     ) -> ChatResponse:
         """One call alone where several are not allowed, whatever the model did; and the tools' own names."""
         message = response.message
-        names = {tool_name(name): name for tool in tools if (name := tool.metadata.name) is not None}
-        blocks = []
-        calls = 0
-        for block in message.blocks:
-            if isinstance(block, ToolCallBlock):
-                calls += 1
-                if calls > 1 and not allow_parallel_tool_calls:
-                    continue
-                block.tool_name = names.get(block.tool_name, block.tool_name)
-            blocks.append(block)
-        message.blocks = blocks
-        if calls > 1 and not allow_parallel_tool_calls:
+        calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+        if not calls:
+            return response
+        if len(calls) > 1 and not self._may_call_several(allow_parallel_tool_calls):
+            further = {id(call) for call in calls[1:]}
+            message.blocks = [block for block in message.blocks if id(block) not in further]
             message.additional_kwargs["tool_calls"] = message.additional_kwargs["tool_calls"][:1]
+        with_own_names(message, own_names(tools))
         return response
+
+    def stream_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> ChatResponseGen:
+        """The answer of a model with tools as it grows.
+
+        Raises:
+            ValueError: while iterating, when the answer ends without a reason in the middle of a call.
+        """
+        responses = super().stream_chat_with_tools(
+            tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, tool_required, **kwargs
+        )
+        names = own_names(tools)
+
+        def checked() -> ChatResponseGen:
+            last = ChatResponse(message=ChatMessage())
+            for last in responses:
+                with_own_names(last.message, names)
+                yield last
+            _check_end(last)
+
+        return checked()
+
+    async def astream_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> ChatResponseAsyncGen:
+        """The answer of a model with tools as it grows; see `stream_chat_with_tools`."""
+        responses = await super().astream_chat_with_tools(
+            tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, tool_required, **kwargs
+        )
+        names = own_names(tools)
+
+        async def checked() -> ChatResponseAsyncGen:
+            last = ChatResponse(message=ChatMessage())
+            async with aclosing(responses):
+                async for last in responses:
+                    with_own_names(last.message, names)
+                    yield last
+            _check_end(last)
+
+        return checked()
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """The tools that a response calls, with the arguments as far as they have come.
+        """The tools that a response calls, with the arguments as far as they have come while it grows.
 
         Raises:
-            ValueError: there is none, and `error_on_no_tool_call` is set.
+            ValueError: there is none, and `error_on_no_tool_call` is set; or the answer has ended and the arguments of
+                one are not whole, so that the tool must not run.
         """
         calls = tool_calls_of(response.message)
         if not calls and error_on_no_tool_call:
@@ -383,11 +479,17 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
                 f"Expected a tool call; the model answered with text: {(response.message.content or '')[:200]!r}. "
                 "tool_required=True makes it call one."
             )
+        finish_reason = response.additional_kwargs.get("finish_reason")
         return [
-            ToolSelection(tool_id=call.id, tool_name=call.name, tool_kwargs=partial_json(call.arguments))
+            ToolSelection(tool_id=call.id, tool_name=call.name, tool_kwargs=arguments_of(call, finish_reason))
             for call in calls
         ]
 
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredModel:
+        """This model with answers that are objects of a class."""
+        return StructuredModel(llm=self, output_cls=output_cls, **kwargs)
+
+    @discreet
     def structured_predict(
         self,
         output_cls: type[Model],
@@ -411,6 +513,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
 
+    @discreet
     async def astructured_predict(
         self,
         output_cls: type[Model],
@@ -429,6 +532,30 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         result = await program.acall(llm_kwargs, prompt_args)
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
+
+    @within_a_span
+    def stream_structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model | FlexibleModel, None, None]:
+        """The object as it grows. The model is asked when the first is read, and billed to whom this call is."""
+        objects = super().stream_structured_predict(output_cls, prompt, shown(llm_kwargs or {}), **prompt_args)
+        return Surroundings.here().steps(objects)
+
+    @within_a_span
+    async def astream_structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model | FlexibleModel, None]:
+        """The object as it grows; see `stream_structured_predict`."""
+        objects = await super().astream_structured_predict(output_cls, prompt, shown(llm_kwargs or {}), **prompt_args)
+        return Surroundings.here().asteps(objects)
 
     def _structured_stream_call(
         self,

@@ -159,10 +159,9 @@ def test_of_several_choices_the_first_is_the_answer(caller: Caller) -> None:
         chunk({"content": "y"}, index=1, finish_reason="stop", usage=USAGE),
     ]
     mistral = Scripted(events)
-    responses = caller.stream_chat(mistral.llm(additional_kwargs={"n": 2}), ask())
+    responses = caller.stream_chat(mistral.llm(), ask())
     assert [r.message.content for r in responses if r.delta] == ["a", "ab"]
     assert responses[-1].raw["usage"] == USAGE
-    assert mistral.body["n"] == 2
 
 
 def test_nothing_is_sent_that_was_not_set() -> None:

@@ -69,9 +69,9 @@ def test_without_max_tokens_the_answer_is_not_limited() -> None:
 def test_settings_under_the_names_they_have_elsewhere() -> None:
     client = httpx.AsyncClient()
     llm = ChatLavaMistral(
-        model_name="mistral-large-2512", random_seed=7, model_kwargs={"n": 2}, http_async_client=client
+        model_name="mistral-large-2512", random_seed=7, model_kwargs={"min_tokens": 2}, http_async_client=client
     )
-    assert (llm.model, llm.seed, llm.additional_kwargs) == ("mistral-large-2512", 7, {"n": 2})
+    assert (llm.model, llm.seed, llm.additional_kwargs) == ("mistral-large-2512", 7, {"min_tokens": 2})
     assert llm.async_http_client is client
     with pytest.raises(ValidationError, match="random_seed is another name of seed"):
         ChatLavaMistral(seed=1, random_seed=2)

@@ -180,9 +180,11 @@ def test_an_answer_that_was_cut_off_says_so(caller: Caller) -> None:
         predict(caller, Scripted(answer(TEXT[:20], finish_reason="length")).llm())
 
 
-def test_no_call_at_all_is_an_error(caller: Caller) -> None:
-    with pytest.raises(ValueError, match="Expected a Place"):
-        predict(caller, Scripted(answer("no")).llm(**BY_TOOL))
+def test_words_in_the_place_of_a_call_are_in_the_error(caller: Caller) -> None:
+    with pytest.raises(ValueError, match=r"Expected a Place.*I can't do that"):
+        predict(caller, Scripted(answer("I can't do that")).llm(**BY_TOOL))
+    with pytest.raises(ValueError, match=r"Expected a Place.*I can't do that"):
+        grow(caller, Scripted(stream("I can't ", "do that")).llm(**BY_TOOL))
 
 
 def test_what_the_call_says_of_tools_does_not_get_in_the_way(caller: Caller) -> None:

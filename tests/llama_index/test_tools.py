@@ -137,6 +137,24 @@ def test_one_call_alone_unless_several_are_allowed(caller: Caller) -> None:
     assert both.message.additional_kwargs["tool_calls"] == CALLS
 
 
+@pytest.mark.parametrize("method", ["chat_with_tools", "stream_chat_with_tools"])
+@pytest.mark.parametrize(
+    ("on_the_model", "by_the_agent", "sent"),
+    [(None, True, True), (None, False, False), (False, True, False), (True, False, False), (True, True, True)],
+)
+def test_several_calls_where_the_model_and_the_agent_allow_them(
+    caller: Caller, method: str, on_the_model: bool | None, by_the_agent: bool, sent: bool
+) -> None:
+    streamed = method.startswith("stream")
+    mistral = Scripted(stream({"tool_calls": [CALLS[1]]}) if streamed else calling(*CALLS))
+    llm = mistral.llm(parallel_tool_calls=on_the_model)
+    run = caller.all if streamed else caller.one
+    response = run(llm, method, TOOLS, user_msg="?", allow_parallel_tool_calls=by_the_agent)
+    assert mistral.body["parallel_tool_calls"] is sent
+    if not streamed:
+        assert len(llm.get_tool_calls_from_response(response)) == (2 if sent else 1)
+
+
 def test_calls_in_fragments(caller: Caller) -> None:
     """As servers send them that stream the arguments; the id and the name come once."""
     fragments = [

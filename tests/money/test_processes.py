@@ -1,0 +1,281 @@
+"""Who pays for what pools of processes do: what the model says, or nobody before somebody has said it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from llama_index.core import Document
+from llama_index.core.ingestion import IngestionPipeline
+
+import langchain_lava_mistral
+import llama_index_lava_mistral
+from lava_mistral import Billing, ConfigurationError, LavaMistral, billed_to
+from lava_mistral.gateway import LocalGateway
+
+pytestmark = [
+    # Python 3.12 and later warn of each fork in a process with threads.
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+
+ALICE = {"customer_id": "alice", "meter_slug": "chat"}
+BOB = {"customer_id": "bob", "meter_slug": "chat"}
+
+
+def langchain_chat(**settings: Any) -> Any:
+    return langchain_lava_mistral.ChatLavaMistral(**settings)
+
+
+def langchain_embeddings(**settings: Any) -> Any:
+    return langchain_lava_mistral.LavaMistralEmbeddings(**settings)
+
+
+def llama_index_chat(**settings: Any) -> Any:
+    return llama_index_lava_mistral.ChatLavaMistral(**settings)
+
+
+def llama_index_embeddings(**settings: Any) -> Any:
+    return llama_index_lava_mistral.LavaMistralEmbeddings(**settings)
+
+
+def client(**settings: Any) -> Any:
+    metadata = settings.pop("lava_metadata", None)
+    return LavaMistral(metadata=metadata, **settings)
+
+
+MODELS = [langchain_chat, langchain_embeddings, llama_index_chat, llama_index_embeddings, client]
+
+
+def work(model: Any) -> str:
+    """What a process of a pool does: one paid call."""
+    if hasattr(model, "invoke"):
+        model.invoke("Hello")
+    elif hasattr(model, "complete"):
+        model.complete("Hello")
+    elif hasattr(model, "embed_query"):
+        model.embed_query("Hello")
+    elif hasattr(model, "get_query_embedding"):
+        model.get_query_embedding("Hello")
+    else:
+        model.chat([{"role": "user", "content": "Hello"}])
+    return multiprocessing.current_process().name
+
+
+def load_and_work(pickled: bytes) -> str:
+    return work(pickle.loads(pickled))
+
+
+Run = Callable[..., Any]
+
+
+def through_a_pool(start_method: str, stack: ExitStack) -> Run:
+    pool = stack.enter_context(multiprocessing.get_context(start_method).Pool(1))
+    return lambda function, *arguments: pool.starmap(function, [arguments])[0]
+
+
+def through_an_executor(start_method: str, stack: ExitStack) -> Run:
+    pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(start_method)))
+    return lambda function, *arguments: pool.submit(function, *arguments).result()
+
+
+def payers(gateway: LocalGateway) -> list[str | None]:
+    return [request.customer_id for request in gateway.requests]
+
+
+@contextmanager
+def open_elsewhere(**block: Any) -> Iterator[None]:
+    """While a thread of its own is in a block, as of a server."""
+    entered, done = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        with billed_to(**block):
+            entered.set()
+            done.wait(300)
+
+    with ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(serve)
+        entered.wait(30)
+        try:
+            yield
+        finally:
+            done.set()
+        serving.result()
+
+
+POOLS = pytest.mark.parametrize(
+    ("make_pool", "start_method"), [(through_a_pool, "spawn"), (through_an_executor, "fork")]
+)
+MakePool = Callable[[str, ExitStack], Run]
+
+
+@POOLS
+def test_a_pool_works_for_the_block_that_the_main_thread_is_in(
+    gateway: LocalGateway, make_pool: MakePool, start_method: str
+) -> None:
+    access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
+    with ExitStack() as stack:
+        run = make_pool(start_method, stack)
+        with billed_to(**BOB, metadata={"app": "tests", "part": "outer"}):
+            with billed_to("alice", metadata={"part": "inner"}):
+                for make in MODELS:
+                    assert run(work, make(**access, lava_metadata={"app": "model"})) != "MainProcess"
+            run(work, llama_index_chat(**access))
+        run(work, llama_index_chat(**access))
+    assert payers(gateway) == ["alice"] * len(MODELS) + ["bob", None]
+    assert [r.metadata for r in gateway.requests] == [
+        *[{"app": "tests", "part": "inner"}] * len(MODELS),
+        {"app": "tests", "part": "outer"},
+        {},
+    ]
+
+
+@POOLS
+def test_where_nobody_can_see_the_block_the_model_must_say_who_pays(
+    gateway: LocalGateway, make_pool: MakePool, start_method: str
+) -> None:
+    access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
+    with ExitStack() as stack, open_elsewhere(**ALICE, metadata={"app": "tests"}):
+        run = make_pool(start_method, stack)
+        for make in MODELS:
+            for unsaid in ({}, {"billing": Billing(meter_slug="chat")}):
+                with pytest.raises(ConfigurationError, match=r"pool of processes.*billing="):
+                    run(work, make(**access, **unsaid))
+        assert not gateway.requests
+        for make in MODELS:
+            run(work, make(**access, billing=Billing(**BOB)))
+        run(work, llama_index_chat(**access, billing=Billing()))
+        # Pickled by the sender itself, it takes the sender's block along.
+        with billed_to(**BOB):
+            with pytest.raises(ConfigurationError, match="pool of processes"):
+                run(work, llama_index_chat(**access))
+            run(load_and_work, pickle.dumps(llama_index_chat(**access)))
+    assert payers(gateway) == [*["bob"] * len(MODELS), None, "bob"]
+
+
+def test_a_block_in_an_event_loop_cannot_be_seen_either(gateway: LocalGateway) -> None:
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        async def serve() -> None:
+            with billed_to(**ALICE), pytest.raises(ConfigurationError, match="pool of processes"):
+                await asyncio.get_running_loop().run_in_executor(pool, work, model)
+
+        asyncio.run(serve())
+    assert not gateway.requests
+
+
+def test_a_block_that_is_over_is_not_taken_for_the_one_that_is_open(gateway: LocalGateway) -> None:
+    """A context may be kept for longer, by a task or by an exception's frames."""
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with ExitStack() as stack:
+        run = through_a_pool("spawn", stack)
+        with billed_to(**ALICE):
+            kept = contextvars.copy_context()
+        with pytest.raises(ConfigurationError, match="pool of processes"):
+            run(work, model)
+        del kept
+        run(work, model)
+    assert payers(gateway) == [None]
+
+
+@pytest.mark.parametrize("make_pool", [through_a_pool, through_an_executor])
+def test_a_pool_that_was_forked_in_a_block_is_not_in_it(gateway: LocalGateway, make_pool: MakePool) -> None:
+    access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
+    with ExitStack() as stack:
+        with billed_to(**ALICE, metadata={"app": "tests"}):
+            run = make_pool("fork", stack)
+            run(os.getpid)
+        run(work, llama_index_chat(**access))
+        run(work, langchain_embeddings(**access, billing=Billing(**BOB)))
+        with billed_to(**BOB):
+            run(load_and_work, pickle.dumps(client(**access)))
+    assert payers(gateway) == [None, "bob", "bob"]
+    assert [request.metadata for request in gateway.requests] == [{}, {}, {}]
+
+
+def in_a_process(model: Any) -> None:
+    work(model)
+    with billed_to(meter_slug="inner"):
+        work(model)
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+def test_a_process_started_in_a_block_is_in_it(gateway: LocalGateway, start_method: str) -> None:
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with billed_to(**ALICE):
+        process = multiprocessing.get_context(start_method).Process(target=in_a_process, args=(model,))
+        process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert [(r.customer_id, r.meter_slug) for r in gateway.requests] == [("alice", "chat"), ("alice", "inner")]
+
+
+def test_a_spend_limit_of_an_open_block_is_not_lost_in_a_pool(gateway: LocalGateway) -> None:
+    settings = {"api_key": gateway.secret_key, "base_url": gateway.base_url, "billing": Billing(**ALICE)}
+    with ExitStack() as stack:
+        run = through_a_pool("spawn", stack)
+        with billed_to(**ALICE, spend_limit="1"), pytest.raises(ConfigurationError, match="spend_limit="):
+            run(work, llama_index_chat(**settings, spend_limit="0.5"))
+        with open_elsewhere(**ALICE, spend_limit="1"):
+            for make in MODELS:
+                with pytest.raises(ConfigurationError, match="spend_limit="):
+                    run(work, make(**settings))
+            run(work, llama_index_chat(**settings, spend_limit="0.5"))
+    assert payers(gateway) == ["alice"]
+
+
+def test_blocks_that_are_open_elsewhere_hinder_no_other_pickling() -> None:
+    """A server pickles for its caches while other threads are in blocks."""
+    with open_elsewhere(**ALICE, spend_limit="1"):
+        for make in MODELS:
+            pickle.loads(pickle.dumps(make(api_key="aks_test_0123456789")))
+
+
+def test_a_task_that_outlives_its_block_is_still_in_it_and_nobody_else_is(gateway: LocalGateway) -> None:
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+
+    async def outlive() -> None:
+        loop = asyncio.get_running_loop()
+        release = asyncio.Event()
+
+        async def wait() -> None:
+            await release.wait()
+
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            with billed_to(**ALICE):
+                task = loop.create_task(wait())
+            with pytest.raises(ConfigurationError, match="pool of processes"):
+                await loop.run_in_executor(pool, work, model)
+            release.set()
+            await task
+            del task
+            await asyncio.sleep(0)
+            await loop.run_in_executor(pool, work, model)
+
+    asyncio.run(outlive())
+    assert payers(gateway) == [None]
+
+
+@pytest.mark.parametrize("way", ["run", "arun"])
+def test_a_pipeline_with_processes(gateway: LocalGateway, way: str) -> None:
+    """LlamaIndex's own pools: a spawned one in sync code, an executor's in async code."""
+    embeddings = llama_index_embeddings(api_key=gateway.secret_key, base_url=gateway.base_url)
+    documents = [Document(text=f"Fact {number}") for number in range(4)]
+    pipeline = IngestionPipeline(transformations=[embeddings], disable_cache=True)
+
+    async def arun() -> Any:
+        return await pipeline.arun(documents=documents, num_workers=2)
+
+    with billed_to(**ALICE):
+        nodes = pipeline.run(documents=documents, num_workers=2) if way == "run" else asyncio.run(arun())
+    assert len(nodes) == 4
+    assert set(payers(gateway)) == {"alice"}
