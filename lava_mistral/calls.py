@@ -487,6 +487,21 @@ class StreamReader:
                     raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
             self.ready.extend(deltas)
 
+    def raise_failure(self) -> None:
+        """Raise what ended the stream, where something did, once.
+
+        Raises:
+            LavaError: the failure.
+        """
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                # An exception that its own frames hold would keep all the frames below alive, and with them whatever
+                # stream their caller is about to leave, until the garbage collector finds them.
+                del failure
+
     def end(self) -> None:
         """The connection has ended.
 

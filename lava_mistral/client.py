@@ -193,8 +193,8 @@ class ChatStream(StreamReader):
         """Read until there is something to hand on. A failure before that can still be tried again."""
         while not self.started and not self._over:
             self._pull()
-        if self._failure is not None and not self.started:
-            raise self._failure
+        if not self.started:
+            self.raise_failure()
         return self
 
     def __iter__(self) -> Self:
@@ -202,9 +202,7 @@ class ChatStream(StreamReader):
 
     def __next__(self) -> Delta:
         while not self.ready:
-            failure, self._failure = self._failure, None
-            if failure is not None:
-                raise failure
+            self.raise_failure()
             if self._over:
                 raise StopIteration
             self._pull()
@@ -267,8 +265,8 @@ class AsyncChatStream(StreamReader):
         """Read until there is something to hand on. A failure before that can still be tried again."""
         while not self.started and not self._over:
             await self._pull()
-        if self._failure is not None and not self.started:
-            raise self._failure
+        if not self.started:
+            self.raise_failure()
         return self
 
     def __aiter__(self) -> Self:
@@ -276,9 +274,7 @@ class AsyncChatStream(StreamReader):
 
     async def __anext__(self) -> Delta:
         while not self.ready:
-            failure, self._failure = self._failure, None
-            if failure is not None:
-                raise failure
+            self.raise_failure()
             if self._over:
                 raise StopAsyncIteration
             await self._pull()
@@ -585,6 +581,8 @@ class LavaMistral(_Settings[httpx.Client], History):
                 return attempt()
             except LavaError as error:
                 wait = attempts.failed(error)
+                if wait is None:
+                    raise
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
                 if account is not None:
@@ -811,6 +809,8 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
                 return await attempt()
             except LavaError as error:
                 wait = attempts.failed(error)
+                if wait is None:
+                    raise
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
                 if account is not None:

@@ -143,10 +143,9 @@ class Exchange:
                 except BadAnswer as bad:
                     error = _bad_answer(bad, part, answer)
             attempts = attempts or Attempts(self.policy if self._reached else self._first_contact)
-            try:
-                seconds = attempts.failed(error)
-            except LavaError as final:
-                raise _naming(final, part) from final.__cause__
+            seconds = attempts.failed(error)
+            if seconds is None:
+                raise _naming(error, part) from error.__cause__
             report.retries += 1
             yield Sleep(seconds)
 

@@ -94,16 +94,12 @@ class Attempts:
     tries: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def failed(self, error: LavaError) -> float:
-        """Seconds to wait before the next try.
-
-        Raises:
-            LavaError: `error` itself, when it is final.
-        """
+    def failed(self, error: LavaError) -> float | None:
+        """Seconds to wait before the next try, or `None` when `error` is final."""
         self.tries += 1
         seconds = self.policy.wait(error, tries=self.tries, elapsed=time.monotonic() - self.started)
-        if seconds is None:
-            raise error
         level = logging.INFO if self.tries == 1 else logging.WARNING
-        _log.log(level, "retry %d of %d in %.1f s: %s", self.tries, self.policy.max_retries, seconds, error)
+        if seconds is not None and _log.isEnabledFor(level):
+            # As text: a log that is kept must not keep the error's frames.
+            _log.log(level, "retry %d of %d in %.1f s: %s", self.tries, self.policy.max_retries, seconds, str(error))
         return seconds

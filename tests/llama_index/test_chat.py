@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from decimal import Decimal
 from typing import Any
@@ -16,9 +17,10 @@ from lava_mistral import (
     RateLimitError,
     StreamInterruptedError,
     billed_to,
+    track_usage,
 )
 from lava_mistral.billing import decode_forward_token
-from lava_mistral.gateway import LocalGateway
+from lava_mistral.gateway import Cut, LocalGateway
 from llama_index_lava_mistral import ChatLavaMistral
 from tests.llama_index.scripted import KEY, USAGE, Caller, Scripted, answer, ask, call, chunk, stream
 
@@ -371,6 +373,22 @@ def test_a_stream_that_nobody_reads_to_its_end_is_closed(caller: Caller, read: i
         while gateway.in_flight and time.monotonic() < deadline:
             time.sleep(0.01)
         assert gateway.in_flight == 0
+
+
+def test_a_stream_that_is_left_after_a_retry_waits_for_no_garbage_collector(caller: Caller) -> None:
+    """A failed try must not keep the frames alive that hold the stream of the next one."""
+    with LocalGateway(pace=0.2) as gateway, track_usage(listener=(told := []).append):
+        gateway.queue([b": not yet\n\n", Cut()])
+        llm = ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
+        question = ask("Repeat: one two three four five six seven eight nine ten eleven twelve.")
+        gc.collect()
+        gc.disable()
+        try:
+            caller.one(Leaving(llm, question, 1), "run")
+            assert [record.complete for record in told] == [False, False]
+        finally:
+            gc.enable()
+        assert len(gateway.requests) == 2
 
 
 class Leaving:
