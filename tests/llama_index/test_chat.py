@@ -279,7 +279,7 @@ def test_retries_are_those_of_max_retries(caller: Caller) -> None:
 
 def test_a_stream_that_is_cut_raises_after_what_had_come(caller: Caller) -> None:
     mistral = Scripted([chunk({"content": "Hal"})])
-    mistral_cut = Cut(mistral)
+    mistral_cut = Unfinished(mistral)
     llm = mistral_cut.llm()
     seen: list[str] = []
     with pytest.raises(StreamInterruptedError) as caught:
@@ -288,7 +288,7 @@ def test_a_stream_that_is_cut_raises_after_what_had_come(caller: Caller) -> None
     assert caught.value.partial.text == "Hal"
 
 
-class Cut(Scripted):
+class Unfinished(Scripted):
     """Ends its streams without `[DONE]`."""
 
     def __init__(self, inner: Scripted) -> None:
