@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
 from typing import Any, Literal, cast
@@ -50,8 +50,8 @@ from langchain_lava_mistral._tools import (
 )
 from langchain_lava_mistral.callbacks import counted, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.billing import carried_fields
-from lava_mistral.calls import KEY_NAMES, refuse_keys
+from lava_mistral.calls import NO_FIELDS, refuse_keys
+from lava_mistral.carrying import carried_fields
 from lava_mistral.client import (
     DEFAULT_CHAT_MODEL,
     DEFAULT_TIMEOUT,
@@ -96,9 +96,6 @@ _SETTINGS = frozenset(
 )
 # LangChain's own, which reach the model on some ways.
 _FRAMEWORK = frozenset(("stream", "streaming", "ls_structured_output_format", "structured_output_format", "_run"))
-# Not the request's body either. A header may hold a secret, and traces show the body.
-_HEADERS = frozenset(("headers", "extra_headers", "default_headers"))
-_OF_THE_MODEL = frozenset(("base_url", "http_client", "http_async_client"))
 _RUN = "_run"
 
 
@@ -210,7 +207,6 @@ class ChatLavaMistral(BaseChatModel):
         if twice := body.keys() & values.keys():
             raise ValueError(f"{sorted(twice)} stand in model_kwargs and beside it: give them once.")
         refuse_keys([*extra, *body.keys() - known])
-        _refuse_headers([*extra, *body])
         if extra:
             warnings.warn(
                 f"{sorted(extra)} are no parameters of {cls.__name__}; they go to Mistral as they are, through "
@@ -270,7 +266,7 @@ class ChatLavaMistral(BaseChatModel):
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # What may hold a secret is refused when the call is made; its trace is written before that.
-        hidden = _SETTINGS | _FRAMEWORK | _HEADERS | _OF_THE_MODEL | KEY_NAMES
+        hidden = _SETTINGS | _FRAMEWORK | NO_FIELDS
         given = {name: value for name, value in self._named(kwargs).items() if name not in hidden}
         params = {**self._identifying_params, "_type": self._llm_type, **given}
         return params if stop is None else {**params, "stop": stop}
@@ -531,17 +527,6 @@ class ChatLavaMistral(BaseChatModel):
     ) -> dict[str, Any]:
         """The arguments of the core's `chat` or `stream`."""
         kwargs = self._named(kwargs)
-        if "spend_limit" in kwargs:
-            raise ConfigurationError(
-                "spend_limit= can't be given to a single call: it goes on the model, or on a block around the call, "
-                "with billed_to(spend_limit=…)."
-            )
-        if found := sorted(_OF_THE_MODEL & kwargs.keys()):
-            raise ConfigurationError(
-                f"{', '.join(found)} can't be given to a single call: make a second model, by "
-                f"model_copy(update={{{found[0]!r}: …}})."
-            )
-        _refuse_headers(kwargs)
         parameters = self._defaults()
         for name, value in kwargs.items():
             if name not in _SETTINGS and name not in _FRAMEWORK:
@@ -696,11 +681,3 @@ class ChatLavaMistral(BaseChatModel):
         """How many tokens a conversation has, with its tools; see `get_num_tokens`."""
         with translated():
             return count_tokens(to_wire(messages), self.model, tools=to_tools(tools or ())).tokens
-
-
-def _refuse_headers(names: Iterable[str]) -> None:
-    if found := sorted(_HEADERS.intersection(names)):
-        raise ConfigurationError(
-            f"{', '.join(found)} can't be sent as a field of the request: headers go on "
-            "http_client=httpx.Client(headers=…) and http_async_client=, what Lava shall store into lava_metadata=."
-        )

@@ -20,7 +20,8 @@ from langchain_lava_mistral._fields import (
 )
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.billing import Billing, carried_fields
+from lava_mistral.billing import Billing
+from lava_mistral.carrying import carried_fields
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
 from lava_mistral.embedding import (
     DEFAULT_MAX_CONCURRENCY,

@@ -1,6 +1,6 @@
 """Mistral's models through the Lava AI gateway: the core that the LangChain and LlamaIndex packages stand on."""
 
-from lava_mistral.billing import Billing, billed_to
+from lava_mistral.billing import Billing
 from lava_mistral.catalog import Model, models
 from lava_mistral.client import AsyncLavaMistral, LavaMistral
 from lava_mistral.errors import (
@@ -24,6 +24,7 @@ from lava_mistral.errors import (
 from lava_mistral.estimate import CostEstimate, estimate_cost
 from lava_mistral.outcome import PartialEmbedding, partial_of
 from lava_mistral.records import RequestRecord, UsageReport
+from lava_mistral.scopes import billed_to
 from lava_mistral.spend import SpendLimit
 from lava_mistral.tokens import TokenCount, count_tokens
 from lava_mistral.transport import AsyncLavaTransport, LavaTransport

@@ -14,10 +14,11 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from lava_mistral.billing import Identity, billing_of_token, decode_forward_token, payer_of
+from lava_mistral.billing import billing_of_token, payer_of
 from lava_mistral.charges import UNCHARGED, Account, Charge
 from lava_mistral.conversation import prepare
 from lava_mistral.cost import priced
+from lava_mistral.credentials import decode_forward_token
 from lava_mistral.errors import (
     ConfigurationError,
     LavaError,
@@ -33,6 +34,7 @@ from lava_mistral.errors import (
     shorten,
 )
 from lava_mistral.json_text import to_json
+from lava_mistral.scopes import Identity
 from lava_mistral.sse import SSEDecoder
 from lava_mistral.transport import MISTRAL_URL, Forwarder
 from lava_mistral.turn import Delta, Turn, TurnAssembler
@@ -62,7 +64,7 @@ _NEVER_SENT = (
 )
 # What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
 _ADDRESSES = frozenset(("endpoint", "server_url", "mistral_api_url"))
-KEY_NAMES = frozenset(
+_KEY_NAMES = frozenset(
     (
         "api_key",
         "authorization",
@@ -88,6 +90,8 @@ _ELSEWHERE = {
     "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
     "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",
 }
+NO_FIELDS = frozenset({*_ADDRESSES, *_KEY_NAMES, *_ELSEWHERE})
+"""Names of arguments that are no fields of a request, and may hold something secret."""
 _LONGEST_PRELUDE = 2_000
 _OF_THE_BODY = (b"content-length", b"content-encoding", b"transfer-encoding")
 _OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
@@ -614,7 +618,7 @@ def refuse_keys(names: Iterable[str]) -> None:
             f"{', '.join(found)} can't be set: calls go to Mistral through Lava, whose own address is base_url= of the "
             "client or model. Leave it out."
         )
-    if found := sorted(KEY_NAMES.intersection(names)):
+    if found := sorted(_KEY_NAMES.intersection(names)):
         raise ConfigurationError(
             f"{', '.join(found)} can't be sent as a field of the request: Lava's key is given once, as api_key= of "
             "the client or model; a Mistral key of your own goes into billing=Billing(provider_key=…)."

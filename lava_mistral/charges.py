@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from lava_mistral.billing import MERCHANT, Billing, Identity
+from lava_mistral.billing import MERCHANT, Billing
 from lava_mistral.cost import priced
 from lava_mistral.errors import SpendLimitError
+from lava_mistral.scopes import Identity
 from lava_mistral.spend import SpendLimit
 from lava_mistral.usage import CallEffort, CallRecord, Kind, Watch, present_watch, tell, tell_effort
 from lava_mistral.wire import Usage, known_usage

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import httpx
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, Identity, Secret, carried, check_base_url, identify, to_billing
+from lava_mistral.billing import Billing, to_billing
 from lava_mistral.calls import (
     CHAT_URL,
     EMBEDDINGS_URL,
@@ -29,7 +29,9 @@ from lava_mistral.calls import (
     chat_body,
     own_headers,
 )
+from lava_mistral.carrying import carried
 from lava_mistral.charges import Account, open_account
+from lava_mistral.credentials import Secret, check_base_url
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.estimate import most_of_chat, most_of_embedding
 from lava_mistral.history import AsyncHistory, History
@@ -37,6 +39,7 @@ from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.parting import PARTING, brief_reads, limited
 from lava_mistral.pools import async_pool, sync_pool
 from lava_mistral.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
+from lava_mistral.scopes import Identity, identify
 from lava_mistral.spend import Amount, SpendLimit, to_limit
 from lava_mistral.transport import Forwarder
 from lava_mistral.turn import Delta

@@ -19,10 +19,11 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from lava_mistral.billing import is_loopback, resolve_access
+from lava_mistral.billing import resolve_access
 from lava_mistral.client import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.columns import print_columns
 from lava_mistral.cost import format_cost
+from lava_mistral.credentials import is_loopback
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.usage import CallRecord, Tally, track_usage
 

@@ -11,10 +11,11 @@ from typing import Any, Final, Literal
 
 import httpx
 
-from lava_mistral.billing import PRODUCTION_URL, Access, decode_forward_token, resolve_access
+from lava_mistral.billing import Access, resolve_access
 from lava_mistral.catalog import get_model
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, LavaMistral
 from lava_mistral.cost import cost_of, format_cost
+from lava_mistral.credentials import PRODUCTION_URL, decode_forward_token
 from lava_mistral.errors import LavaError
 
 Outcome = Literal["ok", "note", "failed", "skipped"]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import httpx
 
-from lava_mistral.billing import Identity
 from lava_mistral.calls import EmbeddingAnswer
 from lava_mistral.cost import cost_of
 from lava_mistral.errors import InvalidRequestError, LavaError, ServerError
 from lava_mistral.outcome import Making
 from lava_mistral.planning import Batch, Calibration, Count, name_inputs, too_long
 from lava_mistral.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
+from lava_mistral.scopes import Identity
 from lava_mistral.vectors import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
 from lava_mistral.wire import known_usage
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lava_mistral.billing import Identity
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.exchange import Report
 from lava_mistral.gate import Stopped
@@ -28,6 +27,7 @@ from lava_mistral.outcome import (
     digest,
 )
 from lava_mistral.planning import MAX_REQUEST_INPUTS, Batch, Inspector, Planner
+from lava_mistral.scopes import Identity
 from lava_mistral.usage import CallEffort
 from lava_mistral.vectors import to_lists
 

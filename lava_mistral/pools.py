@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from lava_mistral.billing import is_loopback
+from lava_mistral.credentials import is_loopback
 from lava_mistral.locks import new_lock
 
 if TYPE_CHECKING:

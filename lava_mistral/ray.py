@@ -25,8 +25,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lava_mistral.billing import Billing, Secret
+from lava_mistral.billing import Billing
 from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, LavaMistral
+from lava_mistral.credentials import Secret
 from lava_mistral.embedding import DEFAULT_MAX_RETRIES, EmbeddingEngine
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.outcome import PartialEmbedding

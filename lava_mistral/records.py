@@ -16,9 +16,10 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from lava_mistral.billing import Identity, check_metadata, resolve_access
+from lava_mistral.billing import check_metadata, resolve_access
 from lava_mistral.calls import JSON_HEADERS, Call
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError, ServerError
+from lava_mistral.scopes import Identity
 from lava_mistral.transport import Forwarder
 
 Status: TypeAlias = Literal["pending", "completed", "error"]

@@ -15,18 +15,11 @@ from urllib.parse import quote
 
 import httpx
 
-from lava_mistral.billing import (
-    Billing,
-    Identity,
-    Secret,
-    check_metadata,
-    hidden,
-    identify,
-    resolve_access,
-    to_billing,
-)
+from lava_mistral.billing import Billing, check_metadata, resolve_access, to_billing
+from lava_mistral.credentials import Secret, hidden
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pools import async_pool, sync_pool
+from lava_mistral.scopes import Identity, identify
 
 MISTRAL_HOST = "api.mistral.ai"
 MISTRAL_URL = f"https://{MISTRAL_HOST}/v1"

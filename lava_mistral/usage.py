@@ -27,9 +27,9 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
-from lava_mistral.billing import Scope, astepped, in_scope, present_scope, stepped
 from lava_mistral.cost import EXACT, format_cost
 from lava_mistral.locks import new_lock
+from lava_mistral.scopes import Scope, astepped, in_scope, present_scope, stepped
 from lava_mistral.wire import Usage, cached_tokens
 
 if TYPE_CHECKING:

@@ -12,9 +12,11 @@ from pydantic import BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, carried_fields, check_base_url, check_metadata, to_billing
+from lava_mistral.billing import Billing, check_metadata, to_billing
 from lava_mistral.calls import refuse_keys
+from lava_mistral.carrying import carried_fields
 from lava_mistral.client import DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
+from lava_mistral.credentials import check_base_url
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.retry import DEFAULT_MAX_RETRIES
 from lava_mistral.spend import SpendLimit, to_limit
