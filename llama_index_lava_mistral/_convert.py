@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, Final
 
-import orjson
 from llama_index.core.base.llms.types import (
     AudioBlock,
     CachePoint,
@@ -144,7 +144,11 @@ def _older_call(call: Any) -> ToolCall:
 
 
 def _json(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else orjson.dumps(arguments, default=str).decode()
+    return (
+        arguments
+        if isinstance(arguments, str)
+        else json.dumps(arguments, default=str, ensure_ascii=False, separators=(",", ":"))
+    )
 
 
 def _parts(blocks: Iterable[ContentBlock]) -> list[ContentPart]:

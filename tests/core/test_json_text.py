@@ -12,6 +12,7 @@ import pytest
 from lava_mistral import AsyncLavaMistral, ConfigurationError, LavaMistral
 from lava_mistral.estimate import most_of_chat
 from lava_mistral.gateway import LocalGateway
+from lava_mistral.json_text import to_json
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 WIDE = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}
@@ -51,3 +52,11 @@ def test_such_numbers_count_for_a_spend_limit_too() -> None:
         "response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": WIDE}},
     }
     assert most_of_chat(body | {"max_tokens": 200}) < most_of_chat(wide) < most_of_chat(body | {"max_tokens": 2000})
+
+
+def test_half_a_surrogate_pair_is_found() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a\ud800"}]}]}
+    with pytest.raises(ConfigurationError, match=r"messages\[0\]\.content\[0\]\.text holds half of a surrogate pair"):
+        to_json(body)
+    with pytest.raises(ConfigurationError, match="the text holds half"):
+        to_json("\udfff")
