@@ -84,7 +84,8 @@ _ELSEWHERE = {
         "goes into lava_metadata=.",
     ),
     **dict.fromkeys(
-        ("http_client", "async_http_client", "http_async_client", "base_url"), "It goes on the client or model."
+        ("http_client", "async_http_client", "http_async_client", "base_url"),
+        "It goes on the client or model: make a second one, of a framework's model by model_copy(update={…}).",
     ),
     "metadata": "What Lava shall store with a call goes into lava_metadata=.",
     "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",

@@ -32,7 +32,7 @@ from lava_mistral.calls import (
 from lava_mistral.carrying import carried
 from lava_mistral.charges import Account, open_account
 from lava_mistral.credentials import Secret, check_base_url
-from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.errors import ConfigurationError, LavaError, forget_frames
 from lava_mistral.estimate import most_of_chat, most_of_embedding
 from lava_mistral.history import AsyncHistory, History
 from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
@@ -590,6 +590,7 @@ class LavaMistral(_Settings[httpx.Client], History):
                     on_retry(error, attempts.tries, wait)
                 if account is not None:
                     account.retried()
+                forget_frames(error)
             time.sleep(wait)
 
 
@@ -818,4 +819,5 @@ class AsyncLavaMistral(_Settings[httpx.AsyncClient], AsyncHistory):
                     on_retry(error, attempts.tries, wait)
                 if account is not None:
                     account.retried()
+                forget_frames(error)
             await asyncio.sleep(wait)

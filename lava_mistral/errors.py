@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
+from traceback import clear_frames
 from typing import Any, ClassVar, Literal
 
 import httpx
@@ -278,6 +279,18 @@ def error_from_response(
         body=body,
         response=response,
     )
+
+
+def forget_frames(error: BaseException) -> None:
+    """Empty the frames that a failed try has left, when another try follows.
+
+    The HTTP layer's exceptions refer to their own frames, and so live until the garbage collector comes; with them all
+    frames below do, and what these hold: the stream of the next try, say, which its reader has left by then.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> LavaError:

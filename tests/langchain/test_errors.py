@@ -163,7 +163,7 @@ def test_headers_are_refused_and_neither_sent_as_a_field_nor_traced(name: str, c
 @pytest.mark.parametrize("name", ["base_url", "http_client", "http_async_client"])
 def test_what_belongs_to_the_model_is_refused_for_a_call(name: str, caller: Caller) -> None:
     asked = Script(answer())
-    with pytest.raises(errors.ConfigurationError, match=rf"{name} can't be given to a single call.*model_copy"):
+    with pytest.raises(errors.ConfigurationError, match=rf"{name} can't be sent .*model_copy"):
         caller.invoke(asked.model(), "Hi", **{name: "http://127.0.0.1:1/v1"})
     assert asked.requests == []
 
