@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.metadata import version
 from typing import Any, Final
 
 import httpx
-import orjson
 
 from lava_mistral.billing import billing_of_token, payer_of
 from lava_mistral.charges import UNCHARGED, Account, Charge
@@ -33,7 +31,7 @@ from lava_mistral.errors import (
     redact,
     shorten,
 )
-from lava_mistral.json_text import to_json
+from lava_mistral.json_text import from_json, to_json
 from lava_mistral.scopes import Identity
 from lava_mistral.sse import SSEDecoder
 from lava_mistral.transport import MISTRAL_URL, Forwarder
@@ -255,8 +253,8 @@ class Call:
     def parsed(self, response: httpx.Response) -> dict[str, Any]:
         """The JSON object of a good answer."""
         try:
-            body = orjson.loads(response.content)
-        except orjson.JSONDecodeError as error:
+            body = from_json(response.content)
+        except ValueError as error:
             raise self._senseless("that is not JSON", response) from error
         if not isinstance(body, dict):
             raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", response)
@@ -432,21 +430,11 @@ class StreamReader:
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
         self._assembler = TurnAssembler()
+        # Seconds of reads that brought no event; what the caller takes between two reads is not the server's.
         self._silence = 0.0
         self._heard = False
         # What came instead of events, for the error.
         self._prelude = b""
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """A block that waits for bytes. Silence is the time in it that brings no event; what the caller takes between
-        two reads is not the server's.
-        """
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._silence += time.monotonic() - began
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; the deltas in them join `ready`.
@@ -472,8 +460,8 @@ class StreamReader:
                 self.done = True
                 continue
             try:
-                chunk = orjson.loads(text)
-            except orjson.JSONDecodeError as error:
+                chunk = from_json(text)
+            except ValueError as error:
                 raise self.interrupted("an event that is not JSON came") from error
             if not isinstance(chunk, dict):
                 raise self.interrupted(f"an event came that is a JSON {type(chunk).__name__}")
@@ -562,7 +550,8 @@ class StreamReader:
     @property
     def finished(self) -> bool:
         """Whether the answer has come to its end, by a finish reason or by `[DONE]`."""
-        return self.done or self._assembler.complete
+        wanted = (self.call.body or {}).get("n") or 1
+        return self.done or (self._assembler.complete and len(self.turns) >= wanted)
 
     @property
     def started(self) -> bool:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from lava_mistral.billing import MERCHANT, Billing
+from lava_mistral.billing import FIELDS, MERCHANT, Billing
+from lava_mistral.credentials import Secret
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.processes import feeds_processes
+from lava_mistral.processes import feeds_processes, others_may_send
 from lava_mistral.scopes import Scope, entered, identify, in_charge, in_scope, is_left, present_scope
 from lava_mistral.spend import SpendLimit
 
 
 def carried(
-    billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None = None
+    billing: Billing | None,
+    metadata: Mapping[str, str] | None,
+    limit: SpendLimit | None = None,
+    api_key: Secret | None = None,
 ) -> tuple[Billing | None, Mapping[str, str] | None]:
     """Who pays for what a copy does in another process, and its metadata: those of the blocks around its pickling.
 
@@ -39,14 +44,22 @@ def carried(
             "own, or use threads or tasks."
         )
     with in_scope(scope):
-        identity = identify(billing, metadata)
-    return identity.billing, identity.metadata
+        identity = identify(billing, metadata, api_key=api_key)
+    if all(getattr(scope, name) is None for name in FIELDS):
+        return billing, identity.metadata
+    said = identity.billing
+    own_key = None if billing is None else billing.provider_key
+    if said.provider_key is not None and scope.provider_key is None and own_key is None:
+        # The token's own, which is with the key and not to be written down beside it.
+        said = replace(said, provider_key=None)
+    return said, identity.metadata
 
 
 def _sender(billing: Billing | None, metadata: Mapping[str, str] | None, limit: SpendLimit | None) -> Scope | None:
     """The scope from which a pool was sent the model that it pickles here, in a thread of its own.
 
-    It is certain where one scope alone is open and the main thread is in it, outside of an event loop. It does not
+    It is certain where one scope alone is open, the main thread is in it, outside of an event loop, and there is no
+    other thread that could have sent the model. It does not
     matter where the model itself says who pays.
 
     Raises:
@@ -58,7 +71,7 @@ def _sender(billing: Billing | None, metadata: Mapping[str, str] | None, limit: 
         del scopes
         gc.collect()
         scopes = _innermost()
-    if len(scopes) == 1 and in_charge and scopes[0] is in_charge[-1]:
+    if len(scopes) == 1 and in_charge and scopes[0] is in_charge[-1] and not others_may_send():
         return scopes[0]
     if (why := _unsaid(scopes, billing, metadata, limit)) is not None:
         raise ConfigurationError(why)
@@ -104,5 +117,7 @@ def carried_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         fields: `billing`, `lava_metadata` and `spend_limit` among them.
     """
-    billing, metadata = carried(fields.get("billing"), fields.get("lava_metadata"), fields.get("spend_limit"))
+    billing, metadata = carried(
+        fields.get("billing"), fields.get("lava_metadata"), fields.get("spend_limit"), fields.get("api_key")
+    )
     return {**fields, "billing": billing, "lava_metadata": metadata}

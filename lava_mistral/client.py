@@ -108,7 +108,7 @@ class _Settings(Generic[_HTTP]):
 
     def __getstate__(self) -> dict[str, Any]:
         forwarder = self._forwarder
-        billing, metadata = carried(forwarder.billing, forwarder.metadata, self.spend_limit)
+        billing, metadata = carried(forwarder.billing, forwarder.metadata, self.spend_limit, forwarder.api_key)
         sent = Forwarder(api_key=forwarder.api_key, base_url=forwarder.base_url, billing=billing, metadata=metadata)
         return vars(self) | {"_forwarder": sent, "_engines": {}}
 
@@ -213,18 +213,23 @@ class ChatStream(StreamReader):
 
     def _pull(self) -> None:
         try:
-            try:
-                with self.reading():
-                    data = next(self._bytes, None)
-            except httpx.HTTPError as error:
-                if not self.finished:
-                    raise self.broken(error) from error
-                data = None
-            if data is not None:
-                self.feed(data)
-                if not self.done:
-                    return
+            if self.done:
+                # The caller has all that came; only now is it worth a moment to get the connection back.
                 self._drain()
+            else:
+                try:
+                    began = time.monotonic()
+                    data = next(self._bytes, None)
+                    self._silence += time.monotonic() - began
+                except (httpx.HTTPError, OSError) as error:
+                    if not self.finished:
+                        raise self.broken(error) from error
+                    data = None
+                if data is not None:
+                    self.feed(data)
+                    if self.done:
+                        self.settle()
+                    return
             self.end()
         except LavaError as error:
             # What had come before it is handed on first.
@@ -236,9 +241,15 @@ class ChatStream(StreamReader):
 
     def _drain(self) -> None:
         """Read on to the end of the body, which gives the connection back to its pool, unless that takes long."""
-        with brief_reads(self._response.extensions.get("network_stream")), suppress(httpx.HTTPError):
+        deadline = time.monotonic() + PARTING
+        wire = self._response.extensions
+        # Many streams share a connection of HTTP/2, and its reads.
+        own = wire.get("network_stream") if wire.get("http_version") != b"HTTP/2" else None
+        with brief_reads(own), suppress(httpx.HTTPError, OSError):
             for _ in self._bytes:
-                pass
+                # Comments that keep the connection alive may go on for as long as the proxy likes.
+                if time.monotonic() > deadline:
+                    return
 
     def close(self) -> None:
         """Close the connection, or hand it back to its pool where the answer was read to its end."""
@@ -285,18 +296,23 @@ class AsyncChatStream(StreamReader):
 
     async def _pull(self) -> None:
         try:
-            try:
-                with self.reading():
-                    data = await anext(self._bytes, None)
-            except httpx.HTTPError as error:
-                if not self.finished:
-                    raise self.broken(error) from error
-                data = None
-            if data is not None:
-                self.feed(data)
-                if not self.done:
-                    return
+            if self.done:
+                # The caller has all that came; only now is it worth a moment to get the connection back.
                 await self._drain()
+            else:
+                try:
+                    began = time.monotonic()
+                    data = await anext(self._bytes, None)
+                    self._silence += time.monotonic() - began
+                except (httpx.HTTPError, OSError) as error:
+                    if not self.finished:
+                        raise self.broken(error) from error
+                    data = None
+                if data is not None:
+                    self.feed(data)
+                    if self.done:
+                        self.settle()
+                    return
             self.end()
         except LavaError as error:
             # What had come before it is handed on first.
@@ -308,7 +324,7 @@ class AsyncChatStream(StreamReader):
 
     async def _drain(self) -> None:
         """Read on to the end of the body, which gives the connection back to its pool, unless that takes long."""
-        with suppress(httpx.HTTPError, asyncio.TimeoutError):
+        with suppress(httpx.HTTPError, OSError, asyncio.TimeoutError):
             async with limited(PARTING):
                 async for _ in self._bytes:
                     pass

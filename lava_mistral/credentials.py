@@ -122,6 +122,8 @@ def check_base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = parts.hostname
+        # Read, since only then it is checked.
+        _ = parts.port
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https"):

@@ -23,8 +23,13 @@ def to_json(value: Any) -> bytes:
     except TypeError as error:
         try:
             # It writes integers beyond 64 bits.
-            return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        except (TypeError, ValueError):
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+            return text.encode()
+        except RecursionError:
+            raise ConfigurationError("The request can't be written as JSON: it holds itself.") from error
+        except (TypeError, ValueError) as failure:
+            if "Circular" in str(failure):
+                raise ConfigurationError("The request can't be written as JSON: it holds itself.") from error
             where = _half_pair(value)
             if where is None:
                 raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
@@ -32,6 +37,31 @@ def to_json(value: Any) -> bytes:
                 f"The request can't be written as JSON: {where} holds half of a surrogate pair, which is no character. "
                 'Repair the text with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").'
             ) from None
+
+
+def from_json(data: bytes | str) -> Any:
+    """The value of a JSON text; half a surrogate pair in it, which is valid JSON but no text, becomes U+FFFD.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        try:
+            text = json.dumps(json.loads(data), ensure_ascii=False)
+        except RecursionError:
+            raise error from None
+        if text.isascii():
+            raise
+        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
 
 
 def _half_pair(value: Any, where: str = "") -> str | None:

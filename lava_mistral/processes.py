@@ -9,6 +9,8 @@ from typing import Any, Final
 
 # `multiprocessing.Queue` names its thread like this. `concurrent.futures` sends through such a queue.
 _FEEDER: Final = "QueueFeederThread"
+_MANAGER: Final = "_ExecutorManagerThread"
+"""`concurrent.futures.ProcessPoolExecutor`'s own thread."""
 _TASK_HANDLER: Final = ("multiprocessing.pool", "_handle_tasks")
 _POOLS: Final = frozenset({"multiprocessing.pool", "concurrent.futures.process"})
 
@@ -23,6 +25,14 @@ def feeds_processes() -> bool:
     """Whether this thread pickles what other threads have sent to processes: its context is not the sender's."""
     thread = threading.current_thread()
     return thread.name == _FEEDER or _target(thread) == _TASK_HANDLER
+
+
+def others_may_send() -> bool:
+    """Whether a thread is alive beside the main one that may send work to processes: neither a daemon nor a pool's."""
+    return any(
+        not thread.daemon and thread is not threading.main_thread() and type(thread).__name__ != _MANAGER
+        for thread in threading.enumerate()
+    )
 
 
 def works_for_a_pool() -> bool:

@@ -42,7 +42,7 @@ def to_messages(prompt: Any) -> list[Message]:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and value[0] in _ROLES and isinstance(value[1], str)
+    return isinstance(value, tuple) and [*map(type, value)] == [str, str] and value[0] in _ROLES
 
 
 def _to_wire(message: Any) -> Sequence[Message]:

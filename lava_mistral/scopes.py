@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
@@ -125,8 +125,9 @@ class billed_to:
 
     Blocks nest: an inner one wins, field by field. `billing=` given to a single call wins over all blocks; a block wins
     over `billing=` on the model, which is also where LangChain's `configurable_fields` put it. A stream of a model is
-    billed to where it was asked for; one of a LangChain chain, or of a LlamaIndex query engine with `streaming=True`,
-    to where it is read, since only then they ask the model.
+    billed to where it was asked for; one of what LangChain wraps around it (`model | parser`, `bind`, `bind_tools`,
+    `with_structured_output`, events), or the answer of a LlamaIndex query engine with `streaming=True`, to where it is
+    read, since only then they ask the model.
 
     It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
     block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its
@@ -139,7 +140,8 @@ class billed_to:
         provider_key: your own Mistral key for these calls.
         disable_billing: track the customer without charging them.
         spend_limit: USD that all calls in the block may cost together, or a `SpendLimit` to share; the limits of the
-            outer blocks and of the models hold too. A call that could pass one is refused before it is sent.
+            outer blocks and of the models hold too. A call that could pass one is refused before it is sent. A process
+            that is forked in the block counts on its own.
 
     Attributes:
         spend_limit: the block's limit, which says what is spent and left; `None` without one. Entering the same block
@@ -181,14 +183,16 @@ class billed_to:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for scope in reversed(tuple(in_charge)):
-            if scope.owner is self:
-                with suppress(ValueError):
-                    in_charge.remove(scope)
-                break
         present = _scope.get()
         # A generator may be closed in another context than it was entered in; there is nothing to leave there.
-        if present is not None and present.owner is self:
+        left = present is not None and present.owner is self
+        if runs_alone():
+            for place in reversed(range(len(in_charge))):
+                # The same block may be open in other threads and tasks: it is theirs to leave there.
+                if in_charge[place] is present if left else in_charge[place].owner is self:
+                    del in_charge[place]
+                    break
+        if present is not None and left:
             _scope.set(present.outer)
 
     def __call__(self, function: _F) -> _F:
@@ -306,9 +310,11 @@ def identify(
     innermost first: those of the blocks, then `limit`, the model's.
     """
     scope = present_scope()
-    base = credential_billing(api_key)
-    if billing is not None:
-        base = billing.over(base)
+    token = credential_billing(api_key)
+    if token.disable_billing and scope is not None and scope.customer_id is not None:
+        # It is the token's own customer whom the token does not charge.
+        token = replace(token, disable_billing=None)
+    base = token if billing is None else billing.over(token)
     if call_billing is not None:
         provider_key = (scope.provider_key if scope is not None else None) or base.provider_key
         base = call_billing

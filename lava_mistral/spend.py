@@ -66,7 +66,8 @@ class SpendLimit:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             self._fold()
-            return vars(self) | {"_lock": None, "_reserved": _ZERO}
+            own: dict[str, Any] = {"_ended": deque(), "_unsettled": dict(self._unsettled)}
+            return vars(self) | own | {"_lock": None, "_reserved": _ZERO}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=new_lock())

@@ -281,7 +281,25 @@ class UsageTotals:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             self._fold()
-            return vars(self) | {"_lock": None}
+            # Its own, since calls go on ending while it is written.
+            groups = {
+                name: {key: tally._copy() for key, tally in getattr(self, name).items()}
+                for name in ("_models", "_customers", "_meters")
+            }
+            metadata = {
+                key: {value: tally._copy() for value, tally in values.items()} for key, values in self._metadata.items()
+            }
+            return (
+                vars(self)
+                | groups
+                | {
+                    "_lock": None,
+                    "_arrived": deque(),
+                    "_total": self._total._copy(),
+                    "_metadata": metadata,
+                    "_unsettled": dict(self._unsettled),
+                }
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=new_lock())

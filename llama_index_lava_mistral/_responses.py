@@ -151,7 +151,7 @@ def arguments_of(call: ToolCall, finish_reason: str | None) -> dict[str, Any]:
     if finish_reason is None:
         return partial_json(call.arguments)
     cut_off = finish_reason in CUT_OFF
-    if not call.arguments and not cut_off:
+    if not call.arguments.strip() and not cut_off:
         # As some servers write none at all.
         return {}
     whole = call.parsed()

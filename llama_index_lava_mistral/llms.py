@@ -332,7 +332,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
     def _said(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What a call says with these keyword arguments, each under the name of its field."""
         said = self._by_name(kwargs)
-        return {**self._by_name(self.additional_kwargs), **said.pop("additional_kwargs", {}), **said}
+        return {**self._by_name(self.additional_kwargs), **(said.pop("additional_kwargs", None) or {}), **said}
 
     def _call(self, messages: Sequence[ChatMessage], said: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of the client for a call that says this."""
