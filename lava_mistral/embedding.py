@@ -216,7 +216,7 @@ class EmbeddingEngine:
         def work(report: Report, stop: Stop) -> None:
             self._obey(report, client, options, stop)
 
-        lanes = ThreadLanes(work, self.max_concurrency, copy_context(), self.gate.nudge)
+        lanes = ThreadLanes(work, self.max_concurrency, copy_context())
         with conducted(collection, lanes, present_watch().listeners, show_progress, on_progress) as watch:
             for index in range(len(collection.texts)):
                 collection.check(index)
@@ -330,7 +330,7 @@ class EmbeddingEngine:
         def work(report: Report, stop: Stop) -> None:
             self._obey(report, client, options, stop)
 
-        lanes = ThreadLanes(work, self.max_concurrency, context, self.gate.nudge)
+        lanes = ThreadLanes(work, self.max_concurrency, context)
         source = Ahead(texts, context, lanes.wake, MAX_REQUEST_INPUTS) if read_in_thread else Here(texts)
         conduct = conducted(flow, lanes, present_watch().listeners, show_progress, on_progress)
         return EmbeddingStream(stream(flow, source, lanes, self.max_concurrency, conduct), flow, lanes)
@@ -437,7 +437,8 @@ class EmbeddingEngine:
         self, step: Send, client: SyncEmbedder, options: Mapping[str, Any], stop: Stop
     ) -> EmbeddingAnswer | LavaError:
         gate = self.gate
-        with _Passage(gate, gate.enter(step.batch.tokens, stop)) as passage:
+        with _Passage(gate) as passage:
+            passage.ticket = gate.enter(step.batch.tokens, stop)
             try:
                 answer = client.embedding_request(step.batch.texts, encoding_format=step.encoding, **options)
             except LavaError as error:
@@ -466,12 +467,14 @@ class EmbeddingEngine:
     ) -> EmbeddingAnswer | LavaError:
         lanes.check()
         gate = self.gate
-        with _Passage(gate, await gate.aenter(step.batch.tokens)) as passage, lanes.sending():
-            try:
-                answer = await client.embedding_request(step.batch.texts, encoding_format=step.encoding, **options)
-            except LavaError as error:
-                return passage.failed(error)
-            return passage.answered(answer)
+        with _Passage(gate) as passage:
+            passage.ticket = await gate.aenter(step.batch.tokens)
+            with lanes.sending():
+                try:
+                    answer = await client.embedding_request(step.batch.texts, encoding_format=step.encoding, **options)
+                except LavaError as error:
+                    return passage.failed(error)
+                return passage.answered(answer)
 
 
 def _exact_counter(model: str) -> Count | None:
@@ -488,9 +491,9 @@ def _exact_counter(model: str) -> Count | None:
 class _Passage:
     """One request's way through the gate: tells the gate how it ended, whatever happens."""
 
-    def __init__(self, gate: Gate, ticket: Ticket) -> None:
+    def __init__(self, gate: Gate) -> None:
+        self.ticket: Ticket | None = None
         self._gate = gate
-        self._ticket = ticket
         self._outcome: Outcome = "failed"
         self._headers: Mapping[str, str] | None = None
         self._retry_after: float | None = None
@@ -512,7 +515,16 @@ class _Passage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._gate.leave(self._ticket, self._outcome, headers=self._headers, retry_after=self._retry_after)
+        try:
+            self._leave()
+        except BaseException:
+            # Ctrl-C in the middle of it; a ticket that nobody gives back would narrow the gate for good.
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        if self.ticket is not None:
+            self._gate.leave(self.ticket, self._outcome, headers=self._headers, retry_after=self._retry_after)
 
 
 def _collect(

@@ -15,7 +15,7 @@ import httpx
 
 from lava_mistral.calls import EmbeddingAnswer
 from lava_mistral.cost import cost_of
-from lava_mistral.errors import InvalidRequestError, LavaError, ServerError
+from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError, SpendLimitError
 from lava_mistral.outcome import Making
 from lava_mistral.planning import Batch, Calibration, Count, name_inputs, too_long
 from lava_mistral.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Encoding = Literal["float", "base64"]
 
+_NEVER_SENT: Final = (ConfigurationError, SpendLimitError)
 _NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout)
 _TOO_MANY: Final = "3210"
 _TOO_MANY_TEXT: Final = re.compile(r"too many (?:tokens|inputs)|split into more batches", re.I)
@@ -117,9 +118,10 @@ class Exchange:
         plain = False
         while True:
             use_base64 = self._base64 is not False and not plain and self.dimension is not None
-            report.requests += 1
             answer = yield Send(part, "base64" if use_base64 else "float")
             self._reached = self._reached or not isinstance(getattr(answer, "__cause__", None), _NOT_REACHED)
+            if not isinstance(answer, _NEVER_SENT):
+                report.requests += 1
             error: LavaError
             if isinstance(answer, LavaError):
                 error = answer

@@ -7,7 +7,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lava_mistral.locks import new_lock
@@ -23,13 +24,19 @@ class Stop:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self.waiting: set[threading.Event] = set()
 
     def __call__(self) -> bool:
         return self._event.is_set()
 
     def set(self) -> None:
-        """The call is over."""
+        """The call is over; threads that wait at a gate look at it.
+
+        No lock of the gate is taken: a stream may be closed by the garbage collector on top of whoever holds it.
+        """
         self._event.set()
+        for event in list(self.waiting):
+            event.set()
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but not beyond the end of the call.
@@ -61,18 +68,23 @@ class Gate:
         self._clock = clock
         self._lock = new_lock()
         self._queue: deque[_Waiter] = deque()
+        self._given: set[Ticket] = set()
+        # What is to be done under the lock by who may be on top of it: a stream or a task that the garbage collector
+        # ends runs on any frame, this class's own included.
+        self._jobs: deque[Callable[[], None]] = deque()
 
     def enter(self, tokens: int, stop: Stop) -> Ticket:
         """Wait in a thread for leave to send a request of this many tokens.
 
         Raises:
-            Stopped: `stop` was set and `nudge` called.
+            Stopped: `stop` was set.
         """
-        if stop():
-            raise Stopped
         event = threading.Event()
         waiter = _Waiter(tokens, event.set)
+        stop.waiting.add(event)
         try:
+            if stop():
+                raise Stopped
             wait = self._queue_up(waiter, event.clear)
             while waiter.ticket is None:
                 if stop():
@@ -82,6 +94,8 @@ class Gate:
         except BaseException:
             self._give_up(waiter)
             raise
+        finally:
+            stop.waiting.discard(event)
         return waiter.ticket
 
     async def aenter(self, tokens: int) -> Ticket:
@@ -116,19 +130,19 @@ class Gate:
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """The request that `ticket` allowed has ended."""
-        with self._lock:
-            self.pacer.end(ticket, self._clock(), outcome, headers=headers, retry_after=retry_after)
+        """The request that `ticket` allowed has ended; said twice, it counts once."""
+
+        def end() -> None:
+            if ticket in self._given:
+                self._given.discard(ticket)
+                self.pacer.end(ticket, self._clock(), outcome, headers=headers, retry_after=retry_after)
             self._admit()
 
-    def nudge(self) -> None:
-        """Make every waiting thread look whether its call is over."""
-        with self._lock:
-            for waiter in list(self._queue):
-                self._wake(waiter)
+        self._jobs.append(end)
+        self._work_off()
 
     def _queue_up(self, waiter: _Waiter, clear: Callable[[], None]) -> float:
-        with self._lock:
+        with self._held():
             self._queue.append(waiter)
             wait = self._admit(waiter)
             if waiter.ticket is None:
@@ -136,7 +150,7 @@ class Gate:
             return wait
 
     def _try(self, waiter: _Waiter, clear: Callable[[], None]) -> float:
-        with self._lock:
+        with self._held():
             if waiter.ticket is not None:
                 return 0.0
             clear()
@@ -150,14 +164,21 @@ class Gate:
         now = self._clock()
         while self._queue:
             first = self._queue[0]
+            if first.ticket is not None:
+                # Ctrl-C came between its ticket and its leaving the queue.
+                self._queue.popleft()
+                self._wake(first)
+                continue
             wait = self.pacer.wait(now, first.tokens)
             if wait > 0.0:
                 if wait != math.inf and first is not caller and not self._wake(first):
                     continue
                 return wait
-            self._queue.popleft()
             first.ticket = self.pacer.start(now, first.tokens)
+            self._given.add(first.ticket)
+            self._queue.popleft()
             if not self._wake(first):
+                self._given.discard(first.ticket)
                 self.pacer.withdraw()
         return math.inf
 
@@ -172,9 +193,36 @@ class Gate:
         return True
 
     def _give_up(self, waiter: _Waiter) -> None:
-        with self._lock:
-            if waiter.ticket is not None:
-                self.pacer.withdraw()
-            elif waiter in self._queue:
+        def withdraw() -> None:
+            if waiter in self._queue:
                 self._queue.remove(waiter)
+            if waiter.ticket in self._given:
+                self._given.discard(waiter.ticket)
+                self.pacer.withdraw()
             self._admit()
+
+        self._jobs.append(withdraw)
+        self._work_off()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._work_off()
+
+    def _work_off(self) -> None:
+        """Do the jobs, unless the lock is held: then its holder does them when it lets go."""
+        while self._jobs and self._lock.acquire(blocking=False):
+            try:
+                while self._jobs:
+                    try:
+                        self._jobs[0]()
+                    except Exception:
+                        self._jobs.popleft()
+                        raise
+                    # Not before it is done: one that Ctrl-C has ended is done once more.
+                    self._jobs.popleft()
+            finally:
+                self._lock.release()

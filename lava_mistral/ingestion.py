@@ -197,17 +197,18 @@ class Collection(_Call):
             self.done += len(indexes)
 
     def _fill(self, indexes: list[int], rows: Any) -> None:
-        for index in indexes:
-            self._filled[index] = 1
-        if not self._as_numpy:
+        if self._as_numpy:
+            import numpy as np
+
+            if self._matrix is None:
+                self._matrix = np.empty((len(self.texts), len(rows[0])), np.float32)
+            self._matrix[indexes] = rows
+        else:
             for index, row in zip(indexes, rows, strict=True):
                 self._lists[index] = row
-            return
-        import numpy as np
-
-        if self._matrix is None:
-            self._matrix = np.empty((len(self.texts), len(rows[0])), np.float32)
-        self._matrix[indexes] = rows
+        # Not before: Ctrl-C may come in between, and what is marked is taken for a vector.
+        for index in indexes:
+            self._filled[index] = 1
 
     def result(self) -> EmbeddingResult:
         """All vectors."""
@@ -367,18 +368,23 @@ class Flow(_Call):
 
     def pop(self) -> tuple[int, Any]:
         """The next index and vector."""
-        row = self._waiting.popleft().row
+        row = self._waiting[0].row
+        vector: Any
+        if self._as_numpy:
+            import numpy as np
+
+            # A copy: a view would keep the rows of its whole batch.
+            vector = np.array(row, np.float32)
+        else:
+            vector = as_list(row)
         index = self._left
-        self._left = index + 1
-        self.done += 1
         while self._ends and self._ends[0] <= index:
             self._ends.popleft()
-        if not self._as_numpy:
-            return index, as_list(row)
-        import numpy as np
-
-        # A copy: a view would keep the rows of its whole batch.
-        return index, np.array(row, np.float32)
+        self.done += 1
+        # Last of all, and without a call, in which Ctrl-C could come: until then it has not been handed on.
+        self._left = index + 1
+        del self._waiting[0]
+        return index, vector
 
     def partial(self) -> PartialEmbedding:
         """What is there now and has not left."""

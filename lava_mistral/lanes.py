@@ -25,17 +25,13 @@ class ThreadLanes:
         work: fills a report, in one of the threads.
         limit: how many threads at most; they are started as batches come.
         context: the context variables of the caller, under which the work is done.
-        nudge: makes threads that wait at the gate look at the stop sign.
     """
 
-    def __init__(
-        self, work: Callable[[Report, Stop], None], limit: int, context: Context, nudge: Callable[[], None]
-    ) -> None:
+    def __init__(self, work: Callable[[Report, Stop], None], limit: int, context: Context) -> None:
         self.under_way = 0
         self._work = work
         self._limit = limit
         self._context = context
-        self._nudge = nudge
         self._stop = Stop()
         self._todo: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
@@ -74,7 +70,6 @@ class ThreadLanes:
     def finish(self) -> None:
         """Let the requests in flight end, begin nothing new."""
         self._stop.set()
-        self._nudge()
 
     def __enter__(self) -> Self:
         return self

@@ -141,12 +141,13 @@ class Pacer:
 
     def start(self, now: float, tokens: int) -> Ticket:
         """Count a request as started."""
-        self.in_flight += 1
-        self._requests += 1
-        self._tokens += tokens
-        self._last_start = now
+        ticket = Ticket(self._requests + 1, self._tokens + tokens, now)
         self._swing = self.draw(0.8, 1.2)
-        return Ticket(self._requests, self._tokens, now)
+        self._last_start = now
+        self._requests, self._tokens = ticket.requests, ticket.tokens
+        # Last, without a call after it: where Ctrl-C comes before, nothing was started.
+        self.in_flight += 1
+        return ticket
 
     def withdraw(self) -> None:
         """Take back a start that was never used: nothing was sent."""

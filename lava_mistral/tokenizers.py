@@ -93,6 +93,10 @@ def prepare(model: str) -> bool:
     if choice is None or choice.tokenizer in _loaded:
         return True
     if choice.tokenizer not in _begun:
+        # Loaded here: it registers what is to be done at a fork and at the end of the process, which comes to nothing,
+        # or to a traceback, in the middle of one.
+        import concurrent.futures.thread  # noqa: F401
+
         _begun.add(choice.tokenizer)
         # Not a daemon: the end of the process would cut it in the middle of other people's C++.
         threading.Thread(target=_load, args=(choice.tokenizer,), name="mistral-tokenizer").start()
@@ -234,4 +238,9 @@ def _resume_loading() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_pause_loading, after_in_parent=_resume_loading)
+    os.register_at_fork(
+        before=_pause_loading,
+        after_in_parent=_resume_loading,
+        # What the parent had only begun to load nobody loads in the child.
+        after_in_child=lambda: _begun.intersection_update(_loaded),
+    )

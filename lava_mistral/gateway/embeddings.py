@@ -79,7 +79,7 @@ class Embeddings:
         as_text = body.get("encoding_format") == "base64" and self._options.base64
         data = _data(vectors, body.get("output_dtype", "float"), as_text=as_text)
         if isinstance(fault, WrongVectors):
-            data = _wrong(data, fault.how, as_text=as_text)
+            data = _wrong(data, fault.how, as_text=as_text, dimensions=vectors.shape[1])
         usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
         record.response_id = uuid.uuid4().hex
         response = {
@@ -117,7 +117,7 @@ def _data(vectors: Vectors, dtype: str, *, as_text: bool) -> list[dict[str, Any]
     return [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
 
 
-def _wrong(data: list[dict[str, Any]], how: str, *, as_text: bool) -> list[dict[str, Any]]:
+def _wrong(data: list[dict[str, Any]], how: str, *, as_text: bool, dimensions: int) -> list[dict[str, Any]]:
     first, *others = data
     last = data[-1]
     match how:
@@ -133,5 +133,5 @@ def _wrong(data: list[dict[str, Any]], how: str, *, as_text: bool) -> list[dict[
             return [*data[:-1], {**last, "embedding": last["embedding"][: len(last["embedding"]) // 2]}]
         case _:
             # orjson writes NaN as null, the only thing that JSON has for it; base64 holds a real one.
-            nan = np.full(DIMENSIONS, np.nan, "<f4")
+            nan = np.full(dimensions, np.nan, "<f4")
             return [*data[:-1], {**last, "embedding": b64encode(nan.tobytes()).decode() if as_text else nan}]

@@ -70,7 +70,7 @@ limit, totals, engine, gate = SpendLimit("1"), UsageTotals(), EmbeddingEngine(),
 HELD: dict[str, tuple[Any, Callable[[], object]]] = {
     "catalogue": (catalog._lock, lambda: add_model(Model("new"))),
     "engine": (embedding._starting, lambda: _embed(engine)),
-    "gate": (gate._lock, gate.nudge),
+    "gate": (gate._lock, lambda: gate.leave(gate.enter(1, Stop()), "answered")),
     "pools": (pools._lock, pools.close_sync_pools),
     "spend limit": (limit._lock, lambda: _draw_on(limit)),
     "usage": (totals._lock, lambda: totals.total),
