@@ -11,6 +11,8 @@ from typing import Any, Final
 _FEEDER: Final = "QueueFeederThread"
 _MANAGER: Final = "_ExecutorManagerThread"
 """`concurrent.futures.ProcessPoolExecutor`'s own thread."""
+LOADER: Final = "mistral-tokenizer"
+"""Our own thread that is no daemon, and sends nothing."""
 _TASK_HANDLER: Final = ("multiprocessing.pool", "_handle_tasks")
 _POOLS: Final = frozenset({"multiprocessing.pool", "concurrent.futures.process"})
 
@@ -30,7 +32,10 @@ def feeds_processes() -> bool:
 def others_may_send() -> bool:
     """Whether a thread is alive beside the main one that may send work to processes: neither a daemon nor a pool's."""
     return any(
-        not thread.daemon and thread is not threading.main_thread() and type(thread).__name__ != _MANAGER
+        not thread.daemon
+        and thread is not threading.main_thread()
+        and type(thread).__name__ != _MANAGER
+        and thread.name != LOADER
         for thread in threading.enumerate()
     )
 

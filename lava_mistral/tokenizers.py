@@ -22,6 +22,7 @@ import orjson
 
 from lava_mistral.json_text import to_json
 from lava_mistral.locks import new_lock
+from lava_mistral.processes import LOADER
 from lava_mistral.wire import Message, Tool
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def prepare(model: str) -> bool:
 
         _begun.add(choice.tokenizer)
         # Not a daemon: the end of the process would cut it in the middle of other people's C++.
-        threading.Thread(target=_load, args=(choice.tokenizer,), name="mistral-tokenizer").start()
+        threading.Thread(target=_load, args=(choice.tokenizer,), name=LOADER).start()
     return False
 
 

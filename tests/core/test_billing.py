@@ -456,6 +456,15 @@ class TestForwardTokenAsCredential:
                 "meter_slug": "cm",
             }
 
+    def test_its_switch_is_its_own_customers(self) -> None:
+        token = Billing(customer_id="t", meter_slug="tm", disable_billing=True).forward_token(self.SECRET)
+        for api_key in (token, lambda: token):
+            with billed_to(customer_id="b", meter_slug="bm"):
+                identity = identify(None, None, api_key=api_key)
+            assert identity.billing == Billing(customer_id="b", meter_slug="bm")
+            bearer = resolve_access(api_key).bearer(identity.billing)
+            assert bearer == identity.billing.forward_token(self.SECRET)
+
     def test_it_names_the_payer(self) -> None:
         assert payer_of(self.TOKEN) == "the plan of customer 't' on meter 'tm'"
         assert payer_of("aks_live_1") == "the merchant's wallet"

@@ -12,7 +12,7 @@ import pytest
 from lava_mistral import AsyncLavaMistral, ConfigurationError, LavaMistral
 from lava_mistral.estimate import most_of_chat
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.json_text import to_json
+from lava_mistral.json_text import from_json, to_json
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 WIDE = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}
@@ -60,3 +60,19 @@ def test_half_a_surrogate_pair_is_found() -> None:
         to_json(body)
     with pytest.raises(ConfigurationError, match="the text holds half"):
         to_json("\udfff")
+
+
+def test_numbers_of_both_kinds_stand_beside_each_other() -> None:
+    assert to_json({"a": np.float32(1.5), "b": 10**30}) == b'{"a":1.5,"b":1000000000000000000000000000000}'
+    body: dict[str, Any] = {}
+    body["self"] = body
+    with pytest.raises(ConfigurationError, match="holds itself"):
+        to_json(body)
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_read() -> None:
+    assert from_json(b'{"text":"a\\ud83d"}') == {"text": "a\ufffd"}
+    assert from_json('{"text":"\\ud83d\\ude00"}') == {"text": "\U0001f600"}
+    for broken in (b"{", b"[NaN]", b"[" * 100_000):
+        with pytest.raises(ValueError, match=r"."):
+            from_json(broken)

@@ -171,6 +171,44 @@ async def test_the_answer_ends_at_done_though_the_body_does_not(serve: Any, asyn
 
 
 @both
+async def test_what_came_with_done_is_handed_on_before_the_end_of_the_body_is_waited_for(
+    serve: Any, asynchronous: bool
+) -> None:
+    server = serve(HEAD, chunked(event("Hello", "stop", usage=USAGE) + b"data: [DONE]\n\n"), 30.0, END)
+    settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url}
+    if asynchronous:
+        async with await AsyncLavaMistral(**settings).stream(ASK) as stream:
+            assert (await anext(stream)).text == "Hello"
+            assert not await asyncio.to_thread(server.left.wait, 0.1)
+            assert [delta async for delta in stream] == []
+        return
+    with await asyncio.to_thread(LavaMistral(**settings).stream, ASK) as lines:
+        assert next(lines).text == "Hello"
+        assert not server.left.wait(0.1)
+        assert list(lines) == []
+
+
+@both
+async def test_comments_after_done_hold_nobody(serve: Any, asynchronous: bool) -> None:
+    server = serve(HEAD, WORD, LAST, *[chunked(b": keep\n\n"), 0.05] * 200, END)
+    began = time.monotonic()
+    assert await texts(server, asynchronous) == ["Hello", ""]
+    assert time.monotonic() - began < 5
+
+
+@both
+async def test_an_answer_of_two_choices_is_not_whole_after_one(serve: Any, asynchronous: bool) -> None:
+    server = serve(HEAD, chunked(event("Hello", "stop")), END)
+    with pytest.raises(StreamInterruptedError):
+        settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url, "max_retries": 0}
+        if asynchronous:
+            async with await AsyncLavaMistral(**settings).stream(ASK, n=2) as stream:
+                _ = [delta async for delta in stream]
+        else:
+            list(await asyncio.to_thread(lambda: LavaMistral(**settings).stream(ASK, n=2)))
+
+
+@both
 async def test_a_body_that_ends_soon_gives_its_connection_back(serve: Any, asynchronous: bool) -> None:
     server = serve(HEAD, WORD, LAST, 0.02, END)
     for _ in range(3):

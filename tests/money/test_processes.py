@@ -279,3 +279,50 @@ def test_a_pipeline_with_processes(gateway: LocalGateway, way: str) -> None:
         nodes = pipeline.run(documents=documents, num_workers=2) if way == "run" else asyncio.run(arun())
     assert len(nodes) == 4
     assert set(payers(gateway)) == {"alice"}
+
+
+@POOLS
+def test_what_another_thread_sends_is_not_billed_to_the_main_threads_block(
+    gateway: LocalGateway, make_pool: MakePool, start_method: str
+) -> None:
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with ExitStack() as stack:
+        run = make_pool(start_method, stack)
+        with (
+            ThreadPoolExecutor(1) as threads,
+            billed_to(**ALICE),
+            pytest.raises(ConfigurationError, match="billing="),
+        ):
+            threads.submit(run, work, model).result(60)
+    assert gateway.requests == []
+
+
+def test_a_block_that_another_thread_leaves_is_still_the_main_threads(gateway: LocalGateway) -> None:
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with ExitStack() as stack:
+        run = through_an_executor("fork", stack)
+        with billed_to(**ALICE) as block:
+
+            def enter_and_leave() -> None:
+                with block:
+                    pass
+
+            thread = threading.Thread(target=enter_and_leave)
+            thread.start()
+            thread.join()
+            run(work, model)
+    assert payers(gateway) == ["alice"]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_pickle_holds_nothing_of_a_token_that_is_not_the_models(
+    gateway: LocalGateway, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = Billing(customer_id="environment", meter_slug="m", provider_key="own-mistral-key")
+    monkeypatch.setenv("LAVA_FORWARD_TOKEN", token.forward_token(gateway.secret_key))
+    model = make(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with billed_to(metadata={"app": "tests"}):
+        pickled = pickle.dumps(model)
+    assert b"own-mistral-key" not in pickled
+    load_and_work(pickled)
+    assert [(r.customer_id, r.metadata) for r in gateway.requests] == [(None, {"app": "tests"})]
