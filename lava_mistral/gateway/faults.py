@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import format_datetime
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import orjson
 
@@ -57,11 +58,20 @@ def _check_body(body: Any) -> None:
             raise TypeError(f"a queued response's body can't be written as JSON: {error}") from None
 
 
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
 def _check_headers(headers: Any) -> None:
     try:
         for name, value in headers.items():
-            name.encode("ascii"), value.encode("latin-1")
-    except (AttributeError, UnicodeEncodeError):
+            value.encode("latin-1")
+            if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
+                raise ValueError(f"{name!r}: {value!r} is no header of HTTP")
+            if name.lower() in ("content-length", "transfer-encoding"):
+                raise ValueError(
+                    f"{name} follows from the body: give the body alone, and Cut or Interrupted to break it"
+                )
+    except (AttributeError, TypeError, UnicodeEncodeError):
         raise TypeError("a queued response's headers map names to values, text in Latin-1") from None
 
 
@@ -78,6 +88,8 @@ def _check_how(fault: object, how: str, known: tuple[str, ...]) -> None:
 def _check_step(step: Any) -> None:
     if isinstance(step, bool) or not isinstance(step, bytes | str | float | int | Cut | Stall):
         raise TypeError(f"a step is bytes, text, seconds, Cut or Stall, not {type(step).__name__}")
+    if isinstance(step, str):
+        to_bytes(step)
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,8 @@ class Status:
         if isinstance(self.retry_after, bool) or not isinstance(self.retry_after, float | int | datetime | str | None):
             kind = type(self.retry_after).__name__
             raise TypeError(f"retry_after is seconds, a datetime or text, not {kind}")
+        if isinstance(self.retry_after, str):
+            _check_headers({"retry-after": self.retry_after})
 
 
 @dataclass(frozen=True)

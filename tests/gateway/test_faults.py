@@ -416,3 +416,19 @@ def test_models_know_rate_limits_and_rules(connect):
     with LocalGateway(requests_per_second=1, faults=[(lambda record: record.kind == "other", 500)]) as gateway:
         forward = connect(gateway)
         assert [forward("/v1/models").status_code for _ in range(2)] == [500, 429]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"content-length": "3"}, {"x": "a\r\nb: c"}, {"": "x"}, {"a b": "x"}, {"Transfer-Encoding": "chunked"}]
+)
+def test_headers_that_would_break_the_answer_are_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(headers)) or "header"):
+        Status(429, headers=headers)
+
+
+def test_texts_that_can_not_be_sent_are_refused(gateway: LocalGateway) -> None:
+    with pytest.raises(TypeError, match="Latin-1"):
+        Status(429, retry_after="日本")
+    with pytest.raises(ValueError, match="surrogates"):
+        gateway.queue(["\ud800"])
+    assert gateway.queued == 0
