@@ -542,3 +542,8 @@ def test_a_base_url_with_white_space_is_refused_by_its_names(url: str) -> None:
 def test_a_key_in_quotation_marks_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="LAVA_SECRET_KEY begins with a quotation mark"):
         reveal('"aks_test_1"', "LAVA_SECRET_KEY")
+
+
+def test_a_base_url_with_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="is not one"):
+        check_base_url("https://lava.example:abc/v1")

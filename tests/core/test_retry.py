@@ -129,3 +129,8 @@ def test_attempts_tell_the_wait_and_then_that_there_is_none() -> None:
 def test_attempts_count_the_time_since_the_first_try() -> None:
     late = Attempts(RetryPolicy(max_total=10.0), started=time.monotonic() - 11.0)
     assert late.failed(ServerError("x")) is None
+
+
+@pytest.mark.parametrize("value", ["Fri, 31 Dec 99999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 +9999", "tomorrow"])
+def test_a_date_that_is_none_gives_no_wait(value: str) -> None:
+    assert parse_retry_after(value) is None

@@ -433,3 +433,19 @@ def test_reconciling_a_limit_asks_lava(gateway: LocalGateway) -> None:
     assert limit.held > 0
     assert lava.reconcile(limit) == 0
     assert (limit.held, limit.spent) == (0, COST)
+
+
+def test_a_copy_of_a_limit_and_its_original_count_apart() -> None:
+    limit = SpendLimit("1")
+    limit.reserve(Decimal("0.5"))
+    apart = copy.copy(limit)
+    limit.end(Decimal("0.5"), Decimal("0.25"))
+    assert (apart.spent, apart.reserved, apart.left) == (0, 0, 1)
+    assert (limit.spent, limit.reserved, limit.left) == (Decimal("0.25"), 0, Decimal("0.75"))
+
+
+def test_a_request_that_a_limit_refused_is_not_counted_as_sent(gateway: LocalGateway) -> None:
+    lava = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url, spend_limit="0")
+    with pytest.raises(SpendLimitError) as caught:
+        lava.embed(["a"])
+    assert caught.value.partial.usage.requests == len(gateway.requests) == 0

@@ -648,3 +648,12 @@ def test_handlers_show_what_their_totals_hold(kind: Any) -> None:
     assert (handler.by_model, handler.by_customer) == (totals.by_model, totals.by_customer)
     assert handler.unsettled() == ("r",)
     assert handler.as_dict() == totals.as_dict()
+
+
+def test_a_copy_of_totals_and_their_original_count_apart() -> None:
+    totals = UsageTotals()
+    totals.add(record(customer_id="c", metadata={"team": "red"}))
+    apart = copy.copy(totals)
+    totals.add(record(customer_id="c", metadata={"team": "red"}))
+    for usage, count in ((totals, 2), (apart, 1)):
+        assert usage.requests == usage.by_customer["c"].requests == usage.by_metadata("team")["red"].requests == count
