@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from lava_mistral.tokenizers import count_text
+from lava_mistral.pricing.tokenizers import count_text
 
 CHARACTERS = 3.6
 """Characters that are about one token in these texts."""

@@ -17,7 +17,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
 from langchain_lava_mistral._convert import PROVIDER, visible
-from lava_mistral.turn import Delta, ToolCall
+from lava_mistral.mistral.turn import Delta, ToolCall
 
 _new = object.__new__
 _set = object.__setattr__

@@ -27,11 +27,28 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.content import InvalidToolCall
 from langchain_core.messages.tool import ToolCall, invalid_tool_call, tool_call
 
-from lava_mistral import wire
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.parts import add_part, audio_part, file_part, image_part, named_text, refused, text_part, url_part
-from lava_mistral.turn import Turn
-from lava_mistral.wire import AssistantMessage, ContentPart, Message, ThinkingPart, ToolCallPart, Usage, cached_tokens
+from lava_mistral.mistral import types as wire
+from lava_mistral.mistral.content import (
+    add_part,
+    audio_part,
+    file_part,
+    image_part,
+    named_text,
+    refused,
+    text_part,
+    url_part,
+)
+from lava_mistral.mistral.turn import Turn
+from lava_mistral.mistral.types import (
+    AssistantMessage,
+    ContentPart,
+    Message,
+    ThinkingPart,
+    ToolCallPart,
+    Usage,
+    cached_tokens,
+)
 
 PROVIDER = "lava_mistral"
 """How LangSmith, `response_metadata` and `init_chat_model` call this integration."""

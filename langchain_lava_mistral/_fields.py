@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, InstanceOf, SecretStr
 
-from lava_mistral.billing import Billing, to_billing
-from lava_mistral.spend import SpendLimit, to_limit
+from lava_mistral.billing.identity import Billing, to_billing
+from lava_mistral.billing.spend_limit import SpendLimit, to_limit
 
 Key: TypeAlias = SecretStr | Callable[[], str]
 """A key, or a function that returns the one that is valid now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from langchain_core.language_models import ModelProfile
 
-from lava_mistral.catalog import get_model
+from lava_mistral.pricing.catalog import get_model
 
 
 def profile_of(model: str) -> ModelProfile:

@@ -10,7 +10,8 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from langchain_lava_mistral._convert import cost_metadata, from_turn, from_usage, response_metadata
-from lava_mistral.calls import Completion, StreamReader
+from lava_mistral.calls.responses import Completion
+from lava_mistral.calls.stream_parser import StreamReader
 
 
 def added(total: dict[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:

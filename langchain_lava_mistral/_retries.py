@@ -18,8 +18,8 @@ from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.uuid import uuid7
 
 from langchain_lava_mistral.errors import to_langchain
+from lava_mistral.billing.listeners import Surroundings
 from lava_mistral.errors import LavaError
-from lava_mistral.usage import Surroundings
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState

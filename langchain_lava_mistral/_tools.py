@@ -10,8 +10,8 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.tools import close_objects, json_schema_format, to_tool_choice, tool_name
-from lava_mistral.wire import ResponseFormat, Tool
+from lava_mistral.mistral.tools import close_objects, json_schema_format, to_tool_choice, tool_name
+from lava_mistral.mistral.types import ResponseFormat, Tool
 
 ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 Schema: TypeAlias = ToolLike

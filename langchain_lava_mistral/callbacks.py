@@ -11,7 +11,9 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 
-from lava_mistral.usage import LANGCHAIN_RUN, CountsInTotals, UsageTotals, present_watch, track_usage, watching
+from lava_mistral.billing.listeners import present_watch, track_usage, watching
+from lava_mistral.billing.usage import LANGCHAIN_RUN
+from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals
 
 if TYPE_CHECKING:
     from langchain_lava_mistral._retries import CallRun

@@ -50,19 +50,16 @@ from langchain_lava_mistral._tools import (
 )
 from langchain_lava_mistral.callbacks import counted, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.calls import NO_FIELDS, refuse_keys
-from lava_mistral.carrying import carried_fields
-from lava_mistral.client import (
-    DEFAULT_CHAT_MODEL,
-    DEFAULT_TIMEOUT,
-    AsyncLavaMistral,
-    LavaMistral,
-)
+from lava_mistral.billing.pickling import carried_fields
+from lava_mistral.calls.chat_body import NO_FIELDS, refuse_keys
+from lava_mistral.client._base import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.client.async_client import AsyncLavaMistral
+from lava_mistral.client.sync_client import LavaMistral
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
-from lava_mistral.retry import DEFAULT_MAX_RETRIES
-from lava_mistral.tokenizers import token_ids
-from lava_mistral.tokens import count_tokens
-from lava_mistral.tools import to_tool_choice
+from lava_mistral.mistral.tools import to_tool_choice
+from lava_mistral.pricing.tokenizers import token_ids
+from lava_mistral.pricing.tokens import count_tokens
+from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 
 # Field → Mistral's name for it.
 _PARAMETERS = {

@@ -20,10 +20,13 @@ from langchain_lava_mistral._fields import (
 )
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.billing import Billing
-from lava_mistral.carrying import carried_fields
-from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
-from lava_mistral.embedding import (
+from lava_mistral._fork import new_lock
+from lava_mistral.billing.identity import Billing
+from lava_mistral.billing.pickling import carried_fields
+from lava_mistral.client._base import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.client.async_client import AsyncLavaMistral
+from lava_mistral.client.sync_client import LavaMistral
+from lava_mistral.embedding.engine import (
     DEFAULT_MAX_CONCURRENCY,
     DEFAULT_MAX_RETRIES,
     AsyncEmbedder,
@@ -34,8 +37,7 @@ from lava_mistral.embedding import (
     PartialEmbedding,
     SyncEmbedder,
 )
-from lava_mistral.locks import new_lock
-from lava_mistral.progress import OnProgress
+from lava_mistral.embedding.progress import OnProgress
 
 _building = new_lock()
 

@@ -25,14 +25,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lava_mistral.billing import Billing
-from lava_mistral.client import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT, LavaMistral
-from lava_mistral.credentials import Secret
-from lava_mistral.embedding import DEFAULT_MAX_RETRIES, EmbeddingEngine
+from lava_mistral.billing.credentials import Secret
+from lava_mistral.billing.identity import Billing
+from lava_mistral.client._base import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.client.sync_client import LavaMistral
+from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS
+from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine
+from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
+from lava_mistral.embedding.results import PartialEmbedding
 from lava_mistral.errors import ConfigurationError, LavaError
-from lava_mistral.outcome import PartialEmbedding
-from lava_mistral.pacing import DEFAULT_MAX_CONCURRENCY
-from lava_mistral.vectors import NATIVE_DIMENSIONS
 
 if TYPE_CHECKING:
     import numpy as np

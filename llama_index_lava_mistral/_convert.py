@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from typing_extensions import assert_never
 
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
-from lava_mistral.parts import (
+from lava_mistral.mistral.content import (
     add_part,
     audio_part,
     data_url,
@@ -39,9 +39,9 @@ from lava_mistral.parts import (
     text_part,
     url_part,
 )
-from lava_mistral.tools import json_schema_format, tool_name
-from lava_mistral.turn import ToolCall, Turn
-from lava_mistral.wire import (
+from lava_mistral.mistral.tools import json_schema_format, tool_name
+from lava_mistral.mistral.turn import ToolCall, Turn
+from lava_mistral.mistral.types import (
     AssistantMessage,
     Content,
     ContentPart,

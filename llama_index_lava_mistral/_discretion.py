@@ -11,8 +11,8 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, to_billing
-from lava_mistral.calls import refuse_keys
+from lava_mistral.billing.identity import Billing, to_billing
+from lava_mistral.calls.chat_body import refuse_keys
 from llama_index_lava_mistral._convert import response_format_of
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -11,9 +11,10 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock
 from pydantic_core import from_json
 
-from lava_mistral.calls import Completion, StreamReader
-from lava_mistral.turn import Delta, ToolCall, Turn
-from lava_mistral.wire import Usage, cached_tokens
+from lava_mistral.calls.responses import Completion
+from lava_mistral.calls.stream_parser import StreamReader
+from lava_mistral.mistral.turn import Delta, ToolCall, Turn
+from lava_mistral.mistral.types import Usage, cached_tokens
 from llama_index_lava_mistral._convert import from_turn
 
 CUT_OFF = ("length", "model_length")

@@ -12,14 +12,16 @@ from pydantic import BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
-from lava_mistral.billing import Billing, check_metadata, to_billing
-from lava_mistral.calls import refuse_keys
-from lava_mistral.carrying import carried_fields
-from lava_mistral.client import DEFAULT_TIMEOUT, AsyncLavaMistral, LavaMistral
-from lava_mistral.credentials import check_base_url
+from lava_mistral.billing.credentials import check_base_url
+from lava_mistral.billing.identity import Billing, check_metadata, to_billing
+from lava_mistral.billing.pickling import carried_fields
+from lava_mistral.billing.spend_limit import SpendLimit, to_limit
+from lava_mistral.calls.chat_body import refuse_keys
+from lava_mistral.client._base import DEFAULT_TIMEOUT
+from lava_mistral.client.async_client import AsyncLavaMistral
+from lava_mistral.client.sync_client import LavaMistral
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.retry import DEFAULT_MAX_RETRIES
-from lava_mistral.spend import SpendLimit, to_limit
+from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 
 OF_THE_CLIENT = ("timeout", "max_retries", "stream_chunk_timeout")
 """Settings of the client, not of a request, that a single call may say for itself."""

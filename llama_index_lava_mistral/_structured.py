@@ -21,7 +21,7 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import Model
 from pydantic import ValidationError
 
-from lava_mistral.usage import Surroundings
+from lava_mistral.billing.listeners import Surroundings
 from llama_index_lava_mistral._convert import function_of, response_format_of
 from llama_index_lava_mistral._discretion import discreet, shown, within_a_span
 from llama_index_lava_mistral._responses import CUT_OFF, partial_json

@@ -12,7 +12,9 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
 from pydantic import InstanceOf
 
-from lava_mistral.usage import LLAMA_INDEX_SPAN, CallEffort, CallRecord, CountsInTotals, UsageTotals, watching
+from lava_mistral.billing.listeners import watching
+from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallEffort, CallRecord
+from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals
 
 dispatcher = get_dispatcher(__name__)
 

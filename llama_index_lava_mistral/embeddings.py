@@ -17,9 +17,10 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index.core.schema import BaseNode
 from llama_index_instrumentation import get_dispatcher
 
-from lava_mistral.billing import Billing
-from lava_mistral.client import DEFAULT_EMBEDDING_MODEL
-from lava_mistral.embedding import (
+from lava_mistral._fork import new_lock
+from lava_mistral.billing.identity import Billing
+from lava_mistral.client._base import DEFAULT_EMBEDDING_MODEL
+from lava_mistral.embedding.engine import (
     DEFAULT_MAX_CONCURRENCY,
     DEFAULT_MAX_RETRIES,
     AsyncEmbeddingStream,
@@ -27,9 +28,8 @@ from lava_mistral.embedding import (
     EmbeddingStream,
     PartialEmbedding,
 )
-from lava_mistral.locks import new_lock
-from lava_mistral.outcome import known_vectors
-from lava_mistral.progress import OnProgress
+from lava_mistral.embedding.progress import OnProgress
+from lava_mistral.embedding.results import known_vectors
 from llama_index_lava_mistral._discretion import within_a_span
 from llama_index_lava_mistral._settings import LavaSettings
 from llama_index_lava_mistral.callbacks import counted, traced

@@ -36,12 +36,13 @@ from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 
-from lava_mistral.calls import refuse_keys
-from lava_mistral.catalog import get_model
-from lava_mistral.client import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT, AsyncChatStream, ChatStream
+from lava_mistral.billing.listeners import Surroundings
+from lava_mistral.calls.chat_body import refuse_keys
+from lava_mistral.client._base import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.client.streams import AsyncChatStream, ChatStream
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.tools import to_tool_choice
-from lava_mistral.usage import Surroundings
+from lava_mistral.mistral.tools import to_tool_choice
+from lava_mistral.pricing.catalog import get_model
 from llama_index_lava_mistral._convert import (
     named_choice,
     own_names,

@@ -17,8 +17,8 @@ from llama_index.core.base.llms.types import (
 )
 
 from langchain_lava_mistral import _convert as langchain
-from lava_mistral.parts import to_base64
-from lava_mistral.turn import Turn
+from lava_mistral.mistral.content import to_base64
+from lava_mistral.mistral.turn import Turn
 from llama_index_lava_mistral import _convert as llama_index
 from tests.wire_examples import meaning
 

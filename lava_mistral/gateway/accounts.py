@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from lava_mistral.cost import cost_of
 from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.pricing.cost import cost_of
 
 Amount: TypeAlias = Decimal | int | str
 """USD; never a float, which could not be exact."""

@@ -28,7 +28,7 @@ from lava_mistral.gateway.faults import (
     steps_of,
     to_bytes,
 )
-from lava_mistral.wire import Usage
+from lava_mistral.mistral.types import Usage
 
 Settle: TypeAlias = Callable[[Usage], None]
 """Charges for the usage; called when the answer is about to tell it, and not if the client has gone by then."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.catalog import Model, get_model
 from lava_mistral.gateway import pieces, rules, stream
 from lava_mistral.gateway.answers import Settle, broken_off, headers, json_answer, played_stream
 from lava_mistral.gateway.delivery import Answer
@@ -22,7 +21,8 @@ from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
 from lava_mistral.gateway.model import Reply, answer
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
-from lava_mistral.wire import Usage
+from lava_mistral.mistral.types import Usage
+from lava_mistral.pricing.catalog import Model, get_model
 
 _ALPHABET = string.ascii_letters + string.digits
 _ENDLESS_TOKENS = 200
@@ -141,7 +141,7 @@ class Chat:
 
 def _exact(body: Mapping[str, Any]) -> int:
     # It imports Mistral's tokenizers, which is slow and optional.
-    from lava_mistral.tokens import count_tokens
+    from lava_mistral.pricing.tokens import count_tokens
 
     return count_tokens(body["messages"], model=body["model"]).tokens
 

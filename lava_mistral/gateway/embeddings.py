@@ -19,7 +19,7 @@ from lava_mistral.gateway.faults import Fault, WrongVectors
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.rules import Rejection
-from lava_mistral.wire import Usage
+from lava_mistral.mistral.types import Usage
 
 Vectors: TypeAlias = npt.NDArray[np.float16]
 
@@ -94,7 +94,7 @@ class Embeddings:
 
 def _exact(texts: Sequence[str], model: str) -> list[int]:
     # It imports Mistral's tokenizers, which is slow and optional.
-    from lava_mistral.tokens import count_tokens
+    from lava_mistral.pricing.tokens import count_tokens
 
     return [count_tokens(text, model=model).tokens for text in texts]
 

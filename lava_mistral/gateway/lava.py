@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lava_mistral.catalog import models
 from lava_mistral.gateway import reports
 from lava_mistral.gateway.accounts import Accounts, Refusal, countable
 from lava_mistral.gateway.delivery import Answer, play
@@ -26,7 +25,8 @@ from lava_mistral.gateway.mistral import CREATED, Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
 from lava_mistral.gateway.server import Connection, Message, Receive, Scope, Send, Traffic
-from lava_mistral.wire import Usage
+from lava_mistral.mistral.types import Usage
+from lava_mistral.pricing.catalog import models
 
 HOST = "api.mistral.ai"
 MOST_METADATA = 100

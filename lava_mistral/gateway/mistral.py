@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.catalog import Model, get_model, models
 from lava_mistral.gateway import rules, schema
 from lava_mistral.gateway.answers import Settle, broken_off, canned, json_answer
 from lava_mistral.gateway.chat import Chat
@@ -23,6 +22,7 @@ from lava_mistral.gateway.limits import RateLimit
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.rules import Rejection
+from lava_mistral.pricing.catalog import Model, get_model, models
 
 OLDER_MODELS = frozenset(
     ("mistral-tiny", "mistral-small", "open-mistral-7b", "open-mixtral-8x7b", "open-mixtral-8x22b")

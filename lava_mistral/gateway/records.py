@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import httpx
 
-from lava_mistral.wire import Usage
+from lava_mistral.mistral.types import Usage
 
 Outcome = Literal["pending", "completed", "error"]
 Payer = Literal["merchant", "customer", "nobody"]

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.cost import cost_parts
 from lava_mistral.gateway.accounts import Refusal
 from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.pricing.cost import cost_parts
 
 USUAL_PAGE = 10
 LARGEST_PAGE = 100

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lava_mistral.catalog import Model
 from lava_mistral.gateway import pieces
 from lava_mistral.gateway.faults import error_body
 from lava_mistral.gateway.json_schema import problem
+from lava_mistral.pricing.catalog import Model
 
 MOST_TOOLS = 128
 MOST_INPUTS = 512

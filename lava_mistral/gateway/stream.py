@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.wire import Usage
+from lava_mistral.mistral.types import Usage
 
 DONE = b"data: [DONE]\n\n"
 _PADDING = b"abcdefghijklmnopqrstuvwxyz0123456789"

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lava_mistral.calls import EmbeddingAnswer
-from lava_mistral.embedding import EmbeddingEngine
+from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.embedding.engine import EmbeddingEngine
 
 ROWS = [base64.b64encode(np.full(1024, place / 1024, "<f4").tobytes()).decode() for place in range(512)]
 

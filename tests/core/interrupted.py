@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from lava_mistral.calls import EmbeddingAnswer
-from lava_mistral.embedding import EmbeddingEngine
+from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.embedding.engine import EmbeddingEngine
 
 
 class Service:

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from lava_mistral import catalog
-from lava_mistral.catalog import CAPABILITIES, Model, add_model, get_model, models
+from lava_mistral.pricing import catalog
+from lava_mistral.pricing.catalog import CAPABILITIES, Model, add_model, get_model, models
 from tests.conftest import SHARED
 
 PRICE_LIST = SHARED / "facts" / "lava-mistral-provider.txt"

@@ -20,9 +20,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lava_mistral import Billing, LavaMistral
-from lava_mistral.catalog import models
-from lava_mistral.cli import app
+from lava_mistral.cli.app import app
 from lava_mistral.gateway import Interrupted, LocalGateway
+from lava_mistral.pricing.catalog import models
 from tests.conftest import ROOT
 
 FRAMEWORKS = ["langchain", "llama-index"]

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lava_mistral import Billing, LavaMistral, RequestRecord, UsageReport
-from lava_mistral.cli import app
+from lava_mistral.cli.app import app
+from lava_mistral.cli.usage_report import Spending, by_day, by_name, draw, name_of, parse_moment
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.spending import Spending, by_day, by_name, draw, name_of, parse_moment
 
 NOW = datetime(2026, 8, 20, 12, tzinfo=timezone.utc)
 ASK: list[Any] = [{"role": "user", "content": "Hello there"}]

@@ -171,8 +171,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def nap(seconds: float, *_: Any) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr("lava_mistral.client.time.sleep", slept.append)
-    monkeypatch.setattr("lava_mistral.client.asyncio.sleep", nap)
+    monkeypatch.setattr("lava_mistral.client.sync_client.time.sleep", slept.append)
+    monkeypatch.setattr("lava_mistral.client.async_client.asyncio.sleep", nap)
     return slept
 
 

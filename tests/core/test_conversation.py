@@ -20,8 +20,8 @@ from mistral_common.exceptions import MistralCommonException
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.protocol.instruct.validator import MistralRequestValidatorV13, ValidationMode
 
-from lava_mistral.conversation import MAX_TOOLS, mistral_tool_id, prepare
 from lava_mistral.errors import InvalidRequestError
+from lava_mistral.mistral.conversation import MAX_TOOLS, mistral_tool_id, prepare
 
 ALPHABET = set(string.ascii_letters + string.digits)
 

@@ -34,11 +34,11 @@ from lava_mistral import (
     ServerError,
     billed_to,
 )
-from lava_mistral.embedding import EmbeddingEngine, EmbeddingProgress, EmbeddingUsage, PartialEmbedding
+from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
+from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress, EmbeddingUsage, PartialEmbedding
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Reset, Status, WrongVectors
-from lava_mistral.planning import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
-from lava_mistral.retry import RetryPolicy
+from lava_mistral.transport.retry import RetryPolicy
 from tests.core.vector_service import HASTY, MODES, Mode, VectorService, error, run, vector_of
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "finds", "that", "nobody", "cares"]
@@ -692,7 +692,7 @@ class TestEverywhere:
 
 
 def _never() -> Any:
-    from lava_mistral.gate import Stop
+    from lava_mistral.embedding.limiter import Stop
 
     return Stop()
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from lava_mistral import ConfigurationError, InvalidRequestError, LavaError, track_usage
-from lava_mistral.embedding import EmbeddingEngine, PartialEmbedding, partial_of
+from lava_mistral.embedding.engine import EmbeddingEngine, PartialEmbedding, partial_of
 from tests.core.test_embedding import ours, passages, wait_until
 from tests.core.vector_service import MODES, Mode, VectorService, error, run, vector_of
 

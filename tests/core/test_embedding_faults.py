@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lava_mistral import LavaError
-from lava_mistral.embedding import EmbeddingEngine, PartialEmbedding
+from lava_mistral.embedding.engine import EmbeddingEngine, PartialEmbedding
 from tests.core.vector_service import MODES, Mode, VectorService, error, run, vector_of
 
 FAULTS = {

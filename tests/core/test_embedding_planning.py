@@ -11,17 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lava_mistral.errors import InvalidRequestError
-from lava_mistral.planning import (
+from lava_mistral.embedding.batching import (
     MAX_INPUT_TOKENS,
     MAX_REQUEST_INPUTS,
     MAX_REQUEST_TOKENS,
     Batch,
     Calibration,
-    Inspector,
     Planner,
-    name_inputs,
 )
+from lava_mistral.embedding.input_validation import Inspector, name_inputs
+from lava_mistral.errors import InvalidRequestError
 
 
 def plan(texts: list[str], planner: Planner) -> list[Batch]:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from lava_mistral import InvalidRequestError
-from lava_mistral.calls import EmbeddingAnswer
-from lava_mistral.embedding import EmbeddingEngine
+from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.embedding.engine import EmbeddingEngine
 from tests.core.test_embedding import ours, passages, wait_until
 from tests.core.vector_service import VectorService, vector_of
 
@@ -237,7 +237,7 @@ async def test_the_event_loop_has_its_turn_while_many_texts_are_looked_at(way: s
         # Equal texts make no batch for long.
         call = anext(engine.aembed_iter(["same"] * 10_000 + texts, as_numpy=True))
     else:
-        from lava_mistral.embedding import PartialEmbedding
+        from lava_mistral.embedding.engine import PartialEmbedding
 
         far = PartialEmbedding({}, {}, next_index=40_000)
         call = anext(engine.aembed_iter(texts, as_numpy=True, resume_from=far))

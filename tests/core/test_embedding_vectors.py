@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lava_mistral.vectors import BadAnswer, UnreadableBase64, read_rows, to_lists
+from lava_mistral.embedding.decoding import BadAnswer, UnreadableBase64, read_rows, to_lists
 
 DIMENSION = 8
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lava_mistral.errors as module
+from lava_mistral.calls.error_mapping import error_from_event, error_from_exception, error_from_response, redact
 from lava_mistral.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -29,12 +30,8 @@ from lava_mistral.errors import (
     RateLimitError,
     ServerError,
     StreamInterruptedError,
-    error_from_event,
-    error_from_exception,
-    error_from_response,
-    redact,
 )
-from lava_mistral.turn import Turn
+from lava_mistral.mistral.turn import Turn
 
 SECRETS = [
     "aks_live_0123456789abcdef",

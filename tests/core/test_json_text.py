@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lava_mistral import AsyncLavaMistral, ConfigurationError, LavaMistral
-from lava_mistral.estimate import most_of_chat
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.json_text import from_json, to_json
+from lava_mistral.mistral.json_codec import from_json, to_json
+from lava_mistral.pricing.estimate import most_of_chat
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 WIDE = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}

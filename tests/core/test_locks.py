@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 
-from lava_mistral import Model, SpendLimit, UsageTotals, catalog, embedding, pools
-from lava_mistral.catalog import add_model
-from lava_mistral.embedding import EmbeddingEngine
-from lava_mistral.gate import Gate, Stop
-from lava_mistral.locks import new_lock
-from lava_mistral.pacing import Pacer
+from lava_mistral import Model, SpendLimit, UsageTotals
+from lava_mistral._fork import new_lock
+from lava_mistral.embedding import engine as embedding
+from lava_mistral.embedding.engine import EmbeddingEngine
+from lava_mistral.embedding.limiter import Gate, Stop
+from lava_mistral.embedding.rate_limit import Pacer
+from lava_mistral.pricing import catalog
+from lava_mistral.pricing.catalog import add_model
+from lava_mistral.transport import pools
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
@@ -45,7 +48,7 @@ def test_a_lock_is_free_in_a_child_and_still_held_in_its_parent() -> None:
 
 
 def test_a_lock_that_is_gone_is_forgotten() -> None:
-    from lava_mistral import locks
+    from lava_mistral import _fork as locks
 
     gc.collect()
     held = len(locks._locks)

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lava_mistral.gate import Gate, Stop, Stopped
-from lava_mistral.pacing import Outcome, Pacer, Ticket
+from lava_mistral.embedding.limiter import Gate, Stop, Stopped
+from lava_mistral.embedding.rate_limit import Outcome, Pacer, Ticket
 
 
 class SlidingWindow:

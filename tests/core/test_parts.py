@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lava_mistral import InvalidRequestError
-from lava_mistral.parts import (
+from lava_mistral.mistral.content import (
     add_part,
     audio_part,
     data_url,
@@ -20,7 +20,7 @@ from lava_mistral.parts import (
     to_base64,
     url_part,
 )
-from lava_mistral.tools import json_schema_format, to_tool_choice, tool_name
+from lava_mistral.mistral.tools import json_schema_format, to_tool_choice, tool_name
 
 
 @pytest.mark.parametrize(

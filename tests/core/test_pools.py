@@ -19,8 +19,9 @@ from typing import Any
 import httpx
 import pytest
 
-from lava_mistral import APIConnectionError, AsyncLavaMistral, LavaMistral, pools
+from lava_mistral import APIConnectionError, AsyncLavaMistral, LavaMistral
 from lava_mistral.gateway import LocalGateway
+from lava_mistral.transport import pools
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 

@@ -26,8 +26,9 @@ from lava_mistral import (
     UsageReport,
     track_usage,
 )
+from lava_mistral.billing.lava_records import Charge, Page, UsageItem, UsageSum
+from lava_mistral.client.lookups import Patience, moment_text
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.records import Charge, Page, Patience, UsageItem, UsageSum, moment_text
 
 KEY = "aks_test_records"
 ASK: list[Any] = [{"role": "user", "content": "Hello there"}]
@@ -109,8 +110,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def nap(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("lava_mistral.history.time.sleep", waits.append)
-    monkeypatch.setattr("lava_mistral.history.asyncio.sleep", nap)
+    monkeypatch.setattr("lava_mistral.client.records.time.sleep", waits.append)
+    monkeypatch.setattr("lava_mistral.client.records.asyncio.sleep", nap)
     return waits
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lava_mistral.errors import APIConnectionError, InvalidRequestError, RateLimitError, ServerError
-from lava_mistral.retry import Attempts, RetryPolicy, parse_retry_after
+from lava_mistral.transport.retry import Attempts, RetryPolicy, parse_retry_after
 
 NOW = datetime(2026, 11, 23, 19, 0, tzinfo=timezone.utc)
 

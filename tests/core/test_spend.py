@@ -35,10 +35,10 @@ from lava_mistral import (
     count_tokens,
     estimate_cost,
 )
-from lava_mistral.catalog import add_model, get_model
-from lava_mistral.estimate import most_of_chat, most_of_embedding
+from lava_mistral.billing.lava_records import RequestRecord
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.records import RequestRecord
+from lava_mistral.pricing.catalog import add_model, get_model
+from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 # 1,000 tokens in at $0.15 a million, 100 out at $0.60.

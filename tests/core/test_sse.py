@@ -9,7 +9,7 @@ from httpx_sse._decoders import SSELineDecoder as PeerLines
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lava_mistral.sse import ServerSentEvent, SSEDecoder
+from lava_mistral.mistral.sse import ServerSentEvent, SSEDecoder
 
 FIELDS = st.sampled_from(
     [

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-from lava_mistral.tokens import IMAGE_TOKENS, count_tokens, estimate_tokens
+from lava_mistral.pricing.tokens import IMAGE_TOKENS, count_tokens, estimate_tokens
 from tests.conftest import recordings
 from tests.core.samples import ENGLISH, LANGUAGES
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lava_mistral.errors import ServerError
-from lava_mistral.sse import SSEDecoder
-from lava_mistral.turn import Delta, ToolCall, Turn, TurnAssembler
+from lava_mistral.mistral.sse import SSEDecoder
+from lava_mistral.mistral.turn import Delta, ToolCall, Turn
+from lava_mistral.mistral.turn_accumulator import TurnAssembler
 
 WIRE = Path(__file__).resolve().parents[3] / "shared" / "wire"
 

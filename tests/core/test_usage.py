@@ -35,9 +35,11 @@ from lava_mistral import (
     billed_to,
     track_usage,
 )
-from lava_mistral.catalog import add_model
-from lava_mistral.records import ModelUsage, RequestRecord
-from lava_mistral.usage import LANGCHAIN_RUN, OTHER, present_watch, subscribe, unsubscribe, watching
+from lava_mistral.billing.lava_records import ModelUsage, RequestRecord
+from lava_mistral.billing.listeners import present_watch, subscribe, unsubscribe, watching
+from lava_mistral.billing.usage import LANGCHAIN_RUN
+from lava_mistral.billing.usage_totals import OTHER
+from lava_mistral.pricing.catalog import add_model
 from llama_index_lava_mistral import LavaUsageHandler
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -294,8 +296,8 @@ async def test_each_try_that_was_paid_is_told(caller: Caller, told: Told, monkey
     async def nap(*_: Any) -> None:
         return None
 
-    monkeypatch.setattr("lava_mistral.client.time.sleep", lambda _: None)
-    monkeypatch.setattr("lava_mistral.client.asyncio.sleep", nap)
+    monkeypatch.setattr("lava_mistral.client.sync_client.time.sleep", lambda _: None)
+    monkeypatch.setattr("lava_mistral.client.async_client.asyncio.sleep", nap)
     tries = [(503, {}), answer(choices=[choice("error")]), (429, {}), httpx.ReadTimeout("slow"), answer()]
     await caller.do(caller.client(*tries, max_retries=4).chat(ASK))
     assert [(record.request_id, record.complete) for record in told] == [
@@ -414,7 +416,7 @@ def test_a_listener_that_fails_is_logged_and_fails_nothing_else(caplog: pytest.L
 
 def test_nothing_is_put_down_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[object] = []
-    monkeypatch.setattr("lava_mistral.charges.Account.__init__", lambda *args, **kwargs: built.append(args))
+    monkeypatch.setattr("lava_mistral.billing.metering.Account.__init__", lambda *args, **kwargs: built.append(args))
     assert not present_watch().listeners
     client = Caller(False).client(answer(), Body(*WHOLE), VECTORS)
     client.chat(ASK)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lava_mistral.wire import cached_tokens
+from lava_mistral.mistral.types import cached_tokens
 
 
 @pytest.mark.parametrize(

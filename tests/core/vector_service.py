@@ -16,8 +16,8 @@ import httpx
 import orjson
 
 from lava_mistral import AsyncLavaMistral, LavaMistral
-from lava_mistral.embedding import EmbeddingEngine
-from lava_mistral.retry import RetryPolicy
+from lava_mistral.embedding.engine import EmbeddingEngine
+from lava_mistral.transport.retry import RetryPolicy
 
 KEY = "aks_test_not-a-real-key"
 BASE = "http://127.0.0.1:9/v1"

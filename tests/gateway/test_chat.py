@@ -9,8 +9,8 @@ from decimal import Decimal
 import httpx_sse
 import pytest
 
-from lava_mistral.catalog import get_model
 from lava_mistral.gateway import LocalGateway
+from lava_mistral.pricing.catalog import get_model
 
 from .conftest import events
 

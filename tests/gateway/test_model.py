@@ -15,7 +15,7 @@ from lava_mistral.gateway import extract, pieces
 from lava_mistral.gateway.embedder import Embedder
 from lava_mistral.gateway.fill import Evidence, fill
 from lava_mistral.gateway.model import NOTHING, answer
-from lava_mistral.tokens import count_tokens
+from lava_mistral.pricing.tokens import count_tokens
 
 MANUAL = """
 # Returns

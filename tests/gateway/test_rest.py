@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import pytest
 
-from lava_mistral.billing import Billing
-from lava_mistral.catalog import models
+from lava_mistral.billing.identity import Billing
 from lava_mistral.gateway import LocalGateway
+from lava_mistral.pricing.catalog import models
 
 DAY = timedelta(days=1)
 

@@ -20,7 +20,7 @@ from langchain_core.messages import (
 
 from langchain_lava_mistral._convert import content_to_wire, from_turn, from_usage, to_wire
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.turn import Turn
+from lava_mistral.mistral.turn import Turn
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
 PDF = base64.b64encode(b"%PDF-1.7 ....").decode()

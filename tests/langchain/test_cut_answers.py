@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from langchain_lava_mistral._chunks import ChunkMaker
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.turn import Delta, ToolCall, ToolCallDelta
+from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta
 from tests.langchain.scenario import Caller, Script, answer, call, chat, events
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")

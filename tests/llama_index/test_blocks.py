@@ -25,7 +25,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from lava_mistral import InvalidRequestError
-from lava_mistral.turn import Turn
+from lava_mistral.mistral.turn import Turn
 from llama_index_lava_mistral._convert import from_turn, to_wire
 
 PNG = base64.b64decode(

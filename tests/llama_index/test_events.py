@@ -15,7 +15,7 @@ from llama_index.core.prompts import PromptTemplate
 from pydantic import BaseModel
 
 from lava_mistral import Billing, RateLimitError
-from lava_mistral.credentials import decode_forward_token
+from lava_mistral.billing.credentials import decode_forward_token
 from llama_index_lava_mistral import ChatLavaMistral
 from tests.llama_index.scripted import Caller, Scripted, answer, ask, stream
 

@@ -19,7 +19,7 @@ from llama_index.core.rate_limiter import TokenBucketRateLimiter
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from lava_mistral import Billing
-from lava_mistral.catalog import models
+from lava_mistral.pricing.catalog import models
 from llama_index_lava_mistral import ChatLavaMistral
 from tests.llama_index.scripted import KEY, Caller, Scripted, answer, ask
 

@@ -13,7 +13,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, ConfigDict, Field
 
-from lava_mistral.catalog import Model, add_model
+from lava_mistral.pricing.catalog import Model, add_model
 from llama_index_lava_mistral import ChatLavaMistral
 from tests.llama_index.scripted import Caller, Scripted, answer, ask, call, stream
 

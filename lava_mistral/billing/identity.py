@@ -1,0 +1,294 @@
+"""Who pays for a call: the billing identity, the metadata stored with it, and the credential that says both to Lava."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from lava_mistral.billing.credentials import (
+    PRODUCTION_URL,
+    SANDBOX_URL,
+    Secret,
+    check_base_url,
+    decode_forward_token,
+    hidden,
+    reveal,
+)
+from lava_mistral.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Billing:
+    """Whom Lava charges for a call, and whose Mistral key it uses.
+
+    Without any field the merchant's own wallet pays. The combinations are those of Lava's forward token:
+
+    - `meter_slug`: usage is tracked on the meter, the merchant pays;
+    - `customer_id` and `meter_slug`: the customer's plan pays;
+    - these two and `disable_billing=True`: tracked for the customer, whose plan is still enforced; the merchant pays;
+    - `provider_key` beside any of them: the call runs on your own Mistral key, Lava still meters it.
+
+    Args:
+        customer_id: Lava's id of the customer.
+        meter_slug: the meter that the usage counts on.
+        provider_key: your own Mistral key: text, a `SecretStr`, or a function returning it, called for every request,
+            for keys that rotate. Nothing that prints or walks this object shows it.
+        disable_billing: track the customer without charging them.
+
+    Raises:
+        ConfigurationError: a combination that Lava refuses.
+    """
+
+    customer_id: str | None = None
+    meter_slug: str | None = None
+    provider_key: Secret | None = field(default=None, repr=False)
+    disable_billing: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("customer_id", "meter_slug"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise ConfigurationError(f"Billing({name}=…) must be non-empty text, not {value!r}.")
+        if self.customer_id is not None and self.meter_slug is None:
+            raise ConfigurationError(
+                "Billing(customer_id=…) needs the meter that the usage counts on: "
+                f'write Billing(customer_id={self.customer_id!r}, meter_slug="your-meter").'
+            )
+        if self.disable_billing is not None and not isinstance(self.disable_billing, bool):
+            raise ConfigurationError(f"Billing(disable_billing=…) must be a bool, not {self.disable_billing!r}.")
+        if self.disable_billing and self.customer_id is None:
+            raise ConfigurationError(
+                "Billing(disable_billing=True) means something only for a customer: write "
+                'Billing(customer_id="…", meter_slug="…", disable_billing=True), or leave it out: '
+                "without a customer the merchant pays anyway."
+            )
+        if self.provider_key is not None and not callable(self.provider_key):
+            reveal(self.provider_key, "provider_key")
+        object.__setattr__(self, "provider_key", hidden(self.provider_key))
+
+    def forward_token(self, secret_key: str) -> str:
+        """The forward token for this identity: what goes into the `Authorization` header.
+
+        Byte for byte what Lava's Node SDK builds from the same fields: compact JSON in the order secret_key,
+        customer_id, meter_slug, provider_key, disable_billing without the absent ones, in padded standard base64.
+
+        Args:
+            secret_key: Lava's secret key (`aks_live_…` or `aks_test_…`).
+        """
+        fields: dict[str, Any] = {
+            "secret_key": reveal(secret_key, "secret_key"),
+            "customer_id": self.customer_id,
+            "meter_slug": self.meter_slug,
+            "provider_key": None if self.provider_key is None else reveal(self.provider_key, "provider_key"),
+            "disable_billing": self.disable_billing,
+        }
+        present = {name: value for name, value in fields.items() if value is not None}
+        text = json.dumps(present, ensure_ascii=False, separators=(",", ":"))
+        # JavaScript escapes a lone surrogate as \udXXX; Python would refuse to encode it.
+        text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+        return base64.b64encode(text.encode()).decode("ascii")
+
+    def over(self, token: Billing) -> Billing:
+        """This identity with what the credential says, where that is a forward token, under it.
+
+        A customer named here brings a meter and a switch of its own, whatever the token says of another customer.
+        """
+        if token is MERCHANT:
+            return self
+        names = ("provider_key",) if self.customer_id is not None else FIELDS
+        left = {name: getattr(token, name) for name in names if getattr(self, name) is None}
+        return replace(self, **left)
+
+    @property
+    def payer(self) -> str:
+        """Who pays, in words, for errors."""
+        if self.customer_id is not None:
+            who = f"customer {self.customer_id!r} on meter {self.meter_slug!r}"
+            return f"the merchant's wallet (tracked for {who})" if self.disable_billing else f"the plan of {who}"
+        return (
+            "the merchant's wallet"
+            if self.meter_slug is None
+            else f"the merchant's wallet, on meter {self.meter_slug!r}"
+        )
+
+
+MERCHANT = Billing()
+"""The merchant's own wallet pays."""
+
+
+FIELDS = ("customer_id", "meter_slug", "provider_key", "disable_billing")
+
+
+def to_billing(value: Any) -> Billing | None:
+    """Who pays, from what a setting says: a `Billing`, or its fields in a dictionary, as a configuration file has them.
+
+    Raises:
+        ConfigurationError: it is neither, or a combination that Lava refuses.
+    """
+    if value is None or isinstance(value, Billing):
+        return value
+    if isinstance(value, Mapping):
+        if unknown := sorted(set(map(str, value)) - set(FIELDS)):
+            raise ConfigurationError(f"Billing has no {', '.join(unknown)}; its fields are {', '.join(FIELDS)}.")
+        return Billing(**value)
+    raise ConfigurationError(
+        f"billing= takes a Billing, or its fields in a dictionary, not {type(value).__name__}: write "
+        'Billing(customer_id="…", meter_slug="…").'
+    )
+
+
+_METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}\Z")
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of the metadata, checked by Lava's rules (gateway/forward-proxy in Lava's documentation).
+
+    Args:
+        metadata: at most 100 pairs; keys of ASCII letters, digits and underscores; keys and values text of 1 to 255
+            characters.
+
+    Raises:
+        ConfigurationError: it breaks a rule; the message names the key.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise ConfigurationError(f"Lava metadata must be a mapping of text to text, not {type(metadata).__name__}.")
+    if len(metadata) > 100:
+        raise ConfigurationError(f"Lava stores at most 100 metadata pairs with a request; these are {len(metadata)}.")
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not _METADATA_KEY.match(key):
+            raise ConfigurationError(f"The metadata key {key!r} must be 1 to 255 ASCII letters, digits or underscores.")
+        if not isinstance(value, str):
+            raise ConfigurationError(
+                f"The metadata value of {key!r} must be text, not {type(value).__name__}: write str(…)."
+            )
+        if not 1 <= len(value) <= 255:
+            raise ConfigurationError(
+                f"The metadata value of {key!r} must have 1 to 255 characters; it has {len(value)}."
+            )
+    return dict(metadata)
+
+
+@dataclass(frozen=True)
+class Access:
+    """A resolved credential: where calls go, and what proves who we are."""
+
+    key: str = field(repr=False)
+    base_url: str = PRODUCTION_URL
+
+    @property
+    def secret_key(self) -> str:
+        """The secret key: the credential itself, or the one in a forward token.
+
+        Raises:
+            ConfigurationError: the credential is an opaque forward token.
+        """
+        return _secret_key_of(self.key)
+
+    def bearer(self, billing: Billing) -> str:
+        """The value after `Bearer ` for a call billed like this.
+
+        Raises:
+            ConfigurationError: the credential is an opaque forward token, which says itself who pays, and `billing`
+                says something else.
+        """
+        own = billing_of_token(self.key)
+        billing = billing.over(own)
+        if billing == own:
+            return self.key
+        if callable(billing.provider_key):
+            return billing.forward_token(_secret_key_of(self.key))
+        return _token(self.key, billing)
+
+
+@lru_cache(maxsize=4096)
+def _token(key: str, billing: Billing) -> str:
+    return billing.forward_token(_secret_key_of(key))
+
+
+@lru_cache(maxsize=64)
+def _secret_key_of(key: str) -> str:
+    if key.startswith("aks_"):
+        return key
+    fields = decode_forward_token(key)
+    if fields is None:
+        raise ConfigurationError(
+            "The credential is a forward token that says itself who pays, so billing can't be set beside it. "
+            "Give Lava's secret key to bill call by call: as api_key=, or in LAVA_SECRET_KEY with LAVA_FORWARD_TOKEN "
+            "unset, which comes first."
+        )
+    return str(fields["secret_key"])
+
+
+@lru_cache(maxsize=4096)
+def billing_of_token(key: str) -> Billing:
+    """Who pays by a credential: what a readable forward token says; `MERCHANT` for a secret key or an opaque token."""
+    if key.startswith("aks_"):
+        return MERCHANT
+    fields = decode_forward_token(key) or {}
+    try:
+        billing = Billing(**{name: fields.get(name) for name in FIELDS})
+    except ConfigurationError:
+        # Lava knows more forms of tokens than this; it is sent as it is, and says itself who pays.
+        return MERCHANT
+    return MERCHANT if billing == MERCHANT else billing
+
+
+def credential_billing(api_key: Secret | None) -> Billing:
+    """Who pays by the credential itself: what a readable forward token says, else the merchant.
+
+    Args:
+        api_key: the credential as `resolve_access` takes it. A function is not asked: it is called for each request.
+    """
+    key: Any = os.environ.get("LAVA_FORWARD_TOKEN") if api_key is None else api_key
+    wrapped = getattr(key, "get_secret_value", None)
+    if wrapped is not None:
+        key = wrapped()
+    return billing_of_token(key) if isinstance(key, str) else MERCHANT
+
+
+def payer_of(credential: str) -> str:
+    """Who pays for a request that was sent with this credential, in words, for errors."""
+    billing = billing_of_token(credential)
+    if billing is MERCHANT and not credential.startswith("aks_"):
+        return "the wallet that the forward token names"
+    return billing.payer
+
+
+def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -> Access:
+    """The credential and base URL to use now: argument, then environment, then what the key's prefix says.
+
+    Args:
+        api_key: secret key or forward token; else `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`.
+        base_url: ends in `/v1`; else `LAVA_BASE_URL`, else the sandbox for `aks_test_` keys and production otherwise.
+
+    Raises:
+        ConfigurationError: there is no key, or the URL is not https (plain http only to this machine).
+    """
+    if api_key is None:
+        name = "LAVA_FORWARD_TOKEN" if os.environ.get("LAVA_FORWARD_TOKEN") else "LAVA_SECRET_KEY"
+        value = os.environ.get(name)
+        if not value:
+            raise ConfigurationError(
+                "No Lava credential: give api_key=, or set LAVA_SECRET_KEY (aks_live_… or aks_test_…) or "
+                "LAVA_FORWARD_TOKEN. Keys are made at https://www.lava.so/dashboard."
+            )
+        key = reveal(value, name)
+    else:
+        # A framework's model has read the environment itself; what is wrong there can't be mended at the argument.
+        key = reveal(api_key, getattr(api_key, "variable", "api_key"))
+    url = base_url or os.environ.get("LAVA_BASE_URL")
+    return Access(key, check_base_url(url) if url else _home_of(key))
+
+
+@lru_cache(maxsize=64)
+def _home_of(key: str) -> str:
+    secret_key = key if key.startswith("aks_") else str((decode_forward_token(key) or {}).get("secret_key", ""))
+    return SANDBOX_URL if secret_key.startswith("aks_test_") else PRODUCTION_URL

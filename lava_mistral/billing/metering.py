@@ -1,0 +1,152 @@
+"""From the moment a request is sent to the moment its cost is known: limits are reserved, listeners are told, once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from lava_mistral.billing.identity import MERCHANT, Billing
+from lava_mistral.billing.listeners import Watch, present_watch, tell, tell_effort
+from lava_mistral.billing.scope import Identity
+from lava_mistral.billing.spend_limit import SpendLimit
+from lava_mistral.billing.usage import CallEffort, CallRecord, Kind
+from lava_mistral.errors import SpendLimitError
+from lava_mistral.mistral.types import Usage, known_usage
+from lava_mistral.pricing.cost import priced
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What one call's requests are put down to: a call that is tried again is several requests.
+
+    Attributes:
+        kind: chat or embedding.
+        model: the model that is asked for; prices go by it.
+        identity: who pays, and under which limits.
+        streamed: whether it is a stream.
+        watch: who is told.
+        most: the most that one request can cost; worked out for limits only.
+    """
+
+    kind: Kind
+    model: str
+    identity: Identity
+    streamed: bool
+    watch: Watch
+    most: Decimal
+
+    def open(self, token: Billing = MERCHANT) -> Charge:
+        """Reserve what a request can cost under every limit, the innermost first.
+
+        Args:
+            token: who pays by the credential that the request is sent with.
+
+        Raises:
+            SpendLimitError: a limit leaves less.
+        """
+        taken: list[SpendLimit] = []
+        try:
+            for limit in self.identity.limits:
+                limit.reserve(self.most)
+                taken.append(limit)
+        except SpendLimitError:
+            for limit in taken:
+                limit.end(self.most, Decimal(0))
+            raise
+        return Charge(self if token is MERCHANT else replace(self, identity=replace(self.identity, billing=token)))
+
+    def retried(self) -> None:
+        """A request of it failed and is about to be repeated."""
+        who = self.identity
+        effort = CallEffort(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
+        tell_effort(self.watch.listeners, effort)
+
+
+def open_account(
+    kind: Kind, model: str, identity: Identity, most: Callable[[], Decimal], *, streamed: bool = False
+) -> Account | None:
+    """The account of a call that begins now; `None` where nobody listens and no limit holds.
+
+    Args:
+        most: works out the most that one request of it can cost.
+
+    Raises:
+        ConfigurationError: a limit holds, and the model's price is not known.
+    """
+    watch = present_watch()
+    if not watch.listeners and not identity.limits:
+        return None
+    return Account(kind, model, identity, streamed, watch, most() if identity.limits else Decimal(0))
+
+
+class Charge:
+    """One request, from its sending to its end. What ends it first counts; all later is without effect."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self, account: Account | None) -> None:
+        # Taking an item off a list is one step, whichever thread is first.
+        self._open = [] if account is None else [account]
+
+    def free(self) -> None:
+        """It was refused or never arrived: it costs nothing."""
+        account = self._close()
+        if account is not None:
+            for limit in account.identity.limits:
+                limit.end(account.most, Decimal(0))
+
+    def end(self, usage: Any, request_id: str | None, *, answered_by: str | None = None, complete: bool = True) -> None:
+        """It was answered, or nobody knows whether it was.
+
+        Args:
+            usage: the provider's count of tokens, `None` where it was not seen.
+            request_id: Lava's id; `None` where no answer came.
+            answered_by: the model's name in the answer.
+            complete: whether the answer came to its end.
+        """
+        account = self._close()
+        if account is None:
+            return
+        known = known_usage(usage)
+        cost = priced(known, account.model, answered_by)
+        for limit in account.identity.limits:
+            limit.end(account.most, cost, request_id)
+        if account.watch.listeners:
+            self._tell(account, known, cost, request_id, complete)
+
+    def _close(self) -> Account | None:
+        try:
+            return self._open.pop()
+        except IndexError:
+            return None
+
+    def _tell(
+        self, account: Account, usage: Usage | None, cost: Decimal | None, request_id: str | None, complete: bool
+    ) -> None:
+        billing = account.identity.billing
+        record = CallRecord(
+            kind=account.kind,
+            model=account.model,
+            request_id=request_id,
+            usage=usage,
+            cost=cost,
+            customer_id=billing.customer_id,
+            meter_slug=billing.meter_slug,
+            metadata=account.identity.metadata,
+            run_id=account.watch.run_id,
+            streamed=account.streamed,
+            complete=complete,
+        )
+        tell(account.watch.listeners, record)
+
+    def __del__(self) -> None:
+        # A stream that was neither read to its end nor closed.
+        if self._open and not sys.is_finalizing():
+            self.end(None, None, complete=False)
+
+
+UNCHARGED = Charge(None)
+"""A request that nobody asks the cost of."""

@@ -1,0 +1,189 @@
+"""Spend limits: a call that could pass one is refused before it is sent.
+
+    with billed_to(customer_id="c_1", meter_slug="chat", spend_limit="0.50"):
+        …
+    ChatLavaMistral(spend_limit="20")            # all calls of this model object together
+    limit = SpendLimit("100"); LavaMistral(spend_limit=limit), LavaMistral(spend_limit=limit)
+
+Before a request goes out, the most that it can cost is reserved (`estimate.most_of_chat`); calls under way at the same
+time each have their own reservation. When the answer says what it used, the reservation gives way to the real cost,
+and to nothing where the request was refused. Where nobody knows, because the answer was not seen to its end, the
+reservation stays: a limit is never passed on a guess. `LavaMistral.reconcile(limit)` asks Lava what such calls cost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lava_mistral._fork import new_lock
+from lava_mistral.errors import ConfigurationError, SpendLimitError
+from lava_mistral.pricing.cost import EXACT, format_cost
+
+if TYPE_CHECKING:
+    from lava_mistral.billing.lava_records import RequestRecord
+
+Amount: TypeAlias = Decimal | str | int | float
+"""USD. A float is taken as it prints: 0.1 is ten cents."""
+
+_ZERO = Decimal(0)
+
+
+class SpendLimit:
+    """An amount that calls draw on as they happen, and never pass. Safe in threads; shared by all who are given it.
+
+    A copy in another process, by pickling, begins with what was spent so far and counts on its own from there.
+
+    Args:
+        limit: USD.
+
+    Attributes:
+        limit: USD.
+
+    Raises:
+        ConfigurationError: the limit is no amount, or below zero.
+    """
+
+    def __init__(self, limit: Amount) -> None:
+        self.limit = to_amount(limit)
+        # A call may end inside the garbage collector, on top of any frame: ending takes no lock.
+        self._ended: deque[tuple[Decimal, Decimal | None, str | None]] = deque()
+        self._lock = new_lock()
+        self._spent = _ZERO
+        self._reserved = _ZERO
+        self._held = _ZERO
+        self._unsettled: dict[str, Decimal] = {}
+
+    def __repr__(self) -> str:
+        amounts = (f"{name}={format_cost(getattr(self, name))}" for name in ("limit", "spent", "reserved", "held"))
+        return f"<SpendLimit: {', '.join(amounts)}>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SpendLimit:
+        # Copies of a model draw on the same amount.
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            self._fold()
+            own: dict[str, Any] = {"_ended": deque(), "_unsettled": dict(self._unsettled)}
+            return vars(self) | own | {"_lock": None, "_reserved": _ZERO}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=new_lock())
+
+    @property
+    def spent(self) -> Decimal:
+        """USD that calls are known to have cost."""
+        return self._read("_spent")
+
+    @property
+    def reserved(self) -> Decimal:
+        """USD that the calls under way can cost at most."""
+        return self._read("_reserved")
+
+    @property
+    def held(self) -> Decimal:
+        """USD that calls can have cost at most of which the real cost is not known here."""
+        return self._read("_held")
+
+    @property
+    def left(self) -> Decimal:
+        """USD that further calls can cost."""
+        with self._lock:
+            self._fold()
+            return self._left()
+
+    def reserve(self, amount: Decimal) -> None:
+        """Set an amount aside for a request that is about to be sent; `end` gives it back.
+
+        Raises:
+            SpendLimitError: that much is not left.
+        """
+        with self._lock:
+            self._fold()
+            left = self._left()
+            if amount > left:
+                raise SpendLimitError(
+                    f"the call may cost up to {format_cost(amount)}, and of the spend limit of "
+                    f"{format_cost(self.limit)} there is {format_cost(max(left, _ZERO))} left "
+                    f"({format_cost(self._spent)} spent, {format_cost(self._reserved + self._held)} set aside for "
+                    "calls that are under way or whose cost is not known); it was not sent",
+                    advice="Raise the limit, or bound the answer by max_tokens=; without it, an answer counts with all "
+                    "that the model's window leaves.",
+                    limit=self.limit,
+                    spent=self._spent,
+                    needed=amount,
+                    left=left,
+                )
+            self._reserved = EXACT.add(self._reserved, amount)
+
+    def end(self, amount: Decimal, cost: Decimal | None, request_id: str | None = None) -> None:
+        """The request that an amount was reserved for is over.
+
+        Args:
+            amount: what was reserved.
+            cost: what it cost; `None` keeps the amount, since nobody knows.
+            request_id: Lava's id, by which the cost can be learned later.
+        """
+        self._ended.append((amount, cost, request_id))
+
+    def unsettled(self) -> tuple[str, ...]:
+        """The ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
+        with self._lock:
+            self._fold()
+            return tuple(self._unsettled)
+
+    def settle(self, told: RequestRecord) -> None:
+        """Put what Lava recorded in the place of what is held for a request; without effect for any other."""
+        with self._lock:
+            self._fold()
+            amount = self._unsettled.pop(told.request_id, None)
+            if amount is not None:
+                self._held = EXACT.subtract(self._held, amount)
+                self._spent = EXACT.add(self._spent, told.cost)
+
+    def _read(self, name: str) -> Decimal:
+        with self._lock:
+            self._fold()
+            amount: Decimal = getattr(self, name)
+            return amount
+
+    def _left(self) -> Decimal:
+        return EXACT.subtract(self.limit, EXACT.add(self._spent, EXACT.add(self._reserved, self._held)))
+
+    def _fold(self) -> None:
+        while self._ended:
+            amount, cost, request_id = self._ended.popleft()
+            self._reserved = EXACT.subtract(self._reserved, amount)
+            if cost is not None:
+                self._spent = EXACT.add(self._spent, cost)
+                continue
+            self._held = EXACT.add(self._held, amount)
+            if request_id is not None:
+                self._unsettled[request_id] = amount
+
+
+def to_amount(value: Amount) -> Decimal:
+    """USD as `Decimal`.
+
+    Raises:
+        ConfigurationError: it is no amount, or below zero.
+    """
+    try:
+        # A float as it prints; its binary value has dozens of digits that nobody meant.
+        amount = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
+    except (InvalidOperation, TypeError, ValueError):
+        amount = Decimal("NaN")
+    if isinstance(value, bool) or not amount.is_finite() or amount < 0:
+        raise ConfigurationError(f'A spend limit is zero or more USD, such as "2.50"; this one is {value!r}.')
+    return amount
+
+
+def to_limit(value: Amount | SpendLimit | None) -> SpendLimit | None:
+    """The limit that a setting names; a `SpendLimit` itself is shared.
+
+    Raises:
+        ConfigurationError: it is no amount, or below zero.
+    """
+    return value if value is None or isinstance(value, SpendLimit) else SpendLimit(value)

@@ -1,0 +1,195 @@
+"""Hold what one call used (`CallRecord`) and sums of it (`Tally`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from lava_mistral.mistral.types import Usage, cached_tokens
+from lava_mistral.pricing.cost import EXACT
+
+if TYPE_CHECKING:
+    from lava_mistral.billing.lava_records import RequestRecord
+
+
+Kind: TypeAlias = Literal["chat", "embedding"]
+
+LANGCHAIN_RUN: Final = "langchain_run_id"
+LLAMA_INDEX_SPAN: Final = "llama_index_span_id"
+"""Metadata keys of the trace that a call belongs to; every call has a value of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One request that Lava may have charged.
+
+    Attributes:
+        kind: `"chat"` or `"embedding"`.
+        model: the model that was asked for; prices go by it.
+        request_id: Lava's id of the request; `None` where no answer came.
+        usage: tokens as Mistral counted them; `None` where the answer was not seen to its end.
+        cost: USD by the catalogue's prices, exact; `None` where `usage` or the prices are not known.
+        customer_id: the customer that the call was made for.
+        meter_slug: the meter that it counts on.
+        metadata: what Lava stored with it.
+        run_id: LangChain's run id or LlamaIndex's span id of the call.
+        streamed: whether it was a stream.
+        complete: whether the answer came to its end.
+    """
+
+    kind: Kind
+    model: str
+    request_id: str | None = None
+    usage: Usage | None = None
+    cost: Decimal | None = None
+    customer_id: str | None = None
+    meter_slug: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    run_id: str | None = None
+    streamed: bool = False
+    complete: bool = True
+
+    @property
+    def input_tokens(self) -> int | None:
+        """Tokens of the prompt, cached ones included."""
+        return None if self.usage is None else self.usage.get("prompt_tokens") or 0
+
+    @property
+    def output_tokens(self) -> int | None:
+        """Tokens of the answer, thinking included."""
+        return None if self.usage is None else self.usage.get("completion_tokens") or 0
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Tokens of the prompt that came from Mistral's cache."""
+        return None if self.usage is None else cached_tokens(self.usage)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record in JSON's types; the cost as text, so that no digit is lost."""
+        return {
+            "kind": self.kind,
+            "model": self.model,
+            "request_id": self.request_id,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cached_tokens": self.cached_tokens,
+            "cost": None if self.cost is None else f"{self.cost:f}",
+            "customer_id": self.customer_id,
+            "meter_slug": self.meter_slug,
+            "metadata": dict(self.metadata),
+            "run_id": self.run_id,
+            "streamed": self.streamed,
+            "complete": self.complete,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CallEffort:
+    """What a call did beside the requests that are told of: of a chat at each retry, of an embedding when it is over.
+
+    Attributes:
+        model: the model that was asked for.
+        retries: requests that repeated a failed one.
+        duplicates: texts that were not sent, since an equal one was.
+        customer_id: the customer that the call was made for; like the next two unknown where no answer came.
+        meter_slug: the meter that it counts on.
+        metadata: what Lava stored with it.
+    """
+
+    model: str
+    retries: int = 0
+    duplicates: int = 0
+    customer_id: str | None = None
+    meter_slug: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+Listener: TypeAlias = Callable[[CallRecord], object]
+"""Told of each call when it is over, in the thread that ended it; it should be quick and must not block.
+
+One that has a method `add_effort` is told of each `CallEffort` by it."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over some calls.
+
+    Attributes:
+        requests: how many requests were paid, or may have been.
+        input_tokens: tokens of the prompts, cached ones included.
+        output_tokens: tokens of the answers.
+        cached_tokens: the prompts' tokens that came from Mistral's cache.
+        cost: USD, exact, of the calls whose cost is known.
+        unknown: requests whose tokens are not known here; nothing of them is in the sums.
+        unpriced: requests with known tokens of a model without a known price; their cost is not in `cost`.
+        retries: requests that repeated a failed one, whether or not they were paid.
+        duplicates: texts that were not embedded, since an equal one of the same call was.
+    """
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: Decimal = Decimal(0)
+    unknown: int = 0
+    unpriced: int = 0
+    retries: int = 0
+    duplicates: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompts and answers."""
+        return self.input_tokens + self.output_tokens
+
+    def _add(self, record: CallRecord) -> None:
+        self.requests += 1
+        if record.usage is None:
+            self.unknown += 1
+            return
+        self.input_tokens += record.input_tokens or 0
+        self.output_tokens += record.output_tokens or 0
+        self.cached_tokens += record.cached_tokens or 0
+        if record.cost is None:
+            self.unpriced += 1
+        else:
+            self.cost = EXACT.add(self.cost, record.cost)
+
+    def _add_effort(self, effort: CallEffort) -> None:
+        self.retries += effort.retries
+        self.duplicates += effort.duplicates
+
+    def _settle(self, told: RequestRecord) -> None:
+        self.unknown -= 1
+        self.input_tokens += told.usage.input_tokens
+        self.output_tokens += told.usage.output_tokens
+        self.cost = EXACT.add(self.cost, told.cost)
+
+    def _copy(self) -> Tally:
+        return Tally(
+            self.requests,
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            self.cost,
+            self.unknown,
+            self.unpriced,
+            self.retries,
+            self.duplicates,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sums in JSON's types; the cost as text, so that no digit is lost."""
+        return {
+            "requests": self.requests,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cached_tokens": self.cached_tokens,
+            "total_tokens": self.total_tokens,
+            "cost": f"{self.cost:f}",
+            "unknown": self.unknown,
+            "unpriced": self.unpriced,
+            "retries": self.retries,
+            "duplicates": self.duplicates,
+        }

@@ -1,0 +1,320 @@
+"""Sum up usage by model, customer, meter and metadata."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from lava_mistral._fork import new_lock
+from lava_mistral.pricing.cost import format_cost
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lava_mistral.billing.lava_records import RequestRecord
+
+from lava_mistral.billing.usage import LANGCHAIN_RUN, LLAMA_INDEX_SPAN, CallEffort, CallRecord, Tally
+from lava_mistral.billing.usage_table import usage_table
+
+OTHER: Final = "(other)"
+"""Stands for all further values of a metadata key that has very many."""
+
+
+class _Tallies(dict[Any, Tally]):
+    """Sums by name; who was not called for has used nothing."""
+
+    def __missing__(self, name: Any) -> Tally:
+        return Tally()
+
+
+class UsageTotals:
+    """Sums over the calls that it is told of: in all, by model, customer, meter and metadata. Safe in threads.
+
+    It is a listener: `subscribe(UsageTotals())`. What it returns are copies, which don't change any more.
+
+    Args:
+        metadata_keys: the keys to sum by; by default all but those of traces, which differ from call to call.
+        most_values: how many values of one key are told apart; further ones are summed as `"(other)"`.
+    """
+
+    _UNSETTLED = 100_000
+    _AT_ONCE = 64
+
+    def __init__(self, *, metadata_keys: Collection[str] | None = None, most_values: int = 10_000) -> None:
+        self._metadata_keys = None if metadata_keys is None else frozenset(metadata_keys)
+        self._most_values = most_values
+        # A call may end inside the garbage collector, on top of any frame of any thread: `add` takes no lock that it
+        # would have to wait for.
+        self._arrived: deque[CallRecord | CallEffort] = deque()
+        self._lock = new_lock()
+        self._total = Tally()
+        self._models: dict[str, Tally] = {}
+        self._customers: dict[str | None, Tally] = {}
+        self._meters: dict[str | None, Tally] = {}
+        self._metadata: dict[str, dict[str, Tally]] = {}
+        self._unsettled: dict[str, CallRecord] = {}
+
+    def add(self, record: CallRecord) -> None:
+        """Count a call."""
+        self._arrive(record)
+
+    def add_effort(self, effort: CallEffort) -> None:
+        """Count what a call did beside its requests."""
+        self._arrive(effort)
+
+    def _arrive(self, told: CallRecord | CallEffort) -> None:
+        self._arrived.append(told)
+        if len(self._arrived) >= self._AT_ONCE and self._lock.acquire(blocking=False):
+            try:
+                self._fold()
+            finally:
+                self._lock.release()
+
+    __call__ = add
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            self._fold()
+            # Its own, since calls go on ending while it is written.
+            groups = {
+                name: {key: tally._copy() for key, tally in getattr(self, name).items()}
+                for name in ("_models", "_customers", "_meters")
+            }
+            metadata = {
+                key: {value: tally._copy() for value, tally in values.items()} for key, values in self._metadata.items()
+            }
+            return (
+                vars(self)
+                | groups
+                | {
+                    "_lock": None,
+                    "_arrived": deque(),
+                    "_total": self._total._copy(),
+                    "_metadata": metadata,
+                    "_unsettled": dict(self._unsettled),
+                }
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=new_lock())
+
+    def _fold(self) -> None:
+        while self._arrived:
+            record = self._arrived.popleft()
+            if isinstance(record, CallEffort):
+                for tally in self._tallies(record):
+                    tally._add_effort(record)
+                continue
+            for tally in self._tallies(record):
+                tally._add(record)
+            if record.usage is None and record.request_id is not None:
+                if len(self._unsettled) >= self._UNSETTLED:
+                    del self._unsettled[next(iter(self._unsettled))]
+                self._unsettled[record.request_id] = record
+
+    def _tallies(self, record: CallRecord | CallEffort) -> Iterator[Tally]:
+        yield self._total
+        yield self._models.setdefault(record.model, Tally())
+        yield self._customers.setdefault(record.customer_id, Tally())
+        yield self._meters.setdefault(record.meter_slug, Tally())
+        wanted = self._metadata_keys
+        for key, value in record.metadata.items():
+            if key in wanted if wanted is not None else key not in (LANGCHAIN_RUN, LLAMA_INDEX_SPAN):
+                values = self._metadata.setdefault(key, {})
+                if value not in values and len(values) >= self._most_values:
+                    value = OTHER
+                yield values.setdefault(value, Tally())
+
+    def _count_arrived(self) -> None:
+        with self._lock:
+            self._fold()
+
+    def _copies(self, groups: Mapping[Any, Tally]) -> dict[Any, Tally]:
+        with self._lock:
+            self._fold()
+            return _Tallies((name, tally._copy()) for name, tally in groups.items())
+
+    @property
+    def total(self) -> Tally:
+        """All calls together."""
+        with self._lock:
+            self._fold()
+            return self._total._copy()
+
+    @property
+    def by_model(self) -> dict[str, Tally]:
+        """Sums by model."""
+        return self._copies(self._models)
+
+    @property
+    def by_customer(self) -> dict[str | None, Tally]:
+        """Sums by customer; `None` for calls made for none."""
+        return self._copies(self._customers)
+
+    @property
+    def by_meter(self) -> dict[str | None, Tally]:
+        """Sums by meter; `None` for calls on none."""
+        return self._copies(self._meters)
+
+    def by_metadata(self, key: str) -> dict[str, Tally]:
+        """Sums by the values of a metadata key, over the calls that have it."""
+        self._count_arrived()
+        return self._copies(self._metadata.get(key, {}))
+
+    @property
+    def metadata_keys(self) -> tuple[str, ...]:
+        """The metadata keys that were met and are summed by."""
+        with self._lock:
+            self._fold()
+            return tuple(self._metadata)
+
+    @property
+    def requests(self) -> int:
+        """How many requests were paid, or may have been."""
+        return self.total.requests
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompts and answers, where they are known."""
+        return self.total.total_tokens
+
+    @property
+    def cost(self) -> Decimal:
+        """USD, exact, of the calls whose cost is known; see `unknown`."""
+        return self.total.cost
+
+    @property
+    def unknown(self) -> int:
+        """How many requests may have cost something that is not known here."""
+        return self.total.unknown
+
+    def unsettled(self) -> tuple[str, ...]:
+        """The ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
+        with self._lock:
+            self._fold()
+            return tuple(self._unsettled)
+
+    def settle(self, told: RequestRecord) -> None:
+        """Put what Lava recorded in the place of what was unknown; without effect for any other request."""
+        with self._lock:
+            self._fold()
+            record = self._unsettled.pop(told.request_id, None)
+            if record is not None:
+                for tally in self._tallies(record):
+                    tally._settle(told)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything in JSON's types; costs as text, so that no digit is lost. The name for no customer is `""`."""
+        keys = self.metadata_keys
+        return {
+            **self.total.as_dict(),
+            "by_model": _dicts(self.by_model),
+            "by_customer": _dicts(self.by_customer),
+            "by_meter": _dicts(self.by_meter),
+            "by_metadata": {key: _dicts(self.by_metadata(key)) for key in keys},
+        }
+
+    def table(self, *by: str) -> Table:
+        """A table for a terminal or a notebook.
+
+        Args:
+            *by: its sections: `"model"`, `"customer"`, `"meter"` or `"metadata:KEY"`; by default models, and
+                customers and metadata where there are any.
+
+        Raises:
+            ValueError: there is no such section.
+        """
+        return usage_table({name: self._section(name) for name in by or self._usual_sections()}, self.total)
+
+    def _usual_sections(self) -> Sequence[str]:
+        named = set(self.by_customer) - {None}
+        return ["model", *(["customer"] if named else []), *(f"metadata:{key}" for key in self.metadata_keys)]
+
+    def _section(self, name: str) -> Mapping[Any, Tally]:
+        kind, _, key = name.partition(":")
+        match kind:
+            case "model":
+                return self.by_model
+            case "customer":
+                return self.by_customer
+            case "meter":
+                return self.by_meter
+            case "metadata" if key:
+                return self.by_metadata(key)
+        raise ValueError(f"a section is 'model', 'customer', 'meter' or 'metadata:KEY', not {name!r}")
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __repr__(self) -> str:
+        total = self.total
+        left = f", {total.unknown} unknown" if total.unknown else ""
+        requests = f"{total.requests} request{'' if total.requests == 1 else 's'}"
+        return f"<UsageTotals: {requests}, {total.total_tokens} tokens, {format_cost(total.cost)}{left}>"
+
+
+class CountsInTotals:
+    """What a framework's usage handler shows of the totals that it counts in."""
+
+    if TYPE_CHECKING:
+        totals: UsageTotals
+
+    @property
+    def cost(self) -> Decimal:
+        """USD, exact, of the calls whose cost is known."""
+        return self.totals.cost
+
+    @property
+    def requests(self) -> int:
+        """How many requests were paid, or may have been."""
+        return self.totals.requests
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompts and answers, where they are known."""
+        return self.totals.total_tokens
+
+    @property
+    def retries(self) -> int:
+        """How many requests repeated a failed one."""
+        return self.totals.total.retries
+
+    @property
+    def duplicates(self) -> int:
+        """How many texts were not sent to be embedded, since an equal one was."""
+        return self.totals.total.duplicates
+
+    @property
+    def by_model(self) -> dict[str, Tally]:
+        """Sums by model."""
+        return self.totals.by_model
+
+    @property
+    def by_customer(self) -> dict[str | None, Tally]:
+        """Sums by customer; `None` for calls made for none."""
+        return self.totals.by_customer
+
+    def unsettled(self) -> tuple[str, ...]:
+        """The ids of requests whose cost is not known here; `LavaMistral.reconcile` asks for it."""
+        return self.totals.unsettled()
+
+    def settle(self, told: RequestRecord) -> None:
+        """Put what Lava recorded in the place of what was unknown."""
+        self.totals.settle(told)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sums in JSON's types; see `UsageTotals.as_dict`."""
+        return self.totals.as_dict()
+
+    def table(self, *by: str) -> Table:
+        """The sums as a rich table; see `UsageTotals.table`."""
+        return self.totals.table(*by)
+
+    def __rich__(self) -> Table:
+        return self.totals.table()
+
+
+def _dicts(groups: Mapping[Any, Tally]) -> dict[str, dict[str, Any]]:
+    return {name or "": tally.as_dict() for name, tally in groups.items()}

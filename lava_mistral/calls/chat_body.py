@@ -1,0 +1,98 @@
+"""Build the body of a chat request and refuse fields that do not belong into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.conversation import prepare
+from lava_mistral.mistral.types import Message
+
+# What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
+_ADDRESSES = frozenset(("endpoint", "server_url", "mistral_api_url"))
+_KEY_NAMES = frozenset(
+    (
+        "api_key",
+        "authorization",
+        "forward_token",
+        "lava_api_key",
+        "lava_secret_key",
+        "mistral_api_key",
+        "provider_key",
+        "secret_key",
+    )
+)
+# Where a setting of ours goes, which Mistral's body must not hold.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("headers", "extra_headers", "default_headers"),
+        "Headers go on a client of your own, http_client=httpx.Client(headers=…); what Lava shall store with a call "
+        "goes into lava_metadata=.",
+    ),
+    **dict.fromkeys(
+        ("http_client", "async_http_client", "http_async_client", "base_url"),
+        "It goes on the client or model: make a second one, of a framework's model by model_copy(update={…}).",
+    ),
+    "metadata": "What Lava shall store with a call goes into lava_metadata=.",
+    "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
+    "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",
+}
+NO_FIELDS = frozenset({*_ADDRESSES, *_KEY_NAMES, *_ELSEWHERE})
+"""Names of arguments that are no fields of a request, and may hold something secret."""
+
+
+def refuse_keys(names: Iterable[str]) -> None:
+    """Keep keys and addresses out of a request's body, where they would be sent to Mistral and stand in traces.
+
+    Raises:
+        ConfigurationError: one of the names is that of a key or an address.
+    """
+    names = set(names)
+    if found := sorted(_ELSEWHERE.keys() & names):
+        raise ConfigurationError(f"{found[0]} can't be sent as a field of the request. {_ELSEWHERE[found[0]]}")
+    if found := sorted(_ADDRESSES & names):
+        raise ConfigurationError(
+            f"{', '.join(found)} can't be set: calls go to Mistral through Lava, whose own address is base_url= of the "
+            "client or model. Leave it out."
+        )
+    if found := sorted(_KEY_NAMES.intersection(names)):
+        raise ConfigurationError(
+            f"{', '.join(found)} can't be sent as a field of the request: Lava's key is given once, as api_key= of "
+            "the client or model; a Mistral key of your own goes into billing=Billing(provider_key=…)."
+        )
+
+
+def chat_body(
+    messages: Sequence[Message],
+    model: str,
+    parameters: Mapping[str, Any],
+    *,
+    stream: bool,
+    repair: bool,
+) -> dict[str, Any]:
+    """The body of a chat request; parameters that are `None` are left out, since Mistral's defaults differ by model.
+
+    Raises:
+        InvalidRequestError: Mistral would refuse the conversation.
+        ConfigurationError: a parameter is a key.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    refuse_keys(given)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": prepare(
+            messages,
+            tools=given.get("tools") or (),
+            response_format=given.get("response_format"),
+            repair=repair,
+        ),
+    }
+    body.update(given)
+    if not given.get("tools", True):
+        # Mistral refuses an empty list, and a choice among no tools.
+        body.pop("tools", None)
+        body.pop("tool_choice", None)
+    if stream:
+        body["stream"] = True
+    return body

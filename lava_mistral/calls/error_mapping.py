@@ -1,0 +1,274 @@
+"""Map HTTP answers, error events and exceptions of the HTTP layer to the error tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from traceback import clear_frames
+from typing import Any
+
+import httpx
+import orjson
+
+from lava_mistral.errors import (
+    TOP_UP,
+    APIConnectionError,
+    APITimeoutError,
+    AuthenticationError,
+    ConfigurationError,
+    ContextOverflowError,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    LavaError,
+    NotFoundError,
+    Origin,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    StreamInterruptedError,
+)
+from lava_mistral.transport.retry import parse_retry_after
+
+# Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
+_OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
+_SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]{16,}|eyJ[\w+/-]{16,}=*")
+# Far beyond any real error body; Python can't print or pickle what is nested a thousand times.
+_DEEPEST = 50
+_LONGEST_QUOTE = 500
+
+
+def redact(text: str) -> str:
+    """The text with everything that looks like a Lava credential replaced by `[redacted]`."""
+    return _SECRET.sub("[redacted]", text)
+
+
+def _without_secrets(value: Any, depth: int = 0) -> Any:
+    """A JSON value with the credentials in its texts hidden, and cut where it is nested too deeply to be printed."""
+    if isinstance(value, str):
+        return redact(value)
+    if not isinstance(value, list | dict):
+        return value
+    if depth == _DEEPEST:
+        return "…"
+    if isinstance(value, list):
+        return [_without_secrets(item, depth + 1) for item in value]
+    return {redact(key): _without_secrets(item, depth + 1) for key, item in value.items()}
+
+
+def error_from_response(
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes,
+    *,
+    payer: str = "",
+    response: httpx.Response | None = None,
+) -> LavaError:
+    """The error that an HTTP answer stands for.
+
+    Args:
+        status: its status code.
+        headers: its headers, by lower-case name.
+        content: its whole body.
+        payer: who was to pay, for 402 and 403: `"the merchant's wallet"`, `"customer c_1 on meter m"` …
+        response: the answer itself, to be kept on the error.
+    """
+    body = _without_secrets(parse_body(content))
+    detail = read_error_body(body)
+    message = detail.message or f"an answer with status {status} and no explanation"
+    kind, advice = _classify(status, detail, payer)
+    return kind(
+        message,
+        advice=advice,
+        status_code=status,
+        code=detail.code,
+        type=detail.type,
+        request_id=headers.get("x-lava-request-id"),
+        retryable=status in (408, 429, 500, 502, 503, 504) if status >= 300 else None,
+        retry_after=parse_retry_after(headers.get("retry-after")),
+        origin=detail.origin,
+        body=body,
+        response=response,
+    )
+
+
+def forget_frames(error: BaseException) -> None:
+    """Empty the frames that a failed try has left, when another try follows.
+
+    The HTTP layer's exceptions refer to their own frames, and so live until the garbage collector comes; with them all
+    frames below do, and what these hold: the stream of the next try, say, which its reader has left by then.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+
+
+def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> LavaError:
+    """The error for an error object that arrived inside a stream which had begun with status 200."""
+    body = _without_secrets(body)
+    detail = read_error_body(body)
+    retryable = detail.status is None or detail.status in (408, 429) or detail.status >= 500
+    return StreamInterruptedError(
+        f"the stream ended with an error: {detail.message or 'no explanation was given'}",
+        code=detail.code,
+        type=detail.type,
+        status_code=detail.status,
+        request_id=request_id,
+        retryable=retryable,
+        origin=detail.origin,
+        body=body,
+        partial=partial,
+    )
+
+
+def error_from_exception(error: Exception, *, timeout: float | None = None) -> LavaError:
+    """The error for an exception of the HTTP layer, which never reached an answer."""
+    text = redact(str(error)) or type(error).__name__
+    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
+        return APITimeoutError(f"no connection to Lava in time ({text})", origin="lava")
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        limit = f" within {timeout:g} s" if timeout is not None else " in time"
+        return APITimeoutError(
+            f"no answer{limit} ({text})",
+            origin="lava",
+            advice="Give a longer timeout= where the model needs more time.",
+        )
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+        return ConfigurationError(f"the base URL can't be used: {text}")
+    return APIConnectionError(
+        f"the connection to Lava failed: {text}",
+        origin="lava",
+        advice="Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them.",
+    )
+
+
+class ErrorDetail:
+    """What an error body says, whoever wrote it."""
+
+    __slots__ = ("code", "message", "origin", "status", "type")
+
+    def __init__(self, message: str, code: str | None, type: str | None, origin: Origin, status: int | None) -> None:
+        self.message, self.code, self.type, self.origin, self.status = message, code, type, origin, status
+
+
+def parse_body(content: bytes) -> Any:
+    """The JSON value of a body, else its text, shortened."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return shorten(content.decode("utf-8", "replace").strip())
+
+
+def shorten(text: str) -> str:
+    """The beginning of a text that is too long for a message."""
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
+
+
+def read_error_body(body: Any) -> ErrorDetail:
+    """Read Lava's `{"error": …}` and each of the forms in which Mistral words an error."""
+    if not isinstance(body, dict):
+        return ErrorDetail(str(body) if body else "", None, None, "lava", None)
+    inner = body.get("error")
+    if "object" not in body and inner is not None and "detail" not in body:
+        source: Any = inner if isinstance(inner, dict) else {"message": inner}
+        # Lava's own errors are a string or an object with a message; one that is worded like Mistral's is Mistral's.
+        mistral = "raw_status_code" in source or source.get("object") == "error"
+        return _detail(source, "mistral" if mistral else "lava")
+    return _detail(body, "mistral")
+
+
+def _detail(body: dict[str, Any], origin: Origin) -> ErrorDetail:
+    message = body.get("message")
+    if message is None:
+        message = body.get("detail")
+    if isinstance(message, dict) and "detail" in message:
+        message = message["detail"]
+    if isinstance(message, list):
+        message = "; ".join(_field_error(item) for item in message)
+    elif isinstance(message, dict):
+        message = orjson.dumps(message).decode()
+    code, kind, status = body.get("code"), body.get("type"), body.get("raw_status_code")
+    return ErrorDetail(
+        "" if message is None else str(message),
+        None if code is None else str(code),
+        None if kind is None else str(kind),
+        origin,
+        status if isinstance(status, int) else None,
+    )
+
+
+def _field_error(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    place = item.get("loc")
+    where = ".".join(str(step) for step in place if step != "body") if isinstance(place, list) else ""
+    return f"{where}: {item.get('msg', item.get('type', 'invalid'))}" if where else str(item.get("msg", item))
+
+
+def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..., LavaError], str]:
+    mistral = detail.origin == "mistral"
+    match status:
+        case 401 if mistral:
+            return AuthenticationError, (
+                "Mistral did not accept the provider key: check Billing(provider_key=…); "
+                "without one, Lava's own key is used."
+            )
+        case 401:
+            return AuthenticationError, (
+                "Check the key: a secret key starts with aks_live_ or aks_test_; set LAVA_SECRET_KEY or api_key=. "
+                "`lava-mistral doctor` tests it."
+            )
+        case 402:
+            whose = payer or "the wallet that pays"
+            if mistral:
+                return InsufficientBalanceError, "The Mistral account of the provider key has no credit left."
+            return InsufficientBalanceError, f"It is {whose} that has no credit left: top up at {TOP_UP}."
+        case 403:
+            whose = f" Charged: {payer}." if payer else ""
+            return PermissionDeniedError, (
+                f"Check that the key may do this and that the meter is on the customer's plan.{whose}"
+            )
+        case 404 if not mistral:
+            return NotFoundError, (
+                "Unless an id is wrong, check base_url or LAVA_BASE_URL: it ends in /v1, like https://api.lava.so/v1."
+            )
+        case 404:
+            return NotFoundError, ""
+        case 400 | 413 | 422 if _OVERFLOW.search(detail.message):
+            return (
+                ContextOverflowError,
+                "Shorten or summarize the conversation, or take a model with a larger window.",
+            )
+        case 408:
+            return APITimeoutError, ""
+        case 429:
+            return RateLimitError, ""
+        case _ if 400 <= status < 500:
+            return InvalidRequestError, _invalid_advice(detail)
+        case _:
+            return ServerError, ""
+
+
+def _invalid_advice(detail: ErrorDetail) -> str:
+    match detail.code:
+        case "1500":
+            return _model_advice(detail.message)
+        case "3230":
+            return "repair_messages=True, where it is not set yet, mends the order of a conversation before it is sent."
+        case _:
+            return ""
+
+
+def _model_advice(message: str) -> str:
+    # The catalogue is read when an error asks for it, not when this module is loaded.
+    from lava_mistral.pricing.catalog import models
+
+    name = message.rpartition(": ")[2].strip()
+    known = {model.id: model for model in models()}
+    advice = "`lava-mistral models` lists the models that Lava offers."
+    if name in known:
+        what = "embeds texts and answers no chats" if known[name].can("embeddings") else "answers chats"
+        return f"{name!r} {what}; an embeddings request needs a model such as 'mistral-embed'. {advice}"
+    near = get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]!r}? {advice}" if near else advice

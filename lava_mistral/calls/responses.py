@@ -1,0 +1,66 @@
+"""Hold the answers of chat and embeddings requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from lava_mistral.billing.scope import Identity
+from lava_mistral.mistral.turn import Turn
+from lava_mistral.mistral.types import EmbeddingResponse, Usage
+from lava_mistral.pricing.cost import priced
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answered chat request.
+
+    Attributes:
+        turns: the assistant's turns, one a choice.
+        usage: tokens, as Mistral counted them.
+        request_id: Lava's id of the request.
+        raw: the body as it came.
+    """
+
+    id: str
+    model: str
+    created: int
+    turns: tuple[Turn, ...]
+    usage: Usage | None
+    request_id: str | None
+    raw: dict[str, Any] = field(repr=False)
+    requested_model: str = field(default="", repr=False)
+    identity: Identity = field(default_factory=Identity, repr=False)
+
+    @property
+    def turn(self) -> Turn:
+        """The first choice's turn."""
+        return self.turns[0]
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.turns[0].text
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the call cost in USD by the catalogue's prices; `None` where they are not known."""
+        return priced(self.usage, self.requested_model, self.model)
+
+
+@dataclass(frozen=True)
+class EmbeddingAnswer:
+    """One answered embeddings request, unchecked.
+
+    Attributes:
+        response: the parsed body.
+        headers: the answer's headers, the rate limits among them; names in any case.
+        request_id: Lava's id of the request.
+    """
+
+    response: EmbeddingResponse
+    headers: Mapping[str, str]
+    request_id: str | None
+    identity: Identity = field(default_factory=Identity, repr=False)

@@ -1,0 +1,202 @@
+"""Parse the bytes of a streamed answer into deltas and decide whether the answer is complete. Does no I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from decimal import Decimal
+
+import httpx
+
+from lava_mistral.calls.call import Call
+from lava_mistral.calls.error_mapping import (
+    error_from_event,
+    parse_body,
+    read_error_body,
+    shorten,
+)
+from lava_mistral.errors import LavaError, StreamInterruptedError, StreamStalledError
+from lava_mistral.mistral.json_codec import from_json
+from lava_mistral.mistral.sse import SSEDecoder
+from lava_mistral.mistral.turn import Delta, Turn
+from lava_mistral.mistral.turn_accumulator import TurnAssembler
+from lava_mistral.mistral.types import Usage
+from lava_mistral.pricing.cost import priced
+
+_LONGEST_PRELUDE = 2_000
+
+
+class StreamReader:
+    """Turns the bytes of a streamed answer into deltas, and knows whether the answer came to its end. Does no I/O."""
+
+    def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
+        self.call = call
+        self.request_id = headers.get("x-lava-request-id")
+        self.ready: deque[Delta] = deque()
+        self.done = False
+        self._charge = call.charge
+        self._failure: LavaError | None = None
+        self._decoder = SSEDecoder()
+        self._assembler = TurnAssembler()
+        # Seconds of reads that brought no event; what the caller takes between two reads is not the server's.
+        self._silence = 0.0
+        self._heard = False
+        # What came instead of events, for the error.
+        self._prelude = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; the deltas in them join `ready`.
+
+        Raises:
+            StreamInterruptedError: an error event, garbage, a finish reason `"error"`, or nothing but comments for
+                longer than the gap.
+        """
+        events = self._decoder.feed(data)
+        if not events:
+            if not self._heard:
+                self._prelude = (self._prelude + data)[:_LONGEST_PRELUDE]
+            if self.call.gap is not None and self._silence > self.call.gap:
+                raise self.stalled()
+            return
+        self._silence = 0.0
+        self._heard = True
+        for event in events:
+            text = event.data
+            if self.done or not text:
+                continue
+            if text == "[DONE]":
+                self.done = True
+                continue
+            try:
+                chunk = from_json(text)
+            except ValueError as error:
+                raise self.interrupted("an event that is not JSON came") from error
+            if not isinstance(chunk, dict):
+                raise self.interrupted(f"an event came that is a JSON {type(chunk).__name__}")
+            if event.event == "error" or "choices" not in chunk:
+                if "choices" not in chunk and "usage" in chunk and "error" not in chunk:
+                    chunk["choices"] = []
+                else:
+                    said = parse_body(self.call.without_secrets(text).encode())
+                    raise error_from_event(said, request_id=self.request_id, partial=self._partial())
+            try:
+                deltas = self._assembler.add(chunk)  # type: ignore[arg-type]  # as far as it is relied on
+            except LavaError as error:
+                raise self.interrupted(f"a chunk makes no sense: {error.message}") from error
+            for delta in deltas:
+                if delta.finish_reason == "error":
+                    raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
+            self.ready.extend(deltas)
+
+    def raise_failure(self) -> None:
+        """Raise what ended the stream, where something did, once.
+
+        Raises:
+            LavaError: the failure.
+        """
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                # An exception that its own frames hold would keep all the frames below alive, and with them whatever
+                # stream their caller is about to leave, until the garbage collector finds them.
+                del failure
+
+    def end(self) -> None:
+        """The connection has ended.
+
+        Raises:
+            StreamInterruptedError: before the answer did.
+        """
+        if not self.finished:
+            why = "it ended without a finish reason and without [DONE]"
+            if self._prelude and not self._heard:
+                said = parse_body(self.call.without_secrets(self._prelude.decode("utf-8", "replace")).encode())
+                detail = read_error_body(said)
+                why = f"what came was no event stream: {shorten(detail.message or str(said))}"
+            raise self.interrupted(why)
+        if not self.turns:
+            raise self.interrupted("it held no answer")
+
+    def settle(self) -> None:
+        """Nothing more is read: what the call cost is what is known of it now."""
+        complete = self.finished and self._failure is None
+        self._charge.end(self.usage, self.request_id, answered_by=self._assembler.model, complete=complete)
+
+    def broken(self, error: Exception) -> LavaError:
+        """The error for an exception of the HTTP layer in the middle of the stream."""
+        self.call.disarm(error)
+        if isinstance(error, httpx.TimeoutException):
+            return self.stalled()
+        return self.interrupted(f"the connection broke ({type(error).__name__})")
+
+    def stalled(self) -> StreamInterruptedError:
+        """The error for a stream that has gone silent."""
+        return StreamStalledError(
+            f"the stream went silent: no chunk came within {self.call.gap:g} s"
+            if self.call.gap is not None
+            else "the stream went silent",
+            request_id=self.request_id,
+            origin="mistral",
+            partial=self._partial(),
+            advice="stream_chunk_timeout= sets how long to wait for a chunk.",
+        )
+
+    def interrupted(self, why: str, *, origin_mistral: bool = False) -> StreamInterruptedError:
+        """The error for a stream that can't go on."""
+        return StreamInterruptedError(
+            f"the stream was interrupted: {why}; what had come is in .partial",
+            request_id=self.request_id,
+            origin="mistral" if origin_mistral else "lava",
+            partial=self._partial(),
+        )
+
+    def _partial(self) -> Turn:
+        return self.turns[0] if self.turns else Turn()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has come to its end, by a finish reason or by `[DONE]`."""
+        wanted = (self.call.body or {}).get("n") or 1
+        return self.done or (self._assembler.complete and len(self.turns) >= wanted)
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a delta that tells the caller something."""
+        return any(d.text or d.parts or d.tool_calls or d.finish_reason or d.usage for d in self.ready)
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns assembled so far, one a choice."""
+        return self._assembler.turns
+
+    @property
+    def turn(self) -> Turn:
+        """The first choice's turn as far as it has come."""
+        return self._partial()
+
+    @property
+    def id(self) -> str:
+        """Mistral's id of the answer; empty until the first chunk."""
+        return self._assembler.id
+
+    @property
+    def model(self) -> str:
+        """The model that answers."""
+        return self._assembler.model or self.call.model
+
+    @property
+    def created(self) -> int:
+        """When the answer began, as a POSIX timestamp."""
+        return self._assembler.created
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens, once the last chunk has come."""
+        return self._assembler.usage
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the call cost in USD by the catalogue's prices, once the usage is known."""
+        return priced(self.usage, self.call.model, self.model)

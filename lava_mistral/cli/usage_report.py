@@ -1,0 +1,220 @@
+"""What was spent since when, by customer, model, day, meter or metadata: from Lava's records, summed up and drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageSum
+from lava_mistral.client.lookups import LARGEST_PAGE
+from lava_mistral.pricing.cost import EXACT, format_cost
+
+if TYPE_CHECKING:
+    from lava_mistral.client.sync_client import LavaMistral
+
+_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
+_BARS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Sums by name, the dearest first; by day in the days' order.
+
+    Attributes:
+        by: what they are summed by.
+        start: from when.
+        end: to when.
+        items: a name, or `None` for requests without one, and its sums.
+        total: the sums of all.
+    """
+
+    by: str
+    start: datetime
+    end: datetime
+    items: tuple[tuple[str | None, UsageSum], ...]
+    total: UsageSum
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in JSON's types; amounts as text, so that no digit is lost."""
+        return {
+            "by": self.by,
+            "since": self.start.isoformat(),
+            "until": self.end.isoformat(),
+            "items": [{"name": name, **_dict(sums)} for name, sums in self.items],
+            "totals": _dict(self.total),
+        }
+
+
+def _dict(sums: UsageSum) -> dict[str, Any]:
+    return {
+        "requests": sums.requests,
+        "tokens": sums.tokens,
+        "cost": f"{sums.cost:f}",
+        "charge": f"{sums.charge:f}",
+    }
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """A point in time: `"7d"`, `"12h"` or `"2w"` before now, or an ISO date or time (UTC where it names no zone).
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,4})([hdw])", text)
+    if match is not None:
+        return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        # Python 3.10 reads no "Z".
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise ValueError(f"{text!r} is no span such as 7d, 12h or 2w, and no date such as 2026-08-01") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+
+
+def name_of(by: str) -> Callable[[RequestRecord], str | None]:
+    """What a request's sums stand under.
+
+    Args:
+        by: `"customer"`, `"model"`, `"meter"` or `"metadata:KEY"`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    kind, _, key = by.partition(":")
+    match kind:
+        case "customer" if not key:
+            return lambda record: record.customer_id
+        case "model" if not key:
+            return lambda record: record.model
+        case "meter" if not key:
+            return lambda record: record.meter_id
+        case "metadata" if key:
+            return lambda record: record.metadata.get(key)
+    raise ValueError(f"{by!r} is not customer, model, day, meter or metadata:KEY")
+
+
+def look_up(
+    client: LavaMistral,
+    by: str,
+    start: datetime,
+    end: datetime,
+    *,
+    customer_id: str | None = None,
+    meter_id: str | None = None,
+) -> Spending:
+    """What was spent between two moments.
+
+    Args:
+        client: asks Lava.
+        by: `"day"`, or what `name_of` takes.
+        start: from when.
+        end: to before when.
+        customer_id: only for this customer.
+        meter_id: only on this meter.
+
+    Raises:
+        ValueError: `by` is none.
+        LavaError: Lava can't be asked.
+    """
+    if by == "day":
+        return by_day(client.usage(start, end, customer_id=customer_id, meter_id=meter_id), start, end)
+    name = name_of(by)
+    return by_name(client.requests(customer_id=customer_id, meter_id=meter_id), by, name, start, end)
+
+
+def by_day(report: UsageReport, start: datetime, end: datetime) -> Spending:
+    """Lava's own sums by day (UTC)."""
+    return Spending("day", start, end, tuple((item.date, item) for item in report.items), report.totals)
+
+
+def by_name(
+    records: Iterable[RequestRecord],
+    by: str,
+    name: Callable[[RequestRecord], str | None],
+    start: datetime,
+    end: datetime,
+) -> Spending:
+    """The sums of requests by name.
+
+    Args:
+        records: the newest first; read as far as needed.
+        by: what they are summed by, in words.
+        name: what a request's sums stand under.
+        start: from when.
+        end: to before when.
+    """
+    groups: dict[str | None, UsageSum] = {}
+    total = UsageSum()
+    older = 0
+    for record in records:
+        moment = record.created_at
+        if moment is not None and moment < start:
+            # The list is by age, but nobody promises that to the second.
+            older += 1
+            if older > LARGEST_PAGE:
+                break
+            continue
+        older = 0
+        if moment is None or moment < end:
+            key = name(record)
+            groups[key] = _plus(groups.get(key, UsageSum()), record)
+            total = _plus(total, record)
+    ranked = sorted(groups.items(), key=lambda item: (-item[1].cost, -item[1].tokens, item[0] or ""))
+    return Spending(by, start, end, tuple(ranked), total)
+
+
+def _plus(sums: UsageSum, record: RequestRecord) -> UsageSum:
+    charge = Decimal(0) if record.charge is None else record.charge.amount
+    return UsageSum(
+        sums.requests + 1,
+        sums.tokens + record.usage.total_tokens,
+        EXACT.add(sums.cost, record.cost),
+        EXACT.add(sums.charge, charge),
+    )
+
+
+def draw(spending: Spending, path: Path) -> None:
+    """Draw the costs as bars: by day from left to right, otherwise the dearest on top.
+
+    Args:
+        spending: what to draw; beyond 20 names the rest is one bar.
+        path: the picture; its ending says its format: png, svg or pdf.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the ending is of no known format.
+        OSError: it can't be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('A plot needs matplotlib: pip install "lava-mistral[plot]".') from error
+    bars = [(name or "(none)", float(sums.cost)) for name, sums in spending.items]
+    days = spending.by == "day"
+    if not days and len(bars) > _BARS:
+        rest = bars[_BARS - 1 :]
+        bars = [*bars[: _BARS - 1], (f"{len(rest)} others", sum(cost for _, cost in rest))]
+    names, costs = [name for name, _ in bars], [cost for _, cost in bars]
+    figure = Figure(figsize=(9, 4.5 if days else 1.5 + 0.32 * max(len(bars), 4)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(bars))
+    if days:
+        axes.bar(places, costs, color="#e8590c")
+        axes.set_xticks(places, names, rotation=45, ha="right")
+        axes.set_ylabel("cost in USD")
+    else:
+        axes.barh(places, costs, color="#e8590c")
+        # No mathematics: a name may hold a dollar sign.
+        axes.set_yticks(places, [name if len(name) <= 40 else f"{name[:39]}…" for name in names], parse_math=False)
+        axes.invert_yaxis()
+        axes.set_xlabel("cost in USD")
+    axes.spines[["top", "right"]].set_visible(False)
+    span = f"{spending.start:%Y-%m-%d} to {spending.end:%Y-%m-%d}"
+    label = spending.by.removeprefix("metadata:")
+    axes.set_title(f"{format_cost(spending.total.cost)} by {label}, {span}", loc="left", parse_math=False)
+    figure.savefig(path, dpi=150)

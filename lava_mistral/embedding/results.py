@@ -1,0 +1,195 @@
+"""What a call of the embedding engine gives: vectors, what they took, and how far it came where it ended early."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lava_mistral.errors import ConfigurationError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from lava_mistral.embedding.batch_request import Report
+
+Vector: TypeAlias = Any
+"""A vector on its way: a list of floats, an array or a numpy row."""
+
+
+@dataclass(frozen=True)
+class EmbeddingUsage:
+    """What a call of the engine has taken.
+
+    Attributes:
+        tokens: as Mistral counted them, of every answer that was paid for.
+        cost: USD by the catalogue's prices; `None` where they are not known.
+        requests: how many were sent, the retries included.
+        retries: how many of them repeated a failed one.
+        duplicates: texts that were not sent, since an equal one was.
+        request_ids: Lava's ids; of a stream, the latest 1,000.
+    """
+
+    tokens: int = 0
+    cost: Decimal | None = Decimal(0)
+    requests: int = 0
+    retries: int = 0
+    duplicates: int = 0
+    request_ids: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class EmbeddingProgress:
+    """How far a call has come: `done` of `total` inputs (`None` where it is not known) for this `usage`."""
+
+    done: int
+    total: int | None
+    usage: EmbeddingUsage
+
+
+@dataclass(frozen=True)
+class EmbeddingResult(EmbeddingUsage):
+    """Vectors in the order of the texts, and what they took.
+
+    Attributes:
+        vectors: lists of floats, or one float32 array of shape (texts, dimensions).
+    """
+
+    vectors: Any = field(default_factory=list, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What makes vectors: those of unlike makings have nothing to do with each other.
+
+    Attributes:
+        model: Mistral's name of the model.
+        dimensions: how long the vectors are; `None` where only the answers tell.
+    """
+
+    model: str
+    dimensions: int | None
+
+    def __str__(self) -> str:
+        return self.model if self.dimensions is None else f"{self.model} with {self.dimensions:,} dimensions"
+
+
+@dataclass(frozen=True)
+class PartialEmbedding:
+    """What was done when a call ended early; `error.partial`, to be given as `resume_from=` to the next call.
+
+    Attributes:
+        next_index: for a stream, the first index that was not handed on; what comes before it is not needed again.
+        usage: what it took.
+        making: what made the vectors; `None` where the caller answers for that.
+    """
+
+    rows: dict[int, Vector] = field(repr=False)
+    digests: dict[int, bytes] = field(repr=False)
+    next_index: int = 0
+    usage: EmbeddingUsage = field(default_factory=EmbeddingUsage)
+    making: Making | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"PartialEmbedding({len(self.rows)} vectors, next_index={self.next_index}, {self.usage!r})"
+
+    @property
+    def vectors(self) -> dict[int, list[float]]:
+        """The vectors by the index of their text, as lists of floats."""
+        return {index: as_list(row) for index, row in self.rows.items()}
+
+    def check(self, making: Making) -> None:
+        """Check that a call which makes such vectors can go on from here.
+
+        Raises:
+            ConfigurationError: it would mix them with others.
+        """
+        if self.making is not None and self.making != making and (self.rows or self.next_index):
+            raise ConfigurationError(
+                f"resume_from= holds vectors of {self.making}, and this call makes those of {making}: they can't be "
+                "mixed. Go on with the model and the dimensions of the interrupted call, or leave resume_from= out."
+            )
+
+    def vector(self, index: int, text: str) -> Vector | None:
+        """The vector of this input, or `None` where it is still to be had.
+
+        Raises:
+            InvalidRequestError: it was made from another text.
+        """
+        row = self.rows.get(index)
+        if row is not None and self.digests.get(index) != digest(text):
+            raise InvalidRequestError(
+                f"input {index} is not the text that was embedded before the interruption",
+                advice="Give resume_from= the same texts in the same order, or leave it out.",
+            )
+        return row
+
+
+def known_vectors(
+    texts: Sequence[str], vectors: Mapping[str, Vector], besides: PartialEmbedding | None = None
+) -> PartialEmbedding:
+    """What a call can go on from where the vectors of some texts are known from elsewhere.
+
+    Args:
+        texts: those of the call.
+        vectors: what is known, by text; the caller answers for the model that made them.
+        besides: what an earlier call had got.
+    """
+    rows = {index: vectors[text] for index, text in enumerate(texts) if text in vectors}
+    digests = {index: digest(texts[index]) for index in rows}
+    if besides is None:
+        return PartialEmbedding(rows, digests)
+    return replace(besides, rows=rows | besides.rows, digests=digests | besides.digests)
+
+
+def partial_of(error: BaseException) -> PartialEmbedding | None:
+    """What a call of the engine had got when this error ended it, or one that this error was raised for.
+
+    `asyncio.wait_for`, say, raises a `TimeoutError` for the `CancelledError` that has it.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        partial = getattr(link, "partial", None)
+        if isinstance(partial, PartialEmbedding):
+            return partial
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def digest(text: str) -> bytes:
+    """Tells a text from another one, in 16 bytes."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def as_list(row: Vector) -> list[float]:
+    """A vector as a new list of Python floats."""
+    values: list[float] = list(row) if isinstance(row, list) else row.tolist()
+    return values
+
+
+class Tally:
+    """Adds up what a call takes."""
+
+    def __init__(self, remembered: int | None = None) -> None:
+        self.tokens = 0
+        self.cost: Decimal | None = Decimal(0)
+        self.requests = 0
+        self.retries = 0
+        self.duplicates = 0
+        self.request_ids: deque[str] = deque(maxlen=remembered)
+
+    def add(self, report: Report) -> None:
+        """Add one batch."""
+        self.tokens += report.tokens
+        self.cost = None if self.cost is None or report.cost is None else self.cost + report.cost
+        self.requests += report.requests
+        self.retries += report.retries
+        self.request_ids.extend(report.request_ids)
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of an `EmbeddingUsage`."""
+        return vars(self) | {"request_ids": tuple(self.request_ids)}

@@ -1,0 +1,221 @@
+"""Content parts of a message: builds the wire's form of texts, pictures, documents and sounds. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final, cast
+
+from lava_mistral.errors import InvalidRequestError
+from lava_mistral.mistral.types import AudioPart, ContentPart, DocumentPart, ImagePart, ImageURL, TextPart, ThinkingPart
+
+PDF: Final = "application/pdf"
+# What Mistral's document reader takes beside PDF (Mistral's documentation, Document AI).
+_OFFICE: Final = ("application/vnd.openxmlformats-officedocument.", "application/vnd.oasis.opendocument.")
+_TEXTUAL: Final = frozenset(
+    (
+        "application/json",
+        "application/xml",
+        "application/yaml",
+        "application/x-yaml",
+        "application/toml",
+        "application/csv",
+        "application/javascript",
+    )
+)
+# First bytes of a file → its media type. RIFF and ISO files say more at bytes 8 to 12.
+_MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
+    (b"%PDF-", PDF),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"ID3", "audio/mpeg"),
+    (b"\xff\xfb", "audio/mpeg"),
+    (b"\xff\xf3", "audio/mpeg"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+)
+_RIFF: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
+
+
+def media_type_of(data: bytes) -> str | None:
+    """The media type of a file by its first bytes, `text/plain` for UTF-8, or `None` where they tell nothing."""
+    if data[:4] == b"RIFF":
+        return _RIFF.get(data[8:12])
+    if data[4:8] == b"ftyp":
+        return "audio/mp4" if data[8:11] == b"M4A" else "video/mp4"
+    found = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
+    if found is None and data and b"\0" not in data:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+        return "text/plain"
+    return found
+
+
+def to_base64(data: bytes) -> str:
+    """The bytes in standard base64."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def _from_base64(data: bytes | str, name: str | None) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    try:
+        # Some encoders break lines.
+        return base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        file = "A file" if name is None else f"The file {name!r}"
+        raise InvalidRequestError(
+            f"{file} should come as its bytes or in base64; got text that is not base64 ({error}): {data[:40]!r}."
+        ) from error
+
+
+def data_url(data: bytes | str, media_type: str) -> str:
+    """A `data:` URL.
+
+    Args:
+        data: the bytes, or text that is base64 already.
+        media_type: such as `image/png`.
+    """
+    return f"data:{media_type};base64,{data if isinstance(data, str) else to_base64(data)}"
+
+
+def split_data_url(url: str) -> tuple[str, str] | None:
+    """The media type and the base64 of a `data:` URL; `None` for any other URL.
+
+    Raises:
+        InvalidRequestError: it is a `data:` URL but not in base64.
+    """
+    if not url.startswith("data:"):
+        return None
+    head, comma, data = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise InvalidRequestError("A data: URL must be in base64, like data:image/png;base64,iVBOR…")
+    return head[5:-7].partition(";")[0], data
+
+
+def text_part(text: str) -> TextPart:
+    """A text."""
+    return {"type": "text", "text": text}
+
+
+def image_part(url: str, *, detail: str | None = None) -> ImagePart:
+    """A picture, by `https:` or `data:` URL.
+
+    Args:
+        url: where it is, or what it is.
+        detail: how closely the model looks: `low`, `auto` or `high`.
+
+    Raises:
+        InvalidRequestError: `detail` is something else.
+    """
+    image: ImageURL = {"url": url}
+    match detail:
+        case None:
+            pass
+        case "low" | "auto" | "high":
+            image["detail"] = detail
+        case _:
+            raise InvalidRequestError(f"The detail of a picture is 'low', 'auto' or 'high', not {detail!r}.")
+    return {"type": "image_url", "image_url": image}
+
+
+def document_part(url: str, *, name: str | None = None) -> DocumentPart:
+    """A document that Mistral reads itself (PDF), by `https:` or `data:` URL."""
+    part: DocumentPart = {"type": "document_url", "document_url": url}
+    if name:
+        part["document_name"] = name
+    return part
+
+
+def audio_part(data: bytes | str) -> AudioPart:
+    """A sound.
+
+    Args:
+        data: the bytes, or their base64, or an `https:` or `data:` URL.
+    """
+    if isinstance(data, bytes):
+        return {"type": "input_audio", "input_audio": to_base64(data)}
+    split = split_data_url(data)
+    return {"type": "input_audio", "input_audio": data if split is None else split[1]}
+
+
+def file_part(
+    data: bytes | str, *, media_type: str | None, name: str | None = None, detail: str | None = None
+) -> ContentPart:
+    """Whatever a file is, in the form in which Mistral takes it.
+
+    Pictures, PDF and office documents and sounds become their own parts; text files become text, since there is
+    no part for them.
+
+    Args:
+        data: the bytes, or their base64.
+        media_type: such as `application/pdf`; by default what the first bytes tell.
+        name: the document's name.
+        detail: see `image_part`.
+
+    Raises:
+        InvalidRequestError: Mistral takes no such file, the kind is not known, or text that should be base64 is not.
+    """
+    if media_type is None:
+        media_type = media_type_of(_from_base64(data, name))
+    if media_type is None:
+        raise InvalidRequestError(
+            "The kind of a file can't be told from its content: give its media type, like 'application/pdf'."
+        )
+    kind = media_type.partition("/")[0]
+    if kind == "image":
+        return image_part(data_url(data, media_type), detail=detail)
+    if kind == "audio":
+        return audio_part(data)
+    if media_type == PDF or media_type.startswith(_OFFICE):
+        return document_part(data_url(data, media_type), name=name)
+    if kind == "text" or media_type in _TEXTUAL:
+        return named_text(_from_base64(data, name).decode("utf-8", "replace"), name=name)
+    raise refused(media_type)
+
+
+def url_part(url: str, *, media_type: str | None, name: str | None = None, detail: str | None = None) -> ContentPart:
+    """A file at a URL, in the form in which Mistral takes it; see `file_part`.
+
+    Raises:
+        InvalidRequestError: Mistral takes no such file by URL.
+    """
+    if (split := split_data_url(url)) is not None:
+        return file_part(split[1], media_type=split[0] or media_type, name=name, detail=detail)
+    kind = "application" if media_type is None else media_type.partition("/")[0]
+    if kind == "image":
+        return image_part(url, detail=detail)
+    if kind == "audio":
+        return audio_part(url)
+    if kind == "video":
+        raise refused(str(media_type))
+    return document_part(url, name=name)
+
+
+def named_text(text: str, *, name: str | None = None) -> TextPart:
+    """A text file as text, under its name."""
+    return text_part(text if not name else f"{name}:\n{text}")
+
+
+def refused(kind: str) -> InvalidRequestError:
+    """The error for content that Mistral does not take."""
+    advice = (
+        "Send single frames as pictures, or the sound track as audio."
+        if kind.startswith("video")
+        else "Convert it to PDF, text or a picture first."
+    )
+    return InvalidRequestError(f"Mistral takes text, pictures, PDF documents and sounds, not {kind}.", advice=advice)
+
+
+def add_part(parts: list[ContentPart], part: ContentPart) -> None:
+    """Append a part; thinking after thinking is one train of thought, which other providers cut into paragraphs."""
+    before = parts[-1] if parts else None
+    if part["type"] == "thinking" and before is not None and before["type"] == "thinking":
+        joined = {**before, **part, "thinking": [*before["thinking"], *part["thinking"]]}
+        parts[-1] = cast("ThinkingPart", joined)
+    else:
+        parts.append(part)

@@ -1,0 +1,100 @@
+"""What is asked of a model beside the conversation: which tool to call, in which form to answer. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from typing import Any
+
+from lava_mistral.errors import InvalidRequestError
+from lava_mistral.mistral.types import JsonSchema, ResponseFormat, ToolChoice
+
+_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def tool_name(name: str) -> str:
+    """The name with every character replaced that Mistral refuses in the name of a tool or a schema."""
+    return _NAME.sub("_", name)[:64] or "tool"
+
+
+def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collection[str]) -> ToolChoice | None:
+    """The wire's form of a tool choice, in any of the forms that are in use.
+
+    Args:
+        choice: `"auto"`, `"none"`, `"any"` or `"required"`; a tool's name, its own or in Mistral's form; OpenAI's
+            `{"type": "function", "function": {"name": …}}` or Anthropic's `{"type": "tool", "name": …}`; true
+            (some tool), false (no tool) or `None` (not said).
+        names: of the tools that are sent along.
+
+    Raises:
+        InvalidRequestError: the form is none of these, or no such tool is sent along.
+    """
+    match choice:
+        case None:
+            return None
+        case True:
+            return "any"
+        case False:
+            return "none"
+        case "auto" | "none" | "any" | "required":
+            return choice
+        case str():
+            name: Any = choice
+        case {"function": {"name": name}} | {"name": name}:
+            pass
+        case {"type": ("auto" | "none" | "any" | "required") as kind}:
+            return kind  # type: ignore[no-any-return]
+        case _:
+            raise InvalidRequestError(
+                f"A tool choice is 'auto', 'none', 'any', 'required', a tool's name or "
+                f"{{'type': 'function', 'function': {{'name': …}}}}, not {choice!r}."
+            )
+    # A name that Mistral does not take was sent in another form.
+    sent = name if name in names else tool_name(str(name))
+    if sent not in names:
+        known = ", ".join(map(repr, names)) or "none at all"
+        raise InvalidRequestError(f"The tool choice names {name!r}, but the tools are {known}.")
+    return {"type": "function", "function": {"name": sent}}
+
+
+def json_schema_format(
+    name: str, schema: Mapping[str, Any], *, strict: bool | None = True, description: str | None = None
+) -> ResponseFormat:
+    """The response format that makes a model answer with JSON of a schema.
+
+    Args:
+        name: the schema's name.
+        schema: a JSON Schema of an object. It is copied.
+        strict: whether the answer must follow the schema to the letter; `None` leaves it to Mistral.
+        description: what the answer is for.
+    """
+    inner = deepcopy(dict(schema))
+    if strict:
+        close_objects(inner)
+    json_schema: JsonSchema = {"name": tool_name(name), "schema": inner}
+    if description:
+        json_schema["description"] = description
+    if strict is not None:
+        json_schema["strict"] = strict
+    return {"type": "json_schema", "json_schema": json_schema}
+
+
+def close_objects(schema: Any) -> None:
+    """Forbid, in place, further properties in each object of a schema that says nothing of them.
+
+    Strict mode asks for it, as the functions of Mistral's own SDK for pydantic models do.
+    """
+    if isinstance(schema, list):
+        for item in schema:
+            close_objects(item)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "object" and "properties" in schema:
+            schema.setdefault("additionalProperties", False)
+        for key, value in schema.items():
+            # The members of "properties" are names, not keywords; a default or an example is no schema.
+            if key in ("properties", "$defs", "definitions"):
+                for inner in value.values():
+                    close_objects(inner)
+            elif key not in ("default", "examples", "const", "enum"):
+                close_objects(value)

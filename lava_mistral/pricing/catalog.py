@@ -1,0 +1,130 @@
+"""The models that Lava offers: what they cost, how much they read, what they can do.
+
+The figures are in `catalog.json` beside this module, each with its source. Lava's price list is what is
+billed; a model that is not on it works all the same, with cautious defaults and unknown prices, and can be
+added:
+
+    add_model(Model("mistral-next", input_price=Decimal("0.20"), output_price=Decimal("0.60")))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import orjson
+
+from lava_mistral._fork import new_lock
+
+Capability = Literal["chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents"]
+CAPABILITIES: Final[frozenset[str]] = frozenset(
+    ("chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents")
+)
+"""All that a model's `capabilities` may name. `vision`, `audio` and `documents` (PDF) are kinds of input."""
+
+DEFAULT_CONTEXT_WINDOW: Final = 32_768
+"""Tokens assumed for a chat model that is not in the catalogue: the smallest window among those that are."""
+DEFAULT_CAPABILITIES: Final[frozenset[str]] = frozenset(("chat", "tools", "structured_output"))
+"""What a chat model that is not in the catalogue is assumed to do: all of the present ones do it."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model.
+
+    Attributes:
+        id: its name in a request.
+        input_price: USD for a million tokens read, exact; `None` where it is not known.
+        output_price: USD for a million tokens written, exact; 0 where it is free, `None` where unknown.
+        context_window: how many tokens prompt and answer may have together (for embeddings: one input).
+        capabilities: what it can do, of `CAPABILITIES`.
+        sources: where each figure comes from: `"prices"`, `"context_window"`, `"capabilities"`.
+        known: whether it is in the catalogue, by Lava's list or by `add_model`; else these are defaults.
+    """
+
+    id: str
+    input_price: Decimal | None = None
+    output_price: Decimal | None = None
+    context_window: int = DEFAULT_CONTEXT_WINDOW
+    capabilities: frozenset[str] = DEFAULT_CAPABILITIES
+    sources: dict[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)
+    known: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ValueError("a model needs an id")
+        for name in ("input_price", "output_price"):
+            price = getattr(self, name)
+            if price is None:
+                continue
+            if not isinstance(price, Decimal):
+                raise TypeError(f'{name} must be a Decimal such as Decimal("0.15"), not {type(price).__name__}')
+            if not price.is_finite() or price < 0:
+                raise ValueError(f"{name} must be zero or more USD per million tokens, not {price}")
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("give both prices or neither; a free direction is Decimal(0)")
+        if self.context_window < 1:
+            raise ValueError(f"context_window must be at least 1 token, not {self.context_window}")
+        object.__setattr__(self, "capabilities", frozenset(self.capabilities))
+        if unknown := self.capabilities - CAPABILITIES:
+            raise ValueError(f"unknown capabilities {sorted(unknown)}; a capability is one of {sorted(CAPABILITIES)}")
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the model can do it, as far as is known."""
+        return capability in self.capabilities
+
+
+def models() -> tuple[Model, ...]:
+    """Every model of the catalogue: Lava's list in its order, then those that were added."""
+    return tuple(_catalog.values())
+
+
+def get_model(id: str) -> Model:
+    """The model of that name; it never raises.
+
+    A name that is not in the catalogue gives a model with `known=False`, no prices and cautious defaults:
+    32,768 tokens, tools and structured output assumed. A fine-tuned model (`ft:BASE:…`) has the window and
+    capabilities of its base.
+    """
+    model = _catalog.get(id)
+    return model if model is not None else _unknown(id)
+
+
+def add_model(model: Model) -> None:
+    """Put a model into the catalogue of this process, or replace the one of the same id. Safe in threads."""
+    global _catalog
+    with _lock:
+        # Readers take no lock: they see the old mapping or the new one, never one in between.
+        _catalog = {**_catalog, model.id: replace(model, known=True)}
+
+
+def _unknown(id: str) -> Model:
+    if id.startswith("ft:"):
+        base = get_model(id.split(":")[1])
+        return replace(base, id=id, input_price=None, output_price=None, sources={}, known=False)
+    if "embed" in id:
+        return Model(id, context_window=8_192, capabilities=frozenset(("embeddings",)), known=False)
+    return Model(id or "unknown", known=False)
+
+
+def _read(content: bytes) -> Iterable[Model]:
+    catalog: dict[str, Any] = orjson.loads(content)
+    names = {key: f"{source['name']} ({source['url']})" for key, source in catalog["sources"].items()}
+    for entry in catalog["models"]:
+        yield Model(
+            id=entry["id"],
+            input_price=Decimal(entry["input_price"]),
+            output_price=Decimal(entry["output_price"]),
+            context_window=entry["context_window"],
+            capabilities=frozenset(entry["capabilities"]),
+            sources={
+                figure: "; ".join(names[key] for key in keys.split()) for figure, keys in entry["sources"].items()
+            },
+        )
+
+
+_lock = new_lock()
+_catalog: dict[str, Model] = {model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())}

@@ -1,0 +1,101 @@
+"""What a call cost, to the last digit.
+
+Known: Lava lists one price for a million input tokens and one for a million output tokens of each model;
+Mistral bills tokens that came from its prompt cache at 10 % of the input price
+(https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching).
+
+Assumed, because Lava's list names no price for cached tokens: Lava passes Mistral's 10 % on. If it does not,
+a call with cached tokens costs more than is said here, by 90 % of the input price for each of them; a call
+without them is not concerned. `GET {base}/requests/{id}` says what Lava recorded.
+
+Amounts are exact `Decimal` values in USD and are never rounded; `format_cost` makes text of them.
+"""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal, Inexact, localcontext
+from typing import Any, Final, NamedTuple
+
+from lava_mistral.mistral.types import Usage, cached_tokens
+from lava_mistral.pricing.catalog import Model, get_model
+
+CACHED_SHARE: Final = Decimal("0.1")
+"""The share of the input price that a token from Mistral's prompt cache costs."""
+
+_TOKENS_PER_PRICE: Final = Decimal(10) ** 6
+# The caller's own decimal context may be of low precision; this one is wide, and raises rather than rounds.
+EXACT: Final = Context(prec=200, traps=[Inexact])
+
+
+class CostParts(NamedTuple):
+    """What a call cost in USD, and for what."""
+
+    input_cost: Decimal
+    """The prompt, its cached tokens included."""
+    output_cost: Decimal
+    """The answer."""
+    cached_cost: Decimal
+    """The share of `input_cost` that is for cached tokens."""
+    total: Decimal
+    """Prompt and answer together."""
+
+
+def cost_parts(usage: Usage, model: str | Model) -> CostParts | None:
+    """What the tokens of one call cost, apart for prompt and answer; `None` where the prices are not known.
+
+    Args:
+        usage: what the response says, of a chat or an embedding; counts that it leaves out are 0.
+        model: the model that answered, or its name.
+    """
+    if isinstance(model, str):
+        model = get_model(model)
+    if model.input_price is None or model.output_price is None:
+        return None
+    # The wire may leave a count out or say null: embeddings do for the answer's tokens.
+    counts: dict[str, Any] = dict(usage)
+    prompt = counts.get("prompt_tokens") or 0
+    completion = counts.get("completion_tokens") or 0
+    cached = min(cached_tokens(usage), prompt)
+    with localcontext(EXACT):
+        cached_cost = model.input_price * CACHED_SHARE * cached / _TOKENS_PER_PRICE
+        input_cost = model.input_price * (prompt - cached) / _TOKENS_PER_PRICE + cached_cost
+        output_cost = model.output_price * completion / _TOKENS_PER_PRICE
+        return CostParts(input_cost, output_cost, cached_cost, input_cost + output_cost)
+
+
+def cost_of(usage: Usage, model: str | Model) -> Decimal | None:
+    """What the tokens of one call cost in USD, exact; `None` where the model's prices are not known.
+
+    Args:
+        usage: what the response says, of a chat or an embedding.
+        model: the model that answered, or its name.
+    """
+    parts = cost_parts(usage, model)
+    return None if parts is None else parts.total
+
+
+def priced(usage: Usage | None, asked: str, answered: str | None) -> Decimal | None:
+    """What a call cost: by the price of the model that was asked for or, where that is not known, that answered.
+
+    Args:
+        usage: what the response says; `None` where it says nothing.
+        asked: the model's name in the request.
+        answered: its name in the response, by which an alias is known too.
+    """
+    if usage is None:
+        return None
+    cost = cost_of(usage, asked) if asked else None
+    return cost_of(usage, answered) if cost is None and answered else cost
+
+
+def format_cost(cost: Decimal | None) -> str:
+    """The amount as text with every digit that counts and at least two decimals: `"$0.000123"`, `"$1.50"`.
+
+    Args:
+        cost: USD; `None` gives `"unknown"`.
+    """
+    if cost is None:
+        return "unknown"
+    sign, digits = ("-" if cost < 0 else ""), f"{cost.copy_abs():f}"
+    whole, _, decimals = digits.partition(".")
+    return f"{sign}${whole}.{decimals.rstrip('0').ljust(2, '0')}"

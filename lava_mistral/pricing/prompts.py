@@ -1,0 +1,63 @@
+"""Prompts in the forms that people have at hand, as messages of Mistral's wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, TypeAlias, cast
+
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.types import Message
+
+Prompt: TypeAlias = "str | Message | Sequence[Message] | Sequence[Any] | Any"
+"""Whatever `to_messages` takes."""
+
+# A framework's own messages are converted by the package for it, which is there where they are.
+_CONVERTERS = {
+    "langchain_core": "langchain_lava_mistral._convert",
+    "llama_index": "llama_index_lava_mistral._convert",
+}
+_ROLES = {"user": "user", "human": "user", "system": "system", "assistant": "assistant", "ai": "assistant"}
+
+
+def to_messages(prompt: Any) -> list[Message]:
+    """The messages that a prompt stands for.
+
+    Args:
+        prompt: a text, which a user says; or a message or several: in Mistral's form, as `(role, text)`, LangChain's
+            or LlamaIndex's; or LangChain's prompt value.
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if isinstance(prompt, Mapping):
+        return [cast("Message", prompt)]
+    if hasattr(prompt, "to_messages"):
+        prompt = prompt.to_messages()
+    if not isinstance(prompt, Sequence) or _is_pair(prompt):
+        prompt = [prompt]
+    return [message for each in prompt for message in _to_wire(each)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and [*map(type, value)] == [str, str] and value[0] in _ROLES
+
+
+def _to_wire(message: Any) -> Sequence[Message]:
+    if isinstance(message, Mapping):
+        return [cast("Message", message)]
+    if isinstance(message, str):
+        return [{"role": "user", "content": message}]
+    if _is_pair(message):
+        return [cast("Message", {"role": _ROLES[message[0]], "content": message[1]})]
+    for kind in type(message).__mro__:
+        converter = _CONVERTERS.get(kind.__module__.partition(".")[0])
+        if converter is not None:
+            converted: list[Message] = import_module(converter).to_wire([message])
+            return converted
+    raise ConfigurationError(
+        f"A prompt is a text or a list of messages, not one with a {type(message).__name__} in it: write "
+        '{"role": "user", "content": "…"}, ("user", "…"), or a message of LangChain\'s or LlamaIndex\'s.'
+    )

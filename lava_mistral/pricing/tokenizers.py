@@ -1,0 +1,247 @@
+"""Mistral's own tokenizers, from the package mistral-common (extra `[tokenizer]`), loaded when first needed.
+
+Only files that the package holds are used: the SentencePiece vocabularies v1 to v7 and the Tekken vocabulary, which
+is one and the same for all models that use it. The chat template v13 of the models since 2025 is put over that
+vocabulary here, because its own file is not in the package; control tokens count one each, whatever their number.
+
+Which model uses what: mistral-common's own list, and the token counts of recorded answers, which these tokenizers
+reproduce to the token (`mistral-large-latest` with tools over several turns, `pixtral-12b`, `mistral-medium-latest`,
+`mistral-embed`, `mistral-small-latest`). A request that forces a tool can have one token more.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+
+import orjson
+
+from lava_mistral._fork import new_lock
+from lava_mistral._processes import LOADER
+from lava_mistral.mistral.json_codec import to_json
+from lava_mistral.mistral.types import Message, Tool
+
+if TYPE_CHECKING:
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+_Name: TypeAlias = Literal["v1", "v7", "tekken v3", "tekken v13"]
+
+
+class _Choice(NamedTuple):
+    """The tokenizer of a model."""
+
+    tokenizer: _Name
+    template: bool = True
+    """Whether the chat template is known to be the model's own."""
+    settings: int = 0
+    """Tokens that the template spends on the model's settings."""
+
+
+# The first prefix that fits. 12 tokens: {"reasoning_effort": "none"} between two control tokens, as recorded.
+_CHOICES: Final[tuple[tuple[str, _Choice], ...]] = (
+    ("mistral-embed", _Choice("v1")),
+    ("pixtral-large", _Choice("v7")),
+    ("mistral-large-pixtral", _Choice("v7")),
+    ("pixtral-12b", _Choice("tekken v3")),
+    ("open-mistral-nemo", _Choice("tekken v3")),
+    ("mistral-large-latest", _Choice("tekken v13")),
+    ("mistral-small-2603", _Choice("tekken v13", settings=12)),
+    ("mistral-small-latest", _Choice("tekken v13", settings=12)),
+    ("magistral-small-latest", _Choice("tekken v13", settings=12)),
+    ("ministral-", _Choice("tekken v13")),
+    ("mistral-medium", _Choice("tekken v13", template=False, settings=12)),
+    ("magistral-", _Choice("tekken v13", template=False, settings=12)),
+    ("devstral-", _Choice("tekken v13", template=False)),
+)
+
+
+class Counted(NamedTuple):
+    """A number of tokens, and whether the tokenizer is known to be the model's."""
+
+    tokens: int
+    exact: bool
+
+
+def count_text(text: str, model: str, *, enclosed: bool = False) -> Counted | None:
+    """The tokens of a text, or `None` where no tokenizer of the model is at hand.
+
+    Args:
+        text: the text; what cannot be encoded as UTF-8 counts as a question mark.
+        model: the name of the model.
+        enclosed: whether to count the two tokens that enclose an input of an embedding model.
+    """
+    ids = token_ids(text, model, enclosed=enclosed)
+    return None if ids is None else Counted(len(ids), True)
+
+
+def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | None:
+    """The numbers of the tokens of a text in the model's vocabulary; see `count_text`."""
+    choice = _choose(model)
+    tokenizer = _load(choice.tokenizer) if choice else None
+    if tokenizer is None:
+        return None
+    text = text.encode("utf-8", "replace").decode()
+    return list(tokenizer.instruct_tokenizer.tokenizer.encode(text, bos=enclosed, eos=enclosed))
+
+
+def prepare(model: str) -> bool:
+    """Whether a count for the model would take no time to load; where it would, a thread begins to load it."""
+    choice = _choose(model)
+    if choice is None or choice.tokenizer in _loaded:
+        return True
+    if choice.tokenizer not in _begun:
+        # Loaded here: it registers what is to be done at a fork and at the end of the process, which comes to nothing,
+        # or to a traceback, in the middle of one.
+        import concurrent.futures.thread  # noqa: F401
+
+        _begun.add(choice.tokenizer)
+        # Not a daemon: the end of the process would cut it in the middle of other people's C++.
+        threading.Thread(target=_load, args=(choice.tokenizer,), name=LOADER).start()
+    return False
+
+
+def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> Counted | None:
+    """The tokens of a prompt of texts and tool calls, or `None` where it can't be put through a template.
+
+    Args:
+        messages: the messages, in wire form.
+        model: the name of the model.
+        tools: the tools of the request, in wire form.
+    """
+    choice = _choose(model)
+    tokenizer = _load(choice.tokenizer) if choice else None
+    if choice is None or tokenizer is None or choice.tokenizer == "v1":
+        return None
+    from mistral_common.exceptions import MistralCommonException
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+    from pydantic import ValidationError
+
+    try:
+        request: Any = ChatCompletionRequest(
+            messages=[_plain(message) for message in messages],
+            tools=[_plain_tool(tool) for tool in tools] or None,  # type: ignore[misc]  # pydantic reads them
+        )
+        tokens = tokenizer.encode_chat_completion(request).tokens
+    except (MistralCommonException, ValidationError):
+        return None  # an order of messages, or a field, that the template has no place for
+    return Counted(len(tokens) + choice.settings, choice.template)
+
+
+def _choose(model: str) -> _Choice | None:
+    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), None)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """The message with what mistral-common's models accept: they refuse an unknown field."""
+    plain: dict[str, Any] = {key: value for key, value in message.items() if value not in (None, [])}
+    if plain["role"] != "assistant":
+        plain.pop("prefix", None)
+    if plain["role"] == "tool" and isinstance(plain.get("content"), list):
+        plain["content"] = "".join(part["text"] for part in plain["content"])
+    if calls := plain.get("tool_calls"):
+        plain["tool_calls"] = [_plain_call(call) for call in calls]
+    return plain
+
+
+def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"].get("arguments", "")
+    if not isinstance(arguments, str):
+        arguments = to_json(arguments).decode()
+    function = {"name": call["function"]["name"], "arguments": arguments}
+    return {"id": call.get("id") or "null", "function": function}
+
+
+def _plain_tool(tool: Tool) -> dict[str, Any]:
+    function = {key: value for key, value in tool["function"].items() if key in ("name", "description", "parameters")}
+    return {"type": "function", "function": copy.deepcopy(function)}
+
+
+_loaded: dict[_Name, MistralTokenizer[Any, Any, Any, Any, Any] | None] = {}
+_begun: set[_Name] = set()
+_lock = new_lock()
+
+
+def _load(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
+    """The tokenizer, loaded once a process, or `None` without mistral-common or its SentencePiece extra."""
+    if name not in _loaded:
+        with _lock:
+            if name not in _loaded:
+                _loaded[name] = _build(name)
+    return _loaded[name]
+
+
+def _build(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
+    try:
+        from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+        match name:
+            case "v1":
+                return MistralTokenizer.v1()
+            case "v7":
+                return MistralTokenizer.v7(is_mm=True)
+            case "tekken v3":
+                return MistralTokenizer.v3(is_tekken=True)
+            case "tekken v13":
+                return _tekken_v13()
+    except ImportError:
+        return None
+
+
+def _tekken_v13() -> MistralTokenizer[Any, Any, Any, Any, Any]:
+    from mistral_common.protocol.instruct.normalize import InstructRequestNormalizerV13
+    from mistral_common.protocol.instruct.validator import MistralRequestValidatorV13, ValidationMode
+    from mistral_common.tokens.tokenizers.base import SpecialTokens, TokenizerVersion
+    from mistral_common.tokens.tokenizers.instruct import InstructTokenizerV13
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+    from mistral_common.tokens.tokenizers.tekken import SpecialTokenInfo, Tekkenizer
+
+    content = orjson.loads((resources.files("mistral_common") / "data/tekken_240718.json").read_bytes())
+    config = content["config"]
+    tekkenizer = Tekkenizer(
+        vocab=content["vocab"],
+        special_tokens=[
+            SpecialTokenInfo(rank=rank, token_str=token.value, is_control=True)
+            for rank, token in enumerate(SpecialTokens)
+        ],
+        pattern=config["pattern"],
+        vocab_size=config["default_vocab_size"],
+        num_special_tokens=config["default_num_special_tokens"],
+        version=TokenizerVersion.v13,
+    )
+    return MistralTokenizer(
+        InstructTokenizerV13(tekkenizer),
+        validator=MistralRequestValidatorV13(mode=ValidationMode.test),
+        request_normalizer=InstructRequestNormalizerV13.normalizer(),
+    )
+
+
+class _Forking(threading.local):
+    """Whether this thread keeps others from loading while it forks."""
+
+    pausing = False
+
+
+_forking = _Forking()
+
+
+def _pause_loading() -> None:
+    # What another thread has half imported could never be imported in the child.
+    _forking.pausing = _lock.acquire(timeout=10.0)
+
+
+def _resume_loading() -> None:
+    if _forking.pausing:
+        _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_pause_loading,
+        after_in_parent=_resume_loading,
+        # What the parent had only begun to load nobody loads in the child.
+        after_in_child=lambda: _begun.intersection_update(_loaded),
+    )
