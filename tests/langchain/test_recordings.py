@@ -9,8 +9,8 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from tests.conftest import recordings
+from tests.fakes.wire_examples import meaning, replay, said
 from tests.langchain.scenario import Caller, Script
-from tests.wire_examples import meaning, replay, said
 
 
 def block(part: dict[str, Any]) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from langchain_lava_mistral import get_lava_usage_callback as lava_usage
 from lava_mistral import Billing, LavaError, LavaMistral, billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
 from llama_index_lava_mistral import LavaCallEvent, LavaUsageHandler
-from tests.money.conftest import Framework
+from tests.billing.conftest import Framework
 
 
 def chat(gateway: LocalGateway, **settings: Any) -> ChatLavaMistral:

@@ -13,7 +13,7 @@ import langchain_lava_mistral
 from lava_mistral import Billing, BillingError, InsufficientBalanceError, LavaError, PermissionDeniedError, billed_to
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.accounts import Customer
-from tests.money.conftest import Framework
+from tests.billing.conftest import Framework
 
 
 async def every_call(framework: Framework, gateway: LocalGateway, options: Any = None, **settings: Any) -> None:

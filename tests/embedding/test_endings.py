@@ -16,8 +16,8 @@ import pytest
 
 from lava_mistral import ConfigurationError, InvalidRequestError, LavaError, track_usage
 from lava_mistral.embedding.engine import EmbeddingEngine, PartialEmbedding, partial_of
-from tests.core.test_embedding import ours, passages, wait_until
-from tests.core.vector_service import MODES, Mode, VectorService, error, run, vector_of
+from tests.embedding.test_engine import ours, passages, wait_until
+from tests.fakes.vector_service import MODES, Mode, VectorService, error, run, vector_of
 
 TEXTS = passages(100)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lava_mistral import LavaError
 from lava_mistral.embedding.engine import EmbeddingEngine, PartialEmbedding
-from tests.core.vector_service import MODES, Mode, VectorService, error, run, vector_of
+from tests.fakes.vector_service import MODES, Mode, VectorService, error, run, vector_of
 
 FAULTS = {
     "429": lambda: error(429, code="1300"),

@@ -27,7 +27,7 @@ import langchain_lava_mistral
 import llama_index_lava_mistral
 from lava_mistral import Billing, ConfigurationError, LavaMistral, SpendLimitError, billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
-from tests.money.conftest import Framework
+from tests.billing.conftest import Framework
 
 pytestmark = [
     # LlamaIndex's workflows look at pydantic's deprecated attributes.

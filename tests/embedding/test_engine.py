@@ -39,7 +39,7 @@ from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress, Em
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Reset, Status, WrongVectors
 from lava_mistral.transport.retry import RetryPolicy
-from tests.core.vector_service import HASTY, MODES, Mode, VectorService, error, run, vector_of
+from tests.fakes.vector_service import HASTY, MODES, Mode, VectorService, error, run, vector_of
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "finds", "that", "nobody", "cares"]
 

@@ -17,7 +17,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from lava_mistral.pricing.tokens import IMAGE_TOKENS, count_tokens, estimate_tokens
 from tests.conftest import recordings
-from tests.core.samples import ENGLISH, LANGUAGES
+from tests.fakes.samples import ENGLISH, LANGUAGES
 
 SENTENCEPIECE: Any = MistralTokenizer.v1().instruct_tokenizer.tokenizer
 TEKKEN: Any = MistralTokenizer.v3(is_tekken=True).instruct_tokenizer.tokenizer

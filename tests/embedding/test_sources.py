@@ -18,8 +18,8 @@ import pytest
 from lava_mistral import InvalidRequestError
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.engine import EmbeddingEngine
-from tests.core.test_embedding import ours, passages, wait_until
-from tests.core.vector_service import VectorService, vector_of
+from tests.embedding.test_engine import ours, passages, wait_until
+from tests.fakes.vector_service import VectorService, vector_of
 
 TEXTS = passages(100)
 

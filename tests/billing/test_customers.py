@@ -10,7 +10,7 @@ from typing import Any
 
 from lava_mistral import Billing, billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
-from tests.money.conftest import Framework, run_now
+from tests.billing.conftest import Framework, run_now
 
 CUSTOMERS = 1000
 THREADS = 64

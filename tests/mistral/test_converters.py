@@ -20,7 +20,7 @@ from langchain_lava_mistral import _convert as langchain
 from lava_mistral.mistral.content import to_base64
 from lava_mistral.mistral.turn import Turn
 from llama_index_lava_mistral import _convert as llama_index
-from tests.wire_examples import meaning
+from tests.fakes.wire_examples import meaning
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(16))
 PDF = b"%PDF-1.4\n%%EOF"

@@ -22,7 +22,7 @@ from lava_mistral.billing.listeners import subscribe, unsubscribe
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Garbage, Interrupted, Reset, Slow, Status
 from llama_index_lava_mistral import LavaUsageHandler
-from tests.money.conftest import Framework, frameworks, run_now
+from tests.billing.conftest import Framework, frameworks, run_now
 
 CALLS = 2000
 WORDS = (

@@ -19,7 +19,7 @@ from lava_mistral.ray import EmbedTexts
 pa = pytest.importorskip("pyarrow", reason="the extra [ray] is not installed")
 pd = pytest.importorskip("pandas", reason="the extra [ray] is not installed")
 
-CLUSTER = Path(__file__).resolve().parents[2] / "benchmarks" / "ingest_ray.py"
+CLUSTER = Path(__file__).resolve().parents[1] / "benchmarks" / "ingest_ray.py"
 TEXTS = ["one", "two", "three", "one"]
 
 
