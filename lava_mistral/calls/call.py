@@ -35,12 +35,11 @@ MODELS_URL = f"{MISTRAL_URL}/models"
 
 _AGENT = (b"User-Agent", f"lava-mistral/{version('lava-mistral')}".encode("ascii"))
 JSON_HEADERS: Final = [
-    _AGENT,
     (b"Content-Type", b"application/json"),
     (b"Accept", b"application/json"),
     (b"Accept-Encoding", b"gzip, deflate"),
 ]
-_EVENTS = [_AGENT, (b"Content-Type", b"application/json"), (b"Accept", b"text/event-stream")]
+_EVENTS = [(b"Content-Type", b"application/json"), (b"Accept", b"text/event-stream")]
 # The request did not go out, or not to Lava: nobody can have charged it.
 _NEVER_SENT = (
     httpx.ConnectError,
@@ -55,15 +54,19 @@ _OF_THE_BODY = (b"content-length", b"content-encoding", b"transfer-encoding")
 _OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
 
 
-def own_headers(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
-    """Those of a caller's HTTP client headers that go with every request: not the ones that httpx or Lava set."""
-    return [
+def client_headers(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
+    """The headers of an HTTP client that go with every request: not the ones that httpx or Lava set.
+
+    There is one User-Agent: the client's own, or this package's where the client has httpx's.
+    """
+    kept = [
         (name, value)
         for name, value in headers.raw
         if name.lower() not in _OWN
         and name.lower() != b"connection"
         and not (name.lower() == b"user-agent" and value.startswith(b"python-httpx/"))
     ]
+    return kept if any(name.lower() == b"user-agent" for name, _ in kept) else [_AGENT, *kept]
 
 
 @dataclass
@@ -110,7 +113,7 @@ class Call:
             "GET" if self.content is None else "POST",
             self.target,
             identity=self.identity,
-            headers=[*headers, *extra] if extra else headers,
+            headers=[*headers, *extra],
             content=self.content,
             extensions={"timeout": self.timeouts},
         )

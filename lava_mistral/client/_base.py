@@ -19,7 +19,7 @@ from lava_mistral.billing.metering import open_account
 from lava_mistral.billing.pickling import carried
 from lava_mistral.billing.scope import Identity, identify
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
-from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, Call, own_headers
+from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, Call, client_headers
 from lava_mistral.calls.chat_body import chat_body
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.types import Message
@@ -93,7 +93,7 @@ class ClientBase(Generic[_HTTP]):
         return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"
 
     def _extra_headers(self) -> list[tuple[bytes, bytes]]:
-        return [] if self._http_client is None else own_headers(self._http_client.headers)
+        return client_headers(httpx.Headers() if self._http_client is None else self._http_client.headers)
 
     def _identity(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> Identity:
         return identify(

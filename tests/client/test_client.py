@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
+from importlib.metadata import version
 from time import sleep
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -206,6 +207,51 @@ async def test_headers_of_a_given_client_go_with_it_and_its_own_authorization_do
     headers = wire.requests[0].headers
     assert (headers["x-trace"], headers["authorization"]) == ("t", f"Bearer {KEY}")
     assert not given.is_closed
+
+
+@pytest.mark.parametrize("given", ["shop/1", None])
+async def test_a_request_names_one_user_agent_the_callers_before_ours(both: Any, given: str | None) -> None:
+    wire = Wire(ANSWER, {"request_id": "r", "status": "completed"})
+    run = both(wire)
+    http = httpx.AsyncClient if run.asynchronous else httpx.Client
+    settings: Any = {} if given is None else {"headers": {"user-agent": given}}
+    http_client = http(transport=httpx.MockTransport(wire), **settings)
+    run.client = type(run.client)(api_key=KEY, base_url=BASE, http_client=http_client)
+    await run.chat()
+    record = run.client.request("r")
+    assert (await record if run.asynchronous else record).request_id == "r"
+    sent = given or f"lava-mistral/{version('lava-mistral')}"
+    assert [request.headers.get_list("user-agent") for request in wire.requests] == [[sent], [sent]]
+
+
+def tool_call(id: str, **more: Any) -> Any:
+    return {"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}, **more}
+
+
+def tool_result(id: str, content: str) -> Any:
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+async def test_fields_of_a_call_that_hold_nothing_are_not_sent(both: Any) -> None:
+    wire = Wire(ANSWER)
+    call = tool_call("abcdefgh1", type=None, index=None)
+    await both(wire).chat(
+        [*ASK, {"role": "assistant", "content": "", "tool_calls": [call]}, tool_result("abcdefgh1", "r")]
+    )
+    assert wire.bodies[0]["messages"][1]["tool_calls"] == [
+        {"id": "abcdefgh1", "function": {"name": "f", "arguments": "{}"}}
+    ]
+
+
+async def test_ids_that_differ_in_half_a_surrogate_pair_stay_apart(both: Any) -> None:
+    wire = Wire(ANSWER)
+    calls = [tool_call("id \ud800"), tool_call("id \ud801")]
+    results = [tool_result("id \ud801", "second"), tool_result("id \ud800", "first")]
+    await both(wire).chat([*ASK, {"role": "assistant", "content": "", "tool_calls": calls}, *results])
+    _, turn, *sent = wire.bodies[0]["messages"]
+    first, second = (call["id"] for call in turn["tool_calls"])
+    assert first != second
+    assert {message["tool_call_id"]: message["content"] for message in sent} == {first: "first", second: "second"}
 
 
 ERRORS: list[tuple[int, Any, type[LavaError], str, bool]] = [
