@@ -172,6 +172,13 @@ async def test_a_question_goes_to_lava_itself_with_the_secret_key(side: Side) ->
         assert "x-lava-metadata" not in request.headers
 
 
+async def test_a_record_may_call_its_moment_a_timestamp(side: Side) -> None:
+    moment = "2026-08-01T10:00:00.000Z"
+    record = {"request_id": "r", "status": "completed", "timestamp": moment}
+    client = side.client(lambda _: httpx.Response(200, json=record))
+    assert (await side.ask(client.request("r"))).created_at == datetime(2026, 8, 1, 10, tzinfo=timezone.utc)
+
+
 async def test_an_opaque_token_can_ask_nothing(side: Side) -> None:
     with pytest.raises(ConfigurationError, match="secret key") as caught:
         await side.ask(side.client(lambda _: httpx.Response(200), api_key="opaque-token").request("r"))

@@ -178,6 +178,13 @@ def test_an_unknown_credential_is_refused(forward, gateway, authorization):
     assert gateway.requests[0].credential == {}
 
 
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_of_a_credential_may_be_in_any_case(forward, gateway, scheme):
+    headers = {"authorization": f"{scheme} {gateway.secret_key}"}
+    response = forward.client.post(f"{gateway.base_url}/forward", params={"u": CHAT}, json=BODY, headers=headers)
+    assert response.status_code == 200
+
+
 def test_further_keys_and_opaque_tokens_can_be_accepted(connect):
     with LocalGateway(secret_keys=["aks_live_2"], forward_tokens={"opaque": {"secret_key": "aks_live_2"}}) as gateway:
         forward = connect(gateway)

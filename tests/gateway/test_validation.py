@@ -261,6 +261,12 @@ def test_the_largest_batch_is_accepted(forward):
     assert forward.embed(["word " * 8_192] * 2).status_code == 200
 
 
+def test_a_prompt_may_fill_the_window_to_the_last_token(forward):
+    full = forward.chat("word " * 32_765, model="mistral-saba-2502")
+    assert (full.status_code, full.json()["usage"]["prompt_tokens"]) == (200, 32_768)
+    assert forward.chat("word " * 32_766, model="mistral-saba-2502").json()["code"] == "3051"
+
+
 def test_models_can_be_added(connect):
     with LocalGateway(models=["mistral-next", "next-embed"]) as gateway:
         forward = connect(gateway)

@@ -161,10 +161,22 @@ HALF = '{"name": "Ada", "items": [1, 2, 3'
 
 @METHODS
 @SCHEMAS
-def test_a_stream_that_was_cut_off_ends_with_an_error(schema: Any, method: Any, caller: Caller) -> None:
-    model = Script(person(method, HALF, "length")).model()
+@pytest.mark.parametrize("reason", ["length", "model_length"])
+def test_a_stream_that_was_cut_off_ends_with_an_error(reason: str, schema: Any, method: Any, caller: Caller) -> None:
+    model = Script(person(method, HALF, reason)).model()
     with pytest.raises(OutputParserException, match="cut off"):
         caller.stream(model.with_structured_output(schema, method=method), "JSON?")
+
+
+@METHODS
+@SCHEMAS
+@pytest.mark.parametrize("reason", ["length", "model_length"])
+def test_an_answer_that_was_cut_off_is_an_error(reason: str, schema: Any, method: Any, caller: Caller) -> None:
+    said: Any = answer(HALF + "]}", finish_reason=reason)
+    if method == "function_calling":
+        said = answer("", calls=[call("Person", HALF + "]}")], finish_reason=reason)
+    with pytest.raises(OutputParserException, match=f"cut off .finish_reason '{reason}'"):
+        caller.invoke(Script(said).model().with_structured_output(schema, method=method), "JSON?")
 
 
 @METHODS
