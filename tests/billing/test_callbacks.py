@@ -27,6 +27,7 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 from rich.console import Console
 
+import llama_index_lava_mistral
 from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings, LavaUsageCallbackHandler
 from langchain_lava_mistral import get_lava_usage_callback as lava_usage
 from lava_mistral import Billing, LavaError, LavaMistral, billed_to, track_usage
@@ -233,6 +234,28 @@ async def test_llama_index_gets_an_event_for_each_paid_request(gateway: LocalGat
         assert event.span_id == request.metadata["llama_index_span_id"]
     assert events.seen[0].customer_id == "c"
     assert events.seen[0].span_id.startswith("ChatLavaMistral.")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_llama_index_without_any_handler_calls_all_the_same(
+    gateway: LocalGateway, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    framework = Framework("llama_index", asynchronous=asynchronous)
+    monkeypatch.setattr(get_dispatcher(), "event_handlers", [])
+    with track_usage() as usage:
+        await framework.chat(framework.llm(gateway), "Hello")
+        await framework.embed(framework.embeddings(gateway), ["a"])
+    assert usage.requests == len(gateway.requests) == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_span_id_that_is_too_long_for_lava_is_cut(gateway: LocalGateway, asynchronous: bool) -> None:
+    framework = Framework("llama_index", asynchronous=asynchronous)
+    access: Any = {"api_key": gateway.secret_key, "base_url": gateway.base_url, "trace_metadata": True}
+    # A span is named after the class.
+    await framework.chat(type("L" * 300, (llama_index_lava_mistral.ChatLavaMistral,), {})(**access), "Hello")
+    await framework.embed(type("L" * 300, (llama_index_lava_mistral.LavaMistralEmbeddings,), {})(**access), ["a"])
+    assert [request.metadata for request in gateway.requests] == [{"llama_index_span_id": "L" * 255}] * 2
 
 
 async def test_a_request_leads_to_its_trace_and_back_on_demand(framework: Framework, gateway: LocalGateway) -> None:
