@@ -8,8 +8,6 @@ UV_PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python
 PINNED := --constraints constraints.txt
 
 TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
-# Many tests time real servers and processes: what fails beside others has to pass by itself.
-AGAIN := -q --last-failed --last-failed-no-failures none -m 'not alone'
 
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
@@ -20,23 +18,24 @@ demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
 
 test: $(VENV)/.dev node-sdk
-	$(BIN)/python -m pytest $(TOGETHER) || $(BIN)/python -m pytest $(AGAIN)
+	$(BIN)/python -m pytest $(TOGETHER)
 	$(BIN)/python -m pytest -q -m alone
 
 # The same tests, without those that need the machine for themselves.
 test-quick: $(VENV)/.dev node-sdk
-	$(BIN)/python -m pytest $(TOGETHER) || $(BIN)/python -m pytest $(AGAIN)
+	$(BIN)/python -m pytest $(TOGETHER)
 
 # … and which branches of the packages they went through.
 coverage: $(VENV)/.dev node-sdk
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(TOGETHER) || $(BIN)/coverage run -m pytest $(AGAIN)
+	$(BIN)/coverage run -m pytest $(TOGETHER)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under 95
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -57,7 +56,7 @@ live:
 
 # The newest releases that fit together, for every CPython and system.
 constraints: $(BIN)/uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url \
 	--all-extras --group dev --group notebooks --output-file constraints.txt pyproject.toml
 
 clean:
@@ -68,7 +67,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 $(VENV)/.demo: $(BIN)/uv pyproject.toml
-	$(UV_PIP) -e '.[langchain,gateway]'
+	$(UV_PIP) -e '.[cli,langchain,gateway]'
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt

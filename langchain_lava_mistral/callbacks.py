@@ -29,8 +29,7 @@ class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
     It counts every paid request of the models and embeddings of this package that run under it, once: failed tries that
     were charged and streams that were left early too, which no message tells of, and nothing for an answer from
     LangChain's cache. Embeddings have no callbacks of their own in LangChain; they are counted inside a chain, a tool
-    or a retriever that has the handler. For those that are called alone there is `get_lava_usage_callback`; so there is
-    for what the tools of an async agent call on CPython 3.10, where LangChain hands them no callbacks.
+    or a retriever that has the handler. For those that are called alone there is `get_lava_usage_callback`.
 
     Args:
         totals: what to count in; by default a new `UsageTotals`. Handlers may share one.

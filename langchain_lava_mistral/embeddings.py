@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import httpx
 from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
-from typing_extensions import Self
 
 from langchain_lava_mistral._fields import (
     BillingField,

@@ -1,73 +1,100 @@
-"""Mistral's models through the Lava AI gateway: the core that the LangChain and LlamaIndex packages stand on."""
+"""Mistral's models through the Lava AI gateway: the core that the LangChain and LlamaIndex packages stand on.
 
-from lava_mistral.billing.identity import Billing
-from lava_mistral.billing.lava_records import RequestRecord, UsageReport
-from lava_mistral.billing.listeners import track_usage
-from lava_mistral.billing.scope import billed_to
-from lava_mistral.billing.spend_limit import SpendLimit
-from lava_mistral.billing.usage import CallRecord
-from lava_mistral.billing.usage_totals import UsageTotals
-from lava_mistral.client.async_client import AsyncLavaMistral
-from lava_mistral.client.sync_client import LavaMistral
-from lava_mistral.embedding.results import PartialEmbedding, partial_of
-from lava_mistral.errors import (
-    APIConnectionError,
-    APITimeoutError,
-    AuthenticationError,
-    BillingError,
-    ConfigurationError,
-    ContextOverflowError,
-    InsufficientBalanceError,
-    InvalidRequestError,
-    LavaError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
-    SpendLimitError,
-    StreamInterruptedError,
-    StreamStalledError,
-)
-from lava_mistral.pricing.catalog import Model, models
-from lava_mistral.pricing.estimate import CostEstimate, estimate_cost
-from lava_mistral.pricing.tokens import TokenCount, count_tokens
-from lava_mistral.transport.lava import AsyncLavaTransport, LavaTransport
+Names are imported when they are first used (PEP 562), so that a program loads only what it needs.
+"""
 
-__all__ = [
-    "APIConnectionError",
-    "APITimeoutError",
-    "AsyncLavaMistral",
-    "AsyncLavaTransport",
-    "AuthenticationError",
-    "Billing",
-    "BillingError",
-    "CallRecord",
-    "ConfigurationError",
-    "ContextOverflowError",
-    "CostEstimate",
-    "InsufficientBalanceError",
-    "InvalidRequestError",
-    "LavaError",
-    "LavaMistral",
-    "LavaTransport",
-    "Model",
-    "NotFoundError",
-    "PartialEmbedding",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "RequestRecord",
-    "ServerError",
-    "SpendLimit",
-    "SpendLimitError",
-    "StreamInterruptedError",
-    "StreamStalledError",
-    "TokenCount",
-    "UsageReport",
-    "UsageTotals",
-    "billed_to",
-    "count_tokens",
-    "estimate_cost",
-    "models",
-    "partial_of",
-    "track_usage",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lava_mistral.billing.identity import Billing as Billing
+    from lava_mistral.billing.lava_records import RequestRecord as RequestRecord
+    from lava_mistral.billing.lava_records import UsageReport as UsageReport
+    from lava_mistral.billing.listeners import track_usage as track_usage
+    from lava_mistral.billing.scope import billed_to as billed_to
+    from lava_mistral.billing.spend_limit import SpendLimit as SpendLimit
+    from lava_mistral.billing.usage import CallRecord as CallRecord
+    from lava_mistral.billing.usage_totals import UsageTotals as UsageTotals
+    from lava_mistral.client.async_client import AsyncLavaMistral as AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral as LavaMistral
+    from lava_mistral.embedding.results import PartialEmbedding as PartialEmbedding
+    from lava_mistral.embedding.results import partial_of as partial_of
+    from lava_mistral.errors import APIConnectionError as APIConnectionError
+    from lava_mistral.errors import APITimeoutError as APITimeoutError
+    from lava_mistral.errors import AuthenticationError as AuthenticationError
+    from lava_mistral.errors import BillingError as BillingError
+    from lava_mistral.errors import ConfigurationError as ConfigurationError
+    from lava_mistral.errors import ContextOverflowError as ContextOverflowError
+    from lava_mistral.errors import InsufficientBalanceError as InsufficientBalanceError
+    from lava_mistral.errors import InvalidRequestError as InvalidRequestError
+    from lava_mistral.errors import LavaError as LavaError
+    from lava_mistral.errors import NotFoundError as NotFoundError
+    from lava_mistral.errors import PermissionDeniedError as PermissionDeniedError
+    from lava_mistral.errors import RateLimitError as RateLimitError
+    from lava_mistral.errors import ServerError as ServerError
+    from lava_mistral.errors import SpendLimitError as SpendLimitError
+    from lava_mistral.errors import StreamInterruptedError as StreamInterruptedError
+    from lava_mistral.errors import StreamStalledError as StreamStalledError
+    from lava_mistral.pricing.catalog import Model as Model
+    from lava_mistral.pricing.catalog import models as models
+    from lava_mistral.pricing.estimate import CostEstimate as CostEstimate
+    from lava_mistral.pricing.estimate import estimate_cost as estimate_cost
+    from lava_mistral.pricing.tokens import TokenCount as TokenCount
+    from lava_mistral.pricing.tokens import count_tokens as count_tokens
+    from lava_mistral.transport.lava import AsyncLavaTransport as AsyncLavaTransport
+    from lava_mistral.transport.lava import LavaTransport as LavaTransport
+
+# Where each public name is defined.
+_HOME = {
+    "Billing": "billing.identity",
+    "RequestRecord": "billing.lava_records",
+    "UsageReport": "billing.lava_records",
+    "track_usage": "billing.listeners",
+    "billed_to": "billing.scope",
+    "SpendLimit": "billing.spend_limit",
+    "CallRecord": "billing.usage",
+    "UsageTotals": "billing.usage_totals",
+    "AsyncLavaMistral": "client.async_client",
+    "LavaMistral": "client.sync_client",
+    "PartialEmbedding": "embedding.results",
+    "partial_of": "embedding.results",
+    "APIConnectionError": "errors",
+    "APITimeoutError": "errors",
+    "AuthenticationError": "errors",
+    "BillingError": "errors",
+    "ConfigurationError": "errors",
+    "ContextOverflowError": "errors",
+    "InsufficientBalanceError": "errors",
+    "InvalidRequestError": "errors",
+    "LavaError": "errors",
+    "NotFoundError": "errors",
+    "PermissionDeniedError": "errors",
+    "RateLimitError": "errors",
+    "ServerError": "errors",
+    "SpendLimitError": "errors",
+    "StreamInterruptedError": "errors",
+    "StreamStalledError": "errors",
+    "Model": "pricing.catalog",
+    "models": "pricing.catalog",
+    "CostEstimate": "pricing.estimate",
+    "estimate_cost": "pricing.estimate",
+    "TokenCount": "pricing.tokens",
+    "count_tokens": "pricing.tokens",
+    "AsyncLavaTransport": "transport.lava",
+    "LavaTransport": "transport.lava",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

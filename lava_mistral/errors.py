@@ -17,15 +17,16 @@
     └── StreamInterruptedError       a stream ended early; `partial` holds what had come
         └── StreamStalledError            … because no chunk came in time; also an APITimeoutError
 
-`error_from_response` is the one function that maps an HTTP answer to this tree.
+`lava_mistral.calls.error_mapping` maps HTTP answers and exceptions to this tree.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import httpx
+if TYPE_CHECKING:
+    import httpx
 
 Origin = Literal["lava", "mistral", "client"]
 

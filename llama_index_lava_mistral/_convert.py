@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from llama_index.core.base.llms.types import (
     AudioBlock,
@@ -25,7 +25,6 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.tools import BaseTool, FunctionTool
 from pydantic import BaseModel
-from typing_extensions import assert_never
 
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.mistral.content import (

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import iscoroutinefunction, signature
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
-from typing_extensions import Self
 
 from lava_mistral.billing.identity import Billing, to_billing
 from lava_mistral.calls.chat_body import refuse_keys

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import httpx
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic import BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
-from typing_extensions import Self
 
 from lava_mistral.billing.credentials import check_base_url
 from lava_mistral.billing.identity import Billing, check_metadata, to_billing

@@ -98,7 +98,7 @@ def test_the_embeddings_of_both_frameworks_are_made_in_a_child_while_a_thread_ma
 FORK_WHILE_LOADING = """
 import os, threading, time, warnings
 warnings.simplefilter("ignore")
-from lava_mistral import tokenizers
+from lava_mistral.pricing import tokenizers
 assert tokenizers.prepare("mistral-embed") is False
 while not tokenizers._lock.locked():
     time.sleep(0.001)

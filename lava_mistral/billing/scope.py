@@ -10,10 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
-
-from typing_extensions import Self
 
 from lava_mistral._processes import runs_alone, works_for_a_pool
 from lava_mistral.billing.credentials import Secret, hidden

@@ -29,7 +29,7 @@ EXTRAS: Final = {
     "ray": ("ray", "pyarrow"),
     "plot": ("matplotlib",),
 }
-_OLDEST_PYTHON: Final = (3, 10)
+_OLDEST_PYTHON: Final = (3, 11)
 _PATIENCE: Final = 15.0  # seconds for a question to the network
 _LONGEST: Final = 240  # characters of a message
 

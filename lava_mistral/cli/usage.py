@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +31,7 @@ def usage(
     from lava_mistral.client.sync_client import LavaMistral
     from lava_mistral.pricing.cost import format_cost
 
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     try:
         start, end = parse_moment(since, now), now if until is None else parse_moment(until, now)
         if by != "day":

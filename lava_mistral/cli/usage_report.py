@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -69,11 +69,10 @@ def parse_moment(text: str, now: datetime) -> datetime:
     if match is not None:
         return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
-        # Python 3.10 reads no "Z".
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text!r} is no span such as 7d, 12h or 2w, and no date such as 2026-08-01") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def name_of(by: str) -> Callable[[RequestRecord], str | None]:

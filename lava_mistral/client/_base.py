@@ -8,10 +8,9 @@ is cheap to make, picklable, and safe to share between threads and event loops.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 import httpx
-from typing_extensions import Self
 
 from lava_mistral.billing.credentials import Secret, check_base_url
 from lava_mistral.billing.identity import Billing, to_billing

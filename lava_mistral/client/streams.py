@@ -6,9 +6,9 @@ import asyncio
 import time
 from contextlib import suppress
 from types import TracebackType
+from typing import Self
 
 import httpx
-from typing_extensions import Self
 
 from lava_mistral.calls.call import Call
 from lava_mistral.calls.stream_parser import StreamReader

@@ -13,9 +13,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol
-
-from typing_extensions import Self
+from typing import Any, Final, Protocol, Self
 
 from lava_mistral._fork import new_lock
 from lava_mistral.billing.identity import Billing

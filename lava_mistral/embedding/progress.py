@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from lava_mistral.embedding.results import EmbeddingProgress
 

@@ -8,9 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context
-from typing import Protocol
-
-from typing_extensions import Self
+from typing import Protocol, Self
 
 
 class NothingYet(Exception):

@@ -8,9 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, closing
 from types import TracebackType
-from typing import Any, Final
-
-from typing_extensions import Self
+from typing import Any, Final, Self
 
 from lava_mistral.embedding.batch_request import Report
 from lava_mistral.embedding.batching import Batch

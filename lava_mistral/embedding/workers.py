@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from lava_mistral.embedding.batch_request import Report
 from lava_mistral.embedding.batching import Batch

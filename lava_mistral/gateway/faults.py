@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -293,7 +293,7 @@ def error_body(status: int, message: Any = None, kind: str | None = None, code: 
 def retry_after_header(value: float | datetime | str) -> str:
     """A `Retry-After` header in seconds, or as an HTTP date."""
     if isinstance(value, datetime):
-        return format_datetime(value.astimezone(timezone.utc), usegmt=True)
+        return format_datetime(value.astimezone(UTC), usegmt=True)
     return value if isinstance(value, str) else f"{value:g}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from lava_mistral.gateway import extract
@@ -319,10 +319,10 @@ def _string(schema: Mapping[str, Any], evidence: Evidence, name: str) -> str:
     match schema.get("format"):
         case "date":
             found = _DATE.search(evidence.text)
-            return found.group() if found else datetime.now(timezone.utc).date().isoformat()
+            return found.group() if found else datetime.now(UTC).date().isoformat()
         case "date-time":
             found = _DATE.search(evidence.text)
-            return f"{found.group()}T00:00:00Z" if found else datetime.now(timezone.utc).isoformat(timespec="seconds")
+            return f"{found.group()}T00:00:00Z" if found else datetime.now(UTC).isoformat(timespec="seconds")
         case "time":
             return "12:00:00Z"
         case "email":

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from lava_mistral.gateway.accounts import Accounts, Wallet
 from lava_mistral.gateway.lava import Lava

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -95,13 +95,13 @@ def usage(records: Sequence[RequestRecord], asked: Mapping[str, str]) -> dict[st
     if not asked.get("start"):
         raise Refusal(400, "Missing query parameter start: an ISO date")
     start = _parse("start", asked["start"])
-    end = _parse("end", asked["end"]) if asked.get("end") else datetime.now(timezone.utc) + timedelta(seconds=1)
+    end = _parse("end", asked["end"]) if asked.get("end") else datetime.now(UTC) + timedelta(seconds=1)
     if end < start:
         raise Refusal(400, "end must not be before start")
     wanted = _filter(asked)
     days: dict[datetime, list[RequestRecord]] = {}
     for record in records:
-        at = datetime.fromtimestamp(record.created_at, timezone.utc)
+        at = datetime.fromtimestamp(record.created_at, UTC)
         if start <= at < end and wanted(record):
             days.setdefault(at.replace(hour=0, minute=0, second=0, microsecond=0), []).append(record)
     items = [
@@ -172,15 +172,14 @@ def _limit(text: str | None) -> int:
 
 def _parse(name: str, text: str) -> datetime:
     try:
-        # Python 3.10 reads no "Z".
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00").replace(" ", "+"))
+        moment = datetime.fromisoformat(text.replace(" ", "+"))
     except ValueError:
         raise Refusal(400, f"Invalid {name}: an ISO date is expected") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _moment(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _text(amount: Decimal) -> str:

@@ -6,9 +6,9 @@ through. Fields that Mistral may leave out are `NotRequired`; a consumer reads t
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NotRequired, TypeAlias, cast
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 FinishReason: TypeAlias = Literal["stop", "length", "model_length", "error", "tool_calls"]
 

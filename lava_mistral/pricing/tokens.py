@@ -1,7 +1,7 @@
 """How many tokens a text or a conversation has.
 
-With the extra `[tokenizer]` counts are Mistral's own (see `lava_mistral.tokenizers`); without it, and for what no
-bundled tokenizer covers, they are an upper estimate. Nothing is downloaded, ever.
+With the extra `[tokenizer]` counts are Mistral's own (see `lava_mistral.pricing.tokenizers`); without it, and for
+what no bundled tokenizer covers, they are an upper estimate. Nothing is downloaded, ever.
 
 The estimate takes a word that both of Mistral's vocabularies hold as one token (`words.vocabulary`, 15,080 of them, of
 many languages; SentencePiece, which `mistral-embed` uses, and Tekken) for one token, and weighs the letters of any

@@ -6,16 +6,11 @@ worth a moment, and no more: a proxy may hold it back while it writes down what 
 
 from __future__ import annotations
 
-import sys
 import threading
+from asyncio import timeout as limited
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
-
-if sys.version_info >= (3, 11):
-    from asyncio import timeout as limited
-else:
-    from async_timeout import timeout as limited
 
 PARTING: Final = 0.25
 """Seconds to wait for the end of a body whose content is complete."""

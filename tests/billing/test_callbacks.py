@@ -7,7 +7,6 @@ import contextlib
 import copy
 import io
 import json
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -116,9 +115,7 @@ def test_chains_agents_tools_and_retrievers_are_counted(gateway: LocalGateway) -
     asyncio.run(chain.ainvoke("Rhine", config))
     question = {"messages": [("user", "Look up how many miles long the river 'Rhine' is.")]}
     agent.invoke(question, config)
-    if sys.version_info >= (3, 11):
-        # On 3.10 LangChain hands no callbacks to what a tool of an async agent calls.
-        asyncio.run(agent.ainvoke(question, config))
+    asyncio.run(agent.ainvoke(question, config))
     charged, requests = ledger(gateway), len(gateway.requests)
     retriever.invoke("nobody's")
     store.similarity_search("nobody's")

@@ -110,7 +110,7 @@ class Customer:
                     await self._do(kind, text, draw, options)
         except LavaError as error:
             self.books.failures[type(error).__name__] += 1
-        except (asyncio.CancelledError, asyncio.TimeoutError):
+        except (TimeoutError, asyncio.CancelledError):
             self.books.failures["cancelled"] += 1
 
     async def _do(self, kind: str, text: str, draw: random.Random, options: dict[str, Any]) -> None:

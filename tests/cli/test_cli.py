@@ -183,7 +183,7 @@ class TestDemo:
         for package in ("lava_mistral", "langchain_lava_mistral"):
             shutil.copytree(ROOT / package, site / package)
         script = (
-            "from lava_mistral import demo; library = demo.own_documentation(); print(library.place, library.texts)"
+            "from lava_mistral.cli import demo; library = demo.own_documentation(); print(library.place, library.texts)"
         )
         done = subprocess.run(
             [sys.executable, "-c", script],

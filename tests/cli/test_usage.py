@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lava_mistral.cli.app import app
 from lava_mistral.cli.usage_report import Spending, by_day, by_name, draw, name_of, parse_moment
 from lava_mistral.gateway import LocalGateway
 
-NOW = datetime(2026, 8, 20, 12, tzinfo=timezone.utc)
+NOW = datetime(2026, 8, 20, 12, tzinfo=UTC)
 ASK: list[Any] = [{"role": "user", "content": "Hello there"}]
 
 
@@ -60,7 +60,7 @@ def test_sums_by_each_name_agree_with_the_ledger(used: LocalGateway, by: str, na
 
 def test_days_are_lavas_own_sums(used: LocalGateway) -> None:
     told = json.loads(run(used, "--by", "day", "--json").stdout)
-    assert [item["name"] for item in told["items"]] == [datetime.now(timezone.utc).date().isoformat()]
+    assert [item["name"] for item in told["items"]] == [datetime.now(UTC).date().isoformat()]
     assert Decimal(told["totals"]["cost"]) == sum(request.cost for request in used.requests)
 
 
@@ -173,9 +173,9 @@ def test_a_record_without_a_moment_counts() -> None:
         ("7d", NOW - timedelta(days=7)),
         ("12h", NOW - timedelta(hours=12)),
         ("2w", NOW - timedelta(weeks=2)),
-        ("2026-08-01", datetime(2026, 8, 1, tzinfo=timezone.utc)),
-        ("2026-08-01T10:00:00Z", datetime(2026, 8, 1, 10, tzinfo=timezone.utc)),
-        ("2026-08-01T10:00:00+02:00", datetime(2026, 8, 1, 8, tzinfo=timezone.utc)),
+        ("2026-08-01", datetime(2026, 8, 1, tzinfo=UTC)),
+        ("2026-08-01T10:00:00Z", datetime(2026, 8, 1, 10, tzinfo=UTC)),
+        ("2026-08-01T10:00:00+02:00", datetime(2026, 8, 1, 8, tzinfo=UTC)),
     ],
 )
 def test_moments(text: str, moment: datetime) -> None:

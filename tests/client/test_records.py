@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def test_a_record_is_read_with_its_types() -> None:
     assert (record.usage.total_cost, record.usage.output_seconds) == (Decimal("0.0000036"), Decimal("1.5"))
     assert record.cost == Decimal("0.0000036")
     assert record.charge == Charge(Decimal("0.00001"), "fixed", tuple(RECORD["charge"]["breakdown"]))
-    assert record.created_at == datetime(2026, 8, 1, 10, tzinfo=timezone.utc)
+    assert record.created_at == datetime(2026, 8, 1, 10, tzinfo=UTC)
     assert record.metadata == {"team": "x"}
     assert record.raw is RECORD
 
@@ -284,7 +284,7 @@ async def test_usage_is_asked_for_a_span(side: Side) -> None:
         seen.append(dict(request.url.params))
         return httpx.Response(200, json={"items": [day | sums], "totals": sums})
 
-    start = datetime(2026, 8, 1, tzinfo=timezone.utc)
+    start = datetime(2026, 8, 1, tzinfo=UTC)
     report = await side.ask(side.client(handle).usage(start, "2026-08-02", customer_id="c", metadata={"k": "v"}))
     assert seen == [
         {

@@ -183,7 +183,7 @@ class Refuse:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 import base64, struct
-from lava_mistral.vectors import BadAnswer, read_rows, to_lists
+from lava_mistral.embedding.decoding import BadAnswer, read_rows, to_lists
 for code in "fe":
     numbers = [[place / 4] * 8 for place in range(40)]
     texts = [base64.b64encode(struct.pack(f"<8{code}", *row)).decode() for row in numbers]

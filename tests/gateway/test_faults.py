@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -108,7 +108,7 @@ def test_401_and_422_have_their_own_forms(forward, gateway):
 
 
 def test_retry_after_in_seconds_as_a_date_or_as_text(forward, gateway):
-    moment = datetime.now(timezone.utc) + timedelta(seconds=30)
+    moment = datetime.now(UTC) + timedelta(seconds=30)
     gateway.queue(Status(429, retry_after=1.5), Status(503, retry_after=moment), Status(503, retry_after="soon"))
     headers = [forward.chat().headers["retry-after"] for _ in range(3)]
     assert headers[0] == "1.5"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -119,7 +119,7 @@ def test_requests_and_usage_are_filtered(gateway, forward):
 def test_usage_is_summed_by_day(gateway, forward):
     for text in ("one", "one two", "one two three"):
         forward.embed(text)
-    today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     gateway.requests[0].created_at -= 2 * DAY.total_seconds()
     report = forward.rest("/usage", start=(today - 3 * DAY).date().isoformat()).json()
     assert [item["date"] for item in report["items"]] == [

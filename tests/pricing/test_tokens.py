@@ -289,7 +289,7 @@ def test_a_tokenizer_is_loaded_once_for_all_threads() -> None:
             loads.append(1)
             original(self, *args, **kwargs)
         sentencepiece.SentencePieceTokenizer.__init__ = counted
-        from lava_mistral.tokens import count_tokens
+        from lava_mistral.pricing.tokens import count_tokens
         counts = []
         count = lambda: counts.append(count_tokens("hello", "mistral-embed"))
         threads = [threading.Thread(target=count) for _ in range(8)]
@@ -308,7 +308,7 @@ def test_without_mistral_common_everything_is_estimated_and_nothing_is_imported(
         import sys
         sys.modules["mistral_common"] = None
         sys.modules["mistral_common.tokens.tokenizers.mistral"] = None
-        from lava_mistral.tokens import count_tokens, estimate_tokens
+        from lava_mistral.pricing.tokens import count_tokens, estimate_tokens
         text = "The ferry left the harbour a little before dawn."
         assert count_tokens(text) == (estimate_tokens(text), False)
         assert count_tokens(text, "mistral-embed") == (estimate_tokens(text), False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lava_mistral.errors import APIConnectionError, InvalidRequestError, RateLimitError, ServerError
 from lava_mistral.transport.retry import Attempts, RetryPolicy, parse_retry_after
 
-NOW = datetime(2026, 11, 23, 19, 0, tzinfo=timezone.utc)
+NOW = datetime(2026, 11, 23, 19, 0, tzinfo=UTC)
 
 
 def longest(low: float, high: float) -> float:
@@ -50,7 +50,7 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(value: str | None, seconds:
 
 
 def test_a_date_is_measured_from_the_present() -> None:
-    soon = datetime.now(timezone.utc) + timedelta(seconds=60)
+    soon = datetime.now(UTC) + timedelta(seconds=60)
     seconds = parse_retry_after(format_datetime(soon, usegmt=True))
     assert seconds is not None
     assert 55 < seconds <= 60
