@@ -176,7 +176,7 @@ async def test_a_record_may_call_its_moment_a_timestamp(side: Side) -> None:
     moment = "2026-08-01T10:00:00.000Z"
     record = {"request_id": "r", "status": "completed", "timestamp": moment}
     client = side.client(lambda _: httpx.Response(200, json=record))
-    assert (await side.ask(client.request("r"))).created_at == datetime(2026, 8, 1, 10, tzinfo=timezone.utc)
+    assert (await side.ask(client.request("r"))).created_at == datetime(2026, 8, 1, 10, tzinfo=UTC)
 
 
 async def test_an_opaque_token_can_ask_nothing(side: Side) -> None:
