@@ -13,7 +13,6 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from lava_mistral.gateway.accounts import Customer, Wallet
 from lava_mistral.gateway.faults import (
     Body,
     Cut,
@@ -25,6 +24,7 @@ from lava_mistral.gateway.faults import (
     Status,
     WrongVectors,
 )
+from lava_mistral.gateway.lava.accounts import Customer, Wallet
 from lava_mistral.gateway.local import LocalGateway
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord

@@ -6,12 +6,12 @@ import asyncio
 from types import TracebackType
 from typing import Any, Self
 
-from lava_mistral.gateway.accounts import Accounts, Wallet
-from lava_mistral.gateway.lava import Lava
-from lava_mistral.gateway.mistral import Provider
+from lava_mistral.gateway.lava.accounts import Accounts, Wallet
+from lava_mistral.gateway.lava.forward import Lava
+from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server import ServerThread, Traffic
+from lava_mistral.gateway.server.http import ServerThread, Traffic
 
 
 class LocalGateway:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lava_mistral.gateway.accounts import Amount, Customer, check_texts, to_amount
 from lava_mistral.gateway.faults import to_fault
+from lava_mistral.gateway.lava.accounts import Amount, Customer, check_texts, to_amount
 from lava_mistral.gateway.records import RequestRecord
 
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 import langchain_lava_mistral
 from lava_mistral import Billing, BillingError, InsufficientBalanceError, LavaError, PermissionDeniedError, billed_to
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.gateway.accounts import Customer
+from lava_mistral.gateway.lava.accounts import Customer
 from tests.billing.conftest import Framework
 
 

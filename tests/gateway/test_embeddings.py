@@ -11,9 +11,10 @@ import numpy as np
 import orjson
 import pytest
 
-from lava_mistral.gateway import LocalGateway, pieces
-from lava_mistral.gateway import embedder as embedder_module
-from lava_mistral.gateway.embedder import Embedder
+from lava_mistral.gateway import LocalGateway
+from lava_mistral.gateway.model import embedder as embedder_module
+from lava_mistral.gateway.model import tokens as pieces
+from lava_mistral.gateway.model.embedder import Embedder
 
 
 def vectors(*texts: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.gateway.limits import Bucket, RateLimit
+from lava_mistral.gateway.mistral.limits import Bucket, RateLimit
 
 
 def test_a_bucket_fills_steadily():

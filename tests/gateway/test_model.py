@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lava_mistral.gateway import extract, pieces
-from lava_mistral.gateway.embedder import Embedder
-from lava_mistral.gateway.fill import Evidence, fill
-from lava_mistral.gateway.model import NOTHING, answer
+from lava_mistral.gateway.model import extract
+from lava_mistral.gateway.model import tokens as pieces
+from lava_mistral.gateway.model.embedder import Embedder
+from lava_mistral.gateway.model.fill import Evidence, fill
+from lava_mistral.gateway.model.reply import NOTHING, answer
 from lava_mistral.pricing.tokens import count_tokens
 
 MANUAL = """

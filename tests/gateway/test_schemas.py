@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from lava_mistral.gateway.fill import Evidence, fill
-from lava_mistral.gateway.json_schema import problem
+from lava_mistral.gateway.model.fill import Evidence, fill
+from lava_mistral.gateway.model.json_schema import problem
 
 TEXT: dict[str, Any] = {"type": "string"}
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from lava_mistral.gateway.pieces import EAST_ASIAN
-from lava_mistral.gateway.words import COMMON, TOOLISH
+from lava_mistral.gateway.model.tokens import EAST_ASIAN
+from lava_mistral.gateway.model.words import COMMON, TOOLISH
 
 _WORD = re.compile(rf"[{EAST_ASIAN}]|[^\W_{EAST_ASIAN}]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.gateway.accounts import Refusal
+from lava_mistral.gateway.lava.accounts import Refusal
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.pricing.cost import cost_parts
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lava_mistral.gateway import extract
-from lava_mistral.gateway.fill import Evidence, fill
-from lava_mistral.gateway.prompt import NOTED, NOTHING, SUMMARY, Prompt, turned
+from lava_mistral.gateway.model import extract
+from lava_mistral.gateway.model.fill import Evidence, fill
+from lava_mistral.gateway.model.prompt import NOTED, NOTHING, SUMMARY, Prompt, turned
 
 
 class Call(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from lava_mistral.gateway import extract
-from lava_mistral.gateway.json_schema import Document
-from lava_mistral.gateway.words import COMMON
+from lava_mistral.gateway.model import extract
+from lava_mistral.gateway.model.json_schema import Document
+from lava_mistral.gateway.model.words import COMMON
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _QUOTED = re.compile(

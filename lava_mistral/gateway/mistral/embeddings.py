@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lava_mistral.gateway import rules
-from lava_mistral.gateway.answers import Settle, broken_off, json_answer
-from lava_mistral.gateway.delivery import Answer
-from lava_mistral.gateway.embedder import DIMENSIONS, Embedder
 from lava_mistral.gateway.faults import Fault, WrongVectors
+from lava_mistral.gateway.mistral import rules
+from lava_mistral.gateway.mistral.answers import Settle, broken_off, json_answer
+from lava_mistral.gateway.mistral.rules import Rejection
+from lava_mistral.gateway.model.embedder import DIMENSIONS, Embedder
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
-from lava_mistral.gateway.rules import Rejection
+from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 
 Vectors: TypeAlias = npt.NDArray[np.float16]

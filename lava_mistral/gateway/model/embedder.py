@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lava_mistral.gateway.pieces import run_tokens, word_tokens, words
-from lava_mistral.gateway.words import COMMON
+from lava_mistral.gateway.model.tokens import run_tokens, word_tokens, words
+from lava_mistral.gateway.model.words import COMMON
 
 DIMENSIONS: Final = 1024
 FEATURES: Final = 8

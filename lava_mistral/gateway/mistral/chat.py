@@ -14,13 +14,14 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.gateway import pieces, rules, stream
-from lava_mistral.gateway.answers import Settle, broken_off, headers, json_answer, played_stream
-from lava_mistral.gateway.delivery import Answer
 from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
-from lava_mistral.gateway.model import Reply, answer
+from lava_mistral.gateway.mistral import rules, stream
+from lava_mistral.gateway.mistral.answers import Settle, broken_off, headers, json_answer, played_stream
+from lava_mistral.gateway.model import tokens as pieces
+from lava_mistral.gateway.model.reply import Reply, answer
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
-from lava_mistral.gateway.server import Connection, Send
+from lava_mistral.gateway.server.http import Connection, Send
 
 SHORT = 0.05
 """Seconds of a pause that is not worth watching the client for."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from lava_mistral.gateway import extract
-from lava_mistral.gateway.labels import segments, unlabelled
+from lava_mistral.gateway.model import extract
+from lava_mistral.gateway.model.labels import segments, unlabelled
 
 NOTHING: Final = "I found nothing about that in the text I was given."
 """What the model says when it has no answer; it does not answer from its own refusals later."""

@@ -12,16 +12,16 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.gateway import rules, schema
-from lava_mistral.gateway.answers import Settle, broken_off, canned, json_answer
-from lava_mistral.gateway.chat import Chat
-from lava_mistral.gateway.delivery import Answer
-from lava_mistral.gateway.embeddings import Embeddings
 from lava_mistral.gateway.faults import Fault, Slow, error_body, to_fault
-from lava_mistral.gateway.limits import RateLimit
+from lava_mistral.gateway.mistral import rules, schema
+from lava_mistral.gateway.mistral.answers import Settle, broken_off, canned, json_answer
+from lava_mistral.gateway.mistral.chat import Chat
+from lava_mistral.gateway.mistral.embeddings import Embeddings
+from lava_mistral.gateway.mistral.limits import RateLimit
+from lava_mistral.gateway.mistral.rules import Rejection
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
-from lava_mistral.gateway.rules import Rejection
+from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.pricing.catalog import Model, get_model, models
 
 OLDER_MODELS = frozenset(

@@ -8,8 +8,6 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from lava_mistral.gateway import stream
-from lava_mistral.gateway.delivery import Answer
 from lava_mistral.gateway.faults import (
     EVENT_STREAM,
     JSON,
@@ -28,6 +26,8 @@ from lava_mistral.gateway.faults import (
     steps_of,
     to_bytes,
 )
+from lava_mistral.gateway.mistral import stream
+from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 
 Settle: TypeAlias = Callable[[Usage], None]

@@ -18,13 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lava_mistral.gateway import reports
-from lava_mistral.gateway.accounts import Accounts, Refusal, countable
-from lava_mistral.gateway.delivery import Answer, play
-from lava_mistral.gateway.mistral import CREATED, Provider
+from lava_mistral.gateway.lava import reports
+from lava_mistral.gateway.lava.accounts import Accounts, Refusal, countable
+from lava_mistral.gateway.mistral.provider import CREATED, Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server import Connection, Message, Receive, Scope, Send, Traffic
+from lava_mistral.gateway.server.delivery import Answer, play
+from lava_mistral.gateway.server.http import Connection, Message, Receive, Scope, Send, Traffic
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import models
 

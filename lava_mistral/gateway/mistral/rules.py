@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lava_mistral.gateway import pieces
 from lava_mistral.gateway.faults import error_body
-from lava_mistral.gateway.json_schema import problem
+from lava_mistral.gateway.model import tokens as pieces
+from lava_mistral.gateway.model.json_schema import problem
 from lava_mistral.pricing.catalog import Model
 
 MOST_TOOLS = 128
