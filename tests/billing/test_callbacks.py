@@ -269,6 +269,16 @@ async def test_a_request_leads_to_its_trace_and_back_on_demand(framework: Framew
     assert traced[0].metadata[key] != traced[1].metadata[key]
 
 
+async def test_a_trace_that_the_caller_names_is_kept(framework: Framework, gateway: LocalGateway) -> None:
+    key = "langchain_run_id" if framework.name == "langchain" else "llama_index_span_id"
+    llm = framework.llm(gateway, trace_metadata=True)
+    await framework.chat(llm, "Hello", lava_metadata={key: "mine"})
+    await framework.stream(llm, "Hello", lava_metadata={key: "mine"})
+    await framework.chat(llm, "Hello")
+    first, second, third = (request.metadata[key] for request in gateway.requests)
+    assert (first, second) == ("mine", "mine") != (third, third)
+
+
 def test_the_run_id_is_langchains_own(gateway: LocalGateway) -> None:
     runs: list[Any] = []
 

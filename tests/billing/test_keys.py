@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import httpx
@@ -10,7 +11,15 @@ import pytest
 from pydantic import SecretStr
 
 import langchain_lava_mistral
-from lava_mistral import Billing, BillingError, InsufficientBalanceError, LavaError, PermissionDeniedError, billed_to
+from lava_mistral import (
+    Billing,
+    BillingError,
+    InsufficientBalanceError,
+    LavaError,
+    PermissionDeniedError,
+    billed_to,
+    track_usage,
+)
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.lava.accounts import Customer
 from tests.billing.conftest import Framework
@@ -80,6 +89,17 @@ async def test_keys_that_rotate_are_asked_for_each_request(framework: Framework)
         used = [request.credential for request in gateway.requests]
     assert [credential["secret_key"] for credential in used] == keys
     assert [credential.get("provider_key") for credential in used] == [None] * 3 + ["own-0", "own-1", "own-2"]
+
+
+async def test_usage_is_told_under_the_payer_that_a_rotating_token_names(
+    framework: Framework, gateway: LocalGateway
+) -> None:
+    payers = (Billing(customer_id=f"c_{number}", meter_slug="chat") for number in count())
+    with track_usage(listener=(told := []).append), billed_to(meter_slug="search"):
+        await every_call(framework, gateway, api_key=lambda: next(payers).forward_token(gateway.secret_key))
+    paid = [(request.customer_id, request.meter_slug) for request in gateway.requests]
+    assert paid == [(f"c_{number}", "search") for number in range(3)]
+    assert [(record.customer_id, record.meter_slug) for record in told] == paid
 
 
 async def test_the_prefix_of_the_key_says_sandbox_or_production(framework: Framework) -> None:

@@ -162,6 +162,26 @@ def test_every_limit_around_a_call_holds() -> None:
     assert [limit.left for limit in (lava.spend_limit, outer, inner)] == [1 - 2 * COST, 10 - 2 * COST, NEEDED - COST]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_a_call_that_an_outer_limit_refuses_takes_nothing_from_the_inner_ones(asynchronous: bool) -> None:
+    wire = Wire()
+    outer, middle, inner = SpendLimit(0), SpendLimit("1"), SpendLimit("1")
+    with (
+        billed_to(spend_limit=outer),
+        billed_to(spend_limit=middle),
+        billed_to(spend_limit=inner),
+        pytest.raises(SpendLimitError) as caught,
+    ):
+        await aclient(wire).chat(ASK) if asynchronous else client(wire).chat(ASK)
+    assert caught.value.limit == 0
+    assert [(limit.reserved, limit.held, limit.left) for limit in (outer, middle, inner)] == [
+        (0, 0, 0),
+        (0, 0, 1),
+        (0, 0, 1),
+    ]
+    assert wire.count == 0
+
+
 def test_one_limit_that_holds_twice_is_drawn_on_once() -> None:
     limit = SpendLimit("1")
     with billed_to(spend_limit=limit), billed_to("c", "m", spend_limit=limit):

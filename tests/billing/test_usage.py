@@ -371,6 +371,18 @@ def test_blocks_nest_and_each_listener_is_told_once() -> None:
     assert (totals.requests, inner.requests, len(single)) == (2, 2, 2)
 
 
+async def test_leaving_a_block_goes_back_to_the_one_around_it(caller: Caller) -> None:
+    client = caller.client(answer())
+    with track_usage() as outer:
+        with track_usage() as middle:
+            with track_usage() as inner:
+                await caller.do(client.chat(ASK))
+            await caller.do(client.chat(ASK))
+        await caller.do(client.chat(ASK))
+    await caller.do(client.chat(ASK))
+    assert (outer.requests, middle.requests, inner.requests) == (3, 2, 1)
+
+
 def test_one_block_can_be_entered_again() -> None:
     client = Caller(False).client(answer())
     block = track_usage()
@@ -594,6 +606,20 @@ def test_rate_limits_of_an_engine_are_no_calls(told: Told) -> None:
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_price_is_that_of_the_model_that_was_asked_for(caller: Caller, told: Told, streamed: bool) -> None:
+    """An alias may be answered under the name of a model with another price."""
+    other = "mistral-large-latest"
+    body = Body(event("Hi", "stop", model=other, usage=USAGE), b"data: [DONE]\n\n")
+    client = caller.client(body if streamed else answer(model=other))
+    if streamed:
+        answered = await caller.do(client.stream(ASK))
+        await caller.read(answered)
+    else:
+        answered = await caller.do(client.chat(ASK))
+    assert (answered.model, answered.cost, told[0].cost) == (other, COST, COST)
+
+
 def vector() -> dict[str, Any]:
     return {"object": "embedding", "index": 0, "embedding": [0.5] * 4}
 
@@ -659,3 +685,10 @@ def test_a_copy_of_totals_and_their_original_count_apart() -> None:
     totals.add(record(customer_id="c", metadata={"team": "red"}))
     for usage, count in ((totals, 2), (apart, 1)):
         assert usage.requests == usage.by_customer["c"].requests == usage.by_metadata("team")["red"].requests == count
+
+
+async def test_a_run_is_named_through_the_blocks_inside_it(caller: Caller, told: Told) -> None:
+    client = caller.client(answer())
+    with watching((), "run-1"), watching([Told()]), track_usage(), watching():
+        await caller.do(client.chat(ASK))
+    assert [record.run_id for record in told] == ["run-1"]

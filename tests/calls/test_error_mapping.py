@@ -290,6 +290,7 @@ def test_defect_21_no_error_shows_or_keeps_a_credential(secret: str) -> None:
         answer(401, {"error": said}),
         answer(401, {"error": {"message": said, "header": {"authorization": [secret]}}}),
         answer(401, {"error": {"message": "no", "type": secret, "code": secret}}),
+        answer(401, {"error": {"message": "no", "headers": {secret: "no key"}}}),
         answer(422, {"object": "error", "message": {"detail": [{"loc": ["header", secret], "msg": said}]}}),
         answer(502, said.encode()),
         error_from_event({"error": {"message": said}}, request_id=None, partial=None),

@@ -77,10 +77,11 @@ def test_who_pays_for_a_call(gateway: LocalGateway, caller: Caller) -> None:
     caller.embed(model, ["a"], billing=Billing("c_1", "m"), lava_metadata={"user": "ann"})
     with billed_to("c_2", "m"):
         caller.embed(model, ["a"])
-    model.embed_query("a", billing=Billing("c_3", "m"))
-    asyncio.run(model.aembed_query("a", billing=Billing("c_4", "m")))
+    model.embed_query("a", billing=Billing("c_3", "m"), lava_metadata={"user": "bob"})
+    asyncio.run(model.aembed_query("a", billing=Billing("c_4", "m"), lava_metadata={"user": "eve"}))
     assert [r.customer_id for r in gateway.requests] == ["c_1", "c_2", "c_3", "c_4"]
-    assert gateway.requests[0].metadata == {"team": "red", "user": "ann"}
+    assert [r.metadata.get("user") for r in gateway.requests] == ["ann", None, "bob", "eve"]
+    assert all(r.metadata["team"] == "red" for r in gateway.requests)
     assert all(r.body.keys() <= {"model", "input", "encoding_format"} for r in gateway.requests)
 
 

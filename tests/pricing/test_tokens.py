@@ -271,6 +271,22 @@ def test_a_model_whose_template_is_not_known_gets_an_upper_estimate(model: str) 
     assert count.tokens > count_tokens([QUESTION], "mistral-large-latest", tools=[WEATHER]).tokens
 
 
+def test_tool_calls_beside_an_image_count_no_less_than_without_it() -> None:
+    image: Any = {"type": "image_url", "image_url": "https://example.com/a.png"}
+    calls = [
+        {"id": f"call{number:05}", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+        for number in range(50)
+    ]
+    result = {"role": "tool", "tool_call_id": "call00000", "name": "clock", "content": "12:00"}
+    called: Any = [{"role": "assistant", "content": "", "tool_calls": calls}, result]
+    for model in ("mistral-small-2603", "mistral-large-latest"):
+        exact = count_tokens([QUESTION, *called], model)
+        text = {"type": "text", "text": QUESTION["content"]}
+        seen = count_tokens([{"role": "user", "content": [text, image]}, *called], model)
+        assert exact.exact
+        assert seen.tokens >= exact.tokens + IMAGE_TOKENS
+
+
 def test_counting_changes_nothing_that_it_is_given() -> None:
     messages: Any = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     tools: Any = [dict(WEATHER)]
