@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import logging
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from importlib.metadata import version
-from time import sleep
+from time import asctime, gmtime, sleep, time, tzset
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -177,6 +178,16 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine five hours behind UTC."""
+    monkeypatch.setenv("TZ", "EST5")
+    tzset()
+    yield
+    monkeypatch.undo()
+    tzset()
+
+
 async def test_a_call_goes_to_lava_with_the_provider_address_in_u(both: Any) -> None:
     wire = Wire(ANSWER)
     completion = await both(wire, metadata={"app": "tests"}).chat(
@@ -196,17 +207,36 @@ async def test_a_call_goes_to_lava_with_the_provider_address_in_u(both: Any) -> 
     assert completion.raw == ANSWER
 
 
-async def test_headers_of_a_given_client_go_with_it_and_its_own_authorization_does_not() -> None:
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_headers_of_a_given_client_go_with_it_and_its_own_authorization_does_not(asynchronous: bool) -> None:
     wire = Wire(ANSWER)
-    given = httpx.Client(
-        transport=httpx.MockTransport(wire),
-        headers={"x-trace": "t", "authorization": "Bearer mine", "user-agent": "shop/1"},
-        auth=("user", "password"),
-    )
-    LavaMistral(api_key=KEY, base_url=BASE, http_client=given).chat(ASK)
+    settings: dict[str, Any] = {
+        "transport": httpx.MockTransport(wire),
+        "headers": {"x-trace": "t", "authorization": "Bearer mine", "user-agent": "shop/1"},
+        "auth": ("user", "password"),
+    }
+    if asynchronous:
+        agiven = httpx.AsyncClient(**settings)
+        await AsyncLavaMistral(api_key=KEY, base_url=BASE, http_client=agiven).chat(ASK)
+        assert not agiven.is_closed
+    else:
+        given = httpx.Client(**settings)
+        LavaMistral(api_key=KEY, base_url=BASE, http_client=given).chat(ASK)
+        assert not given.is_closed
     headers = wire.requests[0].headers
     assert (headers["x-trace"], headers["authorization"]) == ("t", f"Bearer {KEY}")
-    assert not given.is_closed
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_a_key_follows_no_redirect(asynchronous: bool) -> None:
+    wire = Wire(httpx.Response(307, headers={"location": "https://elsewhere.example/"}))
+    settings: dict[str, Any] = {"transport": httpx.MockTransport(wire), "follow_redirects": True}
+    with pytest.raises(ServerError, match="307"):
+        if asynchronous:
+            await AsyncLavaMistral(api_key=KEY, base_url=BASE, http_client=httpx.AsyncClient(**settings)).chat(ASK)
+        else:
+            LavaMistral(api_key=KEY, base_url=BASE, http_client=httpx.Client(**settings)).chat(ASK)
+    assert [request.url.host for request in wire.requests] == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize("given", ["shop/1", None])
@@ -362,6 +392,14 @@ async def test_passing_failures_are_tried_again(both: Any, status: int, streamin
     assert len(wire.requests) == 3
     assert [kind for kind, _, _ in told][1] is APIConnectionError
     assert [tries for _, tries, _ in told] == [1, 2]
+
+
+async def test_a_retry_after_date_without_a_zone_is_in_utc(both: Any, far_away: None) -> None:
+    in_a_minute = asctime(gmtime(time() + 60))
+    with pytest.raises(RateLimitError) as caught:
+        await both(Wire(httpx.Response(429, headers={"retry-after": in_a_minute})), max_retries=0).chat()
+    assert caught.value.retry_after is not None
+    assert 50 < caught.value.retry_after <= 60
 
 
 async def test_retry_after_is_obeyed_and_a_hopeless_one_ends_the_tries(both: Any, waits: list[float]) -> None:
@@ -679,6 +717,33 @@ async def test_the_transport_carries_any_request_to_a_real_server(gateway: Local
     assert [record.path for record in gateway.requests] == ["/v1/models", "/v1/embeddings"]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_closing_a_transport_closes_the_one_that_was_given(asynchronous: bool) -> None:
+    inner = Closing()
+    if asynchronous:
+        async with httpx.AsyncClient(transport=AsyncLavaTransport(api_key=KEY, transport=inner)):
+            pass
+    else:
+        with httpx.Client(transport=LavaTransport(api_key=KEY, transport=inner)):
+            pass
+    assert inner.closed
+
+
+class Closing(httpx.MockTransport):
+    """Remembers whether it was closed."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        super().__init__(Wire({}))
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
 @pytest.mark.parametrize("given", [0, 1])
 async def test_max_retries_holds_for_embeddings_too(both: Any, given: int) -> None:
     wire = Wire((503, {}))
@@ -687,6 +752,17 @@ async def test_max_retries_holds_for_embeddings_too(both: Any, given: int) -> No
         embedded = client.embed(["a"])
         await embedded if asyncio.iscoroutine(embedded) else embedded
     assert len(wire.requests) == 1 + given
+
+
+async def test_embeddings_are_tried_again_ten_times_by_default(both: Any, caplog: pytest.LogCaptureFixture) -> None:
+    vector = {"data": [{"object": "embedding", "index": 0, "embedding": [0.5] * 1024}], "usage": {"prompt_tokens": 1}}
+    client = both(Wire(vector, (503, {}), vector)).client
+    with caplog.at_level(logging.INFO, "lava_mistral"):
+        # The first answer shows that the address is right; until then fewer tries are made.
+        for _ in range(2):
+            embedded = client.embed(["a"])
+            await embedded if asyncio.iscoroutine(embedded) else embedded
+    assert [record.getMessage()[:13] for record in caplog.records] == ["retry 1 of 10"]
 
 
 @pytest.mark.parametrize("setting", [{"max_retries": "2"}, {"timeout": "5"}, {"stream_chunk_timeout": "5"}])

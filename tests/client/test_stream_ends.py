@@ -232,6 +232,13 @@ async def test_comments_do_not_keep_a_silent_stream_alive(serve: Any, asynchrono
     assert caught.value.partial.text == "Hello"
 
 
+@both
+async def test_a_word_ends_the_silence_before_it(serve: Any, asynchronous: bool) -> None:
+    # In all, far more silence than the gap allows at once.
+    server = serve(HEAD, WORD, *[0.15, chunked(b": ping\n\n"), 0.03, WORD] * 6, LAST, END)
+    assert await texts(server, asynchronous, stream_chunk_timeout=0.6) == ["Hello"] * 7 + [""]
+
+
 @pytest.mark.parametrize("step", ["before the first delta", "in the middle"])
 async def test_a_cancelled_stream_closes_its_connection_at_once(serve: Any, step: str) -> None:
     server = serve(HEAD, chunked(b": thinking\n\n"), *([WORD] if step == "in the middle" else []), 30.0)
@@ -257,6 +264,21 @@ async def test_an_answer_that_drips_ends_at_the_timeout(serve: Any, asynchronous
         else:
             await asyncio.to_thread(LavaMistral(**settings).chat, ASK)
     assert time.monotonic() - began < 5
+
+
+@both
+async def test_the_timeout_counts_from_the_sending(serve: Any, asynchronous: bool) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    body = json.dumps({"id": "c", "model": "m", "choices": [choice], "usage": USAGE}).encode()
+    # The headers are in time, and the body in time after them; both together are not.
+    server = serve(0.5, head, 0.5, chunked(b" "), 0.1, chunked(body), END)
+    settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url, "max_retries": 0, "timeout": 0.8}
+    with pytest.raises(APITimeoutError, match="had begun"):
+        if asynchronous:
+            await AsyncLavaMistral(**settings).chat(ASK)
+        else:
+            await asyncio.to_thread(LavaMistral(**settings).chat, ASK)
 
 
 @both

@@ -233,6 +233,20 @@ class TestKept:
         assert caught.value.partial.next_index == 50  # type: ignore[attr-defined]
 
 
+class TestFailed:
+    """What follows a failure."""
+
+    @pytest.mark.parametrize("mode", ["iter", "async iter"])
+    def test_a_stream_sends_nothing_more(self, mode: Mode) -> None:
+        service = VectorService(fault=lambda inputs: error(402))
+        # While the first request is under way the next two are made ready. The second may go out before the failure
+        # of the first was seen; it takes long enough for that.
+        service.latency = lambda: 0.1 if len(service.bodies) == 1 else 0.5
+        with pytest.raises(LavaError):
+            run(mode, service.engine(max_concurrency=1, count_tokens=ten_a_batch), TEXTS)
+        assert len(service.bodies) <= 2
+
+
 class TestMixed:
     """Vectors of unlike models are never put together."""
 
