@@ -293,6 +293,37 @@ def test_async_callbacks_hear_of_each_new_try(shared_gateway: LocalGateway) -> N
     assert heard.heard == [1, 1]
 
 
+@pytest.mark.parametrize("end", ["answer", "stream", "refusal", "refusal of a stream"])
+def test_async_callbacks_have_heard_of_a_new_try_before_the_call_goes_on(end: str) -> None:
+    failed = httpx.Response(503, headers={"retry-after": "0"}, json={"error": "no"})
+    refused = httpx.Response(400, json={"message": "no"})
+    script = Script(failed, refused if "refusal" in end else events("Hi") if end == "stream" else answer("Hi"))
+    order = []
+
+    class Slow(AsyncCallbackHandler):
+        async def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
+            while len(script.requests) < 2:
+                await asyncio.sleep(0.01)
+            for _turn in range(100):
+                await asyncio.sleep(0)
+            order.append("told")
+
+    async def run() -> None:
+        model = script.model(callbacks=[Slow()])
+        try:
+            if "stream" in end:
+                async for _ in model.astream("Hi"):
+                    order.append("answered")
+            else:
+                await model.ainvoke("Hi")
+                order.append("answered")
+        except core.LavaError:
+            order.append("refused")
+
+    asyncio.run(run())
+    assert order[:2] == ["told", "refused" if "refusal" in end else "answered"]
+
+
 def test_a_new_try_without_callbacks(caller: Caller) -> None:
     failed = httpx.Response(503, headers={"retry-after": "0"}, json={"error": "no"})
     for streamed in (False, True):

@@ -65,6 +65,7 @@ class OneByOne(httpx.SyncByteStream, httpx.AsyncByteStream):
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces
+        self.closed = False
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._pieces
@@ -72,6 +73,12 @@ class OneByOne(httpx.SyncByteStream, httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self._pieces:
             yield piece
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
 
 
 class Scripted:
@@ -86,6 +93,7 @@ class Scripted:
         self._answers = list(answers or [answer()])
         self._together = together
         self.requests: list[httpx.Request] = []
+        self.streams: list[OneByOne] = []
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -110,7 +118,8 @@ class Scripted:
         if self._together:
             pieces = [b"".join(pieces)]
         headers["content-type"] = "text/event-stream; charset=utf-8"
-        return httpx.Response(200, headers=headers, stream=OneByOne(pieces))
+        self.streams.append(OneByOne(pieces))
+        return httpx.Response(200, headers=headers, stream=self.streams[-1])
 
     def llm(self, **settings: Any) -> ChatLavaMistral:
         """A model that talks to this."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from typing import Any, Generic, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 from llama_index.core.agent.react import ReActChatFormatter, ReActOutputParser
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool, FunctionTool
 from pydantic import BaseModel
@@ -184,6 +186,34 @@ def test_calls_in_fragments(caller: Caller) -> None:
             "function": {"name": None, "arguments": '{"city": "Par'},
         }
     ]
+
+
+def ends(debug: LlamaDebugHandler) -> int:
+    return len(debug.get_event_pairs(CBEventType.LLM)[0]) - 1
+
+
+def test_a_stream_that_is_left_is_over(caller: Caller) -> None:
+    mistral = Scripted(stream("a", "b", "c"))
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    llm = mistral.llm(callback_manager=CallbackManager([debug]))
+
+    def leave() -> None:
+        responses = llm.stream_chat_with_tools(TOOLS, "?")
+        next(responses)
+        responses.close()
+        assert ends(debug) == 1
+
+    async def aleave() -> None:
+        responses: Any = await llm.astream_chat_with_tools(TOOLS, "?")
+        await anext(responses)
+        await responses.aclose()
+        # Before the event loop has a turn to clean up in.
+        assert ends(debug) == 1
+
+    asyncio.run(aleave()) if caller.asynchronous else leave()
+    # The handler keeps the exception that a left generator sees, and with it the generator.
+    debug.flush_event_logs()
+    assert mistral.streams[0].closed
 
 
 @pytest.mark.parametrize(
