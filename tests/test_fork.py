@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from lava_mistral import Model, SpendLimit, UsageTotals
-from lava_mistral._fork import new_lock
+from lava_mistral._fork import ForkSafeLock
 from lava_mistral.embedding import engine as embedding
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.limiter import Gate, Stop
@@ -41,22 +42,18 @@ def passes_in_a_child(act: Callable[[], object]) -> bool:
 
 
 def test_a_lock_is_free_in_a_child_and_still_held_in_its_parent() -> None:
-    lock = new_lock()
+    lock = ForkSafeLock()
     with lock:
         assert passes_in_a_child(lambda: os._exit(not lock.acquire(timeout=1)))
         assert lock.locked()
 
 
 def test_a_lock_that_is_gone_is_forgotten() -> None:
-    from lava_mistral import _fork as locks
-
+    lock = ForkSafeLock()
+    reference = weakref.ref(lock)
+    del lock
     gc.collect()
-    held = len(locks._locks)
-    some = [new_lock() for _ in range(50)]
-    assert len(locks._locks) == held + 50
-    del some
-    gc.collect()
-    assert len(locks._locks) <= held
+    assert reference() is None
 
 
 def _draw_on(limit: SpendLimit) -> None:
