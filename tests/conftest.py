@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,14 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test meets a key of the machine it runs on."""
     for name in [name for name in os.environ if name.startswith(("LAVA_", "MISTRAL_"))]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts this process and those that it starts, also under `nohup` or a shell that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

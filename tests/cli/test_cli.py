@@ -422,7 +422,7 @@ class TestDoctor:
 
 class TestGateway:
     @pytest.fixture
-    def process(self) -> Iterator[subprocess.Popen[str]]:
+    def process(self, interruptible: None) -> Iterator[subprocess.Popen[str]]:
         command = [COMMAND, "gateway", "--port", "0", "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
             yield running

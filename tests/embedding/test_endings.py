@@ -98,6 +98,7 @@ class TestSources:
 class TestKept:
     """`partial` of whatever is raised, and of a stream that is left."""
 
+    @pytest.mark.usefixtures("interruptible")
     def test_the_keyboard_leaves_what_was_paid(self) -> None:
         paid = threading.Event()
 

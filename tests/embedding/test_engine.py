@@ -613,6 +613,7 @@ class TestCancelled:
             await asyncio.wait_for(engine.aembed(["a"]), 0.05)
         assert engine.gate.pacer.in_flight == 0
 
+    @pytest.mark.usefixtures("interruptible")
     def test_the_keyboard_interrupts_a_sync_call(self) -> None:
         engine = VectorService(latency=lambda: 1.0).engine(max_concurrency=3, count_tokens=lambda text: 1_600)
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
@@ -626,14 +627,17 @@ class TestCancelled:
         wait_until(lambda: not ours())
         assert engine.gate.pacer.in_flight == 0
 
+    @pytest.mark.usefixtures("interruptible")
     def test_a_program_that_is_interrupted_ends(self) -> None:
-        program = Path(__file__).with_name("interrupted.py")
-        child = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert child.stdout is not None
-        with child.stdout:
-            assert child.stdout.readline() == b"under way\n"
-            child.send_signal(signal.SIGINT)
-            assert child.wait(10) != 0
+        command = [sys.executable, str(Path(__file__).with_name("interrupted.py"))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            try:
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"under way\n"
+                child.send_signal(signal.SIGINT)
+                assert child.wait(10) != 0
+            finally:
+                child.kill()
 
     def test_a_callback_that_fails_ends_the_call(self, mode: Mode) -> None:
         def fail(progress: EmbeddingProgress) -> None:

@@ -279,6 +279,7 @@ def test_without_the_extra_the_import_says_what_to_install():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_it_can_be_waited_for():
     code = """
         from lava_mistral.gateway import LocalGateway
@@ -291,9 +292,12 @@ def test_it_can_be_waited_for():
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert httpx.get(f"{url}/models", headers={"authorization": "Bearer aks_test_x"}).status_code == 200
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.read() == "stopped\n"
-        assert process.wait(20) == 0
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert httpx.get(f"{url}/models", headers={"authorization": "Bearer aks_test_x"}).status_code == 200
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.read() == "stopped\n"
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
