@@ -149,7 +149,7 @@ class ChatLavaMistral(BaseChatModel):
         stream_chunk_timeout: seconds between two chunks of a stream; `None` for no limit.
         http_client: an `httpx.Client` to send with; it stays yours to close.
         http_async_client: an `httpx.AsyncClient` for async calls.
-        repair_messages: mend the order of a conversation where Mistral would refuse it, without inventing content.
+        repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
 
     Raises:
         pydantic.ValidationError: a setting is wrong (it is a `ValueError`).
@@ -186,7 +186,7 @@ class ChatLavaMistral(BaseChatModel):
     stream_chunk_timeout: float | None = DEFAULT_TIMEOUT
     http_client: InstanceOf[httpx.Client] | None = Field(default=None, exclude=True, repr=False)
     http_async_client: InstanceOf[httpx.AsyncClient] | None = Field(default=None, exclude=True, repr=False)
-    repair_messages: bool = False
+    repair_messages: bool = True
 
     # An error must not show the key that was given beside the wrong setting.
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True)

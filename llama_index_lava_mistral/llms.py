@@ -134,7 +134,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         timeout: seconds for an answer, or for a stream to begin.
         stream_chunk_timeout: seconds between two chunks of a stream.
         max_retries: how often a call is tried again.
-        repair_messages: mend what Mistral would refuse in a conversation, where that invents nothing.
+        repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
         http_client: an `httpx.Client` to send with; `async_http_client` its async twin.
 
     Raises:
@@ -165,7 +165,7 @@ class ChatLavaMistral(LavaSettings, FunctionCallingLLM):
         default=DEFAULT_TIMEOUT, description="Seconds between two chunks of a stream.", gt=0, exclude=True
     )
     repair_messages: bool = Field(
-        default=False, description="Mend conversations that Mistral would refuse, where that invents nothing."
+        default=True, description="Repair conversations that Mistral would refuse; false refuses them."
     )
     context_window: int | None = Field(
         default=None, description="Tokens that prompt and answer may have together; else the catalogue's.", gt=0

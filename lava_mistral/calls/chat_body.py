@@ -69,7 +69,7 @@ def chat_body(
     parameters: Mapping[str, Any],
     *,
     stream: bool,
-    repair: bool,
+    repair: bool = True,
 ) -> dict[str, Any]:
     """The body of a chat request; parameters that are `None` are left out, since Mistral's defaults differ by model.
 
@@ -84,6 +84,7 @@ def chat_body(
         "messages": prepare(
             messages,
             tools=given.get("tools") or (),
+            tool_choice=given.get("tool_choice"),
             response_format=given.get("response_format"),
             repair=repair,
         ),

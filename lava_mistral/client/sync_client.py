@@ -63,7 +63,7 @@ class LavaMistral(ClientBase[httpx.Client], History):
         model: str = DEFAULT_CHAT_MODEL,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
-        repair_messages: bool = False,
+        repair_messages: bool = True,
         timeout: float | None = None,
         on_retry: OnRetry | None = None,
         **parameters: Any,
@@ -75,7 +75,7 @@ class LavaMistral(ClientBase[httpx.Client], History):
             model: the model's name.
             billing: who pays for this call.
             lava_metadata: stored by Lava with this call, over the client's own metadata.
-            repair_messages: mend what Mistral would refuse in the conversation, where that invents nothing.
+            repair_messages: repair what Mistral would refuse in the conversation, losing no word; false refuses it.
             timeout: seconds, for this call.
             on_retry: told before each new try.
             **parameters: fields of Mistral's request: temperature, max_tokens, tools, response_format, …
@@ -101,7 +101,7 @@ class LavaMistral(ClientBase[httpx.Client], History):
         model: str = DEFAULT_CHAT_MODEL,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
-        repair_messages: bool = False,
+        repair_messages: bool = True,
         timeout: float | None = None,
         stream_chunk_timeout: float | None = None,
         on_retry: OnRetry | None = None,

@@ -1,4 +1,4 @@
-"""Checks a conversation before it is sent, and has it mended where that is asked for. Pure.
+"""Check a conversation before it is sent, and have it repaired where Mistral would refuse it. Pure.
 
 The order that Mistral takes (its error 3230; the request validators of mistral-common 1.9 hold the same rules):
 
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.message_shape import AnyMessage, clean, roles_of, text_of
-from lava_mistral.mistral.repair import mended
+from lava_mistral.mistral.message_shape import AnyMessage, clean, roles_of, says_nothing, text_of
+from lava_mistral.mistral.repair import repaired
 from lava_mistral.mistral.tool_ids import calls_of, mistral_tool_id, paired, with_call_ids, with_result_id
-from lava_mistral.mistral.types import Message, ResponseFormat, Tool
+from lava_mistral.mistral.types import Message, ResponseFormat, Tool, ToolChoice
 
 __all__ = ["MAX_TOOLS", "mistral_tool_id", "prepare"]
 
@@ -29,19 +29,22 @@ def prepare(
     messages: Sequence[Message],
     *,
     tools: Sequence[Tool] = (),
+    tool_choice: ToolChoice | None = None,
     response_format: ResponseFormat | None = None,
-    repair: bool = False,
+    repair: bool = True,
 ) -> list[Message]:
-    """The messages as Mistral takes them: tool-call ids of its form, no key that its schema refuses, in its order.
+    """Return the messages as Mistral takes them: tool-call ids of its form, no key that its schema refuses, its order.
 
     Args:
         messages: the conversation. It is left as it is; messages that need no change are shared with the result.
         tools: the tools of the request.
+        tool_choice: the tool choice of the request.
         response_format: the response format of the request.
-        repair: mend a wrong order instead of refusing it, without inventing content. A last assistant message becomes
-            the prefix of the answer; calls without a result, results without a call and assistant messages with
-            nothing left are dropped; results go to their call; a user or system message where Mistral refuses one
-            goes in front of the assistant message that made the calls. The logger `lava_mistral` tells each step.
+        repair: repair what Mistral would refuse instead of refusing it. Every word stays, in its order: an assistant
+            message "OK" goes between tool results and a user message; a call without a result gets one that says so;
+            a result without a call and a system message after an answer become the user's; an assistant message at the
+            end becomes the prefix of the answer, or, where a tool call or JSON is expected, is followed by a user
+            message; only what is empty is left out. The logger `lava_mistral` says what was done.
 
     Raises:
         InvalidRequestError: Mistral would refuse the request, or never end its answer. Nothing was sent.
@@ -49,13 +52,18 @@ def prepare(
     if len(tools) > MAX_TOOLS:
         raise InvalidRequestError(f"{len(tools)} tools were given; Mistral takes at most {MAX_TOOLS}.")
     wire = cast("Sequence[AnyMessage]", messages)
+    form = response_format.get("type") if response_format else None
     try:
         checked = _checked(wire)
     except InvalidRequestError:
         if not repair:
             raise
-        checked = _checked(mended(wire))
-    if response_format is not None and response_format.get("type") == "json_object":
+        # A prefix would be the beginning of the JSON, or keep an agent from calling its tools.
+        go_on = "Give your answer as JSON." if form in ("json_object", "json_schema") else None
+        if go_on is None and tools and tool_choice != "none":
+            go_on = "Go on."
+        checked = _checked(repaired(wire, go_on=go_on))
+    if form == "json_object":
         _check_json_word(checked)
     return cast("list[Message]", checked)
 
@@ -83,8 +91,8 @@ def _checked(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
                 out += _exchange(message, index, messages[index + 1 : end])
                 index, previous = end, "tool"
                 continue
-            if not message.get("content"):
-                raise _refusal(index, role, "has neither content nor tool calls", "drops it")
+            if says_nothing(message):
+                raise _refusal(index, role, "has neither content nor tool calls", "leaves it out")
         elif role == "tool":
             raise _orphan(message, index)
         elif previous == "tool" or (previous == "assistant" and role == "system"):
@@ -113,7 +121,7 @@ def _exchange(asking: AnyMessage, index: int, results: Sequence[AnyMessage]) -> 
             index,
             "assistant",
             f"calls {names}, but no tool message right after it has the result; Mistral wants one for each call",
-            "drops calls without a result",
+            "gives them results that say that they were not run",
         )
     return out
 
@@ -125,7 +133,7 @@ def _check_last(message: AnyMessage, index: int) -> None:
             "assistant",
             "is last; expected a user message or a tool result there, or an assistant message with prefix: true, "
             "which the answer continues",
-            "sets prefix",
+            "sets prefix, or adds a user message",
         )
     if index == 0:
         raise InvalidRequestError(
@@ -153,7 +161,7 @@ def _misplaced(index: int, role: str, previous: str) -> InvalidRequestError:
         index,
         role,
         f"comes right after the {previous} message messages[{index - 1}]; expected {expected} there",
-        "moves it in front of the assistant message before it",
+        "puts an assistant message before it, or gives it the role of the user",
     )
 
 
@@ -163,7 +171,7 @@ def _orphan(result: AnyMessage, index: int) -> InvalidRequestError:
         "tool",
         f"is the result of the call {result.get('tool_call_id')!r}; expected one that the assistant message right "
         "before the results makes and that has no result yet",
-        "moves it to its call, or drops it where there is none",
+        "moves it to its call, or gives it the role of the user where there is none",
     )
 
 

@@ -53,6 +53,16 @@ def text_of(message: AnyMessage) -> str:
     )
 
 
+def says_nothing(message: AnyMessage) -> bool:
+    """Whether the content of a message is missing or holds empty texts alone."""
+    content = message.get("content")
+    if not content or not isinstance(content, list):
+        return not content
+    return all(
+        not part or (isinstance(part, dict) and part.get("type") == "text" and not part.get("text")) for part in content
+    )
+
+
 def clean(message: AnyMessage) -> AnyMessage:
     """The message without what the schema refuses in its parts; the message itself where that is nothing."""
     content = message.get("content")

@@ -1,151 +1,143 @@
-"""Mends the order of a conversation without inventing content. Pure.
-
-What can't stand where it is moves, and what can't stand anywhere is dropped. The logger `lava_mistral` tells each step.
-"""
+"""Repair a conversation that Mistral refuses: every word stays, in its order. Pure."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 
-from lava_mistral.mistral.message_shape import AnyMessage, clean, roles_of
+from lava_mistral.mistral.message_shape import AnyMessage, clean, roles_of, says_nothing
 from lava_mistral.mistral.tool_ids import calls_of, known_id, paired, with_call_ids, with_result_id
+
+BRIDGE = "OK"
+"""The assistant message between tool results and what follows them; Mistral accepts it (seen in real traffic)."""
+NOT_RUN = "This call was not run."
+"""The result of a call that has none in the conversation."""
 
 _logger = logging.getLogger("lava_mistral")
 
 
-class _Step:
-    """A message that is not a tool result, with the results that belong to it."""
+def repaired(messages: Sequence[AnyMessage], *, go_on: str | None = None) -> list[AnyMessage]:
+    """Put the messages into an order that Mistral takes; log what was done, in one line at INFO.
 
-    __slots__ = ("end", "index", "message", "results", "role")
-
-    def __init__(self, index: int, role: str, message: AnyMessage) -> None:
-        self.index = index
-        self.role = role
-        self.message = message
-        self.results: list[tuple[int, AnyMessage]] = []
-        self.end = index
-
-
-def mended(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """The messages in an order that Mistral takes, each word under the role that said it.
+    Args:
+        messages: the conversation. It is left as it is.
+        go_on: what the user says where an assistant message is last; `None`: the answer continues that message.
 
     Raises:
         InvalidRequestError: something in the list has not the shape of a message.
     """
-    steps = _in_order(_undivided(_answered(_with_results(messages))))
-    last = steps[-1] if steps else None
-    if last is not None and last.role == "assistant" and not last.results and not last.message.get("prefix"):
-        _tell("messages[%d] (assistant) was last: the answer continues it as its prefix", last.index)
-        last.message = last.message | {"prefix": True}
-    return [message for step in steps for message in (step.message, *(result for _, result in step.results))]
+    repair = _Repair(messages)
+    repair.run()
+    repair.end(go_on)
+    if repair.done:
+        _logger.info("repair_messages: %s", "; ".join(repair.done))
+    return repair.out
 
 
-def _with_results(messages: Sequence[AnyMessage]) -> list[_Step]:
-    """The messages as steps: each result with the nearest assistant message before it that makes its call."""
-    steps: list[_Step] = []
-    by_id: dict[str, _Step] = {}
-    latest: _Step | None = None
-    for index, (role, message) in enumerate(zip(roles_of(messages), messages, strict=True)):
-        if role == "tool":
-            identity = known_id(message.get("tool_call_id"))
-            owner = by_id.get(identity) if identity else latest
-            if owner is None:
-                _tell("messages[%d] (tool) was dropped: no message before it makes its call", index)
+class _Repair:
+    def __init__(self, messages: Sequence[AnyMessage]) -> None:
+        self.out: list[AnyMessage] = []
+        self.done: list[str] = []
+        self._messages = messages
+        self._roles = roles_of(messages)
+        # The results that stand behind their calls, by the index of the message that makes the calls.
+        self._results: dict[int, list[int]] = {}
+
+    def run(self) -> None:
+        orphans = self._find_calls()
+        for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
+            if role == "tool":
+                if index in orphans:
+                    self._note(index, message)
+            elif role == "assistant":
+                self._assistant(index, message)
+            elif role == "system" and self._last_role in ("assistant", "tool"):
+                self._say(index, message | {"role": "user"}, "was sent with the role of the user")
             else:
-                owner.results.append((index, message))
-            continue
-        step = _Step(index, role, clean(message))
-        steps.append(step)
-        if role == "assistant" and message.get("tool_calls"):
-            latest = step
-            by_id.update((known_id(call.get("id")), step) for call in calls_of(message, index))
-    return steps
+                self._say(index, message)
 
-
-def _answered(steps: Sequence[_Step]) -> list[_Step]:
-    """The steps with one result for each call, without those that have nothing left to say."""
-    kept: list[_Step] = []
-    for step in steps:
-        if step.role == "assistant":
-            if step.message.get("tool_calls"):
-                _pair(step)
-            if not step.results and not step.message.get("content"):
-                _tell("messages[%d] (assistant) was dropped: neither content nor an answered call", step.index)
-                continue
-        kept.append(step)
-    return kept
-
-
-def _pair(step: _Step) -> None:
-    calls = calls_of(step.message, step.index)
-    ids, positions = paired(calls, [result for _, result in step.results], step.index)
-    results: list[tuple[int, AnyMessage]] = []
-    for (index, result), position in zip(step.results, positions, strict=True):
-        if position is None:
-            _tell("messages[%d] (tool) was dropped: its call has a result already", index)
+    def end(self, go_on: str | None) -> None:
+        """Make an assistant message at the end the prefix of the answer, or add what the user says after it."""
+        if self._last_role != "assistant" or (self.out[-1].get("prefix") and len(self.out) > 1):
+            return
+        if go_on is None and len(self.out) > 1:
+            self.done.append("the last message (assistant) became the prefix of the answer")
+            self.out[-1] = self.out[-1] | {"prefix": True}
         else:
-            results.append((index, with_result_id(result, ids[position])))
-            step.end = index
-    step.results = results
-    answered = [position for position in range(len(calls)) if position in positions]
-    if len(answered) < len(calls):
-        dropped = len(calls) - len(answered)
-        _tell("messages[%d] (assistant): %d of its calls were dropped, without a result", step.index, dropped)
-    if answered:
-        step.message = with_call_ids(
-            step.message, [calls[position] for position in answered], [ids[position] for position in answered]
-        )
-    else:
-        step.message = {key: value for key, value in step.message.items() if key != "tool_calls"}
+            self.done.append("a user message was added after the last message (assistant)")
+            self.out.append({"role": "user", "content": go_on or "Go on."})
 
+    @property
+    def _last_role(self) -> str:
+        return self.out[-1]["role"] if self.out else ""
 
-def _undivided(steps: Sequence[_Step]) -> list[_Step]:
-    """The steps with nothing between calls and their results.
+    def _did(self, index: int, what: str) -> None:
+        self.done.append(f"messages[{index}] ({self._roles[index]}) {what}")
 
-    What stood there was said before the results were known, so it goes in front of the calls.
-    """
-    out: list[_Step] = []
-    waiting: list[_Step] = []
-    for step in steps:
-        while waiting and waiting[0].end < step.index:
-            waiting.pop(0)
-        if step.results:
-            waiting.append(step)
-        elif waiting:
-            _tell_move(step, waiting[0])
-            out.insert(out.index(waiting[0]), step)
-            continue
-        out.append(step)
-    return out
+    def _find_calls(self) -> set[int]:
+        """Give each result to the nearest message before it that makes its call; return the results without one."""
+        orphans: set[int] = set()
+        by_id: dict[str, int] = {}
+        latest: int | None = None
+        for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
+            if role == "assistant" and message.get("tool_calls"):
+                latest = index
+                self._results[index] = []
+                by_id.update((known_id(call.get("id")), index) for call in calls_of(message, index))
+            elif role == "tool":
+                identity = known_id(message.get("tool_call_id"))
+                owner = by_id.get(identity) if identity else latest
+                if owner is None:
+                    orphans.add(index)
+                else:
+                    self._results[owner].append(index)
+        for owner, results in self._results.items():
+            calls = calls_of(self._messages[owner], owner)
+            _, positions = paired(calls, [self._messages[index] for index in results], owner)
+            spare = {index for index, position in zip(results, positions, strict=True) if position is None}
+            orphans |= spare
+            self._results[owner] = [index for index in results if index not in spare]
+        return orphans
 
+    def _assistant(self, index: int, message: AnyMessage) -> None:
+        if message.get("tool_calls"):
+            self._exchange(index, message)
+        elif says_nothing(clean(message)):
+            self._did(index, "was left out: it has neither content nor tool calls")
+        else:
+            self.out.append(message)
 
-def _in_order(steps: Sequence[_Step]) -> list[_Step]:
-    """The steps with each user and system message at a place where Mistral takes it.
+    def _exchange(self, index: int, message: AnyMessage) -> None:
+        """Put out a message with calls and a result for each of them."""
+        calls = calls_of(message, index)
+        indices = self._results[index]
+        results = [self._messages[place] for place in indices]
+        ids, positions = paired(calls, results, index)
+        self.out.append(with_call_ids(message, calls, ids))
+        for place, result, position in zip(indices, results, positions, strict=True):
+            if set(self._roles[index + 1 : place]) - {"tool"}:
+                self._did(place, f"was moved to its call in messages[{index}]")
+            self.out.append(with_result_id(result, ids[position]))  # type: ignore[index]  # none is spare here
+        for position, call in enumerate(calls):
+            if position not in positions:
+                self._did(index, f"got a result for its call of {call['function'].get('name')!r}, which was not run")
+                self.out.append({"role": "tool", "tool_call_id": ids[position], "content": NOT_RUN})
 
-    A user message right after tool results goes in front of the exchanges that run up to it, where it still comes
-    before whatever answers it. Mistral's other way, an assistant message in between, would be an invented one.
-    """
-    out: list[_Step] = []
-    for step in steps:
-        place = len(out)
-        while place and _refused_after(step, out[place - 1]):
-            place -= 1
-        if place < len(out):
-            _tell_move(step, out[place])
-        out.insert(place, step)
-    return out
+    def _note(self, index: int, result: AnyMessage) -> None:
+        """Put out the result of a call that is not there as the user's message."""
+        content = clean(result).get("content")
+        if says_nothing({"content": content}):
+            self._did(index, "was left out: it is empty, and no message before it makes its call")
+            return
+        head = f"Result of the tool {result['name']}:" if result.get("name") else "Result of a tool:"
+        text = f"{head}\n{content}" if isinstance(content, str) else [{"type": "text", "text": head}, *(content or ())]
+        self._say(index, {"role": "user", "content": text}, "was sent with the role of the user: its call is missing")
 
-
-def _refused_after(step: _Step, before: _Step) -> bool:
-    if step.role == "user":
-        return bool(before.results)
-    return step.role == "system" and before.role == "assistant"
-
-
-def _tell_move(step: _Step, before: _Step) -> None:
-    _tell("messages[%d] (%s) was moved in front of messages[%d]", step.index, step.role, before.index)
-
-
-def _tell(what: str, *values: object) -> None:
-    _logger.info("repair_messages: " + what, *values)
+    def _say(self, index: int, message: AnyMessage, what: str = "") -> None:
+        """Put out a user or system message, behind tool results with a message in between."""
+        if self._last_role == "tool":
+            what = f"{what} and " * bool(what) + f"got the assistant message {BRIDGE!r} before it"
+            self.out.append({"role": "assistant", "content": BRIDGE})
+        if what:
+            self._did(index, what)
+        self.out.append(message)

@@ -206,13 +206,16 @@ def test_settings_of_a_call_are_no_part_of_the_body() -> None:
     assert asked.requests[0].extensions["timeout"]["read"] == 3.0
 
 
-def test_repair_messages_mends_a_conversation(caller: Caller) -> None:
+def test_a_conversation_is_repaired_unless_that_is_refused(caller: Caller) -> None:
     asked = Script(answer())
     conversation = [HumanMessage("Write a poem"), AIMessage("Roses")]
     with pytest.raises(InvalidRequestError, match="repair_messages"):
-        caller.invoke(asked.model(), conversation)
-    caller.invoke(asked.model(repair_messages=True), conversation)
-    caller.invoke(asked.model(), conversation, repair_messages=True)
+        caller.invoke(asked.model(repair_messages=False), conversation)
+    with pytest.raises(InvalidRequestError, match="repair_messages"):
+        caller.invoke(asked.model(), conversation, repair_messages=False)
+    assert not asked.requests
+    caller.invoke(asked.model(), conversation)
+    caller.invoke(asked.model(repair_messages=False), conversation, repair_messages=True)
     assert [body["messages"][-1].get("prefix") for body in asked.bodies] == [True, True]
 
 

@@ -337,13 +337,15 @@ def test_a_key_from_a_function_is_asked_for_at_each_call(caller: Caller) -> None
     assert [r.headers["authorization"] for r in mistral.requests] == ["Bearer aks_test_1", "Bearer aks_test_2"]
 
 
-def test_a_wrong_order_is_refused_or_mended(caller: Caller) -> None:
+def test_a_wrong_order_is_repaired_or_refused(caller: Caller) -> None:
     history = [*ask(), ChatMessage(role="assistant", content="Well,")]
     mistral = Scripted()
     with pytest.raises(InvalidRequestError, match="repair_messages"):
-        caller.chat(mistral.llm(), history)
-    caller.chat(mistral.llm(), history, repair_messages=True)
-    caller.chat(mistral.llm(repair_messages=True), history)
+        caller.chat(mistral.llm(repair_messages=False), history)
+    with pytest.raises(InvalidRequestError, match="repair_messages"):
+        caller.chat(mistral.llm(), history, repair_messages=False)
+    caller.chat(mistral.llm(), history)
+    caller.chat(mistral.llm(repair_messages=False), history, repair_messages=True)
     assert [body["messages"][-1]["prefix"] for body in mistral.bodies] == [True, True]
 
 
