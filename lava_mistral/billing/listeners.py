@@ -26,7 +26,8 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from lava_mistral._fork import new_lock
-from lava_mistral.billing.scope import Scope, astepped, in_scope, present_scope, stepped
+from lava_mistral.billing.generators import astepped, stepped
+from lava_mistral.billing.scope import BillingScope, in_scope, present_scope
 from lava_mistral.billing.usage import CallEffort, CallRecord, Listener
 from lava_mistral.billing.usage_totals import UsageTotals
 
@@ -86,7 +87,7 @@ def _watched(watch: Watch) -> Iterator[None]:
 class Surroundings(NamedTuple):
     """The `billed_to` and `track_usage` blocks around a point, to begin a call later as if there."""
 
-    scope: Scope | None
+    scope: BillingScope | None
     watch: Watch
 
     @classmethod

@@ -1,33 +1,34 @@
-"""`billed_to`: who pays, for everything that runs in a block; and what a call made at this point is sent with."""
+"""Bill what runs in a block (`billed_to`), and resolve what a call is sent with (`identify`)."""
 
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+import warnings
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial, wraps
+from functools import wraps
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from lava_mistral._processes import runs_alone, works_for_a_pool
+from lava_mistral._fork import after_fork
 from lava_mistral.billing.credentials import Secret, hidden
+from lava_mistral.billing.generators import astepped, calling_generator, stepped, yields_in_block
 from lava_mistral.billing.identity import FIELDS, MERCHANT, Billing, check_metadata, credential_billing
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
+from lava_mistral.errors import ConfigurationError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Scope:
-    """What the enclosing `billed_to` blocks add up to.
+class BillingScope:
+    """What `billed_to` blocks say of the calls made inside them.
 
     Attributes:
-        outer: what they added up to before the innermost of them was entered.
-        owner: the innermost of them.
+        forked: whether this process was forked inside the blocks.
     """
 
     customer_id: str | None = None
@@ -36,78 +37,81 @@ class Scope:
     disable_billing: bool | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[SpendLimit, ...] = ()
-    outer: Scope | None = field(default=None, repr=False)
-    owner: object = field(default=None, repr=False)
+    forked: bool = False
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of `Billing` that the blocks name."""
+        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
 
     def over(self, billing: Billing) -> Billing:
-        """`billing` with the fields that this scope names put over its own."""
-        given = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
-        return replace(billing, **given) if given else billing
+        """Put the fields that the blocks name over those of `billing`."""
+        return replace(billing, **self.fields) if self.fields else billing
 
-    def within(self, outer: Scope | None, owner: object) -> Scope:
-        """This scope with what an outer one says beside it."""
-        if outer is None:
-            return replace(self, owner=owner)
-        given = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+    def within(self, outer: BillingScope) -> BillingScope:
+        """Put this scope's fields and metadata over those of an outer one; the limits of both hold."""
         metadata = {**outer.metadata, **self.metadata}
-        return replace(
-            outer, **given, metadata=metadata, limits=(*self.limits, *outer.limits), outer=outer, owner=owner
-        )
+        return replace(outer, **self.fields, metadata=metadata, limits=(*self.limits, *outer.limits))
 
 
-_scope: ContextVar[Scope | None] = ContextVar("lava_mistral_billed_to", default=None)
+class _Entry:
+    """One entry into a block.
+
+    Attributes:
+        generator: identifies the frame of the generator whose `with` statement entered it; 0 for any other.
+        left: whether the block was left. What was started inside it, such as a task, still belongs to it.
+        void: whether that happened in another context than the entering, which then is no longer in the block.
+    """
+
+    __slots__ = ("__weakref__", "generator", "left", "owner", "scope", "void")
+
+    def __init__(self, scope: BillingScope, owner: object = None, generator: int = 0) -> None:
+        self.scope, self.owner, self.generator = scope, owner, generator
+        self.left = self.void = False
 
 
-# Every scope that some thread, task or copied context of this process is in.
-entered: WeakValueDictionary[int, Scope] = WeakValueDictionary()
+_present: ContextVar[tuple[_Entry, ...]] = ContextVar("lava_mistral_billed_to", default=())
+"""The entries around this point, the innermost first."""
+_entries: WeakValueDictionary[int, _Entry] = WeakValueDictionary()
 
 
-# Those that the main thread is in, outside of event loops: it does nothing else until it has left them.
-in_charge: list[Scope] = []
+def present_scope() -> BillingScope | None:
+    """Add up the blocks around this point; `None` where there is none."""
+    total: BillingScope | None = None
+    for entry in _present.get():
+        if entry.void or (entry.scope.forked and total is not None):
+            continue
+        total = entry.scope if total is None else total.within(entry.scope)
+    return total
 
 
-# The scope in which this process was forked.
-_inherited: Scope | None = None
+def _alive() -> list[_Entry]:
+    return [entry for reference in _entries.valuerefs() if (entry := reference()) is not None]
+
+
+def open_scopes() -> list[BillingScope]:
+    """List what the blocks say that were entered in this process, in any thread, task or context, and not left."""
+    return [entry.scope for entry in _alive() if not entry.left]
 
 
 def _after_fork() -> None:
-    global _inherited
-    _inherited = present_scope()
-    _scope.set(_inherited)
-    entered.clear()
-    if _inherited is not None:
-        entered[id(_inherited)] = _inherited
-    if not in_charge or in_charge[-1] is not _inherited:
-        in_charge.clear()
+    scope = present_scope()
+    _entries.clear()
+    _present.set(() if scope is None else (_Entry(replace(scope, forked=True)),))
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def present_scope() -> Scope | None:
-    """What the blocks around this point add up to.
-
-    A forked process is still in the blocks that it was started in. One of a pool is in none: it outlives them, and its
-    tasks come from anywhere.
-    """
-    scope = _scope.get()
-    return None if scope is None or is_left(scope) else scope
-
-
-def is_left(scope: Scope) -> bool:
-    return scope is _inherited and works_for_a_pool()
+after_fork(_after_fork)
 
 
 @contextmanager
-def in_scope(scope: Scope | None) -> Iterator[None]:
-    """A block in which calls are made as where the scope was taken, whatever is around it."""
-    outer = _scope.get()
-    _scope.set(scope)
+def in_scope(scope: BillingScope | None) -> Iterator[None]:
+    """Make calls in the block as where the scope was taken, whatever is around the block."""
+    outer = _present.get()
+    _present.set(() if scope is None else (_Entry(scope),))
     try:
         yield
     finally:
-        _scope.set(outer)
+        _present.set(outer)
 
 
 class billed_to:
@@ -115,11 +119,10 @@ class billed_to:
 
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
     threads that the frameworks start. A thread pool of your own copies it with
-    `pool.submit(contextvars.copy_context().run, function)`. A model that is sent to a pool of processes, as
-    `num_workers=` of LlamaIndex's pipelines does, takes the block along where the main thread is in it; wait for the
-    results inside the block, since a pool may send a task long after it was given it. Where a block is open in an event
-    loop or in another thread, nobody can see from which one the model was sent: an error then asks for `billing=` on
-    the model.
+    `pool.submit(contextvars.copy_context().run, function)`. It does not reach other processes: a model that is pickled
+    inside the block takes its payer along, but pools of processes (`num_workers=` of LlamaIndex's pipelines) pickle in
+    a thread of their own, where no block can be seen, and forked processes outlive the block. An error then asks for
+    `billing=` on the model.
 
     Blocks nest: an inner one wins, field by field. `billing=` given to a single call wins over all blocks; a block wins
     over `billing=` on the model, which is also where LangChain's `configurable_fields` put it. A stream of a model is
@@ -129,7 +132,8 @@ class billed_to:
 
     It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
     block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its
-    own, as web servers do. Decorated, it holds for the generator's own steps alone.
+    own, as web servers do. A warning says so. Decorated, it holds for the generator's own steps alone. Blocks may be
+    left in any order; each ends its own part.
 
     Args:
         customer_id: Lava's id of the customer who pays; needs a meter here, in an outer block or on the model.
@@ -138,8 +142,7 @@ class billed_to:
         provider_key: your own Mistral key for these calls.
         disable_billing: track the customer without charging them.
         spend_limit: USD that all calls in the block may cost together, or a `SpendLimit` to share; the limits of the
-            outer blocks and of the models hold too. A call that could pass one is refused before it is sent. A process
-            that is forked in the block counts on its own.
+            outer blocks and of the models hold too. A call that could pass one is refused before it is sent.
 
     Attributes:
         spend_limit: the block's limit, which says what is spent and left; `None` without one. Entering the same block
@@ -161,7 +164,7 @@ class billed_to:
         spend_limit: Amount | SpendLimit | None = None,
     ) -> None:
         self.spend_limit = to_limit(spend_limit)
-        self._inner = Scope(
+        self._scope = BillingScope(
             customer_id=customer_id,
             meter_slug=meter_slug,
             provider_key=hidden(provider_key),
@@ -171,27 +174,35 @@ class billed_to:
         )
 
     def __enter__(self) -> Self:
-        scope = self._inner.within(present_scope(), self)
-        entered[id(scope)] = scope
-        if runs_alone():
-            in_charge.append(scope)
-        _scope.set(scope)
+        caller = calling_generator(inspect.currentframe())
+        if caller is not None and yields_in_block(caller):
+            warnings.warn(
+                "A `with billed_to(…)` around a `yield` also bills what the consumer of the generator calls, and is "
+                "lost where each value is taken in a context of its own, as web servers do: decorate the generator "
+                "with @billed_to(…), or put the block around a call that yields nothing.",
+                stacklevel=2,
+            )
+        entry = _Entry(self._scope, self, 0 if caller is None else id(caller))
+        _entries[id(entry)] = entry
+        _present.set((entry, *_present.get()))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        present = _scope.get()
-        # A generator may be closed in another context than it was entered in; there is nothing to leave there.
-        left = present is not None and present.owner is self
-        if runs_alone():
-            for place in reversed(range(len(in_charge))):
-                # The same block may be open in other threads and tasks: it is theirs to leave there.
-                if in_charge[place] is present if left else in_charge[place].owner is self:
-                    del in_charge[place]
-                    break
-        if present is not None and left:
-            _scope.set(present.outer)
+        # A generator that is closed late, in whatever context, ends its own part and nobody else's.
+        caller = calling_generator(inspect.currentframe())
+        generator = 0 if caller is None else id(caller)
+        present = _present.get()
+        mine = next((entry for entry in present if entry.owner is self and generator in (0, entry.generator)), None)
+        if mine is not None:
+            _present.set(tuple(entry for entry in present if entry is not mine))
+        elif generator:
+            mine = next((entry for entry in _alive() if entry.owner is self and entry.generator == generator), None)
+            if mine is not None:
+                mine.void = True
+        if mine is not None:
+            mine.left = True
 
     def __call__(self, function: _F) -> _F:
         """Bill every call made inside the function: a plain one, a coroutine function or a generator of either kind.
@@ -227,62 +238,6 @@ async def _awaited(block: billed_to, coroutine: Coroutine[Any, Any, Any]) -> Any
         return await coroutine
 
 
-def stepped(
-    block: Callable[[], AbstractContextManager[Any]], function: Callable[..., Generator[Any, Any, Any]]
-) -> Callable[..., Any]:
-    """The generator function, each of whose steps is taken inside a block, and none of its consumer's (PEP 380)."""
-
-    def made(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        generator = function(*args, **kwargs)
-        step: Callable[[], Any] = partial(next, generator)
-        try:
-            while True:
-                try:
-                    with block():
-                        value = step()
-                except StopIteration as end:
-                    return end.value
-                try:
-                    step = partial(generator.send, (yield value))
-                except GeneratorExit:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
-                    step = partial(generator.throw, error)
-        finally:
-            with block():
-                generator.close()
-
-    return made
-
-
-def astepped(
-    block: Callable[[], AbstractContextManager[Any]], function: Callable[..., AsyncGenerator[Any, Any]]
-) -> Callable[..., Any]:
-    """The async generator function, each of whose steps is taken inside a block; see `stepped`."""
-
-    async def made(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        generator = function(*args, **kwargs)
-        step: Callable[[], Awaitable[Any]] = partial(anext, generator)
-        try:
-            while True:
-                try:
-                    with block():
-                        value = await step()
-                except StopAsyncIteration:
-                    return
-                try:
-                    step = partial(generator.asend, (yield value))
-                except GeneratorExit:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
-                    step = partial(generator.athrow, error)
-        finally:
-            with block():
-                await generator.aclose()
-
-    return made
-
-
 @dataclass(frozen=True)
 class Identity:
     """What one call is sent with: who pays, the metadata stored with it, and the limits that it draws on."""
@@ -306,8 +261,20 @@ def identify(
     Below all of them lies what a forward token says that is itself the credential. `call_billing` replaces the
     customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
     innermost first: those of the blocks, then `limit`, the model's.
+
+    Raises:
+        ConfigurationError: the metadata breaks Lava's rules, or the process was forked inside a block and nothing else
+            says who pays.
     """
     scope = present_scope()
+    if scope is not None and scope.forked:
+        if billing is None and call_billing is None:
+            raise ConfigurationError(
+                "This process was forked inside a billed_to block. Whether the call belongs to that block can't be "
+                "seen, since pools of processes outlive blocks: open billed_to(…) in the process, or give "
+                "billing=Billing(customer_id=…, meter_slug=…) to the model, or billing=Billing() for your own wallet."
+            )
+        scope = None
     token = credential_billing(api_key)
     if token.disable_billing and scope is not None and scope.customer_id is not None:
         # It is the token's own customer whom the token does not charge.

@@ -1,4 +1,4 @@
-"""Spend limits: a call that could pass one is refused before it is sent.
+"""Limit what calls may spend: a call that could pass a limit is refused before it is sent.
 
     with billed_to(customer_id="c_1", meter_slug="chat", spend_limit="0.50"):
         …
@@ -13,11 +13,10 @@ reservation stays: a limit is never passed on a guess. `LavaMistral.reconcile(li
 
 from __future__ import annotations
 
-from collections import deque
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lava_mistral._fork import new_lock
+from lava_mistral._inbox import Inbox
 from lava_mistral.errors import ConfigurationError, SpendLimitError
 from lava_mistral.pricing.cost import EXACT, format_cost
 
@@ -47,13 +46,9 @@ class SpendLimit:
 
     def __init__(self, limit: Amount) -> None:
         self.limit = to_amount(limit)
-        # A call may end inside the garbage collector, on top of any frame: ending takes no lock.
-        self._ended: deque[tuple[Decimal, Decimal | None, str | None]] = deque()
-        self._lock = new_lock()
-        self._spent = _ZERO
-        self._reserved = _ZERO
-        self._held = _ZERO
+        self._spent = self._reserved = self._held = _ZERO
         self._unsettled: dict[str, Decimal] = {}
+        self._inbox = Inbox(self._apply)
 
     def __repr__(self) -> str:
         amounts = (f"{name}={format_cost(getattr(self, name))}" for name in ("limit", "spent", "reserved", "held"))
@@ -64,13 +59,11 @@ class SpendLimit:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            self._fold()
-            own: dict[str, Any] = {"_ended": deque(), "_unsettled": dict(self._unsettled)}
-            return vars(self) | own | {"_lock": None, "_reserved": _ZERO}
+        with self._inbox:
+            return vars(self) | {"_unsettled": dict(self._unsettled), "_reserved": _ZERO, "_inbox": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=new_lock())
+        vars(self).update(state, _inbox=Inbox(self._apply))
 
     @property
     def spent(self) -> Decimal:
@@ -90,18 +83,16 @@ class SpendLimit:
     @property
     def left(self) -> Decimal:
         """USD that further calls can cost."""
-        with self._lock:
-            self._fold()
+        with self._inbox:
             return self._left()
 
     def reserve(self, amount: Decimal) -> None:
-        """Set an amount aside for a request that is about to be sent; `end` gives it back.
+        """Reserve an amount for a request that is about to be sent; `end` releases it.
 
         Raises:
             SpendLimitError: that much is not left.
         """
-        with self._lock:
-            self._fold()
+        with self._inbox:
             left = self._left()
             if amount > left:
                 raise SpendLimitError(
@@ -119,49 +110,45 @@ class SpendLimit:
             self._reserved = EXACT.add(self._reserved, amount)
 
     def end(self, amount: Decimal, cost: Decimal | None, request_id: str | None = None) -> None:
-        """The request that an amount was reserved for is over.
+        """Release what was reserved for a request that is over. Never waits for a lock.
 
         Args:
             amount: what was reserved.
             cost: what it cost; `None` keeps the amount, since nobody knows.
             request_id: Lava's id, by which the cost can be learned later.
         """
-        self._ended.append((amount, cost, request_id))
+        self._inbox.put((amount, cost, request_id))
 
     def unsettled(self) -> tuple[str, ...]:
         """The ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
-        with self._lock:
-            self._fold()
+        with self._inbox:
             return tuple(self._unsettled)
 
     def settle(self, told: RequestRecord) -> None:
         """Put what Lava recorded in the place of what is held for a request; without effect for any other."""
-        with self._lock:
-            self._fold()
+        with self._inbox:
             amount = self._unsettled.pop(told.request_id, None)
             if amount is not None:
                 self._held = EXACT.subtract(self._held, amount)
                 self._spent = EXACT.add(self._spent, told.cost)
 
     def _read(self, name: str) -> Decimal:
-        with self._lock:
-            self._fold()
+        with self._inbox:
             amount: Decimal = getattr(self, name)
             return amount
 
     def _left(self) -> Decimal:
         return EXACT.subtract(self.limit, EXACT.add(self._spent, EXACT.add(self._reserved, self._held)))
 
-    def _fold(self) -> None:
-        while self._ended:
-            amount, cost, request_id = self._ended.popleft()
-            self._reserved = EXACT.subtract(self._reserved, amount)
-            if cost is not None:
-                self._spent = EXACT.add(self._spent, cost)
-                continue
-            self._held = EXACT.add(self._held, amount)
-            if request_id is not None:
-                self._unsettled[request_id] = amount
+    def _apply(self, ended: tuple[Decimal, Decimal | None, str | None]) -> None:
+        amount, cost, request_id = ended
+        self._reserved = EXACT.subtract(self._reserved, amount)
+        if cost is not None:
+            self._spent = EXACT.add(self._spent, cost)
+            return
+        self._held = EXACT.add(self._held, amount)
+        if request_id is not None:
+            self._unsettled[request_id] = amount
 
 
 def to_amount(value: Amount) -> Decimal:

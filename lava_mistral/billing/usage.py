@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -67,21 +68,14 @@ class CallRecord:
         return None if self.usage is None else cached_tokens(self.usage)
 
     def as_dict(self) -> dict[str, Any]:
-        """The record in JSON's types; the cost as text, so that no digit is lost."""
-        return {
-            "kind": self.kind,
-            "model": self.model,
-            "request_id": self.request_id,
+        """Return the record in JSON's types; the cost as text, so that no digit is lost."""
+        fields = {spec.name: getattr(self, spec.name) for spec in dataclass_fields(self) if spec.name != "usage"}
+        return fields | {
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
             "cost": None if self.cost is None else f"{self.cost:f}",
-            "customer_id": self.customer_id,
-            "meter_slug": self.meter_slug,
             "metadata": dict(self.metadata),
-            "run_id": self.run_id,
-            "streamed": self.streamed,
-            "complete": self.complete,
         }
 
 
@@ -143,7 +137,8 @@ class Tally:
         """Tokens of prompts and answers."""
         return self.input_tokens + self.output_tokens
 
-    def _add(self, record: CallRecord) -> None:
+    def add(self, record: CallRecord) -> None:
+        """Count one request."""
         self.requests += 1
         if record.usage is None:
             self.unknown += 1
@@ -156,40 +151,18 @@ class Tally:
         else:
             self.cost = EXACT.add(self.cost, record.cost)
 
-    def _add_effort(self, effort: CallEffort) -> None:
+    def add_effort(self, effort: CallEffort) -> None:
+        """Count retries and duplicates."""
         self.retries += effort.retries
         self.duplicates += effort.duplicates
 
-    def _settle(self, told: RequestRecord) -> None:
+    def settle(self, told: RequestRecord) -> None:
+        """Count what Lava recorded of a request that was unknown."""
         self.unknown -= 1
         self.input_tokens += told.usage.input_tokens
         self.output_tokens += told.usage.output_tokens
         self.cost = EXACT.add(self.cost, told.cost)
 
-    def _copy(self) -> Tally:
-        return Tally(
-            self.requests,
-            self.input_tokens,
-            self.output_tokens,
-            self.cached_tokens,
-            self.cost,
-            self.unknown,
-            self.unpriced,
-            self.retries,
-            self.duplicates,
-        )
-
     def as_dict(self) -> dict[str, Any]:
-        """The sums in JSON's types; the cost as text, so that no digit is lost."""
-        return {
-            "requests": self.requests,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cached_tokens": self.cached_tokens,
-            "total_tokens": self.total_tokens,
-            "cost": f"{self.cost:f}",
-            "unknown": self.unknown,
-            "unpriced": self.unpriced,
-            "retries": self.retries,
-            "duplicates": self.duplicates,
-        }
+        """Return the sums in JSON's types; the cost as text, so that no digit is lost."""
+        return asdict(self) | {"total_tokens": self.total_tokens, "cost": f"{self.cost:f}"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from lava_mistral._fork import new_lock
+from lava_mistral._inbox import Inbox
 from lava_mistral.pricing.cost import format_cost
 
 if TYPE_CHECKING:
@@ -40,108 +41,69 @@ class UsageTotals:
     """
 
     _UNSETTLED = 100_000
-    _AT_ONCE = 64
 
     def __init__(self, *, metadata_keys: Collection[str] | None = None, most_values: int = 10_000) -> None:
         self._metadata_keys = None if metadata_keys is None else frozenset(metadata_keys)
         self._most_values = most_values
-        # A call may end inside the garbage collector, on top of any frame of any thread: `add` takes no lock that it
-        # would have to wait for.
-        self._arrived: deque[CallRecord | CallEffort] = deque()
-        self._lock = new_lock()
         self._total = Tally()
         self._models: dict[str, Tally] = {}
         self._customers: dict[str | None, Tally] = {}
         self._meters: dict[str | None, Tally] = {}
         self._metadata: dict[str, dict[str, Tally]] = {}
         self._unsettled: dict[str, CallRecord] = {}
+        self._inbox = Inbox(self._apply)
 
     def add(self, record: CallRecord) -> None:
-        """Count a call."""
-        self._arrive(record)
+        """Count a call. Never waits for a lock: a call may end inside the garbage collector."""
+        self._inbox.put(record)
 
     def add_effort(self, effort: CallEffort) -> None:
-        """Count what a call did beside its requests."""
-        self._arrive(effort)
-
-    def _arrive(self, told: CallRecord | CallEffort) -> None:
-        self._arrived.append(told)
-        if len(self._arrived) >= self._AT_ONCE and self._lock.acquire(blocking=False):
-            try:
-                self._fold()
-            finally:
-                self._lock.release()
+        """Count the retries and duplicates of a call."""
+        self._inbox.put(effort)
 
     __call__ = add
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            self._fold()
-            # Its own, since calls go on ending while it is written.
-            groups = {
-                name: {key: tally._copy() for key, tally in getattr(self, name).items()}
-                for name in ("_models", "_customers", "_meters")
-            }
-            metadata = {
-                key: {value: tally._copy() for value, tally in values.items()} for key, values in self._metadata.items()
-            }
-            return (
-                vars(self)
-                | groups
-                | {
-                    "_lock": None,
-                    "_arrived": deque(),
-                    "_total": self._total._copy(),
-                    "_metadata": metadata,
-                    "_unsettled": dict(self._unsettled),
-                }
-            )
+        with self._inbox:
+            return deepcopy({name: value for name, value in vars(self).items() if name != "_inbox"})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=new_lock())
+        vars(self).update(state, _inbox=Inbox(self._apply))
 
-    def _fold(self) -> None:
-        while self._arrived:
-            record = self._arrived.popleft()
-            if isinstance(record, CallEffort):
-                for tally in self._tallies(record):
-                    tally._add_effort(record)
-                continue
-            for tally in self._tallies(record):
-                tally._add(record)
-            if record.usage is None and record.request_id is not None:
-                if len(self._unsettled) >= self._UNSETTLED:
-                    del self._unsettled[next(iter(self._unsettled))]
-                self._unsettled[record.request_id] = record
+    def _apply(self, told: CallRecord | CallEffort) -> None:
+        if isinstance(told, CallEffort):
+            for tally in self._tallies(told):
+                tally.add_effort(told)
+            return
+        for tally in self._tallies(told):
+            tally.add(told)
+        if told.usage is None and told.request_id is not None:
+            if len(self._unsettled) >= self._UNSETTLED:
+                del self._unsettled[next(iter(self._unsettled))]
+            self._unsettled[told.request_id] = told
 
-    def _tallies(self, record: CallRecord | CallEffort) -> Iterator[Tally]:
+    def _tallies(self, told: CallRecord | CallEffort) -> Iterator[Tally]:
         yield self._total
-        yield self._models.setdefault(record.model, Tally())
-        yield self._customers.setdefault(record.customer_id, Tally())
-        yield self._meters.setdefault(record.meter_slug, Tally())
+        yield self._models.setdefault(told.model, Tally())
+        yield self._customers.setdefault(told.customer_id, Tally())
+        yield self._meters.setdefault(told.meter_slug, Tally())
         wanted = self._metadata_keys
-        for key, value in record.metadata.items():
+        for key, value in told.metadata.items():
             if key in wanted if wanted is not None else key not in (LANGCHAIN_RUN, LLAMA_INDEX_SPAN):
                 values = self._metadata.setdefault(key, {})
                 if value not in values and len(values) >= self._most_values:
                     value = OTHER
                 yield values.setdefault(value, Tally())
 
-    def _count_arrived(self) -> None:
-        with self._lock:
-            self._fold()
-
     def _copies(self, groups: Mapping[Any, Tally]) -> dict[Any, Tally]:
-        with self._lock:
-            self._fold()
-            return _Tallies((name, tally._copy()) for name, tally in groups.items())
+        with self._inbox:
+            return _Tallies((name, replace(tally)) for name, tally in groups.items())
 
     @property
     def total(self) -> Tally:
         """All calls together."""
-        with self._lock:
-            self._fold()
-            return self._total._copy()
+        with self._inbox:
+            return replace(self._total)
 
     @property
     def by_model(self) -> dict[str, Tally]:
@@ -160,14 +122,14 @@ class UsageTotals:
 
     def by_metadata(self, key: str) -> dict[str, Tally]:
         """Sums by the values of a metadata key, over the calls that have it."""
-        self._count_arrived()
-        return self._copies(self._metadata.get(key, {}))
+        with self._inbox:
+            values = self._metadata.get(key, {})
+        return self._copies(values)
 
     @property
     def metadata_keys(self) -> tuple[str, ...]:
         """The metadata keys that were met and are summed by."""
-        with self._lock:
-            self._fold()
+        with self._inbox:
             return tuple(self._metadata)
 
     @property
@@ -186,24 +148,32 @@ class UsageTotals:
         return self.total.cost
 
     @property
+    def retries(self) -> int:
+        """How many requests repeated a failed one."""
+        return self.total.retries
+
+    @property
+    def duplicates(self) -> int:
+        """How many texts were not sent to be embedded, since an equal one was."""
+        return self.total.duplicates
+
+    @property
     def unknown(self) -> int:
         """How many requests may have cost something that is not known here."""
         return self.total.unknown
 
     def unsettled(self) -> tuple[str, ...]:
         """The ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
-        with self._lock:
-            self._fold()
+        with self._inbox:
             return tuple(self._unsettled)
 
     def settle(self, told: RequestRecord) -> None:
         """Put what Lava recorded in the place of what was unknown; without effect for any other request."""
-        with self._lock:
-            self._fold()
+        with self._inbox:
             record = self._unsettled.pop(told.request_id, None)
             if record is not None:
                 for tally in self._tallies(record):
-                    tally._settle(told)
+                    tally.settle(told)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything in JSON's types; costs as text, so that no digit is lost. The name for no customer is `""`."""
@@ -255,49 +225,26 @@ class UsageTotals:
         return f"<UsageTotals: {requests}, {total.total_tokens} tokens, {format_cost(total.cost)}{left}>"
 
 
+def _shown(name: str) -> Any:
+    return property(lambda handler: getattr(handler.totals, name), doc=getattr(UsageTotals, name).__doc__)
+
+
 class CountsInTotals:
-    """What a framework's usage handler shows of the totals that it counts in."""
+    """Show the totals that a framework's usage handler counts in as its own attributes."""
 
     if TYPE_CHECKING:
         totals: UsageTotals
 
-    @property
-    def cost(self) -> Decimal:
-        """USD, exact, of the calls whose cost is known."""
-        return self.totals.cost
-
-    @property
-    def requests(self) -> int:
-        """How many requests were paid, or may have been."""
-        return self.totals.requests
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of prompts and answers, where they are known."""
-        return self.totals.total_tokens
-
-    @property
-    def retries(self) -> int:
-        """How many requests repeated a failed one."""
-        return self.totals.total.retries
-
-    @property
-    def duplicates(self) -> int:
-        """How many texts were not sent to be embedded, since an equal one was."""
-        return self.totals.total.duplicates
-
-    @property
-    def by_model(self) -> dict[str, Tally]:
-        """Sums by model."""
-        return self.totals.by_model
-
-    @property
-    def by_customer(self) -> dict[str | None, Tally]:
-        """Sums by customer; `None` for calls made for none."""
-        return self.totals.by_customer
+    cost = _shown("cost")
+    requests = _shown("requests")
+    total_tokens = _shown("total_tokens")
+    retries = _shown("retries")
+    duplicates = _shown("duplicates")
+    by_model = _shown("by_model")
+    by_customer = _shown("by_customer")
 
     def unsettled(self) -> tuple[str, ...]:
-        """The ids of requests whose cost is not known here; `LavaMistral.reconcile` asks for it."""
+        """List the ids of requests whose cost is not known here; `LavaMistral.reconcile` asks for it."""
         return self.totals.unsettled()
 
     def settle(self, told: RequestRecord) -> None:
@@ -305,11 +252,11 @@ class CountsInTotals:
         self.totals.settle(told)
 
     def as_dict(self) -> dict[str, Any]:
-        """The sums in JSON's types; see `UsageTotals.as_dict`."""
+        """Return the sums in JSON's types; see `UsageTotals.as_dict`."""
         return self.totals.as_dict()
 
     def table(self, *by: str) -> Table:
-        """The sums as a rich table; see `UsageTotals.table`."""
+        """Return the sums as a rich table; see `UsageTotals.table`."""
         return self.totals.table(*by)
 
     def __rich__(self) -> Table:

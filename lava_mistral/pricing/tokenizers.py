@@ -12,7 +12,6 @@ reproduce to the token (`mistral-large-latest` with tools over several turns, `p
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections.abc import Sequence
 from importlib import resources
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 import orjson
 
 from lava_mistral._fork import new_lock
-from lava_mistral._processes import LOADER
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
 
@@ -100,7 +98,7 @@ def prepare(model: str) -> bool:
 
         _begun.add(choice.tokenizer)
         # Not a daemon: the end of the process would cut it in the middle of other people's C++.
-        threading.Thread(target=_load, args=(choice.tokenizer,), name=LOADER).start()
+        threading.Thread(target=_load, args=(choice.tokenizer,), name="mistral-tokenizer").start()
     return False
 
 
@@ -216,32 +214,4 @@ def _tekken_v13() -> MistralTokenizer[Any, Any, Any, Any, Any]:
         InstructTokenizerV13(tekkenizer),
         validator=MistralRequestValidatorV13(mode=ValidationMode.test),
         request_normalizer=InstructRequestNormalizerV13.normalizer(),
-    )
-
-
-class _Forking(threading.local):
-    """Whether this thread keeps others from loading while it forks."""
-
-    pausing = False
-
-
-_forking = _Forking()
-
-
-def _pause_loading() -> None:
-    # What another thread has half imported could never be imported in the child.
-    _forking.pausing = _lock.acquire(timeout=10.0)
-
-
-def _resume_loading() -> None:
-    if _forking.pausing:
-        _lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_pause_loading,
-        after_in_parent=_resume_loading,
-        # What the parent had only begun to load nobody loads in the child.
-        after_in_child=lambda: _begun.intersection_update(_loaded),
     )

@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -400,6 +401,11 @@ def test_one_block_serves_many_threads_and_tasks_at_once() -> None:
     assert asyncio.run(tasks()) == [None, None, None]
 
 
+async def read_one(values: AsyncIterator[int]) -> None:
+    async for _ in values:
+        break
+
+
 async def test_a_block_left_in_another_context_is_no_error() -> None:
     async def left_early() -> AsyncIterator[int]:
         with billed_to(customer_id="left", meter_slug="m"), track_usage():
@@ -408,11 +414,78 @@ async def test_a_block_left_in_another_context_is_no_error() -> None:
 
     errors: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
-    async for _ in left_early():
-        break
+    with pytest.warns(UserWarning, match="around a `yield`"):
+        await read_one(left_early())
     gc.collect()
     await asyncio.sleep(0.05)
     assert errors == []
+
+
+BLOCKS_IN_GENERATORS = pytest.mark.filterwarnings("ignore:A `with billed_to:UserWarning")
+
+
+@BLOCKS_IN_GENERATORS
+class TestBlocksLeftOutOfOrder:
+    """Whatever the order, a block that is left takes its own customer away and nobody else's."""
+
+    @staticmethod
+    def hold(block: billed_to) -> Iterator[None]:
+        with block:
+            yield
+
+    def test_two_generators_closed_in_the_order_they_were_opened(self) -> None:
+        first, second = self.hold(billed_to("a", "m", {"from": "a"})), self.hold(billed_to("b", "m"))
+        next(first)
+        next(second)
+        first.close()
+        identity = identify(None, None)
+        assert (identity.billing.customer_id, identity.metadata) == ("b", {})
+        second.close()
+        assert present() is None
+
+    def test_an_abandoned_generator_of_a_shared_block_ends_nobody_elses_part(self) -> None:
+        block = billed_to("shared", "m")
+        context = contextvars.copy_context()
+        held = self.hold(block)
+        context.run(next, held)
+        with block:
+            # Closed here, as by the garbage collector: the part that it entered is in the other context.
+            held.close()
+            assert present() == "shared"
+        assert present() is None
+        assert context.run(present) is None
+
+    def test_exit_stacks_leave_blocks_in_any_order(self) -> None:
+        outer, inner = ExitStack(), ExitStack()
+        outer.enter_context(billed_to("outer", "m"))
+        inner.enter_context(billed_to("inner", "m"))
+        outer.close()
+        assert present() == "inner"
+        inner.close()
+        assert present() is None
+
+
+def test_a_block_around_a_yield_warns_and_one_between_two_does_not(recwarn: pytest.WarningsRecorder) -> None:
+    def around() -> Iterator[str | None]:
+        with billed_to("a", "m"):
+            yield present()
+
+    def between() -> Iterator[str | None]:
+        with billed_to("a", "m"):
+            customer = present()
+        yield customer
+
+    @contextmanager
+    def customer() -> Iterator[None]:
+        with billed_to("a", "m"):
+            yield
+
+    assert list(between()) == ["a"]
+    with customer():
+        assert present() == "a"
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="decorate the generator"):
+        assert list(around()) == ["a"]
 
 
 class TestForwardTokenAsCredential:

@@ -117,89 +117,72 @@ POOLS = pytest.mark.parametrize(
 MakePool = Callable[[str, ExitStack], Run]
 
 
+UNSAID = "Say on the model who pays: billing="
+
+
 @POOLS
-def test_a_pool_works_for_the_block_that_the_main_thread_is_in(
+def test_a_pool_used_inside_a_block_needs_billing_on_the_model(
     gateway: LocalGateway, make_pool: MakePool, start_method: str
 ) -> None:
     access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
     with ExitStack() as stack:
         run = make_pool(start_method, stack)
-        with billed_to(**BOB, metadata={"app": "tests", "part": "outer"}):
-            with billed_to("alice", metadata={"part": "inner"}):
-                for make in MODELS:
-                    assert run(work, make(**access, lava_metadata={"app": "model"})) != "MainProcess"
-            run(work, llama_index_chat(**access))
-        run(work, llama_index_chat(**access))
-    assert payers(gateway) == ["alice"] * len(MODELS) + ["bob", None]
-    assert [r.metadata for r in gateway.requests] == [
-        *[{"app": "tests", "part": "inner"}] * len(MODELS),
-        {"app": "tests", "part": "outer"},
-        {},
-    ]
-
-
-@POOLS
-def test_where_nobody_can_see_the_block_the_model_must_say_who_pays(
-    gateway: LocalGateway, make_pool: MakePool, start_method: str
-) -> None:
-    access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
-    with ExitStack() as stack, open_elsewhere(**ALICE, metadata={"app": "tests"}):
-        run = make_pool(start_method, stack)
-        for make in MODELS:
-            for unsaid in ({}, {"billing": Billing(meter_slug="chat")}):
-                with pytest.raises(ConfigurationError, match=r"pool of processes.*billing="):
-                    run(work, make(**access, **unsaid))
-        assert not gateway.requests
-        for make in MODELS:
-            run(work, make(**access, billing=Billing(**BOB)))
-        run(work, llama_index_chat(**access, billing=Billing()))
-        # Pickled by the sender itself, it takes the sender's block along.
-        with billed_to(**BOB):
-            with pytest.raises(ConfigurationError, match="pool of processes"):
-                run(work, llama_index_chat(**access))
+        run(os.getpid)
+        with billed_to(**ALICE, metadata={"app": "tests"}):
+            for make in MODELS:
+                with pytest.raises(ConfigurationError, match=UNSAID):
+                    run(work, make(**access))
+            assert not gateway.requests
+            for make in MODELS:
+                assert run(work, make(**access, billing=Billing(**BOB))) != "MainProcess"
+            run(work, llama_index_chat(**access, billing=Billing()))
+            # Pickled inside the block itself, the model takes the block along.
             run(load_and_work, pickle.dumps(llama_index_chat(**access)))
-    assert payers(gateway) == [*["bob"] * len(MODELS), None, "bob"]
+        run(work, llama_index_chat(**access))
+    assert payers(gateway) == [*["bob"] * len(MODELS), None, "alice", None]
+    assert gateway.requests[-2].metadata == {"app": "tests"}
 
 
-def test_a_block_in_an_event_loop_cannot_be_seen_either(gateway: LocalGateway) -> None:
+def test_a_block_of_another_thread_or_task_cannot_be_seen_either(gateway: LocalGateway) -> None:
     model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with open_elsewhere(**ALICE):
+        for make in MODELS:
+            with pytest.raises(ConfigurationError, match=UNSAID):
+                pickle.dumps(make(api_key="aks_test_0123456789"))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
 
         async def serve() -> None:
-            with billed_to(**ALICE), pytest.raises(ConfigurationError, match="pool of processes"):
+            with billed_to(**ALICE), pytest.raises(ConfigurationError, match=UNSAID):
                 await asyncio.get_running_loop().run_in_executor(pool, work, model)
 
         asyncio.run(serve())
-    assert not gateway.requests
-
-
-def test_a_block_that_is_over_is_not_taken_for_the_one_that_is_open(gateway: LocalGateway) -> None:
-    """A context may be kept for longer, by a task or by an exception's frames."""
-    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
-    with ExitStack() as stack:
-        run = through_a_pool("spawn", stack)
-        with billed_to(**ALICE):
-            kept = contextvars.copy_context()
-        with pytest.raises(ConfigurationError, match="pool of processes"):
-            run(work, model)
-        del kept
-        run(work, model)
+        assert not gateway.requests
+        pool.submit(work, model).result()
     assert payers(gateway) == [None]
 
 
+def test_a_block_that_was_left_hinders_no_pickling() -> None:
+    with billed_to(**ALICE):
+        kept = contextvars.copy_context()
+    for make in MODELS:
+        pickle.loads(pickle.dumps(make(api_key="aks_test_0123456789")))
+    del kept
+
+
 @pytest.mark.parametrize("make_pool", [through_a_pool, through_an_executor])
-def test_a_pool_that_was_forked_in_a_block_is_not_in_it(gateway: LocalGateway, make_pool: MakePool) -> None:
+def test_a_process_forked_in_a_block_must_be_told_who_pays(gateway: LocalGateway, make_pool: MakePool) -> None:
     access = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
     with ExitStack() as stack:
         with billed_to(**ALICE, metadata={"app": "tests"}):
             run = make_pool("fork", stack)
             run(os.getpid)
-        run(work, llama_index_chat(**access))
+        with pytest.raises(ConfigurationError, match="forked inside a billed_to block"):
+            run(work, llama_index_chat(**access))
         run(work, langchain_embeddings(**access, billing=Billing(**BOB)))
         with billed_to(**BOB):
             run(load_and_work, pickle.dumps(client(**access)))
-    assert payers(gateway) == [None, "bob", "bob"]
-    assert [request.metadata for request in gateway.requests] == [{}, {}, {}]
+    assert payers(gateway) == ["bob", "bob"]
+    assert [request.metadata for request in gateway.requests] == [{}, {}]
 
 
 def in_a_process(model: Any) -> None:
@@ -208,110 +191,64 @@ def in_a_process(model: Any) -> None:
         work(model)
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "fork"])
-def test_a_process_started_in_a_block_is_in_it(gateway: LocalGateway, start_method: str) -> None:
+def in_a_forked_process(model: Any) -> None:
+    try:
+        work(model)
+    except ConfigurationError:
+        with billed_to(**BOB):
+            work(model)
+
+
+def test_a_process_spawned_in_a_block_is_in_it(gateway: LocalGateway) -> None:
     model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
     with billed_to(**ALICE):
-        process = multiprocessing.get_context(start_method).Process(target=in_a_process, args=(model,))
+        process = multiprocessing.get_context("spawn").Process(target=in_a_process, args=(model,))
         process.start()
     process.join(60)
     assert process.exitcode == 0
     assert [(r.customer_id, r.meter_slug) for r in gateway.requests] == [("alice", "chat"), ("alice", "inner")]
 
 
+def test_a_forked_process_opens_a_block_of_its_own(gateway: LocalGateway) -> None:
+    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
+    with billed_to(**ALICE, metadata={"app": "tests"}, spend_limit="1"):
+        process = multiprocessing.get_context("fork").Process(target=in_a_forked_process, args=(model,))
+        process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert [(r.customer_id, r.metadata) for r in gateway.requests] == [("bob", {})]
+
+
 def test_a_spend_limit_of_an_open_block_is_not_lost_in_a_pool(gateway: LocalGateway) -> None:
     settings = {"api_key": gateway.secret_key, "base_url": gateway.base_url, "billing": Billing(**ALICE)}
     with ExitStack() as stack:
         run = through_a_pool("spawn", stack)
-        with billed_to(**ALICE, spend_limit="1"), pytest.raises(ConfigurationError, match="spend_limit="):
-            run(work, llama_index_chat(**settings, spend_limit="0.5"))
         with open_elsewhere(**ALICE, spend_limit="1"):
             for make in MODELS:
                 with pytest.raises(ConfigurationError, match="spend_limit="):
                     run(work, make(**settings))
             run(work, llama_index_chat(**settings, spend_limit="0.5"))
+    with billed_to(**ALICE, spend_limit="1"), pytest.raises(ConfigurationError, match="spend_limit="):
+        pickle.dumps(llama_index_chat(**settings, spend_limit="0.5"))
     assert payers(gateway) == ["alice"]
-
-
-def test_blocks_that_are_open_elsewhere_hinder_no_other_pickling() -> None:
-    """A server pickles for its caches while other threads are in blocks."""
-    with open_elsewhere(**ALICE, spend_limit="1"):
-        for make in MODELS:
-            pickle.loads(pickle.dumps(make(api_key="aks_test_0123456789")))
-
-
-def test_a_task_that_outlives_its_block_is_still_in_it_and_nobody_else_is(gateway: LocalGateway) -> None:
-    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
-
-    async def outlive() -> None:
-        loop = asyncio.get_running_loop()
-        release = asyncio.Event()
-
-        async def wait() -> None:
-            await release.wait()
-
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            with billed_to(**ALICE):
-                task = loop.create_task(wait())
-            with pytest.raises(ConfigurationError, match="pool of processes"):
-                await loop.run_in_executor(pool, work, model)
-            release.set()
-            await task
-            del task
-            await asyncio.sleep(0)
-            await loop.run_in_executor(pool, work, model)
-
-    asyncio.run(outlive())
-    assert payers(gateway) == [None]
 
 
 @pytest.mark.parametrize("way", ["run", "arun"])
 def test_a_pipeline_with_processes(gateway: LocalGateway, way: str) -> None:
     """LlamaIndex's own pools: a spawned one in sync code, an executor's in async code."""
-    embeddings = llama_index_embeddings(api_key=gateway.secret_key, base_url=gateway.base_url)
+    settings = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
     documents = [Document(text=f"Fact {number}") for number in range(4)]
-    pipeline = IngestionPipeline(transformations=[embeddings], disable_cache=True)
 
-    async def arun() -> Any:
-        return await pipeline.arun(documents=documents, num_workers=2)
+    def run(embeddings: Any) -> Any:
+        pipeline = IngestionPipeline(transformations=[embeddings], disable_cache=True)
+        if way == "run":
+            return pipeline.run(documents=documents, num_workers=2)
+        return asyncio.run(pipeline.arun(documents=documents, num_workers=2))
 
-    with billed_to(**ALICE):
-        nodes = pipeline.run(documents=documents, num_workers=2) if way == "run" else asyncio.run(arun())
-    assert len(nodes) == 4
+    with billed_to(**ALICE), pytest.raises(ConfigurationError, match=UNSAID):
+        run(llama_index_embeddings(**settings))
+    assert len(run(llama_index_embeddings(**settings, billing=Billing(**ALICE)))) == 4
     assert set(payers(gateway)) == {"alice"}
-
-
-@POOLS
-def test_what_another_thread_sends_is_not_billed_to_the_main_threads_block(
-    gateway: LocalGateway, make_pool: MakePool, start_method: str
-) -> None:
-    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
-    with ExitStack() as stack:
-        run = make_pool(start_method, stack)
-        with (
-            ThreadPoolExecutor(1) as threads,
-            billed_to(**ALICE),
-            pytest.raises(ConfigurationError, match="billing="),
-        ):
-            threads.submit(run, work, model).result(60)
-    assert gateway.requests == []
-
-
-def test_a_block_that_another_thread_leaves_is_still_the_main_threads(gateway: LocalGateway) -> None:
-    model = llama_index_chat(api_key=gateway.secret_key, base_url=gateway.base_url)
-    with ExitStack() as stack:
-        run = through_an_executor("fork", stack)
-        with billed_to(**ALICE) as block:
-
-            def enter_and_leave() -> None:
-                with block:
-                    pass
-
-            thread = threading.Thread(target=enter_and_leave)
-            thread.start()
-            thread.join()
-            run(work, model)
-    assert payers(gateway) == ["alice"]
 
 
 @pytest.mark.parametrize("make", MODELS)

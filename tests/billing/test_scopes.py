@@ -254,7 +254,7 @@ def test_indexes_that_embed_in_parallel(gateway: LocalGateway) -> None:
         )
         pipeline = IngestionPipeline(transformations=[llama_embeddings(gateway)])
         pipeline.run(documents=[Document(text="Hello")])
-        asyncio.run(pipeline.arun(documents=[Document(text="Hello")], num_workers=2))
+        asyncio.run(pipeline.arun(documents=[Document(text="Hello")]))
     all_for_alice(gateway, at_least=3)
 
 
