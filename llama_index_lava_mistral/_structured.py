@@ -6,7 +6,7 @@ LlamaIndex's own program does not force the tool when it streams, and forgets th
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import Any, Generic, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -15,19 +15,15 @@ from llama_index.core.base.llms.types import (
     ChatResponseGen,
     ToolCallBlock,
 )
+from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import Model
 from pydantic import ValidationError
 
-from lava_mistral.billing.listeners import Surroundings
-from llama_index_lava_mistral._convert import function_of, response_format_of
-from llama_index_lava_mistral._discretion import discreet, shown, within_a_span
-from llama_index_lava_mistral._responses import CUT_OFF, partial_json
-
-if TYPE_CHECKING:
-    from llama_index_lava_mistral.llms import ChatLavaMistral
+from llama_index_lava_mistral._redaction import CallContext, redacted, without_span
+from llama_index_lava_mistral._tools import CUT_OFF, function_of, partial_json, response_format_of
 
 # What the program says itself.
 _DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
@@ -44,7 +40,7 @@ class StructuredProgram(Generic[Model]):
     """
 
     def __init__(
-        self, llm: ChatLavaMistral, output_cls: type[Model], prompt: BasePromptTemplate, *, by_schema: bool
+        self, llm: FunctionCallingLLM, output_cls: type[Model], prompt: BasePromptTemplate, *, by_schema: bool
     ) -> None:
         self._llm = llm
         self._output_cls = output_cls
@@ -163,19 +159,19 @@ class StructuredModel(StructuredLLM):
     LlamaIndex's own asks the model when the first object is read, perhaps outside of the blocks around the call.
     """
 
-    chat = discreet(StructuredLLM.chat)
-    achat = discreet(StructuredLLM.achat)
-    complete = discreet(StructuredLLM.complete)
-    acomplete = discreet(StructuredLLM.acomplete)
+    chat = redacted(StructuredLLM.chat)
+    achat = redacted(StructuredLLM.achat)
+    complete = redacted(StructuredLLM.complete)
+    acomplete = redacted(StructuredLLM.acomplete)
 
-    @within_a_span
+    @redacted
+    @without_span
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """The object as it grows."""
-        responses = super().stream_chat(messages, **shown(kwargs))
-        return cast("ChatResponseGen", Surroundings.here().steps(responses))
+        """Return the object as it grows."""
+        return cast("ChatResponseGen", CallContext().steps(super().stream_chat(messages, **kwargs)))
 
-    @within_a_span
+    @redacted
+    @without_span
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """The object as it grows."""
-        responses = await super().astream_chat(messages, **shown(kwargs))
-        return cast("ChatResponseAsyncGen", Surroundings.here().asteps(responses))
+        """Return the object as it grows."""
+        return cast("ChatResponseAsyncGen", CallContext().asteps(await super().astream_chat(messages, **kwargs)))

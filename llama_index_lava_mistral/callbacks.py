@@ -98,7 +98,7 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
             self.totals.add_effort(event.effort)
 
 
-def counted() -> AbstractContextManager[None]:
+def listening() -> AbstractContextManager[None]:
     """A block for the beginning of a call: LlamaIndex's handlers are told what it costs."""
     return watching((_emit,) if _is_heard() else (), active_span_id.get())
 

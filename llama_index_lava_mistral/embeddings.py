@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.schema import BaseNode
 from llama_index_instrumentation import get_dispatcher
 
-from lava_mistral._fork import new_lock
 from lava_mistral.billing.identity import Billing
-from lava_mistral.client._base import DEFAULT_EMBEDDING_MODEL
+from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.embedding.engine import (
     DEFAULT_MAX_CONCURRENCY,
     DEFAULT_MAX_RETRIES,
@@ -30,9 +29,9 @@ from lava_mistral.embedding.engine import (
 )
 from lava_mistral.embedding.progress import OnProgress
 from lava_mistral.embedding.results import known_vectors
-from llama_index_lava_mistral._discretion import within_a_span
-from llama_index_lava_mistral._settings import LavaSettings
-from llama_index_lava_mistral.callbacks import counted, traced
+from llama_index_lava_mistral._params import LavaSettings, clients_of
+from llama_index_lava_mistral._redaction import without_span
+from llama_index_lava_mistral.callbacks import listening, traced
 
 dispatcher = get_dispatcher(__name__)
 
@@ -57,7 +56,6 @@ class _Options:
 
 _NOTHING_SAID = _Options()
 _options: ContextVar[_Options] = ContextVar("llama_index_lava_mistral_options", default=_NOTHING_SAID)
-_making = new_lock()
 
 
 @contextmanager
@@ -161,7 +159,6 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         "model": "model_name",
         "max_concurrency": "num_workers",
     }
-    _held: tuple[dict[str, Any], EmbeddingEngine] | None = PrivateAttr(default=None)
 
     @classmethod
     def class_name(cls) -> str:
@@ -178,7 +175,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         payload = super().to_payload()
         return payload if self.dimensions is None else {**payload, "dimensions": self.dimensions}
 
-    @within_a_span
+    @without_span
     def get_query_embedding(
         self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -186,7 +183,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return super().get_query_embedding(query)
 
-    @within_a_span
+    @without_span
     async def aget_query_embedding(
         self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -194,7 +191,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return await super().aget_query_embedding(query)
 
-    @within_a_span
+    @without_span
     def get_text_embedding(
         self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -202,7 +199,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(billing, lava_metadata):
             return super().get_text_embedding(text)
 
-    @within_a_span
+    @without_span
     async def aget_text_embedding(
         self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
     ) -> Embedding:
@@ -331,15 +328,15 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         )
 
     def _stream(self, method: Callable[..., _S], texts: Any, said: _Options, **how: bool) -> _S:
-        with counted():
+        with listening():
             return method(self._engine(), texts, **self._said(said), **how)
 
-    @within_a_span
+    @without_span
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """The nodes, each with its vector."""
         return super().__call__(nodes, **_ours(kwargs))
 
-    @within_a_span
+    @without_span
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """The nodes, each with its vector."""
         return await super().acall(nodes, **_ours(kwargs))
@@ -403,11 +400,11 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return embeddings
 
     def _embed(self, texts: list[str], said: _Options) -> list[Embedding]:
-        with counted():
+        with listening():
             return cast("list[Embedding]", self._engine().embed(texts, **self._said(said)).vectors)
 
     async def _aembed(self, texts: list[str], said: _Options) -> list[Embedding]:
-        with counted():
+        with listening():
             result = await self._engine().aembed(texts, **self._said(said))
         return cast("list[Embedding]", result.vectors)
 
@@ -446,27 +443,16 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             yield finish
 
     def _engine(self) -> EmbeddingEngine:
-        """The engine of these settings: kept, since the limit on requests under way is its own."""
+        """Return the engine of these settings, which is kept: the limit on requests under way is its own."""
         settings = self._client_settings() | {
             "model": self.model_name,
             "dimensions": self.dimensions,
             "max_concurrency": self.max_concurrency,
-            "http_client": self.http_client,
-            "async_http_client": self.async_http_client,
         }
-        held = self._held
-        if held is not None and held[0] == settings:
-            return held[1]
-        with _making:
-            held = self._held
-            if held is None or held[0] != settings:
-                engine = EmbeddingEngine(
-                    self._sync_client(),
-                    self._async_client(),
-                    model=self.model_name,
-                    dimensions=self.dimensions,
-                    max_concurrency=self.max_concurrency,
-                    max_retries=self.max_retries,
-                )
-                held = self._held = (settings, engine)
-            return held[1]
+        return self._build_once(settings, _engine_of)
+
+
+def _engine_of(settings: Mapping[str, Any]) -> EmbeddingEngine:
+    client = dict(settings)
+    engine = {name: client.pop(name) for name in ("model", "dimensions", "max_concurrency")}
+    return EmbeddingEngine(*clients_of(client), **engine, max_retries=client["max_retries"])

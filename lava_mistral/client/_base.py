@@ -20,6 +20,9 @@ from lava_mistral.billing.scope import Identity, identify
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, Call, client_headers
 from lava_mistral.calls.chat_body import chat_body
+from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL as DEFAULT_CHAT_MODEL
+from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL as DEFAULT_EMBEDDING_MODEL
+from lava_mistral.calls.defaults import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.types import Message
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
@@ -31,10 +34,6 @@ if TYPE_CHECKING:
         EmbeddingEngine,
     )
 
-
-DEFAULT_CHAT_MODEL = "mistral-small-2603"
-DEFAULT_EMBEDDING_MODEL = "mistral-embed"
-DEFAULT_TIMEOUT = 120.0
 
 OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
 """Told before each wait: the error, how many tries were made, seconds to the next."""

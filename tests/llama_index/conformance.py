@@ -33,9 +33,9 @@ from pydantic import BaseModel
 
 from lava_mistral.gateway import Interrupted, LocalGateway, Status, WrongVectors
 from tests.conftest import recordings
+from tests.fakes.llama_index_recorded import message, options
+from tests.fakes.llama_index_scripted import Caller, answer, ask, call, stream
 from tests.fakes.wire_examples import said
-from tests.llama_index.recorded import message, options
-from tests.llama_index.scripted import Caller, answer, ask, call, stream
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.llama_index.scripted import Caller
+from tests.fakes.llama_index_scripted import Caller
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from lava_mistral import billed_to
 from lava_mistral.gateway import LocalGateway
 from llama_index_lava_mistral import ChatLavaMistral
-from tests.llama_index.scripted import answer, call, chunk, stream
+from tests.fakes.llama_index_scripted import answer, call, chunk, stream
 from tests.llama_index.test_blocks import PNG
 
 pytestmark = [

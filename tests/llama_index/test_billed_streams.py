@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from lava_mistral import billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
 from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
-from tests.llama_index.scripted import Caller, ask, stream
+from tests.fakes.llama_index_scripted import Caller, ask, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:The `json` method is deprecated")
 

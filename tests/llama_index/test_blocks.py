@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from lava_mistral import InvalidRequestError
-from lava_mistral.mistral.turn import Turn
-from llama_index_lava_mistral._convert import from_turn, to_wire
+from tests.fakes.llama_index_scripted import Scripted, answer, ask
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -39,9 +39,42 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def sent(history: list[ChatMessage]) -> Any:
+    """The messages of a conversation as they are sent."""
+    mistral = Scripted()
+    mistral.llm().chat(history)
+    return mistral.body["messages"]
+
+
 def wire(*blocks: Any, role: str = "user", **kwargs: Any) -> Any:
-    (message,) = to_wire([ChatMessage(role=role, blocks=list(blocks), **kwargs)])
-    return message
+    """A message as it is sent, in a conversation that has a place for it."""
+    message = ChatMessage(role=role, blocks=list(blocks), **kwargs)
+    match role:
+        case "assistant" | "chatbot" | "model":
+            results = [result(call.tool_call_id) for call in blocks if isinstance(call, ToolCallBlock)]
+            older = kwargs.get("additional_kwargs", {}).get("tool_calls")
+            if older and not results:
+                results = [result("x1x1x1x1x")]
+            if kwargs.get("additional_kwargs", {}).get("prefix"):
+                return sent([*ask(), message])[1]
+            return sent([*ask(), message, *(results or ask())])[1]
+        case "tool" | "function":
+            call = ToolCallBlock(tool_call_id="abcabcabc", tool_name="f", tool_kwargs={})
+            message.additional_kwargs.setdefault("tool_call_id", "abcabcabc")
+            return sent([*ask(), ChatMessage(role="assistant", blocks=[call]), message])[2]
+        case "user":
+            return sent([message])[0]
+        case _:
+            return sent([message, *ask()])[0]
+
+
+def result(id: Any) -> ChatMessage:
+    return ChatMessage(role="tool", content="done", additional_kwargs={"tool_call_id": id})
+
+
+def answered(parts: list[Any]) -> ChatMessage:
+    """The message for an answer with these parts."""
+    return Scripted(answer(parts)).llm().chat(ask()).message
 
 
 def content(*blocks: Any, role: str = "user") -> Any:
@@ -62,7 +95,8 @@ def content(*blocks: Any, role: str = "user") -> Any:
     ],
 )
 def test_every_role_has_its_place(role: MessageRole, expected: str) -> None:
-    assert to_wire([ChatMessage(role=role, content="x")]) == [{"role": expected, "content": "x"}]
+    message = wire(TextBlock(text="x"), role=role.value)
+    assert (message["role"], message["content"]) == (expected, "x")
 
 
 def test_every_role_of_llama_index_is_in_the_table_above() -> None:
@@ -75,7 +109,6 @@ def test_one_text_is_plain_text_and_several_stay_apart() -> None:
         {"type": "text", "text": "a"},
         {"type": "text", "text": "b"},
     ]
-    assert content() == ""
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64(PNG)}"}}
@@ -193,11 +226,11 @@ def test_a_tool_result_with_a_picture() -> None:
         TextBlock(text="the chart"),
         ImageBlock(image=PNG),
         role="tool",
-        additional_kwargs={"tool_call_id": "abc", "name": "chart"},
+        additional_kwargs={"tool_call_id": "abcabcabc", "name": "chart"},
     )
     assert message == {
         "role": "tool",
-        "tool_call_id": "abc",
+        "tool_call_id": "abcabcabc",
         "name": "chart",
         "content": [{"type": "text", "text": "the chart"}, IMAGE],
     }
@@ -206,16 +239,16 @@ def test_a_tool_result_with_a_picture() -> None:
 def test_tool_calls_by_block_with_text_or_a_dictionary_as_arguments() -> None:
     message = wire(
         TextBlock(text="Let me look."),
-        ToolCallBlock(tool_call_id="1", tool_name="f", tool_kwargs='{"a": 1}'),
-        ToolCallBlock(tool_call_id="2", tool_name="g", tool_kwargs={"b": "ü"}),
+        ToolCallBlock(tool_call_id="111111111", tool_name="f", tool_kwargs='{"a": 1}'),
+        ToolCallBlock(tool_call_id="222222222", tool_name="g", tool_kwargs={"b": "ü"}),
         role="assistant",
     )
     assert message == {
         "role": "assistant",
         "content": "Let me look.",
         "tool_calls": [
-            {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
-            {"id": "2", "type": "function", "function": {"name": "g", "arguments": '{"b":"ü"}'}},
+            {"id": "111111111", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+            {"id": "222222222", "type": "function", "function": {"name": "g", "arguments": '{"b":"ü"}'}},
         ],
     }
 
@@ -223,7 +256,7 @@ def test_tool_calls_by_block_with_text_or_a_dictionary_as_arguments() -> None:
 class Call:
     """A tool call as other SDKs have it."""
 
-    id = "x1"
+    id = "x1x1x1x1x"
 
     class function:
         name = "f"
@@ -234,21 +267,21 @@ class Call:
     "older",
     [
         Call(),
-        {"id": "x1", "function": {"name": "f", "arguments": '{"a": 1}'}},
-        {"id": "x1", "name": "f", "arguments": '{"a": 1}'},
+        {"id": "x1x1x1x1x", "function": {"name": "f", "arguments": '{"a": 1}'}},
+        {"id": "x1x1x1x1x", "name": "f", "arguments": '{"a": 1}'},
     ],
     ids=["object", "wire", "flat"],
 )
 def test_tool_calls_of_older_histories(older: Any) -> None:
     message = wire(role="assistant", additional_kwargs={"tool_calls": [older]})
     assert message["tool_calls"] == [
-        {"id": "x1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+        {"id": "x1x1x1x1x", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     ]
 
 
 def test_calls_given_both_ways_are_sent_once() -> None:
     message = wire(
-        ToolCallBlock(tool_call_id="x1", tool_name="f", tool_kwargs={}),
+        ToolCallBlock(tool_call_id="x1x1x1x1x", tool_name="f", tool_kwargs={}),
         role="assistant",
         additional_kwargs={"tool_calls": [Call()]},
     )
@@ -272,12 +305,12 @@ TURNS: dict[str, list[Any]] = {
     ],
     "references": [
         {"type": "text", "text": "Paris is in France"},
-        {"type": "reference", "reference_ids": [0, "doc-2"]},
+        {"type": "reference", "reference_ids": [0, 2]},
         {"type": "text", "text": " and Rome in Italy"},
         {"type": "reference", "reference_ids": [3]},
         {"type": "text", "text": "."},
     ],
-    "a reference first": [{"type": "reference", "reference_ids": ["a"]}, {"type": "text", "text": "So."}],
+    "a reference first": [{"type": "reference", "reference_ids": [7]}, {"type": "text", "text": "So."}],
     "thinking with a reference": [
         {
             "type": "thinking",
@@ -295,28 +328,30 @@ TURNS: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("parts", TURNS.values(), ids=TURNS.keys())
 def test_a_turn_is_replayed_as_it_was(parts: list[Any]) -> None:
-    message = from_turn(Turn(0, parts))
+    message = answered(parts)
     # As a chat store keeps it.
     stored = ChatMessage.model_validate_json(message.model_dump_json())
     expected = parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
-    assert to_wire([stored]) == [{"role": "assistant", "content": expected}]
+    assert sent([*ask(), stored, *ask()])[1] == {"role": "assistant", "content": expected}
 
 
 def test_marks_without_their_text_are_sent_all_the_same() -> None:
     """As after a memory that drops text blocks."""
-    message = from_turn(Turn(0, TURNS["thinking in between"]))
+    message = answered(TURNS["thinking in between"])
     thinking = [block for block in message.blocks if isinstance(block, ThinkingBlock)]
     assert content(*thinking, role="assistant") == [TURNS["thinking in between"][1]]
 
 
 def test_all_text_of_a_turn_is_one_block() -> None:
-    message = from_turn(Turn(0, TURNS["thinking in between"]))
+    message = answered(TURNS["thinking in between"])
     assert message.content == "One. Two."
     assert [type(block) for block in message.blocks] == [TextBlock, ThinkingBlock]
 
 
 def test_citations_name_their_source_and_the_text_they_stand_for() -> None:
-    message = from_turn(Turn(0, TURNS["references"]))
+    parts = copy.deepcopy(TURNS["references"])
+    parts[1]["reference_ids"] = [0, "doc-2"]
+    message = answered(parts)
     citations = [block for block in message.blocks if isinstance(block, CitationBlock)]
     assert message.content == "Paris is in France and Rome in Italy."
     assert [(c.source, c.cited_content.text) for c in citations] == [
@@ -327,15 +362,12 @@ def test_citations_name_their_source_and_the_text_they_stand_for() -> None:
 
 
 def test_pictures_and_documents_that_a_model_returns() -> None:
-    message = from_turn(
-        Turn(
-            0,
-            [
-                {"type": "image_url", "image_url": "https://example.invalid/a.png"},
-                {"type": "image_url", "image_url": {"url": "https://example.invalid/b.png"}},
-                {"type": "document_url", "document_url": "https://example.invalid/c.pdf"},
-                {"type": "file", "file_id": "f"},
-            ],
-        )
+    message = answered(
+        [
+            {"type": "image_url", "image_url": "https://example.invalid/a.png"},
+            {"type": "image_url", "image_url": {"url": "https://example.invalid/b.png"}},
+            {"type": "document_url", "document_url": "https://example.invalid/c.pdf"},
+            {"type": "file", "file_id": "f"},
+        ]
     )
     assert [type(block) for block in message.blocks] == [ImageBlock, ImageBlock, DocumentBlock, TextBlock]

@@ -22,7 +22,7 @@ from lava_mistral import (
 from lava_mistral.billing.credentials import decode_forward_token
 from lava_mistral.gateway import Cut, LocalGateway
 from llama_index_lava_mistral import ChatLavaMistral
-from tests.llama_index.scripted import KEY, USAGE, Caller, Scripted, answer, ask, call, chunk, stream
+from tests.fakes.llama_index_scripted import KEY, USAGE, Caller, Scripted, answer, ask, call, chunk, stream
 
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me see. "}]}
 MORE_THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "2+2."}], "closed": True}

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from lava_mistral import AsyncLavaMistral, Billing, ConfigurationError, LavaError, LavaMistral
 from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
-from tests.llama_index.scripted import KEY, Caller, Scripted, answer, ask, chunk, stream
+from tests.fakes.llama_index_scripted import KEY, Caller, Scripted, answer, ask, chunk, stream
 
 SECRET = "sk-hushhush-0123456789"
 PROMPT = PromptTemplate("Name {what}.")

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from lava_mistral import Billing, InsufficientBalanceError, InvalidRequestError, RateLimitError, billed_to
 from lava_mistral.gateway import LocalGateway, Status
 from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings, LavaUsageHandler
-from tests.llama_index.scripted import KEY, Caller
+from tests.fakes.llama_index_scripted import KEY, Caller
 from tests.llama_index.test_events import Events, Spans
 
 TEXTS = [f"Text number {n} about {topic}." for n in range(40) for topic in ("rivers", "mountains", "cities")]

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from lava_mistral import Billing, RateLimitError
 from lava_mistral.billing.credentials import decode_forward_token
 from llama_index_lava_mistral import ChatLavaMistral
-from tests.llama_index.scripted import Caller, Scripted, answer, ask, stream
+from tests.fakes.llama_index_scripted import Caller, Scripted, answer, ask, stream
 
 METHODS = ["chat", "stream_chat", "complete", "stream_complete"]
 SECRET = "mistral-key-hushhush"

@@ -21,7 +21,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from lava_mistral import Billing
 from lava_mistral.pricing.catalog import models
 from llama_index_lava_mistral import ChatLavaMistral
-from tests.llama_index.scripted import KEY, Caller, Scripted, answer, ask
+from tests.fakes.llama_index_scripted import KEY, Caller, Scripted, answer, ask
 
 PROVIDER_KEY = "mistral-key-hushhush"
 

@@ -23,7 +23,7 @@ from llama_index.core.tools import FunctionTool
 from lava_mistral import InvalidRequestError, LavaError, ServerError
 from lava_mistral.gateway import LocalGateway, WrongVectors
 from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
-from tests.llama_index.scripted import USAGE, Caller, Scripted, answer, ask, call, chunk, stream
+from tests.fakes.llama_index_scripted import USAGE, Caller, Scripted, answer, ask, call, chunk, stream
 
 
 def weather(city: str) -> str:

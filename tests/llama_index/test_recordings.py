@@ -10,9 +10,9 @@ from llama_index.core.base.llms.types import ThinkingBlock
 
 from llama_index_lava_mistral import LavaMistralEmbeddings
 from tests.conftest import recordings
+from tests.fakes.llama_index_recorded import message, options
+from tests.fakes.llama_index_scripted import KEY, Caller, Scripted
 from tests.fakes.wire_examples import meaning, replay, said
-from tests.llama_index.recorded import message, options
-from tests.llama_index.scripted import KEY, Caller, Scripted
 
 
 class Recorded(Scripted):

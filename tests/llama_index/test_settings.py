@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from lava_mistral import APITimeoutError, ConfigurationError, LavaError
 from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
-from tests.llama_index.scripted import KEY, Caller, Scripted, answer, ask, stream
+from tests.fakes.llama_index_scripted import KEY, Caller, Scripted, answer, ask, stream
 
 CHAT: Any = ChatLavaMistral
 EMBEDDINGS: Any = LavaMistralEmbeddings

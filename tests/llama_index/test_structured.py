@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lava_mistral.pricing.catalog import Model, add_model
 from llama_index_lava_mistral import ChatLavaMistral
-from tests.llama_index.scripted import Caller, Scripted, answer, ask, call, stream
+from tests.fakes.llama_index_scripted import Caller, Scripted, answer, ask, call, stream
 
 PROMPT = PromptTemplate("Describe {thing}.")
 
@@ -65,11 +65,13 @@ def in_tool_fragments() -> list[Any]:
 
 
 def predict(caller: Caller, llm: ChatLavaMistral, cls: type[BaseModel] = Place, **kwargs: Any) -> Any:
-    return caller.one(llm, "structured_predict", cls, PROMPT, thing="Paris", **kwargs)
+    return caller.one(llm, "structured_predict", cls, PromptTemplate("Describe {thing}."), thing="Paris", **kwargs)
 
 
 def grow(caller: Caller, llm: ChatLavaMistral, cls: type[BaseModel] = Place, **kwargs: Any) -> list[Any]:
-    return caller.all(llm, "stream_structured_predict", cls, PROMPT, thing="Paris", **kwargs)
+    return caller.all(
+        llm, "stream_structured_predict", cls, PromptTemplate("Describe {thing}."), thing="Paris", **kwargs
+    )
 
 
 def test_by_schema(caller: Caller) -> None:

@@ -15,7 +15,7 @@ from llama_index.core.tools import FunctionTool
 from lava_mistral import InvalidRequestError
 from lava_mistral.gateway import LocalGateway
 from llama_index_lava_mistral import ChatLavaMistral
-from tests.llama_index.scripted import Caller, Scripted, answer, ask, call, stream
+from tests.fakes.llama_index_scripted import Caller, Scripted, answer, ask, call, stream
 
 pytestmark = [
     # LlamaIndex's workflows look at pydantic's deprecated attributes.

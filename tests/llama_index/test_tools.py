@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from lava_mistral import InvalidRequestError
 from llama_index_lava_mistral import ChatLavaMistral
-from tests.llama_index.scripted import Caller, Scripted, answer, ask, call, chunk, stream
+from tests.fakes.llama_index_scripted import Caller, Scripted, answer, ask, call, chunk, stream
 
 
 def weather(city: str, days: int = 1) -> str:

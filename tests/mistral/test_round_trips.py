@@ -9,8 +9,8 @@ import pytest
 from langchain_core.messages import HumanMessage
 from llama_index.core.base.llms.types import ChatMessage, DocumentBlock
 
+from tests.fakes import llama_index_scripted as llama_index
 from tests.langchain import scenario as langchain
-from tests.llama_index import scripted as llama_index
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 

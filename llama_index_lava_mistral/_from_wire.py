@@ -1,0 +1,236 @@
+"""Map Mistral's answers and deltas to LlamaIndex's messages and responses. Pure.
+
+Pydantic validates a response, its message and its block once. The thousands of a stream that hold nothing but text are
+copies of them, which costs a fraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CitationBlock,
+    ContentBlock,
+    DocumentBlock,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from lava_mistral.mistral.turn import Delta, Turn
+from lava_mistral.mistral.types import ContentPart, ReferencePart, ThinkingPart, Usage, cached_tokens
+from llama_index_lava_mistral._to_wire import PROVIDER
+from llama_index_lava_mistral._tools import call_parts
+
+if TYPE_CHECKING:
+    from lava_mistral.calls.responses import Completion
+    from lava_mistral.calls.stream_parser import StreamReader
+
+
+def response_of(completion: Completion, own_names: Mapping[str, str]) -> ChatResponse:
+    """Return the response for a whole answer; of several choices the first.
+
+    Args:
+        completion: the answer.
+        own_names: the tools' own names by those that Mistral was given.
+    """
+    return ChatResponse(
+        message=from_turn(completion.turn, own_names),
+        raw=completion.raw,
+        additional_kwargs=_facts(completion, completion.turn.finish_reason, completion.usage),
+    )
+
+
+_new = object.__new__
+_set = object.__setattr__
+_BLOCK = TextBlock(text="text")
+_MESSAGE = ChatMessage(role=MessageRole.ASSISTANT, blocks=[_BLOCK], additional_kwargs={})
+_RESPONSE = ChatResponse(message=_MESSAGE, delta="text", raw={}, additional_kwargs={})
+
+
+def _copy(model: Any, **values: Any) -> Any:
+    copy = _new(type(model))
+    _set(copy, "__dict__", model.__dict__ | values)
+    _set(copy, "__pydantic_fields_set__", set(model.__pydantic_fields_set__))
+    _set(copy, "__pydantic_extra__", model.__pydantic_extra__)
+    _set(copy, "__pydantic_private__", model.__pydantic_private__)
+    return copy
+
+
+def text_response(text: str, delta: str, raw: dict[str, Any], facts: dict[str, Any]) -> ChatResponse:
+    """Return a response that holds nothing but text.
+
+    Args:
+        text: all text so far.
+        delta: what is new of it.
+        raw: the delta in the wire's form.
+        facts: the response's `additional_kwargs`.
+    """
+    message = _copy(_MESSAGE, blocks=[_copy(_BLOCK, text=text)], additional_kwargs={})
+    response: ChatResponse = _copy(_RESPONSE, message=message, delta=delta, raw=raw, additional_kwargs=facts)
+    return response
+
+
+class StreamedResponses:
+    """Builds the cumulative response after each delta of a stream, always of new objects."""
+
+    def __init__(self, stream: StreamReader, own_names: Mapping[str, str]) -> None:
+        self._stream = stream
+        self._own_names = own_names
+        # All that has come, as long as it is text alone; from then on it is in the turn.
+        self._text: str | None = ""
+        # The stream's own turn runs ahead of the deltas that it hands on.
+        self._turn = Turn()
+        self._usage: Usage | None = None
+
+    def take(self, delta: Delta) -> ChatResponse | None:
+        """Return the response after this delta; `None` for a delta of another choice than the first."""
+        if delta.index != 0:
+            if delta.usage is None:
+                return None
+            delta = Delta(0, usage=delta.usage)
+        if self._text is not None:
+            if not (delta.parts or delta.tool_calls or delta.finish_reason or delta.usage):
+                self._text += delta.text
+                return text_response(self._text, delta.text, self._raw(delta), _facts(self._stream, None, None))
+            self._turn = Turn(0, self._text)
+            self._text = None
+        self._turn.add(delta)
+        self._usage = delta.usage or self._usage
+        response = self._response(delta, self._turn.finish_reason)
+        if delta.thinking:
+            response.additional_kwargs["thinking_delta"] = delta.thinking
+        return response
+
+    def end(self) -> ChatResponse | None:
+        """Return a last response where the stream ended in tool calls without a finish reason.
+
+        Its finish reason says that nothing more comes, so that no tool runs with half of its arguments.
+        """
+        if self._turn.tool_calls and self._turn.finish_reason is None:
+            return self._response(Delta(0), "unknown")
+        return None
+
+    def _response(self, delta: Delta, finish_reason: str | None) -> ChatResponse:
+        return ChatResponse(
+            message=from_turn(self._turn, self._own_names),
+            delta=delta.text,
+            raw=self._raw(delta),
+            additional_kwargs=_facts(self._stream, finish_reason, self._usage),
+        )
+
+    def _raw(self, delta: Delta) -> dict[str, Any]:
+        """Return the delta in Mistral's form."""
+        message: dict[str, Any] = {"content": list(delta.parts) if delta.parts else delta.text}
+        if delta.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "index": fragment.index,
+                    "id": fragment.id,
+                    "type": "function",
+                    "function": {"name": fragment.name, "arguments": fragment.arguments},
+                }
+                for fragment in delta.tool_calls
+            ]
+        raw: dict[str, Any] = {
+            "id": self._stream.id,
+            "object": "chat.completion.chunk",
+            "created": self._stream.created,
+            "model": self._stream.model,
+            "choices": [{"index": 0, "delta": message, "finish_reason": delta.finish_reason}],
+        }
+        if self._usage is not None:
+            raw["usage"] = dict(self._usage)
+        return raw
+
+
+def _facts(answer: Completion | StreamReader, finish_reason: str | None, usage: Usage | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"lava_request_id": answer.request_id}
+    if finish_reason is not None:
+        facts["finish_reason"] = finish_reason
+    if usage is not None:
+        facts["cost"] = answer.cost
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+            facts[name] = usage.get(name, 0)
+        facts["cached_tokens"] = cached_tokens(usage)
+    return facts
+
+
+def from_turn(turn: Turn, own_names: Mapping[str, str]) -> ChatMessage:
+    """Return the message for a turn, complete or as far as it came; it shares nothing with other messages.
+
+    All text is one block, since LlamaIndex joins text blocks with line breaks.
+    """
+    kwargs: dict[str, Any] = {}
+    blocks: list[ContentBlock] = [*_content_blocks(turn.content)]
+    if turn.tool_calls:
+        calls = [replace(call, name=own_names.get(call.name, call.name)) for call in turn.tool_calls]
+        blocks += [
+            ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments) for call in calls
+        ]
+        kwargs["tool_calls"] = call_parts(calls)
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
+
+
+def _content_blocks(content: Sequence[ContentPart]) -> list[ContentBlock]:
+    text = ""
+    text_at: int | None = None
+    cited = 0
+    references = 0
+    blocks: list[ContentBlock] = []
+    for part in content:
+        match part["type"]:
+            case "text":
+                if text_at is None:
+                    text_at = len(blocks)
+                text += part["text"]
+            case "thinking":
+                blocks.append(_thinking_block(part, len(text)))
+            case "reference":
+                blocks += _citations(part, text, cited, references)
+                cited = len(text)
+                references += 1
+            case "image_url":
+                image = part["image_url"]
+                blocks.append(ImageBlock(url=image if isinstance(image, str) else image["url"]))
+            case "document_url":
+                blocks.append(DocumentBlock(url=part["document_url"], title=part.get("document_name")))
+            case _:
+                # Kinds that a model does not write today; they stay readable in `raw`.
+                continue
+    blocks.insert(len(blocks) if text_at is None else text_at, TextBlock(text=text))
+    return blocks
+
+
+def _thinking_block(part: ThinkingPart, position: int) -> ThinkingBlock:
+    pieces = part["thinking"]
+    information: dict[str, Any] = {"provider": PROVIDER}
+    for key in ("closed", "signature"):
+        if part.get(key) is not None:
+            information[key] = part[key]
+    if any(piece.get("type") != "text" for piece in pieces):
+        information["thinking"] = pieces
+    if position:
+        information["position"] = position
+    text = "".join(piece["text"] for piece in pieces if piece.get("type") == "text")
+    return ThinkingBlock(content=text, additional_information=information)
+
+
+def _citations(part: ReferencePart, text: str, start: int, ordinal: int) -> Iterator[CitationBlock]:
+    """Return one block for each source, which cites the text since the last reference."""
+    for source in part["reference_ids"]:
+        where = {"start": start, "end": len(text), "reference": ordinal}
+        if isinstance(source, int):
+            where["reference_id"] = source
+        yield CitationBlock(
+            cited_content=TextBlock(text=text[start:]),
+            source=str(source),
+            title=str(source),
+            additional_location_info=where,
+        )

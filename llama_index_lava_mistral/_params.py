@@ -1,0 +1,384 @@
+"""Define the settings of both models, and resolve the arguments of one chat call to one request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, TypeVar
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, InstanceOf, PrivateAttr
+from pydantic.json_schema import SkipJsonSchema
+
+from lava_mistral._fork import new_lock
+from lava_mistral.billing.credentials import check_base_url
+from lava_mistral.billing.identity import Billing, check_metadata, to_billing
+from lava_mistral.billing.pickling import carried_fields
+from lava_mistral.billing.spend_limit import SpendLimit, to_limit
+from lava_mistral.calls.chat_body import refuse_keys
+from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.tools import to_tool_choice
+from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
+from llama_index_lava_mistral._redaction import billing_of
+from llama_index_lava_mistral._to_wire import to_wire
+from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_specs, wire_tools
+from llama_index_lava_mistral.callbacks import traced
+
+if TYPE_CHECKING:
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
+
+_T = TypeVar("_T")
+
+_building = new_lock()
+
+
+def _http_client(kind: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        # Imported here, since httpx takes longer to import than this package.
+        import httpx
+
+        if value is not None and not isinstance(value, getattr(httpx, kind)):
+            raise ValueError(f"expected an httpx.{kind}, got {type(value).__name__}")
+        return value
+
+    return check
+
+
+class _Built:
+    """Holds what was built of a model's settings; copies and pickles of it are empty."""
+
+    def __init__(self, settings: Mapping[str, Any], value: Any) -> None:
+        self.settings = settings
+        self.value = value
+
+    def __reduce__(self) -> tuple[type[_Built], tuple[None, None]]:
+        return _Built, (None, None)
+
+
+class LavaSettings(BaseModel):
+    """How a model reaches Lava. None of these settings is part of `to_dict`, of events or of the repr of secrets."""
+
+    # A mistyped or misplaced key must be refused, and not be quoted in the refusal.
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+    api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = Field(
+        default=None,
+        description="Lava's secret key or a forward token, or a function returning it; "
+        "else LAVA_FORWARD_TOKEN, then LAVA_SECRET_KEY, read when a call is made.",
+        exclude=True,
+        repr=False,
+    )
+    base_url: str | None = Field(
+        default=None,
+        description="Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production.",
+        exclude=True,
+    )
+    billing: SkipJsonSchema[Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]] | None = Field(
+        default=None, description="Who pays.", exclude=True
+    )
+    lava_metadata: dict[str, str] | None = Field(
+        default=None, description="Text pairs that Lava stores with each request.", exclude=True
+    )
+    trace_metadata: bool = Field(
+        default=False, description="Add the id of the call's span to them, as llama_index_span_id.", exclude=True
+    )
+    spend_limit: SkipJsonSchema[Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)]] | None = Field(
+        default=None, description="USD that all calls of this object may cost together.", exclude=True
+    )
+    timeout: float | None = Field(
+        default=DEFAULT_TIMEOUT, description="Seconds for an answer, or for a stream to begin.", gt=0, exclude=True
+    )
+    max_retries: int = Field(
+        default=DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
+    )
+    http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("Client"))]] = Field(
+        default=None, description="An httpx.Client for sync code; stays yours to close.", exclude=True, repr=False
+    )
+    async_http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("AsyncClient"))]] = Field(
+        default=None, description="An httpx.AsyncClient for async code; stays yours to close.", exclude=True, repr=False
+    )
+
+    _synonyms: ClassVar[Mapping[str, str]] = {
+        "http_async_client": "async_http_client",
+        "client": "http_client",
+        "async_client": "async_http_client",
+        "request_timeout": "timeout",
+    }
+    # Settings of other integrations that have no meaning here, and what to do.
+    _hints: ClassVar[Mapping[str, str]] = {
+        "wait_time": "A retry waits as long as the server asks, else longer each time; max_retries= says how often.",
+        "stream_usage": "The usage always comes with the end of a stream. Leave it out.",
+        "show_thinking": "Thinking always comes in a ThinkingBlock and, streamed, as thinking_delta. Leave it out.",
+    }
+    _built: _Built | None = PrivateAttr(default=None)
+
+    def __init__(self, model: str | None = None, /, **settings: Any) -> None:
+        """Make a model by its name and its settings."""
+        if model is not None:
+            if "model" in settings:
+                raise TypeError(f"{type(self).__name__} got the model twice: by position and as model=")
+            settings = {"model": model, **settings}
+        super().__init__(**settings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_synonyms(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        renamed = cls._renamed(values)
+        known = set(cls._names())
+        unknown = [name for name in renamed if name not in known]
+        refuse_keys(unknown)
+        cls._refuse_misspelt(unknown, known, cutoff=0.6)
+        return renamed
+
+    @classmethod
+    def _renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values, each under the name of its field."""
+        renamed = dict(values)
+        for synonym, name in cls._synonyms.items():
+            if synonym in renamed:
+                if name in renamed:
+                    raise ConfigurationError(f"{synonym} is another name of {name}: give one of them.")
+                renamed[name] = renamed.pop(synonym)
+        return renamed
+
+    @classmethod
+    def _names(cls) -> Iterator[str]:
+        for name, field in cls.model_fields.items():
+            yield name
+            # Those of a subclass.
+            yield from (alias for alias in (field.alias, field.validation_alias) if isinstance(alias, str))
+
+    @classmethod
+    def _refuse_misspelt(cls, unknown: Sequence[str], known: Collection[str], cutoff: float) -> None:
+        for name in unknown:
+            if name in cls._hints:
+                raise ConfigurationError(f"{cls.__name__} has no setting {name}. {cls._hints[name]}")
+            if near := get_close_matches(name, known, 1, cutoff):
+                raise ConfigurationError(f"{cls.__name__} has no setting {name}; did you mean {near[0]}?")
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str | None) -> str | None:
+        return None if value is None else check_base_url(value)
+
+    @field_validator("lava_metadata")
+    @classmethod
+    def _check_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        return None if value is None else check_metadata(value)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        # Connections can't be copied, and a limit is shared by all who keep it.
+        for name in ("http_client", "async_http_client", "rate_limiter"):
+            shared = getattr(self, name, None)
+            if shared is not None:
+                memo[id(shared)] = shared
+        return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        fields = state["__dict__"]
+        for name in ("api_key", "billing", "spend_limit"):
+            if name not in fields:
+                # LlamaIndex leaves out what can't be pickled; the copy would call with another key, or have others pay.
+                raise ConfigurationError(
+                    f"{name}= can't be sent to another process (a function must be a module's own, no lambda)."
+                )
+        return {**state, "__dict__": carried_fields(fields)}
+
+    def __repr_name__(self) -> str:
+        # The LangChain package has classes of the same names.
+        return f"llama_index_lava_mistral.{type(self).__name__}"
+
+    def _client_settings(self) -> dict[str, Any]:
+        return {
+            "api_key": self.api_key,
+            "base_url": self.base_url,
+            "billing": self.billing,
+            "metadata": None if self.lava_metadata is None else dict(self.lava_metadata),
+            "timeout": self.timeout,
+            "max_retries": self.max_retries,
+            "spend_limit": self.spend_limit,
+            "http_client": self.http_client,
+            "async_http_client": self.async_http_client,
+        }
+
+    def _build_once(self, settings: Mapping[str, Any], build: Callable[[Mapping[str, Any]], _T]) -> _T:
+        """Return what was built of these settings; it is built anew when one has changed since the last call."""
+        built = self._built
+        if built is None or built.settings != settings:
+            with _building:
+                built = self._built
+                if built is None or built.settings != settings:
+                    built = self._built = _Built(settings, build(settings))
+        value: _T = built.value
+        return value
+
+
+def clients_of(settings: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
+    """Return a sync and an async client with these settings."""
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
+
+    shared = dict(settings)
+    http_client, async_http_client = shared.pop("http_client"), shared.pop("async_http_client")
+    return LavaMistral(**shared, http_client=http_client), AsyncLavaMistral(**shared, http_client=async_http_client)
+
+
+class ChatParameters(BaseModel):
+    """The fields of Mistral's request that a model and each of its calls may set; `WIRE_NAMES` is made of them."""
+
+    temperature: float | None = Field(default=None, description="Randomness of the answer.", ge=0.0, le=1.5)
+    max_tokens: int | None = Field(default=None, description="The longest answer, in tokens.", gt=0)
+    min_tokens: int | None = Field(default=None, description="The shortest answer, in tokens.", ge=0)
+    top_p: float | None = Field(default=None, description="Nucleus sampling.", gt=0.0, le=1.0)
+    top_k: int | None = Field(default=None, description="Sample among so many tokens.", ge=0)
+    stop: str | list[str] | None = Field(default=None, description="Texts that end the answer.")
+    seed: int | None = Field(default=None, description="Makes the answer repeatable; random_seed on the wire.")
+    presence_penalty: float | None = Field(default=None, description="Against words that were used.")
+    frequency_penalty: float | None = Field(default=None, description="Against words that were used often.")
+    repetition_penalty: float | None = Field(default=None, description="Against repeated tokens.")
+    n: int | None = Field(default=None, description="1: LlamaIndex has one answer a call.", ge=1)
+    logprobs: bool | None = Field(default=None, description="Give the log probabilities of the answer's tokens.")
+    top_logprobs: int | None = Field(default=None, description="And of so many likely tokens at each place.", ge=0)
+    prompt_logprobs: int | None = Field(default=None, description="The same for the prompt's tokens.", ge=0)
+    safe_prompt: bool | None = Field(default=None, description="Put Mistral's safety prompt first.")
+    guardrails: list[dict[str, Any]] | None = Field(default=None, description="Mistral's moderation of the call.")
+    tool_choice: str | dict[str, Any] | None = Field(default=None, description="'auto', 'any', 'none' or a tool.")
+    parallel_tool_calls: bool | None = Field(default=None, description="May one turn call several tools?")
+    prompt_mode: str | None = Field(default=None, description="'reasoning' for magistral models.")
+    reasoning_effort: str | None = Field(default=None, description="How much to think, from 'none' to 'high'.")
+    prediction: dict[str, Any] | None = Field(default=None, description="What is expected of the answer.")
+    response_format: dict[str, Any] | None = Field(default=None, description="Text, JSON or a JSON schema.")
+    prompt_cache_key: str | None = Field(default=None, description="Groups prompts for Mistral's cache.")
+    service_tier: str | None = Field(default=None, description="Mistral's service tier.")
+    mistral_metadata: dict[str, Any] | None = Field(default=None, description="Mistral's own metadata of the request.")
+
+    @field_validator("response_format", mode="before")
+    @classmethod
+    def _take_a_class(cls, value: Any) -> Any:
+        return None if value is None else response_format_of(value)
+
+    @field_validator("n")
+    @classmethod
+    def _check_n(cls, value: int | None) -> int | None:
+        _refuse_several(value)
+        return value
+
+
+WIRE_NAMES: Final[Mapping[str, str]] = {
+    **{name: name for name in ChatParameters.model_fields},
+    "seed": "random_seed",
+    "mistral_metadata": "metadata",
+}
+"""The fields of Mistral's request: this package's names of them, and those on the wire."""
+_SYNONYMS: Final[Mapping[str, str]] = {
+    "safe_mode": "safe_prompt",
+    "random_seed": "seed",
+    "stop_sequences": "stop",
+    "max_completion_tokens": "max_tokens",
+    "model_name": "model",
+    "model_kwargs": "additional_kwargs",
+    "extra_body": "additional_kwargs",
+}
+_CLIENT_SETTINGS: Final[tuple[str, ...]] = ("timeout", "max_retries", "stream_chunk_timeout")
+_CALL_ARGUMENTS: Final = frozenset(
+    {*WIRE_NAMES, *_SYNONYMS, *_CLIENT_SETTINGS, "model", "tools", "billing", "lava_metadata", "trace_metadata"}
+    | {"repair_messages", "streaming", "additional_kwargs", "request_timeout"}
+)
+
+
+def _refuse_several(n: Any) -> None:
+    if isinstance(n, int) and n > 1:
+        raise ConfigurationError(
+            f"LlamaIndex has one answer a call; n={n} would pay for more, which nobody gets to see. Call {n} times, or "
+            "use langchain_lava_mistral or lava_mistral.LavaMistral."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One chat call, resolved from the settings of the model and the arguments of the call.
+
+    Attributes:
+        arguments: of the client's `chat` or `stream`.
+        client_settings: settings of the client that this call overrides.
+        own_names: the tools' own names by those that are sent.
+    """
+
+    arguments: dict[str, Any]
+    client_settings: dict[str, Any]
+    own_names: Mapping[str, str]
+
+
+class ChatSettings(LavaSettings, ChatParameters):
+    """The settings of the chat model."""
+
+    model: str = Field(default=DEFAULT_CHAT_MODEL, description="The model's name.")
+    additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Further fields of Mistral's request.")
+    streaming: bool | None = Field(
+        default=None, description="Without effect: stream_chat and its like stream.", exclude=True
+    )
+    stream_chunk_timeout: float | None = Field(
+        default=DEFAULT_TIMEOUT, description="Seconds between two chunks of a stream.", gt=0, exclude=True
+    )
+    repair_messages: bool = Field(
+        default=True, description="Repair conversations that Mistral would refuse; false refuses them."
+    )
+
+    _synonyms: ClassVar[Mapping[str, str]] = {**LavaSettings._synonyms, **_SYNONYMS}
+
+    @field_validator("additional_kwargs")
+    @classmethod
+    def _check_additional_kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
+        refuse_keys(value)
+        _refuse_several(value.get("n"))
+        return value
+
+    def _client_settings(self) -> dict[str, Any]:
+        return super()._client_settings() | {"stream_chunk_timeout": self.stream_chunk_timeout}
+
+    def _set_parameters(self) -> dict[str, Any]:
+        """Return the fields of the request that are set, by their name on the wire."""
+        values = ((wire, getattr(self, name)) for name, wire in WIRE_NAMES.items())
+        return {name: value for name, value in values if value is not None}
+
+    def _request(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatRequest:
+        """Resolve a call with these arguments.
+
+        Raises:
+            LavaError: an argument is misspelt or wrong, or the conversation holds what Mistral does not take.
+        """
+        said = self._renamed(kwargs)
+        self._refuse_misspelt([name for name in said if name not in _CALL_ARGUMENTS], _CALL_ARGUMENTS, cutoff=0.8)
+        further = said.pop("additional_kwargs", None) or {}
+        said = {**self._renamed(self.additional_kwargs), **further, **said}
+        said.pop("streaming", None)
+        settings = {name: said.pop(name) for name in _CLIENT_SETTINGS if name in said}
+        arguments: dict[str, Any] = {
+            "model": self.model,
+            "repair_messages": self.repair_messages,
+            **self._set_parameters(),
+            **{WIRE_NAMES.get(name, name): value for name, value in said.items()},
+        }
+        _refuse_several(arguments.get("n"))
+        if arguments.get("response_format") is not None:
+            arguments["response_format"] = response_format_of(arguments["response_format"])
+        arguments["billing"] = billing_of(arguments.get("billing"))
+        if arguments.pop("trace_metadata", self.trace_metadata):
+            arguments["lava_metadata"] = traced(arguments.get("lava_metadata"))
+        arguments["messages"] = to_wire(messages)
+        tools, own_names = wire_tools(tool_specs(arguments.pop("tools", None) or ()))
+        choice = named_choice(arguments.pop("tool_choice", None))
+        if tools:
+            arguments["tools"] = tools
+            arguments["tool_choice"] = to_tool_choice(choice, list(own_names))
+        else:
+            arguments.pop("parallel_tool_calls", None)
+        return ChatRequest(arguments, settings, own_names)

@@ -1,0 +1,193 @@
+"""Map LlamaIndex's tools, tool choices, tool calls and response formats to Mistral's, and read calls back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.tools import BaseTool, FunctionTool
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from lava_mistral.errors import ConfigurationError, InvalidRequestError
+from lava_mistral.mistral.tools import json_schema_format, tool_name
+from lava_mistral.mistral.turn import ToolCall
+from lava_mistral.mistral.types import Function, Tool, ToolCallPart
+
+_log = logging.getLogger("lava_mistral")
+
+CUT_OFF: Final = ("length", "model_length")
+"""Finish reasons of an answer that was longer than allowed."""
+
+
+def tool_specs(tools: Iterable[Any]) -> list[Tool]:
+    """Return the definitions of tools, under their own names.
+
+    Args:
+        tools: LlamaIndex's tools, plain functions, or dictionaries in Mistral's form.
+    """
+    return [_tool_spec(tool) for tool in tools]
+
+
+def _tool_spec(tool: Any) -> Tool:
+    if isinstance(tool, dict):
+        return tool  # type: ignore[return-value]  # Mistral checks it
+    if not isinstance(tool, BaseTool):
+        tool = FunctionTool.from_defaults(tool)
+    # LlamaIndex's limit on descriptions is OpenAI's, not Mistral's.
+    spec: Tool = tool.metadata.to_openai_tool(skip_length_check=True)
+    spec["function"]["name"] = tool.metadata.get_name()
+    return spec
+
+
+def wire_tools(specs: Iterable[Tool]) -> tuple[list[Tool], dict[str, str]]:
+    """Return definitions of tools under names that Mistral takes, and the tools' own names by those.
+
+    Raises:
+        InvalidRequestError: two names are the same to Mistral.
+    """
+    tools: list[Tool] = []
+    own_names: dict[str, str] = {}
+    for spec in specs:
+        function = spec.get("function")
+        if function is not None:
+            own, name = function["name"], tool_name(function["name"])
+            if own_names.setdefault(name, own) != own:
+                raise InvalidRequestError(
+                    f"The tools {own_names[name]!r} and {own!r} are both {name!r} to Mistral, whose names have "
+                    "letters, digits, underscores and hyphens, 64 at most.",
+                    advice="Rename one of them.",
+                )
+            spec = {**spec, "function": {**function, "name": name}}
+        tools.append(spec)
+    return tools, own_names
+
+
+def named_choice(choice: Any) -> Any:
+    """Return a tool choice with the name of a tool in the place of the tool."""
+    return choice.metadata.get_name() if isinstance(choice, BaseTool) else choice
+
+
+def function_of(cls: type[BaseModel]) -> Function:
+    """Return the definition of a function whose arguments are the fields of a pydantic class."""
+    schema = cls.model_json_schema()
+    name = tool_name(str(schema.get("title", cls.__name__)))
+    return {"name": name, "description": str(schema.get("description", "")), "parameters": schema}
+
+
+def response_format_of(form: Any) -> Any:
+    """Return the response format for a pydantic class; one in Mistral's form stays as it is.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(form, type) and issubclass(form, BaseModel):
+        function = function_of(form)
+        return json_schema_format(function["name"], function["parameters"], description=function.get("description"))
+    if not isinstance(form, Mapping):
+        raise ConfigurationError(
+            "response_format= takes a pydantic class, or Mistral's form of it in a dictionary, such as "
+            f"{{'type': 'json_object'}}, not {form!r}."
+        )
+    return form
+
+
+def calls_of(message: ChatMessage) -> list[ToolCall]:
+    """Return the tool calls of a message: its blocks, else the older `additional_kwargs["tool_calls"]`."""
+    calls = [
+        ToolCall(block.tool_call_id or "", block.tool_name, _json(block.tool_kwargs))
+        for block in message.blocks
+        if isinstance(block, ToolCallBlock)
+    ]
+    return calls or [_older_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+
+
+def _older_call(call: Any) -> ToolCall:
+    # A wire dictionary, or the object of another provider's SDK that has the same attributes.
+    def get(source: Any, name: str) -> Any:
+        return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+
+    function = get(call, "function") or call
+    return ToolCall(
+        str(get(call, "id") or ""), str(get(function, "name") or ""), _json(get(function, "arguments") or {})
+    )
+
+
+def _json(arguments: Any) -> str:
+    return (
+        arguments
+        if isinstance(arguments, str)
+        else json.dumps(arguments, default=str, ensure_ascii=False, separators=(",", ":"))
+    )
+
+
+def call_parts(calls: Iterable[ToolCall]) -> list[ToolCallPart]:
+    """Return tool calls in Mistral's form."""
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in calls
+    ]
+
+
+def partial_json(text: str) -> dict[str, Any]:
+    """Return the JSON object that a text begins, as far as it has come; empty where there is none yet."""
+    try:
+        value = from_json(text, allow_partial="trailing-strings")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def arguments_of(call: ToolCall, finish_reason: str | None) -> dict[str, Any]:
+    """Return the arguments of a tool call: as far as they have come while the answer grows, then all of them.
+
+    Args:
+        call: the call.
+        finish_reason: of the answer; `None` while it grows.
+
+    Raises:
+        ValueError: the answer has ended, and the arguments are no JSON object. The tool must not run with the half that
+            is there.
+    """
+    if finish_reason is None:
+        return partial_json(call.arguments)
+    cut_off = finish_reason in CUT_OFF
+    if not call.arguments.strip() and not cut_off:
+        # As some servers write none at all.
+        return {}
+    whole = call.parsed()
+    if whole is None:
+        why = "the answer was cut off in them: give a larger max_tokens" if cut_off else "the model made a mistake"
+        raise ValueError(
+            f"Expected the arguments of {call.name!r} as a JSON object; got {call.arguments[:200]!r} ({why}). "
+            "The tool is not called."
+        )
+    return whole
+
+
+def selection_of(call: ToolCall, finish_reason: str | None, *, strict: bool) -> ToolSelection:
+    """Return the selection of a tool for a call; see `arguments_of`.
+
+    Args:
+        strict: raise for a malformed call. Otherwise the selection names a tool that does not exist, by a name that
+            says why: an agent tells the model that there is no such tool, and runs none.
+
+    Raises:
+        ValueError: the call is malformed, and `strict` is set.
+    """
+    try:
+        return ToolSelection(tool_id=call.id, tool_name=call.name, tool_kwargs=arguments_of(call, finish_reason))
+    except ValueError as error:
+        if strict:
+            raise
+        _log.warning("%s", error)
+        why = "were cut off; make them shorter" if finish_reason in CUT_OFF else "are not a JSON object"
+        return ToolSelection(
+            tool_id=call.id,
+            tool_name=f"{call.name} (not called, since its arguments {why})",
+            tool_kwargs=partial_json(call.arguments),
+        )
