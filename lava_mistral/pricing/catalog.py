@@ -9,8 +9,10 @@ added:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,6 +26,8 @@ CAPABILITIES: Final[frozenset[str]] = frozenset(
     ("chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents")
 )
 """All that a model's `capabilities` may name. `vision`, `audio` and `documents` (PDF) are kinds of input."""
+
+Status = Literal["active", "deprecated", "retired"]
 
 DEFAULT_CONTEXT_WINDOW: Final = 32_768
 """Tokens assumed for a chat model that is not in the catalogue: the smallest window among those that are."""
@@ -41,7 +45,11 @@ class Model:
         output_price: USD for a million tokens written, exact; 0 where it is free, `None` where unknown.
         context_window: how many tokens prompt and answer may have together (for embeddings: one input).
         capabilities: what it can do, of `CAPABILITIES`.
-        sources: where each figure comes from: `"prices"`, `"context_window"`, `"capabilities"`.
+        cached_price: USD for a million tokens read from Mistral's prompt cache; `None` for its 10 % of `input_price`.
+        status: `"active"`, `"deprecated"` (it will be retired) or `"retired"` (Mistral no longer serves it).
+        retired_on: the day of its retirement, where it is known.
+        replacement: the model that takes its place, where one is named.
+        sources: where each figure comes from: `"prices"`, `"context_window"`, `"capabilities"`, `"status"`.
         known: whether it is in the catalogue, by Lava's list or by `add_model`; else these are defaults.
     """
 
@@ -50,13 +58,17 @@ class Model:
     output_price: Decimal | None = None
     context_window: int = DEFAULT_CONTEXT_WINDOW
     capabilities: frozenset[str] = DEFAULT_CAPABILITIES
+    cached_price: Decimal | None = None
+    status: Status = "active"
+    retired_on: date | None = None
+    replacement: str | None = None
     sources: dict[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)
     known: bool = True
 
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("a model needs an id")
-        for name in ("input_price", "output_price"):
+        for name in ("input_price", "output_price", "cached_price"):
             price = getattr(self, name)
             if price is None:
                 continue
@@ -73,8 +85,17 @@ class Model:
             raise ValueError(f"unknown capabilities {sorted(unknown)}; a capability is one of {sorted(CAPABILITIES)}")
 
     def can(self, capability: Capability) -> bool:
-        """Whether the model can do it, as far as is known."""
+        """Tell whether the model can do it, as far as is known."""
         return capability in self.capabilities
+
+    @property
+    def notice(self) -> str:
+        """What a user of a model that is not active should know, in a sentence; empty for an active one."""
+        if self.status == "active":
+            return ""
+        what = "is deprecated" if self.status == "deprecated" else "is retired"
+        since = f" since {self.retired_on}" if self.retired_on is not None else ""
+        return f"{self.id} {what}{since}" + (f": use {self.replacement}." if self.replacement else ".")
 
 
 def models() -> tuple[Model, ...]:
@@ -101,6 +122,17 @@ def add_model(model: Model) -> None:
         _catalog = {**_catalog, model.id: replace(model, known=True)}
 
 
+_noticed: set[str] = set()
+
+
+def notice_status(id: str) -> None:
+    """Log a warning the first time that a retired or deprecated model is used in this process."""
+    model = _catalog.get(id)
+    if model is not None and model.status != "active" and id not in _noticed:
+        _noticed.add(id)
+        _log.warning("%s", model.notice)
+
+
 def _unknown(id: str) -> Model:
     if id.startswith("ft:"):
         base = get_model(id.split(":")[1])
@@ -120,11 +152,15 @@ def _read(content: bytes) -> Iterable[Model]:
             output_price=Decimal(entry["output_price"]),
             context_window=entry["context_window"],
             capabilities=frozenset(entry["capabilities"]),
+            status=entry.get("status", "active"),
+            retired_on=date.fromisoformat(entry["retired_on"]) if "retired_on" in entry else None,
+            replacement=entry.get("replacement"),
             sources={
                 figure: "; ".join(names[key] for key in keys.split()) for figure, keys in entry["sources"].items()
             },
         )
 
 
+_log = logging.getLogger("lava_mistral")
 _lock = new_lock()
 _catalog: dict[str, Model] = {model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())}

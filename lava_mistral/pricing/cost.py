@@ -4,7 +4,8 @@ Known: Lava lists one price for a million input tokens and one for a million out
 Mistral bills tokens that came from its prompt cache at 10 % of the input price
 (https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching).
 
-Assumed, because Lava's list names no price for cached tokens: Lava passes Mistral's 10 % on. If it does not,
+Assumed where Lava's list names no price for cached tokens (`refresh_models` reads the one that does): Lava passes
+Mistral's 10 % on. If it does not,
 a call with cached tokens costs more than is said here, by 90 % of the input price for each of them; a call
 without them is not concerned. `GET {base}/requests/{id}` says what Lava recorded.
 
@@ -57,7 +58,8 @@ def cost_parts(usage: Usage, model: str | Model) -> CostParts | None:
     completion = counts.get("completion_tokens") or 0
     cached = min(cached_tokens(usage), prompt)
     with localcontext(EXACT):
-        cached_cost = model.input_price * CACHED_SHARE * cached / _TOKENS_PER_PRICE
+        cached_price = model.input_price * CACHED_SHARE if model.cached_price is None else model.cached_price
+        cached_cost = cached_price * cached / _TOKENS_PER_PRICE
         input_cost = model.input_price * (prompt - cached) / _TOKENS_PER_PRICE + cached_cost
         output_cost = model.output_price * completion / _TOKENS_PER_PRICE
         return CostParts(input_cost, output_cost, cached_cost, input_cost + output_cost)

@@ -4,12 +4,13 @@ import pickle
 import re
 import threading
 from collections.abc import Iterator
+from datetime import date
 from decimal import Decimal
 
 import pytest
 
 from lava_mistral.pricing import catalog
-from lava_mistral.pricing.catalog import CAPABILITIES, Model, add_model, get_model, models
+from lava_mistral.pricing.catalog import CAPABILITIES, Model, add_model, get_model, models, notice_status
 from tests.conftest import SHARED
 
 PRICE_LIST = SHARED / "facts" / "lava-mistral-provider.txt"
@@ -36,7 +37,7 @@ def test_all_models_and_both_prices_are_those_of_lavas_list() -> None:
 
 def test_every_figure_has_a_source() -> None:
     for model in models():
-        assert set(model.sources) == {"prices", "context_window", "capabilities"}, model.id
+        assert set(model.sources) == {"prices", "context_window", "capabilities", "status"}, model.id
         assert all(re.search(r"\(https://\S+\)", source) for source in model.sources.values()), model.id
 
 
@@ -64,6 +65,21 @@ def test_every_model_is_complete() -> None:
 )
 def test_capabilities(id: str, capability: catalog.Capability, expected: bool) -> None:
     assert get_model(id).can(capability) is expected
+
+
+def test_retired_models_name_their_day_and_what_takes_their_place() -> None:
+    nemo = get_model("open-mistral-nemo")
+    assert (nemo.status, nemo.retired_on, nemo.replacement) == ("retired", date(2026, 7, 31), "ministral-8b-2512")
+    assert nemo.notice == "open-mistral-nemo is retired since 2026-07-31: use ministral-8b-2512."
+    assert get_model("mistral-small-2603").notice == ""
+    assert {model.status for model in models()} == {"active", "deprecated", "retired"}
+
+
+def test_a_retired_model_is_warned_of_at_its_first_use_alone(caplog: pytest.LogCaptureFixture) -> None:
+    add_model(Model("old-one", status="retired", replacement="new-one"))
+    for name in ("old-one", "old-one", "mistral-small-2603", "unknown-one"):
+        notice_status(name)
+    assert [record.getMessage() for record in caplog.records] == ["old-one is retired: use new-one."]
 
 
 @pytest.mark.parametrize("id", ["mistral-tiny", "mistral-next-9000", "", "💥", "ft:", "ft"])
