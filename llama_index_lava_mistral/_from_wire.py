@@ -6,8 +6,7 @@ copies of them, which costs a fraction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import (
@@ -33,15 +32,10 @@ if TYPE_CHECKING:
     from lava_mistral.calls.stream_parser import StreamReader
 
 
-def response_of(completion: Completion, own_names: Mapping[str, str]) -> ChatResponse:
-    """Return the response for a whole answer; of several choices the first.
-
-    Args:
-        completion: the answer.
-        own_names: the tools' own names by those that Mistral was given.
-    """
+def response_of(completion: Completion) -> ChatResponse:
+    """Return the response for a whole answer; of several choices the first."""
     return ChatResponse(
-        message=from_turn(completion.turn, own_names),
+        message=from_turn(completion.turn),
         raw=completion.raw,
         additional_kwargs=_facts(completion, completion.turn.finish_reason, completion.usage),
     )
@@ -80,9 +74,8 @@ def text_response(text: str, delta: str, raw: dict[str, Any], facts: dict[str, A
 class StreamedResponses:
     """Builds the cumulative response after each delta of a stream, always of new objects."""
 
-    def __init__(self, stream: StreamReader, own_names: Mapping[str, str]) -> None:
+    def __init__(self, stream: StreamReader) -> None:
         self._stream = stream
-        self._own_names = own_names
         # All that has come, as long as it is text alone; from then on it is in the turn.
         self._text: str | None = ""
         # The stream's own turn runs ahead of the deltas that it hands on.
@@ -119,7 +112,7 @@ class StreamedResponses:
 
     def _response(self, delta: Delta, finish_reason: str | None) -> ChatResponse:
         return ChatResponse(
-            message=from_turn(self._turn, self._own_names),
+            message=from_turn(self._turn),
             delta=delta.text,
             raw=self._raw(delta),
             additional_kwargs=_facts(self._stream, finish_reason, self._usage),
@@ -162,7 +155,7 @@ def _facts(answer: Completion | StreamReader, finish_reason: str | None, usage: 
     return facts
 
 
-def from_turn(turn: Turn, own_names: Mapping[str, str]) -> ChatMessage:
+def from_turn(turn: Turn) -> ChatMessage:
     """Return the message for a turn, complete or as far as it came; it shares nothing with other messages.
 
     All text is one block, since LlamaIndex joins text blocks with line breaks.
@@ -170,11 +163,11 @@ def from_turn(turn: Turn, own_names: Mapping[str, str]) -> ChatMessage:
     kwargs: dict[str, Any] = {}
     blocks: list[ContentBlock] = [*_content_blocks(turn.content)]
     if turn.tool_calls:
-        calls = [replace(call, name=own_names.get(call.name, call.name)) for call in turn.tool_calls]
         blocks += [
-            ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments) for call in calls
+            ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
+            for call in turn.tool_calls
         ]
-        kwargs["tool_calls"] = call_parts(calls)
+        kwargs["tool_calls"] = call_parts(turn.tool_calls)
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
 
 

@@ -24,7 +24,7 @@ from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 from llama_index_lava_mistral._redaction import billing_of
 from llama_index_lava_mistral._to_wire import to_wire
-from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_specs, wire_tools
+from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_specs
 from llama_index_lava_mistral.callbacks import traced
 
 if TYPE_CHECKING:
@@ -309,12 +309,10 @@ class ChatRequest:
     Attributes:
         arguments: of the client's `chat` or `stream`.
         client_settings: settings of the client that this call overrides.
-        own_names: the tools' own names by those that are sent.
     """
 
     arguments: dict[str, Any]
     client_settings: dict[str, Any]
-    own_names: Mapping[str, str]
 
 
 class ChatSettings(LavaSettings, ChatParameters):
@@ -374,11 +372,12 @@ class ChatSettings(LavaSettings, ChatParameters):
         if arguments.pop("trace_metadata", self.trace_metadata):
             arguments["lava_metadata"] = traced(arguments.get("lava_metadata"))
         arguments["messages"] = to_wire(messages)
-        tools, own_names = wire_tools(tool_specs(arguments.pop("tools", None) or ()))
+        tools = tool_specs(arguments.pop("tools", None) or ())
         choice = named_choice(arguments.pop("tool_choice", None))
         if tools:
             arguments["tools"] = tools
-            arguments["tool_choice"] = to_tool_choice(choice, list(own_names))
+            names = [tool["function"]["name"] for tool in tools if "function" in tool]
+            arguments["tool_choice"] = to_tool_choice(choice, names)
         else:
             arguments.pop("parallel_tool_calls", None)
-        return ChatRequest(arguments, settings, own_names)
+        return ChatRequest(arguments, settings)

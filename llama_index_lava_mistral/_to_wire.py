@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import PurePath
 from typing import Final, assert_never
 
@@ -35,7 +34,6 @@ from lava_mistral.mistral.content import (
     text_part,
     url_part,
 )
-from lava_mistral.mistral.tools import tool_name
 from lava_mistral.mistral.types import (
     AssistantMessage,
     Content,
@@ -101,15 +99,14 @@ def _tool_result(message: ChatMessage) -> ToolMessage:
     if (id := message.additional_kwargs.get("tool_call_id")) is not None:
         result["tool_call_id"] = str(id)
     if (name := message.additional_kwargs.get("name")) is not None:
-        result["name"] = tool_name(str(name))
+        result["name"] = str(name)
     return result
 
 
 def _assistant(message: ChatMessage) -> AssistantMessage:
     wire: AssistantMessage = {"role": "assistant", "content": _assistant_content(message.blocks)}
     if calls := calls_of(message):
-        # A call was given its tool's own name, which Mistral may not take.
-        wire["tool_calls"] = call_parts([replace(call, name=tool_name(call.name)) for call in calls])
+        wire["tool_calls"] = call_parts(calls)
     if message.additional_kwargs.get("prefix"):
         wire["prefix"] = True
     return wire

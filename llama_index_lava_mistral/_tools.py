@@ -13,7 +13,7 @@ from llama_index.core.tools import BaseTool, FunctionTool
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from lava_mistral.errors import ConfigurationError, InvalidRequestError
+from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.tools import json_schema_format, tool_name
 from lava_mistral.mistral.turn import ToolCall
 from lava_mistral.mistral.types import Function, Tool, ToolCallPart
@@ -42,29 +42,6 @@ def _tool_spec(tool: Any) -> Tool:
     spec: Tool = tool.metadata.to_openai_tool(skip_length_check=True)
     spec["function"]["name"] = tool.metadata.get_name()
     return spec
-
-
-def wire_tools(specs: Iterable[Tool]) -> tuple[list[Tool], dict[str, str]]:
-    """Return definitions of tools under names that Mistral takes, and the tools' own names by those.
-
-    Raises:
-        InvalidRequestError: two names are the same to Mistral.
-    """
-    tools: list[Tool] = []
-    own_names: dict[str, str] = {}
-    for spec in specs:
-        function = spec.get("function")
-        if function is not None:
-            own, name = function["name"], tool_name(function["name"])
-            if own_names.setdefault(name, own) != own:
-                raise InvalidRequestError(
-                    f"The tools {own_names[name]!r} and {own!r} are both {name!r} to Mistral, whose names have "
-                    "letters, digits, underscores and hyphens, 64 at most.",
-                    advice="Rename one of them.",
-                )
-            spec = {**spec, "function": {**function, "name": name}}
-        tools.append(spec)
-    return tools, own_names
 
 
 def named_choice(choice: Any) -> Any:

@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 dispatcher = get_dispatcher(__name__)
 
 
-def _responses(stream: ChatStream, own_names: Mapping[str, str]) -> Generator[ChatResponse | None, None, None]:
+def _responses(stream: ChatStream) -> Generator[ChatResponse | None, None, None]:
     """Yield the responses of a stream, after a first `None`."""
-    so_far = StreamedResponses(stream, own_names)
+    so_far = StreamedResponses(stream)
     with stream:
         yield None
         for delta in stream:
@@ -66,10 +66,8 @@ def _responses(stream: ChatStream, own_names: Mapping[str, str]) -> Generator[Ch
         yield last
 
 
-async def _aresponses(
-    stream: AsyncChatStream, own_names: Mapping[str, str]
-) -> AsyncGenerator[ChatResponse | None, None]:
-    so_far = StreamedResponses(stream, own_names)
+async def _aresponses(stream: AsyncChatStream) -> AsyncGenerator[ChatResponse | None, None]:
+    so_far = StreamedResponses(stream)
     async with stream:
         yield None
         async for delta in stream:
@@ -204,18 +202,18 @@ class ChatLavaMistral(ChatSettings, FunctionCallingLLM):
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = self._request(messages, kwargs)
         with listening():
-            return response_of(self._clients(request)[0].chat(**request.arguments), request.own_names)
+            return response_of(self._clients(request)[0].chat(**request.arguments))
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = self._request(messages, kwargs)
         with listening():
-            return response_of(await self._clients(request)[1].chat(**request.arguments), request.own_names)
+            return response_of(await self._clients(request)[1].chat(**request.arguments))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         request = self._request(messages, kwargs)
         with listening():
             stream = self._clients(request)[0].stream(**request.arguments)
-        responses = _responses(stream, request.own_names)
+        responses = _responses(stream)
         # Into the block that closes the stream: nobody may ever ask for a response.
         next(responses)
         return cast("ChatResponseGen", responses)
@@ -224,7 +222,7 @@ class ChatLavaMistral(ChatSettings, FunctionCallingLLM):
         request = self._request(messages, kwargs)
         with listening():
             stream = await self._clients(request)[1].stream(**request.arguments)
-        responses = _aresponses(stream, request.own_names)
+        responses = _aresponses(stream)
         await anext(responses)
         return cast("ChatResponseAsyncGen", responses)
 

@@ -25,6 +25,7 @@ from lava_mistral.calls.error_mapping import (
 from lava_mistral.calls.responses import Completion, EmbeddingAnswer
 from lava_mistral.errors import LavaError, ServerError
 from lava_mistral.mistral.json_codec import from_json, to_json
+from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.types import known_usage
 from lava_mistral.transport.lava import MISTRAL_URL, Forwarder
@@ -80,6 +81,7 @@ class Call:
         gap: seconds between two chunks of a stream; `None` for a call that does not stream.
         model: the model that was asked for; prices go by it.
         account: what its requests are put down to; `None` where nobody asks what they cost.
+        names: of the request's tools, which the calls in an answer are given.
         charge: the request that is under way.
     """
 
@@ -91,6 +93,7 @@ class Call:
     gap: float | None = None
     stream: bool = False
     account: Account | None = None
+    names: ToolNames = field(default_factory=ToolNames)
     charge: Charge = field(init=False, default=UNCHARGED)
     credential: str = field(init=False, default="", repr=False)
     content: bytes | None = field(init=False, default=None)
@@ -247,7 +250,9 @@ class Call:
             raise self._senseless("without choices", response, body.get("usage"))
         try:
             turns = tuple(
-                Turn.from_message(choice.get("message") or {}, choice.get("finish_reason"), choice.get("index", place))
+                Turn.from_message(
+                    choice.get("message") or {}, choice.get("finish_reason"), choice.get("index", place), self.names
+                )
                 for place, choice in enumerate(choices)
             )
         except ServerError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.conversation import prepare
+from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.types import Message
 
 # What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
@@ -70,8 +71,17 @@ def chat_body(
     *,
     stream: bool,
     repair: bool = True,
+    names: ToolNames | None = None,
 ) -> dict[str, Any]:
-    """The body of a chat request; parameters that are `None` are left out, since Mistral's defaults differ by model.
+    """Return the body of a chat request; what is `None` is left out, since Mistral's defaults differ by model.
+
+    Args:
+        messages: the conversation.
+        model: the model's name.
+        parameters: the fields of the request.
+        stream: whether the answer is to be streamed.
+        repair: whether to repair a conversation that Mistral would refuse, instead of refusing it.
+        names: of the request's tools; by default what the parameters say.
 
     Raises:
         InvalidRequestError: Mistral would refuse the conversation.
@@ -96,4 +106,4 @@ def chat_body(
         body.pop("tool_choice", None)
     if stream:
         body["stream"] = True
-    return body
+    return (names or ToolNames.of_tools(given.get("tools"))).applied(body)

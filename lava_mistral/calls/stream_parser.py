@@ -19,7 +19,7 @@ from lava_mistral.errors import LavaError, StreamInterruptedError, StreamStalled
 from lava_mistral.mistral.json_codec import from_json
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, Turn
-from lava_mistral.mistral.turn_accumulator import TurnAssembler
+from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.cost import priced
 
@@ -37,7 +37,7 @@ class StreamReader:
         self._charge = call.charge
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
-        self._assembler = TurnAssembler()
+        self._assembler = TurnAccumulator(call.names)
         # Seconds of reads that brought no event; what the caller takes between two reads is not the server's.
         self._silence = 0.0
         self._heard = False

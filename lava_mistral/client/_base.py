@@ -24,6 +24,7 @@ from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL as DEFAULT_CHAT_MODEL
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL as DEFAULT_EMBEDDING_MODEL
 from lava_mistral.calls.defaults import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.types import Message
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from lava_mistral.transport.lava import Forwarder
@@ -120,7 +121,8 @@ class ClientBase(Generic[_HTTP]):
         timeout: float | None,
         gap: float | None = None,
     ) -> Call:
-        body = chat_body(messages, model, parameters, stream=stream, repair=repair)
+        names = ToolNames.of_tools(parameters.get("tools"))
+        body = chat_body(messages, model, parameters, stream=stream, repair=repair, names=names)
         return Call(
             CHAT_URL,
             identity,
@@ -129,6 +131,7 @@ class ClientBase(Generic[_HTTP]):
             body,
             gap=self._gap if gap is None else gap,
             stream=stream,
+            names=names,
             account=open_account("chat", model, identity, lambda: most_of_chat(body), streamed=stream),
         )
 

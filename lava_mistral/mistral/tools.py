@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any
 
 from lava_mistral.errors import InvalidRequestError
+from lava_mistral.mistral.tool_names import ToolNames
+from lava_mistral.mistral.tool_names import tool_name as tool_name  # also imported from here
 from lava_mistral.mistral.types import JsonSchema, ResponseFormat, ToolChoice
-
-_NAME = re.compile(r"[^a-zA-Z0-9_-]")
-
-
-def tool_name(name: str) -> str:
-    """The name with every character replaced that Mistral refuses in the name of a tool or a schema."""
-    return _NAME.sub("_", name)[:64] or "tool"
 
 
 def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collection[str]) -> ToolChoice | None:
@@ -50,8 +44,10 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
                 f"A tool choice is 'auto', 'none', 'any', 'required', a tool's name or "
                 f"{{'type': 'function', 'function': {{'name': …}}}}, not {choice!r}."
             )
-    # A name that Mistral does not take was sent in another form.
-    sent = name if name in names else tool_name(str(name))
+    # Either form of a name is understood.
+    sent = name if name in names else ToolNames(names).from_wire(tool_name(str(name)))
+    if sent not in names:
+        sent = tool_name(str(name))
     if sent not in names:
         known = ", ".join(map(repr, names)) or "none at all"
         raise InvalidRequestError(f"The tool choice names {name!r}, but the tools are {known}.")

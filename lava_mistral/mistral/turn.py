@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from lava_mistral.errors import ServerError
 from lava_mistral.mistral.json_codec import to_json
+from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Usage
 
 _TEXT_KEYS = {"type", "text"}
@@ -55,7 +56,7 @@ class ToolCallDelta:
     Attributes:
         index: the position of the call in its turn, from 0.
         id: on the first fragment of a call only.
-        name: on the first fragment that names the tool only.
+        name: the next piece of the name, on the first fragment alone as a rule.
         arguments: the next piece of the arguments' JSON text.
     """
 
@@ -115,13 +116,20 @@ class Turn:
         self._loose: list[str | ContentPart] = [*read_parts(content)]
 
     @classmethod
-    def from_message(cls, message: Mapping[str, Any], finish_reason: str | None = None, index: int = 0) -> Turn:
-        """The turn in an answer that was not streamed.
+    def from_message(
+        cls,
+        message: Mapping[str, Any],
+        finish_reason: str | None = None,
+        index: int = 0,
+        names: ToolNames = ToolNames(),  # noqa: B008 - it never changes
+    ) -> Turn:
+        """Return the turn in an answer that was not streamed.
 
         Args:
             message: the choice's `message`.
             finish_reason: the choice's `finish_reason`.
             index: the choice's `index`.
+            names: of the request's tools, whose own the calls are given.
 
         Raises:
             ServerError: the message is not one.
@@ -134,7 +142,7 @@ class Turn:
             identity = wire_id(call)
             if identity is None or any(other.id == identity for other in turn.tool_calls):
                 identity = fresh_call_id()
-            turn.tool_calls.append(ToolCall(identity, name, arguments))
+            turn.tool_calls.append(ToolCall(identity, names.from_wire(name), arguments))
         return turn
 
     def add(self, delta: Delta) -> None:
@@ -153,7 +161,7 @@ class Turn:
                 self.tool_calls.append(ToolCall(identity, fragment.name or "", fragment.arguments))
             else:
                 call = self.tool_calls[fragment.index]
-                call.name = fragment.name or call.name
+                call.name += fragment.name or ""
                 call.arguments += fragment.arguments
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason

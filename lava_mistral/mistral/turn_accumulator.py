@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.turn import (
     Delta,
     ToolCall,
@@ -21,8 +22,11 @@ from lava_mistral.mistral.turn import (
 from lava_mistral.mistral.types import ChatChunk, ContentPart, Usage
 
 
-class TurnAssembler:
-    """Puts the chunks of one stream together.
+class TurnAccumulator:
+    """Put the chunks of one stream together.
+
+    Args:
+        names: of the request's tools, whose own the calls are given.
 
     Attributes:
         turns: one for each choice seen, by index.
@@ -32,9 +36,10 @@ class TurnAssembler:
         usage: what the call has used, once a chunk said so.
     """
 
-    __slots__ = ("_growing", "created", "id", "model", "turns", "usage")
+    __slots__ = ("_growing", "_names", "created", "id", "model", "turns", "usage")
 
-    def __init__(self) -> None:
+    def __init__(self, names: ToolNames = ToolNames()) -> None:  # noqa: B008 - it never changes
+        self._names = names
         self.turns: list[Turn] = []
         self.id = ""
         self.model = ""
@@ -126,21 +131,25 @@ class TurnAssembler:
         turn = Turn(index)
         self.turns.append(turn)
         self.turns.sort(key=lambda each: each.index)
-        growing = self._growing[index] = _GrowingTurn(turn)
+        growing = self._growing[index] = _GrowingTurn(turn, self._names)
         return growing
 
 
 class _GrowingTurn:
-    """Finds out which tool call a fragment belongs to.
+    """Find out which tool call a fragment belongs to.
 
     Servers differ: Mistral sends a whole call in a delta; others send fragments, of which only the first has an
-    id and a name, the rest an id of `null`, `"null"` or `""`; the index may be missing, or 0 on every call.
+    id and a name, the rest an id of `null`, `"null"` or `""`; the index may be missing, or 0 on every call; a name may
+    come in pieces.
     """
 
-    __slots__ = ("_by_id", "_by_index", "_last", "turn")
+    __slots__ = ("_by_id", "_by_index", "_last", "_names", "_wire_names", "turn")
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, names: ToolNames) -> None:
         self.turn = turn
+        self._names = names
+        # The name of each call as far as it came.
+        self._wire_names: list[str] = []
         self._by_id: dict[str, int] = {}
         self._by_index: dict[int, int] = {}
         self._last: int | None = None
@@ -155,15 +164,20 @@ class _GrowingTurn:
             if identity is None or identity in self._by_id:
                 identity = fresh_call_id()
             self._by_id[identity] = position
-            self.turn.tool_calls.append(ToolCall(identity, name, arguments))
-            fragment = ToolCallDelta(position, identity, name or None, arguments)
+            own = self._names.from_wire(name)
+            self._wire_names.append(name)
+            self.turn.tool_calls.append(ToolCall(identity, own, arguments))
+            fragment = ToolCallDelta(position, identity, own or None, arguments)
         else:
             call = self.turn.tool_calls[position]
-            late_name = name if not call.name and name else None
-            if late_name is not None:
-                call.name = late_name
+            more = "" if name == self._wire_names[position] else name
+            if more:
+                shown, self._wire_names[position] = call.name, self._wire_names[position] + more
+                call.name = self._names.from_wire(self._wire_names[position])
+                # What was handed on can't be taken back.
+                more = call.name.removeprefix(shown) if call.name.startswith(shown) else more
             call.arguments += arguments
-            fragment = ToolCallDelta(position, None, late_name, arguments)
+            fragment = ToolCallDelta(position, None, more or None, arguments)
         if index is not None:
             self._by_index[index] = position
         self._last = position
@@ -184,7 +198,8 @@ class _GrowingTurn:
 
     def _fits(self, position: int, name: str, arguments: str) -> bool:
         """Whether a fragment that repeats an id or an index can be more of that call, not a parallel one."""
-        call = self.turn.tool_calls[position]
-        if name and call.name and name != call.name:
-            return False
+        call, known = self.turn.tool_calls[position], self._wire_names[position]
+        if name and known and name != known:
+            # More of the name comes before any arguments.
+            return not (arguments or call.arguments)
         return not (name and arguments and call.parsed() is not None)

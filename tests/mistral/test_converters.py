@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
 from langchain_lava_mistral import _convert as langchain
 from lava_mistral.mistral.content import to_base64
 from lava_mistral.mistral.turn import Turn
-from llama_index_lava_mistral import _convert as llama_index
+from llama_index_lava_mistral import _from_wire, _to_wire
 from tests.fakes.wire_examples import meaning
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(16))
@@ -165,7 +165,7 @@ ANSWERED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("example", SENT.values(), ids=SENT.keys())
 def test_both_send_the_same(example: Example) -> None:
     assert meaning(langchain.to_wire([example.langchain])) == meaning([example.wire])
-    assert meaning(llama_index.to_wire([example.llama_index])) == meaning([example.wire])
+    assert meaning(_to_wire.to_wire([example.llama_index])) == meaning([example.wire])
 
 
 @pytest.mark.parametrize("wire", ANSWERED.values(), ids=ANSWERED.keys())
@@ -173,7 +173,7 @@ def test_both_replay_an_answer_as_it_was(wire: dict[str, Any]) -> None:
     turn = Turn.from_message(wire, "stop")
     for replayed in (
         langchain.to_wire([langchain.from_turn(turn, metadata={"model_provider": langchain.PROVIDER})]),
-        llama_index.to_wire([llama_index.from_turn(turn)]),
+        _to_wire.to_wire([_from_wire.from_turn(turn)]),
     ):
         assert comparable(replayed) == comparable([wire])
 
@@ -190,7 +190,7 @@ def comparable(messages: Any) -> Any:
 @pytest.mark.parametrize("wire", ANSWERED.values(), ids=ANSWERED.keys())
 def test_both_say_the_same_of_an_answer(wire: dict[str, Any]) -> None:
     turn = Turn.from_message(wire, "stop")
-    one, other = langchain.from_turn(turn, metadata={"model_provider": langchain.PROVIDER}), llama_index.from_turn(turn)
+    one, other = langchain.from_turn(turn, metadata={"model_provider": langchain.PROVIDER}), _from_wire.from_turn(turn)
     assert (one.text, other.content) == (turn.text, turn.text)
     thinking = [block.content or "" for block in other.blocks if isinstance(block, ThinkingBlock)]
     assert "".join(thinking) == turn.thinking

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lava_mistral.errors import ServerError
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, ToolCall, Turn
-from lava_mistral.mistral.turn_accumulator import TurnAssembler
+from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 
 WIRE = Path(__file__).resolve().parents[3] / "shared" / "wire"
 
@@ -53,7 +53,7 @@ def call(id: Any = "", name: Any = "", arguments: Any = "", **fields: Any) -> di
 
 
 def assemble(*deltas: dict[str, Any]) -> tuple[Turn, list[Delta]]:
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     out = [delta for each in deltas for delta in assembler.add(chunk(each))]
     return assembler.turns[0], out
 
@@ -74,7 +74,7 @@ def reference(*ids: int | str) -> Any:
 def test_a_recorded_stream_gives_its_text_usage_and_finish_reason(body: str) -> None:
     chunks = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: {")]
     expected = "".join(each["choices"][0]["delta"]["content"] for each in chunks)
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     events = SSEDecoder().feed(body.encode())
     assert events[-1].data == "[DONE]"
     deltas = [delta for event in events[:-1] for delta in assembler.add(json.loads(event.data))]
@@ -114,7 +114,7 @@ def test_a_recorded_answer_gives_its_text_thinking_and_calls(body: dict[str, Any
 
 
 def test_a_first_chunk_with_a_role_alone_says_nothing() -> None:
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     assert assembler.add(chunk({"role": "assistant", "content": ""})) == []
     assert assembler.add(chunk({"role": "assistant"})) == []
     assert assembler.add(chunk({"content": None})) == []
@@ -178,7 +178,7 @@ def test_unknown_parts_and_marked_text_are_kept_as_they_are() -> None:
 
 
 def test_a_snapshot_of_the_content_does_not_change_as_the_turn_grows() -> None:
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     assembler.add(chunk({"content": [thinking("a"), text("b")]}))
     before = assembler.turns[0].content
     assembler.add(chunk({"content": "c"}))
@@ -344,20 +344,20 @@ def test_defect_8_text_and_thinking_are_kept_beside_tool_calls() -> None:
 
 
 def test_the_last_chunk_closes_the_turn_with_or_without_text() -> None:
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     assembler.add(chunk({"content": "a"}))
     assert assembler.add(chunk({"content": ""}, "length")) == [Delta(0, finish_reason="length")]
     assert assembler.turns[0].finish_reason == "length"
     assert assembler.complete
-    other = TurnAssembler()
+    other = TurnAccumulator()
     assert other.add(chunk({"content": "a"}, "stop")) == [Delta(0, "a", finish_reason="stop")]
-    bare = TurnAssembler()
+    bare = TurnAccumulator()
     assert bare.add({"choices": [{"finish_reason": "stop"}]}) == [Delta(0, finish_reason="stop")]  # type: ignore[typeddict-item]
 
 
 def test_defect_19_usage_on_a_chunk_without_choices_is_kept() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     assembler.add(chunk({"content": "a"}, "stop"))
     for choices in ([], None):
         assert assembler.add({"id": "c1", "choices": choices, "usage": usage}) == [Delta(0, usage=usage)]  # type: ignore[arg-type,typeddict-item]
@@ -367,13 +367,13 @@ def test_defect_19_usage_on_a_chunk_without_choices_is_kept() -> None:
 
 def test_usage_on_a_chunk_that_says_nothing_else_is_kept() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     assert assembler.add(chunk({"content": ""}, index=1, usage=usage)) == [Delta(1, usage=usage)]  # type: ignore[arg-type]
 
 
 def test_several_choices_grow_apart() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     both = chunk({"content": "b"}, index=1)
     both["choices"].append({"index": 0, "delta": {"content": "a"}, "finish_reason": None})
     assert [(delta.index, delta.text) for delta in assembler.add(both)] == [(1, "b"), (0, "a")]
@@ -412,7 +412,7 @@ def test_several_choices_grow_apart() -> None:
 )
 def test_what_is_no_chunk_is_a_server_error_that_says_what_came(garbage: Any) -> None:
     with pytest.raises(ServerError, match=r"should be .*; got ") as caught:
-        TurnAssembler().add(garbage)
+        TurnAccumulator().add(garbage)
     assert caught.value.origin == "mistral"
 
 
@@ -514,7 +514,7 @@ def test_any_cut_of_a_turn_into_deltas_gives_the_turn_again(
     }
     whole = Turn.from_message(message, "stop")
     deltas = [delta for part in pieces for delta in cut_part(data, part)] + cut_calls(data, calls)
-    assembler = TurnAssembler()
+    assembler = TurnAccumulator()
     handed_on = [delta for each in deltas for delta in assembler.add(chunk(each))]
     handed_on += assembler.add(chunk({"content": ""}, "stop"))
     assert assembler.turns == [whole]
