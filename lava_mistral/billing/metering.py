@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -18,7 +18,7 @@ from lava_mistral.mistral.types import Usage, known_usage
 from lava_mistral.pricing.cost import priced
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Account:
     """What one call's requests are put down to: a call that is tried again is several requests.
 
@@ -29,6 +29,7 @@ class Account:
         streamed: whether it is a stream.
         watch: who is told.
         most: the most that one request can cost; worked out for limits only.
+        sent_as: the identity of the latest request: a credential that rotates may name a payer of its own.
     """
 
     kind: Kind
@@ -37,6 +38,10 @@ class Account:
     streamed: bool
     watch: Watch
     most: Decimal
+    sent_as: Identity = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sent_as = self.identity
 
     def open(self, token: Billing = MERCHANT) -> Charge:
         """Reserve what a request can cost under every limit, the innermost first.
@@ -56,11 +61,12 @@ class Account:
             for limit in taken:
                 limit.end(self.most, Decimal(0))
             raise
-        return Charge(self if token is MERCHANT else replace(self, identity=replace(self.identity, billing=token)))
+        self.sent_as = self.identity if token is MERCHANT else replace(self.identity, billing=token)
+        return Charge(self if token is MERCHANT else replace(self, identity=self.sent_as))
 
     def retried(self) -> None:
         """A request of it failed and is about to be repeated."""
-        who = self.identity
+        who = self.sent_as
         effort = CallEffort(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
         tell_effort(self.watch.listeners, effort)
 

@@ -290,7 +290,7 @@ class Call:
             response=body,  # type: ignore[arg-type]  # checked above as far as it is relied on
             headers=response.headers,
             request_id=response.headers.get("x-lava-request-id"),
-            identity=self.identity,
+            identity=self.identity if self.account is None else self.account.sent_as,
         )
 
 
