@@ -15,7 +15,7 @@ Prompt: TypeAlias = "str | Message | Sequence[Message] | Sequence[Any] | Any"
 # A framework's own messages are converted by the package for it, which is there where they are.
 _CONVERTERS = {
     "langchain_core": "langchain_lava_mistral._convert",
-    "llama_index": "llama_index_lava_mistral._convert",
+    "llama_index": "llama_index_lava_mistral._to_wire",
 }
 _ROLES = {"user": "user", "human": "user", "system": "system", "assistant": "assistant", "ai": "assistant"}
 
