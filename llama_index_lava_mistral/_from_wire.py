@@ -148,7 +148,8 @@ def _facts(answer: Completion | StreamReader, finish_reason: str | None, usage: 
     if finish_reason is not None:
         facts["finish_reason"] = finish_reason
     if usage is not None:
-        facts["cost"] = answer.cost
+        # As text, so that JSON holds every digit.
+        facts["cost"] = None if (cost := answer.cost) is None else f"{cost:f}"
         for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
             facts[name] = usage.get(name, 0)
         facts["cached_tokens"] = cached_tokens(usage)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -16,6 +17,8 @@ from lava_mistral.billing.listeners import watching
 from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallEffort, CallRecord
 from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals
 
+_log = logging.getLogger("lava_mistral")
+
 dispatcher = get_dispatcher(__name__)
 
 
@@ -23,6 +26,7 @@ class LavaCallEvent(BaseEvent):
     """A paid request is over; `span_id` is that of the call which made it.
 
     Failed tries that were charged and streams that were left early have one too, and every request of an embedding.
+    Only handlers with a true attribute `lava_events` get it.
 
     Attributes:
         record: all of it, with exact amounts; the other fields are the same in JSON's types.
@@ -83,6 +87,8 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
         totals: the sums; by default a new `UsageTotals`. Handlers may share one.
     """
 
+    lava_events: ClassVar[bool] = True
+
     totals: InstanceOf[UsageTotals] = Field(default_factory=UsageTotals)
 
     @classmethod
@@ -99,12 +105,12 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
 
 
 def listening() -> AbstractContextManager[None]:
-    """A block for the beginning of a call: LlamaIndex's handlers are told what it costs."""
-    return watching((_emit,) if _is_heard() else (), active_span_id.get())
+    """Tell the handlers that ask for this package's events of the calls that begin in the block."""
+    return watching((_emit,) if _handlers() else (), active_span_id.get())
 
 
 def traced(metadata: Any) -> dict[str, str]:
-    """The metadata of a call, with the span that it belongs to."""
+    """Return the metadata of a call with the id of the span that it belongs to."""
     span_id = active_span_id.get()
     return {**({} if span_id is None else {LLAMA_INDEX_SPAN: span_id[:255]}), **(metadata or {})}
 
@@ -113,24 +119,33 @@ class _Emitter:
     """A listener that makes events of what it is told."""
 
     def __call__(self, record: CallRecord) -> None:
-        dispatcher.event(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
+        _send(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
 
     def add_effort(self, effort: CallEffort) -> None:
-        dispatcher.event(
-            LavaEffortEvent(effort=effort, model=effort.model, retries=effort.retries, duplicates=effort.duplicates)
-        )
+        _send(LavaEffortEvent(effort=effort, model=effort.model, retries=effort.retries, duplicates=effort.duplicates))
 
 
 _emit = _Emitter()
 
 
-def _is_heard() -> bool:
-    """Whether any handler would get an event."""
+def _send(event: BaseEvent) -> None:
+    for handler in _handlers():
+        try:
+            handler.handle(event)
+        except Exception:  # noqa: BLE001 - as with LlamaIndex's own events, a handler's failure is not the call's
+            _log.exception("An event handler failed: %r", handler)
+
+
+def _handlers() -> list[BaseEventHandler]:
+    """Return the handlers that ask for this package's events; others, such as tracers, warn of events they don't know.
+
+    They are those of the dispatchers up to the root, like for any event of LlamaIndex.
+    """
+    asking: list[BaseEventHandler] = []
     at = dispatcher
     while at:
-        if at.event_handlers:
-            return True
+        asking += [handler for handler in at.event_handlers if getattr(handler, "lava_events", False)]
         if not at.propagate:
-            return False
+            break
         at = at.parent
-    return False
+    return asking

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, TypeVar, cast
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, TypedDict, TypeVar, Unpack, cast
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
@@ -18,6 +17,7 @@ from llama_index.core.schema import BaseNode
 from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.billing.identity import Billing
+from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.embedding.engine import (
     DEFAULT_MAX_CONCURRENCY,
@@ -28,83 +28,82 @@ from lava_mistral.embedding.engine import (
     PartialEmbedding,
 )
 from lava_mistral.embedding.progress import OnProgress
-from lava_mistral.embedding.results import known_vectors
+from lava_mistral.errors import LavaError
+from llama_index_lava_mistral._cache import COLLECTION, CachedBatch
 from llama_index_lava_mistral._params import LavaSettings, clients_of
 from llama_index_lava_mistral._redaction import without_span
 from llama_index_lava_mistral.callbacks import listening, traced
 
 dispatcher = get_dispatcher(__name__)
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _S = TypeVar("_S")
 
-_CACHE: Final = "embeddings"
-"""The collection in which LlamaIndex looks for vectors."""
-_OF_A_BATCH: Final = ("show_progress", "billing", "lava_metadata", "on_progress", "resume_from")
+
+class CallOptions(TypedDict, total=False):
+    """Options of one call."""
+
+    billing: Billing | None
+    lava_metadata: Mapping[str, str] | None
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What one call says beside its texts; LlamaIndex's inner methods have no place for it."""
+class BatchOptions(CallOptions, total=False):
+    """Options of a call for many texts.
 
-    billing: Billing | None = None
-    lava_metadata: Mapping[str, str] | None = None
-    show_progress: bool = False
-    on_progress: OnProgress | None = None
-    resume_from: PartialEmbedding | None = None
+    `on_progress` is called in the calling thread after each batch. `resume_from` is the `partial` of the error that
+    ended an earlier call with the same texts, so that nothing is paid twice.
+    """
+
+    on_progress: OnProgress | None
+    resume_from: PartialEmbedding | None
 
 
-_NOTHING_SAID = _Options()
-_options: ContextVar[_Options] = ContextVar("llama_index_lava_mistral_options", default=_NOTHING_SAID)
+class StreamOptions(BatchOptions, total=False):
+    """Options of a stream of vectors.
+
+    `as_numpy` gives float32 arrays rather than lists of floats. `read_in_thread` reads the source in a thread of its
+    own: for one that waits for others, such as a queue.
+    """
+
+    show_progress: bool
+    as_numpy: bool
+    read_in_thread: bool
+
+
+_OF_A_CALL: Final = ("billing", "lava_metadata")
+_OF_A_BATCH: Final = ("show_progress", *_OF_A_CALL, "on_progress", "resume_from")
+_OF_A_STREAM: Final = (*_OF_A_BATCH, "as_numpy", "read_in_thread")
+
+# The options of the call under way, for which LlamaIndex's inner methods have no place.
+_options: ContextVar[Mapping[str, Any]] = ContextVar("llama_index_lava_mistral_options", default=MappingProxyType({}))
+
+
+def _check(options: Mapping[str, Any], known: Sequence[str]) -> None:
+    refuse_keys(options)
+    for name in options:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}; a batch takes {', '.join(known)}")
 
 
 @contextmanager
-def _call(
-    billing: Billing | None,
-    lava_metadata: Mapping[str, str] | None,
-    show_progress: bool = False,
-    on_progress: OnProgress | None = None,
-    resume_from: PartialEmbedding | None = None,
-) -> Iterator[None]:
-    token = _options.set(_Options(billing, lava_metadata, show_progress, on_progress, resume_from))
+def _call(options: Mapping[str, Any], known: Sequence[str] = _OF_A_CALL) -> Iterator[None]:
+    """Hold the options of a call while LlamaIndex's own method, which opens the span, makes it."""
+    _check(options, known)
+    token = _options.set(options)
     try:
         yield
     finally:
         _options.reset(token)
 
 
-def _refuse(kwargs: Mapping[str, Any]) -> None:
-    # LlamaIndex's signature has a place for anything; a misspelt name would be lost in it.
-    if kwargs:
-        known = ", ".join(_OF_A_BATCH)
-        raise TypeError(f"unexpected keyword argument {next(iter(kwargs))!r}; a batch takes {known}")
-
-
-def _ours(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a pipeline's arguments that are for embeddings: each of its steps gets all of them."""
-    return {name: value for name, value in kwargs.items() if name in _OF_A_BATCH}
-
-
-def _from_cache(texts: Sequence[str], found: Mapping[str, Embedding]) -> _Options:
-    """The call under way, going on from what the cache holds."""
-    said = _options.get()
-    return replace(said, resume_from=known_vectors(texts, found, said.resume_from))
-
-
-def _got(error: BaseException, texts: Sequence[str], found: Mapping[str, Embedding]) -> dict[str, Embedding]:
-    """The vectors that a failed call got beside those of the cache."""
-    partial = getattr(error, "partial", None)
-    vectors = partial.vectors if isinstance(partial, PartialEmbedding) else {}
-    return {texts[index]: vector for index, vector in vectors.items() if texts[index] not in found}
-
-
-def _held(vector: Embedding) -> dict[str, Embedding]:
-    """A vector as LlamaIndex keeps one in a store."""
-    return {str(uuid.uuid4()): vector}
-
-
-def _vector_in(held: Mapping[str, Any]) -> Embedding:
-    return cast("Embedding", next(iter(held.values())))
+@contextmanager
+def _naming(nodes: Sequence[BaseNode]) -> Iterator[None]:
+    """Add the ids of nodes to an error about some of their texts."""
+    try:
+        yield
+    except LavaError as error:
+        if inputs := getattr(error, "inputs", ()):
+            error.message += f" (node {', '.join(repr(nodes[index].node_id) for index in inputs[:10])})"
+        raise
 
 
 class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
@@ -158,6 +157,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         **LavaSettings._synonyms,
         "model": "model_name",
         "max_concurrency": "num_workers",
+        "max_concurrent_requests": "num_workers",
+        "output_dimension": "dimensions",
     }
 
     @classmethod
@@ -176,170 +177,139 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return payload if self.dimensions is None else {**payload, "dimensions": self.dimensions}
 
     @without_span
-    def get_query_embedding(
-        self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
-    ) -> Embedding:
-        """The vector of a question."""
-        with _call(billing, lava_metadata):
+    def get_query_embedding(self, query: str, **options: Unpack[CallOptions]) -> Embedding:
+        """Return the vector of a question."""
+        with _call(options):
             return super().get_query_embedding(query)
 
     @without_span
-    async def aget_query_embedding(
-        self, query: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
-    ) -> Embedding:
-        """The vector of a question."""
-        with _call(billing, lava_metadata):
+    async def aget_query_embedding(self, query: str, **options: Unpack[CallOptions]) -> Embedding:
+        """Return the vector of a question."""
+        with _call(options):
             return await super().aget_query_embedding(query)
 
     @without_span
-    def get_text_embedding(
-        self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
-    ) -> Embedding:
-        """The vector of a text."""
-        with _call(billing, lava_metadata):
+    def get_text_embedding(self, text: str, **options: Unpack[CallOptions]) -> Embedding:
+        """Return the vector of a text."""
+        with _call(options):
             return super().get_text_embedding(text)
 
     @without_span
-    async def aget_text_embedding(
-        self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
-    ) -> Embedding:
-        """The vector of a text."""
-        with _call(billing, lava_metadata):
+    async def aget_text_embedding(self, text: str, **options: Unpack[CallOptions]) -> Embedding:
+        """Return the vector of a text."""
+        with _call(options):
             return await super().aget_text_embedding(text)
 
     def get_text_embedding_batch(
-        self,
-        texts: list[str],
-        show_progress: bool = False,
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-        **kwargs: Any,
+        self, texts: list[str], show_progress: bool = False, **options: Unpack[BatchOptions]
     ) -> list[Embedding]:
-        """The vectors of the texts, in their order.
+        """Return the vectors of the texts, in their order.
 
         Args:
             texts: what to embed, any number of them.
             show_progress: draw a progress bar.
-            billing: who pays for this call.
-            lava_metadata: stored by Lava with each of its requests.
-            on_progress: told in the calling thread after each batch.
-            resume_from: `partial` of what ended an earlier call with the same texts; what it had got is not paid again.
+            **options: see `BatchOptions`.
 
         Raises:
-            TypeError: there is no such argument.
+            TypeError: there is no such option.
             LavaError: the call failed; `partial` has the vectors that are there.
         """
-        _refuse(kwargs)
-        show_progress = show_progress or self.show_progress_bar
-        call = _call(billing, lava_metadata, show_progress, on_progress, resume_from)
-        with call, self._events(texts) as finish:
-            for _ in self._windows(texts):
-                if self.rate_limiter is not None:
-                    self.rate_limiter.acquire()
-            if self.embeddings_cache is not None:
-                embeddings = self._get_text_embeddings_cached(texts)
-            else:
+        with _call({"show_progress": show_progress, **options}, _OF_A_BATCH), self._events(texts) as finish:
+            if (cache := self.embeddings_cache) is None:
+                for _ in self._limited_windows(texts):
+                    self.rate_limiter.acquire()  # type: ignore[union-attr]  # else there are none
                 embeddings = self._get_text_embeddings(texts)
+            else:
+                embeddings = self._fill(CachedBatch(texts), texts, cache)
             finish(embeddings)
         return embeddings
 
     async def aget_text_embedding_batch(
-        self,
-        texts: list[str],
-        show_progress: bool = False,
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-        **kwargs: Any,
+        self, texts: list[str], show_progress: bool = False, **options: Unpack[BatchOptions]
     ) -> list[Embedding]:
         """Like `get_text_embedding_batch`; the event loop goes on meanwhile."""
-        _refuse(kwargs)
-        show_progress = show_progress or self.show_progress_bar
-        call = _call(billing, lava_metadata, show_progress, on_progress, resume_from)
-        with call, self._events(texts) as finish:
-            for _ in self._windows(texts):
-                if self.rate_limiter is not None:
-                    await self.rate_limiter.async_acquire()
-            if self.embeddings_cache is not None:
-                embeddings = await self._aget_text_embeddings_cached(texts)
-            else:
+        with _call({"show_progress": show_progress, **options}, _OF_A_BATCH), self._events(texts) as finish:
+            if (cache := self.embeddings_cache) is None:
+                for _ in self._limited_windows(texts):
+                    await self.rate_limiter.async_acquire()  # type: ignore[union-attr]
                 embeddings = await self._aget_text_embeddings(texts)
+            else:
+                embeddings = await self._afill(CachedBatch(texts), texts, cache)
             finish(embeddings)
         return embeddings
 
-    def embed_iter(
-        self,
-        texts: Iterable[str],
-        show_progress: bool = False,
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-        read_in_thread: bool = False,
-    ) -> EmbeddingStream:
-        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
+    def _fill(self, batch: CachedBatch, texts: list[str], cache: Any) -> list[Embedding]:
+        """Return the vectors of a batch; the cache is asked first, and written as they come in."""
+        self._engine().check(texts)
+        for text in batch.distinct:
+            batch.look_up(text, cache.get(key=text, collection=COLLECTION))
+        for _ in self._limited_windows(batch.missing):
+            self.rate_limiter.acquire()  # type: ignore[union-attr]
+        with self._open(EmbeddingEngine.embed_iter, texts, **self._for_the_engine(batch)) as stream:
+            try:
+                for index, vector in stream:
+                    for key, entry in batch.take(index, vector):
+                        cache.put(key=key, val=entry, collection=COLLECTION)
+            except BaseException as error:
+                # What was paid for is kept, even where the cache fails too.
+                with suppress(Exception):
+                    for key, entry in batch.rest(error):
+                        cache.put(key=key, val=entry, collection=COLLECTION)
+                raise
+        return batch.vectors
+
+    async def _afill(self, batch: CachedBatch, texts: list[str], cache: Any) -> list[Embedding]:
+        await asyncio.to_thread(self._engine().check, texts)
+        for text in batch.distinct:
+            batch.look_up(text, await cache.aget(key=text, collection=COLLECTION))
+        for _ in self._limited_windows(batch.missing):
+            await self.rate_limiter.async_acquire()  # type: ignore[union-attr]
+        async with self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine(batch)) as stream:
+            try:
+                async for index, vector in stream:
+                    for key, entry in batch.take(index, vector):
+                        await cache.aput(key=key, val=entry, collection=COLLECTION)
+            except BaseException as error:
+                with suppress(Exception):
+                    for key, entry in batch.rest(error):
+                        await cache.aput(key=key, val=entry, collection=COLLECTION)
+                raise
+        return batch.vectors
+
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[StreamOptions]) -> EmbeddingStream:
+        """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         There are no events and no cache here, and no turn of the rate limiter: the engine keeps its own pace.
 
         Args:
             texts: what to embed; read once, not far ahead of what was taken.
-            show_progress: draw a progress bar.
-            billing: who pays for these requests.
-            lava_metadata: stored by Lava with each of them.
-            as_numpy: give float32 arrays rather than lists of floats.
-            on_progress: told in the iterating thread after each batch.
-            resume_from: `partial` of what ended an earlier stream over the same source, or of the stream itself.
-            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue.
+            **options: see `StreamOptions`. `resume_from` may be the `partial` of the stream itself.
         """
-        return self._stream(
-            EmbeddingEngine.embed_iter,
-            texts,
-            _Options(billing, lava_metadata, show_progress or self.show_progress_bar, on_progress, resume_from),
-            as_numpy=as_numpy,
-            read_in_thread=read_in_thread,
-        )
+        with _call(options, _OF_A_STREAM):
+            return self._open(EmbeddingEngine.embed_iter, texts, **self._for_the_engine())
 
     def aembed_iter(
-        self,
-        texts: AsyncIterable[str] | Iterable[str],
-        show_progress: bool = False,
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-        read_in_thread: bool = False,
+        self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[StreamOptions]
     ) -> AsyncEmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
-        return self._stream(
-            EmbeddingEngine.aembed_iter,
-            texts,
-            _Options(billing, lava_metadata, show_progress or self.show_progress_bar, on_progress, resume_from),
-            as_numpy=as_numpy,
-            read_in_thread=read_in_thread,
-        )
+        with _call(options, _OF_A_STREAM):
+            return self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine())
 
-    def _stream(self, method: Callable[..., _S], texts: Any, said: _Options, **how: bool) -> _S:
+    def _open(self, method: Callable[..., _S], texts: Any, **options: Any) -> _S:
         with listening():
-            return method(self._engine(), texts, **self._said(said), **how)
+            return method(self._engine(), texts, **options)
 
     @without_span
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """The nodes, each with its vector."""
-        return super().__call__(nodes, **_ours(kwargs))
+        """Give the nodes their vectors. A pipeline gives each of its steps the arguments of all."""
+        with _naming(nodes):
+            return super().__call__(nodes, **{name: kwargs[name] for name in _OF_A_BATCH if name in kwargs})
 
     @without_span
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """The nodes, each with its vector."""
-        return await super().acall(nodes, **_ours(kwargs))
+        """Give the nodes their vectors; see `__call__`."""
+        with _naming(nodes):
+            return await super().acall(nodes, **{name: kwargs[name] for name in _OF_A_BATCH if name in kwargs})
 
     def _get_query_embedding(self, query: str) -> Embedding:
         return self._get_text_embeddings([query])[0]
@@ -354,74 +324,34 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return self._embed(texts, _options.get())
+        return cast("list[Embedding]", self._open(EmbeddingEngine.embed, texts, **self._for_the_engine()).vectors)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await self._aembed(texts, _options.get())
-
-    def _get_text_embeddings_cached(self, texts: list[str]) -> list[Embedding]:
-        store = self.embeddings_cache
-        assert store is not None
-        self._engine().check(texts)
-        looked_up = ((text, store.get(key=text, collection=_CACHE)) for text in dict.fromkeys(texts))
-        found = {text: _vector_in(held) for text, held in looked_up if held}
-        try:
-            embeddings = self._embed(texts, _from_cache(texts, found))
-        except BaseException as error:
-            # What was paid for is kept, even where the store fails too.
-            with suppress(Exception):
-                for text, vector in _got(error, texts, found).items():
-                    store.put(key=text, val=_held(vector), collection=_CACHE)
-            raise
-        for text, vector in dict(zip(texts, embeddings, strict=True)).items():
-            if text not in found:
-                store.put(key=text, val=_held(vector), collection=_CACHE)
-        return embeddings
-
-    async def _aget_text_embeddings_cached(self, texts: list[str]) -> list[Embedding]:
-        store = self.embeddings_cache
-        assert store is not None
-        await asyncio.to_thread(self._engine().check, texts)
-        found = {}
-        for text in dict.fromkeys(texts):
-            if held := await store.aget(key=text, collection=_CACHE):
-                found[text] = _vector_in(held)
-        try:
-            embeddings = await self._aembed(texts, _from_cache(texts, found))
-        except BaseException as error:
-            # What was paid for is kept, even where the store fails too.
-            with suppress(Exception):
-                for text, vector in _got(error, texts, found).items():
-                    await store.aput(key=text, val=_held(vector), collection=_CACHE)
-            raise
-        for text, vector in dict(zip(texts, embeddings, strict=True)).items():
-            if text not in found:
-                await store.aput(key=text, val=_held(vector), collection=_CACHE)
-        return embeddings
-
-    def _embed(self, texts: list[str], said: _Options) -> list[Embedding]:
         with listening():
-            return cast("list[Embedding]", self._engine().embed(texts, **self._said(said)).vectors)
-
-    async def _aembed(self, texts: list[str], said: _Options) -> list[Embedding]:
-        with listening():
-            result = await self._engine().aembed(texts, **self._said(said))
+            result = await self._engine().aembed(texts, **self._for_the_engine())
         return cast("list[Embedding]", result.vectors)
 
-    def _said(self, options: _Options) -> dict[str, Any]:
-        """What a call says beside its texts."""
-        said = dict(vars(options))
+    def _for_the_engine(self, batch: CachedBatch | None = None) -> dict[str, Any]:
+        """Return the options of the call under way, as the engine takes them."""
+        options = dict(_options.get())
+        options["show_progress"] = options.get("show_progress") or self.show_progress_bar
         if self.trace_metadata:
-            said["lava_metadata"] = traced(said["lava_metadata"])
-        return said
+            options["lava_metadata"] = traced(options.get("lava_metadata"))
+        if batch is not None:
+            options["resume_from"] = batch.resume_from(options.get("resume_from"))
+        return options
 
     def _windows(self, texts: list[str]) -> list[list[str]]:
         size = self.embed_batch_size
         return [texts[start : start + size] for start in range(0, len(texts), size)]
 
+    def _limited_windows(self, texts: list[str]) -> list[list[str]]:
+        """Return the windows of texts for which the rate limiter is asked."""
+        return [] if self.rate_limiter is None else self._windows(texts)
+
     @contextmanager
     def _events(self, texts: list[str]) -> Iterator[Callable[[list[Embedding]], None]]:
-        """LlamaIndex's events, one for each window of texts, around the one call that embeds them all."""
+        """Send LlamaIndex's events, one for each window of texts, around the one call that embeds them all."""
         payload = self.to_payload()
         windows = self._windows(texts)
         with ExitStack() as stack:

@@ -84,7 +84,7 @@ class ChatLavaMistral(ChatSettings, FunctionCallingLLM):
     `billing=`, `lava_metadata=`, `trace_metadata=`, `timeout=`, `stream_chunk_timeout=`, `max_retries=` and
     `repair_messages=`. What is not set is not sent: Mistral's own defaults differ by model.
 
-    A response carries `additional_kwargs` with `lava_request_id`, `finish_reason`, `cost` (USD, `Decimal`, where the
+    A response carries `additional_kwargs` with `lava_request_id`, `finish_reason`, `cost` (USD as text, where the
     price is known) and the token counts; while thinking streams, `thinking_delta`. `raw` is a dictionary.
 
     Args:

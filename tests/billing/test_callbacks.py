@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
@@ -196,7 +196,9 @@ def test_the_handler_shows_itself(gateway: LocalGateway, counting: LavaUsageHand
 
 
 class Events(BaseEventHandler):
-    """Keeps the events of paid requests."""
+    """Keeps the events of paid requests, and asks for them."""
+
+    lava_events: ClassVar[bool] = True
 
     seen: list[Any] = []  # noqa: RUF012 - a pydantic field
 

@@ -11,6 +11,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Protocol
 
 from llama_index.core.base.llms.types import (
@@ -570,7 +571,7 @@ def _(bench: Bench) -> None:
 @feature("gateway", "the cost")
 def _(bench: Bench) -> None:
     response = bench.last(bench.llm(), "chat", ask())
-    assert response.additional_kwargs["cost"] == bench.gateway.requests[-1].cost
+    assert Decimal(response.additional_kwargs["cost"]) == bench.gateway.requests[-1].cost
 
 
 @feature("model", "no max_tokens that nobody set")

@@ -207,6 +207,27 @@ def test_the_rate_limiter_is_asked_once_a_window(gateway: LocalGateway, caller: 
     assert limiter.asked == 3
 
 
+def test_the_rate_limiter_is_not_charged_for_cached_vectors(gateway: LocalGateway, caller: Caller) -> None:
+    class Counting(TokenBucketRateLimiter):
+        asked: int = 0
+
+        def acquire(self, num_tokens: int = 0) -> None:
+            self.asked += 1
+
+        async def async_acquire(self, num_tokens: int = 0) -> None:
+            self.asked += 1
+
+    limiter = Counting(requests_per_minute=60)
+    embeddings = model(gateway, rate_limiter=limiter, embed_batch_size=2, embeddings_cache=SimpleKVStore())
+    caller.one(embeddings, "get_text_embedding_batch", ["a", "b", "c", "d"])
+    assert limiter.asked == 2
+    caller.one(embeddings, "get_text_embedding_batch", ["a", "b", "c", "d"])
+    caller.one(embeddings, "get_query_embedding", "a")
+    assert limiter.asked == 2
+    caller.one(embeddings, "get_text_embedding_batch", ["a", "b", "c", "new"])
+    assert limiter.asked == 3
+
+
 @pytest.mark.parametrize("setting", [True, False])
 def test_progress_is_shown_where_asked_for(
     gateway: LocalGateway, caller: Caller, setting: bool, capsys: pytest.CaptureFixture[str]
@@ -401,6 +422,24 @@ class TestCache:
                 caller.one(embeddings, "get_text_embedding_batch", MANY)
             again = [text for request in gateway.requests[sent:] for text in request.body["input"]]
             assert not set(again) & {MANY[n] for n in partial.vectors}
+
+    def test_it_is_written_as_batches_come_in(self, gateway: LocalGateway, caller: Caller) -> None:
+        """Whoever is killed in the middle (`kill -9`) has paid only for what was in flight."""
+        asked_before_put: list[int] = []
+
+        class Store(SimpleKVStore):
+            def put(self, key: str, val: Any, collection: str = "data") -> None:
+                asked_before_put.append(len(gateway.requests))
+                super().put(key, val, collection)
+
+            async def aput(self, key: str, val: Any, collection: str = "data") -> None:
+                self.put(key, val, collection)
+
+        embeddings = model(gateway, embeddings_cache=Store(), num_workers=1)
+        caller.one(embeddings, "get_text_embedding_batch", MANY)
+        assert len(asked_before_put) == len(MANY)
+        # The first vectors are stored before the last request has left.
+        assert asked_before_put[0] < len(gateway.requests) == asked_before_put[-1]
 
     def test_all_texts_are_checked_and_named_by_their_own_index(self, gateway: LocalGateway, caller: Caller) -> None:
         embeddings = model(gateway, embeddings_cache=SimpleKVStore())

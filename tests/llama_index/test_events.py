@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler, TokenCountingHandler
@@ -36,8 +37,8 @@ class Events(BaseEventHandler):
         self.seen.append(event)
 
     def names(self) -> list[str]:
-        """The names of LlamaIndex's own; each paid request has a LavaCallEvent beside them."""
-        return [name for event in self.seen if (name := event.class_name()) != "LavaCallEvent"]
+        """The names of the events."""
+        return [event.class_name() for event in self.seen]
 
 
 class Spans(SimpleSpanHandler):
@@ -137,6 +138,53 @@ def test_no_secret_in_any_event(caller: Caller, method: str, events: Events, spa
     assert len(written) > 6
     assert not any("hushhush" in text for text in written)
     assert "customer 'c_1'" in written[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tracer_that_does_not_ask_for_usage_events_gets_none(caller: Caller, method: str, events: Events) -> None:
+    """OpenInference and others warn of each event that they do not know."""
+    run(caller, method)
+    assert all(event.class_name().startswith("LLM") for event in events.seen)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_handler_that_asks_gets_one_usage_event_a_call(caller: Caller, method: str) -> None:
+    class Asking(Events):
+        lava_events: ClassVar[bool] = True
+
+    root, handler = get_dispatcher(), Asking(seen=[])
+    root.add_event_handler(handler)
+    try:
+        run(caller, method)
+    finally:
+        root.event_handlers.remove(handler)
+    assert handler.names().count("LavaCallEvent") == 1
+
+
+def test_a_usage_handler_that_fails_does_not_fail_the_call(caller: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Events):
+        lava_events: ClassVar[bool] = True
+
+        def handle(self, event: Any, **kwargs: Any) -> None:
+            raise RuntimeError("of this test")
+
+    root, handler = get_dispatcher(), Failing()
+    root.add_event_handler(handler)
+    try:
+        run(caller, "chat")
+    finally:
+        root.event_handlers.remove(handler)
+    assert "of this test" in caplog.text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_facts_of_a_response_can_be_written_as_json(caller: Caller, method: str) -> None:
+    streamed = method.startswith("stream")
+    llm = Scripted(stream("Hi") if streamed else answer("Hi")).llm()
+    response = (caller.all if streamed else caller.one)(llm, method, "Hello" if "complete" in method else ask())
+    facts = (response[-1] if streamed else response).additional_kwargs
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["cost"] == "0.0000048"
 
 
 class City(BaseModel):
