@@ -12,7 +12,7 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick coverage lint types extras notebooks live constraints clean
+.PHONY: demo test test-quick coverage lint types extras lowest newest dist notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
@@ -43,6 +43,25 @@ types: $(VENV)/.dev
 # Each extra installs what it names and nothing of the other framework; a missing one is named on import.
 extras: $(BIN)/uv
 	$(BIN)/python tests/extras.py $(BIN)/uv $(PYTHON)
+
+# The lower bounds in pyproject.toml are true, and what came out since `make constraints` works too.
+EVERYDAY = python -W error::DeprecationWarning:lava_mistral tests/everyday.py
+lowest: $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/lowest
+	$(BIN)/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct -e '.[all]'
+	build/lowest/bin/$(EVERYDAY)
+
+newest: $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/newest
+	$(BIN)/uv pip install --quiet --python build/newest/bin/python -e '.[all]'
+	build/newest/bin/$(EVERYDAY)
+
+# The sdist and the wheel, built twice: both times the same bytes.
+dist: $(BIN)/uv
+	rm -rf dist build/again
+	$(BIN)/uv build --quiet --out-dir dist
+	$(BIN)/uv build --quiet --out-dir build/again
+	for file in dist/*.tar.gz dist/*.whl; do cmp $$file build/again/$${file#dist/} || exit 1; done
 
 # The settings in pyproject.toml are for the tests, and name plugins that notebooks do without.
 notebooks: $(VENV)/.notebooks
