@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from langchain_lava_mistral._convert import PROVIDER
+from langchain_lava_mistral._content_blocks import PROVIDER
 
 _CLASSES = {
     "langchain.chat_models.base": "ChatLavaMistral",

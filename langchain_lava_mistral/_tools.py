@@ -1,4 +1,4 @@
-"""Tools and answer schemas, in every form that LangChain's users write them, on Mistral's wire. Pure."""
+"""Convert tools and answer schemas, in every form that LangChain's users write them, to Mistral's wire. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from lava_mistral.mistral.tools import close_objects, json_schema_format, to_too
 from lava_mistral.mistral.types import ResponseFormat, Tool
 
 ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
-Schema: TypeAlias = ToolLike
 
 _FUNCTION = ("name", "description", "strict", "parameters")
 
 
 def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
-    """A tool as Mistral takes it.
+    """Return a tool as Mistral takes it.
 
     Args:
         tool: a pydantic class (of version 1 too), `TypedDict`, function, `BaseTool`, JSON Schema with a title, or the
@@ -54,95 +53,84 @@ def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
         raise InvalidRequestError(f"A tool needs a name, which {tool!r} has not.")
     function.setdefault("parameters", {"type": "object", "properties": {}})
     if function.get("strict"):
-        function["parameters"] = _closed(function["parameters"])
+        function["parameters"] = deepcopy(function["parameters"])
+        close_objects(function["parameters"])
     return {"type": "function", "function": cast("Any", function)}
 
 
-def _closed(schema: Any) -> Any:
-    schema = deepcopy(schema)
-    close_objects(schema)
-    return schema
-
-
 def to_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[Tool]:
-    """The tools as Mistral takes them; see `to_tool`."""
+    """Return the tools as Mistral takes them; see `to_tool`."""
     return [to_tool(tool, strict=strict) for tool in tools]
 
 
-def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFormat:
-    """The response format for a schema in any form.
+def answer_function(schema: Any) -> dict[str, Any]:
+    """Return a schema in any form as a function: its name, parameters and, where it says so, description and strict.
 
     Args:
-        schema: a response format as it is; `{"name": …, "schema": …}`; a JSON Schema; whatever `to_tool` takes, for
-            its parameters.
+        schema: a json_schema response format; `{"name": …, "schema": …}`; a JSON Schema; whatever `to_tool` takes.
+
+    Raises:
+        InvalidRequestError: it is no schema.
+    """
+    if not isinstance(schema, dict):
+        if not (callable(schema) or isinstance(schema, BaseTool)):
+            raise InvalidRequestError(
+                "A response format is a dictionary, a pydantic class, a TypedDict, a function or a tool, not "
+                f"{type(schema).__name__}."
+            )
+        return cast("dict[str, Any]", to_tool(schema)["function"])
+    for form in ("json_schema", "function"):
+        if schema.get("type") == form and isinstance(schema.get(form), dict):
+            schema = schema[form]
+            if form == "json_schema" and "schema" not in schema:
+                raise InvalidRequestError("A json_schema response format needs its 'schema'.")
+    if "toolSpec" in schema or ("name" in schema and not schema.keys() & {"schema", "parameters", "properties"}):
+        # Anthropic's tool, or Bedrock's, or one without arguments.
+        return cast("dict[str, Any]", to_tool(schema)["function"])
+    parameters = schema.get("schema") or schema.get("parameters")
+    if "name" in schema and isinstance(parameters, dict):
+        return {**{key: schema[key] for key in _FUNCTION if key in schema}, "parameters": parameters}
+    # A JSON Schema. Its title and description stay where they are, too.
+    return {
+        "name": schema.get("title") or "answer",
+        "description": schema.get("description"),
+        "parameters": schema,
+    }
+
+
+def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFormat:
+    """Return the response format for a schema in any form.
+
+    Args:
+        schema: a response format as it is, or whatever `answer_function` takes.
         strict: whether the answer must follow the schema to the letter. `None`: what the schema says, else true.
 
     Raises:
         ValueError: the schema says of `strict` the contrary.
         InvalidRequestError: it is no schema.
     """
-    if isinstance(schema, dict):
-        if schema.get("type") in ("text", "json_object"):
-            return cast("ResponseFormat", schema)
-        if schema.get("type") == "json_schema" and isinstance(schema.get("json_schema"), dict):
-            schema = schema["json_schema"]
-            if "schema" not in schema:
-                raise InvalidRequestError("A json_schema response format needs its 'schema'.")
-        elif schema.get("type") == "function" and isinstance(schema.get("function"), dict):
-            schema = schema["function"]
-        elif schema.keys() >= {"name", "input_schema"} or "toolSpec" in schema:
-            # Anthropic's tool, or Bedrock's.
-            schema = to_tool(schema)["function"]
-        if isinstance(schema.get("schema"), dict) and "name" in schema:
-            inner = schema["schema"]
-        elif "name" in schema and isinstance(schema.get("parameters"), dict):
-            inner = schema["parameters"]
-        else:
-            # A JSON Schema. Its description stays where it is, too.
-            inner = schema
-        name = schema.get("name") if inner is not schema else None
-        said = schema.get("strict") if inner is not schema else None
-        return json_schema_format(
-            name or inner.get("title") or "answer",
-            inner,
-            strict=_agreed(said, strict),
-            description=schema.get("description"),
-        )
-    if not (callable(schema) or isinstance(schema, BaseTool)):
-        raise InvalidRequestError(
-            "A response format is a dictionary, a pydantic class, a TypedDict, a function or a tool, not "
-            f"{type(schema).__name__}."
-        )
-    function = to_tool(schema)["function"]
+    if isinstance(schema, dict) and schema.get("type") in ("text", "json_object"):
+        return cast("ResponseFormat", schema)
+    function = answer_function(schema)
+    said = function.get("strict")
+    if said is not None and strict is not None and said != strict:
+        raise ValueError(f"The schema says strict={said}, the call strict={strict}: say it in one place.")
+    strict = strict if said is None else said
     return json_schema_format(
         function["name"],
         function["parameters"],
-        strict=_agreed(None, strict),
+        strict=True if strict is None else strict,
         description=function.get("description"),
     )
 
 
-def _agreed(said: bool | None, asked: bool | None) -> bool:
-    if said is not None and asked is not None and said != asked:
-        raise ValueError(f"The schema says strict={said}, the call strict={asked}: say it in one place.")
-    if said is not None:
-        return said
-    return True if asked is None else asked
-
-
 def answer_tool(schema: Any, *, strict: bool | None = None) -> Tool:
-    """The tool whose arguments are the answer to a schema in any form, under a name that Mistral takes.
+    """Return the tool whose arguments are the answer to a schema in any form, under a name that Mistral takes.
 
     Nobody looks for it by its name, as the tools of an agent are looked for, so that the name may change.
     """
-    if isinstance(schema, dict):
-        if schema.get("type") == "json_schema" and isinstance(schema.get("json_schema"), dict):
-            schema = schema["json_schema"]
-        if "name" in schema and isinstance(schema.get("schema"), dict):
-            schema = {**{key: schema[key] for key in schema if key != "schema"}, "parameters": schema["schema"]}
-    tool = to_tool(schema, strict=strict)
-    tool["function"]["name"] = tool_name(tool["function"]["name"])
-    return tool
+    function = answer_function(schema)
+    return to_tool({"type": "function", "function": {**function, "name": tool_name(function["name"])}}, strict=strict)
 
 
 def normalize(parameters: dict[str, Any]) -> None:
@@ -154,6 +142,8 @@ def normalize(parameters: dict[str, Any]) -> None:
         parameters["tools"] = wire = to_tools(tools)
         choice = parameters.get("tool_choice")
         parameters["tool_choice"] = to_tool_choice(choice, [tool["function"]["name"] for tool in wire])
+    else:
+        parameters.pop("tool_choice", None)
     if parameters.get("response_format") is not None:
         parameters["response_format"] = to_response_format(parameters["response_format"])
     if isinstance(parameters.get("prediction"), str):

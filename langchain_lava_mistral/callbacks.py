@@ -1,22 +1,32 @@
-"""What LangChain runs used and cost through Lava: a callback handler, and a block that needs none."""
+"""What LangChain runs used and cost through Lava, and what its callbacks are told of new tries."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
+    BaseCallbackManager,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
+from langchain_core.utils.uuid import uuid7
 
-from lava_mistral.billing.listeners import present_watch, track_usage, watching
+from langchain_lava_mistral.errors import to_langchain
+from lava_mistral.billing.listeners import Surroundings, present_watch, track_usage, watching
 from lava_mistral.billing.usage import LANGCHAIN_RUN
 from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals
+from lava_mistral.errors import LavaError
 
 if TYPE_CHECKING:
-    from langchain_lava_mistral._retries import CallRun
+    from tenacity import RetryCallState
 
 
 class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
@@ -55,16 +65,16 @@ class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
         return self
 
     def on_retriever_start(self, *args: Any, run_id: UUID, **kwargs: Any) -> None:
-        """A retriever begins: what is embedded in its context until it ends is counted."""
+        """Count what is embedded in this context until the retriever ends."""
         self._retrieving.add(run_id)
         _retrieving.set((*_open(), (self, run_id)))
 
     def on_retriever_end(self, *args: Any, run_id: UUID, **kwargs: Any) -> None:
-        """A retriever ended."""
+        """Count no more of the retriever."""
         self._retrieving.discard(run_id)
 
     def on_retriever_error(self, *args: Any, run_id: UUID, **kwargs: Any) -> None:
-        """A retriever failed."""
+        """Count no more of the retriever."""
         self._retrieving.discard(run_id)
 
 
@@ -74,7 +84,7 @@ _retrieving: ContextVar[tuple[tuple[LavaUsageCallbackHandler, UUID], ...]] = Con
 
 
 def _open() -> tuple[tuple[LavaUsageCallbackHandler, UUID], ...]:
-    """The retrievers of this context that have not ended. LangChain hands their callbacks to nothing inside them."""
+    """Return this context's retrievers that have not ended. LangChain hands their callbacks to nothing inside them."""
     return tuple((handler, run_id) for handler, run_id in _retrieving.get() if run_id in handler._retrieving)
 
 
@@ -93,23 +103,116 @@ def get_lava_usage_callback() -> Iterator[LavaUsageCallbackHandler]:
         yield handler
 
 
-@contextmanager
-def counted(run: CallRun) -> Iterator[None]:
-    """A block for the beginning of a chat call, billed where it was asked for: its handlers are told what it costs."""
-    with (
-        nullcontext() if run.surroundings is None else run.surroundings.again(),
-        watching(_totals(run.handlers), run.run_id),
-    ):
-        yield
+class CallRun:
+    """Hold what LangChain does not hand to the model when a call streams: its run, and the blocks that it began in.
+
+    `stream` and `invoke` of a streaming model call `_stream` without a run manager.
+
+    Attributes:
+        config: the caller's configuration, with a run id that is known beforehand.
+        manager: LangChain's own, where it came.
+        opened: the stream, once it is open.
+    """
+
+    def __init__(self) -> None:
+        self.config: RunnableConfig = {}
+        self.manager: Any = None
+        self.opened: Any = None
+        self._captured: Surroundings | None = None
+        self._handlers: list[BaseCallbackHandler] = []
+        self._parent: UUID | None = None
+        self._slept = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    def begin(cls, config: RunnableConfig | None, callbacks: Any) -> CallRun:
+        """Take down where a stream is asked for: it starts when its first chunk is taken, perhaps elsewhere.
+
+        Args:
+            config: the caller's.
+            callbacks: the model's own.
+        """
+        run = cls()
+        run._captured = Surroundings.here()
+        around = ensure_config(config)
+        run.config = {**(config or {})}
+        run.config["run_id"] = run.config.get("run_id") or uuid7()
+        for given in (around.get("callbacks"), callbacks):
+            if isinstance(given, BaseCallbackManager):
+                run._handlers += given.handlers
+                run._parent = given.parent_run_id or run._parent
+            elif given:
+                run._handlers += given
+        return run
+
+    def counted(self) -> watching:
+        """Return the block for the call's beginning: billed where it was asked for, its handlers told what it costs."""
+        manager = self.manager
+        handlers = self._handlers if manager is None else manager.handlers
+        run_id = self.config.get("run_id") if manager is None else manager.run_id
+        return watching(_totals(handlers), None if run_id is None else str(run_id), self._captured)
+
+    def thread_id(self) -> str | None:
+        """Return LangGraph's name of the conversation that the call is part of."""
+        for config in (self.config, var_child_runnable_config.get() or {}):
+            thread = (config.get("configurable") or {}).get("thread_id")
+            if thread is not None:
+                return str(thread)
+        metadata = getattr(self.manager, "metadata", None) or {}
+        return str(metadata["thread_id"]) if "thread_id" in metadata else None
+
+    def on_retry(self, error: LavaError, tries: int, wait: float) -> None:
+        """Tell the callbacks of a new try, in sync code."""
+        manager = self._manager(CallbackManagerForLLMRun)
+        if manager is not None:
+            manager.on_retry(self._state(error, tries, wait))
+
+    def on_retry_soon(self, error: LavaError, tries: int, wait: float) -> None:
+        """Tell the callbacks of a new try in a task, while the wait goes on."""
+        manager = self._manager(AsyncCallbackManagerForLLMRun)
+        if manager is not None:
+            self._tasks.append(asyncio.ensure_future(manager.on_retry(self._state(error, tries, wait))))
+
+    async def told(self) -> None:
+        """Wait until the callbacks have been told all."""
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            await asyncio.gather(*tasks)
+
+    def _manager(self, kind: type[Any]) -> Any:
+        if self.manager is None and self.config:
+            config = ensure_config(self.config)
+            self.manager = kind(
+                run_id=config["run_id"],
+                handlers=self._handlers,
+                inheritable_handlers=self._handlers,
+                parent_run_id=self._parent,
+                tags=config.get("tags"),
+                metadata=config.get("metadata"),
+            )
+        return self.manager
+
+    def _state(self, error: LavaError, tries: int, wait: float) -> RetryCallState:
+        # LangChain's signature is tenacity's state; it is loaded only when there is something to tell.
+        from tenacity import RetryAction, RetryCallState, Retrying
+
+        failure = to_langchain(error)
+        state = RetryCallState(Retrying(), None, (), {})
+        state.attempt_number = tries
+        state.set_exception((type(failure), failure, failure.__traceback__))
+        self._slept += wait
+        state.upcoming_sleep = wait
+        state.next_action = RetryAction(wait)
+        state.idle_for = self._slept
+        return state
 
 
-def counted_embedding() -> AbstractContextManager[None]:
-    """A block for the beginning of an embedding call: the handlers of what it is part of are told what it costs."""
-    config = var_child_runnable_config.get() or {}
-    callbacks = config.get("callbacks")
+def counted_embedding() -> watching:
+    """Return the block for the beginning of an embedding call: the handlers around it are told what it costs."""
     retrievers = _open()
     handlers: list[Any] = [handler for handler, _ in retrievers]
     run_id = retrievers[-1][1] if retrievers else None
+    callbacks = (var_child_runnable_config.get() or {}).get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
         handlers += callbacks.handlers
         run_id = run_id or callbacks.parent_run_id
@@ -119,7 +222,7 @@ def counted_embedding() -> AbstractContextManager[None]:
 
 
 def traced(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """The metadata of a call within one of these blocks, with the run that it belongs to, where there is one."""
+    """Return the metadata of a call within one of these blocks, with the run that it belongs to, where there is one."""
     run_id = present_watch().run_id
     return metadata if run_id is None else {LANGCHAIN_RUN: run_id, **(metadata or {})}
 

@@ -2,100 +2,55 @@
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import httpx
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap
-from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, SecretStr, model_validator
+from langchain_core.runnables import Runnable, RunnableConfig
+from pydantic import BaseModel, SecretStr, model_validator
 
-from langchain_lava_mistral._chunks import ChunkMaker
-from langchain_lava_mistral._convert import PROVIDER, to_wire
-from langchain_lava_mistral._fields import (
-    BillingField,
-    Key,
-    SpendLimitField,
-    aliases_of,
-    environment_key,
-    environment_url,
-    shared_in,
-)
-from langchain_lava_mistral._parsers import (
-    WholeJsonParser,
-    WholePydanticParser,
-    WholePydanticToolParser,
-    WholeToolParser,
-    with_outcome,
+from langchain_lava_mistral._content_blocks import PROVIDER
+from langchain_lava_mistral._from_wire import added, head_metadata, tail_metadata, to_result
+from langchain_lava_mistral._params import (
+    FRAMEWORK,
+    KNOWN,
+    PARAMETERS,
+    SETTINGS,
+    ChatParameters,
+    ChatRequest,
+    check_call,
+    named,
 )
 from langchain_lava_mistral._profiles import profile_of
-from langchain_lava_mistral._results import added, first_metadata, last_metadata, to_result
-from langchain_lava_mistral._retries import CallRun
-from langchain_lava_mistral._tools import (
-    Schema,
-    ToolLike,
-    answer_tool,
-    normalize,
-    to_response_format,
-    to_tools,
-)
-from langchain_lava_mistral.callbacks import counted, traced
+from langchain_lava_mistral._settings import Made, new_clients, shared_settings
+from langchain_lava_mistral._stream_chunks import ChunkBuilder
+from langchain_lava_mistral._structured import structured
+from langchain_lava_mistral._to_wire import to_wire
+from langchain_lava_mistral._tools import ToolLike, normalize, to_response_format, to_tools
+from langchain_lava_mistral.callbacks import CallRun, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.billing.pickling import carried_fields
-from lava_mistral.calls.chat_body import NO_FIELDS, refuse_keys
-from lava_mistral.client._base import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
-from lava_mistral.client.async_client import AsyncLavaMistral
-from lava_mistral.client.sync_client import LavaMistral
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.pricing.tokenizers import token_ids
 from lava_mistral.pricing.tokens import count_tokens
-from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 
-# Field → Mistral's name for it.
-_PARAMETERS = {
-    "temperature": "temperature",
-    "max_tokens": "max_tokens",
-    "top_p": "top_p",
-    "stop": "stop",
-    "seed": "random_seed",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "n": "n",
-    "safe_prompt": "safe_prompt",
-    "parallel_tool_calls": "parallel_tool_calls",
-    "prompt_mode": "prompt_mode",
-    "reasoning_effort": "reasoning_effort",
-    "prediction": "prediction",
-    "response_format": "response_format",
-    "prompt_cache_key": "prompt_cache_key",
-}
-# Arguments of a call that say how it is made; they are no part of the request's body.
-_SETTINGS = frozenset(
-    (
-        "billing",
-        "lava_metadata",
-        "trace_metadata",
-        "timeout",
-        "max_retries",
-        "stream_chunk_timeout",
-        "repair_messages",
-    )
-)
-# LangChain's own, which reach the model on some ways.
-_FRAMEWORK = frozenset(("stream", "streaming", "ls_structured_output_format", "structured_output_format", "_run"))
+if TYPE_CHECKING:
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
+
 _RUN = "_run"
+# The settings of the model's clients that a call may change.
+_OF_A_CALL = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
+_IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 
 
-class ChatLavaMistral(BaseChatModel):
+class ChatLavaMistral(ChatParameters, BaseChatModel):
     """Mistral's chat models through Lava, for LangChain (`langchain_lava_mistral`).
 
     Everything that `BaseChatModel` does works: invoke, stream, batch, their async forms, tools, structured output,
@@ -105,9 +60,10 @@ class ChatLavaMistral(BaseChatModel):
         model = ChatLavaMistral(model="mistral-small-2603")
         model.invoke("Why is the sky blue?").text
 
-    Whatever says what is asked and how can be given to `invoke`, `bind` and their like too, under every name that is
-    understood here, `billing=` and `lava_metadata=` included:
-    `model.invoke(…, billing=Billing(customer_id="c_1", meter_slug="chat"))`.
+    Whatever says what is asked and how can be given to `invoke`, `bind` and their like too, `billing=` and
+    `lava_metadata=` included: `model.invoke(…, billing=Billing(customer_id="c_1", meter_slug="chat"))`. The names that
+    other integrations use (`model_name`, `random_seed`, `max_completion_tokens`, `stop_sequences`, `request_timeout`,
+    `extra_body`, …) are understood.
 
     A tool call whose arguments were cut off stands in `invalid_tool_calls`, streamed or not: no agent runs it.
 
@@ -116,7 +72,7 @@ class ChatLavaMistral(BaseChatModel):
     With `n` above 1, and while streaming, usage and cost stand on one message or chunk only, so that sums are right.
 
     Args:
-        model: the model's name; `model_name` is understood too.
+        model: the model's name.
         api_key: Lava's secret key or a forward token, or a function returning it. By default `LAVA_FORWARD_TOKEN`,
             then `LAVA_SECRET_KEY`. A missing key is reported by the first call.
         base_url: by default `LAVA_BASE_URL`, else by the key: production or sandbox.
@@ -128,19 +84,29 @@ class ChatLavaMistral(BaseChatModel):
             could pass it is refused before it is sent (`SpendLimitError`). It is not serialized.
         temperature: 0 to 1.5.
         max_tokens: of the answer.
+        min_tokens: of the answer.
         top_p: nucleus sampling, 0 to 1.
+        top_k: how many tokens to choose from.
         stop: texts that end the answer.
         seed: makes answers repeatable (`random_seed` on the wire).
         presence_penalty: -2 to 2.
         frequency_penalty: -2 to 2.
+        repetition_penalty: above 0.
         n: how many answers; `generate` gives them all. More than one is not streamed.
         safe_prompt: Mistral's safety prompt in front of the conversation.
+        tool_choice: for calls with tools, in any form that `bind_tools` takes.
         parallel_tool_calls: whether the model may call several tools in one turn.
         prompt_mode: `"reasoning"` for magistral models.
-        reasoning_effort: `"high"` or `"none"`.
+        reasoning_effort: how long the model thinks, from `"none"` to `"high"`.
         prediction: the expected answer, as text or in Mistral's form.
         response_format: JSON mode or a schema, in any form that `with_structured_output` takes.
         prompt_cache_key: groups prompts for Mistral's cache.
+        logprobs: give the probabilities of the answer's tokens.
+        top_logprobs: of how many other tokens at each place.
+        prompt_logprobs: of the prompt's tokens.
+        service_tier: Mistral's tier of service.
+        guardrails: Mistral's own guardrails, in its form.
+        mistral_metadata: Mistral's own `metadata`, stored with the request there.
         model_kwargs: further fields of the request's body.
         streaming: `True` streams under `invoke` too; `False` never streams.
         timeout: seconds for an answer, or for a stream to begin; `None` for no limit.
@@ -152,71 +118,13 @@ class ChatLavaMistral(BaseChatModel):
         repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
 
     Raises:
-        pydantic.ValidationError: a setting is wrong (it is a `ValueError`).
+        pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).
     """
-
-    model: str = Field(default=DEFAULT_CHAT_MODEL, validation_alias=AliasChoices("model", "model_name"))
-    api_key: Key | None = Field(default_factory=environment_key, exclude=True, repr=False)
-    base_url: str | None = Field(default_factory=environment_url)
-    billing: BillingField | None = Field(default=None, exclude=True)
-    lava_metadata: dict[str, str] | None = None
-    trace_metadata: bool = False
-    spend_limit: SpendLimitField | None = Field(default=None, exclude=True)
-    temperature: float | None = None
-    max_tokens: int | None = None
-    top_p: float | None = None
-    stop: list[str] | str | None = Field(default=None, validation_alias=AliasChoices("stop", "stop_sequences"))
-    seed: int | None = Field(default=None, validation_alias=AliasChoices("seed", "random_seed"))
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    n: int | None = Field(default=None, ge=1)
-    safe_prompt: bool | None = Field(default=None, validation_alias=AliasChoices("safe_prompt", "safe_mode"))
-    parallel_tool_calls: bool | None = None
-    prompt_mode: str | None = None
-    reasoning_effort: str | None = None
-    prediction: str | dict[str, Any] | None = None
-    response_format: Any = None
-    prompt_cache_key: str | None = None
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    # `None` beside false: LangChain takes a false that was ever set for "never stream", and sets every field anew
-    # where it configures a model.
-    streaming: bool | None = None
-    timeout: float | None = Field(default=DEFAULT_TIMEOUT, validation_alias=AliasChoices("timeout", "request_timeout"))
-    max_retries: int = DEFAULT_MAX_RETRIES
-    stream_chunk_timeout: float | None = DEFAULT_TIMEOUT
-    http_client: InstanceOf[httpx.Client] | None = Field(default=None, exclude=True, repr=False)
-    http_async_client: InstanceOf[httpx.AsyncClient] | None = Field(default=None, exclude=True, repr=False)
-    repair_messages: bool = True
-
-    # An error must not show the key that was given beside the wrong setting.
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_unknown(cls, values: Any) -> Any:
-        """Move what is no field to `model_kwargs` with a warning, as LangChain's users know it."""
-        if not isinstance(values, dict):
-            return values
-        known = {*cls.model_fields, *aliases_of(cls)}
-        extra = {name: value for name, value in values.items() if name not in known}
-        body = dict(values.get("model_kwargs") or {})
-        if twice := body.keys() & values.keys():
-            raise ValueError(f"{sorted(twice)} stand in model_kwargs and beside it: give them once.")
-        refuse_keys([*extra, *body.keys() - known])
-        if extra:
-            warnings.warn(
-                f"{sorted(extra)} are no parameters of {cls.__name__}; they go to Mistral as they are, through "
-                "model_kwargs. Mistral refuses fields that it does not know.",
-                stacklevel=6,
-            )
-        named = {name: body.pop(name) for name in list(body) if name in known}
-        kept = {name: value for name, value in values.items() if name not in extra}
-        return {**kept, **named, "model_kwargs": {**body, **extra}}
 
     @model_validator(mode="after")
     def _check_settings(self) -> ChatLavaMistral:
         with translated():
-            self._client()
+            self._clients({})
         return self
 
     # What LangChain asks of a model
@@ -232,24 +140,17 @@ class ChatLavaMistral(BaseChatModel):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Whether LangChain can write the model down; the key is left out and named, `billing` is left out."""
+        """Return true: LangChain can write the model down; the key is left out and named, `billing` is left out."""
         return True
 
     @property
     def lc_secrets(self) -> dict[str, str]:
         """Where the key comes from when a model is read back."""
-        key = self.api_key.get_secret_value() if isinstance(self.api_key, SecretStr) else "aks_"
-        return {"api_key": "LAVA_SECRET_KEY" if key.startswith("aks_") else "LAVA_FORWARD_TOKEN"}
-
-    def __getstate__(self) -> dict[Any, Any]:
-        state = super().__getstate__()
-        return {**state, "__dict__": carried_fields(state["__dict__"])}
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return super().__deepcopy__(shared_in(self, memo))
-
-    def __repr_name__(self) -> str:
-        return f"langchain_lava_mistral.{type(self).__name__}"
+        if isinstance(self.api_key, SecretStr):
+            forwards = not self.api_key.get_secret_value().startswith("aks_")
+        else:
+            forwards = self.api_key is None and "LAVA_FORWARD_TOKEN" in os.environ
+        return {"api_key": "LAVA_FORWARD_TOKEN" if forwards else "LAVA_SECRET_KEY"}
 
     def __repr_args__(self) -> Any:
         # LangChain shows what differs from the defaults, and a profile of twenty lines.
@@ -258,29 +159,28 @@ class ChatLavaMistral(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.model, "base_url": self.base_url, **self._defaults()}
+        return {"model": self.model, "base_url": self.base_url, **self.parameters()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # What may hold a secret is refused when the call is made; its trace is written before that.
-        hidden = _SETTINGS | _FRAMEWORK | NO_FIELDS
-        given = {name: value for name, value in self._named(kwargs).items() if name not in hidden}
-        params = {**self._identifying_params, "_type": self._llm_type, **given}
+        params = {"model": self.model, "base_url": self.base_url, **self.parameters(), "_type": "lava-mistral-chat"}
+        hidden = SETTINGS | FRAMEWORK
+        params.update((name, value) for name, value in named(kwargs).items() if name in KNOWN and name not in hidden)
         return params if stop is None else {**params, "stop": stop}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        named = self._named(kwargs)
-        stop = named.pop("stop", None) if stop is None else stop
-        params = super()._get_ls_params(stop=[stop] if isinstance(stop, str) else stop, **named)
+        kwargs = {**named(kwargs)}
+        stop = kwargs.pop("stop", self.stop) if stop is None else stop
+        params = super()._get_ls_params(stop=[stop] if isinstance(stop, str) else stop, **kwargs)
         params["ls_provider"] = PROVIDER
-        if not stop and self.stop:
-            params["ls_stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
         return params
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # The key of a cache: what is asked, whoever pays for it. LangChain's own is made of a serialization that it
         # keeps from the first call on, whatever is changed in the model.
-        params = self._get_invocation_params(stop=stop, **kwargs)
-        return str(sorted(params.items(), key=itemgetter(0)))
+        hidden = SETTINGS | FRAMEWORK
+        given = {name: value for name, value in named(kwargs).items() if name not in hidden}
+        return str(sorted({**self._identifying_params, "stop": stop or self.stop, **given}.items(), key=itemgetter(0)))
 
     def _resolve_model_profile(self) -> ModelProfile:
         return profile_of(self.model)
@@ -288,8 +188,7 @@ class ChatLavaMistral(BaseChatModel):
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
         combined: dict[str, Any] = {}
         for output in llm_outputs:
-            if output:
-                added(combined, output)
+            added(combined, output or {})
         return combined
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
@@ -298,23 +197,18 @@ class ChatLavaMistral(BaseChatModel):
             metadata = generation.message.response_metadata
             if "cost" in metadata:
                 # LangChain counts a hit as free, and so it was.
-                generation.message = generation.message.model_copy(
-                    update={"response_metadata": {**metadata, "cost": "0"}}
-                )
+                update = {"response_metadata": {**metadata, "cost": "0"}}
+                generation.message = generation.message.model_copy(update=update)
         return generations
-
-    def _should_stream(self, **kwargs: Any) -> bool:
-        asked = kwargs.pop("streaming", None)
-        if asked is not None:
-            return self.model_copy(update={"streaming": asked})._should_stream(**kwargs)
-        return super()._should_stream(**kwargs)
 
     def _streaming_disabled(self, **kwargs: Any) -> bool:
         asked = kwargs.pop("streaming", None)
-        if asked is not None:
-            return self.model_copy(update={"streaming": asked})._streaming_disabled(**kwargs)
         # A stream is one message; several answers at once would run into each other.
-        return (self._named(kwargs).get("n") or self.n or 1) > 1 or super()._streaming_disabled(**kwargs)
+        if asked is False or (named(kwargs).get("n") or self.n or 1) > 1:
+            return True
+        if asked and self.streaming is False:
+            return self.model_copy(update={"streaming": None})._streaming_disabled(**kwargs)
+        return super()._streaming_disabled(**kwargs)
 
     # Calls
 
@@ -325,9 +219,10 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        run = kwargs.get(_RUN) or CallRun(run_manager)
-        with translated(), counted(run):
-            answer = self._client(kwargs).chat(**self._request(messages, stop, kwargs), on_retry=run.on_retry)
+        run = self._run(kwargs, run_manager)
+        with translated(), run.counted():
+            request = self._request(messages, stop, kwargs)
+            answer = request.client.chat(**request.arguments, on_retry=run.on_retry)
         return to_result(answer)
 
     async def _agenerate(
@@ -337,13 +232,12 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        run = kwargs.get(_RUN) or CallRun(run_manager)
+        run = self._run(kwargs, run_manager)
         with translated():
-            client = self._async_client(kwargs)
             try:
-                with counted(run):
+                with run.counted():
                     request = self._request(messages, stop, kwargs)
-                    answer = await client.chat(**request, on_retry=run.on_retry_soon)
+                    answer = await request.async_client.chat(**request.arguments, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
         return to_result(answer)
@@ -355,24 +249,20 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        run = kwargs.get(_RUN) or CallRun(run_manager)
-        maker = ChunkMaker()
-        first: Mapping[str, Any] | None = None
+        run = self._run(kwargs, run_manager)
         with translated():
-            with counted(run):
+            with run.counted():
                 request = self._request(messages, stop, kwargs, stream=True)
-                opened = self._client(kwargs).stream(**request, on_retry=run.on_retry)
+                opened = request.client.stream(**request.arguments, on_retry=run.on_retry)
             with opened as stream:
-                run.opened = stream
-                first = first_metadata(stream)
+                builder = ChunkBuilder(head_metadata(stream))
                 for delta in stream:
-                    chunk = maker.chunk(delta, first) if delta.index == 0 else None
+                    chunk = builder.chunk(delta) if delta.index == 0 else None
                     if chunk is not None:
-                        first = None
                         if run_manager is not None:
                             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = maker.last(*last_metadata(stream, first), stream.turn.tool_calls)
+                chunk = builder.last(*tail_metadata(stream), stream.turn.tool_calls)
                 if run_manager is not None:
                     run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -384,27 +274,24 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        run = kwargs.get(_RUN) or CallRun(run_manager)
-        maker = ChunkMaker()
-        first: Mapping[str, Any] | None = None
+        run = self._run(kwargs, run_manager)
         with translated():
             try:
-                with counted(run):
+                with run.counted():
                     request = self._request(messages, stop, kwargs, stream=True)
-                    opened = await self._async_client(kwargs).stream(**request, on_retry=run.on_retry_soon)
+                    opened = await request.async_client.stream(**request.arguments, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
             async with opened as stream:
                 run.opened = stream
-                first = first_metadata(stream)
+                builder = ChunkBuilder(head_metadata(stream))
                 async for delta in stream:
-                    chunk = maker.chunk(delta, first) if delta.index == 0 else None
+                    chunk = builder.chunk(delta) if delta.index == 0 else None
                     if chunk is not None:
-                        first = None
                         if run_manager is not None:
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = maker.last(*last_metadata(stream, first), stream.turn.tool_calls)
+                chunk = builder.last(*tail_metadata(stream), stream.turn.tool_calls)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -417,7 +304,7 @@ class ChatLavaMistral(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """The answer, chunk by chunk. The request is sent when the first is asked for, and billed to whom this call is.
+        """Return the answer, chunk by chunk. The request is sent when the first is asked for, billed as of now.
 
         Closing the iterator closes the connection.
 
@@ -425,16 +312,8 @@ class ChatLavaMistral(BaseChatModel):
             LavaError: while iterating, when the call failed or the stream ended early (`StreamInterruptedError`, with
                 what had come).
         """
-        run = CallRun()
-        config = run.begin(config, self.callbacks)
-        return self._closed_with(run, super().stream(input, config, stop=stop, **{**kwargs, _RUN: run}))
-
-    @staticmethod
-    def _closed_with(run: CallRun, chunks: Iterator[AIMessageChunk]) -> Iterator[AIMessageChunk]:
-        try:
-            yield from chunks
-        finally:
-            run.close()
+        kwargs[_RUN] = run = CallRun.begin(config, self.callbacks)
+        return super().stream(input, run.config, stop=stop, **kwargs)
 
     def astream(
         self,
@@ -444,20 +323,22 @@ class ChatLavaMistral(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        """The answer, chunk by chunk; see `stream`."""
-        run = CallRun()
-        config = run.begin(config, self.callbacks)
-        chunks = super().astream(input, config, stop=stop, **{**kwargs, _RUN: run})
-        return self._aclosed_with(run, cast("Any", chunks))
+        """Return the answer, chunk by chunk; see `stream`."""
+        kwargs[_RUN] = run = CallRun.begin(config, self.callbacks)
+        return self._closing(run, super().astream(input, run.config, stop=stop, **kwargs))
 
     @staticmethod
-    async def _aclosed_with(run: CallRun, chunks: Any) -> AsyncIterator[AIMessageChunk]:
+    async def _closing(run: CallRun, chunks: Any) -> AsyncIterator[AIMessageChunk]:
+        """Close the connection with the iterator: an async generator that is left is only closed by the event loop."""
         try:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
         finally:
-            await run.aclose()
+            if run.opened is not None:
+                await run.opened.aclose()
+
+    # LangChain gives `_stream` no run manager where a model streams under `invoke`.
 
     def _generate_with_cache(
         self,
@@ -466,7 +347,7 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        kwargs[_RUN] = CallRun(run_manager, kwargs.get(_RUN))
+        kwargs = self._with_run(kwargs, run_manager)
         return super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
 
     async def _agenerate_with_cache(
@@ -476,42 +357,31 @@ class ChatLavaMistral(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        kwargs[_RUN] = CallRun(run_manager, kwargs.get(_RUN))
+        kwargs = self._with_run(kwargs, run_manager)
         return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+
+    def _with_run(self, kwargs: dict[str, Any], manager: Any) -> dict[str, Any]:
+        streams = {"stream": True} if kwargs.get("streaming") else {}
+        return {**kwargs, **streams, _RUN: self._run(kwargs, manager)}
 
     # The request
 
-    def _named(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call under the names of the fields, those in `model_kwargs` among them."""
-        aliases = aliases_of(type(self))
-        given = {**(kwargs.get("model_kwargs") or {}), **kwargs}
-        given.pop("model_kwargs", None)
-        return {aliases.get(name, name): value for name, value in given.items()}
+    @staticmethod
+    def _run(kwargs: Mapping[str, Any], manager: Any) -> CallRun:
+        run: CallRun = kwargs.get(_RUN) or CallRun()
+        run.manager = manager or run.manager
+        return run
 
-    def _settings(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        kwargs = self._named(kwargs)
-        return {
-            "api_key": self.api_key,
-            "base_url": self.base_url,
-            "billing": self.billing,
-            "metadata": self.lava_metadata,
-            "timeout": kwargs.get("timeout", self.timeout),
-            "max_retries": kwargs.get("max_retries", self.max_retries),
-            "stream_chunk_timeout": kwargs.get("stream_chunk_timeout", self.stream_chunk_timeout),
-            "spend_limit": self.spend_limit,
-        }
-
-    # A client holds no connection and costs a few microseconds: made for each call, it can't be a stale one.
-
-    def _client(self, kwargs: Mapping[str, Any] = {}) -> LavaMistral:
-        return LavaMistral(**self._settings(kwargs), http_client=self.http_client)
-
-    def _async_client(self, kwargs: Mapping[str, Any] = {}) -> AsyncLavaMistral:
-        return AsyncLavaMistral(**self._settings(kwargs), http_client=self.http_async_client)
-
-    def _defaults(self) -> dict[str, Any]:
-        given = {wire: value for name, wire in _PARAMETERS.items() if (value := getattr(self, name)) is not None}
-        return {**given, **self.model_kwargs}
+    def _clients(self, changed: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
+        """Return the clients of the present settings, made anew only where one has changed."""
+        fields = self.__dict__
+        settings = {name: fields[name] for name in _OF_A_CALL} | {**changed}
+        if changed:
+            return new_clients(fields, **settings)
+        present = shared_settings(fields), settings, dict(self.lava_metadata or ())
+        if self._made.settings != present:
+            self._made = Made(present, new_clients(fields, **settings))
+        return cast("tuple[LavaMistral, AsyncLavaMistral]", self._made.value)
 
     def _request(
         self,
@@ -520,29 +390,36 @@ class ChatLavaMistral(BaseChatModel):
         kwargs: Mapping[str, Any],
         *,
         stream: bool = False,
-    ) -> dict[str, Any]:
-        """The arguments of the core's `chat` or `stream`."""
-        kwargs = self._named(kwargs)
-        parameters = self._defaults()
-        for name, value in kwargs.items():
-            if name not in _SETTINGS and name not in _FRAMEWORK:
-                parameters[_PARAMETERS.get(name, name)] = value
+    ) -> ChatRequest:
+        """Return a call, resolved from the model's settings and its own arguments."""
+        parameters = self.parameters()
+        said: dict[str, Any] = {}
+        unknown: list[str] = []
+        for name, value in named(kwargs).items():
+            if name in SETTINGS:
+                said[name] = value
+            elif name not in FRAMEWORK:
+                parameters[PARAMETERS.get(name, name)] = value
+                if name not in KNOWN:
+                    unknown.append(name)
+        if unknown:
+            check_call(unknown, free={**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {})})
         if stop is not None:
             parameters["stop"] = stop
         if stream and (parameters.get("n") or 1) > 1:
             raise InvalidRequestError("A stream is one message: ask for n > 1 with generate() or invoke().")
-        normalize(parameters)
+        if not _IN_USERS_FORMS.isdisjoint(parameters):
+            normalize(parameters)
         parameters.setdefault("model", self.model)
-        metadata = kwargs.get("lava_metadata")
-        if kwargs.get("trace_metadata", self.trace_metadata):
+        metadata = said.get("lava_metadata")
+        if said.get("trace_metadata", self.trace_metadata):
             metadata = traced(metadata)
-        return {
-            **parameters,
-            "messages": to_wire(messages),
-            "billing": kwargs.get("billing"),
-            "lava_metadata": metadata,
-            "repair_messages": kwargs.get("repair_messages", self.repair_messages),
-        }
+        parameters["messages"] = to_wire(messages)
+        parameters["billing"] = said.get("billing")
+        parameters["lava_metadata"] = metadata
+        parameters["repair_messages"] = said.get("repair_messages", self.repair_messages)
+        changed = {name: said[name] for name in _OF_A_CALL & said.keys()} if said else said
+        return ChatRequest(*self._clients(changed), parameters)
 
     # Tools and schemas
 
@@ -556,7 +433,7 @@ class ChatLavaMistral(BaseChatModel):
         response_format: Any = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with tools that it may call.
+        """Return the model with tools that it may call.
 
         Args:
             tools: pydantic classes, `TypedDict`s, functions, `BaseTool`s, JSON Schemas with a title, or dictionaries
@@ -573,28 +450,24 @@ class ChatLavaMistral(BaseChatModel):
         """
         with translated():
             wire = to_tools(tools, strict=strict)
-            bound: dict[str, Any] = {**kwargs}
             if wire:
-                bound["tools"] = wire
                 choice = to_tool_choice(tool_choice, [tool["function"]["name"] for tool in wire])
-                if choice is not None:
-                    bound["tool_choice"] = choice
-                if parallel_tool_calls is not None:
-                    bound["parallel_tool_calls"] = parallel_tool_calls
+                given = {"tools": wire, "tool_choice": choice, "parallel_tool_calls": parallel_tool_calls}
+                kwargs.update((name, value) for name, value in given.items() if value is not None)
             if response_format is not None:
-                bound["response_format"] = to_response_format(response_format)
-        return cast("Runnable[LanguageModelInput, AIMessage]", self.bind(**bound))
+                kwargs["response_format"] = to_response_format(response_format)
+        return cast("Runnable[LanguageModelInput, AIMessage]", self.bind(**kwargs))
 
     def with_structured_output(
         self,
-        schema: Schema | None = None,
+        schema: ToolLike | None = None,
         *,
         method: Literal["function_calling", "json_schema", "json_mode"] | None = None,
         include_raw: bool = False,
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
-        """The model with answers of a schema's form: objects of a pydantic class, dictionaries otherwise.
+        """Return the model with answers of a schema's form: objects of a pydantic class, dictionaries otherwise.
 
         Args:
             schema: a pydantic class, `TypedDict`, JSON Schema, function, `BaseTool`, the dictionary of a tool in
@@ -612,50 +485,19 @@ class ChatLavaMistral(BaseChatModel):
             ValueError: the method needs a schema, there is no such method, or `strict` is said twice and differently.
             OutputParserException: on a call, when the answer was cut off or does not parse; on a stream at its end.
         """
-        if method is None:
-            method = "json_schema" if (self.profile or {}).get("structured_output") else "function_calling"
-            if schema is None:
-                method = "json_mode"
-        if schema is None and method != "json_mode":
-            raise ValueError(f"with_structured_output needs a schema for the method {method!r}.")
-        pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
-        trace = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-        bound: dict[str, Any] = {**kwargs, "ls_structured_output_format": trace}
-        parser: OutputParserLike[Any]
         with translated():
-            match method:
-                case "function_calling":
-                    tool = answer_tool(schema, strict=strict)
-                    name = tool["function"]["name"]
-                    llm: Any = self.bind_tools([tool], tool_choice="any", **bound)
-                    parser = (
-                        WholePydanticToolParser(key_name=name, pydantic_object=schema)
-                        if pydantic
-                        else WholeToolParser(key_name=name)
-                    )
-                case "json_schema" | "json_mode":
-                    form: Any = {"type": "json_object"}
-                    if method == "json_schema":
-                        form = to_response_format(schema, strict=strict)
-                    llm = self.bind(response_format=form, **bound)
-                    parser = WholePydanticParser(pydantic_object=cast("Any", schema)) if pydantic else WholeJsonParser()
-                case _:
-                    raise ValueError(f"The method is 'function_calling', 'json_schema' or 'json_mode', not {method!r}.")
-        if not include_raw:
-            return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", llm | parser)
-        answered: Any = RunnableMap(raw=llm) | with_outcome(parser)
-        return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", answered)
+            return structured(self, schema, method=method, include_raw=include_raw, strict=strict, bound=kwargs)
 
     # Tokens
 
     def get_num_tokens(self, text: str) -> int:
-        """How many tokens a text has: exact with the extra `tokenizer`, else an estimate that is not too low."""
+        """Count the tokens of a text: exactly with the extra `tokenizer`, else by an estimate that is not too low."""
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         return count_tokens(text, self.model).tokens
 
     def get_token_ids(self, text: str) -> list[int]:
-        """The tokens of a text in the model's vocabulary.
+        """Return the tokens of a text in the model's vocabulary.
 
         Raises:
             ConfigurationError: the extra `tokenizer` is not installed, or does not hold the model's vocabulary.
@@ -674,6 +516,6 @@ class ChatLavaMistral(BaseChatModel):
     def get_num_tokens_from_messages(
         self, messages: Sequence[BaseMessage], tools: Sequence[ToolLike] | None = None
     ) -> int:
-        """How many tokens a conversation has, with its tools; see `get_num_tokens`."""
+        """Count the tokens of a conversation, with its tools; see `get_num_tokens`."""
         with translated():
             return count_tokens(to_wire(messages), self.model, tools=to_tools(tools or ())).tokens

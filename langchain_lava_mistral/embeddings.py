@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 
-import httpx
 from langchain_core.embeddings import Embeddings
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from langchain_lava_mistral._fields import (
-    BillingField,
-    Key,
-    SpendLimitField,
-    environment_key,
-    environment_url,
-    shared_in,
-)
+from langchain_lava_mistral._params import EMBEDDING_SYNONYMS, by_field
+from langchain_lava_mistral._settings import LavaSettings, Made, new_clients, shared_settings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral._fork import new_lock
 from lava_mistral.billing.identity import Billing
-from lava_mistral.billing.pickling import carried_fields
-from lava_mistral.client._base import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
-from lava_mistral.client.async_client import AsyncLavaMistral
-from lava_mistral.client.sync_client import LavaMistral
-from lava_mistral.embedding.engine import (
-    DEFAULT_MAX_CONCURRENCY,
-    DEFAULT_MAX_RETRIES,
-    AsyncEmbedder,
-    AsyncEmbeddingStream,
-    EmbeddingEngine,
-    EmbeddingStream,
-    EmbeddingUsage,
-    PartialEmbedding,
-    SyncEmbedder,
-)
-from lava_mistral.embedding.progress import OnProgress
+from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
+
+if TYPE_CHECKING:
+    from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, PartialEmbedding
+    from lava_mistral.embedding.progress import OnProgress
 
 _building = new_lock()
 
 
-class LavaMistralEmbeddings(BaseModel, Embeddings):
+class CallOptions(TypedDict, total=False):
+    """What a call may say.
+
+    Attributes:
+        billing: who pays for it.
+        lava_metadata: stored by Lava with each of its requests.
+        on_progress: told in the calling thread after each batch.
+        resume_from: `partial` of the error that ended an earlier call with the same texts, or of a stream; what it had
+            got is not paid again.
+    """
+
+    billing: Billing | None
+    lava_metadata: Mapping[str, str] | None
+    on_progress: OnProgress | None
+    resume_from: PartialEmbedding | None
+
+
+class StreamOptions(CallOptions, total=False):
+    """What a stream of vectors may be told.
+
+    Attributes:
+        as_numpy: give float32 arrays rather than lists of floats.
+        read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
+            default it is read where the iteration takes place, which is held up while the source pauses.
+    """
+
+    as_numpy: bool
+    read_in_thread: bool
+
+
+class LavaMistralEmbeddings(LavaSettings, Embeddings):
     """Mistral's embedding models through Lava, for LangChain (`langchain_lava_mistral`).
 
     Any number of texts of at most 8,192 tokens each can be given at once: they are put into requests within Mistral's
@@ -63,7 +75,7 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A request that
             could pass it is refused before it is sent (`SpendLimitError`).
         dimensions: length of the vectors, for models that can shorten them.
-        max_concurrency: requests in flight at most.
+        max_concurrency: requests in flight at most; `max_concurrent_requests` is understood too.
         max_retries: how often a failed request is repeated.
         timeout: seconds for one request; `None` for no limit.
         show_progress_bar: draw a progress bar.
@@ -71,32 +83,24 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
         http_async_client: an `httpx.AsyncClient` for async calls.
 
     Raises:
-        pydantic.ValidationError: a setting is wrong (it is a `ValueError`).
+        pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).
     """
 
-    model: str = Field(default=DEFAULT_EMBEDDING_MODEL, validation_alias=AliasChoices("model", "model_name"))
-    api_key: Key | None = Field(default_factory=environment_key, exclude=True, repr=False)
-    base_url: str | None = Field(default_factory=environment_url)
-    billing: BillingField | None = Field(default=None, exclude=True)
-    lava_metadata: dict[str, str] | None = None
-    trace_metadata: bool = False
-    spend_limit: SpendLimitField | None = Field(default=None, exclude=True)
+    model: str = "mistral-embed"
     dimensions: int | None = None
-    max_concurrency: int = Field(
-        default=DEFAULT_MAX_CONCURRENCY, validation_alias=AliasChoices("max_concurrency", "max_concurrent_requests")
-    )
-    max_retries: int = DEFAULT_MAX_RETRIES
-    timeout: float | None = Field(default=DEFAULT_TIMEOUT, validation_alias=AliasChoices("timeout", "request_timeout"))
+    max_concurrency: int = Field(default=DEFAULT_MAX_CONCURRENCY)
+    max_retries: int = 10
     show_progress_bar: bool = False
-    http_client: InstanceOf[httpx.Client] | None = Field(default=None, exclude=True, repr=False)
-    http_async_client: InstanceOf[httpx.AsyncClient] | None = Field(default=None, exclude=True, repr=False)
 
-    # An error must not show the key that was given beside the wrong setting.
-    model_config = ConfigDict(
-        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid")
 
-    _held: tuple[dict[str, Any], EmbeddingEngine] | None = PrivateAttr(default=None)
+    @model_validator(mode="before")
+    @classmethod
+    def _by_field(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given, extra = by_field(values, EMBEDDING_SYNONYMS, cls.model_fields.keys())
+        return given | extra
 
     @model_validator(mode="after")
     def _check_settings(self) -> LavaMistralEmbeddings:
@@ -104,39 +108,12 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
             self._engine()
         return self
 
-    def __getstate__(self) -> dict[Any, Any]:
-        state = super().__getstate__()
-        # The engine holds the key, which the fields may not carry.
-        private = {**(state["__pydantic_private__"] or {}), "_held": None}
-        return {**state, "__dict__": carried_fields(state["__dict__"]), "__pydantic_private__": private}
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        copied = super().__deepcopy__(shared_in(self, memo))
-        # An engine of its own: a limit holds for one object.
-        copied._held = None
-        return copied
-
-    def __repr_name__(self) -> str:
-        return f"langchain_lava_mistral.{type(self).__name__}"
-
-    def embed_documents(
-        self,
-        texts: list[str],
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-    ) -> list[list[float]]:
-        """The vectors of the texts, in their order.
+    def embed_documents(self, texts: list[str], **options: Unpack[CallOptions]) -> list[list[float]]:
+        """Return the vectors of the texts, in their order.
 
         Args:
             texts: what to embed, any number of them.
-            billing: who pays for this call.
-            lava_metadata: stored by Lava with each of its requests.
-            on_progress: told in the calling thread after each batch.
-            resume_from: `partial` of the error that ended an earlier call with the same texts; what it had got is
-                not paid again.
+            **options: see `CallOptions`.
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
@@ -144,176 +121,92 @@ class LavaMistralEmbeddings(BaseModel, Embeddings):
                 a task, has `partial`: the vectors that are there.
         """
         with translated(), counted_embedding():
-            result = self._engine().embed(
-                texts,
-                billing=billing,
-                lava_metadata=self._stored(lava_metadata),
-                show_progress=self.show_progress_bar,
-                on_progress=on_progress,
-                resume_from=resume_from,
-            )
-        vectors: list[list[float]] = result.vectors
-        return vectors
+            return cast("list[list[float]]", self._engine().embed(texts, **self._call(options)).vectors)
 
-    async def aembed_documents(
-        self,
-        texts: list[str],
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-    ) -> list[list[float]]:
-        """The vectors of the texts, in their order; see `embed_documents`."""
+    async def aembed_documents(self, texts: list[str], **options: Unpack[CallOptions]) -> list[list[float]]:
+        """Return the vectors of the texts, in their order; see `embed_documents`."""
         with translated(), counted_embedding():
-            result = await self._engine().aembed(
-                texts,
-                billing=billing,
-                lava_metadata=self._stored(lava_metadata),
-                show_progress=self.show_progress_bar,
-                on_progress=on_progress,
-                resume_from=resume_from,
-            )
-        vectors: list[list[float]] = result.vectors
-        return vectors
+            return cast("list[list[float]]", (await self._engine().aembed(texts, **self._call(options))).vectors)
 
-    def embed_query(
-        self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
-    ) -> list[float]:
-        """The vector of one text; see `embed_documents`."""
+    def embed_query(self, text: str, **options: Unpack[CallOptions]) -> list[float]:
+        """Return the vector of one text; see `embed_documents`."""
         with translated(), counted_embedding():
-            result = self._engine().embed([text], billing=billing, lava_metadata=self._stored(lava_metadata))
-        vector: list[float] = result.vectors[0]
-        return vector
+            options_ = self._call(options, show_progress=False)
+            return cast("list[float]", self._engine().embed([text], **options_).vectors[0])
 
-    async def aembed_query(
-        self, text: str, *, billing: Billing | None = None, lava_metadata: Mapping[str, str] | None = None
-    ) -> list[float]:
-        """The vector of one text; see `embed_documents`."""
+    async def aembed_query(self, text: str, **options: Unpack[CallOptions]) -> list[float]:
+        """Return the vector of one text; see `embed_documents`."""
         with translated(), counted_embedding():
-            result = await self._engine().aembed([text], billing=billing, lava_metadata=self._stored(lava_metadata))
-        vector: list[float] = result.vectors[0]
-        return vector
+            options_ = self._call(options, show_progress=False)
+            return cast("list[float]", (await self._engine().aembed([text], **options_)).vectors[0])
 
-    def embed_iter(
-        self,
-        texts: Iterable[str],
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-        read_in_thread: bool = False,
-    ) -> VectorStream:
-        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[StreamOptions]) -> VectorStream:
+        """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         Args:
             texts: what to embed; read once, not far ahead of what was taken.
-            billing: who pays for these requests.
-            lava_metadata: stored by Lava with each of them.
-            as_numpy: give float32 arrays rather than lists of floats.
-            on_progress: told in the iterating thread after each batch.
-            resume_from: `partial` of the error that ended an earlier stream over the same source, or of the stream
-                itself, where it was left.
-            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue.
-                By default it is read where the iteration takes place, which is held up while the source pauses.
+            **options: see `StreamOptions`.
         """
         with translated(), counted_embedding():
-            return VectorStream(
-                self._engine().embed_iter(
-                    texts,
-                    billing=billing,
-                    lava_metadata=self._stored(lava_metadata),
-                    as_numpy=as_numpy,
-                    show_progress=self.show_progress_bar,
-                    on_progress=on_progress,
-                    resume_from=resume_from,
-                    read_in_thread=read_in_thread,
-                )
-            )
+            return VectorStream(self._engine().embed_iter(texts, **self._call(options)))
 
     def aembed_iter(
-        self,
-        texts: AsyncIterable[str] | Iterable[str],
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-        read_in_thread: bool = False,
+        self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[StreamOptions]
     ) -> AsyncVectorStream:
-        """Like `embed_iter`, for `async for`; the source may be async too."""
+        """Return the same as `embed_iter` for `async for`; the source may be async too."""
         with translated(), counted_embedding():
-            return AsyncVectorStream(
-                self._engine().aembed_iter(
-                    texts,
-                    billing=billing,
-                    lava_metadata=self._stored(lava_metadata),
-                    as_numpy=as_numpy,
-                    show_progress=self.show_progress_bar,
-                    on_progress=on_progress,
-                    resume_from=resume_from,
-                    read_in_thread=read_in_thread,
-                )
-            )
+            return AsyncVectorStream(self._engine().aembed_iter(texts, **self._call(options)))
 
-    def _stored(self, metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        """What Lava stores with a call that begins now, beside the model's own."""
-        return traced(metadata) if self.trace_metadata else metadata
+    def _call(self, options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        call = {"show_progress": self.show_progress_bar, **options, **more}
+        if self.trace_metadata:
+            call["lava_metadata"] = traced(call.get("lava_metadata"))
+        return call
 
     def _engine(self) -> EmbeddingEngine:
-        """The engine of the present settings: one for all calls, since it keeps the limit."""
-        settings = {name: getattr(self, name) for name in type(self).model_fields}
-        held = self._held
-        if held is None or held[0] != settings:
+        """Return the engine of the present settings: one for all calls, since it keeps the limit."""
+        own = {name: getattr(self, name) for name in ("model", "dimensions", "max_concurrency", "max_retries")}
+        present = shared_settings(self.__dict__), own, dict(self.lava_metadata or ())
+        if self._made.settings != present:
             with _building:
-                held = self._held
-                if held is None or held[0] != settings:
-                    held = self._held = (settings, self._build())
-        return held[1]
+                if self._made.settings != present:
+                    self._made = Made(present, self._new_engine(own))
+        return cast("EmbeddingEngine", self._made.value)
 
-    def _build(self) -> EmbeddingEngine:
-        common: dict[str, Any] = {
-            "api_key": self.api_key,
-            "base_url": self.base_url,
-            "billing": self.billing,
-            "metadata": self.lava_metadata,
-            "timeout": self.timeout,
-            "spend_limit": self.spend_limit,
-        }
-        return EmbeddingEngine(
-            cast("SyncEmbedder", LavaMistral(**common, http_client=self.http_client)),
-            cast("AsyncEmbedder", AsyncLavaMistral(**common, http_client=self.http_async_client)),
-            model=self.model,
-            dimensions=self.dimensions,
-            max_concurrency=self.max_concurrency,
-            max_retries=self.max_retries,
-        )
+    def _new_engine(self, own: Mapping[str, Any]) -> EmbeddingEngine:
+        # It loads httpx.
+        from lava_mistral.embedding.engine import EmbeddingEngine
+
+        client, async_client = new_clients(self.__dict__)
+        return EmbeddingEngine(client, async_client, **own)
 
 
-class VectorStream(Iterator[tuple[int, Any]]):
+class _Vectors:
+    """A stream of the core's, whose errors are LangChain's too."""
+
+    usage: EmbeddingUsage
+    """Tokens, cost and requests so far."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def partial(self) -> PartialEmbedding:
+        """Return what is there and was not handed on, for `resume_from=` of a later stream over the same source."""
+        return cast("PartialEmbedding", self._stream.partial())
+
+
+class VectorStream(_Vectors, Iterator[tuple[int, Any]]):
     """Vectors as they become ready: iterate for `(index, vector)`; `usage` says what they have taken so far.
 
     It is a context manager too, which closes it.
     """
 
-    def __init__(self, stream: EmbeddingStream) -> None:
-        self._stream = stream
-
-    @property
-    def usage(self) -> EmbeddingUsage:
-        """Tokens, cost and requests so far."""
-        return self._stream.usage
-
-    def partial(self) -> PartialEmbedding:
-        """What is there and was not handed on, for `resume_from=` of a later stream over the same source."""
-        return self._stream.partial()
-
     def __next__(self) -> tuple[int, Any]:
         with translated():
-            return next(self._stream)
+            return cast("tuple[int, Any]", next(self._stream))
 
     def close(self) -> None:
         """Give it up: nothing more is read or sent."""
@@ -326,24 +219,12 @@ class VectorStream(Iterator[tuple[int, Any]]):
         self.close()
 
 
-class AsyncVectorStream(AsyncIterator[tuple[int, Any]]):
+class AsyncVectorStream(_Vectors, AsyncIterator[tuple[int, Any]]):
     """Vectors as they become ready, in async code; see `VectorStream`."""
-
-    def __init__(self, stream: AsyncEmbeddingStream) -> None:
-        self._stream = stream
-
-    @property
-    def usage(self) -> EmbeddingUsage:
-        """Tokens, cost and requests so far."""
-        return self._stream.usage
-
-    def partial(self) -> PartialEmbedding:
-        """What is there and was not handed on, for `resume_from=` of a later stream over the same source."""
-        return self._stream.partial()
 
     async def __anext__(self) -> tuple[int, Any]:
         with translated():
-            return await anext(self._stream)
+            return cast("tuple[int, Any]", await anext(self._stream))
 
     async def aclose(self) -> None:
         """Give it up: nothing more is read or sent."""

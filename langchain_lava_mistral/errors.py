@@ -1,20 +1,5 @@
 """The core's errors as LangChain's own: each class here is one of `lava_mistral` and one of `langchain_core` at once.
 
-| raised here | is also, in `langchain_core.exceptions` |
-|---|---|
-| `ConfigurationError` | `ModelError` |
-| `AuthenticationError` (401) | `ModelAuthenticationError` |
-| `InsufficientBalanceError` (402), `PermissionDeniedError` (403), `SpendLimitError` | `ModelPermissionDeniedError` |
-| `NotFoundError` (404) | `ModelNotFoundError` |
-| `InvalidRequestError` (400, 422) | `ModelInvalidRequestError` |
-| `ContextOverflowError` | `ContextOverflowError`, `ModelInvalidRequestError` |
-| `RateLimitError` (429) | `ModelRateLimitError` |
-| `ServerError` (5xx) | `ModelAPIError` |
-| `APIConnectionError` | `ModelConnectionError` |
-| `APITimeoutError` | `ModelTimeoutError` |
-| `StreamInterruptedError` | `ModelAPIError` |
-| `StreamStalledError` | `ModelTimeoutError`, `ModelAPIError` |
-
 Both of a pair catch it: `except lava_mistral.RateLimitError` and `except ModelRateLimitError`. Their `is_retryable`,
 which LangChain's middleware asks for, is the core's `retryable`: it can differ from error to error of a class.
 """
@@ -104,30 +89,18 @@ class StreamStalledError(StreamInterruptedError, APITimeoutError, core.StreamSta
     """A stream went silent for longer than `stream_chunk_timeout`."""
 
 
-_TABLE: dict[type[LavaError], type[_Both]] = {
-    core.ConfigurationError: ConfigurationError,
-    core.AuthenticationError: AuthenticationError,
-    core.BillingError: BillingError,
-    core.InsufficientBalanceError: InsufficientBalanceError,
-    core.PermissionDeniedError: PermissionDeniedError,
-    core.SpendLimitError: SpendLimitError,
-    core.NotFoundError: NotFoundError,
-    core.InvalidRequestError: InvalidRequestError,
-    core.ContextOverflowError: ContextOverflowError,
-    core.RateLimitError: RateLimitError,
-    core.ServerError: ServerError,
-    core.APIConnectionError: APIConnectionError,
-    core.APITimeoutError: APITimeoutError,
-    core.StreamInterruptedError: StreamInterruptedError,
-    core.StreamStalledError: StreamStalledError,
+_PAIRS: dict[type[LavaError], type[_Both]] = {
+    getattr(core, kind.__name__): kind
+    for kind in [*globals().values()]
+    if isinstance(kind, type) and issubclass(kind, _Both) and kind is not _Both
 }
 
 
 def to_langchain(error: LavaError) -> LavaError:
-    """The same error as one that LangChain knows too."""
+    """Return the same error as one that LangChain knows too."""
     if isinstance(error, langchain.ModelError):
         return error
-    kind = next(_TABLE[base] for base in (*type(error).__mro__, core.ServerError) if base in _TABLE)
+    kind = next(_PAIRS[base] for base in (*type(error).__mro__, core.ServerError) if base in _PAIRS)
     translated = kind(error.message, **error.fields(), response=error.response)
     translated.__cause__ = error.__cause__
     return translated

@@ -18,8 +18,8 @@ or was cancelled, nobody here knows: such a record has `usage` and `cost` `None`
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -60,28 +60,39 @@ def present_watch() -> Watch:
     return Watch(tuple(dict.fromkeys((*watch.listeners, *_subscribed))), watch.run_id)
 
 
-@contextmanager
-def watching(listeners: Sequence[Listener] = (), run_id: str | None = None) -> Iterator[None]:
+class watching:
     """Tell further listeners of the calls that begin in the block, and of the framework's run they belong to.
 
     Args:
         listeners: each is told once of a call, also where it listens by another way.
         run_id: LangChain's run id or LlamaIndex's span id; the outer block's by default.
+        inside: blocks to begin the calls in, instead of those around this one.
     """
-    outer = _watch.get()
-    joined = tuple(dict.fromkeys((*outer.listeners, *listeners))) if listeners else outer.listeners
-    with _watched(Watch(joined, outer.run_id if run_id is None else run_id)):
-        yield
 
+    __slots__ = ("_inside", "_listeners", "_outer", "_run_id", "_scope")
 
-@contextmanager
-def _watched(watch: Watch) -> Iterator[None]:
-    outer = _watch.get()
-    _watch.set(watch)
-    try:
-        yield
-    finally:
+    def __init__(
+        self, listeners: Sequence[Listener] = (), run_id: str | None = None, inside: Surroundings | None = None
+    ) -> None:
+        self._listeners, self._run_id, self._inside = listeners, run_id, inside
+
+    def __enter__(self) -> None:
+        self._outer = outer = _watch.get()
+        self._scope: AbstractContextManager[None] | None = None
+        if self._inside is not None:
+            outer = self._inside.watch
+            if self._inside.scope is not present_scope():
+                self._scope = in_scope(self._inside.scope)
+                self._scope.__enter__()
+        if self._listeners or self._run_id is not None:
+            joined = tuple(dict.fromkeys((*outer.listeners, *self._listeners)))
+            outer = Watch(joined, outer.run_id if self._run_id is None else self._run_id)
         _watch.set(outer)
+
+    def __exit__(self, *failure: Any) -> None:
+        _watch.set(self._outer)
+        if self._scope is not None:
+            self._scope.__exit__(*failure)
 
 
 class Surroundings(NamedTuple):
@@ -95,11 +106,9 @@ class Surroundings(NamedTuple):
         """Those around this point."""
         return cls(present_scope(), _watch.get())
 
-    @contextmanager
-    def again(self) -> Iterator[None]:
+    def again(self) -> watching:
         """A block inside them, whatever is around it."""
-        with in_scope(self.scope), _watched(self.watch):
-            yield
+        return watching(inside=self)
 
     def steps(self, generator: Generator[_T, Any, Any]) -> Generator[_T, Any, Any]:
         """The generator, each of whose steps is taken inside them, wherever it is read."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from lava_mistral.errors import ConfigurationError
@@ -12,12 +11,20 @@ from lava_mistral.mistral.types import Message
 Prompt: TypeAlias = "str | Message | Sequence[Message] | Sequence[Any] | Any"
 """Whatever `to_messages` takes."""
 
-# A framework's own messages are converted by the package for it, which is there where they are.
-_CONVERTERS = {
-    "langchain_core": "langchain_lava_mistral._convert",
-    "llama_index": "llama_index_lava_mistral._to_wire",
-}
+# Converters of a framework's own messages, by the framework's top package.
+_CONVERTERS: dict[str, Callable[[Sequence[Any]], Sequence[Message]]] = {}
+_PACKAGES = {"langchain_core": "langchain_lava_mistral", "llama_index": "llama_index_lava_mistral"}
 _ROLES = {"user": "user", "human": "user", "system": "system", "assistant": "assistant", "ai": "assistant"}
+
+
+def register_messages(package: str, converter: Callable[[Sequence[Any]], Sequence[Message]]) -> None:
+    """Convert the messages of a framework by a function from now on.
+
+    Args:
+        package: the top package that their classes are defined in.
+        converter: turns a sequence of them into messages of the wire.
+    """
+    _CONVERTERS[package] = converter
 
 
 def to_messages(prompt: Any) -> list[Message]:
@@ -53,10 +60,13 @@ def _to_wire(message: Any) -> Sequence[Message]:
     if _is_pair(message):
         return [cast("Message", {"role": _ROLES[message[0]], "content": message[1]})]
     for kind in type(message).__mro__:
-        converter = _CONVERTERS.get(kind.__module__.partition(".")[0])
-        if converter is not None:
-            converted: list[Message] = import_module(converter).to_wire([message])
-            return converted
+        package = kind.__module__.partition(".")[0]
+        if package in _CONVERTERS:
+            return _CONVERTERS[package]([message])
+        if package in _PACKAGES:
+            raise ConfigurationError(
+                f"A {type(message).__name__} is converted by {_PACKAGES[package]}: import that package first."
+            )
     raise ConfigurationError(
         f"A prompt is a text or a list of messages, not one with a {type(message).__name__} in it: write "
         '{"role": "user", "content": "…"}, ("user", "…"), or a message of LangChain\'s or LlamaIndex\'s.'

@@ -12,12 +12,12 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_lava_mistral import ChatLavaMistral, InvalidRequestError
-from langchain_lava_mistral._convert import PROVIDER
+from langchain_lava_mistral import ChatLavaMistral, ConfigurationError, InvalidRequestError
 from lava_mistral import Billing
 from lava_mistral.gateway import LocalGateway
 from tests.langchain.scenario import KEY, USAGE, Caller, Script, answer, call, chat, chunk, events
 
+PROVIDER = "lava_mistral"
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
 both = pytest.mark.parametrize("streamed", [False, True], ids=["invoke", "stream"])
 THOUGHTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "Let me "}, {"type": "text", "text": "see."}]}]
@@ -150,10 +150,45 @@ def test_a_call_says_whether_it_streams(caller: Caller) -> None:
     assert all("stream" not in body and "streaming" not in body for body in asked.bodies)
 
 
-def test_an_unknown_argument_goes_to_the_body_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="'temprature'.*Mistral refuses"):
-        model = ChatLavaMistral(temprature=0)
-    assert model.model_kwargs == {"temprature": 0}
+def test_an_unknown_argument_goes_to_the_body_with_a_warning(caller: Caller) -> None:
+    asked = Script(answer())
+    with pytest.warns(UserWarning, match="'brand_new_field'.*Mistral refuses"):
+        model = asked.model(brand_new_field=0)
+    caller.invoke(model, "Hi")
+    assert asked.body["brand_new_field"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("temprature", "temperature"), ("max_token", "max_tokens"), ("seeds", "seed"), ("paralel_tool_calls", "parallel")],
+)
+def test_a_misspelt_argument_is_refused_with_what_was_meant(wrong: str, meant: str, caller: Caller) -> None:
+    asked = Script(answer())
+    with pytest.raises(ValueError, match=f"{wrong}'. Did you mean '{meant}"):
+        asked.model(**{wrong: 1})
+    for way in (asked.model(), asked.model().bind(**{wrong: 1})):
+        with pytest.raises(ConfigurationError, match=f"{wrong}'. Did you mean '{meant}"):
+            caller.invoke(way, "Hi", **{wrong: 1})
+    assert asked.requests == []
+    # A field that Mistral may have one day.
+    caller.invoke(asked.model(model_kwargs={wrong: 1}), "Hi", extra_body={wrong: 2})
+    assert asked.body[wrong] == 2
+
+
+@pytest.mark.parametrize("name", ["max_concurrent_requests", "wait_time", "show_thinking", "logit_bias"])
+def test_an_argument_without_meaning_here_is_refused_with_a_hint(name: str, caller: Caller) -> None:
+    asked = Script(answer())
+    with pytest.raises(ValueError, match=f"'{name}' has no meaning here: "):
+        asked.model(**{name: 1})
+    with pytest.raises(ConfigurationError, match=f"'{name}' has no meaning here: "):
+        caller.invoke(asked.model(), "Hi", **{name: 1})
+    assert asked.requests == []
+
+
+def test_a_client_of_another_kind_is_refused() -> None:
+    for name in ("http_client", "client", "http_async_client", "async_client"):
+        with pytest.raises(ValueError, match=r"it takes an httpx\.\w*Client, not object"):
+            ChatLavaMistral(**{name: object()})
 
 
 @pytest.mark.parametrize("name", ["mistral_api_key", "lava_secret_key", "provider_key"])
@@ -167,8 +202,8 @@ def test_a_key_under_another_name_is_refused_not_sent(name: str) -> None:
 def test_a_known_argument_in_model_kwargs_finds_its_field() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = ChatLavaMistral(model_kwargs={"temperature": 0.5, "guardrails": []})
-    assert (model.temperature, model.model_kwargs) == (0.5, {"guardrails": []})
+        model = ChatLavaMistral(model_kwargs={"temperature": 0.5, "brand_new": []})
+    assert (model.temperature, model.model_kwargs) == (0.5, {"brand_new": []})
 
 
 def test_an_argument_given_twice_is_refused() -> None:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel
 
-from langchain_lava_mistral._chunks import ChunkMaker
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta
+from lava_mistral.mistral.turn import ToolCall
 from tests.langchain.scenario import Caller, Script, answer, call, chat, events
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
@@ -100,16 +99,14 @@ WHOLE = json.dumps({"path": 'a "b" \\ c\n{]}', "list": [1, 2, {"a": [[]], "b": N
     "text", [WHOLE, '{"a": 1} {"b": 2}', "   ", "[1, {", '{"x": "\\\\\\"y', "nonsense", '"text', "1"]
 )
 def test_wherever_a_call_is_cut_its_chunks_say_what_the_whole_call_says(text: str) -> None:
-    """The sum of a stream's chunks against the core's own reading."""
+    """The sum of a stream's chunks against the same answer that is not streamed."""
+    caller = Caller(False)
     for cut in (text[:end] for end in range(1, len(text) + 1)):
-        made = ToolCall("a1B2c3D4e", "f", cut)
-        expected = made.parsed() if cut.strip() else {}
-        maker = ChunkMaker()
-        first = maker.chunk(Delta(0, tool_calls=(ToolCallDelta(0, made.id, made.name, cut),)), {})
-        assert first is not None
-        got = first.message + maker.last({}, None, [made]).message
-        assert isinstance(got, AIMessageChunk)
-        assert [c["args"] for c in got.tool_calls] == ([] if expected is None else [expected]), cut
+        made = call("f", cut, index=0)
+        streamed = caller.whole(Script(events({"tool_calls": [made]}, finish_reason="length")).model(), "?")
+        whole = caller.invoke(Script(answer("", calls=[made], finish_reason="length")).model(), "?")
+        assert [c["args"] for c in streamed.tool_calls] == [c["args"] for c in whole.tool_calls], cut
+        assert len(streamed.invalid_tool_calls) == len(whole.invalid_tool_calls), cut
 
 
 @pytest.mark.parametrize(

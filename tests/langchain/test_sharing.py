@@ -209,7 +209,7 @@ def test_the_cache_knows_one_model_and_question_from_another(gateway: LocalGatew
         chat(gateway, cache=cache),
         chat(gateway, cache=cache, model="mistral-large-latest"),
         chat(gateway, cache=cache, temperature=0.1),
-        chat(gateway, cache=cache, model_kwargs={"guardrails": None}),
+        chat(gateway, cache=cache, safe_prompt=True),
     ]
     for model in models * 2:
         caller.invoke(model, "Hi")

@@ -28,7 +28,7 @@ class TestChatUnit(ChatModelUnitTests):
 
     @property
     def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-        return ENVIRONMENT, self.chat_model_params, {"api_key": KEY, "base_url": URL}
+        return ENVIRONMENT, self.chat_model_params, {"lc_secrets": {"api_key": "LAVA_SECRET_KEY"}}
 
     @pytest.mark.filterwarnings("ignore:The function `load` is in beta")
     @pytest.mark.xfail(
@@ -51,13 +51,15 @@ class TestEmbeddingsUnit(EmbeddingsUnitTests):
 
     @property
     def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-        return ENVIRONMENT, self.embedding_model_params, {"api_key": KEY, "base_url": URL}
+        return ENVIRONMENT, self.embedding_model_params, {"model": "mistral-embed"}
 
 
 @pytest.mark.filterwarnings("ignore:The function `load` is in beta")
 def test_a_model_is_written_down_and_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAVA_SECRET_KEY", KEY)
-    model = ChatLavaMistral(model="mistral-large-latest", temperature=0, stop=["END"], lava_metadata={"team": "red"})
+    model = ChatLavaMistral(
+        model="mistral-large-latest", api_key=KEY, temperature=0, stop=["END"], lava_metadata={"team": "red"}
+    )
 
     written = dumpd(model)
 

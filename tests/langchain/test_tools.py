@@ -14,7 +14,6 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
 from langchain_lava_mistral import ChatLavaMistral, InvalidRequestError
-from langchain_lava_mistral._tools import to_response_format, to_tool
 from lava_mistral.gateway import LocalGateway
 from tests.langchain.scenario import Caller, Script, answer, call, chat, events
 
@@ -168,12 +167,15 @@ def test_parallel_calls_can_be_forbidden() -> None:
     assert (asked.body["parallel_tool_calls"], asked.body["temperature"]) == (False, 0)
 
 
-def test_a_tool_without_arguments() -> None:
-    assert to_tool({"name": "now"}, strict=True)["function"]["parameters"]["type"] == "object"
-    assert to_tool({"type": "function", "function": {"name": "now"}})["function"] == {
-        "name": "now",
-        "parameters": {"type": "object", "properties": {}},
-    }
+def test_a_tool_without_arguments(caller: Caller) -> None:
+    asked = Script(answer())
+    bare = {"type": "function", "function": {"name": "now"}}
+    caller.invoke(asked.model().bind_tools([{"name": "now"}], strict=True), "?")
+    assert asked.body["tools"][0]["function"]["parameters"]["type"] == "object"
+    caller.invoke(asked.model().bind_tools([bare]), "?")
+    assert asked.body["tools"] == [
+        {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,17 +193,22 @@ def test_what_is_no_function_is_refused(given: Any) -> None:
 
 
 def test_strict_said_twice_and_differently_is_refused() -> None:
+    strict = {"type": "function", "function": {"name": "f", "strict": True}}
     with pytest.raises(ValueError, match="strict"):
-        to_tool({"type": "function", "function": {"name": "f", "strict": True}}, strict=False)
+        ChatLavaMistral().bind_tools([strict], strict=False)
     with pytest.raises(ValueError, match="one place"):
-        to_response_format({"name": "w", "schema": PARAMETERS, "strict": False}, strict=True)
+        ChatLavaMistral().with_structured_output(
+            {"name": "w", "schema": PARAMETERS, "strict": False}, method="json_schema", strict=True
+        )
 
 
 def test_a_nested_schema_is_closed_at_every_level_under_strict() -> None:
     class Day(BaseModel):
         weather: list[Weather]
 
-    parameters = to_tool(Day, strict=True)["function"]["parameters"]
+    asked = Script(answer())
+    asked.model().bind_tools([Day], strict=True).invoke("?")
+    parameters = asked.body["tools"][0]["function"]["parameters"]
     assert parameters["additionalProperties"] is False
     assert parameters["properties"]["weather"]["items"]["additionalProperties"] is False
 
@@ -299,7 +306,9 @@ def test_what_is_no_schema_is_refused(given: Any) -> None:
 
 
 def test_a_schema_without_a_name_gets_one() -> None:
-    assert to_response_format(PARAMETERS)["json_schema"]["name"] == "answer"  # type: ignore[index]
+    asked = Script(answer("{}"))
+    asked.model().with_structured_output(PARAMETERS, method="json_schema").invoke("?")
+    assert asked.body["response_format"]["json_schema"]["name"] == "answer"
 
 
 def test_the_raw_answer_on_request(gateway: LocalGateway, caller: Caller) -> None:

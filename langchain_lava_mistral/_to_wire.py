@@ -1,9 +1,8 @@
-"""LangChain's messages and usage to and from Mistral's wire. Pure.
+"""Convert LangChain's messages to Mistral's wire. Pure.
 
-In: every block that LangChain's users write, whatever provider it was made for. Reasoning of another provider is
+Every block that LangChain's users write is read, whatever provider it was made for. Reasoning of another provider is
 replayed as Mistral's own thinking where it is readable; blocks of an assistant that only its own provider can read
 are left out; a user's block that Mistral can't take is refused.
-Out: plain text stays a string; anything else becomes the list of Mistral's own parts.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any, cast
 
 from langchain_core.messages import (
@@ -23,10 +21,8 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.messages.content import InvalidToolCall
-from langchain_core.messages.tool import ToolCall, invalid_tool_call, tool_call
 
+from langchain_lava_mistral._content_blocks import PROVIDER
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral import types as wire
 from lava_mistral.mistral.content import (
@@ -39,19 +35,7 @@ from lava_mistral.mistral.content import (
     text_part,
     url_part,
 )
-from lava_mistral.mistral.turn import Turn
-from lava_mistral.mistral.types import (
-    AssistantMessage,
-    ContentPart,
-    Message,
-    ThinkingPart,
-    ToolCallPart,
-    Usage,
-    cached_tokens,
-)
-
-PROVIDER = "lava_mistral"
-"""How LangSmith, `response_metadata` and `init_chat_model` call this integration."""
+from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart, ToolCallPart
 
 # Whose models sign their thoughts for Mistral: a signature of any other provider means nothing to it.
 _MISTRALS = (PROVIDER, "mistralai")
@@ -75,18 +59,24 @@ _GENERIC_TYPE = {"image": "image/*", "audio": "audio/*", "input_audio": "audio/*
 
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[Message]:
-    """The conversation in Mistral's own form.
+    """Return the conversation in Mistral's own form.
 
     Raises:
         InvalidRequestError: a message or a block can't be put into that form.
     """
-    return [converted for message in messages for converted in _message(message)]
+    converted: list[Message] = []
+    for message in messages:
+        if isinstance(message, HumanMessage) and type(message.content) is str:
+            converted.append({"role": "user", "content": message.content})
+        else:
+            converted += _message(message)
+    return converted
 
 
 def _message(message: BaseMessage) -> Iterator[Message]:
     match message:
         case HumanMessage():
-            yield from _user(message)
+            yield from _user(message.content)
         case AIMessage():
             yield _assistant(message)
         case ToolMessage():
@@ -106,20 +96,16 @@ def _message(message: BaseMessage) -> Iterator[Message]:
             raise InvalidRequestError(f"A {type(message).__name__} can't be sent to a model.")
 
 
-def _user(message: HumanMessage) -> Iterator[Message]:
-    content = message.content
-    if isinstance(content, list):
-        rest: list[Any] = []
-        for block in content:
-            if isinstance(block, dict) and block.get("type") == "tool_result":
-                # Anthropic puts the results of tools into the user's turn.
-                yield _tool(block.get("tool_use_id"), block.get("content") or "", None)
-            else:
-                rest.append(block)
-        if content and not rest:
-            return
-        content = rest
-    yield {"role": "user", "content": content_to_wire(content)}
+def _user(content: Any) -> Iterator[Message]:
+    rest: list[Any] = []
+    for block in content:
+        if isinstance(block, dict) and block.get("type") == "tool_result":
+            # Anthropic puts the results of tools into the user's turn.
+            yield _tool(block.get("tool_use_id"), block.get("content") or "", None)
+        else:
+            rest.append(block)
+    if rest or not content:
+        yield {"role": "user", "content": content_to_wire(rest)}
 
 
 def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
@@ -166,7 +152,7 @@ def _call(identity: str | None, name: str, arguments: str) -> ToolCallPart:
 def content_to_wire(
     content: str | Sequence[Any], *, lenient: bool = False, signed: bool = False
 ) -> str | list[ContentPart]:
-    """Content in Mistral's own form: a string stays one, a list of blocks becomes a list of parts.
+    """Return content in Mistral's own form: a string stays one, a list of blocks becomes a list of parts.
 
     Args:
         content: a string, or blocks of any provider or of LangChain's standard.
@@ -236,7 +222,7 @@ def _text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
 
 
 def _cited(block: Mapping[str, Any]) -> Iterator[list[int | str]]:
-    """The references that a text block carries: as LangChain's annotations, or as langchain-mistralai keeps them."""
+    """Yield the references of a text block: as LangChain's annotations, or as langchain-mistralai keeps them."""
     marks = [block.get("reference")]
     for annotation in block.get("annotations") or ():
         marks.append(annotation.get("extras") if annotation.get("type") == "citation" else annotation.get("value"))
@@ -256,7 +242,7 @@ def _plain_text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
 
 
 def _file(block: Mapping[str, Any], kind: str) -> Iterator[ContentPart]:
-    """A file in LangChain's, OpenAI's, Anthropic's or Google's form; Mistral's own included."""
+    """Yield the part for a file in LangChain's, OpenAI's, Anthropic's or Google's form; Mistral's own included."""
     source: Any = block.get("source") or block.get(kind)
     if kind == "input_audio" and isinstance(source, str):
         yield audio_part(source)
@@ -301,7 +287,7 @@ def _url(value: Any) -> str:
 
 
 def _thinking(block: Mapping[str, Any]) -> list[Any]:
-    """The readable thoughts of a block of Mistral, LangChain, Anthropic, OpenAI or Bedrock; `[]` for encrypted ones."""
+    """Return the readable thoughts of a block of any provider; `[]` for encrypted ones."""
     value: Any = block.get("thinking") or block.get("reasoning") or block.get("reasoning_content")
     if value is None:
         value = block.get("summary") or block.get("content") or block.get("text")
@@ -328,77 +314,3 @@ def _thinking_part(block: Mapping[str, Any], signed: bool) -> ThinkingPart:
     if signed and signature:
         part["signature"] = signature
     return part
-
-
-def visible(part: Any) -> dict[str, Any]:
-    """A part of an answer as the user keeps it: defaults are left out, so that a streamed turn equals a whole one."""
-    return {key: value for key, value in part.items() if not (key == "closed" and value is True)}
-
-
-def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata | None = None) -> AIMessage:
-    """A turn as LangChain's message.
-
-    Args:
-        turn: what the model said.
-        metadata: becomes `response_metadata`, beside the finish reason.
-        usage: what the call used, on one message of the call.
-    """
-    parts = [visible(part) for part in turn.content]
-    plain = all(part.keys() == {"type", "text"} for part in parts)
-    content: Any = "".join(part["text"] for part in parts) if plain else parts
-    calls: list[ToolCall] = []
-    broken: list[InvalidToolCall] = []
-    for call in turn.tool_calls:
-        arguments = call.parsed() if call.arguments.strip() else {}
-        if arguments is None:
-            error = "The arguments are not a JSON object."
-            broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error))
-        else:
-            calls.append(tool_call(name=call.name, args=arguments, id=call.id))
-    return AIMessage(
-        content=content,
-        tool_calls=calls,
-        invalid_tool_calls=broken,
-        usage_metadata=usage,
-        response_metadata={**metadata, "finish_reason": turn.finish_reason},
-    )
-
-
-def from_usage(usage: Usage) -> UsageMetadata:
-    """Mistral's usage in LangChain's words; cached tokens are named wherever Mistral counts them."""
-    converted = UsageMetadata(
-        input_tokens=usage.get("prompt_tokens") or 0,
-        output_tokens=usage.get("completion_tokens") or 0,
-        total_tokens=usage.get("total_tokens") or 0,
-    )
-    details: dict[str, int] = {}
-    if any(
-        usage.get(name) is not None for name in ("num_cached_tokens", "prompt_tokens_details", "prompt_token_details")
-    ):
-        details["cache_read"] = cached_tokens(usage)
-    seconds = usage.get("prompt_audio_seconds")
-    if seconds:
-        # Not tokens, so not under "audio"; Mistral bills sound by the second.
-        details["audio_seconds"] = seconds
-    if details:
-        converted["input_token_details"] = cast("InputTokenDetails", details)
-    return converted
-
-
-def response_metadata(*, id: str, model: str, created: int, request_id: str | None) -> dict[str, Any]:
-    """What a message says of the call that made it, beside the finish reason and the cost."""
-    return {
-        "model_provider": PROVIDER,
-        "model_name": model,
-        "id": id,
-        "created": created,
-        "lava_request_id": request_id,
-    }
-
-
-def cost_metadata(cost: Decimal | None) -> dict[str, str]:
-    """What a message says of its cost: text with every digit, USD, for `Decimal`; nothing where it is not known.
-
-    A Decimal itself would not survive LangChain's serialization, and so no cache.
-    """
-    return {} if cost is None else {"cost": f"{cost:f}"}

@@ -1,4 +1,4 @@
-"""Makes LangChain's message chunks of a streamed answer. Pure.
+"""Convert the deltas of a streamed answer to LangChain's message chunks. Pure.
 
 A chunk is validated by pydantic once; the thousands that follow it with nothing but content are copies of it, which
 costs a fraction (`model_construct` would cost many times more, since it runs the generic constructor).
@@ -16,7 +16,8 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
-from langchain_lava_mistral._convert import PROVIDER, visible
+from langchain_lava_mistral._content_blocks import PROVIDER
+from langchain_lava_mistral._from_wire import visible
 from lava_mistral.mistral.turn import Delta, ToolCall
 
 _new = object.__new__
@@ -32,7 +33,7 @@ _MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinst
 
 
 def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
-    """A chunk that holds content and nothing else.
+    """Return a chunk that holds content and nothing else.
 
     Args:
         content: a string, or parts with their indices.
@@ -65,7 +66,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*("?)|[\[\]{}]', re.DOTALL)
 
 
 def _ending(call: ToolCall) -> str:
-    """What must follow a call's arguments for LangChain to read them as `ToolCall.parsed` does.
+    """Return what must follow a call's arguments for LangChain to read them as `ToolCall.parsed` does.
 
     Where chunks are put together LangChain completes JSON that was cut off, and an agent would run the tool with half
     a path. A bracket that closes nothing makes the call an invalid one, as it is in an answer that is not streamed.
@@ -79,7 +80,7 @@ def _ending(call: ToolCall) -> str:
 
 
 def _contradiction(cut: str) -> str:
-    """The shortest text after which JSON that was cut off can't go on, however it is completed."""
+    """Return the shortest text after which JSON that was cut off can't go on, however it is completed."""
     quote = ""
     closing: list[str] = []
     for token in _TOKEN.finditer(cut):
@@ -97,41 +98,38 @@ def _contradiction(cut: str) -> str:
 
 
 def _completed(arguments: str) -> bool:
-    """Whether LangChain makes an object of them."""
+    """Return whether LangChain makes an object of them."""
     try:
         return isinstance(parse_partial_json(arguments), dict)
     except (ValueError, RecursionError):
         return False
 
 
-class ChunkMaker:
-    """Numbers the blocks of one streamed answer, so that LangChain puts their fragments together again.
+class ChunkBuilder:
+    """Build the chunks of one streamed answer, with its blocks numbered so that LangChain joins their fragments.
 
     Blocks have text indices (`lc_txt_0`, `lc_rs_1` …): the indices of tool calls are integers, and a text block with an
     integer index would be taken for the same block. A reference closes the text before it and shares its number, so
     that each text block has its citation complete in one chunk.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, head: Mapping[str, Any]) -> None:
+        # Metadata that belongs on the first chunk alone.
+        self._head: Mapping[str, Any] | None = head
         self._structured = False
         self._open: str | None = None
         self._number = -1
         self._thoughts = 0
 
-    def chunk(self, delta: Delta, first: Mapping[str, Any] | None = None) -> ChatGenerationChunk | None:
-        """The chunk for a delta of the first choice; `None` where it holds nothing to show.
-
-        Args:
-            delta: what came.
-            first: metadata that belongs on the first chunk.
-        """
+    def chunk(self, delta: Delta) -> ChatGenerationChunk | None:
+        """Return the chunk for a delta of the first choice; `None` where it holds nothing to show."""
         parts = delta.parts
         if not parts and not delta.tool_calls and not self._structured:
             if not delta.text:
                 return None
             if self._open is None:
                 self._block("txt")
-            if first is None:
+            if self._head is None:
                 return content_chunk(delta.text, delta.text)
         content: Any = delta.text
         if parts or self._structured:
@@ -148,18 +146,20 @@ class ChunkMaker:
         if not calls:
             if not content:
                 return None
-            if first is None:
+            if self._head is None:
                 return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"))
-        message = AIMessageChunk(content=content, tool_call_chunks=calls, response_metadata={**_TAG, **(first or {})})
+        message = AIMessageChunk(
+            content=content, tool_call_chunks=calls, response_metadata={**_TAG, **self._first_metadata()}
+        )
         return ChatGenerationChunk(message=message)
 
     def last(
         self, metadata: Mapping[str, Any], usage: UsageMetadata | None, calls: Iterable[ToolCall]
     ) -> ChatGenerationChunk:
-        """The chunk that ends the answer: why it ended, and what it used.
+        """Return the chunk that ends the answer: why it ended, and what it used.
 
         Args:
-            metadata: becomes `response_metadata`.
+            metadata: joins `response_metadata`.
             usage: what the call used.
             calls: the answer's tool calls as they came.
         """
@@ -172,13 +172,17 @@ class ChunkMaker:
             content=[] if self._structured else "",
             tool_call_chunks=endings,
             usage_metadata=usage,
-            response_metadata={**_TAG, **metadata},
+            response_metadata={**_TAG, **self._first_metadata(), **metadata},
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
 
+    def _first_metadata(self) -> Mapping[str, Any]:
+        head, self._head = self._head or {}, None
+        return head
+
     def _block(self, kind: str) -> str:
-        """The index of the block of this kind that goes on here, or of a new one."""
+        """Return the index of the block of this kind that goes on here, or of a new one."""
         if self._open != kind:
             self._open = kind
             self._number += 1

@@ -18,9 +18,18 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_lava_mistral._convert import content_to_wire, from_turn, from_usage, to_wire
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.turn import Turn
+from tests.langchain.scenario import USAGE, Caller, Script, answer, call
+
+
+def sent(*messages: BaseMessage) -> list[Any]:
+    """The messages on the wire, between a question and another."""
+    asked = Script(answer())
+    asked.model().invoke([HumanMessage("?"), *messages, HumanMessage("!")])
+    assert asked.body["messages"][0] == {"role": "user", "content": "?"}
+    assert asked.body["messages"][-1] == {"role": "user", "content": "!"}
+    return list(asked.body["messages"][1:-1])
+
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
 PDF = base64.b64encode(b"%PDF-1.7 ....").decode()
@@ -51,7 +60,6 @@ INPUTS: dict[str, tuple[Any, Any]] = {
         {"type": "document_url", "document_url": "https://x.org/a.txt"},
     ),
     "image, base64": ({"type": "image", "base64": PNG, "mime_type": "image/png"}, IMAGE),
-    "image, base64 of unsaid type": ({"type": "image", "base64": PNG}, IMAGE),
     "image, url": ({"type": "image", "url": "https://x.org/a.png"}, IMAGE_BY_URL),
     "image, file": ({"type": "image", "file_id": "f1"}, {"type": "file", "file_id": "f1"}),
     "image, OpenAI": ({"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}, IMAGE_BY_URL),
@@ -117,8 +125,8 @@ INPUTS: dict[str, tuple[Any, Any]] = {
     "audio, OpenAI": ({"type": "input_audio", "input_audio": {"data": WAV, "format": "wav"}}, AUDIO),
     "audio, Mistral": ({"type": "input_audio", "input_audio": WAV}, AUDIO),
     "reference": (
-        {"type": "reference", "reference_ids": [1, "two"], "index": "lc_ref_0"},
-        {"type": "reference", "reference_ids": [1, "two"]},
+        {"type": "reference", "reference_ids": [1, 2], "index": "lc_ref_0"},
+        {"type": "reference", "reference_ids": [1, 2]},
     ),
     "non standard": (
         {"type": "non_standard", "value": {"type": "reference", "reference_ids": [3]}},
@@ -131,7 +139,7 @@ INPUTS: dict[str, tuple[Any, Any]] = {
 def test_a_block_becomes_mistrals_part(block: Any, part: Any) -> None:
     given = {**block} if isinstance(block, dict) else block
 
-    assert to_wire([HumanMessage([block])]) == [{"role": "user", "content": [part]}]
+    assert sent(HumanMessage([block])) == [{"role": "user", "content": [part]}]
     assert block == given
 
 
@@ -149,13 +157,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("block", "words"), REFUSED.values(), ids=REFUSED)
 def test_what_mistral_does_not_take_is_refused_in_a_sentence(block: Any, words: str) -> None:
     with pytest.raises(InvalidRequestError, match=words):
-        to_wire([HumanMessage([block])])
+        sent(HumanMessage([block]))
 
 
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
 SAID: dict[str, tuple[AIMessage, Any]] = {
     "text": (AIMessage("hi"), "hi"),
-    "empty list": (AIMessage([]), ""),
     "Mistral's thinking": (AIMessage([THOUGHT, "hi"]), [THOUGHT, {"type": "text", "text": "hi"}]),
     "an open thought": (AIMessage([{**THOUGHT, "closed": False}]), [{**THOUGHT, "closed": False}]),
     "standard reasoning": (AIMessage([{"type": "reasoning", "reasoning": "hm"}]), [THOUGHT]),
@@ -213,12 +220,12 @@ SAID: dict[str, tuple[AIMessage, Any]] = {
                     "annotations": [
                         {"type": "citation", "extras": {"reference_ids": [1]}},
                         {"type": "citation", "url": "https://x.org"},
-                        {"type": "non_standard_annotation", "value": {"reference_ids": ["b"]}},
+                        {"type": "non_standard_annotation", "value": {"reference_ids": [2]}},
                     ],
                 }
             ]
         ),
-        ["hi", {"type": "reference", "reference_ids": [1]}, {"type": "reference", "reference_ids": ["b"]}],
+        ["hi", {"type": "reference", "reference_ids": [1]}, {"type": "reference", "reference_ids": [2]}],
     ),
     "langchain-mistralai's citation": (
         AIMessage([{"type": "text", "text": "hi", "reference": {"reference_ids": [1]}}]),
@@ -230,85 +237,85 @@ SAID: dict[str, tuple[AIMessage, Any]] = {
 @pytest.mark.parametrize(("message", "content"), SAID.values(), ids=SAID)
 def test_what_an_assistant_said_is_replayed(message: AIMessage, content: Any) -> None:
     parts = [{"type": "text", "text": p} if isinstance(p, str) else p for p in content]
-    assert to_wire([message]) == [{"role": "assistant", "content": content if isinstance(content, str) else parts}]
+    assert sent(message) == [{"role": "assistant", "content": content if isinstance(content, str) else parts}]
 
 
 ROLES: dict[str, tuple[BaseMessage, Any]] = {
-    "system": (SystemMessage("s"), {"role": "system", "content": "s"}),
     "user": (HumanMessage("u", name="Ann"), {"role": "user", "content": "u"}),
-    "prefix": (
-        AIMessage("a", additional_kwargs={"prefix": True}),
-        {"role": "assistant", "content": "a", "prefix": True},
-    ),
     "chunk": (AIMessageChunk("a"), {"role": "assistant", "content": "a"}),
-    "tool": (
-        ToolMessage("r", tool_call_id="1", name="f"),
-        {"role": "tool", "content": "r", "tool_call_id": "1", "name": "f"},
-    ),
-    "function": (FunctionMessage("r", name="f"), {"role": "tool", "content": "r", "name": "f"}),
     "chat, user": (ChatMessage("u", role="human"), {"role": "user", "content": "u"}),
     "chat, system": (ChatMessage("s", role="developer"), {"role": "system", "content": "s"}),
+    "system": (SystemMessage("s"), {"role": "system", "content": "s"}),
     "chat, assistant": (ChatMessage("a", role="assistant"), {"role": "assistant", "content": "a"}),
 }
 
 
 @pytest.mark.parametrize(("message", "wire"), ROLES.values(), ids=ROLES)
 def test_each_kind_of_message_has_its_role(message: BaseMessage, wire: Any) -> None:
-    assert to_wire([message]) == [wire]
+    assert sent(message) == [wire]
+
+
+@pytest.mark.parametrize(
+    ("result", "named"),
+    [(ToolMessage("r", tool_call_id="abcdefghi", name="f"), True), (FunctionMessage("r", name="f"), True)],
+    ids=["tool", "function"],
+)
+def test_a_result_follows_its_call(result: BaseMessage, named: bool) -> None:
+    asking = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "abcdefghi"}])
+    _, got = sent(asking, result, AIMessage("a"))[:2]
+    assert got == {"role": "tool", "content": "r", "name": "f", "tool_call_id": "abcdefghi"}
 
 
 @pytest.mark.parametrize("message", [ChatMessage("x", role="narrator"), RemoveMessage(id="1")])
 def test_a_message_without_a_role_at_mistral_is_refused(message: BaseMessage) -> None:
     with pytest.raises(InvalidRequestError, match=r"narrator|RemoveMessage"):
-        to_wire([message])
+        sent(message)
 
 
 def test_calls_are_replayed_with_the_broken_ones() -> None:
     message = AIMessage(
         "",
-        tool_calls=[{"name": "f", "args": {"city": "Zürich"}, "id": "1"}],
-        invalid_tool_calls=[{"name": "g", "args": "{oops", "id": "2", "error": "bad", "type": "invalid_tool_call"}],
+        tool_calls=[{"name": "f", "args": {"city": "Zürich"}, "id": "aaaaaaaa1"}],
+        invalid_tool_calls=[
+            {"name": "g", "args": "{oops", "id": "aaaaaaaa2", "error": "bad", "type": "invalid_tool_call"}
+        ],
     )
-    assert to_wire([message])[0] == {
+    results = [ToolMessage("r", tool_call_id="aaaaaaaa1"), ToolMessage("no", tool_call_id="aaaaaaaa2")]
+    assert sent(message, *results, AIMessage("a"))[0] == {
         "role": "assistant",
         "content": "",
         "tool_calls": [
-            {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"city": "Zürich"}'}},
-            {"id": "2", "type": "function", "function": {"name": "g", "arguments": "{oops"}},
+            {"id": "aaaaaaaa1", "type": "function", "function": {"name": "f", "arguments": '{"city": "Zürich"}'}},
+            {"id": "aaaaaaaa2", "type": "function", "function": {"name": "g", "arguments": "{oops"}},
         ],
     }
 
 
 def test_anthropics_tool_results_leave_the_users_turn() -> None:
-    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "r"}]}
-    answered = {"role": "tool", "content": [{"type": "text", "text": "r"}], "tool_call_id": "1"}
+    asking = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "abcdefghi"}])
+    result = {"type": "tool_result", "tool_use_id": "abcdefghi", "content": [{"type": "text", "text": "r"}]}
+    answered = {"role": "tool", "content": [{"type": "text", "text": "r"}], "tool_call_id": "abcdefghi"}
 
-    assert to_wire([HumanMessage([result])]) == [answered]
-    assert to_wire([HumanMessage([result, "go on"])]) == [
-        answered,
-        {"role": "user", "content": [{"type": "text", "text": "go on"}]},
-    ]
+    assert sent(asking, HumanMessage([result]), AIMessage("a"))[1] == answered
+    asked = Script(answer())
+    asked.model(repair_messages=True).invoke([HumanMessage("?"), asking, HumanMessage([result, "go on"])])
+    assert answered in asked.body["messages"]
+    assert asked.body["messages"][-1] == {"role": "user", "content": [{"type": "text", "text": "go on"}]}
 
 
 def test_an_empty_text_is_no_part() -> None:
-    assert content_to_wire(["", {"type": "text", "text": ""}]) == ""
+    assert sent(HumanMessage(["", {"type": "text", "text": ""}, "hi"])) == [
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]}
+    ]
 
 
-def test_a_turn_with_arguments_that_are_no_object_keeps_them_under_their_id() -> None:
-    function = {"name": "f", "arguments": "[1, 2"}
-    turn = Turn.from_message({"content": "", "tool_calls": [{"id": "abcdefghi", "function": function}]}, "tool_calls")
-
-    message = from_turn(turn, metadata={})
+def test_arguments_that_are_no_object_are_kept_under_their_id(caller: Caller) -> None:
+    message = caller.invoke(Script(answer("", calls=[call("f", "[1, 2", id="abcdefghi")])).model(), "?")
 
     assert message.tool_calls == []
     (broken,) = message.invalid_tool_calls
     assert (broken["name"], broken["args"], broken["id"]) == ("f", "[1, 2", "abcdefghi")
     assert "JSON object" in (broken["error"] or "")
-
-
-def test_a_call_without_arguments_has_none() -> None:
-    turn = Turn.from_message({"tool_calls": [{"id": "abcdefghi", "function": {"name": "f", "arguments": ""}}]})
-    assert from_turn(turn, metadata={}).tool_calls[0]["args"] == {}
 
 
 @pytest.mark.parametrize(
@@ -321,9 +328,8 @@ def test_a_call_without_arguments_has_none() -> None:
         ({"prompt_audio_seconds": 4}, {"audio_seconds": 4}),
     ],
 )
-def test_usage_names_cached_tokens_wherever_mistral_counts_them(usage: Any, details: Any) -> None:
-    converted = from_usage({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12, **usage})
+def test_usage_names_cached_tokens_wherever_mistral_counts_them(usage: Any, details: Any, caller: Caller) -> None:
+    got = caller.invoke(Script(answer(usage={**USAGE, **usage})).model(), "?").usage_metadata
 
-    assert converted["input_tokens"] == 10
-    assert converted["output_tokens"] == 2
-    assert converted.get("input_token_details") == details
+    assert (got["input_tokens"], got["output_tokens"]) == (12, 5)
+    assert got.get("input_token_details") == details

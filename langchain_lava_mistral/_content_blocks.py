@@ -1,4 +1,4 @@
-"""Translates Mistral's content into LangChain's standard blocks: what `message.content_blocks` gives. Pure."""
+"""Translate Mistral's content into LangChain's standard blocks: what `message.content_blocks` gives. Pure."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.content import KNOWN_BLOCK_TYPES, ContentBlock
 
-from langchain_lava_mistral._convert import PROVIDER
+PROVIDER = "lava_mistral"
+"""How LangSmith, `response_metadata` and `init_chat_model` call this integration."""
 
 
 def translate_message(message: AIMessage) -> list[ContentBlock]:
-    """A whole message as standard blocks."""
+    """Return the standard blocks of a whole message."""
     blocks = [{key: value for key, value in block.items() if key != "index"} for block in _content(message.content)]
     return cast("list[ContentBlock]", [*blocks, *_calls(message)])
 
 
 def translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
-    """A chunk, or several put together, as standard blocks that keep their indices.
+    """Return the standard blocks of a chunk, or of several put together, with their indices.
 
     Fragments of tool calls stay fragments until the answer is whole: as calls, split arguments would be lost.
     """
@@ -55,7 +55,7 @@ def _content(content: str | list[Any]) -> list[dict[str, Any]]:
 
 
 def _index(part: dict[str, Any]) -> dict[str, Any]:
-    """The index of the block that a part belongs to: a reference belongs to the text of its number."""
+    """Return the index of the block that a part belongs to: a reference belongs to the text of its number."""
     return {"index": part["index"].replace("lc_ref_", "lc_txt_")} if "index" in part else {}
 
 
@@ -91,8 +91,3 @@ def _fragments(message: AIMessageChunk) -> Iterator[dict[str, Any]]:
         if chunk["index"] is not None:
             fragment["index"] = chunk["index"]
         yield fragment
-
-
-def register_blocks() -> None:
-    """Let `content_blocks` of this package's messages go through the translators here."""
-    register_translator(PROVIDER, translate_message, translate_chunk)

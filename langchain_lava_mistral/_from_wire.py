@@ -1,0 +1,136 @@
+"""Convert Mistral's answers and usage to LangChain's messages, results and metadata. Pure.
+
+Plain text stays a string; anything else becomes the list of Mistral's own parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.content import InvalidToolCall
+from langchain_core.messages.tool import ToolCall, invalid_tool_call, tool_call
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from langchain_lava_mistral._content_blocks import PROVIDER
+from lava_mistral.mistral.turn import Turn
+from lava_mistral.mistral.types import Usage, cached_tokens
+
+if TYPE_CHECKING:
+    from lava_mistral.calls.responses import Completion
+    from lava_mistral.calls.stream_parser import StreamReader
+
+
+def visible(part: Any) -> dict[str, Any]:
+    """Return a part of an answer without its defaults, so that a streamed turn equals a whole one."""
+    return {key: value for key, value in part.items() if not (key == "closed" and value is True)}
+
+
+def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata | None = None) -> AIMessage:
+    """Return a turn as LangChain's message.
+
+    Args:
+        turn: what the model said.
+        metadata: becomes `response_metadata`, beside the finish reason.
+        usage: what the call used, on one message of the call.
+    """
+    parts = [visible(part) for part in turn.content]
+    plain = all(part.keys() == {"type", "text"} for part in parts)
+    content: Any = "".join(part["text"] for part in parts) if plain else parts
+    calls: list[ToolCall] = []
+    broken: list[InvalidToolCall] = []
+    for call in turn.tool_calls:
+        arguments = call.parsed() if call.arguments.strip() else {}
+        if arguments is None:
+            error = "The arguments are not a JSON object."
+            broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error))
+        else:
+            calls.append(tool_call(name=call.name, args=arguments, id=call.id))
+    return AIMessage(
+        content=content,
+        tool_calls=calls,
+        invalid_tool_calls=broken,
+        usage_metadata=usage,
+        response_metadata={**metadata, "finish_reason": turn.finish_reason},
+    )
+
+
+def from_usage(usage: Usage) -> UsageMetadata:
+    """Return Mistral's usage in LangChain's words; cached tokens are named wherever Mistral counts them."""
+    converted = UsageMetadata(
+        input_tokens=usage.get("prompt_tokens") or 0,
+        output_tokens=usage.get("completion_tokens") or 0,
+        total_tokens=usage.get("total_tokens") or 0,
+    )
+    details: dict[str, int] = {}
+    if any(
+        usage.get(name) is not None for name in ("num_cached_tokens", "prompt_tokens_details", "prompt_token_details")
+    ):
+        details["cache_read"] = cached_tokens(usage)
+    seconds = usage.get("prompt_audio_seconds")
+    if seconds:
+        # Not tokens, so not under "audio"; Mistral bills sound by the second.
+        details["audio_seconds"] = seconds
+    if details:
+        converted["input_token_details"] = cast("InputTokenDetails", details)
+    return converted
+
+
+def head_metadata(answer: Completion | StreamReader) -> dict[str, Any]:
+    """Return what a message says of the call that made it, as far as the beginning of the answer tells it."""
+    return {
+        "model_provider": PROVIDER,
+        "model_name": answer.model,
+        "id": answer.id,
+        "created": answer.created,
+        "lava_request_id": answer.request_id,
+    }
+
+
+def cost_metadata(cost: Decimal | None) -> dict[str, str]:
+    """Return what a message says of its cost: USD as text with every digit; nothing where it is not known.
+
+    A Decimal itself would not survive LangChain's serialization, and so no cache.
+    """
+    return {} if cost is None else {"cost": f"{cost:f}"}
+
+
+def tail_metadata(stream: StreamReader) -> tuple[dict[str, Any], UsageMetadata | None]:
+    """Return the metadata and usage that end a stream."""
+    metadata = {"finish_reason": stream.turn.finish_reason, **cost_metadata(stream.cost)}
+    return metadata, None if stream.usage is None else from_usage(stream.usage)
+
+
+def to_result(answer: Completion) -> ChatResult:
+    """Return a whole answer with a generation for each of its turns; the first has the usage and cost of all."""
+    metadata = head_metadata(answer)
+    cost = cost_metadata(answer.cost)
+    output: dict[str, Any] = {"model_name": answer.model, **cost}
+    if answer.usage is not None:
+        output["token_usage"] = answer.usage
+    usage = None if answer.usage is None else from_usage(answer.usage)
+    generations = []
+    for turn in answer.turns:
+        message = from_turn(turn, metadata={**metadata, **cost}, usage=usage)
+        generations.append(ChatGeneration(message=message, generation_info={"finish_reason": turn.finish_reason}))
+        cost, usage = {}, None
+    return ChatResult(generations=generations, llm_output=output)
+
+
+def added(total: dict[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
+    """Add one call's counts to the total: numbers add up, at any depth, and so do costs; other values stay."""
+    for key, value in output.items():
+        held = total.get(key)
+        if held is None:
+            total[key] = added({}, value) if isinstance(value, Mapping) else value
+        elif isinstance(value, Mapping):
+            if isinstance(held, dict):
+                added(held, value)
+        elif key == "cost":
+            total[key] = f"{Decimal(held) + Decimal(value):f}"
+        elif isinstance(value, int) and isinstance(held, int) and not isinstance(value, bool):
+            total[key] = held + value
+    return total

@@ -1,0 +1,118 @@
+"""The settings that the chat model and the embeddings share: where they come from, what becomes of them in copies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, SecretStr
+
+from lava_mistral.billing.identity import Billing, to_billing
+from lava_mistral.billing.pickling import carried_fields
+from lava_mistral.billing.spend_limit import SpendLimit, to_limit
+
+if TYPE_CHECKING:
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
+
+Key: TypeAlias = SecretStr | Callable[[], str]
+"""A key, or a function that returns the one that is valid now."""
+
+
+def _http_client(kind: str) -> Any:
+    """Return the type of a setting that holds a client of httpx, which is not loaded for it."""
+
+    def check(value: Any) -> Any:
+        httpx = sys.modules.get("httpx")
+        if value is not None and (httpx is None or not isinstance(value, getattr(httpx, kind))):
+            raise ValueError(f"it takes an httpx.{kind}, not {type(value).__name__}")
+        return value
+
+    return Annotated[Any, BeforeValidator(check)]
+
+
+# What the core's clients are made of, by the fields' names.
+_CLIENT = ("api_key", "base_url", "billing", "lava_metadata", "spend_limit", "timeout")
+_HTTP = ("http_client", "http_async_client")
+# What a copy has in common with its original: it stands for something outside, or counts for both.
+_SHARED = ("api_key", "billing", "spend_limit", *_HTTP, "cache", "rate_limiter")
+
+
+class Made:
+    """Hold what was made of a model's settings. It makes no model unequal to another.
+
+    Attributes:
+        settings: what it was made of.
+        value: what was made.
+    """
+
+    __slots__ = ("settings", "value")
+
+    def __init__(self, settings: Any = None, value: Any = None) -> None:
+        self.settings, self.value = settings, value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Made)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class LavaSettings(BaseModel):
+    """The settings of either model, and the core's clients that they make."""
+
+    # Without them the core asks the environment, at each call.
+    api_key: Key | None = Field(default=None, exclude=True, repr=False)
+    base_url: str | None = None
+    billing: Annotated[InstanceOf[Billing], BeforeValidator(to_billing)] | None = Field(default=None, exclude=True)
+    lava_metadata: dict[str, str] | None = None
+    trace_metadata: bool = False
+    spend_limit: Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)] | None = Field(default=None, exclude=True)
+    timeout: float | None = 120.0
+    http_client: _http_client("Client") = Field(default=None, exclude=True, repr=False)  # type: ignore[valid-type]
+    http_async_client: _http_client("AsyncClient") = Field(default=None, exclude=True, repr=False)  # type: ignore[valid-type]
+
+    # An error must not show the key that was given beside the wrong setting.
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True)
+
+    _made: Made = PrivateAttr(default_factory=Made)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        # The clients hold the key, which the fields may not carry.
+        private = {**(state["__pydantic_private__"] or {}), "_made": Made()}
+        return {**state, "__dict__": carried_fields(state["__dict__"]), "__pydantic_private__": private}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        for value in (getattr(self, name, None) for name in _SHARED):
+            memo[id(value)] = value
+        copied = super().__deepcopy__(memo)
+        copied._made = Made()
+        return copied
+
+    def __repr_name__(self) -> str:
+        return f"langchain_lava_mistral.{type(self).__name__}"
+
+
+def new_clients(fields: Mapping[str, Any], **more: Any) -> tuple[LavaMistral, AsyncLavaMistral]:
+    """Return the core's clients for a model's fields.
+
+    Args:
+        fields: those of `LavaSettings`.
+        **more: further settings of the clients.
+    """
+    # They load httpx.
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
+
+    settings = {"metadata" if name == "lava_metadata" else name: fields[name] for name in _CLIENT} | more
+    return (
+        LavaMistral(**settings, http_client=fields["http_client"]),
+        AsyncLavaMistral(**settings, http_client=fields["http_async_client"]),
+    )
+
+
+shared_settings = itemgetter(*_CLIENT, *_HTTP)
+"""Return the values of the settings that the core's clients are made of."""

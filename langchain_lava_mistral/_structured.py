@@ -1,0 +1,213 @@
+"""Ask a model for answers of a schema's form, and parse them without completing or dropping anything silently."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers.transform import BaseTransformOutputParser
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator, RunnableMap
+from langchain_core.runnables.utils import AddableDict
+from langchain_core.utils.json import parse_json_markdown
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from langchain_lava_mistral._tools import answer_tool, to_response_format
+
+if TYPE_CHECKING:
+    from langchain_lava_mistral.chat_models import ChatLavaMistral
+
+
+def structured(
+    model: ChatLavaMistral,
+    schema: Any,
+    *,
+    method: str | None,
+    include_raw: bool,
+    strict: bool | None,
+    bound: dict[str, Any],
+) -> Runnable[Any, Any]:
+    """Return the model with answers of a schema's form; see `ChatLavaMistral.with_structured_output`."""
+    if method is None:
+        method = "json_schema" if (model.profile or {}).get("structured_output") else "function_calling"
+        if schema is None:
+            method = "json_mode"
+    if schema is None and method != "json_mode":
+        raise ValueError(f"with_structured_output needs a schema for the method {method!r}.")
+    bound = {
+        **bound,
+        "ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema},
+    }
+    tool = None
+    llm: Runnable[Any, Any]
+    match method:
+        case "function_calling":
+            function = answer_tool(schema, strict=strict)
+            tool = function["function"]["name"]
+            llm = model.bind_tools([function], tool_choice="any", **bound)
+        case "json_schema":
+            llm = model.bind(response_format=to_response_format(schema, strict=strict), **bound)
+        case "json_mode":
+            llm = model.bind(response_format={"type": "json_object"}, **bound)
+        case _:
+            raise ValueError(f"The method is 'function_calling', 'json_schema' or 'json_mode', not {method!r}.")
+    model_class = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
+    parser = AnswerParser(tool=tool, model_class=model_class)
+    return RunnableMap(raw=llm) | _with_outcome(parser) if include_raw else llm | parser
+
+
+class AnswerParser(BaseTransformOutputParser[Any]):
+    """Parse an answer into a dictionary or a pydantic object; one that was cut off or broken is an error.
+
+    Attributes:
+        tool: the tool whose arguments are the answer; `None` where the answer's text is JSON.
+        model_class: the pydantic class of the answer; `None` for a dictionary.
+    """
+
+    tool: str | None = None
+    model_class: Any = None
+
+    def parse(self, text: str) -> Any:
+        """Parse an answer that is text."""
+        return self.parse_result([Generation(text=text)])
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        """Parse an answer, or as much as there is of it.
+
+        Args:
+            result: the answer, as its only item.
+            partial: whether more is to come; then what can't be parsed yet is `None`.
+
+        Raises:
+            OutputParserException: the answer is whole, and not what was asked for.
+        """
+        message = result[0].message if isinstance(result[0], ChatGeneration) else None
+        if not partial and isinstance(message, AIMessage):
+            self._check(message)
+        if self.tool is None:
+            value = self._read_text(result[0].text, partial)
+        else:
+            calls = message.tool_calls if isinstance(message, AIMessage) else []
+            value = next((call["args"] for call in calls if call["name"] == self.tool), None)
+        return value if value is None or self.model_class is None else self._instance(value, partial)
+
+    def _check(self, message: AIMessage) -> None:
+        reason = message.response_metadata.get("finish_reason")
+        if reason in ("length", "model_length"):
+            raise OutputParserException(
+                f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens.",
+                llm_output=message.text,
+            )
+        if self.tool is None:
+            return
+        called = [call["name"] for call in message.tool_calls]
+        if called:
+            if self.tool not in called:
+                raise OutputParserException(f"The answer calls {called[0]!r}, not {self.tool!r}.")
+        elif message.invalid_tool_calls:
+            bad = message.invalid_tool_calls[0]
+            raise OutputParserException(
+                f"The arguments of {bad['name']!r} are not a JSON object.", llm_output=bad["args"] or ""
+            )
+        else:
+            raise OutputParserException(
+                f"The model answered in words instead of calling {self.tool!r}.", llm_output=message.text
+            )
+
+    def _read_text(self, text: str, partial: bool) -> Any:
+        try:
+            return parse_json_markdown(text.strip())
+        except ValueError as error:
+            if partial:
+                return None
+            raise OutputParserException("The answer is not JSON.", llm_output=text) from error
+
+    def _instance(self, value: Any, partial: bool) -> Any:
+        kind = self.model_class
+        try:
+            return kind.model_validate(value) if hasattr(kind, "model_validate") else kind.parse_obj(value)
+        except ValueError as error:
+            # Of either version of pydantic.
+            if partial:
+                return None
+            raise OutputParserException(
+                f"The answer does not make a {kind.__name__}: {error}", llm_output=str(value)
+            ) from error
+
+    # While a stream runs LangChain's own parsers show what is there, and never look whether it was all.
+
+    def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
+        answer = _Growing(self)
+        for chunk in input:
+            yield from answer.add(chunk)
+        yield from answer.end()
+
+    async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
+        answer = _Growing(self)
+        async for chunk in input:
+            for value in answer.add(chunk):
+                yield value
+        for value in answer.end():
+            yield value
+
+
+class _Growing:
+    """A streamed answer: what it says as it grows, each state once, and whether it is whole at its end."""
+
+    def __init__(self, parser: AnswerParser) -> None:
+        self._parser = parser
+        self._answer: Any = None
+        self._said: Any = None
+
+    def add(self, chunk: Any) -> Iterator[Any]:
+        """Take a chunk and yield the new state, if it is one."""
+        self._answer = chunk if self._answer is None else self._answer + chunk
+        yield from self._state(partial=True)
+
+    def end(self) -> Iterator[Any]:
+        """Check the whole answer and yield its last state, if it is a new one."""
+        if self._answer is not None:
+            yield from self._state(partial=False)
+
+    def _state(self, *, partial: bool) -> Iterator[Any]:
+        whole = self._answer
+        generation = Generation(text=whole) if isinstance(whole, str) else ChatGeneration(message=whole)
+        value = self._parser.parse_result([generation], partial=partial)
+        if value is not None and value != self._said:
+            self._said = value
+            yield value
+
+
+def _with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
+    """Return what adds `parsed` and `parsing_error` to `{"raw": message}`; chunks of `raw` are handed on."""
+
+    def parse(answer: Iterator[Any], config: RunnableConfig) -> Iterator[Any]:
+        chunks: list[Any] = []
+        for part in answer:
+            chunks.append(part["raw"])
+            yield AddableDict(part)
+        try:
+            outcome = AddableDict(parsed=parser.invoke(_joined(chunks), config), parsing_error=None)
+        except Exception as error:  # noqa: BLE001 - whatever a user's validator raises
+            outcome = AddableDict(parsed=None, parsing_error=error)
+        yield outcome
+
+    async def aparse(answer: AsyncIterator[Any], config: RunnableConfig) -> AsyncIterator[Any]:
+        chunks: list[Any] = []
+        async for part in answer:
+            chunks.append(part["raw"])
+            yield AddableDict(part)
+        try:
+            outcome = AddableDict(parsed=await parser.ainvoke(_joined(chunks), config), parsing_error=None)
+        except Exception as error:  # noqa: BLE001 - whatever a user's validator raises
+            outcome = AddableDict(parsed=None, parsing_error=error)
+        yield outcome
+
+    # Its type does not know of the configuration, which it hands to a generator that takes one.
+    return RunnableGenerator(cast("Any", parse), cast("Any", aparse), name="Outcome")
+
+
+def _joined(chunks: list[Any]) -> Any:
+    return chunks[0].__add__(chunks[1:]) if len(chunks) > 1 else chunks[0]
