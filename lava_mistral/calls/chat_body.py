@@ -35,7 +35,7 @@ _ELSEWHERE = {
         ("http_client", "async_http_client", "http_async_client", "base_url"),
         "It goes on the client or model: make a second one, of a framework's model by model_copy(update={…}).",
     ),
-    "metadata": "What Lava shall store with a call goes into lava_metadata=; what Mistral shall, into mistral_metadata=.",
+    "metadata": "What Lava shall store with a call goes into lava_metadata=; Mistral: mistral_metadata=.",
     "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
     "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",
 }
