@@ -12,7 +12,7 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick coverage lint types extras lowest newest dist notebooks live constraints clean
+.PHONY: demo test test-quick coverage lint types extras lowest newest dist docs notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
@@ -62,6 +62,10 @@ dist: $(BIN)/uv
 	$(BIN)/uv build --quiet --out-dir dist
 	$(BIN)/uv build --quiet --out-dir build/again
 	for file in dist/*.tar.gz dist/*.whl; do cmp $$file build/again/$${file#dist/} || exit 1; done
+
+# The documentation as a site, in build/site; a broken link or reference fails.
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 # The settings in pyproject.toml are for the tests, and name plugins that notebooks do without.
 notebooks: $(VENV)/.notebooks
