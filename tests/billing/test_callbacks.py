@@ -248,6 +248,20 @@ async def test_llama_index_without_any_handler_calls_all_the_same(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_dispatcher_that_does_not_propagate_keeps_what_calls_cost_to_its_own_handlers(
+    gateway: LocalGateway, asynchronous: bool, counting: LavaUsageHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    framework = Framework("llama_index", asynchronous=asynchronous)
+    own, dispatcher = LavaUsageHandler(), get_dispatcher("llama_index_lava_mistral.callbacks")
+    monkeypatch.setattr(dispatcher, "event_handlers", [own])
+    await framework.chat(framework.llm(gateway), "Hello")
+    assert (own.totals.requests, counting.totals.requests) == (1, 1)
+    monkeypatch.setattr(dispatcher, "propagate", False)
+    await framework.chat(framework.llm(gateway), "Hello")
+    assert (own.totals.requests, counting.totals.requests) == (2, 1)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_span_id_that_is_too_long_for_lava_is_cut(gateway: LocalGateway, asynchronous: bool) -> None:
     framework = Framework("llama_index", asynchronous=asynchronous)
     access: Any = {"api_key": gateway.secret_key, "base_url": gateway.base_url, "trace_metadata": True}
