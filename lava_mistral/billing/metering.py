@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from time import monotonic
 from typing import Any
 
 from lava_mistral.billing.identity import MERCHANT, Billing
@@ -91,9 +92,10 @@ def open_account(
 class Charge:
     """One request, from its sending to its end. What ends it first counts; all later is without effect."""
 
-    __slots__ = ("_open",)
+    __slots__ = ("_began", "_open")
 
     def __init__(self, account: Account | None) -> None:
+        self._began = monotonic()
         # Taking an item off a list is one step, whichever thread is first.
         self._open = [] if account is None else [account]
 
@@ -145,6 +147,7 @@ class Charge:
             run_id=account.watch.run_id,
             streamed=account.streamed,
             complete=complete,
+            duration=monotonic() - self._began,
         )
         tell(account.watch.listeners, record)
 

@@ -38,6 +38,7 @@ class CallRecord:
         run_id: LangChain's run id or LlamaIndex's span id of the call.
         streamed: whether it was a stream.
         complete: whether the answer came to its end.
+        duration: seconds from the sending to the end of the answer.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class CallRecord:
     run_id: str | None = None
     streamed: bool = False
     complete: bool = True
+    duration: float | None = field(default=None, compare=False)
 
     @property
     def input_tokens(self) -> int | None:
