@@ -249,12 +249,7 @@ class Call:
         if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
             raise self._senseless("without choices", response, body.get("usage"))
         try:
-            turns = tuple(
-                Turn.from_message(
-                    choice.get("message") or {}, choice.get("finish_reason"), choice.get("index", place), self.names
-                )
-                for place, choice in enumerate(choices)
-            )
+            turns = tuple(Turn.from_choice(choice, place, self.names) for place, choice in enumerate(choices))
         except ServerError as error:
             raise self._senseless(f"that makes no sense ({error.message})", response, body.get("usage")) from error
         request_id = response.headers.get("x-lava-request-id")

@@ -66,6 +66,7 @@ class StreamReader:
                 continue
             if text == "[DONE]":
                 self.done = True
+                self.ready.extend(self._assembler.end())
                 continue
             try:
                 chunk = from_json(text)
@@ -116,7 +117,7 @@ class StreamReader:
                 detail = read_error_body(said)
                 why = f"what came was no event stream: {shorten(detail.message or str(said))}"
             raise self.interrupted(why)
-        if not self.turns:
+        if self._assembler.is_empty:
             raise self.interrupted("it held no answer")
 
     def settle(self) -> None:

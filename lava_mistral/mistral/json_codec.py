@@ -1,25 +1,34 @@
-"""Writes the JSON of a request. Pure."""
+"""Write and read JSON. Pure."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import orjson
 
 from lava_mistral.errors import ConfigurationError
 
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+_FENCED = re.compile(r"\s*```[\w-]*\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+
 
 def to_json(value: Any) -> bytes:
-    """The JSON of a value: numbers of numpy and integers of any length included, as a tool's schema may hold them.
+    """Return the JSON of a value.
+
+    Dates, decimals, UUIDs, sets, numbers of numpy and integers of any length are written as pydantic writes them.
 
     Raises:
         ConfigurationError: it holds what JSON has not.
     """
     try:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(value, _plain, _OPTIONS)
     except TypeError as error:
         try:
             # It writes integers beyond 64 bits.
@@ -39,8 +48,33 @@ def to_json(value: Any) -> bytes:
             ) from None
 
 
+def to_text(value: Any) -> str:
+    """Return the JSON text of data that a model reads: the arguments of a call, or what a tool gave.
+
+    What JSON has not is written as pydantic writes it, and anything else as its text.
+
+    Raises:
+        ConfigurationError: it holds itself.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_readable)
+    except TypeError:
+        # A key that is no text.
+        return orjson.dumps(value, _readable, _OPTIONS | orjson.OPT_NON_STR_KEYS).decode()
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError("Data can't be written as JSON: it holds itself.") from error
+    # Half of a surrogate pair, as models write it: only its escape can be sent.
+    return text if _half_pair(text) is None else json.dumps(value, default=_readable)
+
+
+def unfenced(text: str) -> str:
+    """Return a text without the Markdown fence that some models put around JSON."""
+    found = _FENCED.fullmatch(text)
+    return text if found is None else found[1]
+
+
 def from_json(data: bytes | str) -> Any:
-    """The value of a JSON text; half a surrogate pair in it, which is valid JSON but no text, becomes U+FFFD.
+    """Return the value of a JSON text; half a surrogate pair in it, which is valid JSON but no text, becomes U+FFFD.
 
     Raises:
         ValueError: it is no JSON.
@@ -58,10 +92,31 @@ def from_json(data: bytes | str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy as Python's."""
-    if hasattr(value, "item"):
-        return value.item()
+    """Return a value that JSON has not as pydantic writes it."""
+    match value:
+        case datetime() | date() | time():
+            text = value.isoformat()
+            return f"{text[:-6]}Z" if text.endswith("+00:00") else text
+        case Decimal() | UUID():
+            return str(value)
+        case set() | frozenset():
+            return list(value)
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case Enum():
+            return value.value
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
     raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
+
+
+def _readable(value: Any) -> Any:
+    try:
+        return _plain(value)
+    except TypeError:
+        return str(value)
 
 
 def _half_pair(value: Any, where: str = "") -> str | None:

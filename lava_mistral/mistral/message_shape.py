@@ -1,4 +1,4 @@
-"""The shape of one message, and what of it Mistral's schema refuses. Pure."""
+"""Read the shape of one message, and take out what Mistral's schema refuses. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PART_KEYS = {
 
 
 def roles_of(messages: Sequence[Any]) -> list[str]:
-    """The role of each message.
+    """Return the role of each message.
 
     Raises:
         InvalidRequestError: one is no message, or its role is none of Mistral's.
@@ -44,7 +44,7 @@ def roles_of(messages: Sequence[Any]) -> list[str]:
 
 
 def text_of(message: AnyMessage) -> str:
-    """All text of a message, its parts a line each."""
+    """Return all text of a message, its parts a line each."""
     content = message.get("content")
     if isinstance(content, str):
         return content
@@ -64,7 +64,7 @@ def says_nothing(message: AnyMessage) -> bool:
 
 
 def clean(message: AnyMessage) -> AnyMessage:
-    """The message without what the schema refuses in its parts; the message itself where that is nothing."""
+    """Return the message without what the schema refuses in its parts; the message itself where that is nothing."""
     content = message.get("content")
     if type(content) is not list:
         return message
@@ -80,7 +80,7 @@ def _clean_parts(parts: list[Any]) -> list[Any]:
 
 
 def _clean_part(part: Any) -> Any:
-    """The part as the schema takes it, `None` when nothing of it remains. Unknown types stay as they are."""
+    """Return the part as the schema takes it, `None` when nothing of it remains. Unknown types stay as they are."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, dict) else None

@@ -1,4 +1,4 @@
-"""Tool-call ids as Mistral takes them, and which result answers which call. Pure."""
+"""Bring tool-call ids into Mistral's form, and find the call that a result answers. Pure."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from hashlib import sha256
 from typing import Any
 
 from lava_mistral.errors import InvalidRequestError
+from lava_mistral.mistral.answer_shape import plain_arguments
 from lava_mistral.mistral.message_shape import AnyMessage, clean
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # What stands for a missing id; "null" is the default of Mistral's schema.
-_NO_ID = frozenset((None, "", "null"))
+_NO_ID = frozenset(("", "null"))
 _CALL_KEYS = frozenset(("id", "type", "function", "index"))
 _FUNCTION_KEYS = frozenset(("name", "arguments"))
 
 
 def mistral_tool_id(id: str) -> str:
-    """The tool-call id that Mistral takes for any id: 9 characters of a-z, A-Z and 0-9 (its error 3280).
+    """Return the tool-call id that Mistral takes for any id: 9 characters of a-z, A-Z and 0-9 (its error 3280).
 
     An id of that form stays; any other becomes a hash of itself, the same in every process.
     """
@@ -32,14 +33,18 @@ def mistral_tool_id(id: str) -> str:
     return "".join(digits)
 
 
-@lru_cache(maxsize=4096)
 def known_id(id: Any) -> str:
-    """Mistral's form of an id that may be missing: then an empty string."""
-    return "" if id in _NO_ID else mistral_tool_id(str(id))
+    """Return Mistral's form of an id that may be missing: then an empty string."""
+    return _known_id(id if isinstance(id, str) else "" if id is None else str(id))
+
+
+@lru_cache(maxsize=4096)
+def _known_id(id: str) -> str:
+    return "" if id in _NO_ID else mistral_tool_id(id)
 
 
 def calls_of(message: AnyMessage, index: int) -> list[AnyMessage]:
-    """The tool calls of `messages[index]`.
+    """Return the tool calls of `messages[index]`.
 
     Raises:
         InvalidRequestError: they have not the shape of calls.
@@ -58,7 +63,7 @@ def calls_of(message: AnyMessage, index: int) -> list[AnyMessage]:
 def paired(
     calls: Sequence[AnyMessage], results: Sequence[AnyMessage], index: int
 ) -> tuple[list[str], list[int | None]]:
-    """An id for each call of `messages[index]`, no two equal, and the position of the call that each result answers.
+    """Return an id for each call of `messages[index]`, no two equal, and which call each result answers, by position.
 
     A missing or repeated id becomes one that the call's place gives. Results belong to calls by id, and in order
     where ids are equal or missing.
@@ -96,24 +101,26 @@ def _match(wanted: Sequence[str], given: Sequence[str]) -> list[int | None]:
 
 
 def with_call_ids(message: AnyMessage, calls: Sequence[AnyMessage], ids: Sequence[str]) -> AnyMessage:
-    """The message with exactly these calls under these ids; the message itself where nothing changes."""
+    """Return the message with exactly these calls under these ids; the message itself where nothing changes."""
     new = [_clean_call(call, identity) for call, identity in zip(calls, ids, strict=True)]
     return message if new == message["tool_calls"] else message | {"tool_calls": new}
 
 
 def with_result_id(result: AnyMessage, identity: str) -> AnyMessage:
-    """The tool result with this id; the result itself where nothing changes."""
+    """Return the tool result with this id; the result itself where nothing changes."""
     if type(result.get("content")) is list:
         result = clean(result)
     return result if result.get("tool_call_id") == identity else result | {"tool_call_id": identity}
 
 
 def _clean_call(call: AnyMessage, identity: str) -> AnyMessage:
-    """The call with this id and without what the schema refuses."""
+    """Return the call with this id and without what the schema refuses."""
     function = call["function"]
-    if not function.keys() <= _FUNCTION_KEYS or function.get("arguments") in (None, ""):
-        # Some servers leave the arguments of a call without any empty, which is no JSON.
-        function = {"name": function.get("name"), "arguments": function.get("arguments") or "{}"}
+    given = function.get("arguments")
+    # Some servers leave the arguments of a call without any empty, which is no JSON.
+    arguments = "{}" if given is None else given if not isinstance(given, str) else plain_arguments(given) or "{}"
+    if not function.keys() <= _FUNCTION_KEYS or arguments is not given:
+        function = {"name": function.get("name"), "arguments": arguments}
     elif call.get("id") == identity and call.keys() <= _CALL_KEYS and None not in call.values():
         return call
     kept = {key: value for key, value in call.items() if key in _CALL_KEYS and value is not None}

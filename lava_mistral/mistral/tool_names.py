@@ -28,12 +28,15 @@ class ToolNames:
 
     Args:
         names: the tools' own names.
+        built_in: whether the request has tools that run on Mistral's side too.
     """
 
-    __slots__ = ("_own", "_wire")
+    __slots__ = ("_known", "_own", "_wire", "built_in")
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        own = sorted(set(names))
+    def __init__(self, names: Iterable[str] = (), *, built_in: bool = False) -> None:
+        self.built_in = built_in
+        self._known = set(names)
+        own = sorted(self._known)
         taken = {name for name in own if tool_name(name) == name}
         forms = Counter(tool_name(name) for name in own)
         self._wire: dict[str, str] = {}
@@ -51,7 +54,7 @@ class ToolNames:
         """Return the names of the functions in a request's tools."""
         functions = [tool.get("function") for tool in tools or () if isinstance(tool, Mapping)]
         names = [function.get("name") for function in functions if isinstance(function, Mapping)]
-        return cls(name for name in names if isinstance(name, str))
+        return cls((name for name in names if isinstance(name, str)), built_in=None in functions)
 
     def to_wire(self, name: str) -> str:
         """Return the form of a tool's own name; of a name that is none of these, what `tool_name` says."""
@@ -60,6 +63,10 @@ class ToolNames:
     def from_wire(self, name: str) -> str:
         """Return the own name of a tool by the form that was sent; any other name as it is."""
         return self._own.get(name, name)
+
+    def runs_here(self, name: str) -> bool:
+        """Whether a call of this name is one to run here, and not one that ran on Mistral's side."""
+        return not self.built_in or name in self._known
 
     def applied(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the body of a request with the names in tools, tool choice and messages as Mistral takes them."""

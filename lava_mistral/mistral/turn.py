@@ -1,7 +1,6 @@
-"""Assembles streamed deltas into assistant turns. Pure.
+"""Hold an assistant's turn, whole or as a stream brings it. Pure.
 
-One place knows how Mistral words a turn: content as a string, a list of parts or nothing; tool calls whole
-or in fragments. A turn that was streamed and the same turn in one answer come out equal.
+A turn that was streamed and the same turn in one answer come out equal.
 """
 
 from __future__ import annotations
@@ -9,17 +8,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-from uuid import uuid4
+from itertools import groupby
+from typing import Any, Final
 
-from lava_mistral.errors import ServerError
-from lava_mistral.mistral.json_codec import to_json
+from lava_mistral.mistral.answer_shape import (
+    as_list_of,
+    fresh_call_id,
+    malformed,
+    plain_arguments,
+    read_finish_reason,
+    read_function,
+    read_logprobs,
+    read_message,
+    read_parts,
+    text_of_part,
+    thinking_of_part,
+    wire_id,
+)
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Usage
 
-_TEXT_KEYS = {"type", "text"}
-_NO_ID = frozenset(("", "null"))
-"""What stands for a missing tool-call id on the wire, beside `None`: `"null"` is the schema's default."""
+CUT_OFF: Final = ("length", "model_length")
+"""Finish reasons of an answer that was longer than allowed."""
+_CITATIONS = frozenset(("reference", "tool_reference"))
+_FILES = frozenset(("file", "tool_file", "image_url", "document_url", "input_audio", "resource", "resource_link"))
 
 
 @dataclass(slots=True)
@@ -37,13 +49,14 @@ class ToolCall:
     arguments: str
 
     def parsed(self) -> dict[str, Any] | None:
-        """The arguments, or `None` when they are not a JSON object.
+        """Return the arguments, or `None` when they are not a JSON object; JSON's null stands for none.
 
         Models write more than the JSON standard has: raw line breaks in texts (of code above all), `NaN`, integers of
-        any length. All of it is taken, and integers stay exact.
+        any length, JSON that is encoded twice. All of it is taken, and integers stay exact.
         """
         try:
-            value = json.loads(self.arguments, strict=False)
+            text = plain_arguments(self.arguments)
+            value = json.loads(text or ("{}" if self.arguments else ""), strict=False)
         except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
@@ -79,6 +92,7 @@ class Delta:
         finish_reason: on the last delta of a choice.
         usage: what the whole call has used so far. It stands on the last delta of its chunk; where several
             chunks carry it, the last one counts.
+        logprobs: the log probabilities of its tokens, one object a token.
     """
 
     index: int
@@ -88,6 +102,7 @@ class Delta:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    logprobs: tuple[Any, ...] = ()
 
 
 class Turn:
@@ -95,11 +110,13 @@ class Turn:
 
     Attributes:
         index: which choice of the answer, from 0.
-        tool_calls: the calls in order.
+        tool_calls: the calls to run, in order; none that Mistral ran itself.
         finish_reason: why the turn ended; `None` while it runs.
+        steps: the messages before the answer where tools ran on Mistral's side, as they came; complete at the end.
+        logprobs: the log probabilities of the tokens, one object a token.
     """
 
-    __slots__ = ("_loose", "_parts", "finish_reason", "index", "tool_calls")
+    __slots__ = ("_loose", "_parts", "finish_reason", "index", "logprobs", "steps", "tool_calls")
 
     def __init__(
         self,
@@ -111,9 +128,35 @@ class Turn:
         self.index = index
         self.tool_calls = list(tool_calls)
         self.finish_reason = finish_reason
+        self.steps: list[Any] = []
+        self.logprobs: list[Any] = []
         self._parts: list[ContentPart] = []
         # What came since the last look, not merged yet: a stream brings one word at a time.
         self._loose: list[str | ContentPart] = [*read_parts(content)]
+
+    @classmethod
+    def from_choice(cls, choice: Mapping[str, Any], place: int = 0, names: ToolNames = ToolNames()) -> Turn:  # noqa: B008
+        """Return the turn in a choice of an answer that was not streamed.
+
+        Args:
+            choice: the choice.
+            place: its place in the answer, where it does not say its index.
+            names: of the request's tools, whose own the calls are given.
+
+        Raises:
+            ServerError: it has not the shape of a choice, or nothing is in it.
+        """
+        message, steps, ran = read_message(choice)
+        index = choice.get("index")
+        reason = read_finish_reason(choice)
+        turn = cls.from_message(message, reason, index if type(index) is int else place, names)
+        turn.tool_calls = [call for call in turn.tool_calls if call.id not in ran and names.runs_here(call.name)]
+        turn.steps = steps
+        turn.logprobs = read_logprobs(choice)
+        if turn.is_empty:
+            raise malformed("message", "an object with content or tool calls", None)
+        turn.complete_calls()
+        return turn
 
     @classmethod
     def from_message(
@@ -123,7 +166,7 @@ class Turn:
         index: int = 0,
         names: ToolNames = ToolNames(),  # noqa: B008 - it never changes
     ) -> Turn:
-        """Return the turn in an answer that was not streamed.
+        """Return the turn that a message holds.
 
         Args:
             message: the choice's `message`.
@@ -142,7 +185,7 @@ class Turn:
             identity = wire_id(call)
             if identity is None or any(other.id == identity for other in turn.tool_calls):
                 identity = fresh_call_id()
-            turn.tool_calls.append(ToolCall(identity, names.from_wire(name), arguments))
+            turn.tool_calls.append(ToolCall(identity, names.from_wire(name), plain_arguments(arguments)))
         return turn
 
     def add(self, delta: Delta) -> None:
@@ -163,33 +206,57 @@ class Turn:
                 call = self.tool_calls[fragment.index]
                 call.name += fragment.name or ""
                 call.arguments += fragment.arguments
+        self.logprobs += delta.logprobs
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
+            self.complete_calls()
+
+    def complete_calls(self) -> None:
+        """Give calls of an answer that was not cut off, and without arguments, an empty object."""
+        if self.finish_reason not in (None, *CUT_OFF):
+            for call in self.tool_calls:
+                call.arguments = call.arguments or "{}"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it, and no reason why it ended."""
+        return self.finish_reason is None and not (self._parts or self._loose or self.tool_calls)
 
     @property
     def content(self) -> list[ContentPart]:
         """The pieces of the turn in order; text next to text, and thinking next to thinking, is one piece."""
         if self._loose:
-            self._parts = _merged([*self._parts, *self._loose])
+            _merge(self._parts, self._loose)
             self._loose.clear()
         return list(self._parts)
 
     @property
     def text(self) -> str:
         """All text, without references and thinking."""
-        return "".join(text_of_parts(part) for part in self.content)
+        return "".join(text_of_part(part) for part in self.content)
 
     @property
     def thinking(self) -> str:
         """All thinking text."""
-        return "".join(thinking_of_parts(part) for part in self.content)
+        return "".join(thinking_of_part(part) for part in self.content)
+
+    @property
+    def citations(self) -> list[ContentPart]:
+        """The references to sources, of documents that were given and of tools that ran on Mistral's side."""
+        return [part for part in self.content if part["type"] in _CITATIONS]
+
+    @property
+    def files(self) -> list[ContentPart]:
+        """The files and images in the turn, and in its steps."""
+        steps = (part for step in self.steps if step.get("role") == "tool" for part in read_parts(step.get("content")))
+        return [part for part in (*steps, *self.content) if part["type"] in _FILES]
 
     def to_wire(self) -> AssistantMessage:
-        """The message that replays this turn in a later request."""
+        """Return the message that replays this turn in a later request."""
         content = self.content
         message: AssistantMessage = {"role": "assistant", "content": ""}
-        if len(content) == 1 and _is_plain_text(content[0]):
-            message["content"] = text_of_parts(content[0])
+        if len(content) == 1 and _kind(content[0]) == "text":
+            message["content"] = text_of_part(content[0])
         elif content:
             message["content"] = content
         if self.tool_calls:
@@ -220,111 +287,28 @@ class Turn:
         )
 
 
-def wire_id(call: dict[str, Any]) -> str | None:
-    identity = call.get("id")
-    return identity if isinstance(identity, str) and identity not in _NO_ID else None
+def _kind(piece: Any) -> str:
+    """What a piece can be joined with: plain text with plain text, thinking with thinking, the rest with nothing."""
+    if isinstance(piece, str):
+        return "text"
+    return "marked text" if piece["type"] == "text" and len(piece) > 2 else str(piece["type"])
 
 
-def fresh_call_id() -> str:
-    return uuid4().hex[:9]
-
-
-def read_function(call: Any) -> tuple[str, str]:
-    """The name and the arguments' JSON text of a tool call or a fragment of one."""
-    if not isinstance(call, dict):
-        raise malformed("tool_calls", "objects", call)
-    function = call.get("function") or {}
-    if not isinstance(function, dict):
-        raise malformed("function", "an object", function)
-    arguments = function.get("arguments")
-    if arguments is None:
-        arguments = ""
-    elif not isinstance(arguments, str):
-        arguments = to_json(arguments).decode()
-    name = function.get("name") or ""
-    if not isinstance(name, str):
-        raise malformed("name", "a string", name)
-    return name, arguments
-
-
-def read_parts(content: Any) -> list[Any]:
-    """Content in any of its forms as a list of parts, without empty text."""
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}] if content else []
-    if not isinstance(content, Iterable) or isinstance(content, Mapping):
-        raise malformed("content", "a string or a list", content)
-    parts: list[Any] = []
-    for item in content:
-        if isinstance(item, str):
-            parts += read_parts(item)
-        elif not isinstance(item, dict):
-            raise malformed("content", "strings and objects", item)
-        elif item.get("type") == "thinking":
-            parts.append(item | {"thinking": read_parts(item.get("thinking"))})
-        elif item.get("type") == "reference" and isinstance(item.get("text"), str):
-            # The schema has no text there, but it is seen: no cited word may be lost (langchain-ai/langchain#35259).
-            parts += read_parts(item["text"])
-            parts.append({key: value for key, value in item.items() if key != "text"})
-        elif item.get("type") != "text" or item.get("text"):
-            if item.get("type") == "text" and not isinstance(item["text"], str):
-                raise malformed("text", "a string", item["text"])
-            parts.append(item)
-    return parts
-
-
-def _is_plain_text(part: Mapping[str, Any]) -> bool:
-    return part.get("type") == "text" and part.keys() == _TEXT_KEYS
-
-
-def text_of_parts(part: Mapping[str, Any]) -> str:
-    return str(part["text"]) if part.get("type") == "text" else ""
-
-
-def thinking_of_parts(part: Mapping[str, Any]) -> str:
-    return "".join(map(text_of_parts, part["thinking"])) if part.get("type") == "thinking" else ""
-
-
-def _merged(pieces: Iterable[Any]) -> list[Any]:
-    """The pieces as parts, with plain text next to plain text and thinking next to thinking made one."""
-    parts: list[Any] = []
-    texts: list[str] = []
-    for piece in pieces:
-        if isinstance(piece, str):
-            texts.append(piece)
+def _merge(parts: list[Any], pieces: Iterable[Any]) -> list[Any]:
+    """Append pieces to parts, in place; no part that was there is changed, so that it can have been handed on."""
+    for kind, run in groupby(pieces, _kind):
+        if kind not in ("text", "thinking"):
+            parts.extend(run)
             continue
-        if _is_plain_text(piece):
-            texts.append(piece["text"])
-            continue
-        _put_text(parts, texts)
-        before = parts[-1] if parts else None
-        if before is not None and piece.get("type") == before.get("type") == "thinking":
-            parts[-1] = before | piece | {"thinking": [*before["thinking"], *piece["thinking"]]}
+        same = [parts.pop()] if parts and _kind(parts[-1]) == kind else []
+        same.extend(run)
+        if kind == "text":
+            text = "".join(piece if isinstance(piece, str) else piece["text"] for piece in same)
+            parts.append({"type": "text", "text": text})
         else:
-            parts.append(piece)
-    _put_text(parts, texts)
-    return [
-        part | {"thinking": _merged(part["thinking"])} if part.get("type") == "thinking" else part for part in parts
-    ]
-
-
-def _put_text(parts: list[Any], texts: list[str]) -> None:
-    text = "".join(texts)
-    texts.clear()
-    if text:
-        parts.append({"type": "text", "text": text})
-
-
-def as_list_of(value: Any, name: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise malformed(name, "a list", value)
-    return value
-
-
-def malformed(name: str, expected: str, value: Any) -> ServerError:
-    return ServerError(
-        f"an answer came whose {name} should be {expected}; got {type(value).__name__}", origin="mistral"
-    )
+            whole: dict[str, Any] = {}
+            for piece in same:
+                whole |= piece
+            whole["thinking"] = _merge([], [thought for piece in same for thought in piece["thinking"]])
+            parts.append(whole)
+    return parts

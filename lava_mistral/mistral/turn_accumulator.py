@@ -1,25 +1,25 @@
-"""Accumulate the chunks of one stream into turns."""
+"""Accumulate the chunks of one stream into turns. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lava_mistral.mistral.tool_names import ToolNames
-from lava_mistral.mistral.turn import (
-    Delta,
-    ToolCall,
-    ToolCallDelta,
-    Turn,
+from lava_mistral.mistral.answer_shape import (
     as_list_of,
     fresh_call_id,
     malformed,
+    plain_arguments,
+    read_finish_reason,
     read_function,
+    read_logprobs,
     read_parts,
-    text_of_parts,
-    thinking_of_parts,
+    text_of_part,
+    thinking_of_part,
     wire_id,
 )
-from lava_mistral.mistral.types import ChatChunk, ContentPart, Usage
+from lava_mistral.mistral.tool_names import ToolNames
+from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta, Turn
+from lava_mistral.mistral.types import ChatChunk, ContentPart, Usage, known_usage
 
 
 class TurnAccumulator:
@@ -36,7 +36,7 @@ class TurnAccumulator:
         usage: what the call has used, once a chunk said so.
     """
 
-    __slots__ = ("_growing", "_names", "created", "id", "model", "turns", "usage")
+    __slots__ = ("_choices", "_names", "created", "id", "model", "turns", "usage")
 
     def __init__(self, names: ToolNames = ToolNames()) -> None:  # noqa: B008 - it never changes
         self._names = names
@@ -45,15 +45,20 @@ class TurnAccumulator:
         self.model = ""
         self.created = 0
         self.usage: Usage | None = None
-        self._growing: dict[int, _GrowingTurn] = {}
+        self._choices: dict[int, _Choice] = {}
 
     @property
     def complete(self) -> bool:
         """Whether every choice seen has a finish reason, and there is one."""
         return bool(self.turns) and all(turn.finish_reason is not None for turn in self.turns)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no choice has anything in it, nor a reason why it ended."""
+        return all(turn.is_empty for turn in self.turns)
+
     def add(self, chunk: ChatChunk) -> list[Delta]:
-        """What a chunk adds: nothing, one delta, or one for each of several choices.
+        """Return what a chunk adds: nothing, one delta, or one for each of several choices.
 
         Usage on a chunk without choices comes as a delta of choice 0.
 
@@ -64,79 +69,158 @@ class TurnAccumulator:
             raise malformed("chunk", "an object", chunk)
         if not self.id:
             self._read_head(chunk)
-        usage = chunk.get("usage")
         choices = as_list_of(chunk.get("choices"), "choices")
-        deltas: list[Delta] = []
-        for choice in choices:
-            delta = self._add_choice(choice)
-            if delta is not None:
-                deltas.append(delta)
-        if usage:
-            if not isinstance(usage, dict):
-                raise malformed("usage", "an object", usage)
+        deltas = [delta for choice in choices if (delta := self._add_choice(choice)) is not None]
+        if chunk.get("usage") and (usage := known_usage(chunk["usage"])) is not None:
             self.usage = usage
-            if deltas:
-                deltas[-1].usage = usage
-            else:
-                deltas.append(Delta((choices[0].get("index") or 0) if choices else 0, usage=usage))
+            if not deltas:
+                deltas.append(Delta((choices[0].get("index") or 0) if choices else 0))
+            deltas[-1].usage = usage
         return deltas
 
-    def _read_head(self, chunk: ChatChunk) -> None:
-        self.id = chunk.get("id") or ""
-        self.model = chunk.get("model") or self.model
-        self.created = chunk.get("created") or self.created
+    def end(self) -> list[Delta]:
+        """Return the calls that were kept back, of choices that ended without a reason."""
+        return [
+            Delta(choice.turn.index, tool_calls=calls)
+            for choice in self._choices.values()
+            if choice.turn.finish_reason is None and (calls := choice.end_steps())
+        ]
 
-    def _add_choice(self, choice: Any) -> Delta | None:
-        if not isinstance(choice, dict):
-            raise malformed("choices", "objects", choice)
-        index = choice.get("index") or 0
+    def _read_head(self, chunk: ChatChunk) -> None:
+        self.id = str(chunk.get("id") or "")
+        self.model = str(chunk.get("model") or self.model)
+        created = chunk.get("created")
+        self.created = created if isinstance(created, int) else self.created
+
+    def _add_choice(self, wire: Any) -> Delta | None:
+        if not isinstance(wire, dict):
+            raise malformed("choices", "objects", wire)
+        index = wire.get("index") or 0
         if type(index) is not int:
             raise malformed("index", "an integer", index)
-        growing = self._growing.get(index)
-        if growing is None:
-            growing = self._begin(index)
-        turn = growing.turn
-        delta = choice.get("delta") or {}
+        choice = self._choices.get(index) or self._begin(index)
+        delta = wire.get("delta") or {}
         if not isinstance(delta, dict):
             raise malformed("delta", "an object", delta)
         content = delta.get("content")
-        finish_reason = choice.get("finish_reason")
-        calls = delta.get("tool_calls")
-        if type(content) is str and not calls:
-            if content:
-                turn._loose.append(content)
-            elif finish_reason is None:
-                return None
-            if finish_reason is not None:
-                turn.finish_reason = finish_reason
-            return Delta(index, content, "", (), (), finish_reason)
+        if len(delta) == 1 and type(content) is str and len(wire) == 3 and wire.get("finish_reason", ...) is None:
+            # Nearly every chunk is a word and nothing else.
+            return choice.say(content) if content else None
+        finish_reason = read_finish_reason(wire)
+        logprobs = tuple(read_logprobs(wire)) if wire.get("logprobs") else ()
+        out = choice.add(delta, finish_reason, logprobs)
+        if finish_reason is None and not (out.text or out.parts or out.tool_calls or logprobs):
+            return None
+        return out
+
+    def _begin(self, index: int) -> _Choice:
+        choice = self._choices[index] = _Choice(Turn(index), self._names)
+        self.turns.append(choice.turn)
+        self.turns.sort(key=lambda turn: turn.index)
+        return choice
+
+
+class _Choice:
+    """The turn of one choice, and its steps where tools run on Mistral's side.
+
+    A delta of a step says the step's index and role (inferred from the SDK's models). The calls of an assistant's step
+    are kept back until the end, when it is known which of them Mistral ran.
+    """
+
+    __slots__ = ("_calls", "_names", "_steps", "turn")
+
+    def __init__(self, turn: Turn, names: ToolNames) -> None:
+        self.turn = turn
+        self._names = names
+        self._calls = _Calls(turn, names)
+        self._steps: dict[int, _Step] = {}
+
+    def say(self, text: str) -> Delta:
+        """Add a text of the answer that comes alone."""
+        if self._steps:
+            return self.add({"content": text}, None, ())
+        self.turn._loose.append(text)
+        return Delta(self.turn.index, text)
+
+    def add(self, wire: dict[str, Any], finish_reason: str | None, logprobs: tuple[Any, ...]) -> Delta:
+        content, calls = wire.get("content"), wire.get("tool_calls")
         text = thinking = ""
         parts: tuple[ContentPart, ...] = ()
-        if isinstance(content, str):
+        if type(content) is str:
             text = content
-            turn._loose.append(text)
-        else:
+        elif content:
             parts = tuple(read_parts(content))
-            turn._loose.extend(parts)
-            text = "".join(map(text_of_parts, parts))
-            thinking = "".join(map(thinking_of_parts, parts))
-        fragments = tuple(growing.add_call(call) for call in as_list_of(calls, "tool_calls"))
+            text = "".join(map(text_of_part, parts))
+            thinking = "".join(map(thinking_of_part, parts))
+        fragments: tuple[ToolCallDelta, ...] = ()
+        position = wire.get("index")
+        if position is not None or wire.get("role") == "tool" or self._steps or (calls and self._names.built_in):
+            role = self._add_step(wire, position, parts or ((text,) if text else ()))
+            if role == "tool":
+                text, thinking, parts = "", "", ()
+        elif calls:
+            fragments = tuple(self._calls.add(call) for call in as_list_of(calls, "tool_calls"))
+        if parts:
+            self.turn._loose.extend(parts)
+        elif text:
+            self.turn._loose.append(text)
+        self.turn.logprobs += logprobs
         if finish_reason is not None:
-            turn.finish_reason = finish_reason
-        elif not (text or parts or fragments):
-            return None
-        return Delta(index, text, thinking, parts, fragments, finish_reason)
+            if self._steps:
+                fragments = self.end_steps()
+            self.turn.finish_reason = finish_reason
+            self.turn.complete_calls()
+        return Delta(self.turn.index, text, thinking, parts, fragments, finish_reason, None, logprobs)
 
-    def _begin(self, index: int) -> _GrowingTurn:
-        turn = Turn(index)
-        self.turns.append(turn)
-        self.turns.sort(key=lambda each: each.index)
-        growing = self._growing[index] = _GrowingTurn(turn, self._names)
-        return growing
+    def _add_step(self, wire: dict[str, Any], position: Any, pieces: tuple[Any, ...]) -> str:
+        """Add a delta to the step that it belongs to; return the step's role."""
+        if type(position) is not int:
+            # Another role begins another step.
+            position = max(self._steps, default=0)
+            last = self._steps.get(position)
+            if last is not None and wire.get("role") not in (None, last.role):
+                position += 1
+        step = self._steps.get(position)
+        if step is None:
+            step = self._steps[position] = _Step(str(wire.get("role") or "assistant"), self._names)
+        step.turn._loose.extend(pieces)
+        step.call_id = wire_id({"id": wire.get("tool_call_id")}) or step.call_id
+        for call in as_list_of(wire.get("tool_calls"), "tool_calls"):
+            step.calls.add(call)
+        return step.role
+
+    def end_steps(self) -> tuple[ToolCallDelta, ...]:
+        """Note the steps in the turn, and return the calls of the last message that Mistral did not run."""
+        steps = [self._steps[position] for position in sorted(self._steps)]
+        self._steps.clear()
+        ran = {step.call_id for step in steps if step.role == "tool"}
+        last = next((step for step in reversed(steps) if step.role == "assistant"), None)
+        calls = last.turn.tool_calls if last is not None else []
+        to_run = [call for call in calls if call.id not in ran and self._names.runs_here(call.name)]
+        self.turn.steps = [step.to_wire() for step in steps if step is not last or len(to_run) < len(calls)]
+        first = len(self.turn.tool_calls)
+        self.turn.tool_calls += to_run
+        return tuple(ToolCallDelta(first + at, c.id, c.name, c.arguments) for at, c in enumerate(to_run))
 
 
-class _GrowingTurn:
-    """Find out which tool call a fragment belongs to.
+class _Step:
+    """One message of several in a choice."""
+
+    __slots__ = ("call_id", "calls", "role", "turn")
+
+    def __init__(self, role: str, names: ToolNames) -> None:
+        self.role = role
+        self.turn = Turn()
+        self.calls = _Calls(self.turn, names)
+        self.call_id: str | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        message: dict[str, Any] = {**self.turn.to_wire(), "role": self.role}
+        return message if self.call_id is None else message | {"tool_call_id": self.call_id}
+
+
+class _Calls:
+    """The tool calls of a turn; find out which of them a fragment belongs to.
 
     Servers differ: Mistral sends a whole call in a delta; others send fragments, of which only the first has an
     id and a name, the rest an id of `null`, `"null"` or `""`; the index may be missing, or 0 on every call; a name may
@@ -154,7 +238,7 @@ class _GrowingTurn:
         self._by_index: dict[int, int] = {}
         self._last: int | None = None
 
-    def add_call(self, wire: Any) -> ToolCallDelta:
+    def add(self, wire: Any) -> ToolCallDelta:
         name, arguments = read_function(wire)
         identity = wire_id(wire)
         index = wire["index"] if type(wire.get("index")) is int else None
@@ -164,7 +248,7 @@ class _GrowingTurn:
             if identity is None or identity in self._by_id:
                 identity = fresh_call_id()
             self._by_id[identity] = position
-            own = self._names.from_wire(name)
+            own, arguments = self._names.from_wire(name), plain_arguments(arguments)
             self._wire_names.append(name)
             self.turn.tool_calls.append(ToolCall(identity, own, arguments))
             fragment = ToolCallDelta(position, identity, own or None, arguments)
@@ -184,7 +268,7 @@ class _GrowingTurn:
         return fragment
 
     def _continued(self, identity: str | None, index: int | None, name: str, arguments: str) -> int | None:
-        """The position of the call that the fragment continues, or `None` when it begins one."""
+        """Return the position of the call that the fragment continues, or `None` when it begins one."""
         here = self._by_index.get(index) if index is not None else self._last
         if identity is not None:
             known = self._by_id.get(identity)

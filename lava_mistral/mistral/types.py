@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, TypeAlias, cast
 from typing_extensions import TypedDict
 
 FinishReason: TypeAlias = Literal["stop", "length", "model_length", "error", "tool_calls"]
+"""Further ones may come."""
 
 
 class TextPart(TypedDict):
@@ -51,6 +52,17 @@ class ReferencePart(TypedDict):
     """Integers by the schema; strings are seen in practice."""
 
 
+class ToolReferencePart(TypedDict):
+    """A source that a built-in tool found."""
+
+    type: Literal["tool_reference"]
+    tool: str
+    title: str
+    url: NotRequired[str | None]
+    favicon: NotRequired[str | None]
+    description: NotRequired[str | None]
+
+
 class ThinkingPart(TypedDict):
     type: Literal["thinking"]
     thinking: list[Any]
@@ -59,7 +71,41 @@ class ThinkingPart(TypedDict):
     signature: NotRequired[str | None]
 
 
-ContentPart: TypeAlias = TextPart | ImagePart | DocumentPart | AudioPart | FilePart | ReferencePart | ThinkingPart
+class ResourcePart(TypedDict):
+    """What a connector read."""
+
+    type: Literal["resource"]
+    uri: str
+    content: TextPart | ImagePart
+
+
+class ResourceLinkPart(TypedDict):
+    type: Literal["resource_link"]
+    uri: str
+    metadata: NotRequired[dict[str, str | int | float | bool] | None]
+
+
+class ToolFilePart(TypedDict):
+    """A file that a built-in tool made."""
+
+    type: Literal["tool_file"]
+    tool: str
+    file_id: str
+    file_name: NotRequired[str | None]
+    file_type: NotRequired[str | None]
+
+
+ContentPart: TypeAlias = (
+    TextPart
+    | ImagePart
+    | DocumentPart
+    | AudioPart
+    | FilePart
+    | ReferencePart
+    | ThinkingPart
+    | ResourcePart
+    | ResourceLinkPart
+)
 Content: TypeAlias = str | list[ContentPart] | None
 
 
@@ -80,6 +126,7 @@ class ToolCallPart(TypedDict):
 class SystemMessage(TypedDict):
     role: Literal["system"]
     content: str | list[ContentPart]
+    """Its parts are text and thinking."""
 
 
 class UserMessage(TypedDict):
@@ -116,6 +163,32 @@ class Tool(TypedDict):
     function: Function
 
 
+class ToolConfiguration(TypedDict):
+    include: NotRequired[list[str] | None]
+    exclude: NotRequired[list[str] | None]
+    requires_confirmation: NotRequired[list[str] | None]
+
+
+class BuiltInTool(TypedDict):
+    """A tool that Mistral runs itself."""
+
+    type: Literal["web_search", "web_search_premium", "code_interpreter", "image_generation"]
+    tool_configuration: NotRequired[ToolConfiguration | None]
+
+
+class DocumentLibraryTool(TypedDict):
+    type: Literal["document_library"]
+    library_ids: list[str]
+    tool_configuration: NotRequired[ToolConfiguration | None]
+
+
+class ConnectorTool(TypedDict):
+    type: Literal["connector"]
+    connector_id: str
+    authorization: NotRequired[dict[str, Any] | None]
+    tool_configuration: NotRequired[ToolConfiguration | None]
+
+
 class FunctionName(TypedDict):
     name: str
 
@@ -136,12 +209,70 @@ class JsonSchema(TypedDict):
 
 
 class ResponseFormat(TypedDict):
-    type: Literal["text", "json_object", "json_schema"]
+    type: NotRequired[Literal["text", "json_object", "json_schema"]]
     json_schema: NotRequired[JsonSchema | None]
+
+
+class Prediction(TypedDict):
+    type: NotRequired[Literal["content"]]
+    content: NotRequired[str]
+
+
+ReasoningEffort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ChatRequest(TypedDict):
+    """The body of `POST /v1/chat/completions`; null stands only where Mistral takes it."""
+
+    model: str
+    messages: list[Message]
+    temperature: NotRequired[float | None]
+    top_p: NotRequired[float | None]
+    top_k: NotRequired[int | None]
+    max_tokens: NotRequired[int | None]
+    min_tokens: NotRequired[int | None]
+    stream: NotRequired[bool]
+    stop: NotRequired[str | list[str] | None]
+    random_seed: NotRequired[int | None]
+    metadata: NotRequired[dict[str, Any] | None]
+    response_format: NotRequired[ResponseFormat]
+    tools: NotRequired[list[Tool | BuiltInTool | DocumentLibraryTool | ConnectorTool] | None]
+    tool_choice: NotRequired[ToolChoice]
+    parallel_tool_calls: NotRequired[bool]
+    presence_penalty: NotRequired[float | None]
+    frequency_penalty: NotRequired[float | None]
+    repetition_penalty: NotRequired[float | None]
+    logprobs: NotRequired[bool | None]
+    top_logprobs: NotRequired[int | None]
+    prompt_logprobs: NotRequired[bool | None]
+    top_prompt_logprobs: NotRequired[int | None]
+    n: NotRequired[int | None]
+    prediction: NotRequired[Prediction]
+    reasoning_effort: NotRequired[ReasoningEffort | None]
+    prompt_mode: NotRequired[Literal["reasoning"] | None]
+    guardrails: NotRequired[list[dict[str, Any]] | None]
+    prompt_cache_key: NotRequired[str | None]
+    service_tier: NotRequired[Literal["auto", "standard_only"] | None]
+    safe_prompt: NotRequired[bool]
+
+
+class EmbeddingRequest(TypedDict):
+    """The body of `POST /v1/embeddings`."""
+
+    model: str
+    input: str | list[str]
+    metadata: NotRequired[dict[str, Any] | None]
+    output_dimension: NotRequired[int | None]
+    output_dtype: NotRequired[Literal["float", "int8", "uint8", "binary", "ubinary"]]
+    encoding_format: NotRequired[Literal["float", "base64"]]
 
 
 class PromptTokensDetails(TypedDict, total=False):
     cached_tokens: int
+
+
+class CompletionTokensDetails(TypedDict, total=False):
+    reasoning_tokens: int | None
 
 
 class Usage(TypedDict):
@@ -152,12 +283,30 @@ class Usage(TypedDict):
     prompt_tokens_details: NotRequired[PromptTokensDetails | None]
     prompt_token_details: NotRequired[PromptTokensDetails | None]
     prompt_audio_seconds: NotRequired[int | None]
+    completion_tokens_details: NotRequired[CompletionTokensDetails | None]
+    service_tier: NotRequired[str | None]
+
+
+class TokenLogprob(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+    token_id: int
+    top_logprobs: NotRequired[list[TokenLogprob] | None]
+
+
+class Logprobs(TypedDict):
+    content: list[TokenLogprob]
 
 
 class Choice(TypedDict):
     index: int
-    message: AssistantMessage
     finish_reason: FinishReason
+    message: NotRequired[AssistantMessage]
+    messages: NotRequired[list[DeltaMessage]]
+    """Instead of `message` where tools ran on Mistral's side: assistant, tool, …, assistant."""
+    logprobs: NotRequired[Logprobs | None]
+    prompt_logprobs: NotRequired[Logprobs | None]
 
 
 class ChatResponse(TypedDict):
@@ -173,12 +322,18 @@ class DeltaMessage(TypedDict, total=False):
     role: str | None
     content: Content
     tool_calls: list[ToolCallPart] | None
+    tool_call_id: str | None
+    index: int | None
+    """Which message of several it is a piece of."""
+    metadata: dict[str, Any] | None
 
 
 class ChunkChoice(TypedDict):
     index: int
     delta: DeltaMessage
     finish_reason: FinishReason | None
+    logprobs: NotRequired[Logprobs | None]
+    prompt_logprobs: NotRequired[Logprobs | None]
 
 
 class ChatChunk(TypedDict):
@@ -213,24 +368,46 @@ class ModelCard(TypedDict):
     capabilities: NotRequired[dict[str, bool]]
     max_context_length: NotRequired[int]
     aliases: NotRequired[list[str]]
+    default_model_temperature: NotRequired[float | None]
+    deprecation: NotRequired[str | None]
+    deprecation_replacement_model: NotRequired[str | None]
 
 
 def known_usage(value: Any) -> Usage | None:
-    """What an answer says of its usage; `None` where it says nothing that can be counted with."""
+    """Return what an answer says of its usage; `None` where it says nothing that can be counted with.
+
+    A total that is missing is added up.
+    """
     if not isinstance(value, dict) or not value:
         return None
-    for name in ("prompt_tokens", "completion_tokens", "total_tokens", "num_cached_tokens"):
-        if not isinstance(value.get(name) or 0, int):
-            return None
-    for name in ("prompt_tokens_details", "prompt_token_details"):
-        details = value.get(name) or {}
-        if not isinstance(details, dict) or not isinstance(details.get("cached_tokens") or 0, int):
-            return None
-    return cast("Usage", value)
+    details = [value.get(name) or {} for name in ("prompt_tokens_details", "prompt_token_details")]
+    if not all(isinstance(detail, dict) for detail in details):
+        return None
+    prompt: Any = value.get("prompt_tokens")
+    completion, total = value.get("completion_tokens"), value.get("total_tokens")
+    cached = [value.get("num_cached_tokens"), *(detail.get("cached_tokens") for detail in details)]
+    if any(type(count) is not int or count < 0 for count in (completion, total, *cached) if count is not None):
+        return None
+    if type(prompt) is not int or prompt < 0:
+        return None
+    if completion is None:
+        completion = max(total - prompt, 0) if total else 0
+    counted = {"completion_tokens": completion, "total_tokens": total or prompt + completion}
+    return cast("Usage", value if counted.items() <= value.items() else {**value, **counted})
+
+
+def reasoning_tokens(usage: Usage) -> int | None:
+    """Return how many of the completion's tokens were thoughts; `None` where Mistral does not say."""
+    details = usage.get("completion_tokens_details")
+    count = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return count if type(count) is int else None
 
 
 def cached_tokens(usage: Usage) -> int:
-    """How many of the prompt's tokens came from Mistral's cache: it names them in three ways; the largest counts."""
+    """Return how many of the prompt's tokens came from Mistral's cache.
+
+    Mistral names them in three ways; the largest counts.
+    """
     counts = [usage.get("num_cached_tokens")]
     for details in (usage.get("prompt_tokens_details"), usage.get("prompt_token_details")):
         counts.append(details.get("cached_tokens") if details else None)

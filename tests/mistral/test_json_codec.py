@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import httpx
 import numpy as np
 import pytest
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from lava_mistral import AsyncLavaMistral, ConfigurationError, LavaMistral
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.mistral.json_codec import from_json, to_json
+from lava_mistral.mistral.json_codec import from_json, to_json, to_text, unfenced
 from lava_mistral.pricing.estimate import most_of_chat
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -76,3 +83,72 @@ def test_half_a_surrogate_pair_in_an_answer_is_read() -> None:
     for broken in (b"{", b"[NaN]", b"[" * 100_000):
         with pytest.raises(ValueError, match=r"."):
             from_json(broken)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Place(BaseModel):
+    opened: date
+
+
+DATA: list[Any] = [
+    datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
+    datetime(2026, 3, 1, 12, 30, 1, 500),
+    date(2026, 3, 1),
+    time(12, 30),
+    Decimal("1.50"),
+    UUID(int=7),
+    {"a"},
+    frozenset((1,)),
+    (1, 2),
+    b"raw",
+    Colour.RED,
+    Place(opened=date(2026, 3, 1)),
+    {"nested": [Decimal(1), {date(2026, 3, 1)}]},
+    {"é": 123456789012345678901234567890, "f": 0.1, "n": None},
+]
+
+
+@pytest.mark.parametrize("value", DATA, ids=repr)
+def test_data_is_written_as_pydantic_writes_it(value: Any) -> None:
+    expected = to_jsonable_python(value)
+    assert json.loads(to_text({"value": value})) == {"value": expected}
+    assert json.loads(to_json({"value": value})) == {"value": expected}
+
+
+def test_keys_that_are_no_text_are_written_as_text() -> None:
+    assert json.loads(to_text({date(2026, 3, 1): Decimal(1), 2: "b"})) == {"2026-03-01": "1", "2": "b"}
+
+
+def test_what_has_no_form_in_json_is_its_text_in_data_for_a_model() -> None:
+    assert json.loads(to_text({"a": range(3)})) == {"a": "range(0, 3)"}
+
+
+def test_half_a_surrogate_pair_in_data_is_escaped() -> None:
+    assert to_text({"a": "é\ud83d"}) == '{"a": "\\u00e9\\ud83d"}'
+    assert to_text({"a": "é😀"}) == '{"a": "é😀"}'
+
+
+def test_data_that_holds_itself_is_refused() -> None:
+    data: list[Any] = []
+    data.append(data)
+    with pytest.raises(ConfigurationError, match="it holds itself"):
+        to_text(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "json_text"),
+    [
+        ('```json\n{"a": 1}\n```', '{"a": 1}'),
+        ('```\n{"a": 1}\n```', '{"a": 1}'),
+        ('\n```JSON\n{"a":\n1}```\n', '{"a":\n1}'),
+        ('```json\n{"a": "```x```"}\n```', '{"a": "```x```"}'),
+        ('{"a": 1}', '{"a": 1}'),
+        ('Here:\n```json\n{"a": 1}\n```', 'Here:\n```json\n{"a": 1}\n```'),
+        ("", ""),
+    ],
+)
+def test_a_fence_around_json_is_taken_off(text: str, json_text: str) -> None:
+    assert unfenced(text) == json_text

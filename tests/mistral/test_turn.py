@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +310,7 @@ def test_arguments_may_be_an_object(arguments: Any, expected: str) -> None:
     assert Turn.from_message(wire).tool_calls == [ToolCall("aaaaaaaaa", "add", expected)]
 
 
-@pytest.mark.parametrize("arguments", ["", "{", "[]", "null", '"x"', "{} {}"])
+@pytest.mark.parametrize("arguments", ["", "{", "[]", '"x"', '"[]"', "{} {}", "nul", '"{'])
 def test_arguments_that_are_no_object_parse_to_none(arguments: str) -> None:
     assert ToolCall("aaaaaaaaa", "add", arguments).parsed() is None
 
@@ -394,7 +395,7 @@ def test_several_choices_grow_apart() -> None:
     [
         [],
         {"choices": {}},
-        {"choices": [], "usage": 5},
+        {"choices": [{"finish_reason": ["stop"]}]},
         {"choices": ["x"]},
         {"choices": [{"index": "0", "delta": {}}]},
         {"choices": [{"delta": "x"}]},
@@ -530,3 +531,147 @@ def test_any_cut_of_a_turn_into_deltas_gives_the_turn_again(
 def test_a_replayed_turn_is_the_same_turn(pieces: list[Any], calls: list[Any]) -> None:
     turn = Turn(0, pieces, [ToolCall(f"callid00{i}", *each) for i, each in enumerate(calls)])
     assert Turn.from_message(turn.to_wire()) == turn
+
+
+@pytest.mark.parametrize("arguments", ["null", ' "" ', "{}", '"{}"', '"null"', '"\\"{}\\""'])
+@pytest.mark.parametrize("name", ["add", "add.one"])
+def test_arguments_that_are_none_call_a_tool_without_arguments(arguments: str, name: str) -> None:
+    wire = {"tool_calls": [call("aaaaaaaaa", "add", arguments)]}
+    whole = Turn.from_choice({"message": wire, "finish_reason": "tool_calls"})
+    streamed = TurnAccumulator()
+    streamed.add(chunk(wire, "tool_calls"))
+    for turn in (whole, streamed.turns[0]):
+        assert (turn.tool_calls[0].parsed(), turn.tool_calls[0].arguments) == ({}, "{}")
+    assert ToolCall("aaaaaaaaa", name, arguments).parsed() == {}
+
+
+@pytest.mark.parametrize(("reason", "parsed"), [("tool_calls", {}), ("stop", {}), ("length", None), (None, None)])
+def test_empty_arguments_are_none_at_all_unless_the_answer_was_cut_off(reason: Any, parsed: Any) -> None:
+    wire = {"tool_calls": [call("aaaaaaaaa", "add", "")]}
+    whole = Turn.from_choice({"message": wire, "finish_reason": reason})
+    streamed = TurnAccumulator()
+    streamed.add(chunk(wire))
+    streamed.add(chunk({"content": ""}, reason))
+    assert [turn.tool_calls[0].parsed() for turn in (whole, streamed.turns[0])] == [parsed, parsed]
+
+
+def test_json_that_is_encoded_twice_is_decoded() -> None:
+    twice = json.dumps(json.dumps({"a": "é\n"}))
+    assert ToolCall("aaaaaaaaa", "add", twice).parsed() == {"a": "é\n"}
+    turn, _ = assemble({"tool_calls": [call("aaaaaaaaa", "add", twice)]})
+    assert json.loads(turn.tool_calls[0].arguments) == {"a": "é\n"}
+    pieces, _ = assemble(
+        *({"tool_calls": [call("aaaaaaaaa", "add", each, index=0)]} for each in (twice[:5], twice[5:]))
+    )
+    assert pieces.tool_calls[0].parsed() == {"a": "é\n"}
+
+
+NOTHING: list[Any] = [{}, {"message": None}, {"message": {}}, {"message": {"content": ""}, "finish_reason": None}]
+
+
+@pytest.mark.parametrize("choice", NOTHING, ids=json.dumps)
+def test_a_choice_with_nothing_in_it_is_no_answer(choice: Any) -> None:
+    with pytest.raises(ServerError, match="message should be an object"):
+        Turn.from_choice(choice)
+
+
+def test_an_empty_answer_with_a_finish_reason_is_one() -> None:
+    assert Turn.from_choice({"message": {"content": ""}, "finish_reason": "stop"}).text == ""
+    assert Turn.from_choice({"message": {"content": "Hi"}, "finish_reason": None}).text == "Hi"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"text": "x"},
+        {"type": None},
+        {"type": ["text"]},
+        {"type": "image_url"},
+        {"type": "image_url", "image_url": {"detail": "low"}},
+        {"type": "document_url", "document_url": None},
+        {"type": "input_audio"},
+        {"type": "file", "file_id": 5},
+        {"type": "resource"},
+    ],
+    ids=json.dumps,
+)
+def test_a_part_that_is_not_what_it_says_is_kept_as_an_unknown_one(part: Any) -> None:
+    turn, [delta] = assemble({"content": [part, text("a")]})
+    assert turn.content == [{**part, "type": "unknown"}, text("a")] == list(delta.parts)
+    assert turn.text == delta.text == "a"
+
+
+@pytest.mark.parametrize(("ids", "kept"), [(None, []), ([1, None, "b", {}], [1, "b"]), ("x", [])])
+def test_ids_of_a_reference_are_numbers_and_texts(ids: Any, kept: list[Any]) -> None:
+    turn, _ = assemble({"content": [{"type": "reference", "reference_ids": ids}]})
+    assert turn.content == [{"type": "reference", "reference_ids": kept}]
+
+
+@pytest.mark.parametrize("id", [["a"], {}, 5, 0.5, True])
+def test_a_call_with_an_id_of_an_odd_type_gets_another(id: Any) -> None:
+    for turn in (assemble({"tool_calls": [call(id, "add", "{}")]})[0], Turn.from_message({"tool_calls": [call(id)]})):
+        assert isinstance(turn.tool_calls[0].id, str)
+        assert len(turn.tool_calls[0].id) == 9
+
+
+KEPT: list[Any] = [
+    {"type": "resource", "uri": "lib://1", "content": text("a")},
+    {"type": "resource_link", "uri": "lib://1"},
+    {"type": "tool_reference", "tool": "web_search", "title": "Mistral", "url": "https://mistral.ai/"},
+    {"type": "tool_file", "tool": "image_generation", "file_id": "f"},
+    {"type": "file", "file_id": "f"},
+    {"type": "input_audio", "input_audio": "AAAA"},
+    {"type": "of_next_year", "value": 1},
+]
+
+
+@pytest.mark.parametrize("part", KEPT, ids=lambda part: part["type"])
+def test_every_kind_of_part_is_kept(part: Any) -> None:
+    whole = Turn.from_choice({"message": {"content": [part]}, "finish_reason": "stop"})
+    streamed, [delta] = assemble({"content": [part]})
+    assert whole.content == streamed.content == list(delta.parts) == [part]
+    assert whole.citations == ([part] if part["type"] == "tool_reference" else [])
+    assert whole.files == ([] if part["type"] in ("tool_reference", "of_next_year") else [part])
+
+
+def token(word: str) -> Any:
+    return {"token": word, "logprob": -0.1, "bytes": [1], "token_id": 1, "top_logprobs": None}
+
+
+def test_logprobs_are_kept_whole_and_streamed() -> None:
+    tokens = [token("Hel"), token("lo")]
+    choice = {"message": {"content": "Hello"}, "finish_reason": "stop", "logprobs": {"content": tokens}}
+    assert Turn.from_choice(choice).logprobs == tokens
+    accumulator, own = TurnAccumulator(), Turn()
+    for each in tokens:
+        piece = chunk({"content": each["token"]})
+        piece["choices"][0]["logprobs"] = {"content": [each]}
+        [delta] = accumulator.add(piece)
+        assert delta.logprobs == (each,)
+        own.add(delta)
+    assert accumulator.turns[0].logprobs == own.logprobs == tokens
+
+
+@pytest.mark.parametrize("odd", [None, 5, [], {}, {"content": None}, {"content": "x"}])
+def test_odd_logprobs_are_none(odd: Any) -> None:
+    choice = {"message": {"content": "Hello"}, "finish_reason": "stop", "logprobs": odd}
+    assert Turn.from_choice(choice).logprobs == []
+
+
+@pytest.mark.parametrize("usage", [5, [], {"prompt_tokens": "7"}, {"prompt_tokens": 7.5}, {"prompt_tokens": None}])
+def test_usage_that_can_not_be_counted_with_is_none(usage: Any) -> None:
+    accumulator = TurnAccumulator()
+    [delta] = accumulator.add(chunk({"content": "a"}, usage=usage))
+    assert (delta.text, delta.usage, accumulator.usage) == ("a", None, None)
+
+
+@pytest.mark.parametrize("piece", ["word ", [thinking("word ")], [reference(1)]], ids=["text", "thinking", "mixed"])
+def test_a_turn_is_read_in_time_that_grows_with_its_length(piece: Any) -> None:
+    """Squares of 40,000 deltas took ten seconds."""
+    accumulator = TurnAccumulator()
+    for _ in range(40_000):
+        accumulator.add(chunk({"content": piece}))
+    turn = accumulator.turns[0]
+    began = time.perf_counter()
+    assert turn.text or turn.thinking or turn.content
+    assert time.perf_counter() - began < 1

@@ -1,0 +1,187 @@
+"""Read the parts of an answer, in each of the forms in which servers word them. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import uuid4
+
+from lava_mistral.errors import ServerError
+from lava_mistral.mistral.json_codec import to_json
+
+# What stands for a missing tool-call id, beside `None`: "null" is the schema's default.
+_NO_ID = frozenset(("", "null"))
+# The field that a part of a known type must have, and what its value must be.
+_PART_FIELDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "image_url": ("image_url", (str, dict)),
+    "document_url": ("document_url", str),
+    "input_audio": ("input_audio", str),
+    "file": ("file_id", str),
+    "resource": ("uri", str),
+    "resource_link": ("uri", str),
+}
+
+
+def malformed(name: str, expected: str, value: Any) -> ServerError:
+    """Return the error for an answer in which something has not the shape that it should have."""
+    return ServerError(
+        f"an answer came whose {name} should be {expected}; got {type(value).__name__}", origin="mistral"
+    )
+
+
+def as_list_of(value: Any, name: str) -> list[Any]:
+    """Return the value, a list; an empty one for `None`.
+
+    Raises:
+        ServerError: it is something else.
+    """
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise malformed(name, "a list", value)
+    return value
+
+
+def read_parts(content: Any) -> list[Any]:
+    """Return content in any of its forms as a list of parts, without empty text.
+
+    What has no type, or not what its type promises, becomes a part of the type "unknown".
+
+    Raises:
+        ServerError: it is no content.
+    """
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    if not isinstance(content, Iterable) or isinstance(content, Mapping):
+        raise malformed("content", "a string or a list", content)
+    return [part for item in content for part in _read_part(item)]
+
+
+def _read_part(item: Any) -> list[Any]:
+    if isinstance(item, str):
+        return read_parts(item)
+    if not isinstance(item, dict):
+        raise malformed("content", "strings and objects", item)
+    match item.get("type"):
+        case "text":
+            if not isinstance(item.get("text") or "", str):
+                raise malformed("text", "a string", item["text"])
+            return [item] if item.get("text") else []
+        case "thinking":
+            return [item | {"thinking": read_parts(item.get("thinking"))}]
+        case "reference":
+            ids = item.get("reference_ids")
+            kept = [id for id in ids if isinstance(id, int | str)] if isinstance(ids, list) else []
+            rest = {key: value for key, value in item.items() if key != "text"} | {"reference_ids": kept}
+            # The schema has no text there, but it is seen: no cited word may be lost (langchain-ai/langchain#35259).
+            return [*read_parts(item.get("text") or None), rest]
+        case str() as kind:
+            name, form = _PART_FIELDS.get(kind, ("type", str))
+            value = item.get(name)
+            sound = isinstance(value, form) and (not isinstance(value, dict) or isinstance(value.get("url"), str))
+            return [item if sound else {**item, "type": "unknown"}]
+        case _:
+            return [{**item, "type": "unknown"}]
+
+
+def text_of_part(part: Mapping[str, Any]) -> str:
+    """Return the text of a part; of a part that is no text, an empty string."""
+    return str(part["text"]) if part.get("type") == "text" else ""
+
+
+def thinking_of_part(part: Mapping[str, Any]) -> str:
+    """Return the thinking text of a part; of a part that is no thinking, an empty string."""
+    return "".join(map(text_of_part, part["thinking"])) if part.get("type") == "thinking" else ""
+
+
+def wire_id(call: Mapping[str, Any]) -> str | None:
+    """Return the id of a call; `None` where it has none."""
+    identity = call.get("id")
+    return identity if isinstance(identity, str) and identity not in _NO_ID else None
+
+
+def fresh_call_id() -> str:
+    """Return a new id of Mistral's form."""
+    return uuid4().hex[:9]
+
+
+def read_function(call: Any) -> tuple[str, str]:
+    """Return the name and the arguments' JSON text of a tool call or a fragment of one.
+
+    Raises:
+        ServerError: it has not the shape of a call.
+    """
+    if not isinstance(call, dict):
+        raise malformed("tool_calls", "objects", call)
+    function = call.get("function") or {}
+    if not isinstance(function, dict):
+        raise malformed("function", "an object", function)
+    arguments = function.get("arguments")
+    if arguments is None:
+        arguments = ""
+    elif not isinstance(arguments, str):
+        arguments = to_json(arguments).decode()
+    name = function.get("name") or ""
+    if not isinstance(name, str):
+        raise malformed("name", "a string", name)
+    return name, arguments
+
+
+def plain_arguments(text: str) -> str:
+    """Return the arguments of a call without a second layer of JSON; an empty string for JSON's null."""
+    start = text.lstrip()[:1]
+    if start != '"' and start != "n":
+        return text
+    try:
+        value = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return text
+    return plain_arguments(value) if isinstance(value, str) else ""
+
+
+def read_logprobs(choice: Mapping[str, Any]) -> list[Any]:
+    """Return the log probabilities of the tokens in a choice, one object a token."""
+    logprobs = choice.get("logprobs")
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return tokens if isinstance(tokens, list) else []
+
+
+def read_finish_reason(choice: Mapping[str, Any]) -> str | None:
+    """Return why a choice ended; `None` while it goes on.
+
+    Raises:
+        ServerError: it is no string.
+    """
+    reason = choice.get("finish_reason")
+    if reason is not None and not isinstance(reason, str):
+        raise malformed("finish_reason", "a string", reason)
+    return reason
+
+
+def read_message(choice: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Any], set[str]]:
+    """Return the message that answers, the steps before it, and the ids of the calls that Mistral ran.
+
+    Where tools ran on Mistral's side, a choice has `messages`: assistant, tool, …, assistant.
+
+    Raises:
+        ServerError: there is no message.
+    """
+    messages = choice.get("messages")
+    if not messages:
+        message = choice.get("message")
+        if not isinstance(message, Mapping):
+            raise malformed("message", "an object", message)
+        return message, [], set()
+    for message in as_list_of(messages, "messages"):
+        if not isinstance(message, Mapping):
+            raise malformed("messages", "objects", message)
+    last = next((m for m in reversed(messages) if m.get("role") in ("assistant", None)), None)
+    if last is None:
+        raise malformed("messages", "a list with an assistant's message", messages)
+    ran = {m["tool_call_id"] for m in messages if m.get("role") == "tool" and isinstance(m.get("tool_call_id"), str)}
+    calls = as_list_of(last.get("tool_calls"), "tool_calls")
+    called = any(isinstance(call, Mapping) and wire_id(call) in ran for call in calls)
+    return last, [m for m in messages if called or m is not last], ran
