@@ -25,7 +25,7 @@ from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 from llama_index_lava_mistral._redaction import billing_of
 from llama_index_lava_mistral._to_wire import to_wire
 from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_specs
-from llama_index_lava_mistral.callbacks import traced
+from llama_index_lava_mistral.callbacks import run_id, traced
 
 if TYPE_CHECKING:
     from lava_mistral.client.async_client import AsyncLavaMistral
@@ -256,7 +256,7 @@ class ChatParameters(BaseModel):
     reasoning_effort: str | None = Field(default=None, description="How much to think, from 'none' to 'high'.")
     prediction: dict[str, Any] | None = Field(default=None, description="What is expected of the answer.")
     response_format: dict[str, Any] | None = Field(default=None, description="Text, JSON or a JSON schema.")
-    prompt_cache_key: str | None = Field(default=None, description="Groups prompts for Mistral's cache.")
+    prompt_cache_key: str | None = Field(default=None, description="Groups prompts for Mistral's cache, or 'auto'.")
     service_tier: str | None = Field(default=None, description="Mistral's service tier.")
     mistral_metadata: dict[str, Any] | None = Field(default=None, description="Mistral's own metadata of the request.")
 
@@ -275,7 +275,6 @@ class ChatParameters(BaseModel):
 WIRE_NAMES: Final[Mapping[str, str]] = {
     **{name: name for name in ChatParameters.model_fields},
     "seed": "random_seed",
-    "mistral_metadata": "metadata",
 }
 """The fields of Mistral's request: this package's names of them, and those on the wire."""
 _SYNONYMS: Final[Mapping[str, str]] = {
@@ -356,7 +355,11 @@ class ChatSettings(LavaSettings, ChatParameters):
         said = self._renamed(kwargs)
         self._refuse_misspelt([name for name in said if name not in _CALL_ARGUMENTS], _CALL_ARGUMENTS, cutoff=0.8)
         further = said.pop("additional_kwargs", None) or {}
-        said = {**self._renamed(self.additional_kwargs), **further, **said}
+        own = self._renamed(self.additional_kwargs)
+        if said.get("tools") and own.get("tools"):
+            # Mistral's own tools, such as web search, beside those of an agent.
+            said["tools"] = [*said["tools"], *own["tools"]]
+        said = {**own, **further, **said}
         said.pop("streaming", None)
         settings = {name: said.pop(name) for name in _CLIENT_SETTINGS if name in said}
         arguments: dict[str, Any] = {
@@ -371,6 +374,8 @@ class ChatSettings(LavaSettings, ChatParameters):
         arguments["billing"] = billing_of(arguments.get("billing"))
         if arguments.pop("trace_metadata", self.trace_metadata):
             arguments["lava_metadata"] = traced(arguments.get("lava_metadata"))
+        if arguments.get("prompt_cache_key") == "auto" and (run := run_id()) is not None:
+            arguments["prompt_cache_key"] = run
         arguments["messages"] = to_wire(messages)
         tools = tool_specs(arguments.pop("tools", None) or ())
         choice = named_choice(arguments.pop("tool_choice", None))

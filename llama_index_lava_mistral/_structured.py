@@ -1,12 +1,15 @@
-"""Answers as pydantic objects: through a JSON schema where the model has it, else through a tool that must be called.
+"""Ask for answers as objects: by a JSON schema where the model has it, else by a tool that it must call.
 
 LlamaIndex's own program does not force the tool when it streams, and forgets the system prompt in async code.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from typing import Any, Generic, cast
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any, Generic, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -15,140 +18,160 @@ from llama_index.core.base.llms.types import (
     ChatResponseGen,
     ToolCallBlock,
 )
+from llama_index.core.instrumentation.events.llm import (
+    LLMStructuredPredictEndEvent,
+    LLMStructuredPredictStartEvent,
+)
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import FlexibleModel, create_flexible_model
-from llama_index.core.prompts import BasePromptTemplate
-from llama_index.core.types import Model
-from pydantic import ValidationError
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.types import Model, PydanticProgramMode
+from llama_index_instrumentation import get_dispatcher
+from pydantic import (
+    BaseModel,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    RootModel,
+    ValidationError,
+    create_model,
+)
 
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.pricing.catalog import get_model
 from llama_index_lava_mistral._redaction import CallContext, redacted, without_span
 from llama_index_lava_mistral._tools import CUT_OFF, function_of, partial_json, response_format_of
 
-# What the program says itself.
+dispatcher = get_dispatcher(__name__)
+
+_T = TypeVar("_T")
+
+# What the way of asking decides.
 _DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
+_FENCE = re.compile(r"\A\s*```(?:json)?\s*|\s*```\s*\Z")
 
 
-class StructuredProgram(Generic[Model]):
-    """Asks a model for one object of a class.
+class AnswerForm(Generic[Model]):
+    """How to ask a model for an object of a type, and how to read it from the answer.
 
     Args:
-        llm: the model.
-        output_cls: the class.
-        prompt: what to ask.
-        by_schema: through a JSON schema; otherwise through a tool.
+        output_cls: a pydantic class; or an enumeration, a union, a list and so on, for which the model is asked for an
+            object with one field.
+        by_schema: ask by a JSON schema; otherwise by a tool.
+
+    Raises:
+        ConfigurationError: there is no JSON schema for the type.
     """
 
-    def __init__(
-        self, llm: FunctionCallingLLM, output_cls: type[Model], prompt: BasePromptTemplate, *, by_schema: bool
-    ) -> None:
-        self._llm = llm
-        self._output_cls = output_cls
-        self._prompt = prompt
+    def __init__(self, output_cls: Any, *, by_schema: bool) -> None:
         self._by_schema = by_schema
+        self._name: str = getattr(output_cls, "__name__", str(output_cls))
+        self.is_wrapped = not _is_object(output_cls)
+        try:
+            self._cls: type[BaseModel] = (
+                create_model("Answer", value=(output_cls, ...)) if self.is_wrapped else output_cls
+            )
+            self._arguments = self._asking()
+        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            raise ConfigurationError(
+                f"An answer can't be asked for as {output_cls!r}: there is no JSON schema for it. Use a pydantic class."
+            ) from error
 
-    def call(self, llm_kwargs: Mapping[str, Any] | None, prompt_args: Mapping[str, Any]) -> Model:
-        """The object.
-
-        Raises:
-            ValueError: the answer is no object of the class.
-        """
-        response = self._llm.chat(self._messages(prompt_args), **self._kwargs(llm_kwargs))
-        return self._object(response)
-
-    async def acall(self, llm_kwargs: Mapping[str, Any] | None, prompt_args: Mapping[str, Any]) -> Model:
-        """The object; see `call`."""
-        response = await self._llm.achat(self._messages(prompt_args), **self._kwargs(llm_kwargs))
-        return self._object(response)
-
-    def stream(
-        self, llm_kwargs: Mapping[str, Any] | None, prompt_args: Mapping[str, Any]
-    ) -> Generator[Model | FlexibleModel, None, None]:
-        """The object as it grows: of the class itself whenever what has come is one; at the end always.
-
-        Raises:
-            ValueError: the whole answer is no object of the class.
-        """
-        growing = _Growing(self)
-        for response in self._llm.stream_chat(self._messages(prompt_args), **self._kwargs(llm_kwargs)):
-            yield from growing.take(response)
-        yield from growing.end()
-
-    async def astream(
-        self, llm_kwargs: Mapping[str, Any] | None, prompt_args: Mapping[str, Any]
-    ) -> AsyncGenerator[Model | FlexibleModel, None]:
-        """The object as it grows; see `stream`."""
-        growing = _Growing(self)
-        responses = await self._llm.astream_chat(self._messages(prompt_args), **self._kwargs(llm_kwargs))
-        async for response in responses:
-            for each in growing.take(response):
-                yield each
-        for each in growing.end():
-            yield each
-
-    def _messages(self, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
-        return self._llm._extend_messages(self._prompt.format_messages(llm=self._llm, **prompt_args))
-
-    def _kwargs(self, llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-        kwargs = {name: value for name, value in (llm_kwargs or {}).items() if name not in _DECIDED}
+    def _asking(self) -> dict[str, Any]:
         if self._by_schema:
-            return kwargs | {"response_format": response_format_of(self._output_cls)}
-        function = function_of(self._output_cls)
-        return kwargs | {
+            return {"response_format": response_format_of(self._cls)}
+        function = function_of(self._cls)
+        return {
             "tools": [{"type": "function", "function": function}],
             "tool_choice": function["name"],
             "parallel_tool_calls": False,
         }
 
-    def _text(self, response: ChatResponse) -> str:
-        """The JSON text of the answer, as far as it came."""
-        if self._by_schema:
-            return response.message.content or ""
-        for block in response.message.blocks:
-            if isinstance(block, ToolCallBlock):
-                return str(block.tool_kwargs)
-        return ""
+    def arguments(self, llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the arguments of a chat that asks for the object."""
+        return {k: v for k, v in (llm_kwargs or {}).items() if k not in _DECIDED} | self._arguments
 
-    def _object(self, response: ChatResponse) -> Model:
+    def read(self, response: ChatResponse) -> Model:
+        """Return the object in an answer.
+
+        Raises:
+            ValueError: there is none.
+        """
         text = self._text(response)
         try:
-            return self._output_cls.model_validate_json(text)
+            made = self._cls.model_validate_json(text)
         except ValidationError as error:
             cut_off = response.additional_kwargs.get("finish_reason") in CUT_OFF
             advice = " The answer was cut off: give a larger max_tokens." if cut_off else ""
             said = text or response.message.content or ""
             raise ValueError(
-                f"Expected a {self._output_cls.__name__} as JSON; the model answered {said[:500]!r}.{advice}\n{error}"
+                f"Expected a {self._name} as JSON; the model answered {said[:500]!r}.{advice}\n{error}"
             ) from error
+        return cast("Model", made.value if self.is_wrapped else made)  # type: ignore[attr-defined]
+
+    def grow(self, responses: Iterable[ChatResponse]) -> Generator[Model | FlexibleModel, None, None]:
+        """Yield the object as it grows: of the class itself whenever what has come is one; at the end always.
+
+        Raises:
+            ValueError: the whole answer is no such object.
+        """
+        growing = _Growing(self)
+        for response in responses:
+            yield from growing.take(response)
+        yield from growing.end()
+
+    async def agrow(self, responses: AsyncIterable[ChatResponse]) -> AsyncGenerator[Model | FlexibleModel, None]:
+        """Yield the object as it grows; see `grow`."""
+        growing = _Growing(self)
+        async for response in responses:
+            for grown in growing.take(response):
+                yield grown
+        for whole in growing.end():
+            yield whole
+
+    def _text(self, response: ChatResponse) -> str:
+        """Return the JSON text of the answer, as far as it came."""
+        if self._by_schema:
+            return _FENCE.sub("", response.message.content or "")
+        calls = (block.tool_kwargs for block in response.message.blocks if isinstance(block, ToolCallBlock))
+        return str(next(calls, ""))
+
+
+@lru_cache(maxsize=256)
+def answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
+    """Return the form for a type, which is built once; see `AnswerForm`."""
+    return AnswerForm(output_cls, by_schema=by_schema)
+
+
+def _is_object(output_cls: Any) -> bool:
+    return isinstance(output_cls, type) and issubclass(output_cls, BaseModel) and not issubclass(output_cls, RootModel)
 
 
 class _Growing(Generic[Model]):
     """Makes objects of a growing JSON text."""
 
-    def __init__(self, program: StructuredProgram[Model]) -> None:
-        self._program = program
-        self._flexible = create_flexible_model(program._output_cls)
+    def __init__(self, form: AnswerForm[Model]) -> None:
+        self._form = form
+        self._flexible = create_flexible_model(form._cls)
         self._data: dict[str, Any] = {}
-        self._shown: Model | FlexibleModel | None = None
+        self._shown: Any = None
         self._last = ChatResponse(message=ChatMessage())
 
-    def take(self, response: ChatResponse) -> Iterator[Model | FlexibleModel]:
+    def take(self, response: ChatResponse) -> Iterator[Any]:
         self._last = response
-        data = partial_json(self._program._text(response))
+        data = partial_json(self._form._text(response))
         if not data or data == self._data:
             return
         self._data = data
-        grown: Model | FlexibleModel
-        try:
-            grown = self._program._output_cls.model_validate(data)
-        except ValidationError:
-            grown = self._flexible.model_validate(data)
+        grown: BaseModel = self._flexible.model_validate(data)
+        with suppress(ValidationError):
+            grown = self._form._cls.model_validate(data)
         if grown != self._shown:
             self._shown = grown
             yield grown
 
     def end(self) -> Iterator[Model]:
-        whole = self._program._object(self._last)
+        whole = self._form.read(self._last)
         if whole != self._shown:
             yield whole
 
@@ -175,3 +198,133 @@ class StructuredModel(StructuredLLM):
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Return the object as it grows."""
         return cast("ChatResponseAsyncGen", CallContext().asteps(await super().astream_chat(messages, **kwargs)))
+
+
+@contextmanager
+def _structured_events(
+    output_cls: Any, prompt: BasePromptTemplate, prompt_args: dict[str, Any]
+) -> Iterator[Callable[[_T], _T]]:
+    """Send LlamaIndex's events at the start and, with the object, at the end."""
+    dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args))
+
+    def end(output: _T) -> _T:
+        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        return output
+
+    yield end
+
+
+class StructuredPrediction(FunctionCallingLLM):
+    """A model whose answers can be objects."""
+
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredModel:
+        """This model with answers that are objects of a class."""
+        return StructuredModel(llm=self, output_cls=output_cls, **kwargs)
+
+    @redacted
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Return an object of a class, made by the model.
+
+        Args:
+            output_cls: a pydantic class; also an enumeration, a union or a list of such.
+            prompt: what to ask, with the names of `prompt_args`.
+            llm_kwargs: arguments of the call.
+            **prompt_args: what the prompt is filled with.
+
+        Raises:
+            ValueError: the model's answer is no such object.
+        """
+        form = self._answer_form(output_cls, llm_kwargs)
+        if form is None:
+            return cast("Model", super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
+        with _structured_events(output_cls, prompt, prompt_args) as end:
+            response = self.chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs))
+            return cast("Model", end(form.read(response)))
+
+    @redacted
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Return an object of a class, made by the model; see `structured_predict`."""
+        form = self._answer_form(output_cls, llm_kwargs)
+        if form is None:
+            return cast("Model", await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
+        with _structured_events(output_cls, prompt, prompt_args) as end:
+            response = await self.achat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs))
+            return cast("Model", end(form.read(response)))
+
+    @redacted
+    @without_span
+    def stream_structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model | FlexibleModel, None, None]:
+        """Return the object as it grows.
+
+        The model is asked when the first is read, and billed to whom this call is.
+        """
+        self._refuse_to_stream(output_cls, llm_kwargs)
+        return CallContext().steps(super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
+
+    @redacted
+    @without_span
+    async def astream_structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model | FlexibleModel, None]:
+        """Return the object as it grows; see `stream_structured_predict`."""
+        self._refuse_to_stream(output_cls, llm_kwargs)
+        objects = await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return CallContext().asteps(objects)
+
+    def _structured_stream_call(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+        form = self._answer_form(output_cls, llm_kwargs)
+        if form is None:
+            return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+        return form.grow(self.stream_chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs)))
+
+    async def _structured_astream_call(
+        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
+    ) -> Any:
+        form = self._answer_form(output_cls, llm_kwargs)
+        if form is None:
+            return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+        return form.agrow(await self.astream_chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs)))
+
+    def _answer_form(self, output_cls: Any, llm_kwargs: Mapping[str, Any] | None) -> AnswerForm[Any] | None:
+        """Return how to get an object from this model; `None` leaves it to LlamaIndex, which asks in words."""
+        model = get_model((llm_kwargs or {}).get("model", self.metadata.model_name))
+        match self.pydantic_program_mode:
+            case PydanticProgramMode.DEFAULT if model.can("structured_output"):
+                return answer_form(output_cls, True)
+            case PydanticProgramMode.DEFAULT | PydanticProgramMode.FUNCTION if self.metadata.is_function_calling_model:
+                return answer_form(output_cls, False)
+            case _:
+                return None
+
+    def _refuse_to_stream(self, output_cls: Any, llm_kwargs: Mapping[str, Any] | None) -> None:
+        form = self._answer_form(output_cls, llm_kwargs)
+        if form is not None and form.is_wrapped:
+            raise ConfigurationError(
+                f"LlamaIndex streams pydantic objects, and {output_cls!r} is none: make it a field of a class, or use "
+                "structured_predict."
+            )
+
+    def _asked(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
+        return self._extend_messages(prompt.format_messages(llm=self, **prompt_args))

@@ -57,7 +57,25 @@ def to_wire(messages: Iterable[ChatMessage]) -> list[Message]:
     Raises:
         InvalidRequestError: a message holds something that Mistral does not take, or not from that role.
     """
-    return [_message(message) for message in messages]
+    messages = list(messages)
+    return [
+        _message(message)
+        for message, after in zip(messages, [*messages[1:], None], strict=True)
+        if not _repeats_a_result(message, after)
+    ]
+
+
+def _repeats_a_result(message: ChatMessage, after: ChatMessage | None) -> bool:
+    """Return whether a message repeats a tool's result and is no turn of the model's.
+
+    An agent adds one after the result of a `return_direct` tool. It is the answer that the user saw where the user goes
+    on; where the tool failed, the model does.
+    """
+    return (
+        message.role == MessageRole.ASSISTANT
+        and "tool_call_id" in message.additional_kwargs
+        and (after is None or after.role in (MessageRole.ASSISTANT, MessageRole.TOOL))
+    )
 
 
 def _message(message: ChatMessage) -> Message:

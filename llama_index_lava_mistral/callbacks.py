@@ -11,6 +11,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.dispatcher import active_instrument_tags
 from pydantic import InstanceOf
 
 from lava_mistral.billing.listeners import watching
@@ -113,6 +114,12 @@ def traced(metadata: Any) -> dict[str, str]:
     """Return the metadata of a call with the id of the span that it belongs to."""
     span_id = active_span_id.get()
     return {**({} if span_id is None else {LLAMA_INDEX_SPAN: span_id[:255]}), **(metadata or {})}
+
+
+def run_id() -> str | None:
+    """Return the id of the workflow's run that this call belongs to, such as an agent's; `None` outside of one."""
+    tags = active_instrument_tags.get()
+    return None if (run := tags.get("llamaindex.run_id")) is None else str(run)
 
 
 class _Emitter:

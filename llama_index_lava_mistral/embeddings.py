@@ -31,7 +31,7 @@ from lava_mistral.embedding.progress import OnProgress
 from lava_mistral.errors import LavaError
 from llama_index_lava_mistral._cache import COLLECTION, CachedBatch
 from llama_index_lava_mistral._params import LavaSettings, clients_of
-from llama_index_lava_mistral._redaction import without_span
+from llama_index_lava_mistral._redaction import billing_of, redacted, without_span
 from llama_index_lava_mistral.callbacks import listening, traced
 
 dispatcher = get_dispatcher(__name__)
@@ -200,6 +200,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(options):
             return await super().aget_text_embedding(text)
 
+    @redacted
     def get_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **options: Unpack[BatchOptions]
     ) -> list[Embedding]:
@@ -224,6 +225,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             finish(embeddings)
         return embeddings
 
+    @redacted
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **options: Unpack[BatchOptions]
     ) -> list[Embedding]:
@@ -335,6 +337,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         """Return the options of the call under way, as the engine takes them."""
         options = dict(_options.get())
         options["show_progress"] = options.get("show_progress") or self.show_progress_bar
+        options["billing"] = billing_of(options.get("billing"))
         if self.trace_metadata:
             options["lava_metadata"] = traced(options.get("lava_metadata"))
         if batch is not None:

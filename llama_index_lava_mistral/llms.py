@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from llama_index.core.base.llms.generic_utils import (
@@ -23,35 +23,25 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     ToolCallBlock,
 )
-from llama_index.core.bridge.pydantic import BaseModel, Field
-from llama_index.core.instrumentation.events.llm import (
-    LLMStructuredPredictEndEvent,
-    LLMStructuredPredictStartEvent,
-)
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
-from llama_index.core.types import Model, PydanticProgramMode
-from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.pricing.catalog import get_model
 from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
 from llama_index_lava_mistral._params import ChatRequest, ChatSettings, clients_of
-from llama_index_lava_mistral._redaction import CallContext, redacted, without_span
-from llama_index_lava_mistral._structured import StructuredModel, StructuredProgram
+from llama_index_lava_mistral._redaction import redacted
+from llama_index_lava_mistral._structured import StructuredPrediction
 from llama_index_lava_mistral._tools import calls_of, named_choice, selection_of, tool_specs
 from llama_index_lava_mistral.callbacks import listening
 
 if TYPE_CHECKING:
-    from llama_index.core.program.utils import FlexibleModel
     from llama_index.core.tools.types import BaseTool
 
     from lava_mistral.client.async_client import AsyncLavaMistral
     from lava_mistral.client.streams import AsyncChatStream, ChatStream
     from lava_mistral.client.sync_client import LavaMistral
-
-dispatcher = get_dispatcher(__name__)
 
 
 def _responses(stream: ChatStream) -> Generator[ChatResponse | None, None, None]:
@@ -77,7 +67,7 @@ async def _aresponses(stream: AsyncChatStream) -> AsyncGenerator[ChatResponse | 
         yield last
 
 
-class ChatLavaMistral(ChatSettings, FunctionCallingLLM):
+class ChatLavaMistral(ChatSettings, StructuredPrediction):
     """Mistral's chat models through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
     Every parameter of a completion can also be given to a single call: `llm.chat(messages, temperature=0.2)`; so can
@@ -253,7 +243,7 @@ class ChatLavaMistral(ChatSettings, FunctionCallingLLM):
         return {
             "messages": messages,
             "tools": tool_specs(tools),
-            "tool_choice": choice if choice is not None else "any" if tool_required else "auto",
+            "tool_choice": choice if choice is not None else "any" if tool_required else self.tool_choice or "auto",
             "parallel_tool_calls": self._may_call_several(allow_parallel_tool_calls),
             **kwargs,
         }
@@ -297,113 +287,3 @@ class ChatLavaMistral(ChatSettings, FunctionCallingLLM):
             )
         finish_reason = response.additional_kwargs.get("finish_reason")
         return [selection_of(call, finish_reason, strict=error_on_no_tool_call) for call in calls]
-
-    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredModel:
-        """This model with answers that are objects of a class."""
-        return StructuredModel(llm=self, output_cls=output_cls, **kwargs)
-
-    @redacted
-    def structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Model:
-        """An object of a class, made by the model.
-
-        Raises:
-            ValueError: the model's answer is no such object.
-        """
-        program = self._program(output_cls, prompt, llm_kwargs)
-        if program is None:
-            predicted: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-            return predicted
-        dispatcher.event(
-            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
-        )
-        result = program.call(llm_kwargs, prompt_args)
-        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
-
-    @redacted
-    async def astructured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Model:
-        """An object of a class, made by the model; see `structured_predict`."""
-        program = self._program(output_cls, prompt, llm_kwargs)
-        if program is None:
-            predicted: Model = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-            return predicted
-        dispatcher.event(
-            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
-        )
-        result = await program.acall(llm_kwargs, prompt_args)
-        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
-
-    @redacted
-    @without_span
-    def stream_structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Model | FlexibleModel, None, None]:
-        """The object as it grows. The model is asked when the first is read, and billed to whom this call is."""
-        return CallContext().steps(super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
-
-    @redacted
-    @without_span
-    async def astream_structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Model | FlexibleModel, None]:
-        """The object as it grows; see `stream_structured_predict`."""
-        objects = await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return CallContext().asteps(objects)
-
-    def _structured_stream_call(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None, None]:
-        program = self._program(output_cls, prompt, llm_kwargs)
-        if program is None:
-            return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
-        return program.stream(llm_kwargs, prompt_args)
-
-    async def _structured_astream_call(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None]:
-        program = self._program(output_cls, prompt, llm_kwargs)
-        if program is None:
-            return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **prompt_args)
-        return program.astream(llm_kwargs, prompt_args)
-
-    def _program(
-        self, output_cls: type[Model], prompt: BasePromptTemplate, llm_kwargs: Mapping[str, Any] | None
-    ) -> StructuredProgram[Model] | None:
-        """How to get an object from this model; `None` leaves it to LlamaIndex, which asks for JSON in words."""
-        model = get_model((llm_kwargs or {}).get("model", self.model))
-        match self.pydantic_program_mode:
-            case PydanticProgramMode.DEFAULT if model.can("structured_output"):
-                return StructuredProgram(self, output_cls, prompt, by_schema=True)
-            case PydanticProgramMode.DEFAULT | PydanticProgramMode.FUNCTION if self.metadata.is_function_calling_model:
-                return StructuredProgram(self, output_cls, prompt, by_schema=False)
-            case _:
-                return None

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.conversation import prepare
+from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.types import Message
 
 # What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
 _ADDRESSES = frozenset(("endpoint", "server_url", "mistral_api_url"))
-_KEY_NAMES = frozenset(
-    (
-        "api_key",
-        "authorization",
-        "forward_token",
-        "lava_api_key",
-        "lava_secret_key",
-        "mistral_api_key",
-        "provider_key",
-        "secret_key",
-    )
+# No field of Mistral's has such a name.
+_CREDENTIAL = re.compile(
+    r"(api|access|account|auth|encryption|forward|license|master|private|provider|secret|signing|subscription)[-_]?key$"
+    r"|(?<!max_)(?<!min_)(?<!completion_)token$|secret|passw(or)?d|passphrase|credential|^auth(orization|entication)?$|bearer|cookie",
+    re.IGNORECASE,
 )
 # Where a setting of ours goes, which Mistral's body must not hold.
 _ELSEWHERE = {
@@ -39,8 +36,6 @@ _ELSEWHERE = {
     "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
     "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",
 }
-NO_FIELDS = frozenset({*_ADDRESSES, *_KEY_NAMES, *_ELSEWHERE})
-"""Names of arguments that are no fields of a request, and may hold something secret."""
 
 
 def refuse_keys(names: Iterable[str]) -> None:
@@ -57,7 +52,7 @@ def refuse_keys(names: Iterable[str]) -> None:
             f"{', '.join(found)} can't be set: calls go to Mistral through Lava, whose own address is base_url= of the "
             "client or model. Leave it out."
         )
-    if found := sorted(_KEY_NAMES.intersection(names)):
+    if found := sorted(filter(_CREDENTIAL.search, names)):
         raise ConfigurationError(
             f"{', '.join(found)} can't be sent as a field of the request: Lava's key is given once, as api_key= of "
             "the client or model; a Mistral key of your own goes into billing=Billing(provider_key=…)."
@@ -109,4 +104,13 @@ def chat_body(
         body.pop("tool_choice", None)
     if stream:
         body["stream"] = True
-    return (names or ToolNames.of_tools(given.get("tools"))).applied(body)
+    body = (names or ToolNames.of_tools(given.get("tools"))).applied(body)
+    if body.get("prompt_cache_key") == "auto":
+        body["prompt_cache_key"] = cache_key(body)
+    return body
+
+
+def cache_key(body: Mapping[str, Any]) -> str:
+    """Return a key for Mistral's prompt cache: equal for requests that begin alike, with system prompt and tools."""
+    system = [message for message in body["messages"] if message["role"] == "system"]
+    return sha256(to_json([body["model"], system, body.get("tools") or []])).hexdigest()[:32]

@@ -20,6 +20,7 @@ from llama_index.core.agent.workflow import (
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
 from lava_mistral import billed_to
@@ -253,3 +254,53 @@ def test_a_chat_engine(gateway: LocalGateway) -> None:
     assert "Paris" in "".join(streamed.response_gen)
     roles = [message["role"] for message in gateway.requests[-1].body["messages"]]
     assert roles == ["system", "user", "assistant", "user"]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_model_goes_on_after_a_return_direct_tool_that_failed(gateway: LocalGateway, streaming: bool) -> None:
+    """langchain-ai/langchain#36411: the tool's error text is no new turn, and can't be the last message."""
+
+    def search(city: str) -> str:
+        """Search a city."""
+        raise ValueError("the index is down")
+
+    made = [call("search", {"city": "Rome"}, id="aaaaaaaaa")]
+    for said in (made, made):
+        gateway.queue(
+            events(stream({"tool_calls": said}, finish_reason="tool_calls"))
+            if streaming
+            else answer("", calls=said, finish_reason="tool_calls")
+        )
+    gateway.queue(events(stream("I could ", "not.")) if streaming else answer("I could not."))
+    tool = FunctionTool.from_defaults(search, return_direct=True)
+    agent = FunctionAgent(tools=[tool], llm=model(gateway, repair_messages=False), streaming=streaming)
+    kept = memory()
+    assert str(run(lambda: agent.run("Search Rome.", memory=kept))) == "I could not."
+    roles = [message["role"] for message in gateway.requests[-1].body["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant", "tool"]
+    gateway.queue(events(stream("Bye.")) if streaming else answer("Bye."))
+    assert str(run(lambda: agent.run("Never mind.", memory=kept))) == "Bye."
+
+
+def test_the_answer_of_a_return_direct_tool_stays_a_turn(gateway: LocalGateway) -> None:
+    made = [call("weather", {"city": "Rome"}, id="aaaaaaaaa")]
+    gateway.queue(events(stream({"tool_calls": made}, finish_reason="tool_calls")))
+    tool = FunctionTool.from_defaults(weather, return_direct=True)
+    agent = FunctionAgent(tools=[tool], llm=model(gateway, repair_messages=False))
+    kept = memory()
+    assert "sunny" in str(run(lambda: agent.run("Rome?", memory=kept)))
+    gateway.queue(events(stream("Yes.")))
+    run(lambda: agent.run("Really?", memory=kept))
+    messages = gateway.requests[-1].body["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "assistant", "user"]
+    assert messages[3]["content"] == "The weather of Rome is sunny."
+
+
+def test_the_key_of_the_prompt_cache_is_that_of_the_run(gateway: LocalGateway) -> None:
+    llm = model(gateway, prompt_cache_key="auto")
+    for _ in range(2):
+        agent = FunctionAgent(tools=[weather], llm=llm, initial_tool_choice="weather")
+        run(lambda agent=agent: agent.run("What is the weather in 'Paris'?", memory=memory()))
+    keys = [request.body["prompt_cache_key"] for request in gateway.requests]
+    assert len(keys) == 4
+    assert keys[0] == keys[1] != keys[2] == keys[3]

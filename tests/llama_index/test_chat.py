@@ -184,6 +184,14 @@ PARAMETERS: dict[str, Any] = {
     "prediction": {"type": "content", "content": "x"},
     "response_format": {"type": "text"},
     "prompt_cache_key": "k",
+    "top_k": 40,
+    "min_tokens": 2,
+    "repetition_penalty": 1.1,
+    "logprobs": True,
+    "top_logprobs": 2,
+    "prompt_logprobs": 1,
+    "service_tier": "default",
+    "guardrails": [{"block_on_error": True}],
 }
 
 
@@ -191,9 +199,11 @@ def test_every_parameter_by_the_model_and_by_the_call(caller: Caller) -> None:
     mistral = Scripted()
     caller.chat(mistral.llm(**PARAMETERS, seed=0), ask())
     caller.chat(mistral.llm(), ask(), **PARAMETERS, seed=0)
+    caller.chat(mistral.llm(**PARAMETERS, seed=0, mistral_metadata={"team": "red"}), ask())
+    assert mistral.body.pop("metadata") == {"team": "red"}
     expected = PARAMETERS | {"random_seed": 0}
     for body in mistral.bodies:
-        assert {k: v for k, v in body.items() if k not in ("model", "messages")} == expected
+        assert {k: v for k, v in body.items() if k not in ("model", "messages", "metadata")} == expected
 
 
 def test_the_call_overrides_the_model_and_its_additional_kwargs(caller: Caller) -> None:

@@ -89,6 +89,13 @@ WRONG: dict[str, Any] = {
     "spend_limit": 1,
     "metadata": {"key": SECRET},
     "stream": True,
+    "openai_api_key": SECRET,
+    "apiKey": SECRET,
+    "hf_token": SECRET,
+    "client_secret": SECRET,
+    "password": SECRET,
+    "Authorization": SECRET,
+    "aws_secret_access_key": SECRET,
 }
 
 
@@ -112,6 +119,31 @@ def test_a_key_given_to_a_call_is_refused_before_anybody_is_told(
             run(caller, llm, method, *CALLS[method], **given)
     assert not mistral.requests
     assert not any("hushhush" in text for text in [*told, str(caught.value), repr(debug.get_events())])
+
+
+@pytest.mark.parametrize("place", ["additional_kwargs", "model_kwargs", "extra_body"])
+@pytest.mark.parametrize("method", [*CALLS, *OBJECTS])
+def test_a_key_among_further_fields_of_a_call_is_refused_too(
+    caller: Caller, told: list[str], method: str, place: str
+) -> None:
+    mistral = Scripted()
+    given = {place: {"my_token": SECRET}}
+    with pytest.raises(ConfigurationError, match="my_token"):
+        if method in OBJECTS:
+            run(caller, mistral.llm(), method, City, PROMPT, what="one", llm_kwargs=given)
+        else:
+            run(caller, mistral.llm(), method, *CALLS[method], **given)
+    assert not mistral.requests
+    assert not any("hushhush" in text for text in told)
+
+
+@pytest.mark.parametrize("method", ["get_query_embedding", "get_text_embedding", "get_text_embedding_batch"])
+def test_a_key_given_to_an_embedding_is_refused_before_anybody_is_told(
+    caller: Caller, told: list[str], method: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="api_key"):
+        caller.one(LavaMistralEmbeddings(api_key=KEY), method, ["a"] if "batch" in method else "a", api_key=SECRET)
+    assert not any("hushhush" in text for text in told)
 
 
 def test_arguments_by_position_are_looked_at_too(caller: Caller, told: list[str]) -> None:
@@ -167,7 +199,7 @@ async def test_the_client_without_a_framework_refuses_them_too(name: str) -> Non
         await AsyncLavaMistral(api_key=KEY).stream(messages, **given)
 
 
-@pytest.mark.parametrize("name", ["api_key", "headers", "mistral_api_key", "endpoint"])
+@pytest.mark.parametrize("name", ["api_key", "headers", "mistral_api_key", "endpoint", "hf_token", "password"])
 def test_further_fields_hold_none(name: str) -> None:
     for settings in ({"additional_kwargs": {name: SECRET}}, {"model_kwargs": {name: SECRET}}):
         with pytest.raises(ValidationError, match=name) as caught:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from pydantic import BaseModel, ValidationError
@@ -112,6 +113,10 @@ PER_CALL: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"seed": 3}, {"random_seed": 3}),
     ({"stop_sequences": ["x"]}, {"stop": ["x"]}),
     ({"model_kwargs": {"min_tokens": 3}}, {"min_tokens": 3}),
+    ({"max_completion_tokens": 3}, {"max_tokens": 3}),
+    ({"extra_body": {"min_tokens": 3}}, {"min_tokens": 3}),
+    ({"additional_kwargs": {"temprature": 3}}, {"temprature": 3}),
+    ({"mistral_metadata": {"a": "b"}}, {"metadata": {"a": "b"}}),
     ({"n": 1, "streaming": False}, {"n": 1}),
     ({"timeout": 3, "stream_chunk_timeout": 3, "max_retries": 3, "request_timeout": 3}, {}),
 ]
@@ -139,6 +144,65 @@ def test_what_is_no_part_of_the_request_is_not_in_it(caller: Caller, method: str
     run = caller.all if streamed else caller.one
     run(mistral.llm(), method, ask() if "chat" in method else "Hello", **settings)
     assert mistral.body.keys() - {"stream"} == {"model", "messages"}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"temprature": 1}, "did you mean temperature"),
+        ({"tool_choise": "any"}, "did you mean tool_choice"),
+        ({"max_token": 3}, "did you mean max_tokens"),
+        ({"wait_time": 3}, "max_retries="),
+        ({"show_thinking": True}, "ThinkingBlock"),
+        ({"stream_usage": True}, "usage always comes"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["chat", "stream_chat", "complete", "stream_complete"])
+def test_a_misspelt_argument_of_a_call_is_refused_before_it_is_sent(
+    caller: Caller, method: str, given: dict[str, Any], why: str
+) -> None:
+    mistral = Scripted(stream("Hi"))
+    run = caller.all if method.startswith("stream") else caller.one
+    with pytest.raises(ConfigurationError, match=why):
+        run(mistral.llm(), method, ask() if "chat" in method else "Hello", **given)
+    assert not mistral.requests
+
+
+@pytest.mark.parametrize("name", ["wait_time", "show_thinking", "stream_usage"])
+def test_a_setting_that_has_no_meaning_here_is_refused_with_a_hint(name: str) -> None:
+    for cls in (CHAT, EMBEDDINGS):
+        with pytest.raises(ValidationError, match=f"has no setting {name}. .*"):
+            cls(**{name: True})
+
+
+def test_settings_under_the_names_of_other_classes() -> None:
+    sync, asynchronous = httpx.Client(), httpx.AsyncClient()
+    llm = CHAT(max_completion_tokens=3, extra_body={"a": 1}, client=sync, async_client=asynchronous)
+    assert (llm.max_tokens, llm.additional_kwargs) == (3, {"a": 1})
+    assert (llm.http_client, llm.async_http_client) == (sync, asynchronous)
+    embeddings = EMBEDDINGS(max_concurrent_requests=3, output_dimension=64, client=sync)
+    assert (embeddings.num_workers, embeddings.dimensions, embeddings.http_client) == (3, 64, sync)
+    with pytest.raises(ValidationError, match=r"expected an httpx\.Client, got AsyncClient"):
+        CHAT(http_client=asynchronous)
+
+
+def test_the_key_of_the_prompt_cache_follows_system_prompt_and_tools(caller: Caller) -> None:
+    mistral = Scripted()
+    llm = mistral.llm(prompt_cache_key="auto")
+
+    def key(system: str, question: str, **more: Any) -> str:
+        caller.chat(llm, [ChatMessage(role="system", content=system), *ask(question)], **more)
+        return str(mistral.body["prompt_cache_key"])
+
+    def clock() -> str:
+        """The time."""
+        return "noon"
+
+    first = key("Be brief.", "One?")
+    assert first == key("Be brief.", "Two?") != "auto"
+    assert len({first, key("Be long.", "One?"), key("Be brief.", "One?", tools=[clock])}) == 3
+    assert key("Be brief.", "One?", prompt_cache_key="mine") == "mine"
 
 
 def test_two_names_of_one_setting_in_a_call(caller: Caller) -> None:

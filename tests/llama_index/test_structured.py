@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from lava_mistral import ConfigurationError
 from lava_mistral.pricing.catalog import Model, add_model
 from llama_index_lava_mistral import ChatLavaMistral
 from tests.fakes.llama_index_scripted import Caller, Scripted, answer, ask, call, stream
@@ -243,3 +244,61 @@ class Aprogram:
 
     async def acall(self) -> Any:
         return await self._program.acall(thing="Paris")
+
+
+class Animal(BaseModel):
+    legs: int
+
+
+class Places(RootModel[list[Person]]):
+    """People in a list."""
+
+
+OTHER_TYPES: list[tuple[Any, Any, Any]] = [
+    (Kind, "city", Kind.CITY),
+    (Person | Animal, {"legs": 4}, Animal(legs=4)),
+    (list[Person], [{"name": "Anne"}], [Person(name="Anne")]),
+    (Places, [{"name": "Anne"}], Places([Person(name="Anne")])),
+    (Literal["a", "b"], "b", "b"),
+]
+
+
+@pytest.mark.parametrize("settings", [{}, BY_TOOL], ids=["schema", "tool"])
+@pytest.mark.parametrize(("cls", "value", "expected"), OTHER_TYPES, ids=lambda value: getattr(value, "__name__", ""))
+def test_an_enumeration_a_union_or_a_list_is_asked_for_in_an_object(
+    caller: Caller, settings: dict[str, Any], cls: Any, value: Any, expected: Any
+) -> None:
+    text = json.dumps({"value": value})
+    said = answer("", calls=[call("Answer", text)], finish_reason="tool_calls") if settings else answer(text)
+    mistral = Scripted(said)
+    assert predict(caller, mistral.llm(**settings), cls) == expected
+    body = mistral.body
+    schema = (
+        body["tools"][0]["function"]["parameters"] if settings else body["response_format"]["json_schema"]["schema"]
+    )
+    assert (schema["type"], list(schema["properties"])) == ("object", ["value"])
+
+
+def test_a_type_without_a_schema_is_refused_before_it_is_sent(caller: Caller) -> None:
+    mistral = Scripted()
+    with pytest.raises(ConfigurationError, match="no JSON schema"):
+        predict(caller, mistral.llm(), type("Odd", (), {}))
+    assert not mistral.requests
+
+
+@pytest.mark.parametrize(("cls", "value", "expected"), OTHER_TYPES, ids=lambda value: getattr(value, "__name__", ""))
+def test_what_llama_index_cannot_stream_is_refused_before_it_is_sent(
+    caller: Caller, cls: Any, value: Any, expected: Any
+) -> None:
+    mistral = Scripted(stream("{}"))
+    with pytest.raises(ConfigurationError, match="make it a field of a class"):
+        grow(caller, mistral.llm(), cls)
+    assert not mistral.requests
+
+
+@pytest.mark.parametrize("fence", ["```json\n{}\n```", "```\n{}```", "\n ```json {} ``` \n"])
+def test_json_in_a_fence_is_read(caller: Caller, fence: str) -> None:
+    text = fence.replace("{}", TEXT)
+    assert predict(caller, Scripted(answer(text)).llm()) == EXPECTED
+    pieces = [text[start : start + 7] for start in range(0, len(text), 7)]
+    assert grow(caller, Scripted(stream(*pieces)).llm())[-1] == EXPECTED

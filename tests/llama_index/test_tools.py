@@ -307,6 +307,38 @@ def test_tools_given_to_a_plain_chat_in_any_form(caller: Caller) -> None:
     assert mistral.body["tool_choice"]["function"]["name"] == "weather"
 
 
+MISTRALS_OWN = [{"type": "web_search"}, {"type": "document_library", "library_ids": ["l_1"]}]
+
+
+@pytest.mark.parametrize("method", ["chat_with_tools", "stream_chat_with_tools"])
+def test_mistrals_own_tools_pass_through(caller: Caller, method: str) -> None:
+    streamed = method.startswith("stream")
+    mistral = Scripted(stream("Hi") if streamed else answer())
+    (caller.all if streamed else caller.one)(mistral.llm(), method, [*TOOLS, *MISTRALS_OWN], user_msg="?")
+    assert mistral.body["tools"][2:] == MISTRALS_OWN
+    assert mistral.body["tool_choice"] == "auto"
+
+
+def test_mistrals_own_tools_of_the_model_go_with_those_of_an_agent(caller: Caller) -> None:
+    mistral = Scripted()
+    llm = mistral.llm(additional_kwargs={"tools": MISTRALS_OWN})
+    caller.one(llm, "chat_with_tools", TOOLS, user_msg="?")
+    caller.chat(llm, ask())
+    first, second = mistral.bodies
+    assert [tool["type"] for tool in first["tools"]] == ["function", "function", "web_search", "document_library"]
+    assert second["tools"] == MISTRALS_OWN
+
+
+def test_a_tool_choice_of_the_model_is_that_of_its_calls(caller: Caller) -> None:
+    mistral = Scripted()
+    llm = mistral.llm(tool_choice="clock")
+    caller.one(llm, "chat_with_tools", TOOLS, user_msg="?")
+    caller.chat(llm, ask(), tools=TOOLS)
+    caller.chat(llm, ask(), tools=TOOLS, tool_choice="none")
+    caller.chat(llm, ask())
+    assert [body.get("tool_choice") for body in mistral.bodies] == [NAMED, NAMED, "none", None]
+
+
 def test_a_long_description_is_sent_whole() -> None:
     tool = FunctionTool.from_defaults(clock, description="x" * 3000)
     mistral = Scripted(calling(CALLS[1]))
