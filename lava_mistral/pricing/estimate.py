@@ -1,4 +1,4 @@
-"""What a call will cost, before it is sent: an estimate for people, and the most that it can be, for spend limits."""
+"""Estimate what a call will cost before it is sent, and the most that it can cost, for spend limits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ _UNCOUNTED: Final = frozenset(("document_url", "input_audio", "file"))
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """What a call may cost, in USD.
+    """What a call may cost, in USD; the costs are `None` where the model's prices are not known.
+
+    An exact count is what Mistral bills. A `LocalGateway` bills the same with `tokenizer="exact"`, and its own quicker
+    count without it.
 
     Attributes:
         low: with an answer of one token, and the prompt at the least that its count allows.
         likely: with a usual answer.
         high: the most that it can be; what a spend limit sets aside. Uncached, with the longest answer possible.
-        input_tokens: of the prompt.
+        input_tokens: of the prompt; at most, where that is not exact.
         output_tokens: of the answer, at most.
-        exact: whether the prompt was counted with the model's own tokenizer; else its count is an upper estimate.
-
-    The three costs are `None` where the model's prices are not known.
+        exact: whether the prompt was counted with the model's own tokenizer (extra `[tokenizer]`).
     """
 
     low: Decimal | None
@@ -53,7 +54,7 @@ def estimate_cost(
     likely_tokens: int | None = None,
     n: int = 1,
 ) -> CostEstimate:
-    """What a call will cost, by the catalogue's prices.
+    """Estimate what a call will cost, by the catalogue's prices.
 
     Args:
         messages: a prompt, or messages in Mistral's form, LangChain's or LlamaIndex's. For an embedding model: a text,
@@ -64,9 +65,6 @@ def estimate_cost(
         likely_tokens: of the answer as you expect it; by default 300.
         n: how many answers.
 
-    Returns:
-        The estimate; `exact` where the prompt's count is, which needs the extra `[tokenizer]`.
-
     Raises:
         ConfigurationError: the prompt is none, or `n` or `max_tokens` is below one.
     """
@@ -76,12 +74,14 @@ def estimate_cost(
     known = get_model(model)
     if known.can("embeddings"):
         return _embedding(known, _texts(messages, model))
-    count = _count(to_messages(messages), known, tools)
+    prompt = to_messages(messages)
+    count = _count(prompt, known, tools)
+    typical = count if count.exact else _count(prompt, known, tools, upper=False)
     output = _longest_answer(count, known, max_tokens) * n
     likely = min(USUAL_ANSWER if likely_tokens is None else likely_tokens, output // n) * n
     return CostEstimate(
         low=_cost(known, _least(count), min(n, output)),
-        likely=_cost(known, count.tokens, likely),
+        likely=_cost(known, typical.tokens, likely),
         high=_cost(known, count.tokens, output),
         input_tokens=count.tokens,
         output_tokens=output,
@@ -100,7 +100,7 @@ def _texts(texts: Any, model: str) -> list[str]:
 
 
 def most_of_chat(body: Mapping[str, Any]) -> Decimal:
-    """The most that a chat request can cost.
+    """Return the most that a chat request can cost.
 
     The prompt counts with its tools and schema, uncached, at its exact count or an upper estimate; documents and
     sounds, which nobody can count beforehand, as the whole window. The answer counts with `max_tokens`, or without it
@@ -127,7 +127,7 @@ def most_of_chat(body: Mapping[str, Any]) -> Decimal:
 
 
 def most_of_embedding(texts: Sequence[str], model: str) -> Decimal:
-    """The most that an embeddings request can cost, by an upper estimate of its tokens.
+    """Return the most that an embeddings request can cost, by an upper estimate of its tokens.
 
     Raises:
         ConfigurationError: the model's price is not known.
@@ -137,10 +137,12 @@ def most_of_embedding(texts: Sequence[str], model: str) -> Decimal:
     return _priced(known, sum(min(estimate_tokens(text), known.context_window) for text in texts), 0)
 
 
-def _count(messages: Sequence[Message], model: Model, tools: Sequence[Tool] | None) -> TokenCount:
+def _count(
+    messages: Sequence[Message], model: Model, tools: Sequence[Tool] | None, *, upper: bool = True
+) -> TokenCount:
     if any(_uncounted(message) for message in messages):
         return TokenCount(model.context_window, False)
-    count = count_tokens(messages, model.id, tools=tools or None)
+    count = count_tokens(messages, model.id, tools=tools or None, upper=upper)
     # A longer prompt is refused, and so costs nothing.
     return TokenCount(min(count.tokens, model.context_window), count.exact)
 
@@ -182,13 +184,14 @@ def _embedding(model: Model, texts: Sequence[str]) -> CostEstimate:
     counts = [count_tokens(text, model.id) for text in texts]
     tokens = sum(count.tokens for count in counts)
     exact = all(count.exact for count in counts)
-    cost = _cost(model, tokens, 0)
+    most = sum(min(estimate_tokens(text), model.context_window) for text in texts)
+    likely = _cost(model, tokens, 0)
     return CostEstimate(
-        low=cost if exact else _cost(model, tokens // 2, 0),
-        likely=cost,
+        low=likely if exact else _cost(model, most // 2, 0),
+        likely=likely,
         # A limit sets this much aside: it is known without a count, which costs more than the request.
-        high=None if cost is None else max(cost, most_of_embedding(texts, model.id)),
-        input_tokens=tokens,
+        high=_cost(model, max(tokens, most), 0),
+        input_tokens=tokens if exact else most,
         output_tokens=0,
         exact=exact,
     )

@@ -129,6 +129,12 @@ def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Too
     return Counted(len(tokens) + choice.settings, choice.template)
 
 
+def settings_tokens(model: str) -> int:
+    """Return the tokens that the model's template spends on its settings."""
+    choice = _choose(model)
+    return choice.settings if choice else 0
+
+
 def _choose(model: str) -> _Choice | None:
     return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), None)
 

@@ -1,23 +1,24 @@
-"""How many tokens a text or a conversation has.
+"""Count the tokens of a text or a conversation.
 
-With the extra `[tokenizer]` counts are Mistral's own (see `lava_mistral.pricing.tokenizers`); without it, and for
-what no bundled tokenizer covers, they are an upper estimate. Nothing is downloaded, ever.
+With the extra `[tokenizer]` counts are Mistral's own (see `lava_mistral.pricing.tokenizers`). Without it, and for
+models whose vocabulary is not bundled there, there are two estimates. Nothing is ever downloaded.
 
-The estimate takes a word that both of Mistral's vocabularies hold as one token (`words.vocabulary`, 15,080 of them, of
-many languages; SentencePiece, which `mistral-embed` uses, and Tekken) for one token, and weighs the letters of any
-other word: rare ones more, since they stand for shorter pieces. Digits and signs count for themselves. A character
-outside ASCII that both vocabularies hold (`characters.vocabulary`, 2,358) counts about one, any other a token for each
-of its bytes, which is the most that it can take. The weights solve a linear program: the least total over English prose
-such that no sample of prose and software texts in thirty languages, code, JSON, base64, hexadecimal or random
-characters gets less than 104 % of its tokens.
+- `typical_tokens` is as near as it can be, for people and for trimming: within 25 % of the count for prose in European
+  languages, Chinese and Japanese, JSON and most code, short texts included.
+- `estimate_tokens` is not below the count, for batches and spend limits. Ordinary English is overrated by about 20 %.
 
-Ordinary English is overrated by about 20 %. Text that is unlike all of these can have more tokens than estimated, such
-as one odd syllable repeated over and over.
+A word that both of Mistral's vocabularies (SentencePiece, which `mistral-embed` uses, and Tekken) hold as one token
+(`words.vocabulary`) counts as one; the letters of any other word are weighed. A character outside ASCII that is not in
+both vocabularies (`characters.vocabulary`) counts a token for each byte. The weights of the upper estimate solve a
+linear program: the least total over English prose such that no sample of prose in thirty languages, code, JSON, base64,
+hexadecimal or random characters gets less than 104 % of its tokens. Other text, such as one odd syllable repeated over
+and over, can have more.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 import string
 from collections.abc import Iterable, Sequence
@@ -35,9 +36,6 @@ DEFAULT_MODEL: Final = "mistral-small-2603"
 
 IMAGE_TOKENS: Final = 4_160
 """The most that one image can take: 64 rows of 64 patches, each row with a break (Pixtral; later models take less)."""
-_MESSAGE_TOKENS: Final = 5  # control tokens around a message: at most four, and one to spare
-_PROMPT_TOKENS: Final = 16  # begin of text, and the model settings that some templates write
-_CALL_TOKENS: Final = 20  # control tokens of a tool call, its id and the JSON around it
 
 
 class TokenCount(NamedTuple):
@@ -46,7 +44,7 @@ class TokenCount(NamedTuple):
     tokens: int
     """How many."""
     exact: bool
-    """Whether it is the model's own count; otherwise an upper estimate."""
+    """Whether it is the model's own count; otherwise an estimate."""
 
 
 def count_tokens(
@@ -54,15 +52,17 @@ def count_tokens(
     model: str = DEFAULT_MODEL,
     *,
     tools: Sequence[Tool] | None = None,
+    upper: bool = False,
 ) -> TokenCount:
-    """How many tokens a text or a prompt has for a model.
+    """Count the tokens of a text or a prompt for a model.
 
     Args:
         text_or_messages: a text, or messages in Mistral's form, LangChain's or LlamaIndex's. A text is counted alone,
             without the control tokens of a chat; for an embedding model it is counted as Mistral bills it, with the two
             that enclose it. Messages are counted as the prompt that the model reads, with all control tokens.
-        model: the name of the model; one that is not known is estimated.
+        model: the name of the model.
         tools: the tools of the request, in wire form; counted with messages only.
+        upper: where there is no exact count, estimate the most that it can be instead of what is typical.
 
     Returns:
         The count. It is exact where the extra `[tokenizer]` is installed, the model's vocabulary (for messages:
@@ -72,46 +72,84 @@ def count_tokens(
     if isinstance(text_or_messages, str):
         enclosed = "embeddings" in get_model(model).capabilities
         counted = tokenizers.count_text(text_or_messages, model, enclosed=enclosed)
-        return TokenCount(*counted) if counted else TokenCount(estimate_tokens(text_or_messages), False)
+        return TokenCount(*counted) if counted else TokenCount(_estimate(text_or_messages, enclosed, upper), False)
     messages = to_messages(text_or_messages)
     if not any(_attachments(messages)):
         prompt = tokenizers.count_prompt(messages, model, tools=tools or ())
         if prompt is not None:
             return TokenCount(*prompt)
-    return TokenCount(_estimate_prompt(messages, model, tools or ()), False)
+    return TokenCount(_estimate_prompt(messages, model, tools or (), upper), False)
 
 
 def estimate_tokens(text: str) -> int:
-    """An upper estimate of the tokens of a text, with the two that enclose an input of an embedding model.
+    """Return an upper estimate of the tokens of a text, with the two that enclose an input of an embedding model.
 
     It needs no tokenizer and takes about 15 ns for each character.
     """
-    data = text.encode("utf-8", "replace")
-    total = _OVERHEAD
-    if not text.isascii():
-        common = _rare_characters().sub("", text).encode()
-        total += _UNIT * (len(data) - len(common))
-        # Quotation marks and dashes are signs, as in ASCII, and no part of a word.
-        data = _TYPOGRAPHIC.sub(b"-", common)
-    words = data.translate(_WORDS_ALONE).split()
-    unknown = b"".join(filterfalse(_known_words().__contains__, words))
-    total += _UNIT * len(words) + sum(unknown.translate(_WEIGHTS))
+    data, rare = _common_characters(text)
+    words, unknown = _words(data)
+    total = _OVERHEAD + _UNIT * (rare + words) + sum(unknown.translate(_UPPER))
     total += _SIGN * len(data.translate(None, _NO_SIGNS)) + _TWO_SPACES * data.count(b"  ")
     return total // _UNIT + 1
+
+
+def typical_tokens(text: str, *, enclosed: bool = False) -> int:
+    """Return an estimate of the tokens of a text that is as often too high as too low.
+
+    Args:
+        text: the text.
+        enclosed: whether it is an input of an embedding model, which has another vocabulary and two tokens more.
+    """
+    data, rare = _common_characters(text)
+    words, unknown = _words(data)
+    total = _UNIT * (rare + words) + sum(unknown.translate(_TYPICAL_EMBEDDED if enclosed else _TYPICAL))
+    total += _UNIT * sum(map(data.count, _DIGITS)) + sum(_RUN + _RUN_SIGN * len(run) for run in _RUNS.findall(data))
+    # Half a token rounds up: nothing that is sent has none.
+    return (total + _UNIT // 2) // _UNIT + 2 * enclosed
+
+
+def _estimate(text: str, enclosed: bool, upper: bool) -> int:
+    return estimate_tokens(text) if upper else typical_tokens(text, enclosed=enclosed)
+
+
+def _common_characters(text: str) -> tuple[bytes, int]:
+    """Return a text without its rare characters, in UTF-8, and how many bytes those have."""
+    data = text.encode("utf-8", "replace")
+    if text.isascii():
+        return data, 0
+    common = _rare_characters().sub("", text).encode()
+    # Quotation marks and dashes are signs, as in ASCII, and no part of a word.
+    return _TYPOGRAPHIC.sub(b"-", common), len(data) - len(common)
+
+
+def _words(data: bytes) -> tuple[int, bytes]:
+    """Return how many words a text has, and the letters of those that are no token."""
+    words = data.translate(_WORDS_ALONE).split()
+    return len(words), b"".join(filterfalse(_known_words().__contains__, words))
 
 
 _UNIT: Final = 160  # weights are in 1/160 token, so that the largest fits into a byte
 _OVERHEAD: Final = 6 * _UNIT  # the two enclosing tokens, and what short texts vary by
 _SIGN: Final = 200
 _TWO_SPACES: Final = 93
+_RUN: Final = 112  # signs that stand together, or before a word, are often one token
+_RUN_SIGN: Final = 16
+_RUNS: Final = re.compile(rb"[^\sA-Za-z0-9\x80-\xff]+|\n\s*|\s{2,}")
+_DIGITS: Final = [bytes([byte]) for byte in string.digits.encode()]
 _TYPOGRAPHIC: Final = re.compile(rb"\xe2\x80[\x90-\x9f\xa6]")
 _LETTERS: Final = string.ascii_letters.encode() + bytes(range(0x80, 0x100))  # all that is beyond ASCII too
 _NO_SIGNS: Final = _LETTERS + b" "
 _WORDS_ALONE: Final = bytes(byte if byte in _LETTERS else 0x20 for byte in range(256))
 
 
-def _weights() -> bytes:
-    """What each byte of a word that is no token adds to the token that every word counts as."""
+def _weights(latin: float, middle: float, eastern: float) -> bytes:
+    """Return what each byte of a word that is no token adds to the token that every word counts as.
+
+    Args:
+        latin: a factor on the weights of the upper estimate, for letters with or without accents.
+        middle: one for Greek to Thai.
+        eastern: one for Chinese, Japanese and Korean.
+    """
     weights = bytearray(256)  # 0 for the bytes of a character after its first
     for characters, weight in (
         ("aeiou", 0.21),
@@ -121,53 +159,59 @@ def _weights() -> bytes:
         (string.ascii_uppercase, 0.81),
     ):
         for byte in characters.encode():
-            weights[byte] = round(weight * _UNIT)
+            weights[byte] = round(weight * latin * _UNIT)
     for first, last, weight in (
-        (0xC2, 0xC3, 0.67),  # letters with accents
-        (0xC4, 0xC5, 1.46),
-        (0xC6, 0xCD, 1.26),
-        (0xCE, 0xFF, 1.04),  # most scripts: a token a character
-        (0xD0, 0xD3, 0.73),  # Cyrillic
-        (0xE1, 0xE1, 1.16),  # Vietnamese vowels
+        (0xC2, 0xC3, 0.67 * latin),  # letters with accents
+        (0xC4, 0xC5, 1.46 * latin),
+        (0xC6, 0xCD, 1.26 * latin),
+        (0xCE, 0xE2, 1.04 * middle),  # most scripts: a token a character
+        (0xD0, 0xD3, 0.73 * middle),  # Cyrillic
+        (0xE1, 0xE1, 1.16 * middle),  # Vietnamese vowels
+        (0xE3, 0xFF, 1.04 * eastern),
     ):
         weights[first : last + 1] = bytes([round(weight * _UNIT)]) * (last + 1 - first)
     return bytes(weights)
 
 
-_WEIGHTS: Final = _weights()
+_UPPER: Final = _weights(1, 1, 1)
+_TYPICAL: Final = _weights(0.27, 0.12, 0.6)  # Tekken
+_TYPICAL_EMBEDDED: Final = _weights(0.72, 0.95, 0.8)  # SentencePiece
 
 
 @functools.cache
 def _known_words() -> frozenset[bytes]:
-    """Words that are one token after a space."""
+    """Return the words that are one token after a space."""
     return frozenset(Path(__file__).with_name("words.vocabulary").read_bytes().split())
 
 
 @functools.cache
 def _rare_characters() -> re.Pattern[str]:
-    """Characters that are no token in one of the vocabularies, and so can take a token for each byte."""
+    """Return what finds characters that are no token in one of the vocabularies: they can take one for each byte."""
     common = Path(__file__).with_name("characters.vocabulary").read_text("utf-8").replace("\n", "")
     return re.compile(f"[^\\x00-\\x7f{re.escape(common)}]+")
 
 
-def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[Tool]) -> int:
-    """An upper estimate of a prompt: its texts, counted with the model's vocabulary where it is at hand."""
-    texts = [*_texts(messages), *(to_json(tool).decode() for tool in tools)]
-    total = _PROMPT_TOKENS + _MESSAGE_TOKENS * (len(messages) + len(tools))
-    for text in texts:
+def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[Tool], upper: bool) -> int:
+    """Estimate a prompt: its texts, counted with the model's vocabulary where it is at hand, and control tokens."""
+    count = len(messages) + len(tools)
+    # A template begins with one token, and puts one or two around a message; some write the model's settings.
+    total = 16 + 5 * count if upper else 2 + 3 * count // 2 + tokenizers.settings_tokens(model)
+    # Templates write tools as Python's json does, with spaces.
+    for text in [*_texts(messages), *(json.dumps(tool, ensure_ascii=False) for tool in tools)]:
         counted = tokenizers.count_text(text, model)
-        total += counted.tokens if counted else estimate_tokens(text)
+        total += counted.tokens if counted else _estimate(text, False, upper)
     total += IMAGE_TOKENS * sum(kind == "image_url" for kind in _attachments(messages))
-    return total + _CALL_TOKENS * sum(len(message.get("tool_calls") or ()) for message in _dicts(messages))
+    # Around a tool call there are control tokens, its id and JSON.
+    return total + (20 if upper else 10) * sum(len(message.get("tool_calls") or ()) for message in _dicts(messages))
 
 
 def _dicts(messages: Sequence[Message]) -> Iterable[dict[str, Any]]:
-    """The messages as plain dictionaries, whatever their role."""
+    """Return the messages as plain dictionaries, whatever their role."""
     return (dict(message) for message in messages)
 
 
 def _parts(messages: Sequence[Message]) -> Iterable[dict[str, Any]]:
-    """All content parts that are not a plain string, those inside thinking included."""
+    """Yield all content parts that are not a plain string, those inside thinking included."""
     for message in _dicts(messages):
         content = message.get("content")
         if isinstance(content, list):
@@ -178,12 +222,12 @@ def _parts(messages: Sequence[Message]) -> Iterable[dict[str, Any]]:
 
 
 def _attachments(messages: Sequence[Message]) -> Iterable[str]:
-    """The kinds of the parts that are not text."""
+    """Return the kinds of the parts that are not text."""
     return (part["type"] for part in _parts(messages) if part.get("type") != "text")
 
 
 def _texts(messages: Sequence[Message]) -> Iterable[str]:
-    """Every text of the messages: content, thinking, and the names and arguments of tool calls."""
+    """Yield every text of the messages: content, thinking, and the names and arguments of tool calls."""
     for message in _dicts(messages):
         if isinstance(message.get("content"), str):
             yield message["content"]

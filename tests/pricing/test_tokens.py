@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import string
 import subprocess
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-from lava_mistral.pricing.tokens import IMAGE_TOKENS, count_tokens, estimate_tokens
+from lava_mistral.pricing.tokens import IMAGE_TOKENS, count_tokens, estimate_tokens, typical_tokens
 from tests.conftest import recordings
 from tests.fakes.samples import ENGLISH, LANGUAGES
 
@@ -121,6 +122,63 @@ def test_the_estimate_is_not_under_the_count_of_repetitions(piece: str, times: i
     assert estimate_tokens(piece * times) >= enclosed(piece * times)
 
 
+# Not among the texts that the weights were fitted to.
+SHORT = (
+    "hello world",
+    "hi",
+    "Good morning, everyone.",
+    "Who wrote Hamlet?",
+    "Please translate this sentence into Spanish.",
+    "Our office is closed on Friday 25 December.",
+    "She sells seashells by the seashore, doesn't she?",
+    "The invoice of 1,250.00 euros was paid on 3 May.",
+    "Write a Python function that sorts a list of dictionaries by a key.",
+    "for name in names:\n    print(name)",
+    '{"city": "Oslo", "population": 717710}',
+    "Merci beaucoup pour votre réponse rapide.",
+    "Ich hätte gern zwei Brötchen und einen Kaffee.",
+    "Il treno parte alle otto dal binario tre.",
+    "El cliente pidió una copia de la factura.",
+    "東京は日本の首都です。",
+    "你好，请问火车站在哪里？",
+)
+
+
+@pytest.mark.parametrize("text", SHORT)
+@pytest.mark.parametrize("model", ["mistral-small-2603", "mistral-embed"])
+def test_the_typical_estimate_of_a_short_text_is_near_the_count(text: str, model: str) -> None:
+    exact = count_tokens(text, model)
+    assert exact.exact
+    assert abs(typical_tokens(text, enclosed=model == "mistral-embed") - exact.tokens) <= max(1, exact.tokens / 4)
+
+
+@pytest.mark.parametrize("model", ["mistral-small-2603", "mistral-large-latest", "mistral-embed"])
+def test_the_typical_estimate_of_english_is_right_on_average(model: str) -> None:
+    enclosed = model == "mistral-embed"
+    estimated = sum(typical_tokens(text, enclosed=enclosed) for text in ENGLISH)
+    assert estimated == pytest.approx(sum(count_tokens(text, model).tokens for text in ENGLISH), rel=0.05)
+
+
+def test_a_typical_prompt_is_near_the_count_without_a_tokenizer() -> None:
+    script = textwrap.dedent(
+        """
+        import json, sys
+        sys.modules["mistral_common"] = sys.modules["mistral_common.tokens.tokenizers.mistral"] = None
+        from lava_mistral.pricing.tokens import count_tokens
+        messages, tools = json.loads(sys.argv[1])
+        print(count_tokens(messages, sys.argv[2], tools=tools).tokens)
+        """
+    )
+    answer = {"role": "assistant", "content": "It is sunny in Paris, with a light wind from the west."}
+    for model in ("mistral-small-2603", "mistral-large-latest", "open-mistral-nemo"):
+        for messages, tools in (([QUESTION], []), ([QUESTION, answer, QUESTION], []), ([QUESTION], [WEATHER])):
+            prompt: Any = json.dumps([messages, tools])
+            done = subprocess.run([sys.executable, "-c", script, prompt, model], capture_output=True, check=True)
+            exact = count_tokens(messages, model, tools=tools)
+            assert exact.exact
+            assert int(done.stdout) == pytest.approx(exact.tokens, rel=0.25)
+
+
 def test_ordinary_english_is_overrated_by_a_quarter_at_most() -> None:
     texts = [" ".join(random.Random(seed).sample(ENGLISH, 4)) for seed in range(20)]
     exact, estimated = sum(map(enclosed, texts)), sum(map(estimate_tokens, texts))
@@ -158,7 +216,7 @@ def prompt_of(recording: Any) -> int | None:
 @pytest.mark.parametrize("recording", recordings("chat"))
 def test_a_prompt_is_counted_as_mistral_counted_it(recording: Any) -> None:
     body, told = recording["request"]["body"], prompt_of(recording)
-    count = count_tokens(body["messages"], body["model"], tools=body.get("tools"))
+    count = count_tokens(body["messages"], body["model"], tools=body.get("tools"), upper=True)
     if told is None:
         assert count.tokens > 0
     elif count.exact:
@@ -265,10 +323,12 @@ def test_messages_that_fit_no_template_are_estimated_rather_than_refused(message
 
 
 @pytest.mark.parametrize("model", ["mistral-next-9000", "codestral-latest", "mistral-embed"])
-def test_a_model_whose_template_is_not_known_gets_an_upper_estimate(model: str) -> None:
-    count = count_tokens([QUESTION], model, tools=[WEATHER])
-    assert not count.exact
-    assert count.tokens > count_tokens([QUESTION], "mistral-large-latest", tools=[WEATHER]).tokens
+def test_a_model_whose_template_is_not_known_is_estimated(model: str) -> None:
+    exact = count_tokens([QUESTION], "mistral-large-latest", tools=[WEATHER]).tokens
+    typical, most = (count_tokens([QUESTION], model, tools=[WEATHER], upper=upper) for upper in (False, True))
+    assert (typical.exact, most.exact) == (False, False)
+    assert most.tokens > exact
+    assert typical.tokens == pytest.approx(exact, rel=0.25)
 
 
 def test_tool_calls_beside_an_image_count_no_less_than_without_it() -> None:
@@ -326,10 +386,12 @@ def test_without_mistral_common_everything_is_estimated_and_nothing_is_imported(
         sys.modules["mistral_common.tokens.tokenizers.mistral"] = None
         from lava_mistral.pricing.tokens import count_tokens, estimate_tokens
         text = "The ferry left the harbour a little before dawn."
-        assert count_tokens(text) == (estimate_tokens(text), False)
-        assert count_tokens(text, "mistral-embed") == (estimate_tokens(text), False)
+        assert count_tokens(text, upper=True) == (estimate_tokens(text), False)
+        assert count_tokens(text, "mistral-embed", upper=True) == (estimate_tokens(text), False)
+        count = count_tokens(text)
+        assert 9 <= count.tokens <= 14 and not count.exact
         prompt = count_tokens([{"role": "user", "content": text}])
-        assert prompt.tokens > estimate_tokens(text) and not prompt.exact
+        assert 20 < prompt.tokens < 30 and not prompt.exact
         """
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
