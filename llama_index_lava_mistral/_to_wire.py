@@ -32,6 +32,7 @@ from lava_mistral.mistral.content import (
     media_type_of,
     refused,
     text_part,
+    tool_content,
     url_part,
 )
 from lava_mistral.mistral.types import (
@@ -113,7 +114,7 @@ def _system_content(message: ChatMessage) -> str | list[ContentPart]:
 
 
 def _tool_result(message: ChatMessage) -> ToolMessage:
-    result: ToolMessage = {"role": "tool", "content": _content(_parts(message.blocks))}
+    result: ToolMessage = {"role": "tool", "content": tool_content(message.blocks, _block_parts)}
     if (id := message.additional_kwargs.get("tool_call_id")) is not None:
         result["tool_call_id"] = str(id)
     if (name := message.additional_kwargs.get("name")) is not None:

@@ -11,6 +11,7 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.conversation import prepare
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.tool_names import ToolNames
+from lava_mistral.mistral.tools import with_object_schemas
 from lava_mistral.mistral.types import Message
 
 # What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
@@ -98,7 +99,9 @@ def chat_body(
         ),
     }
     body.update(given)
-    if not given.get("tools", True):
+    if given.get("tools"):
+        body["tools"] = with_object_schemas(given["tools"])
+    elif "tools" in given:
         # Mistral refuses an empty list, and a choice among no tools.
         body.pop("tools", None)
         body.pop("tool_choice", None)

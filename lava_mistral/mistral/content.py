@@ -1,12 +1,15 @@
-"""Content parts of a message: builds the wire's form of texts, pictures, documents and sounds. Pure."""
+"""Build the parts of a message's content: texts, images, documents and audio. Pure."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Final, cast
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, cast
 
-from lava_mistral.errors import InvalidRequestError
+from lava_mistral.errors import InvalidRequestError, LavaError
+from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.types import AudioPart, ContentPart, DocumentPart, ImagePart, ImageURL, TextPart, ThinkingPart
 
 PDF: Final = "application/pdf"
@@ -23,6 +26,9 @@ _TEXTUAL: Final = frozenset(
         "application/javascript",
     )
 )
+_OWN_KINDS: Final = frozenset(("file", "document", "media"))
+_SOURCE_KEYS: Final = frozenset(("mime_type", "media_type", "source_type", "source"))
+_LONG_BASE64: Final = re.compile(r"(?:data:[^,\s]*,)?[\w+/=-]{1000,}", re.ASCII)
 # First bytes of a file → its media type. RIFF and ISO files say more at bytes 8 to 12.
 _MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"%PDF-", PDF),
@@ -40,7 +46,7 @@ _RIFF: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-m
 
 
 def media_type_of(data: bytes) -> str | None:
-    """The media type of a file by its first bytes, `text/plain` for UTF-8, or `None` where they tell nothing."""
+    """Return the media type of a file by its first bytes, `text/plain` for UTF-8, `None` where they tell nothing."""
     if data[:4] == b"RIFF":
         return _RIFF.get(data[8:12])
     if data[4:8] == b"ftyp":
@@ -56,7 +62,7 @@ def media_type_of(data: bytes) -> str | None:
 
 
 def to_base64(data: bytes) -> str:
-    """The bytes in standard base64."""
+    """Return the bytes in standard base64."""
     return base64.b64encode(data).decode("ascii")
 
 
@@ -74,7 +80,7 @@ def _from_base64(data: bytes | str, name: str | None) -> bytes:
 
 
 def data_url(data: bytes | str, media_type: str) -> str:
-    """A `data:` URL.
+    """Return a `data:` URL.
 
     Args:
         data: the bytes, or text that is base64 already.
@@ -84,7 +90,7 @@ def data_url(data: bytes | str, media_type: str) -> str:
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:
-    """The media type and the base64 of a `data:` URL; `None` for any other URL.
+    """Return the media type and the base64 of a `data:` URL; `None` for any other URL.
 
     Raises:
         InvalidRequestError: it is a `data:` URL but not in base64.
@@ -98,15 +104,15 @@ def split_data_url(url: str) -> tuple[str, str] | None:
 
 
 def text_part(text: str) -> TextPart:
-    """A text."""
+    """Return a text part."""
     return {"type": "text", "text": text}
 
 
 def image_part(url: str, *, detail: str | None = None) -> ImagePart:
-    """A picture, by `https:` or `data:` URL.
+    """Return an image part.
 
     Args:
-        url: where it is, or what it is.
+        url: of `https:` or `data:`.
         detail: how closely the model looks: `low`, `auto` or `high`.
 
     Raises:
@@ -119,12 +125,12 @@ def image_part(url: str, *, detail: str | None = None) -> ImagePart:
         case "low" | "auto" | "high":
             image["detail"] = detail
         case _:
-            raise InvalidRequestError(f"The detail of a picture is 'low', 'auto' or 'high', not {detail!r}.")
+            raise InvalidRequestError(f"The detail of an image is 'low', 'auto' or 'high', not {detail!r}.")
     return {"type": "image_url", "image_url": image}
 
 
 def document_part(url: str, *, name: str | None = None) -> DocumentPart:
-    """A document that Mistral reads itself (PDF), by `https:` or `data:` URL."""
+    """Return a document that Mistral reads itself (PDF), by `https:` or `data:` URL."""
     part: DocumentPart = {"type": "document_url", "document_url": url}
     if name:
         part["document_name"] = name
@@ -132,7 +138,7 @@ def document_part(url: str, *, name: str | None = None) -> DocumentPart:
 
 
 def audio_part(data: bytes | str) -> AudioPart:
-    """A sound.
+    """Return an audio part.
 
     Args:
         data: the bytes, or their base64, or an `https:` or `data:` URL.
@@ -146,10 +152,10 @@ def audio_part(data: bytes | str) -> AudioPart:
 def file_part(
     data: bytes | str, *, media_type: str | None, name: str | None = None, detail: str | None = None
 ) -> ContentPart:
-    """Whatever a file is, in the form in which Mistral takes it.
+    """Return a file of any kind in the form in which Mistral takes it.
 
-    Pictures, PDF and office documents and sounds become their own parts; text files become text, since there is
-    no part for them.
+    Images, audio, PDF and office documents have parts of their own; text files become text, since there is no part
+    for them.
 
     Args:
         data: the bytes, or their base64.
@@ -179,7 +185,7 @@ def file_part(
 
 
 def url_part(url: str, *, media_type: str | None, name: str | None = None, detail: str | None = None) -> ContentPart:
-    """A file at a URL, in the form in which Mistral takes it; see `file_part`.
+    """Return a file at a URL in the form in which Mistral takes it; see `file_part`.
 
     Raises:
         InvalidRequestError: Mistral takes no such file by URL.
@@ -197,25 +203,107 @@ def url_part(url: str, *, media_type: str | None, name: str | None = None, detai
 
 
 def named_text(text: str, *, name: str | None = None) -> TextPart:
-    """A text file as text, under its name."""
+    """Return a text file as text, under its name."""
     return text_part(text if not name else f"{name}:\n{text}")
 
 
 def refused(kind: str) -> InvalidRequestError:
-    """The error for content that Mistral does not take."""
+    """Return the error for content that Mistral does not take."""
     advice = (
-        "Send single frames as pictures, or the sound track as audio."
+        "Send single frames as images, or the sound track as audio."
         if kind.startswith("video")
-        else "Convert it to PDF, text or a picture first."
+        else "Convert it to PDF, text or an image first."
     )
-    return InvalidRequestError(f"Mistral takes text, pictures, PDF documents and sounds, not {kind}.", advice=advice)
+    return InvalidRequestError(f"Mistral takes text, images, PDF documents and audio, not {kind}.", advice=advice)
 
 
 def add_part(parts: list[ContentPart], part: ContentPart) -> None:
-    """Append a part; thinking after thinking is one train of thought, which other providers cut into paragraphs."""
+    """Append a part; thinking after thinking becomes one part, since other providers cut it into paragraphs."""
     before = parts[-1] if parts else None
     if part["type"] == "thinking" and before is not None and before["type"] == "thinking":
         joined = {**before, **part, "thinking": [*before["thinking"], *part["thinking"]]}
         parts[-1] = cast("ThinkingPart", joined)
     else:
         parts.append(part)
+
+
+def tool_content(blocks: Iterable[Any], convert: Callable[[Any], Iterable[ContentPart]]) -> str | list[ContentPart]:
+    """Return the content of a tool's message: readable blocks as parts, and data as JSON text.
+
+    A tool's result is data: what has a `type` of its own, a URL that Mistral can't fetch (`file:///`, `gs://`, a path)
+    or no readable content goes out as text; where nothing is content, the list as a whole.
+
+    Args:
+        blocks: of a framework: texts, dictionaries or objects.
+        convert: turns a block into parts; a `LavaError`, `OSError` or `ValueError` says that it holds no content.
+    """
+    blocks = list(blocks)
+    read = [_read_block(block, convert) for block in blocks]
+    if blocks and all(parts is None for parts in read):
+        return to_text(_abridged(blocks))
+    parts: list[ContentPart] = []
+    for block, found in zip(blocks, read, strict=True):
+        parts += [text_part(to_text(_abridged(block)))] if found is None else found
+    if len(parts) == 1 and parts[0]["type"] == "text":
+        return parts[0]["text"]
+    return parts or ""
+
+
+def _read_block(block: Any, convert: Callable[[Any], Iterable[ContentPart]]) -> list[ContentPart] | None:
+    """Return the parts of a block that is content; `None` for data."""
+    if isinstance(block, str):
+        return [text_part(block)] if block else []
+    is_data = isinstance(block, Mapping)
+    if is_data and not _may_be_content(block):
+        return None
+    try:
+        parts = list(convert(block))
+    except (LavaError, OSError, ValueError):
+        return None
+    if not parts and is_data and block.get("text") != "":
+        return None
+    return parts if all(map(is_readable, parts)) else None
+
+
+def _may_be_content(block: Mapping[str, Any]) -> bool:
+    kind = block.get("type")
+    if kind is None:
+        return block.keys() == {"text"}
+    # With a bare URL these are as often rows of a table as files.
+    return kind not in _OWN_KINDS or "url" not in block or bool(block.keys() & _SOURCE_KEYS)
+
+
+def is_readable(part: ContentPart) -> bool:
+    """Return whether Mistral can read what a part of a tool's message holds or points to."""
+    match part:
+        case {"type": "text" | "file"}:
+            return True
+        case {"type": "image_url", "image_url": str(url) | {"url": str(url)}}:
+            return _is_file(url, "image/")
+        case {"type": "document_url", "document_url": str(url)}:
+            return _is_file(url)
+        case {"type": "input_audio", "input_audio": str(data)}:
+            return _is_file(data if "://" in data else f"data:;base64,{data}")
+        case _:
+            return False
+
+
+def _is_file(url: str, kind: str = "") -> bool:
+    """Whether Mistral can fetch a URL, or it is a `data:` URL that begins as a file of this kind."""
+    if url.startswith(("https://", "http://")):
+        return True
+    head, _, data = url.partition(";base64,")
+    try:
+        beginning = base64.b64decode("".join(data[:400].split())[:256], validate=True)
+    except ValueError:
+        return False
+    return head.startswith("data:") and bool(beginning) and (media_type_of(beginning) or "").startswith(kind)
+
+
+def _abridged(value: Any) -> Any:
+    """The data without long base64, which tells a model nothing and costs a token for every few letters."""
+    if isinstance(value, str):
+        return f"[{len(value)} characters of base64]" if _LONG_BASE64.fullmatch(value) else value
+    if isinstance(value, Mapping):
+        return {key: _abridged(inner) for key, inner in value.items()}
+    return [_abridged(inner) for inner in value] if isinstance(value, list) else value

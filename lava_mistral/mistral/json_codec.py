@@ -115,7 +115,7 @@ def _plain(value: Any) -> Any:
 def _readable(value: Any) -> Any:
     try:
         return _plain(value)
-    except TypeError:
+    except (TypeError, ValueError):
         return str(value)
 
 

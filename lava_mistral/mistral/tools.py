@@ -1,8 +1,8 @@
-"""What is asked of a model beside the conversation: which tool to call, in which form to answer. Pure."""
+"""Bring tool choices, tools and the schemas of answers into Mistral's form. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -13,7 +13,7 @@ from lava_mistral.mistral.types import JsonSchema, ResponseFormat, ToolChoice
 
 
 def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collection[str]) -> ToolChoice | None:
-    """The wire's form of a tool choice, in any of the forms that are in use.
+    """Return the wire's form of a tool choice, which may have any of the forms that are in use.
 
     Args:
         choice: `"auto"`, `"none"`, `"any"` or `"required"`; a tool's name, its own or in Mistral's form; OpenAI's
@@ -54,10 +54,60 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
     return {"type": "function", "function": {"name": sent}}
 
 
+def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON Schema with "type": "object" at its top where it is one of an object; any other as it is.
+
+    A reference at the top, as recursive pydantic models have one, is put in the place of what it refers to; the
+    definitions stay, since others refer to them.
+    """
+    whole = dict(schema)
+    if isinstance(reference := whole.get("$ref"), str) and reference.startswith("#/"):
+        target: Any = schema
+        for step in reference[2:].split("/"):
+            target = target.get(step) if isinstance(target, Mapping) else None
+        if isinstance(target, Mapping) and target is not schema:
+            whole = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+    if "type" not in whole and ("properties" in whole or not whole):
+        return {"type": "object", "properties": {}, **whole}
+    return whole
+
+
+def wrap_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return the schema of an object, and whether it was made for an answer that is none: it has that as its "value".
+
+    Mistral's tools and answers are objects; enums, unions and lists are not. `unwrap` takes the answer out again.
+    """
+    inner = object_schema(schema)
+    if inner.get("type") == "object":
+        return inner, False
+    shared: dict[str, Any] = {key: inner.pop(key) for key in ("$defs", "definitions") if key in inner}
+    named: dict[str, Any] = {key: inner[key] for key in ("title", "description") if key in inner}
+    return {**named, "type": "object", "properties": {"value": inner}, "required": ["value"], **shared}, True
+
+
+def unwrap(answer: Any) -> Any:
+    """Return the value of an answer to a schema that `wrap_schema` made; `None` while it has not come."""
+    return answer.get("value") if isinstance(answer, Mapping) else None
+
+
+def with_object_schemas(tools: Iterable[Any]) -> list[Any]:
+    """Return the tools of a request with a schema of an object for each function's arguments."""
+    return [_with_object_schema(tool) for tool in tools]
+
+
+def _with_object_schema(tool: Any) -> Any:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping):
+        return tool
+    given = function.get("parameters")
+    parameters = object_schema(given or {}) if given is None or isinstance(given, Mapping) else given
+    return tool if parameters == given else {**tool, "function": {**function, "parameters": parameters}}
+
+
 def json_schema_format(
     name: str, schema: Mapping[str, Any], *, strict: bool | None = True, description: str | None = None
 ) -> ResponseFormat:
-    """The response format that makes a model answer with JSON of a schema.
+    """Return the response format that makes a model answer with JSON of a schema.
 
     Args:
         name: the schema's name.
@@ -65,7 +115,7 @@ def json_schema_format(
         strict: whether the answer must follow the schema to the letter; `None` leaves it to Mistral.
         description: what the answer is for.
     """
-    inner = deepcopy(dict(schema))
+    inner = deepcopy(object_schema(schema))
     if strict:
         close_objects(inner)
     json_schema: JsonSchema = {"name": tool_name(name), "schema": inner}

@@ -45,7 +45,7 @@ def test_a_name_of_no_tool_goes_out_in_mistrals_form_and_comes_back_as_it_is() -
 
 
 def function(name: Any) -> Any:
-    return {"type": "function", "function": {"name": name, "parameters": {}}}
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
 
 
 def test_a_request_with_good_names_shares_its_parts_and_others_are_left_as_they_are() -> None:
@@ -68,7 +68,7 @@ def test_a_request_with_good_names_shares_its_parts_and_others_are_left_as_they_
     assert call["function"]["name"] == messages[2]["name"] == choice["function"]["name"] == "math.add"
 
 
-@pytest.mark.parametrize("tools", [None, [], [{}], ["x"], [{"function": None}], [function(None)], [function(5)]])
+@pytest.mark.parametrize("tools", [None, [], [{}], ["x"], [function(None)], [function(5)]])
 def test_tools_without_a_name_are_left_to_mistral(tools: Any) -> None:
     ToolNames.of_tools(tools)
     body = chat_body([{"role": "user", "content": "?"}], "m", {"tools": tools}, stream=False)
