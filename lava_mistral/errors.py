@@ -22,6 +22,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -51,6 +52,7 @@ class LavaError(Exception):
         body: the parsed error body, where there was one.
         response: the answer, already read; its `request` names Mistral and holds no credential. Not pickled.
         partial: what had been done before the failure: a `Turn` for a stream, a `PartialEmbedding` for embeddings.
+        inputs: which of the caller's texts it is about, by index; of embeddings only.
     """
 
     retryable_by_default: ClassVar[bool] = False
@@ -70,6 +72,7 @@ class LavaError(Exception):
         body: Any = None,
         response: httpx.Response | None = None,
         partial: Any = None,
+        inputs: Sequence[int] = (),
     ) -> None:
         self.message = message
         self.advice = advice
@@ -83,6 +86,7 @@ class LavaError(Exception):
         self.body = body
         self.response = response
         self.partial = partial
+        self.inputs = tuple(inputs)
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -105,7 +109,11 @@ class LavaError(Exception):
     def fields(self) -> dict[str, Any]:
         """The keyword arguments that make an equal error, without the response."""
         names = ("advice", "status_code", "code", "type", "request_id", "retryable", "retry_after", "origin")
-        return {name: getattr(self, name) for name in names} | {"body": self.body, "partial": self.partial}
+        return {name: getattr(self, name) for name in names} | {
+            "body": self.body,
+            "partial": self.partial,
+            "inputs": self.inputs,
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.fields())

@@ -1,24 +1,22 @@
-"""The conversation about one batch of texts: ask, read, try again, split, change the encoding. Pure: no I/O, no sleep.
+"""Get the vectors of one batch: ask, read, try again, split, change the encoding. Pure: no I/O, no sleep.
 
-It is a generator that says what to do next, obeyed by a thread or by a task.
+`steps` is a generator that says what to do next; a thread or a task obeys it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import httpx
 
-from lava_mistral.billing.scope import Identity
 from lava_mistral.calls.responses import EmbeddingAnswer
-from lava_mistral.embedding.batching import Batch, Calibration, Count
+from lava_mistral.embedding.batching import Batch, Count, TokenRatio
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
 from lava_mistral.embedding.input_validation import name_inputs, too_long
-from lava_mistral.embedding.results import Making
+from lava_mistral.embedding.results import BatchResult, EmbeddingSpec
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError, SpendLimitError
 from lava_mistral.mistral.types import known_usage
 from lava_mistral.pricing.cost import cost_of
@@ -35,26 +33,8 @@ _TOO_MANY: Final = "3210"
 _TOO_MANY_TEXT: Final = re.compile(r"too many (?:tokens|inputs)|split into more batches", re.I)
 _TOO_LONG: Final = re.compile(r"Input id (\d+) has (\d+) tokens")
 _FINAL_CODES: Final = frozenset((_TOO_MANY, "1500"))
-
-
-@dataclass(slots=True, eq=False)
-class Report:
-    """What became of a batch.
-
-    Attributes:
-        pieces: indexes and rows, one pair for each part of the batch that is done.
-        error: why the rest is not.
-    """
-
-    batch: Batch
-    pieces: list[tuple[list[int], Rows]] = field(default_factory=list)
-    error: BaseException | None = None
-    requests: int = 0
-    retries: int = 0
-    tokens: int = 0
-    cost: Decimal | None = Decimal(0)
-    request_ids: list[str] = field(default_factory=list)
-    identity: Identity | None = None
+_TOGETHER: Final = 64
+"""Vectors that are made lists of floats at once, which takes a millisecond or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,68 +55,95 @@ class Sleep:
 Steps: TypeAlias = Generator[Send | Sleep, EmbeddingAnswer | LavaError | None, None]
 
 
-class Exchange:
-    """The conversation about a batch, and what one engine's conversations have taught.
+class Endpoint:
+    """What an engine knows about the model that it asks, and learns from the answers.
 
     Args:
-        model: what makes the vectors.
-        dimensions: how long they are to be; `None` for the model's own length.
+        model: Mistral's name of the model.
+        dimensions: how long the vectors are to be; `None` for the model's own length.
         policy: whether and when a failed request is repeated.
+        count: tokens of a text, exact or an upper estimate.
+
+    Attributes:
+        dimensions: how long the vectors are; `None` while that is not known.
+        ratio: how far `count` is off.
+        base64: whether the server writes base64 that can be read; `None` while that is not known.
+        reached: whether there ever was an answer, of whatever kind.
     """
 
-    def __init__(self, model: str, dimensions: int | None, policy: RetryPolicy) -> None:
+    def __init__(self, model: str, dimensions: int | None, policy: RetryPolicy, count: Count) -> None:
         self.model = model
         self.policy = policy
-        self.dimension = dimensions or NATIVE_DIMENSIONS.get(model)
-        self.making = Making(model, self.dimension)
-        self.calibration = Calibration()
-        self._reached = False
-        """Whether there ever was an answer, of whatever kind."""
-        self._base64: bool | None = None
-        """Whether the server writes base64 that we can read; `None` until that is known."""
+        self.count = count
+        self.dimensions = dimensions or NATIVE_DIMENSIONS.get(model)
+        self.spec = EmbeddingSpec(model, self.dimensions)
+        self.ratio = TokenRatio()
+        self.base64: bool | None = None
+        self.reached = False
 
-    @property
-    def _first_contact(self) -> RetryPolicy:
-        # An address at which nobody has ever answered is rather wrong than out of order: that is soon said.
-        return replace(self.policy, max_retries=min(self.policy.max_retries, DEFAULT_MAX_RETRIES))
+    def attempts(self) -> Attempts:
+        """Count the tries of a request; few of them where nobody has ever answered.
 
-    def converse(self, report: Report, count: Count) -> Steps:
-        """Get the vectors of the report's batch into the report.
+        Such an address is rather wrong than out of order: that is soon said.
+        """
+        if self.reached:
+            return Attempts(self.policy)
+        return Attempts(replace(self.policy, max_retries=min(self.policy.max_retries, DEFAULT_MAX_RETRIES)))
+
+
+class BatchRequest:
+    """The conversation about one batch.
+
+    Args:
+        batch: the batch.
+        endpoint: who is asked.
+
+    Attributes:
+        result: filled by `steps`.
+    """
+
+    def __init__(self, batch: Batch, endpoint: Endpoint) -> None:
+        self.result = BatchResult(batch)
+        self._endpoint = endpoint
+
+    def steps(self) -> Steps:
+        """Get the vectors of the batch into the result.
 
         Raises:
             LavaError: part of the batch can't be had; the message names the inputs.
         """
-        parts = [report.batch]
+        parts = [self.result.batch]
         while parts:
             part = parts.pop()
-            if (yield from self._ask(part, report)):
-                continue
-            parts.extend(reversed(part.halves(count)))
+            if not (yield from self._ask(part)):
+                parts.extend(reversed(part.halves(self._endpoint.count)))
 
-    def _ask(self, part: Batch, report: Report) -> Generator[Send | Sleep, EmbeddingAnswer | LavaError | None, bool]:
+    def _ask(self, part: Batch) -> Generator[Send | Sleep, EmbeddingAnswer | LavaError | None, bool]:
         """Ask for one part until it is there; false when it must be split."""
+        endpoint, result = self._endpoint, self.result
         attempts: Attempts | None = None
         plain = False
         while True:
-            use_base64 = self._base64 is not False and not plain and self.dimension is not None
+            use_base64 = not plain and endpoint.base64 is not False and endpoint.dimensions is not None
             answer = yield Send(part, "base64" if use_base64 else "float")
-            self._reached = self._reached or not isinstance(getattr(answer, "__cause__", None), _NOT_REACHED)
+            endpoint.reached = endpoint.reached or not isinstance(getattr(answer, "__cause__", None), _NOT_REACHED)
             if not isinstance(answer, _NEVER_SENT):
-                report.requests += 1
+                result.requests += 1
             error: LavaError
             if isinstance(answer, LavaError):
                 error = answer
                 if len(part.texts) > 1 and _means_too_much(error):
-                    self.calibration.refused(part.tokens)
+                    endpoint.ratio.refused(part)
                     return False
-                if use_base64 and self._base64 is None and _may_mean_encoding(error):
+                # Another batch may have found out meanwhile that base64 is refused.
+                if use_base64 and endpoint.base64 is not True and _may_mean_encoding(error):
                     plain = True
                     continue
             else:
                 assert answer is not None
-                self._account(answer, report)
+                self._account(answer)
                 try:
-                    self._accept(answer, part, report, plain=plain)
+                    self._accept(answer, part, plain=plain)
                     return True
                 except UnreadableBase64 as bad:
                     if use_base64:
@@ -145,38 +152,45 @@ class Exchange:
                     error = _bad_answer(bad, part, answer)
                 except BadAnswer as bad:
                     error = _bad_answer(bad, part, answer)
-            attempts = attempts or Attempts(self.policy if self._reached else self._first_contact)
+            attempts = attempts or endpoint.attempts()
             seconds = attempts.failed(error)
             if seconds is None:
                 raise _naming(error, part) from error.__cause__
-            report.retries += 1
+            result.retries += 1
             yield Sleep(seconds)
 
-    def _account(self, answer: EmbeddingAnswer, report: Report) -> None:
+    def _account(self, answer: EmbeddingAnswer) -> None:
+        result = self.result
         usage = known_usage(answer.response.get("usage"))
         cost = None
         if usage is not None:
-            report.tokens += usage.get("prompt_tokens") or 0
-            cost = cost_of(usage, self.model)
-        report.cost = None if cost is None or report.cost is None else report.cost + cost
-        report.identity = answer.identity
+            result.tokens += usage.get("prompt_tokens") or 0
+            cost = cost_of(usage, self._endpoint.model)
+        result.cost = None if cost is None or result.cost is None else result.cost + cost
+        result.identity = answer.identity
         if answer.request_id is not None:
-            report.request_ids.append(answer.request_id)
+            result.request_ids.append(answer.request_id)
 
-    def _accept(self, answer: EmbeddingAnswer, part: Batch, report: Report, *, plain: bool) -> None:
+    def _accept(self, answer: EmbeddingAnswer, part: Batch, *, plain: bool) -> None:
+        endpoint = self._endpoint
         data: list[Any] = list(answer.response["data"])
-        rows = read_rows(data, len(part.texts), dimension=self.dimension)
-        if self.dimension is None:
-            self.dimension = len(rows[0])
+        rows = read_rows(data, len(part.texts), dimension=endpoint.dimensions)
+        if endpoint.dimensions is None:
+            endpoint.dimensions = len(rows[0])
         if plain:
             # Decimal numbers came where base64 had not worked: from now on they are asked for at once.
-            self._base64 = False
+            endpoint.base64 = False
         elif isinstance(data[0].get("embedding"), str):
-            self._base64 = True
+            endpoint.base64 = True
         usage = known_usage(answer.response.get("usage"))
         if usage is not None:
-            self.calibration.answered(part.tokens, usage.get("prompt_tokens") or 0)
-        report.pieces.append((part.indexes, rows))
+            endpoint.ratio.answered(part, usage.get("prompt_tokens") or 0)
+        self.result.pieces.extend(_pieces(part.indexes, rows))
+
+
+def _pieces(indexes: list[int], rows: Rows) -> Iterator[tuple[list[int], Rows]]:
+    for start in range(0, len(indexes), _TOGETHER):
+        yield indexes[start : start + _TOGETHER], rows[start : start + _TOGETHER]
 
 
 def _means_too_much(error: LavaError) -> bool:
@@ -203,6 +217,7 @@ def _bad_answer(bad: BadAnswer, part: Batch, answer: EmbeddingAnswer) -> ServerE
         f"the answer for {name_inputs(indexes)} can't be used: {bad}",
         request_id=answer.request_id,
         origin="mistral",
+        inputs=indexes,
     )
 
 
@@ -213,7 +228,8 @@ def _naming(error: LavaError, part: Batch) -> LavaError:
         named = too_long(part.indexes[int(match[1])], f"{int(match[2]):,}")
         named.status_code, named.request_id, named.origin = error.status_code, error.request_id, error.origin
         return named
-    if not error.message.startswith("the answer for input"):
+    if not error.inputs:
+        error.inputs = tuple(part.indexes)
         error.message = f"{error.message} [{name_inputs(part.indexes)}]"
         error.args = (error.message,)
     return error

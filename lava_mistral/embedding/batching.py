@@ -1,4 +1,4 @@
-"""Packs texts into embedding requests that Mistral accepts. Pure: no I/O, no clock.
+"""Pack texts into embedding requests that Mistral accepts. Pure: no I/O, no clock.
 
 Limits by Mistral's documentation and error texts: 16,384 tokens and 512 inputs a request, 8,192 tokens an input.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -16,12 +16,9 @@ MAX_REQUEST_INPUTS: Final = 512
 MAX_INPUT_TOKENS: Final = 8_192
 
 SMALLEST_SHARE: Final = MAX_REQUEST_TOKENS // 2
-"""Work is spread over idle lanes as long as each request keeps this many tokens: a request has a cost of its own."""
+"""Work is spread over idle workers as long as each request keeps this many tokens: a request has a cost of its own."""
 
 Count: TypeAlias = Callable[[str], int]
-
-SURELY_FITS: Final = MAX_INPUT_TOKENS - 8
-"""A token is a byte at least, beside the few that enclose an input: a text of so many bytes needs no count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,161 +29,141 @@ class Batch:
         indexes: where each text stands in the caller's sequence.
         texts: the texts, in the same order.
         tokens: how many tokens they are counted to have together.
+        plan: which of the `TokenRatio`'s plans the batch was made by.
     """
 
     indexes: list[int]
     texts: list[str]
     tokens: int
+    plan: int = 0
 
     def halves(self, count: Count) -> tuple[Batch, Batch]:
-        """Two batches of about equal weight; needs two texts at least."""
+        """Split into two batches of about equal weight; needs two texts at least."""
         half, weight, middle = self.tokens / 2, 0.0, 0
         while middle < len(self.texts) - 1 and (middle == 0 or weight < half):
             weight += count(self.texts[middle])
             middle += 1
         left, right = self.texts[:middle], self.texts[middle:]
         return (
-            Batch(self.indexes[:middle], left, sum(map(count, left))),
-            Batch(self.indexes[middle:], right, sum(map(count, right))),
+            Batch(self.indexes[:middle], left, sum(map(count, left)), self.plan),
+            Batch(self.indexes[middle:], right, sum(map(count, right)), self.plan),
         )
 
 
-class Calibration:
-    """How many tokens a counted token really is, so that batches are full and not refused.
+class TokenRatio:
+    """Learn how many tokens a counted token really is, so that batches are full and not refused.
 
-    It is 1 to begin with: a count is exact, or too high. A lower ratio comes from exact counts of a sample alone, a
-    higher one from answers and refusals.
+    It is 1 to begin with. The token counts of answers say what it is: of the latest ones the second highest counts, so
+    that a single odd answer changes nothing. A refusal that they do not explain makes batches smaller, once for all
+    that were planned together; batches that are accepted undo that little by little.
+
+    Attributes:
+        plan: a number that changes when a refusal makes batches smaller.
     """
 
-    _GROUP = 4
-    """Texts of a sample that are taken together: fewer say too little, more would hide that texts differ."""
-    _MARGIN = 0.02
+    _MARGIN = 1.02
     _WORTH = 1_000
-    """Answers to batches of fewer counted tokens say too little about the next one."""
+    """Counted tokens that one observation is made of; smaller answers are added up."""
+    _LEAST = 0.5
+    """Counts are at most this far above the truth; an answer that says less than half of that is not believed."""
+    _SQUEEZE, _EASE = 1.15, 0.99
 
     def __init__(self) -> None:
-        self.ratio = 1.0
-        self._group: list[tuple[int, int]] = []
-        self._sampled: deque[float] = deque(maxlen=16)
-        self._answered: deque[float] = deque(maxlen=32)
+        self.plan = 0
+        self._observed: deque[float] = deque(maxlen=16)
+        self._counted = self._actual = 0
+        self._ratio = 1.0
+        self._squeeze = 1.0
 
     @property
     def limit(self) -> int:
         """How many counted tokens a request may have."""
-        return max(1, int(MAX_REQUEST_TOKENS / self.ratio))
+        return max(1, int(MAX_REQUEST_TOKENS / (self._ratio * self._squeeze)))
 
-    def compared(self, counted: int, exact: int) -> None:
-        """A text of the sample was counted both ways."""
-        self._group.append((counted, exact))
-        if len(self._group) == self._GROUP:
-            totals = [sum(column) for column in zip(*self._group, strict=True)]
-            self._group.clear()
-            self._sampled.append(totals[1] / max(totals[0], 1))
-            self._settle()
+    def answered(self, batch: Batch, actual: int) -> None:
+        """Learn from a batch that was accepted.
 
-    def answered(self, counted: int, actual: int) -> None:
-        """A batch was accepted, and had `actual` tokens."""
-        if counted >= self._WORTH and actual > 0:
-            self._answered.append(actual / counted)
-            self._settle()
+        Args:
+            batch: the batch.
+            actual: its tokens as the answer counts them.
+        """
+        if batch.plan == self.plan and self._squeeze > 1.0 and 2 * batch.tokens >= self.limit:
+            self._squeeze = max(1.0, self._squeeze * self._EASE)
+        # It was accepted, so it had no more than the limit.
+        if not self._LEAST / 2 * batch.tokens <= actual <= MAX_REQUEST_TOKENS:
+            return
+        self._counted += batch.tokens
+        self._actual += actual
+        if self._counted < self._WORTH:
+            return
+        self._observed.append(self._actual / self._counted)
+        self._counted = self._actual = 0
+        if len(self._observed) > 1:
+            ratio = max(self._LEAST, sorted(self._observed)[-2] * self._MARGIN)
+            if ratio > self._ratio:
+                # This may be why batches were refused.
+                self._squeeze = max(1.0, self._squeeze * self._ratio / ratio)
+            self._ratio = ratio
 
-    def refused(self, counted: int) -> None:
-        """A batch was refused for having too many tokens: it has more than the limit, however many were counted."""
-        self._answered.append(max(self.ratio, MAX_REQUEST_TOKENS / max(counted, 1)) * 1.15)
-        self._settle()
-
-    def _settle(self) -> None:
-        # The highest of what was seen, since the next batch may be all of the kind that has most tokens.
-        sampled = min(1.0, max(self._sampled) + self._MARGIN) if len(self._sampled) >= 2 else 1.0
-        self.ratio = max(sampled, max(self._answered, default=0.0) * 1.005)
+    def refused(self, batch: Batch) -> None:
+        """Learn from a batch that was refused for having too many tokens, whatever was counted."""
+        if batch.plan == self.plan and 2 * batch.tokens >= self.limit:
+            self.plan += 1
+            self._squeeze *= self._SQUEEZE
 
 
-class Planner:
-    """Takes texts one by one, gives batches.
+class Batcher:
+    """Take texts one by one, give batches.
 
     Args:
         count: tokens of a text, exact or an upper estimate.
-        calibration: what is known about `count`.
-        lanes: how many requests may be under way at once.
+        ratio: what is known about `count`.
         characters: of all the texts that will come, where that is known: then the work is spread so that the last
-            round of requests is as full as the others, and no lane idles while another one ends a long batch.
-        sample: some of the texts to come, from all over.
-        exact: gives an exact count, where there is one by now. It is slower than an estimate by far, so that it is
-            used for the sample and for every sixteenth text, and asked for only when there are many. What it gives
-            `None` for is planned by the estimate.
+            round of requests is as full as the others, and no worker idles while another one ends a long batch.
+        density: tokens a character of these texts, about.
+        workers: gives how many requests can usefully be in flight at once.
     """
-
-    _MANY = 4
-    """Batches beyond which a tokenizer is worth its loading."""
-    _EVERY = 16
 
     def __init__(
         self,
         count: Count,
-        calibration: Calibration,
+        ratio: TokenRatio,
         *,
-        lanes: int = 1,
         characters: int | None = None,
-        sample: Sequence[str] = (),
-        exact: Callable[[], Count | None] | None = None,
+        density: float = 1.0,
+        workers: Callable[[], int] = lambda: 1,
     ) -> None:
         self._count = count
-        self._calibration = calibration
-        self._lanes = lanes
+        self._ratio = ratio
         self._to_come = characters
-        self._get_exact = exact
-        self._exact: Count | None = None
-        self._many = False
-        self._tokens_seen = self._characters_seen = self._made = self._taken = 0
-        counts = [count(text) for text in sample]
-        if sum(counts) * (characters or 0) > self._MANY * MAX_REQUEST_TOKENS * sum(map(len, sample)):
-            self._many = True
-        self._sample = list(zip(sample, counts, strict=True))
-        for text, counted in self._sample:
-            self._tokens_seen += counted
-            self._characters_seen += len(text)
+        self._density = density
+        self._workers = workers
+        self._made = self._tokens_seen = self._characters_seen = 0
         self._begin()
 
-    def _look_exactly(self) -> None:
-        if self._exact is None and self._get_exact is not None:
-            self._exact = self._get_exact()
-            if self._exact is not None:
-                for text, counted in self._sample:
-                    self._learn(text, counted)
-                self._sample.clear()
-
-    def _learn(self, text: str, counted: int) -> None:
-        if self._exact is not None:
-            self._calibration.compared(counted, self._exact(text))
-
     def _begin(self) -> None:
-        if self._many:
-            self._look_exactly()
         self._indexes: list[int] = []
         self._texts: list[str] = []
         self._tokens = 0
-        self._limit = self._calibration.limit
-        self._aim = self._share() if self._to_come is not None else self._limit
+        self._plan = self._ratio.plan
+        self._limit = self._ratio.limit
+        self._aim = self._share() if self._to_come else self._limit
 
     def _share(self) -> int:
         """How many counted tokens the next batch should have."""
-        to_come = self._to_come or 0
-        if not self._characters_seen or not to_come:
-            return self._limit
-        tokens = to_come * self._tokens_seen / self._characters_seen
+        if self._characters_seen:
+            self._density = self._tokens_seen / self._characters_seen
+        tokens = (self._to_come or 0) * self._density
         fewest = max(1, math.ceil(tokens / self._limit))
-        rounds = math.ceil((self._made + fewest) / self._lanes)
-        spread = min(rounds * self._lanes - self._made, int(tokens / SMALLEST_SHARE))
-        parts = max(fewest, spread)
+        workers = self._workers()
+        rounds = math.ceil((self._made + fewest) / workers)
+        parts = max(fewest, min(rounds * workers - self._made, int(tokens / SMALLEST_SHARE)))
         # The last one takes what is left, also where that is a little more than was expected.
         return self._limit if parts == 1 else min(self._limit, math.ceil(tokens / parts))
 
     def add(self, index: int, text: str) -> Batch | None:
         """Take a text; the batch that it completes, or none."""
         tokens = self._count(text)
-        self._taken += 1
-        if self._exact is not None and self._taken % self._EVERY == 0:
-            self._learn(text, tokens)
         full: Batch | None = None
         if self._texts and (
             self._tokens + tokens > self._limit or self._tokens >= self._aim or len(self._texts) >= MAX_REQUEST_INPUTS
@@ -207,11 +184,10 @@ class Planner:
         return bool(self._texts)
 
     def flush(self) -> Batch | None:
-        """The texts that wait for a batch to be full, or none."""
+        """Give the texts that wait for a batch to be full, or `None`."""
         if not self._texts:
             return None
-        batch = Batch(self._indexes, self._texts, self._tokens)
+        batch = Batch(self._indexes, self._texts, self._tokens, self._plan)
         self._made += 1
-        self._many = self._many or self._made >= self._MANY
         self._begin()
         return batch

@@ -1,32 +1,32 @@
 """The ingestion engine: any number of texts in, one vector for each out, in order, as fast as the account allows.
 
-Both frameworks' embeddings and `LavaMistral.embed` run on it. What it decides is in `planning`, `pacing`, `exchange`,
-`ingestion`, `vectors` and `retry`; here and in `vector_streams` are the threads and the tasks that obey.
+Both frameworks' embeddings and `LavaMistral.embed` run on it. `run` and `jobs` decide what is done next,
+`batch_request` how a failed request is mended, `rate_limit` when one may leave; `sync_driver` and `async_driver` obey
+with threads and tasks.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, get_args
 
-from lava_mistral._fork import new_lock
+from lava_mistral._fork import ForkSafeLock
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.listeners import present_watch
-from lava_mistral.calls.responses import EmbeddingAnswer
-from lava_mistral.embedding.batch_request import Exchange, Report, Send, Sleep
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS, Batch, Count, Planner
-from lava_mistral.embedding.conduct import conducted, take_all
-from lava_mistral.embedding.input_validation import Inspector
-from lava_mistral.embedding.jobs import Collection, Flow, as_texts, refuse_one_text
-from lava_mistral.embedding.limiter import Gate, Stop, Stopped
-from lava_mistral.embedding.progress import OnProgress, Watch
-from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY, Outcome, Pacer, Ticket
+from lava_mistral.embedding import async_driver, sync_driver
+from lava_mistral.embedding.async_driver import AsyncEmbedder, AsyncEmbeddingStream, AsyncSender, TaskWorkers
+from lava_mistral.embedding.batch_request import Endpoint
+from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS, Batcher, Count
+from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
+from lava_mistral.embedding.jobs import EmbedJob, StreamJob
+from lava_mistral.embedding.limiter import ConcurrencyLimiter
+from lava_mistral.embedding.progress import OnProgress, ProgressReporter
+from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY, AdaptiveRateLimiter
 from lava_mistral.embedding.results import (
     EmbeddingProgress,
     EmbeddingResult,
@@ -34,17 +34,17 @@ from lava_mistral.embedding.results import (
     PartialEmbedding,
     partial_of,
 )
-from lava_mistral.embedding.sources import Ahead, AsyncAhead, Here
-from lava_mistral.embedding.vector_streams import AsyncEmbeddingStream, EmbeddingStream, astream, stream
-from lava_mistral.embedding.workers import TaskLanes, ThreadLanes
-from lava_mistral.errors import ConfigurationError, LavaError, RateLimitError
-from lava_mistral.pricing.tokenizers import count_text, prepare
+from lava_mistral.embedding.sources import DirectSource, Source, ThreadSource
+from lava_mistral.embedding.sync_driver import EmbeddingStream, SyncEmbedder, SyncSender, ThreadWorkers
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.pricing.tokenizers import count_text
 from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import RetryPolicy
 
 __all__ = [
     "DEFAULT_MAX_CONCURRENCY",
     "DEFAULT_MAX_RETRIES",
+    "AsyncEmbedder",
     "AsyncEmbeddingStream",
     "EmbeddingEngine",
     "EmbeddingProgress",
@@ -52,27 +52,16 @@ __all__ = [
     "EmbeddingStream",
     "EmbeddingUsage",
     "PartialEmbedding",
+    "SyncEmbedder",
     "partial_of",
 ]
 
 DEFAULT_MAX_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
-_TOGETHER: Final = 1_000
-"""Texts that are looked at before the event loop has its turn."""
-
-
-class SyncEmbedder(Protocol):
-    """What sends one embeddings request: `LavaMistral`."""
-
-    @property
-    def embedding_request(self) -> Callable[..., EmbeddingAnswer]: ...
-
-
-class AsyncEmbedder(Protocol):
-    """What sends one embeddings request: `AsyncLavaMistral`."""
-
-    @property
-    def embedding_request(self) -> Callable[..., Awaitable[EmbeddingAnswer]]: ...
+MANY_LISTS: Final = 50_000
+"""Vectors from which on lists of floats are warned of: each number takes 32 bytes, in an array 4."""
+_SAMPLE: Final = 32
+"""Texts by which the tokens a character of a call's texts are estimated."""
 
 
 @dataclass
@@ -80,10 +69,10 @@ class _Runtime:
     """What one process has of an engine."""
 
     pid: int
-    gate: Gate
+    limiter: ConcurrencyLimiter
 
 
-_starting = new_lock()
+_starting = ForkSafeLock()
 
 
 class EmbeddingEngine:
@@ -103,8 +92,9 @@ class EmbeddingEngine:
         timeout: seconds for one request; `None` for the client's own.
         retry: when to repeat a failed request and how long to wait.
         count_tokens: counts the tokens of a text, exactly or a little too high. By default it is an upper estimate,
-            which takes a tenth of a tokenizer's time; where there is much to embed and the extra `[tokenizer]` is
-            installed, the exact counts of a sample say by how much it is too high.
+            which takes a tenth of a tokenizer's time; the counts in the answers say by how much it is too high.
+        on_empty: what becomes of an empty text, which Mistral refuses: `"raise"` an `InvalidRequestError`, `"skip"`
+            it, with a vector of zeros, or send a `"placeholder"` (one full stop) in its place.
 
     Raises:
         ConfigurationError: a number that can't be, or a call without the client that it needs.
@@ -122,6 +112,7 @@ class EmbeddingEngine:
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
         count_tokens: Count | None = None,
+        on_empty: OnEmpty = "raise",
     ) -> None:
         if max_concurrency < 1:
             raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}.")
@@ -138,7 +129,15 @@ class EmbeddingEngine:
         self.retry = RetryPolicy(max_retries=max_retries) if retry is None else retry
         self._count_tokens = count_tokens
         self._count = count_tokens or estimate_tokens
-        self._exchange = Exchange(model, dimensions, self.retry)
+        self._endpoint = Endpoint(model, dimensions, self.retry, self._count)
+        if on_empty not in get_args(OnEmpty):
+            raise ConfigurationError(f'on_empty must be "raise", "skip" or "placeholder", not {on_empty!r}.')
+        if on_empty == "skip" and self._endpoint.dimensions is None:
+            raise ConfigurationError(
+                f'on_empty="skip" gives empty texts a vector of zeros, whose length is not known for {model!r}. '
+                'Say dimensions=, or on_empty="placeholder".'
+            )
+        self.on_empty = on_empty
         self._runtime: _Runtime | None = None
 
     def __repr__(self) -> str:
@@ -148,21 +147,21 @@ class EmbeddingEngine:
         return vars(self) | {"_runtime": None}
 
     @property
-    def gate(self) -> Gate:
-        """Where this process's requests wait for their turn."""
+    def limiter(self) -> ConcurrencyLimiter:
+        """What gives this process's requests their permits."""
         runtime = self._runtime
         if runtime is None or runtime.pid != os.getpid():
             with _starting:
                 runtime = self._runtime
                 if runtime is None or runtime.pid != os.getpid():
-                    pacer = Pacer(
+                    rate = AdaptiveRateLimiter(
                         self.max_concurrency,
                         longest_wait=self.retry.max_total,
                         first_pause=self.retry.initial,
                         longest_pause=self.retry.longest,
                     )
-                    runtime = self._runtime = _Runtime(os.getpid(), Gate(pacer))
-        return runtime.gate
+                    runtime = self._runtime = _Runtime(os.getpid(), ConcurrencyLimiter(rate))
+        return runtime.limiter
 
     def check(self, texts: Sequence[str]) -> None:
         """Refuse what can't be embedded, without sending anything.
@@ -170,14 +169,9 @@ class EmbeddingEngine:
         Raises:
             InvalidRequestError: Mistral would refuse one of the texts; the message names its index.
         """
-        inspector = self._inspector()
+        validator = self._validator()
         for index, text in enumerate(texts):
-            inspector.check(index, text)
-
-    @property
-    def _window(self) -> int:
-        # A few batches wait at the gate, so that the next request leaves when one ends and not when it is planned.
-        return self.max_concurrency + max(2, self.max_concurrency // 2)
+            validator.check(index, text)
 
     def embed(
         self,
@@ -208,35 +202,13 @@ class EmbeddingEngine:
             LavaError: a request failed for good. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`: the
                 vectors that are there.
         """
-        client = self._need(self.client, "client")
-        collection = self._collection(texts, as_numpy, resume_from)
-        options = self._options(billing, lava_metadata)
-
-        def work(report: Report, stop: Stop) -> None:
-            self._obey(report, client, options, stop)
-
-        lanes = ThreadLanes(work, self.max_concurrency, copy_context())
-        with conducted(collection, lanes, present_watch().listeners, show_progress, on_progress) as watch:
-            for index in range(len(collection.texts)):
-                collection.check(index)
-                collection.admit(index)
-            batches = collection.batches(self._planner(collection))
-            ahead = [batch for batch in (next(batches, None), next(batches, None)) if batch is not None]
-            if len(ahead) == 1:
-                # One request needs no thread.
-                report = Report(ahead[0])
-                try:
-                    work(report, Stop())
-                finally:
-                    collection.take(report)
-                watch.update()
-            elif ahead:
-                with lanes:
-                    _collect(collection, ahead, batches, lanes, self._window, watch)
-            if collection.error is not None:
-                raise collection.error
-            watch.finish()
-        return collection.result()
+        workers = self._threads(billing, lava_metadata)
+        texts = _as_list(texts)
+        job = self._embed_job(texts, as_numpy, resume_from)
+        reporter = partial(ProgressReporter, job, show_progress, on_progress)
+        for _ in sync_driver.drive(job, lambda: DirectSource(texts), workers, reporter, present_watch().listeners):
+            pass
+        return job.result()
 
     async def aembed(
         self,
@@ -253,31 +225,15 @@ class EmbeddingEngine:
 
         `partial_of` finds what was there behind a `TimeoutError` of `asyncio.wait_for` too.
         """
-        client = self._need(self.async_client, "async_client")
-        collection = self._collection(texts, as_numpy, resume_from)
-        options = self._options(billing, lava_metadata)
-
-        async def work(report: Report, lanes: TaskLanes) -> None:
-            await self._aobey(report, client, options, lanes)
-
-        changed = asyncio.Event()
-        lanes = TaskLanes(work, changed)
-        with conducted(collection, lanes, present_watch().listeners, show_progress, on_progress) as watch:
-            for index in range(len(collection.texts)):
-                if collection.is_long(index):
-                    await asyncio.to_thread(collection.check, index)
-                else:
-                    collection.check(index)
-                collection.admit(index)
-                if index % _TOGETHER == _TOGETHER - 1:
-                    await asyncio.sleep(0)
-            batches = collection.batches(self._planner(collection))
-            async with lanes:
-                await _acollect(collection, batches, lanes, changed, self._window, watch)
-            if collection.error is not None:
-                raise collection.error
-            watch.finish()
-        return collection.result()
+        workers = self._tasks(billing, lava_metadata)
+        texts = _as_list(texts)
+        job = self._embed_job(texts, as_numpy, resume_from)
+        reporter = partial(ProgressReporter, job, show_progress, on_progress)
+        async for _ in async_driver.drive(
+            job, lambda: DirectSource(texts), workers, reporter, present_watch().listeners
+        ):
+            pass
+        return job.result()
 
     def embed_iter(
         self,
@@ -320,19 +276,20 @@ class EmbeddingEngine:
             InvalidRequestError: while iterating, when all before it was handed on: a text can't be embedded.
             LavaError: likewise: a request failed for good. Whatever is raised has `partial`.
         """
-        client = self._need(self.client, "client")
-        refuse_one_text(texts)
-        flow = self._flow(texts, as_numpy, resume_from)
-        options = self._options(billing, lava_metadata)
+        workers = self._threads(billing, lava_metadata)
+        job = self._stream_job(texts, as_numpy, resume_from)
         context = copy_context()
 
-        def work(report: Report, stop: Stop) -> None:
-            self._obey(report, client, options, stop)
+        def source() -> Source:
+            return (
+                ThreadSource(texts, context, workers.wake, MAX_REQUEST_INPUTS)
+                if read_in_thread
+                else DirectSource(texts)
+            )
 
-        lanes = ThreadLanes(work, self.max_concurrency, context)
-        source = Ahead(texts, context, lanes.wake, MAX_REQUEST_INPUTS) if read_in_thread else Here(texts)
-        conduct = conducted(flow, lanes, present_watch().listeners, show_progress, on_progress)
-        return EmbeddingStream(stream(flow, source, lanes, self.max_concurrency, conduct), flow, lanes)
+        reporter = partial(ProgressReporter, job, show_progress, on_progress)
+        vectors = sync_driver.drive(job, source, workers, reporter, present_watch().listeners)
+        return EmbeddingStream(vectors, job, workers)
 
     def aembed_iter(
         self,
@@ -351,129 +308,79 @@ class EmbeddingEngine:
         An async source that pauses holds nothing back: after 0.2 s a batch leaves as it is. A plain iterable is read in
         the event loop; one that blocks is better read in a thread of its own (`read_in_thread`).
         """
-        client = self._need(self.async_client, "async_client")
-        refuse_one_text(texts)
-        flow = self._flow(texts, as_numpy, resume_from)
-        options = self._options(billing, lava_metadata)
+        workers = self._tasks(billing, lava_metadata)
+        job = self._stream_job(texts, as_numpy, resume_from)
+        source = partial(async_driver.open_source, texts, workers, copy_context() if read_in_thread else None)
+        reporter = partial(ProgressReporter, job, show_progress, on_progress)
+        vectors = async_driver.drive(job, source, workers, reporter, present_watch().listeners)
+        return AsyncEmbeddingStream(vectors, job, workers)
 
-        async def work(report: Report, lanes: TaskLanes) -> None:
-            await self._aobey(report, client, options, lanes)
+    def _threads(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> ThreadWorkers:
+        if self.client is None:
+            raise ConfigurationError("This engine was made without client=, which this call needs.")
+        sender = SyncSender(self.client, self._options(billing, lava_metadata), self._endpoint, self.limiter)
+        return ThreadWorkers(sender, self.max_concurrency, copy_context())
 
-        changed = asyncio.Event()
-        lanes = TaskLanes(work, changed)
-        conduct = conducted(flow, lanes, present_watch().listeners, show_progress, on_progress)
-        ahead = None if not read_in_thread else partial(AsyncAhead, context=copy_context(), limit=MAX_REQUEST_INPUTS)
-        return AsyncEmbeddingStream(astream(texts, flow, lanes, changed, conduct, ahead), flow, lanes)
-
-    def _need(self, client: Any, name: str) -> Any:
-        if client is None:
-            raise ConfigurationError(f"This engine was made without {name}=, which this call needs.")
-        return client
+    def _tasks(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> TaskWorkers:
+        if self.async_client is None:
+            raise ConfigurationError("This engine was made without async_client=, which this call needs.")
+        sender = AsyncSender(self.async_client, self._options(billing, lava_metadata), self.limiter)
+        return TaskWorkers(sender, self._endpoint, copy_context())
 
     def _options(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> dict[str, Any]:
         given: dict[str, Any] = {"model": self.model, "output_dimension": self.dimensions, "billing": billing}
         given |= {"lava_metadata": lava_metadata, "timeout": self.timeout}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _collection(self, texts: Sequence[str], as_numpy: bool, resume_from: PartialEmbedding | None) -> Collection:
-        return Collection(
-            as_texts(texts), self._inspector(), self._exchange.making, as_numpy=as_numpy, resume_from=resume_from
-        )
-
-    def _planner(self, collection: Collection) -> Planner:
-        if collection.characters <= MAX_REQUEST_TOKENS:
-            return Planner(self._count, self._exchange.calibration)
-        return Planner(
-            self._count,
-            self._exchange.calibration,
-            lanes=self.max_concurrency,
-            characters=collection.characters,
-            sample=collection.sample(32),
-            exact=self._exact_sample,
-        )
-
-    def _flow(self, texts: object, as_numpy: bool, resume_from: PartialEmbedding | None) -> Flow:
-        return Flow(
-            self._inspector(),
-            self._exchange.making,
-            Planner(self._count, self._exchange.calibration, exact=self._exact_sample),
-            window=self._window,
+    def _embed_job(self, texts: Sequence[object], as_numpy: bool, resume_from: PartialEmbedding | None) -> EmbedJob:
+        if len(texts) >= MANY_LISTS and not as_numpy:
+            warnings.warn(
+                f"{len(texts):,} vectors as lists of floats take 8 times the memory of arrays, about 3 GB for each "
+                "100,000 vectors of 1,024 numbers: use as_numpy=True, or embed_iter, which holds few at once.",
+                stacklevel=3,
+            )
+        return EmbedJob(
+            self._validator(),
+            self._endpoint.spec,
+            self._batcher,
+            total=len(texts),
+            concurrency=self.max_concurrency,
             as_numpy=as_numpy,
             resume_from=resume_from,
-            total=len(texts) if isinstance(texts, Sequence) else None,
         )
 
-    def _inspector(self) -> Inspector:
-        return Inspector(self._count, self._exact_count)
+    def _stream_job(self, texts: object, as_numpy: bool, resume_from: PartialEmbedding | None) -> StreamJob:
+        _refuse_one_text(texts)
+        return StreamJob(
+            self._validator(),
+            self._endpoint.spec,
+            Batcher(self._count, self._endpoint.ratio),
+            total=len(texts) if isinstance(texts, Sequence) else None,
+            concurrency=self.max_concurrency,
+            as_numpy=as_numpy,
+            resume_from=resume_from,
+        )
+
+    def _batcher(self, texts: Sequence[str]) -> Batcher:
+        characters = sum(map(len, texts))
+        if characters <= MAX_REQUEST_TOKENS:
+            return Batcher(self._count, self._endpoint.ratio)
+        sample = texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]
+        density = sum(map(self._count, sample)) / max(1, sum(map(len, sample)))
+        rate = self.limiter.rate
+        return Batcher(
+            self._count,
+            self._endpoint.ratio,
+            characters=characters,
+            density=density,
+            workers=lambda: rate.useful_concurrency,
+        )
+
+    def _validator(self) -> InputValidator:
+        return InputValidator(self._count, self._exact_count, self.on_empty)
 
     def _exact_count(self) -> Count | None:
         return self._count_tokens or _exact_counter(self.model)
-
-    def _exact_sample(self) -> Count | None:
-        """What counts exactly at once: nothing, while the tokenizer is being loaded."""
-        # A function of the caller's is taken at its word.
-        if self._count_tokens is not None or not prepare(self.model):
-            return None
-        return _exact_counter(self.model)
-
-    def _obey(self, report: Report, client: SyncEmbedder, options: Mapping[str, Any], stop: Stop) -> None:
-        """Do in this thread what the conversation about a batch asks for."""
-        steps = self._exchange.converse(report, self._count)
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, Sleep):
-                    stop.sleep(step.seconds)
-                    step = steps.send(None)
-                else:
-                    step = steps.send(self._send(step, client, options, stop))
-        except StopIteration:
-            pass
-        except (LavaError, Stopped) as error:
-            report.error = error
-
-    def _send(
-        self, step: Send, client: SyncEmbedder, options: Mapping[str, Any], stop: Stop
-    ) -> EmbeddingAnswer | LavaError:
-        gate = self.gate
-        with _Passage(gate) as passage:
-            passage.ticket = gate.enter(step.batch.tokens, stop)
-            try:
-                answer = client.embedding_request(step.batch.texts, encoding_format=step.encoding, **options)
-            except LavaError as error:
-                return passage.failed(error)
-            return passage.answered(answer)
-
-    async def _aobey(self, report: Report, client: AsyncEmbedder, options: Mapping[str, Any], lanes: TaskLanes) -> None:
-        """Do in this task what the conversation about a batch asks for."""
-        steps = self._exchange.converse(report, self._count)
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, Sleep):
-                    lanes.check()
-                    await asyncio.sleep(step.seconds)
-                    step = steps.send(None)
-                else:
-                    step = steps.send(await self._asend(step, client, options, lanes))
-        except StopIteration:
-            pass
-        except (LavaError, Stopped) as error:
-            report.error = error
-
-    async def _asend(
-        self, step: Send, client: AsyncEmbedder, options: Mapping[str, Any], lanes: TaskLanes
-    ) -> EmbeddingAnswer | LavaError:
-        lanes.check()
-        gate = self.gate
-        with _Passage(gate) as passage:
-            passage.ticket = await gate.aenter(step.batch.tokens)
-            with lanes.sending():
-                try:
-                    answer = await client.embedding_request(step.batch.texts, encoding_format=step.encoding, **options)
-                except LavaError as error:
-                    return passage.failed(error)
-                return passage.answered(answer)
 
 
 def _exact_counter(model: str) -> Count | None:
@@ -487,90 +394,12 @@ def _exact_counter(model: str) -> Count | None:
     return count
 
 
-class _Passage:
-    """One request's way through the gate: tells the gate how it ended, whatever happens."""
-
-    def __init__(self, gate: Gate) -> None:
-        self.ticket: Ticket | None = None
-        self._gate = gate
-        self._outcome: Outcome = "failed"
-        self._headers: Mapping[str, str] | None = None
-        self._retry_after: float | None = None
-
-    def answered(self, answer: EmbeddingAnswer) -> EmbeddingAnswer:
-        self._outcome, self._headers = "answered", answer.headers
-        return answer
-
-    def failed(self, error: LavaError) -> LavaError:
-        if isinstance(error, RateLimitError) or error.status_code == 503:
-            self._outcome, self._retry_after = "refused", error.retry_after
-        if error.response is not None:
-            self._headers = error.response.headers
-        return error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._leave()
-        except BaseException:
-            # Ctrl-C in the middle of it; a ticket that nobody gives back would narrow the gate for good.
-            self._leave()
-            raise
-
-    def _leave(self) -> None:
-        if self.ticket is not None:
-            self._gate.leave(self.ticket, self._outcome, headers=self._headers, retry_after=self._retry_after)
+def _as_list(texts: Iterable[Any]) -> Sequence[Any]:
+    _refuse_one_text(texts)
+    # Others may be slow to give one text by its index, or give another one next time.
+    return texts if isinstance(texts, list | tuple) else list(texts)
 
 
-def _collect(
-    collection: Collection,
-    ahead: list[Batch],
-    batches: Iterator[Batch],
-    lanes: ThreadLanes,
-    window: int,
-    watch: Watch,
-) -> None:
-    for batch in ahead:
-        lanes.launch(batch)
-    exhausted = False
-    while lanes.under_way:
-        while not exhausted and collection.error is None and lanes.under_way < window:
-            more = next(batches, None)
-            exhausted = more is None
-            if more is not None:
-                lanes.launch(more)
-        report = lanes.wait()
-        if report is not None:
-            if collection.take(report):
-                lanes.finish()
-            watch.update()
-
-
-async def _acollect(
-    collection: Collection,
-    batches: Iterator[Batch],
-    lanes: TaskLanes,
-    changed: asyncio.Event,
-    window: int,
-    watch: Watch,
-) -> None:
-    exhausted = False
-    while True:
-        while not exhausted and collection.error is None and lanes.under_way < window:
-            batch = next(batches, None)
-            exhausted = batch is None
-            if batch is not None:
-                lanes.launch(batch)
-                # Its request leaves while the next batch is being planned, and answers that came are looked at.
-                await asyncio.sleep(0)
-                take_all(collection, lanes, watch)
-        if not lanes.under_way and not lanes.done:
-            break
-        if not lanes.done:
-            await changed.wait()
-        changed.clear()
-        take_all(collection, lanes, watch)
+def _refuse_one_text(texts: object) -> None:
+    if isinstance(texts, str | bytes):
+        raise ConfigurationError("expected several texts, got one: write [text].")

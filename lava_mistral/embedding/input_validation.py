@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias
 
-from lava_mistral.embedding.batching import MAX_INPUT_TOKENS, SURELY_FITS, Count
+from lava_mistral.embedding.batching import MAX_INPUT_TOKENS, Count
 from lava_mistral.errors import InvalidRequestError
 
+OnEmpty: TypeAlias = Literal["raise", "skip", "placeholder"]
 
-class Inspector:
-    """Refuses what Mistral would refuse, naming the input, before anything is sent.
+PLACEHOLDER: Final = "."
+"""Sent in the place of an empty text with `on_empty="placeholder"`: the shortest text that means nothing."""
+
+_SURELY_FITS: Final = MAX_INPUT_TOKENS - 8
+"""A token is a byte at least, beside the few that enclose an input: a text of so many bytes needs no count."""
+
+
+class InputValidator:
+    """Refuse what Mistral would refuse, naming the input, before anything is sent.
 
     Args:
         estimate: an upper estimate of a text's tokens.
         exact: gives the exact count, where there is one; asked only when an estimate is too high.
+        on_empty: what becomes of an empty text.
     """
 
     _OVERRATED = 1.5
@@ -23,41 +33,48 @@ class Inspector:
     _BEGINNING = 40 * MAX_INPUT_TOKENS
     """Characters by which a longer text is told to be hopeless."""
 
-    def __init__(self, estimate: Count, exact: Callable[[], Count | None]) -> None:
+    def __init__(self, estimate: Count, exact: Callable[[], Count | None], on_empty: OnEmpty = "raise") -> None:
         self._estimate = estimate
         self._exact = exact
+        self._on_empty = on_empty
 
     @staticmethod
     def is_long(text: object) -> bool:
         """Whether checking the text can take long: it may need a count, and a tokenizer that is not loaded yet."""
-        if not isinstance(text, str) or 4 * len(text) <= SURELY_FITS:
-            return False
-        return len(text) > SURELY_FITS or (not text.isascii() and len(text.encode("utf-8", "replace")) > SURELY_FITS)
+        return isinstance(text, str) and 4 * len(text) > _SURELY_FITS and _size(text) > _SURELY_FITS
 
-    def check(self, index: int, text: object) -> None:
+    def check(self, index: int, given: object) -> str:
         """Check one input.
 
+        Args:
+            index: where it stands among the caller's.
+            given: a text, also as a string scalar of numpy or pyarrow.
+
+        Returns:
+            The text to send, with half surrogate pairs replaced by U+FFFD; an empty one is not to be sent.
+
         Raises:
-            InvalidRequestError: it is not text, empty, not representable in UTF-8 or too long.
+            InvalidRequestError: it is not text, empty or too long.
         """
-        if not isinstance(text, str):
-            raise InvalidRequestError(f"input {index} must be text, not {type(text).__name__}; nothing of it was sent")
+        text = given if type(given) is str else _as_text(index, given)
         if not text:
-            raise InvalidRequestError(
-                f"input {index} is empty; an embedding needs text",
-                advice="Leave empty texts out, or give them a placeholder.",
-            )
+            if self._on_empty == "raise":
+                raise InvalidRequestError(
+                    f"input {index} is empty; an embedding needs text",
+                    advice='Leave empty texts out, or set on_empty="skip" (a vector of zeros) or "placeholder".',
+                    inputs=[index],
+                )
+            return "" if self._on_empty == "skip" else PLACEHOLDER
         size = len(text)
         if not text.isascii():
             try:
                 size = len(text.encode())
-            except UnicodeEncodeError as error:
-                raise InvalidRequestError(
-                    f"input {index} holds half of a surrogate pair at position {error.start}, which has no UTF-8",
-                    advice='Repair it with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").',
-                ) from None
-        if size > SURELY_FITS:
+            except UnicodeEncodeError:
+                text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                size = len(text.encode())
+        if size > _SURELY_FITS:
             self._measure(index, text)
+        return text
 
     def _measure(self, index: int, text: str) -> None:
         if len(text) > self._BEGINNING and (begin := self._estimate(text[: self._BEGINNING])) > self._HOPELESS:
@@ -75,12 +92,29 @@ class Inspector:
             raise too_long(index, f"{about}{tokens:,}")
 
 
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def _as_text(index: int, given: object) -> str:
+    if isinstance(given, str):
+        return str(given)
+    # A pyarrow scalar, such as iterating over a column gives.
+    as_py = getattr(given, "as_py", None)
+    text = given if as_py is None else as_py()
+    if not isinstance(text, str):
+        what = type(given).__name__ if text is given else f"{type(given).__name__} of {type(text).__name__}"
+        raise InvalidRequestError(f"input {index} must be text, not {what}; nothing of it was sent", inputs=[index])
+    return text
+
+
 def too_long(index: int, tokens: str) -> InvalidRequestError:
     """The error for an input with more tokens than the model reads."""
     return InvalidRequestError(
         f"input {index} has {tokens} tokens; Mistral embeds at most {MAX_INPUT_TOKENS:,} an input",
         code="3210",
         advice="Split it into smaller chunks.",
+        inputs=[index],
     )
 
 

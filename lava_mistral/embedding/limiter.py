@@ -1,4 +1,4 @@
-"""Where requests wait for their turn: one gate an engine, shared by threads and by every event loop."""
+"""Bound the requests in flight: one limiter an engine, shared by threads and by every event loop."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
-from lava_mistral._fork import new_lock
-from lava_mistral.embedding.rate_limit import Outcome, Pacer, Ticket
+from lava_mistral._inbox import Inbox
+from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit
+from lava_mistral.errors import LavaError, RateLimitError
 
 
 class Stopped(Exception):
     """The call that was waiting has been given up."""
 
 
-class Stop:
+class StopSignal:
     """Tells the threads of one call that it is over."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self.waiting: set[threading.Event] = set()
 
-    def __call__(self) -> bool:
+    def is_set(self) -> bool:
+        """Whether the call is over."""
         return self._event.is_set()
 
     def set(self) -> None:
-        """The call is over; threads that wait at a gate look at it.
+        """End the call and wake its threads that wait for a permit.
 
-        No lock of the gate is taken: a stream may be closed by the garbage collector on top of whoever holds it.
+        No lock of the limiter is taken: the garbage collector may close a stream on top of whoever holds it.
         """
         self._event.set()
         for event in list(self.waiting):
@@ -52,29 +55,26 @@ class Stop:
 class _Waiter:
     tokens: int
     wake: Callable[[], object]
-    ticket: Ticket | None = None
+    permit: Permit | None = None
 
 
-class Gate:
-    """Lets requests through one after another, as the pacer allows: first come, first served.
+class ConcurrencyLimiter:
+    """Give permits to send requests, as the rate limiter allows: first come, first served.
 
     Args:
-        pacer: decides; touched under the gate's lock only.
+        rate: decides; touched under the limiter's lock only.
         clock: seconds, never going back.
     """
 
-    def __init__(self, pacer: Pacer, clock: Callable[[], float] = time.monotonic) -> None:
-        self.pacer = pacer
+    def __init__(self, rate: AdaptiveRateLimiter, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
         self._clock = clock
-        self._lock = new_lock()
         self._queue: deque[_Waiter] = deque()
-        self._given: set[Ticket] = set()
-        # What is to be done under the lock by who may be on top of it: a stream or a task that the garbage collector
-        # ends runs on any frame, this class's own included.
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._given: set[Permit] = set()
+        self._inbox: Inbox[Callable[[], None]] = Inbox(self._apply)
 
-    def enter(self, tokens: int, stop: Stop) -> Ticket:
-        """Wait in a thread for leave to send a request of this many tokens.
+    def acquire(self, tokens: int, stop: StopSignal) -> Permit:
+        """Wait in a thread for the permit to send a request of this many tokens.
 
         Raises:
             Stopped: `stop` was set.
@@ -83,33 +83,27 @@ class Gate:
         waiter = _Waiter(tokens, event.set)
         stop.waiting.add(event)
         try:
-            if stop():
-                raise Stopped
-            wait = self._queue_up(waiter, event.clear)
-            while waiter.ticket is None:
-                if stop():
+            wait = 0.0 if stop.is_set() else self._try(waiter, event.clear, new=True)
+            while waiter.permit is None:
+                if stop.is_set():
                     raise Stopped
                 event.wait(None if wait == math.inf else wait)
                 wait = self._try(waiter, event.clear)
+            return waiter.permit
         except BaseException:
             self._give_up(waiter)
             raise
         finally:
             stop.waiting.discard(event)
-        return waiter.ticket
 
-    async def aenter(self, tokens: int) -> Ticket:
-        """Wait in a task for leave to send a request of this many tokens."""
+    async def aacquire(self, tokens: int) -> Permit:
+        """Wait in a task for the permit to send a request of this many tokens."""
         loop = asyncio.get_running_loop()
         event = asyncio.Event()
-
-        def wake() -> None:
-            loop.call_soon_threadsafe(event.set)
-
-        waiter = _Waiter(tokens, wake)
+        waiter = _Waiter(tokens, lambda: loop.call_soon_threadsafe(event.set))
         try:
-            wait = self._queue_up(waiter, event.clear)
-            while waiter.ticket is None:
+            wait = self._try(waiter, event.clear, new=True)
+            while waiter.permit is None:
                 alarm = None if wait == math.inf else loop.call_later(wait, event.set)
                 try:
                     await event.wait()
@@ -117,112 +111,128 @@ class Gate:
                     if alarm is not None:
                         alarm.cancel()
                 wait = self._try(waiter, event.clear)
+            return waiter.permit
         except BaseException:
             self._give_up(waiter)
             raise
-        return waiter.ticket
 
-    def leave(
+    def release(
         self,
-        ticket: Ticket,
+        permit: Permit,
         outcome: Outcome,
         *,
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """The request that `ticket` allowed has ended; said twice, it counts once."""
+        """End the request that `permit` allowed; said twice, it counts once.
+
+        Args:
+            permit: what `acquire` gave.
+            outcome: how the request ended; see `AdaptiveRateLimiter.end`.
+            headers: the answer's.
+            retry_after: seconds that the server asks to wait.
+        """
 
         def end() -> None:
-            if ticket in self._given:
-                self._given.discard(ticket)
-                self.pacer.end(ticket, self._clock(), outcome, headers=headers, retry_after=retry_after)
-            self._admit()
+            if permit in self._given:
+                self._given.discard(permit)
+                self.rate.end(permit, self._clock(), outcome, headers=headers, retry_after=retry_after)
 
-        self._jobs.append(end)
-        self._work_off()
+        self._inbox.put(end)
 
-    def _queue_up(self, waiter: _Waiter, clear: Callable[[], None]) -> float:
-        with self._held():
-            self._queue.append(waiter)
-            wait = self._admit(waiter)
-            if waiter.ticket is None:
-                clear()
-            return wait
+    def _apply(self, change: Callable[[], None]) -> None:
+        change()
+        self._admit()
 
-    def _try(self, waiter: _Waiter, clear: Callable[[], None]) -> float:
-        with self._held():
-            if waiter.ticket is not None:
+    def _try(self, waiter: _Waiter, clear: Callable[[], None], *, new: bool = False) -> float:
+        """Ask for a permit; seconds to wait where there is none, infinity until being woken."""
+        with self._inbox:
+            if new:
+                self._queue.append(waiter)
+            if waiter.permit is not None:
                 return 0.0
             clear()
             return self._admit(waiter)
 
     def _admit(self, caller: _Waiter | None = None) -> float:
-        """Let through whoever may go; seconds until the next may, infinity where another must end before.
+        """Give permits to whoever may go; seconds until the next may, infinity where another must end before.
 
         The first of those that stay is woken, so that it learns how long to wait, unless it is the caller.
         """
         now = self._clock()
         while self._queue:
             first = self._queue[0]
-            if first.ticket is not None:
-                # Ctrl-C came between its ticket and its leaving the queue.
-                self._queue.popleft()
-                self._wake(first)
-                continue
-            wait = self.pacer.wait(now, first.tokens)
-            if wait > 0.0:
-                if wait != math.inf and first is not caller and not self._wake(first):
-                    continue
-                return wait
-            first.ticket = self.pacer.start(now, first.tokens)
-            self._given.add(first.ticket)
+            if first.permit is None:
+                wait = self.rate.wait(now, first.tokens)
+                if wait > 0.0:
+                    if wait != math.inf and first is not caller and not self._wake(first):
+                        self._queue.popleft()
+                        continue
+                    return wait
+                first.permit = self.rate.start(now, first.tokens)
+                self._given.add(first.permit)
             self._queue.popleft()
             if not self._wake(first):
-                self._given.discard(first.ticket)
-                self.pacer.withdraw()
+                self._withdraw(first)
         return math.inf
 
     def _wake(self, waiter: _Waiter) -> bool:
+        """Whether somebody still waits: its event loop may have been closed under it."""
         try:
             waiter.wake()
         except RuntimeError:
-            # Its event loop was closed under it: nobody waits any more.
-            if waiter in self._queue:
-                self._queue.remove(waiter)
             return False
         return True
 
+    def _withdraw(self, waiter: _Waiter) -> None:
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+        if waiter.permit in self._given:
+            self._given.discard(waiter.permit)
+            self.rate.withdraw()
+
     def _give_up(self, waiter: _Waiter) -> None:
-        def withdraw() -> None:
-            if waiter in self._queue:
-                self._queue.remove(waiter)
-            if waiter.ticket in self._given:
-                self._given.discard(waiter.ticket)
-                self.pacer.withdraw()
-            self._admit()
+        self._inbox.put(lambda: self._withdraw(waiter))
 
-        self._jobs.append(withdraw)
-        self._work_off()
 
-    @contextmanager
-    def _held(self) -> Iterator[None]:
+class PermitScope:
+    """A block around one request: its permit goes back when the block is left, with what the answer taught.
+
+    Attributes:
+        permit: what the limiter gave, to be set inside the block.
+    """
+
+    def __init__(self, limiter: ConcurrencyLimiter) -> None:
+        self.permit: Permit | None = None
+        self._limiter = limiter
+        self._outcome: Outcome = "failed"
+        self._headers: Mapping[str, str] | None = None
+        self._retry_after: float | None = None
+
+    def answered(self, headers: Mapping[str, str]) -> None:
+        """Note that a good answer came, with these headers."""
+        self._outcome, self._headers = "answered", headers
+
+    def failed(self, error: LavaError) -> None:
+        """Note why no good answer came."""
+        if isinstance(error, RateLimitError) or error.status_code == 503:
+            self._outcome, self._retry_after = "refused", error.retry_after
+        if error.response is not None:
+            self._headers = error.response.headers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            with self._lock:
-                yield
-        finally:
-            self._work_off()
+            self._release()
+        except BaseException:
+            # Ctrl-C in the middle of it; a permit that nobody gives back would narrow the limit for good.
+            self._release()
+            raise
 
-    def _work_off(self) -> None:
-        """Do the jobs, unless the lock is held: then its holder does them when it lets go."""
-        while self._jobs and self._lock.acquire(blocking=False):
-            try:
-                while self._jobs:
-                    try:
-                        self._jobs[0]()
-                    except Exception:
-                        self._jobs.popleft()
-                        raise
-                    # Not before it is done: one that Ctrl-C has ended is done once more.
-                    self._jobs.popleft()
-            finally:
-                self._lock.release()
+    def _release(self) -> None:
+        if self.permit is not None:
+            self._limiter.release(self.permit, self._outcome, headers=self._headers, retry_after=self._retry_after)

@@ -1,4 +1,4 @@
-"""Shows how far an ingestion has come."""
+"""Show how far an ingestion has come."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 OnProgress: TypeAlias = Callable[[EmbeddingProgress], object]
 
 
-class Watched(Protocol):
+class Progressing(Protocol):
     """A call that knows how far it has come."""
 
     done: int
@@ -23,13 +23,19 @@ class Watched(Protocol):
     def progress(self) -> EmbeddingProgress: ...
 
 
-class Watch:
-    """Tells a progress bar and a function of the caller's."""
+class ProgressReporter:
+    """Update a progress bar and call a function of the caller's.
 
-    def __init__(self, call: Watched, show: bool, tell: OnProgress | None) -> None:
+    Args:
+        call: what is reported on.
+        show: whether to draw a bar.
+        on_progress: called with an `EmbeddingProgress`.
+    """
+
+    def __init__(self, call: Progressing, show: bool, on_progress: OnProgress | None) -> None:
         self._call = call
-        self._tell = tell
-        self._told = 0
+        self._on_progress = on_progress
+        self._reported = 0
         self._bar: tqdm[Any] | None = None
         if show:
             from tqdm.auto import tqdm
@@ -37,16 +43,16 @@ class Watch:
             self._bar = tqdm(total=call.total, initial=call.done, unit="text", desc="Embedding")
 
     def update(self) -> None:
-        """The call has come further."""
+        """Report that the call has come further."""
         if self._bar is not None:
             self._bar.update(self._call.done - self._bar.n)
-        if self._tell is not None:
-            self._told = self._call.done
-            self._tell(self._call.progress())
+        if self._on_progress is not None:
+            self._reported = self._call.done
+            self._on_progress(self._call.progress())
 
     def finish(self) -> None:
-        """The call is over, and has succeeded: the last that is told is all of it."""
-        if self._call.done != self._told:
+        """Report all of it: the call has succeeded."""
+        if self._call.done != self._reported:
             self.update()
 
     def __enter__(self) -> Self:

@@ -45,8 +45,8 @@ NARROWEST: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """Leave to send one request; to be given back when its answer is there.
+class Permit:
+    """Allow one request; to be given back when its answer is there.
 
     Attributes:
         requests: how many requests had been started, this one included.
@@ -93,8 +93,8 @@ class Window:
 
 
 @dataclass(slots=True)
-class Pacer:
-    """One engine's pace.
+class AdaptiveRateLimiter:
+    """Set the pace of one engine.
 
     Args:
         max_concurrency: requests in flight at most.
@@ -139,15 +139,30 @@ class Pacer:
             gap = max(gap, window.gap(cost, started, now))
         return max(0.0, self.paused_until - now, self._last_start + gap * self._swing - now)
 
-    def start(self, now: float, tokens: int) -> Ticket:
+    def start(self, now: float, tokens: int) -> Permit:
         """Count a request as started."""
-        ticket = Ticket(self._requests + 1, self._tokens + tokens, now)
+        permit = Permit(self._requests + 1, self._tokens + tokens, now)
         self._swing = self.draw(0.8, 1.2)
         self._last_start = now
-        self._requests, self._tokens = ticket.requests, ticket.tokens
+        self._requests, self._tokens = permit.requests, permit.tokens
         # Last, without a call after it: where Ctrl-C comes before, nothing was started.
         self.in_flight += 1
-        return ticket
+        return permit
+
+    @property
+    def useful_concurrency(self) -> int:
+        """How many requests at once the account allows to keep busy; 1 before the first answer.
+
+        By Little's law, an account that takes so many requests a second keeps no more than that times the latency in
+        flight: further requests wait, so work is better put into fewer and fuller ones.
+        """
+        if not self.latency:
+            return 1
+        width = self.width
+        for (kind, seconds), window in self.windows.items():
+            if kind == "requests":
+                width = min(width, window.limit / seconds * self.latency)
+        return max(1, int(width))
 
     def withdraw(self) -> None:
         """Take back a start that was never used: nothing was sent."""
@@ -155,7 +170,7 @@ class Pacer:
 
     def end(
         self,
-        ticket: Ticket,
+        permit: Permit,
         now: float,
         outcome: Outcome,
         *,
@@ -165,7 +180,7 @@ class Pacer:
         """Count a request as ended and learn from its answer.
 
         Args:
-            ticket: what `start` gave.
+            permit: what `start` gave.
             now: seconds on the clock that `wait` is asked with.
             outcome: `"refused"` for too many requests or no capacity, `"failed"` for what says nothing about the pace.
             headers: the answer's.
@@ -173,21 +188,23 @@ class Pacer:
         """
         self.in_flight -= 1
         if headers is not None:
-            self._read(headers, ticket, now)
+            self._read(headers, permit, now)
         if outcome == "answered":
-            if ticket.requests > self._last_decrease:
+            if permit.requests > self._last_decrease:
                 self._refusals = 0
-            self.latency += (now - ticket.at - self.latency) * (0.2 if self.latency else 1.0)
+            self.latency += (now - permit.at - self.latency) * (0.2 if self.latency else 1.0)
             self.width = min(float(self.max_concurrency), self.width + min(INCREASE, 2.0 * INCREASE / self.width))
         elif outcome == "refused":
-            self._refused(ticket, now, retry_after)
+            self._refused(permit, now, retry_after)
 
-    def _refused(self, ticket: Ticket, now: float, retry_after: float | None) -> None:
+    def _refused(self, permit: Permit, now: float, retry_after: float | None) -> None:
         # Requests that were under way when the first of them was refused tell the same story once more.
-        if ticket.requests > self._last_decrease:
+        if permit.requests > self._last_decrease:
             self._last_decrease = self._requests
             self._refusals += 1
-            self.width = max(NARROWEST, self.latency / SLOWEST, self.width * DECREASE)
+            # Not so narrow that two starts are more than SLOWEST apart, and never wider than before.
+            narrowest = max(NARROWEST, self.latency / SLOWEST)
+            self.width = min(self.width, max(narrowest, self.width * DECREASE))
         elif retry_after is None:
             return
         if retry_after is None:
@@ -199,7 +216,7 @@ class Pacer:
         if pause <= self.longest_wait:
             self.paused_until = max(self.paused_until, now + pause)
 
-    def _read(self, headers: Mapping[str, str], ticket: Ticket, now: float) -> None:
+    def _read(self, headers: Mapping[str, str], permit: Permit, now: float) -> None:
         told: dict[tuple[str, float], dict[str, float]] = {}
         for name, value in headers.items():
             match = _HEADER.match(name) or _HEADER.match(name.lower())
@@ -213,7 +230,7 @@ class Pacer:
             key = (_KINDS[kind], _SECONDS[unit] * int(number or 1))
             told.setdefault(key, {})[what] = amount
         for (kind, seconds), figures in told.items():
-            started = ticket.requests if kind == "requests" else ticket.tokens
+            started = permit.requests if kind == "requests" else permit.tokens
             old = self.windows.get((kind, seconds))
             if old is not None and old.started > started and now - old.seen < seconds:
                 continue

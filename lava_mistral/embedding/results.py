@@ -1,4 +1,4 @@
-"""What a call of the embedding engine gives: vectors, what they took, and how far it came where it ended early."""
+"""Hold what a call of the embedding engine gives: vectors, what they cost, and how far it came where it ended early."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lava_mistral.billing.scope import Identity
+from lava_mistral.embedding.batching import Batch
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from lava_mistral.embedding.batch_request import Report
+    from lava_mistral.embedding.decoding import Rows
 
 Vector: TypeAlias = Any
 """A vector on its way: a list of floats, an array or a numpy row."""
@@ -60,8 +62,8 @@ class EmbeddingResult(EmbeddingUsage):
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
-    """What makes vectors: those of unlike makings have nothing to do with each other.
+class EmbeddingSpec:
+    """Name what makes vectors: those of different specs can't be compared with each other.
 
     Attributes:
         model: Mistral's name of the model.
@@ -82,14 +84,14 @@ class PartialEmbedding:
     Attributes:
         next_index: for a stream, the first index that was not handed on; what comes before it is not needed again.
         usage: what it took.
-        making: what made the vectors; `None` where the caller answers for that.
+        spec: what made the vectors; `None` where the caller answers for that.
     """
 
     rows: dict[int, Vector] = field(repr=False)
     digests: dict[int, bytes] = field(repr=False)
     next_index: int = 0
     usage: EmbeddingUsage = field(default_factory=EmbeddingUsage)
-    making: Making | None = None
+    spec: EmbeddingSpec | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,15 +104,15 @@ class PartialEmbedding:
         """The vectors by the index of their text, as lists of floats."""
         return {index: as_list(row) for index, row in self.rows.items()}
 
-    def check(self, making: Making) -> None:
+    def check(self, spec: EmbeddingSpec) -> None:
         """Check that a call which makes such vectors can go on from here.
 
         Raises:
             ConfigurationError: it would mix them with others.
         """
-        if self.making is not None and self.making != making and (self.rows or self.next_index):
+        if self.spec is not None and self.spec != spec and (self.rows or self.next_index):
             raise ConfigurationError(
-                f"resume_from= holds vectors of {self.making}, and this call makes those of {making}: they can't be "
+                f"resume_from= holds vectors of {self.spec}, and this call makes those of {spec}: they can't be "
                 "mixed. Go on with the model and the dimensions of the interrupted call, or leave resume_from= out."
             )
 
@@ -171,8 +173,28 @@ def as_list(row: Vector) -> list[float]:
     return values
 
 
-class Tally:
-    """Adds up what a call takes."""
+@dataclass(slots=True, eq=False)
+class BatchResult:
+    """What became of a batch.
+
+    Attributes:
+        pieces: indexes and rows of the parts of the batch that are done, few enough to be converted at once.
+        error: why the rest is not.
+    """
+
+    batch: Batch
+    pieces: list[tuple[list[int], Rows]] = field(default_factory=list)
+    error: BaseException | None = None
+    requests: int = 0
+    retries: int = 0
+    tokens: int = 0
+    cost: Decimal | None = Decimal(0)
+    request_ids: list[str] = field(default_factory=list)
+    identity: Identity | None = None
+
+
+class UsageTally:
+    """Add up what a call takes."""
 
     def __init__(self, remembered: int | None = None) -> None:
         self.tokens = 0
@@ -182,13 +204,13 @@ class Tally:
         self.duplicates = 0
         self.request_ids: deque[str] = deque(maxlen=remembered)
 
-    def add(self, report: Report) -> None:
+    def add(self, result: BatchResult) -> None:
         """Add one batch."""
-        self.tokens += report.tokens
-        self.cost = None if self.cost is None or report.cost is None else self.cost + report.cost
-        self.requests += report.requests
-        self.retries += report.retries
-        self.request_ids.extend(report.request_ids)
+        self.tokens += result.tokens
+        self.cost = None if self.cost is None or result.cost is None else self.cost + result.cost
+        self.requests += result.requests
+        self.retries += result.retries
+        self.request_ids.extend(result.request_ids)
 
     def facts(self) -> dict[str, Any]:
         """The fields of an `EmbeddingUsage`."""

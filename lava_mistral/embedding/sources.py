@@ -1,137 +1,172 @@
-"""Where the texts of a stream come from: read in the thread that iterates, or ahead of it in another one."""
+"""Read the texts of a call: where they are asked for, in a thread of their own, or in a task."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterable, Callable, Iterable
 from contextvars import Context
-from typing import Protocol, Self
+from typing import Final, Protocol
+
+_TASK_AHEAD: Final = 8
+"""Texts that a task reads before they are taken."""
 
 
-class NothingYet(Exception):
-    """There is no text to take at the moment; a call of `wake` will tell of the next."""
+class EndOfSource(Exception):
+    """There are no more texts.
+
+    Attributes:
+        error: what ended the source early, if anything.
+    """
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Source(Protocol):
     """Gives texts."""
 
-    def take(self) -> str:
+    @property
+    def readable(self) -> bool:
+        """Whether `take` has something: a text or the end."""
+
+    def take(self) -> object:
         """The next text.
 
         Raises:
-            NothingYet: there will be one later.
-            StopIteration: there are no more.
-            BaseException: what reading raised.
+            EndOfSource: there is none.
         """
 
-    def close(self) -> None:
-        """Read no further."""
 
+class DirectSource:
+    """Reads where it is asked, for as long as it takes: what belongs to a thread, as many a cursor does, may."""
 
-class Here:
-    """Reads in the thread that asks, for as long as it takes: what belongs to a thread, as many a cursor does, may."""
+    readable = True
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[object]) -> None:
         self._texts = texts
-        self._iterator: Iterator[str] | None = None
+        self._next: Callable[[], object] | None = None
 
-    def take(self) -> str:
+    def take(self) -> object:
         """The next text, when it is there."""
-        if self._iterator is None:
-            self._iterator = iter(self._texts)
-        return next(self._iterator)
+        try:
+            if self._next is None:
+                self._next = iter(self._texts).__next__
+            return self._next()
+        except StopIteration:
+            raise EndOfSource from None
+        except Exception as error:
+            raise EndOfSource(error) from error
 
-    def close(self) -> None:
-        """Nothing is under way."""
+
+class _AheadSource(ABC):
+    """Holds the texts that were read and not taken, and the end of the source."""
+
+    def __init__(self) -> None:
+        self._texts: deque[object] = deque()
+        self._end: EndOfSource | None = None
+        self._closed = False
+
+    @property
+    def readable(self) -> bool:
+        """Whether a text or the end was read."""
+        # The last text is there before the end is.
+        return self._end is not None or bool(self._texts)
+
+    def take(self) -> object:
+        """The next text that was read."""
+        if self._texts:
+            text = self._texts.popleft()
+            self._taken()
+            return text
+        assert self._end is not None
+        raise self._end
+
+    @abstractmethod
+    def _taken(self) -> None:
+        """Let another text be read."""
 
 
-class Ahead:
+class ThreadSource(_AheadSource):
     """Reads in a daemon thread, a little ahead of what was taken, so that a pause of the source stops nobody.
 
     Args:
         texts: what to read.
         context: the context variables to read under.
-        wake: called when there is something to take.
+        wake: called in that thread when there is something to take.
         limit: how many texts may be read and not taken.
     """
 
-    def __init__(self, texts: Iterable[str], context: Context, wake: Callable[[], None], limit: int) -> None:
-        self._texts = texts
-        self._context = context.copy()
+    def __init__(self, texts: Iterable[object], context: Context, wake: Callable[[], None], limit: int) -> None:
+        super().__init__()
         self._wake = wake
-        self._room = threading.Semaphore(limit)
-        self._read: deque[str] = deque()
-        self._stopped = False
-        self._end: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def take(self) -> str:
-        """The next text, if it is there."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="lava-mistral-source", daemon=True)
-            self._thread.start()
-        # In this order: the last text is there before its end is told.
-        end = self._end
-        if self._read:
-            text = self._read.popleft()
-            self._room.release()
-            return text
-        if end is not None:
-            raise end
-        raise NothingYet
+        self._free = threading.Semaphore(limit)
+        thread = threading.Thread(
+            target=context.copy().run, args=(self._run, texts), name="lava-mistral-source", daemon=True
+        )
+        thread.start()
 
     def close(self) -> None:
         """Read no further than the text that is being waited for."""
-        self._stopped = True
-        self._room.release()
+        self._closed = True
+        self._free.release()
 
-    def _run(self) -> None:
-        end: BaseException = StopIteration()
+    def _taken(self) -> None:
+        self._free.release()
+
+    def _run(self, texts: Iterable[object]) -> None:
+        end = EndOfSource()
         try:
-            self._context.run(self._read_all)
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that takes the texts
-            end = error
+            for text in texts:
+                self._free.acquire()
+                if self._closed:
+                    break
+                self._texts.append(text)
+                self._wake()
+        except BaseException as error:  # noqa: BLE001 - raised where the texts are taken
+            end = EndOfSource(error)
         self._end = end
         self._wake()
 
-    def _read_all(self) -> None:
-        for text in self._texts:
-            self._room.acquire()
-            if self._stopped:
-                return
-            self._read.append(text)
+
+class TaskSource(_AheadSource):
+    """Reads an async source in a task, a little ahead of what was taken, so that a pause of it stops nobody.
+
+    Args:
+        texts: what to read.
+        wake: called when there is something to take.
+    """
+
+    def __init__(self, texts: AsyncIterable[object], wake: Callable[[], None]) -> None:
+        super().__init__()
+        self._wake = wake
+        self._free = asyncio.Semaphore(_TASK_AHEAD)
+        self._task = asyncio.create_task(self._run(texts))
+
+    async def aclose(self) -> None:
+        """Read no further."""
+        self._closed = True
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _taken(self) -> None:
+        self._free.release()
+
+    async def _run(self, texts: AsyncIterable[object]) -> None:
+        try:
+            async for text in texts:
+                await self._free.acquire()
+                self._texts.append(text)
+                self._wake()
+            self._end = EndOfSource()
+        except BaseException as error:
+            # A source may be cancelled by others, and so end early.
+            if not self._closed:
+                self._end = EndOfSource(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+        finally:
             self._wake()
-
-
-class AsyncAhead:
-    """Reads in a thread for async code; see `Ahead`. To be made in the event loop that iterates."""
-
-    def __init__(self, texts: Iterable[str], context: Context, limit: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        self._source = Ahead(texts, context, self._wake, limit)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        while True:
-            self._changed.clear()
-            try:
-                return self._source.take()
-            except NothingYet:
-                await self._changed.wait()
-            except StopIteration:
-                raise StopAsyncIteration from None
-
-    def close(self) -> None:
-        """Read no further than the text that is being waited for."""
-        self._source.close()
-
-    def _wake(self) -> None:
-        # The loop may be closed before the source gives its next text.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._changed.set)

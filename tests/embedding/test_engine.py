@@ -151,7 +151,7 @@ class TestRight:
 class TestRefusedBefore:
     """What is sure to fail is not sent."""
 
-    @pytest.mark.parametrize("bad", ["", None, 7, b"bytes", "half \udc00", "word " * 9_000])
+    @pytest.mark.parametrize("bad", ["", None, 7, b"bytes", "word " * 9_000])
     def test_a_bad_input_is_named_before_anything_is_sent(self, mode: Mode, bad: Any) -> None:
         service = VectorService()
         with pytest.raises(InvalidRequestError, match="input 2 ") as caught:
@@ -160,6 +160,32 @@ class TestRefusedBefore:
         assert bad not in service.sent
         if mode in ("sync", "async"):
             assert service.bodies == []
+
+    def test_half_a_surrogate_pair_is_mended(self, mode: Mode) -> None:
+        service = VectorService()
+        assert run(mode, service.engine(), ["half \udc00"]) == [vector_of("half \ufffd")]
+
+    def test_an_empty_text_gets_zeros_or_the_vector_of_a_placeholder_on_request(self, mode: Mode) -> None:
+        texts = ["a", "", "b", ""]
+        service = VectorService()
+        zeros = [0.0] * 1024
+        assert run(mode, service.engine(on_empty="skip"), texts) == [vector_of("a"), zeros, vector_of("b"), zeros]
+        assert service.sent == ["a", "b"]
+        dot = vector_of(".")
+        assert run(mode, service.engine(on_empty="placeholder"), texts) == [vector_of("a"), dot, vector_of("b"), dot]
+        skipped = run(mode, service.engine(on_empty="skip"), ["", "a"], as_numpy=True)
+        assert np.array_equal(np.array(skipped), np.array([zeros, vector_of("a")], np.float32))
+
+    def test_how_empty_texts_are_met_must_be_known(self) -> None:
+        with pytest.raises(ConfigurationError, match="on_empty must be"):
+            EmbeddingEngine(on_empty="ignore")  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="length is not known for 'next-embed'"):
+            EmbeddingEngine(model="next-embed", on_empty="skip")
+
+    def test_string_scalars_of_a_column_are_texts(self, mode: Mode) -> None:
+        column: Any = pytest.importorskip("pyarrow").chunked_array([["a", "b"], ["c"]])
+        assert run(mode, VectorService().engine(), column) == [vector_of(text) for text in "abc"]
+        assert run(mode, VectorService().engine(), np.array(["a", "b"])) == [vector_of("a"), vector_of("b")]  # type: ignore[arg-type]
 
     def test_a_stream_hands_on_all_before_a_bad_input(self) -> None:
         service = VectorService()
@@ -419,7 +445,7 @@ class TestLimit:
                 thread.join(60)
             assert len(results) == 14
             assert gateway.max_in_flight == 5
-            assert engine.gate.pacer.in_flight == 0
+            assert engine.limiter.rate.in_flight == 0
 
     @pytest.mark.parametrize("mode", MODES)
     def test_all_lanes_are_used(self, mode: Mode) -> None:
@@ -600,7 +626,7 @@ class TestCancelled:
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert asyncio.all_tasks() == before
-            assert engine.gate.pacer.in_flight == 0
+            assert engine.limiter.rate.in_flight == 0
             for _ in range(200):
                 if gateway.in_flight == 0:
                     break
@@ -611,7 +637,7 @@ class TestCancelled:
         engine = VectorService(latency=30).engine(max_concurrency=2)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(engine.aembed(["a"]), 0.05)
-        assert engine.gate.pacer.in_flight == 0
+        assert engine.limiter.rate.in_flight == 0
 
     @pytest.mark.usefixtures("interruptible")
     def test_the_keyboard_interrupts_a_sync_call(self) -> None:
@@ -625,7 +651,7 @@ class TestCancelled:
         timer.join()
         # The requests in flight end by themselves; nothing new is begun.
         wait_until(lambda: not ours())
-        assert engine.gate.pacer.in_flight == 0
+        assert engine.limiter.rate.in_flight == 0
 
     @pytest.mark.usefixtures("interruptible")
     def test_a_program_that_is_interrupted_ends(self) -> None:
@@ -646,7 +672,7 @@ class TestCancelled:
         engine = VectorService().engine(max_concurrency=2, count_tokens=lambda text: 1_600)
         with pytest.raises(ZeroDivisionError):
             run(mode, engine, passages(200), on_progress=fail)
-        wait_until(lambda: engine.gate.pacer.in_flight == 0)
+        wait_until(lambda: engine.limiter.rate.in_flight == 0)
 
 
 class TestEverywhere:
@@ -664,7 +690,7 @@ class TestEverywhere:
         assert asyncio.run(engine.aembed(passages(50))).vectors == first
 
     async def test_the_event_loop_goes_on_meanwhile(self) -> None:
-        engine = VectorService(latency=0.05).engine(max_concurrency=2)
+        engine = VectorService(latency=0.3).engine(max_concurrency=2)
         call = asyncio.create_task(engine.aembed(["a"]))
         ticks = 0
         while not call.done():
@@ -677,7 +703,7 @@ class TestEverywhere:
         engine = engine_for(gateway, max_concurrency=3)
         engine.embed(["warm"])
         other = duplicate(engine)
-        assert other.gate is not engine.gate
+        assert other.limiter is not engine.limiter
         assert other.embed(["a"]).vectors == engine.embed(["a"]).vectors
         assert repr(other) == "EmbeddingEngine(model='mistral-embed', max_concurrency=3)"
 
@@ -688,17 +714,17 @@ class TestEverywhere:
         texts = passages(700)
         right = engine.embed(texts).vectors
         # A lock that a thread holds at the moment of the fork would stay locked for ever in the child.
-        held = engine.gate.enter(1, _never())
+        held = engine.limiter.acquire(1, _never())
         with multiprocessing.get_context(method).Pool(2) as pool:
             for result in [pool.apply_async(_embed_in_child, (engine, texts)) for _ in range(3)]:
                 assert result.get(60) == right
-        engine.gate.leave(held, "failed")
+        engine.limiter.release(held, "failed")
 
 
 def _never() -> Any:
-    from lava_mistral.embedding.limiter import Stop
+    from lava_mistral.embedding.limiter import StopSignal
 
-    return Stop()
+    return StopSignal()
 
 
 def _embed_in_child(engine: EmbeddingEngine, texts: list[str]) -> list[list[float]]:

@@ -89,7 +89,7 @@ def attempt(mode: Mode, engine: EmbeddingEngine, texts: list[str]) -> tuple[list
 def bad_input(texts: list[str]) -> int | None:
     """The first text that can't be embedded."""
     for index, text in enumerate(texts):
-        if not text or any("\ud800" <= character <= "\udfff" for character in text):
+        if not text:
             return index
     return None
 

@@ -1,4 +1,4 @@
-"""The pacer against simulated accounts, on a virtual clock, and the gate with real threads and event loops."""
+"""The rate against simulated accounts, on a virtual clock, and the limiter with real threads and event loops."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lava_mistral.embedding.limiter import Gate, Stop, Stopped
-from lava_mistral.embedding.rate_limit import Outcome, Pacer, Ticket
+from lava_mistral.embedding.limiter import ConcurrencyLimiter, Stopped, StopSignal
+from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit
 
 
 class SlidingWindow:
@@ -100,9 +100,9 @@ def simulate(
     retry_after: bool = True,
     seed: int = 0,
 ) -> Run:
-    """Processes that always have something to send, each with a pacer, against one account."""
+    """Processes that always have something to send, each with a rate, against one account."""
     draw = random.Random(seed)
-    pacers = [Pacer(concurrency, draw=draw.uniform) for _ in range(processes)]
+    rates = [AdaptiveRateLimiter(concurrency, draw=draw.uniform) for _ in range(processes)]
     run = Run([0] * processes)
     order = itertools.count()
     agenda: list[tuple[float, int, Callable[[float], None]]] = []
@@ -113,10 +113,10 @@ def simulate(
     alarms = [math.inf] * processes
 
     def go(which: int, now: float) -> None:
-        pacer = pacers[which]
-        while (wait := pacer.wait(now, 1_000)) <= 1e-12:
-            ticket = pacer.start(now, 1_000)
-            run.most_in_flight = max(run.most_in_flight, pacer.in_flight)
+        rate = rates[which]
+        while (wait := rate.wait(now, 1_000)) <= 1e-12:
+            permit = rate.start(now, 1_000)
+            run.most_in_flight = max(run.most_in_flight, rate.in_flight)
             accepted, left, pause = account.take(now)
             told = {
                 f"x-ratelimit-limit-req-{int(account.seconds)}-second": str(account.limit),
@@ -126,13 +126,13 @@ def simulate(
 
             def end(
                 then: float,
-                ticket: Ticket = ticket,
+                permit: Permit = permit,
                 outcome: Outcome = outcome,
                 told: dict[str, str] = told,
                 pause: float = pause,
             ) -> None:
-                pacer.end(
-                    ticket,
+                rate.end(
+                    permit,
                     then,
                     outcome,
                     headers=told if headers else None,
@@ -201,44 +201,44 @@ def test_without_a_limit_all_lanes_stay_full() -> None:
 
 
 def test_a_lane_is_free_again_only_by_the_end_of_a_request() -> None:
-    pacer = Pacer(2)
-    first = pacer.start(0.0, 10)
-    pacer.start(0.0, 10)
-    assert pacer.wait(0.0, 10) == math.inf
-    pacer.end(first, 1.0, "failed")
-    assert pacer.wait(1.0, 10) == 0.0
+    rate = AdaptiveRateLimiter(2)
+    first = rate.start(0.0, 10)
+    rate.start(0.0, 10)
+    assert rate.wait(0.0, 10) == math.inf
+    rate.end(first, 1.0, "failed")
+    assert rate.wait(1.0, 10) == 0.0
 
 
 def test_a_refusal_pauses_everyone_for_as_long_as_the_server_asks() -> None:
-    pacer = Pacer(8, draw=lambda low, high: high)
-    tickets = [pacer.start(0.0, 10) for _ in range(4)]
-    pacer.end(tickets[0], 1.0, "refused", retry_after=5.0)
-    assert pacer.wait(1.0, 10) == pytest.approx(6.0)
-    assert pacer.width == 4.0
+    rate = AdaptiveRateLimiter(8, draw=lambda low, high: high)
+    permits = [rate.start(0.0, 10) for _ in range(4)]
+    rate.end(permits[0], 1.0, "refused", retry_after=5.0)
+    assert rate.wait(1.0, 10) == pytest.approx(6.0)
+    assert rate.width == 4.0
     # The others were under way when the first was refused: one story, told four times.
-    for ticket in tickets[1:]:
-        pacer.end(ticket, 1.0, "refused", retry_after=4.0)
-    assert pacer.width == 4.0
-    assert pacer.wait(7.0, 10) == 0.0
+    for permit in permits[1:]:
+        rate.end(permit, 1.0, "refused", retry_after=4.0)
+    assert rate.width == 4.0
+    assert rate.wait(7.0, 10) == 0.0
 
 
 def test_pauses_double_while_refusals_follow_each_other_and_begin_anew_after_an_answer() -> None:
-    pacer = Pacer(8, draw=lambda low, high: high)
+    rate = AdaptiveRateLimiter(8, draw=lambda low, high: high)
     now, pauses = 0.0, []
     for _ in range(8):
-        pacer.end(pacer.start(now, 10), now, "refused")
-        pauses.append(pacer.paused_until - now)
-        now = pacer.paused_until
+        rate.end(rate.start(now, 10), now, "refused")
+        pauses.append(rate.paused_until - now)
+        now = rate.paused_until
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
-    pacer.end(pacer.start(now, 10), now, "answered")
-    pacer.end(pacer.start(now, 10), now, "refused")
-    assert pacer.paused_until - now == 0.5
+    rate.end(rate.start(now, 10), now, "answered")
+    rate.end(rate.start(now, 10), now, "refused")
+    assert rate.paused_until - now == 0.5
 
 
 def test_a_pause_beyond_all_patience_is_not_waited_for() -> None:
-    pacer = Pacer(8, longest_wait=300.0)
-    pacer.end(pacer.start(0.0, 10), 0.0, "refused", retry_after=3_600.0)
-    assert pacer.wait(0.0, 10) == 0.0
+    rate = AdaptiveRateLimiter(8, longest_wait=300.0)
+    rate.end(rate.start(0.0, 10), 0.0, "refused", retry_after=3_600.0)
+    assert rate.wait(0.0, 10) == 0.0
 
 
 def headers(left: int, *, kind: str = "req-10-second", limit: int = 60) -> dict[str, str]:
@@ -251,10 +251,10 @@ def test_the_gap_grows_as_what_is_left_shrinks(kind: str) -> None:
     limit = 60 * tokens
     gaps = []
     for left in (60, 40, 20, 10, 5, 0):
-        pacer = Pacer(8)
+        rate = AdaptiveRateLimiter(8)
         for told in (60, left):
-            pacer.end(pacer.start(0.0, tokens), 0.0, "answered", headers=headers(told * tokens, kind=kind, limit=limit))
-        gaps.append(pacer.wait(0.0, tokens))
+            rate.end(rate.start(0.0, tokens), 0.0, "answered", headers=headers(told * tokens, kind=kind, limit=limit))
+        gaps.append(rate.wait(0.0, tokens))
     assert gaps[:2] == [0.0, 0.0]
     assert gaps == sorted(gaps)
     assert gaps[2] > 0.0
@@ -262,22 +262,22 @@ def test_the_gap_grows_as_what_is_left_shrinks(kind: str) -> None:
 
 
 def test_what_was_started_after_the_answer_counts_as_used() -> None:
-    pacer = Pacer(60)
-    pacer.end(pacer.start(0.0, 1), 0.0, "answered", headers=headers(59))
+    rate = AdaptiveRateLimiter(60)
+    rate.end(rate.start(0.0, 1), 0.0, "answered", headers=headers(59))
     for _ in range(40):
-        assert pacer.wait(0.0, 1) == 0.0 or pacer.in_flight >= 29
-        pacer.start(0.0, 1)
-    assert pacer.wait(0.0, 1) > 0.0
+        assert rate.wait(0.0, 1) == 0.0 or rate.in_flight >= 29
+        rate.start(0.0, 1)
+    assert rate.wait(0.0, 1) > 0.0
 
 
 def test_old_news_does_not_replace_later_news_and_all_news_expires() -> None:
-    pacer = Pacer(8)
-    pacer.end(pacer.start(0.0, 1), 0.0, "answered", headers=headers(60))
-    early, late = pacer.start(0.0, 1), pacer.start(0.0, 1)
-    pacer.end(late, 0.1, "answered", headers=headers(2))
-    pacer.end(early, 0.1, "answered", headers=headers(59))
-    assert pacer.wait(0.1, 1) > 0.0
-    assert pacer.wait(11.5, 1) == 0.0
+    rate = AdaptiveRateLimiter(8)
+    rate.end(rate.start(0.0, 1), 0.0, "answered", headers=headers(60))
+    early, late = rate.start(0.0, 1), rate.start(0.0, 1)
+    rate.end(late, 0.1, "answered", headers=headers(2))
+    rate.end(early, 0.1, "answered", headers=headers(59))
+    assert rate.wait(0.1, 1) > 0.0
+    assert rate.wait(11.5, 1) == 0.0
 
 
 @pytest.mark.parametrize("kind", ["req-10-second", "tokens-minute"])
@@ -286,16 +286,16 @@ def test_what_is_left_slows_the_pace_where_the_limit_itself_is_not_told(kind: st
     tokens = 1 if kind.startswith("req") else 1_000
     gaps = []
     for left in (60, 20, 5, 0):
-        pacer = Pacer(8)
+        rate = AdaptiveRateLimiter(8)
         for told in (60, left):
             alone = {f"x-ratelimit-remaining-{kind}": str(told * tokens)}
-            pacer.end(pacer.start(0.0, tokens), 0.0, "answered", headers=alone)
-        gaps.append(pacer.wait(0.0, tokens))
+            rate.end(rate.start(0.0, tokens), 0.0, "answered", headers=alone)
+        gaps.append(rate.wait(0.0, tokens))
     assert gaps[0] == 0.0 < gaps[1] < gaps[2] <= gaps[3] <= 60.0
     # A process that has seen nothing but an empty account knows no pace to keep.
-    pacer = Pacer(8)
-    pacer.end(pacer.start(0.0, 1), 0.0, "answered", headers={f"x-ratelimit-remaining-{kind}": "0"})
-    assert pacer.wait(0.0, 1) == 0.0
+    rate = AdaptiveRateLimiter(8)
+    rate.end(rate.start(0.0, 1), 0.0, "answered", headers={f"x-ratelimit-remaining-{kind}": "0"})
+    assert rate.wait(0.0, 1) == 0.0
 
 
 @given(
@@ -316,33 +316,33 @@ def test_what_is_left_slows_the_pace_where_the_limit_itself_is_not_told(kind: st
     )
 )
 def test_headers_that_make_no_sense_do_no_harm(told: dict[str, str]) -> None:
-    pacer = Pacer(4)
-    pacer.end(pacer.start(0.0, 100), 0.0, "answered", headers=told)
-    assert 0.0 <= pacer.wait(0.0, 100) <= 72.0
+    rate = AdaptiveRateLimiter(4)
+    rate.end(rate.start(0.0, 100), 0.0, "answered", headers=told)
+    assert 0.0 <= rate.wait(0.0, 100) <= 72.0
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["start", "answered", "refused", "failed"]), st.floats(0, 5)), max_size=200))
 def test_the_limit_holds_and_the_next_start_is_never_far(steps: list[tuple[str, float]]) -> None:
-    pacer = Pacer(4, longest_wait=60.0)
-    now, tickets = 0.0, list[Ticket]()
+    rate = AdaptiveRateLimiter(4, longest_wait=60.0)
+    now, permits = 0.0, list[Permit]()
     for what, amount in steps:
         now += amount
         if what == "start":
-            wait = pacer.wait(now, 1_000)
+            wait = rate.wait(now, 1_000)
             if wait == math.inf:
-                assert tickets
+                assert permits
                 continue
             assert wait <= 72.0
             now += wait
-            if pacer.wait(now, 1_000) <= 1e-9:
-                tickets.append(pacer.start(now, 1_000))
-        elif tickets:
+            if rate.wait(now, 1_000) <= 1e-9:
+                permits.append(rate.start(now, 1_000))
+        elif permits:
             outcome: Outcome = what  # type: ignore[assignment]
             retry_after = amount if what == "refused" else None
-            pacer.end(tickets.pop(0), now, outcome, headers=headers(int(amount)), retry_after=retry_after)
-        assert len(tickets) == pacer.in_flight <= 4
-        assert 0.0 < pacer.width <= 4.0
+            rate.end(permits.pop(0), now, outcome, headers=headers(int(amount)), retry_after=retry_after)
+        assert len(permits) == rate.in_flight <= 4
+        assert 0.0 < rate.width <= 4.0
 
 
 class Room:
@@ -363,22 +363,22 @@ class Room:
 
 
 def test_threads_and_event_loops_share_one_gate() -> None:
-    gate, room = Gate(Pacer(3)), Room()
+    limiter, room = ConcurrencyLimiter(AdaptiveRateLimiter(3)), Room()
     passed: list[int] = []
 
     def thread() -> None:
         for _ in range(20):
-            ticket = gate.enter(10, Stop())
+            permit = limiter.acquire(10, StopSignal())
             with room:
                 time.sleep(0.0005)
-            gate.leave(ticket, "answered")
+            limiter.release(permit, "answered")
             passed.append(1)
 
     async def task() -> None:
-        ticket = await gate.aenter(10)
+        permit = await limiter.aacquire(10)
         with room:
             await asyncio.sleep(0.0005)
-        gate.leave(ticket, "answered")
+        limiter.release(permit, "answered")
         passed.append(1)
 
     async def tasks() -> None:
@@ -392,19 +392,22 @@ def test_threads_and_event_loops_share_one_gate() -> None:
         each.join(30)
     assert len(passed) == 6 * 20 + 2 * 50
     assert room.most == 3
-    assert gate.pacer.in_flight == 0
+    assert limiter.rate.in_flight == 0
 
 
 def test_a_pause_ends_by_itself_for_threads_and_tasks() -> None:
-    gate = Gate(Pacer(4, draw=lambda low, high: low))
-    gate.leave(gate.enter(10, Stop()), "refused", retry_after=0.15)
+    limiter = ConcurrencyLimiter(AdaptiveRateLimiter(4, draw=lambda low, high: low))
+    limiter.release(limiter.acquire(10, StopSignal()), "refused", retry_after=0.15)
     began = time.monotonic()
-    others = [threading.Thread(target=lambda: gate.leave(gate.enter(10, Stop()), "answered")) for _ in range(2)]
+    others = [
+        threading.Thread(target=lambda: limiter.release(limiter.acquire(10, StopSignal()), "answered"))
+        for _ in range(2)
+    ]
     for each in others:
         each.start()
 
     async def task() -> None:
-        gate.leave(await gate.aenter(10), "answered")
+        limiter.release(await limiter.aacquire(10), "answered")
 
     asyncio.run(asyncio.wait_for(task(), 10))
     for each in others:
@@ -413,47 +416,47 @@ def test_a_pause_ends_by_itself_for_threads_and_tasks() -> None:
 
 
 def test_a_cancelled_task_leaves_its_place_in_the_queue() -> None:
-    gate = Gate(Pacer(1))
+    limiter = ConcurrencyLimiter(AdaptiveRateLimiter(1))
 
     async def main() -> None:
-        held = await gate.aenter(10)
-        given_up = asyncio.create_task(gate.aenter(10))
-        patient = asyncio.create_task(gate.aenter(10))
+        held = await limiter.aacquire(10)
+        given_up = asyncio.create_task(limiter.aacquire(10))
+        patient = asyncio.create_task(limiter.aacquire(10))
         await asyncio.sleep(0.01)
         given_up.cancel()
-        gate.leave(held, "answered")
-        gate.leave(await asyncio.wait_for(patient, 5), "answered")
+        limiter.release(held, "answered")
+        limiter.release(await asyncio.wait_for(patient, 5), "answered")
         assert given_up.cancelled() or isinstance(
             (await asyncio.gather(given_up, return_exceptions=True))[0], asyncio.CancelledError
         )
 
     asyncio.run(main())
-    assert gate.pacer.in_flight == 0
+    assert limiter.rate.in_flight == 0
 
 
 def test_a_loop_that_was_closed_does_not_keep_others_waiting() -> None:
-    gate = Gate(Pacer(1))
-    held = gate.enter(10, Stop())
+    limiter = ConcurrencyLimiter(AdaptiveRateLimiter(1))
+    held = limiter.acquire(10, StopSignal())
     loop = asyncio.new_event_loop()
-    waiting = loop.create_task(gate.aenter(10))
+    waiting = loop.create_task(limiter.aacquire(10))
     loop.run_until_complete(asyncio.sleep(0.01))
     # Closing a loop under its tasks is a fault of the program; asyncio complains, and nobody else suffers.
     waiting._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
-    gate.leave(held, "answered")
-    gate.leave(gate.enter(10, Stop()), "answered")
-    assert gate.pacer.in_flight == 0
+    limiter.release(held, "answered")
+    limiter.release(limiter.acquire(10, StopSignal()), "answered")
+    assert limiter.rate.in_flight == 0
     waiting.get_coro().close()  # type: ignore[union-attr]
 
 
 def test_a_stopped_call_leaves_the_queue() -> None:
-    gate, stop = Gate(Pacer(1)), Stop()
-    held = gate.enter(10, stop)
+    limiter, stop = ConcurrencyLimiter(AdaptiveRateLimiter(1)), StopSignal()
+    held = limiter.acquire(10, stop)
     ended: list[type[BaseException]] = []
 
     def wait() -> None:
         try:
-            gate.enter(10, stop)
+            limiter.acquire(10, stop)
         except Stopped as error:
             ended.append(type(error))
 
@@ -465,38 +468,38 @@ def test_a_stopped_call_leaves_the_queue() -> None:
     for each in threads:
         each.join(5)
     assert ended == [Stopped] * 3
-    gate.leave(held, "answered")
+    limiter.release(held, "answered")
     with pytest.raises(Stopped):
-        gate.enter(10, stop)
+        limiter.acquire(10, stop)
     with pytest.raises(Stopped):
         stop.sleep(10)
-    assert gate.pacer.in_flight == 0
+    assert limiter.rate.in_flight == 0
 
 
 def test_a_call_that_ends_on_top_of_the_gates_own_frame_does_not_wait_for_itself() -> None:
-    tickets: list[Ticket] = []
+    permits: list[Permit] = []
 
     def clock() -> float:
-        # Asked for under the gate's lock. The garbage collector may end a stream or a task there, as on any frame.
-        if len(tickets) == 1:
-            gate.leave(tickets.pop(), "failed")
+        # Asked for under the limiter's lock. The garbage collector may end a stream or a task there, as on any frame.
+        if len(permits) == 1:
+            limiter.release(permits.pop(), "failed")
         return time.monotonic()
 
-    gate = Gate(Pacer(2), clock)
-    first, second = gate.enter(10, Stop()), gate.enter(10, Stop())
-    tickets.append(second)
-    leaving = threading.Thread(target=lambda: gate.leave(first, "answered"), daemon=True)
+    limiter = ConcurrencyLimiter(AdaptiveRateLimiter(2), clock)
+    first, second = limiter.acquire(10, StopSignal()), limiter.acquire(10, StopSignal())
+    permits.append(second)
+    leaving = threading.Thread(target=lambda: limiter.release(first, "answered"), daemon=True)
     leaving.start()
     leaving.join(5)
     assert not leaving.is_alive()
-    assert (tickets, gate.pacer.in_flight) == ([], 0)
+    assert (permits, limiter.rate.in_flight) == ([], 0)
 
 
-def test_a_ticket_that_is_given_back_twice_counts_once() -> None:
-    gate = Gate(Pacer(2))
-    first, second = gate.enter(10, Stop()), gate.enter(10, Stop())
+def test_a_permit_that_is_given_back_twice_counts_once() -> None:
+    limiter = ConcurrencyLimiter(AdaptiveRateLimiter(2))
+    first, second = limiter.acquire(10, StopSignal()), limiter.acquire(10, StopSignal())
     for _ in range(2):
-        gate.leave(first, "answered")
-    assert gate.pacer.in_flight == 1
-    gate.leave(second, "answered")
-    assert gate.pacer.in_flight == 0
+        limiter.release(first, "answered")
+    assert limiter.rate.in_flight == 1
+    limiter.release(second, "answered")
+    assert limiter.rate.in_flight == 0

@@ -1,0 +1,286 @@
+"""Drive a call of the embedding engine with tasks of one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from contextvars import Context
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from lava_mistral.billing.usage import Listener
+from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
+from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch
+from lava_mistral.embedding.jobs import StreamJob
+from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope, Stopped
+from lava_mistral.embedding.progress import ProgressReporter
+from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
+from lava_mistral.embedding.run import EmbeddingRun, Start, Step, supervised, take_finished
+from lava_mistral.embedding.sources import DirectSource, EndOfSource, Source, TaskSource, ThreadSource
+from lava_mistral.errors import LavaError
+
+TURN: Final = 0.005
+"""Seconds after which other tasks of the event loop have their turn."""
+
+
+class AsyncEmbedder(Protocol):
+    """What sends one embeddings request: `AsyncLavaMistral`."""
+
+    @property
+    def embedding_request(self) -> Callable[..., Awaitable[EmbeddingAnswer]]: ...
+
+
+class AsyncSender:
+    """Does batches in the running task.
+
+    Args:
+        client: sends the requests.
+        options: keyword arguments of each of them.
+        limiter: gives the permits.
+    """
+
+    def __init__(self, client: AsyncEmbedder, options: Mapping[str, Any], limiter: ConcurrencyLimiter) -> None:
+        self._client = client
+        self._options = options
+        self._limiter = limiter
+        self.stopped = False
+        self.sending: set[asyncio.Task[Any] | None] = set()
+
+    async def perform(self, request: BatchRequest) -> None:
+        """Get the vectors of a batch.
+
+        Raises:
+            LavaError: part of it can't be had.
+            Stopped: the call is over.
+        """
+        steps = request.steps()
+        with suppress(StopIteration):
+            step = next(steps)
+            while True:
+                if self.stopped:
+                    raise Stopped
+                if isinstance(step, Sleep):
+                    await asyncio.sleep(step.seconds)
+                    step = next(steps)
+                else:
+                    step = steps.send(await self._send(step))
+
+    async def _send(self, step: Send) -> EmbeddingAnswer | LavaError:
+        with PermitScope(self._limiter) as scope:
+            scope.permit = await self._limiter.aacquire(step.batch.tokens)
+            task = asyncio.current_task()
+            self.sending.add(task)
+            try:
+                answer = await self._client.embedding_request(
+                    step.batch.texts, encoding_format=step.encoding, **self._options
+                )
+            except LavaError as error:
+                scope.failed(error)
+                return error
+            finally:
+                self.sending.discard(task)
+            scope.answered(answer.headers)
+            return answer
+
+
+class TaskWorkers:
+    """The tasks of one call; none of them outlives it.
+
+    Args:
+        sender: does the batches.
+        endpoint: what is known of the model.
+        context: the context variables under which the tasks run.
+    """
+
+    def __init__(self, sender: AsyncSender, endpoint: Endpoint, context: Context) -> None:
+        self._sender = sender
+        self._endpoint = endpoint
+        self._context = context
+        self._changed = asyncio.Event()
+        self._tasks: dict[asyncio.Task[None], BatchRequest] = {}
+        self.done: deque[BatchResult] = deque()
+
+    def start(self, batch: Batch) -> None:
+        """Have a batch done by a task of its own."""
+        request = BatchRequest(batch, self._endpoint)
+        task = self._context.run(asyncio.create_task, self._sender.perform(request))
+        self._tasks[task] = request
+        task.add_done_callback(self._ended)
+
+    def wake(self) -> None:
+        """Let `wait` return: something else has happened."""
+        self._changed.set()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until a result is there or `wake` was called, or for so many seconds."""
+        alarm = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+        self._changed.clear()
+
+    def finished(self) -> Iterator[BatchResult]:
+        """The results that are there."""
+        while self.done:
+            yield self.done.popleft()
+
+    def finish(self) -> None:
+        """Let the requests in flight end, begin nothing new."""
+        self._sender.stopped = True
+        for task in self._tasks:
+            if task not in self._sender.sending:
+                task.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        result = self._tasks.pop(task).result
+        result.error = Stopped() if task.cancelled() else task.exception()
+        self.done.append(result)
+        self._changed.set()
+
+
+def open_source(
+    texts: AsyncIterable[object] | Iterable[object], workers: TaskWorkers, context: Context | None
+) -> Source:
+    """Open the source of an async call, in its event loop.
+
+    Args:
+        texts: what to read.
+        workers: woken when there is something to read.
+        context: the context variables to read a plain iterable under in a thread; `None` to read it in the loop.
+    """
+    if isinstance(texts, AsyncIterable):
+        return TaskSource(texts, workers.wake)
+    if context is None:
+        return DirectSource(texts)
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        # The loop may be closed before the source gives its next text.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(workers.wake)
+
+    return ThreadSource(texts, context, wake, MAX_REQUEST_INPUTS)
+
+
+class _Turns:
+    """Gives the event loop its turn, every few milliseconds."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self._since > TURN
+
+    async def give(self) -> None:
+        await asyncio.sleep(0)
+        self._since = time.monotonic()
+
+
+async def drive(
+    run: EmbeddingRun,
+    source: Callable[[], Source],
+    workers: TaskWorkers,
+    reporter: Callable[[], ProgressReporter],
+    listeners: Sequence[Listener],
+) -> AsyncGenerator[tuple[int, Any], None]:
+    """Do what a run says, in the task that iterates, until nothing is left to do; see `sync_driver.drive`."""
+    with supervised(run, workers, listeners), reporter() as progress:
+        async with workers, AsyncExitStack() as stack:
+            texts = source()
+            if isinstance(texts, TaskSource):
+                stack.push_async_callback(texts.aclose)
+            elif isinstance(texts, ThreadSource):
+                stack.callback(texts.close)
+            turns = _Turns()
+            while True:
+                while workers.done:
+                    # It stays there until it is filled, which may be cancelled.
+                    if run.fill(workers.done[0]):
+                        if turns.due:
+                            await turns.give()
+                    else:
+                        if run.take(workers.done.popleft()):
+                            workers.finish()
+                        progress.update()
+                if turns.due:
+                    await turns.give()
+                action = run.next(readable=texts.readable)
+                if action is Step.READ:
+                    try:
+                        text = texts.take()
+                    except EndOfSource as end:
+                        run.end_of_source(end.error)
+                        continue
+                    if run.is_long(text):
+                        await asyncio.to_thread(run.push, text)
+                    else:
+                        run.push(text)
+                elif action is Step.HAND_ON:
+                    yield run.pop()
+                elif action is Step.DONE:
+                    break
+                elif isinstance(action, Start):
+                    workers.start(action.batch)
+                else:
+                    await workers.wait(action.seconds)
+                    turns = _Turns()
+            run.check_success()
+        progress.finish()
+
+
+class AsyncEmbeddingStream:
+    """Vectors as they get ready: an async iterator of `(index, vector)`.
+
+    It is an async context manager too; leaving it, `aclose()` and exhausting it end its tasks.
+    """
+
+    def __init__(self, vectors: AsyncGenerator[tuple[int, Any], None], job: StreamJob, workers: TaskWorkers) -> None:
+        self._vectors = vectors
+        self._job = job
+        self._workers = workers
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[int, Any]:
+        return await self._vectors.__anext__()
+
+    async def aclose(self) -> None:
+        """Give up: requests in flight are cancelled."""
+        await self._vectors.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def usage(self) -> EmbeddingUsage:
+        """What the stream has taken so far."""
+        return self._job.progress().usage
+
+    def partial(self) -> PartialEmbedding:
+        """What is there and was not handed on, to be given as `resume_from=` to a later call over the same source."""
+        take_finished(self._job, self._workers)
+        return self._job.partial()

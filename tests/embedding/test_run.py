@@ -1,0 +1,287 @@
+"""What a run of the engine decides, on a virtual clock: order, back-pressure, lingering, fairness, errors."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lava_mistral.embedding.batching import Batch, Batcher, TokenRatio
+from lava_mistral.embedding.input_validation import InputValidator
+from lava_mistral.embedding.jobs import LINGER, EmbedJob, StreamJob
+from lava_mistral.embedding.results import BatchResult, EmbeddingSpec
+from lava_mistral.embedding.run import EmbeddingRun, Start, Step, Wait
+from lava_mistral.errors import InsufficientBalanceError, InvalidRequestError
+
+SPEC = EmbeddingSpec("mistral-embed", 1)
+
+
+def ten_a_batch(text: str) -> int:
+    return 1_600
+
+
+class World:
+    """A clock, a source and workers, all virtual: drives a run until it is done.
+
+    Args:
+        run: the run.
+        texts: what the source gives.
+        reading: seconds that each text takes to read.
+        working: seconds that a batch takes, by its number.
+        consuming: seconds that the consumer takes with each vector.
+        failing: numbers of the batches that fail.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Callable[[], float]], EmbeddingRun],
+        texts: list[Any],
+        *,
+        reading: Callable[[int], float] = lambda index: 0.0,
+        working: Callable[[int], float] = lambda number: 1.0,
+        consuming: float = 0.0,
+        failing: tuple[int, ...] = (),
+    ) -> None:
+        self.now = 0.0
+        self.run = make(lambda: self.now)
+        self._texts = texts
+        self._reading = reading
+        self._working = working
+        self._consuming = consuming
+        self._failing = failing
+        self.read = 0
+        self.started: list[tuple[float, Batch]] = []
+        self.handed_on: list[tuple[float, int]] = []
+        self.most_ahead = self.most_under_way = 0
+        self._due: list[tuple[float, int, Batch]] = []
+
+    def drive(self) -> World:
+        for _ in range(100_000):
+            while self._due and self._due[0][0] <= self.now:
+                self._finish()
+            action = self.run.next()
+            if action is Step.READ:
+                self._read()
+            elif action is Step.HAND_ON:
+                index, vector = self.run.pop()
+                assert vector == [float(index)]
+                self.now += self._consuming
+                self.handed_on.append((self.now, index))
+            elif action is Step.DONE:
+                assert not self._due
+                return self
+            elif isinstance(action, Start):
+                self._start(action.batch)
+            else:
+                self._wait(action)
+        raise AssertionError("it never ends")
+
+    def _read(self) -> None:
+        if self.read == len(self._texts):
+            self.run.end_of_source()
+            return
+        self.now += self._reading(self.read)
+        self.read += 1
+        self.run.push(self._texts[self.read - 1])
+        self.most_ahead = max(self.most_ahead, self.read - len(self.handed_on))
+
+    def _start(self, batch: Batch) -> None:
+        number = len(self.started)
+        self.started.append((self.now, batch))
+        self._due.append((self.now + self._working(number), number, batch))
+        self._due.sort(key=lambda due: due[:2])
+        self.most_under_way = max(self.most_under_way, len(self._due))
+
+    def _finish(self) -> None:
+        _, number, batch = self._due.pop(0)
+        result = BatchResult(batch)
+        if number in self._failing:
+            result.error = InsufficientBalanceError("empty")
+        else:
+            result.pieces.append((batch.indexes, [array("f", [index]) for index in batch.indexes]))
+        self.run.take(result)
+
+    def _wait(self, wait: Wait) -> None:
+        moments = [moment for moment, _, _ in self._due[:1]]
+        if wait.seconds is not None:
+            moments.append(self.now + wait.seconds)
+        assert moments, "it waits for nothing"
+        self.now = max(self.now, min(moments))
+
+
+def stream(concurrency: int = 4, **settings: Any) -> Callable[[Callable[[], float]], StreamJob]:
+    def make(clock: Callable[[], float]) -> StreamJob:
+        batcher = Batcher(ten_a_batch, TokenRatio())
+        validator = InputValidator(len, lambda: None)
+        return StreamJob(validator, SPEC, batcher, concurrency=concurrency, clock=clock, **settings)
+
+    return make
+
+
+def job(total: int, concurrency: int = 4) -> Callable[[Callable[[], float]], EmbedJob]:
+    def make(clock: Callable[[], float]) -> EmbedJob:
+        validator = InputValidator(len, lambda: None)
+        return EmbedJob(
+            validator,
+            SPEC,
+            lambda texts: Batcher(ten_a_batch, TokenRatio()),
+            total=total,
+            concurrency=concurrency,
+            clock=clock,
+        )
+
+    return make
+
+
+def texts(count: int) -> list[str]:
+    return [f"text {number}" for number in range(count)]
+
+
+@given(st.integers(0, 120), st.lists(st.sampled_from([0.0, 0.3, 1.0, 7.0]), min_size=1, max_size=20), st.integers(1, 5))
+def test_vectors_leave_in_order_whatever_order_batches_end_in(count: int, times: list[float], concurrency: int) -> None:
+    world = World(stream(concurrency), texts(count), working=lambda number: times[number % len(times)]).drive()
+    assert [index for _, index in world.handed_on] == list(range(count))
+    assert sum(len(batch.texts) for _, batch in world.started) == count
+
+
+@given(st.integers(0, 120), st.lists(st.sampled_from([0.0, 0.3, 1.0, 7.0]), min_size=1, max_size=20), st.integers(1, 5))
+def test_a_job_ends_with_all_vectors_in_their_places(count: int, times: list[float], concurrency: int) -> None:
+    world = World(job(count, concurrency), texts(count), working=lambda number: times[number % len(times)]).drive()
+    assert isinstance(world.run, EmbedJob)
+    assert world.run.result().vectors == [[float(index)] for index in range(count)]
+
+
+def test_reading_stops_where_enough_is_under_way() -> None:
+    """A batch that takes for ever holds back what comes after it; no more than the window is held."""
+    world = World(stream(2), texts(1_000), working=lambda number: 100.0 if number == 0 else 0.1).drive()
+    # Two are done at once and two wait; then the first one is not handed on, and no fifth begins.
+    assert world.most_ahead <= 50
+    assert world.started[4][0] >= 100.0
+
+
+def test_a_slow_consumer_gets_full_batches() -> None:
+    world = World(stream(2), texts(400), consuming=0.1).drive()
+    assert [len(batch.texts) for _, batch in world.started] == [10] * 40
+
+
+def test_all_workers_are_kept_busy_before_vectors_are_handed_on_where_the_source_is_quick() -> None:
+    world = World(stream(4), texts(200), consuming=0.5).drive()
+    assert [moment for moment, _ in world.started[:4]] == [0.0] * 4
+
+
+def test_a_batch_that_is_not_full_leaves_after_a_moment_where_the_source_pauses() -> None:
+    world = World(stream(), texts(25), reading=lambda index: 5.0 if index == 13 else 0.0).drive()
+    sizes = [len(batch.texts) for _, batch in world.started]
+    # The source itself is read here: what it cut off leaves as soon as it has given its next text.
+    assert sizes == [10, 4, 10, 1]
+    assert [moment for moment, index in world.handed_on if index < 10] == [5.0] * 10
+
+
+class Pausing(World):
+    """A source that others read ahead, and that pauses before its last text for ten seconds."""
+
+    def drive(self) -> World:
+        while True:
+            while self._due and self._due[0][0] <= self.now:
+                self._finish()
+            there = self.read < len(self._texts) - 1 or self.now >= 10.0
+            action = self.run.next(readable=there)
+            if isinstance(action, Wait):
+                self._wait(action)
+            elif isinstance(action, Start):
+                self._start(action.batch)
+            elif action is Step.READ:
+                self._read()
+            elif action is Step.HAND_ON:
+                self.handed_on.append((self.now, self.run.pop()[0]))
+            else:
+                return self
+
+    def _wait(self, wait: Wait) -> None:
+        if not self._due and wait.seconds is None:
+            self.now = 10.0
+        else:
+            super()._wait(wait)
+
+
+def test_what_waits_for_a_batch_to_be_full_waits_for_a_moment_only() -> None:
+    world = Pausing(stream(), texts(13)).drive()
+    assert [(moment, len(batch.texts)) for moment, batch in world.started] == [(0.0, 10), (LINGER, 2), (10.0, 1)]
+    assert [moment for moment, _ in world.handed_on] == [1.0] * 10 + [1.0 + LINGER] * 2 + [11.0]
+
+
+def test_a_batch_that_is_not_full_does_not_leave_while_every_worker_is_busy() -> None:
+    world = Pausing(stream(1), texts(13)).drive()
+    assert [(moment, len(batch.texts)) for moment, batch in world.started] == [(0.0, 10), (1.0, 2), (10.0, 1)]
+
+
+def test_a_slow_source_holds_back_what_is_ready_for_less_than_half_of_the_time() -> None:
+    world = World(stream(16), texts(2_000), reading=lambda index: 0.001, working=lambda number: 0.01).drive()
+    ready = {index: moment for moment, index in world.handed_on}
+    for number, (started, batch) in enumerate(world.started[:50]):
+        assert ready[batch.indexes[0]] - started <= 0.01 + 0.06, number
+
+
+def test_a_slow_consumer_and_a_slow_source_share_the_time() -> None:
+    world = World(stream(16), texts(400), reading=lambda index: 0.01, working=lambda number: 0.01, consuming=0.01)
+    moments = [moment for moment, _ in world.drive().handed_on]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert sorted(gaps)[len(gaps) // 2] <= 0.03
+
+
+def test_repeated_texts_do_not_wait_for_a_batch_that_can_not_get_full() -> None:
+    world = World(stream(1), ["same"] * 20_000)
+    for _ in range(100_000):
+        action = world.run.next()
+        if action is not Step.READ:
+            break
+        world._read()
+    assert isinstance(action, Start)
+    assert world.read < 20_000
+
+
+def test_an_error_lets_batches_in_flight_end_and_begins_nothing_new() -> None:
+    world = World(stream(3), texts(500), working=lambda number: 1.0 + number, failing=(1,)).drive()
+    assert [index for _, index in world.handed_on] == list(range(10))
+    assert len(world.started) == 6
+    with pytest.raises(InsufficientBalanceError):
+        world.run.check_success()
+    partial = world.run.partial()
+    assert partial is not None
+    assert (partial.next_index, sorted(partial.rows)) == (10, list(range(20, 60)))
+
+
+def test_a_bad_text_ends_a_stream_when_all_before_it_is_handed_on() -> None:
+    world = World(stream(), [*texts(13), "", *texts(5)]).drive()
+    assert [index for _, index in world.handed_on] == list(range(13))
+    with pytest.raises(InvalidRequestError, match="input 13 is empty"):
+        world.run.check_success()
+
+
+def test_a_bad_text_ends_a_job_before_anything_is_sent() -> None:
+    world = World(job(19), [*texts(13), "", *texts(5)]).drive()
+    assert world.started == []
+    with pytest.raises(InvalidRequestError, match="input 13 is empty"):
+        world.run.check_success()
+    assert world.run.partial() is None
+
+
+def test_one_batch_alone_needs_no_worker() -> None:
+    def starts(count: int) -> Iterator[bool]:
+        run = job(count)(lambda: 0.0)
+        for text in texts(count):
+            assert run.next() is Step.READ
+            run.push(text)
+        assert run.next() is Step.READ
+        run.end_of_source()
+        while isinstance(action := run.next(), Start):
+            yield action.alone
+
+    assert list(starts(7)) == [True]
+    assert list(starts(17)) == [False, False]
+    assert list(starts(0)) == []
