@@ -12,7 +12,6 @@ reproduce to the token (`mistral-large-latest` with tools over several turns, `p
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
@@ -86,22 +85,6 @@ def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | N
     return list(tokenizer.instruct_tokenizer.tokenizer.encode(text, bos=enclosed, eos=enclosed))
 
 
-def prepare(model: str) -> bool:
-    """Whether a count for the model would take no time to load; where it would, a thread begins to load it."""
-    choice = _choose(model)
-    if choice is None or choice.tokenizer in _loaded:
-        return True
-    if choice.tokenizer not in _begun:
-        # Loaded here: it registers what is to be done at a fork and at the end of the process, which comes to nothing,
-        # or to a traceback, in the middle of one.
-        import concurrent.futures.thread  # noqa: F401
-
-        _begun.add(choice.tokenizer)
-        # Not a daemon: the end of the process would cut it in the middle of other people's C++.
-        threading.Thread(target=_load, args=(choice.tokenizer,), name="mistral-tokenizer").start()
-    return False
-
-
 def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> Counted | None:
     """The tokens of a prompt of texts and tool calls, or `None` where it can't be put through a template.
 
@@ -165,7 +148,6 @@ def _plain_tool(tool: Tool) -> dict[str, Any]:
 
 
 _loaded: dict[_Name, MistralTokenizer[Any, Any, Any, Any, Any] | None] = {}
-_begun: set[_Name] = set()
 _lock = new_lock()
 
 
