@@ -395,7 +395,15 @@ class TestInterrupted:
     @pytest.mark.parametrize("mode", MODES)
     def test_other_texts_are_not_taken_for_those_that_were_done(self, mode: Mode) -> None:
         texts = passages(30)
-        service = VectorService(fault=lambda inputs: error(402) if texts[0] in inputs else None)
+
+        def fault(inputs: list[str]) -> Any:
+            if texts[0] not in inputs:
+                return None
+            # Another request is in flight, and may end.
+            wait_until(lambda: len(service.bodies) >= 2)
+            return error(402)
+
+        service = VectorService(fault=fault)
         with pytest.raises(LavaError) as caught:
             service.engine(max_concurrency=2, count_tokens=lambda text: 1_600).embed(texts)
         assert len(caught.value.partial) > 0
