@@ -24,7 +24,7 @@ Outcome = Literal["ok", "note", "failed", "skipped"]
 EXTRAS: Final = {
     "langchain": ("langchain-core", "langchain-text-splitters"),
     "llama-index": ("llama-index-core",),
-    "gateway": ("starlette", "uvicorn"),
+    "gateway": ("pydantic", "uvicorn"),
     "tokenizer": ("mistral-common", "sentencepiece"),
     "ray": ("ray", "pyarrow"),
     "plot": ("matplotlib",),

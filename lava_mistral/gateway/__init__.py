@@ -5,7 +5,7 @@ It needs the extra `[gateway]`.
 
 try:
     import numpy as _numpy  # noqa: F401
-    import starlette as _starlette  # noqa: F401
+    import pydantic as _pydantic  # noqa: F401
     import uvicorn as _uvicorn  # noqa: F401
 except ImportError as error:
     raise ImportError(
@@ -24,9 +24,9 @@ from lava_mistral.gateway.faults import (
     Status,
     WrongVectors,
 )
-from lava_mistral.gateway.lava.accounts import Customer, Wallet
+from lava_mistral.gateway.lava.accounts import Wallet
 from lava_mistral.gateway.local import LocalGateway
-from lava_mistral.gateway.options import Options
+from lava_mistral.gateway.options import Customer, Options
 from lava_mistral.gateway.records import RequestRecord
 
 __all__ = [

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import orjson
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT: Final = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
+JSON: Final = "application/json"
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Cut:
     """Ends the answer where it stands.
 
@@ -36,63 +43,57 @@ class Stall:
 Step: TypeAlias = bytes | str | float | int | Cut | Stall
 """One thing that happens in an answer's body: bytes, a pause in seconds, an end or a standstill."""
 
-Interruption: TypeAlias = Literal["clean", "closed", "reset", "stalled", "no done", "error event", "finish error"]
-Wrongness: TypeAlias = Literal["short", "shuffled", "duplicated", "nan", "dimension", "empty"]
+
+def to_bytes(body: Any) -> bytes:
+    """Return a body's bytes: text in UTF-8, anything else as JSON."""
+    if isinstance(body, bytes):
+        return body
+    return body.encode() if isinstance(body, str) else orjson.dumps(body)
 
 
-def _check_status(status: Any) -> None:
-    if isinstance(status, bool) or not isinstance(status, int):
-        raise TypeError(f"a queued response's status is an int, not {type(status).__name__}")
-    # One below 200 is no answer yet: the client would go on waiting.
-    if not 200 <= status <= 599:
-        raise ValueError(f"the status of an answer is from 200 to 599, not {status}; a stream with pauses is a list")
+def steps_of(body: Any) -> Sequence[Step] | None:
+    """Return the steps that a body is played in; `None` for one that is sent as it is.
+
+    A tuple is steps, and so is a list unless it is JSON, which is objects or nothing.
+    """
+    steps = isinstance(body, tuple) or (isinstance(body, list) and not all(isinstance(step, dict) for step in body))
+    return body if steps else None
 
 
-def _check_body(body: Any) -> None:
-    for step in body if _is_steps(body) else ():
-        _check_step(step)
-    if not _is_steps(body):
-        try:
-            to_bytes(body)
-        except TypeError as error:
-            raise TypeError(f"a queued response's body can't be written as JSON: {error}") from None
-
-
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-def _check_headers(headers: Any) -> None:
+def _checked_body(body: Any) -> Any:
+    for step in steps_of(body) or ():
+        if isinstance(step, bool) or not isinstance(step, Step):
+            raise ValueError(f"a step is bytes, text, seconds, Cut or Stall, not {type(step).__name__}")
     try:
-        for name, value in headers.items():
-            value.encode("latin-1")
-            if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
-                raise ValueError(f"{name!r}: {value!r} is no header of HTTP")
-            if name.lower() in ("content-length", "transfer-encoding"):
-                raise ValueError(
-                    f"{name} follows from the body: give the body alone, and Cut or Interrupted to break it"
-                )
-    except (AttributeError, TypeError, UnicodeEncodeError):
-        raise TypeError("a queued response's headers map names to values, text in Latin-1") from None
+        for part in steps_of(body) or (body,):
+            if not isinstance(part, Cut | Stall):
+                to_bytes(part)
+    except (TypeError, UnicodeError) as error:
+        raise ValueError(f"a queued response's body can't be written: {error}") from None
+    return body
 
 
-def _check_after(after: Any) -> None:
-    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
-        raise ValueError(f"after is a number of events, not {after!r}")
+def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
+            raise ValueError(f"{name!r}: {value!r} is no header of HTTP")
+        if name.lower() in ("content-length", "transfer-encoding"):
+            raise ValueError(f"{name} follows from the body: give the body alone, and Cut or Interrupted to break it")
+    return headers
 
 
-def _check_how(fault: object, how: str, known: tuple[str, ...]) -> None:
-    if how not in known:
-        raise ValueError(f"{type(fault).__name__} knows {', '.join(map(repr, known))}, not {how!r}")
+def _checked_moment(value: Any) -> Any:
+    return _checked_headers({"retry-after": value}) and value if isinstance(value, str) else value
 
 
-def _check_step(step: Any) -> None:
-    if isinstance(step, bool) or not isinstance(step, bytes | str | float | int | Cut | Stall):
-        raise TypeError(f"a step is bytes, text, seconds, Cut or Stall, not {type(step).__name__}")
-    if isinstance(step, str):
-        to_bytes(step)
+# One below 200 is no answer yet: the client would go on waiting.
+StatusCode: TypeAlias = Annotated[int, Field(ge=200, le=599)]
+Headers: TypeAlias = Annotated[Mapping[str, str], AfterValidator(_checked_headers)]
+_Body: TypeAlias = Annotated[Any, AfterValidator(_checked_body)]
+_Events: TypeAlias = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Status:
     """An error of the provider, with the body that Mistral gives for that status.
 
@@ -103,23 +104,13 @@ class Status:
         headers: more headers.
     """
 
-    status: int
-    retry_after: float | datetime | str | None = None
-    body: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check_status(self.status)
-        _check_body(self.body)
-        _check_headers(self.headers)
-        if isinstance(self.retry_after, bool) or not isinstance(self.retry_after, float | int | datetime | str | None):
-            kind = type(self.retry_after).__name__
-            raise TypeError(f"retry_after is seconds, a datetime or text, not {kind}")
-        if isinstance(self.retry_after, str):
-            _check_headers({"retry-after": self.retry_after})
+    status: StatusCode
+    retry_after: Annotated[float | datetime | str | None, AfterValidator(_checked_moment)] = None
+    body: _Body = None
+    headers: Headers = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Body:
     """An answer as given.
 
@@ -129,17 +120,12 @@ class Body:
         headers: its headers; the content type is an event stream, JSON, HTML or plain text, as the body looks.
     """
 
-    body: Any
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check_status(self.status)
-        _check_body(self.body)
-        _check_headers(self.headers)
+    body: _Body
+    status: StatusCode = 200
+    headers: Headers = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Slow:
     """The usual answer, but its first byte comes late.
 
@@ -148,16 +134,8 @@ class Slow:
         then: what comes then, instead of the usual answer.
     """
 
-    seconds: float
-    then: Any = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.seconds, bool) or not isinstance(self.seconds, float | int):
-            raise TypeError(f"how late an answer comes is a number of seconds, not {type(self.seconds).__name__}")
-        if not self.seconds >= 0:
-            raise ValueError(f"an answer can't come {self.seconds} seconds late")
-        if self.then is not None:
-            to_fault(self.then)
+    seconds: Annotated[float, Field(ge=0)]
+    then: Annotated[Any, AfterValidator(lambda then: None if then is None else to_fault(then))] = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +143,7 @@ class Reset:
     """The connection is reset before a byte of the answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Garbage:
     """Status 200 with a body that is no JSON; in a stream, an event that is none, after some good ones.
 
@@ -173,13 +151,10 @@ class Garbage:
         after: good events before it.
     """
 
-    after: int = 2
-
-    def __post_init__(self) -> None:
-        _check_after(self.after)
+    after: _Events = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Interrupted:
     """The usual stream, broken off.
 
@@ -190,15 +165,11 @@ class Interrupted:
             `"error event"`: an event with an error comes; `"finish error"`: finish_reason is "error".
     """
 
-    after: int = 3
-    how: Interruption = "closed"
-
-    def __post_init__(self) -> None:
-        _check_after(self.after)
-        _check_how(self, self.how, get_args(Interruption))
+    after: _Events = 3
+    how: Literal["clean", "closed", "reset", "stalled", "no done", "error event", "finish error"] = "closed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class WrongVectors:
     """The usual embeddings, with data that is wrong.
 
@@ -208,17 +179,14 @@ class WrongVectors:
             base64); `"dimension"`: one vector is too short; `"empty"`: no data at all.
     """
 
-    how: Wrongness = "short"
-
-    def __post_init__(self) -> None:
-        _check_how(self, self.how, get_args(Wrongness))
+    how: Literal["short", "shuffled", "duplicated", "nan", "dimension", "empty"] = "short"
 
 
 Fault: TypeAlias = Status | Body | Slow | Reset | Garbage | Interrupted | WrongVectors
 
 
 def to_fault(response: Any) -> Fault:
-    """What a queued response stands for.
+    """Return what a queued response stands for.
 
     Args:
         response: a fault of this module; a dict (a JSON body with status 200); an int (the status of an error); a tuple
@@ -227,16 +195,15 @@ def to_fault(response: Any) -> Fault:
             an exception class or instance of `ConnectionError` (a reset).
 
     Raises:
-        TypeError: it is none of these.
-        ValueError: its status is none that an answer has.
+        ValueError: it is none of these, or its status is none that an answer has.
     """
     match response:
+        case bool():
+            pass
         case Status() | Body() | Slow() | Reset() | Garbage() | Interrupted() | WrongVectors():
             return response
         case Cut() | Stall():
             return Body((response,))
-        case bool():
-            raise TypeError("a queued response can't be a bool")
         case int():
             return Status(response) if response >= 400 else Body({}, status=response)
         case dict() | str() | bytes():
@@ -250,7 +217,7 @@ def to_fault(response: Any) -> Fault:
             return Reset()
         case type() if issubclass(response, ConnectionError):
             return Reset()
-    raise TypeError(
+    raise ValueError(
         f"a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault, "
         f"not {type(response).__name__}"
     )
@@ -272,59 +239,26 @@ _ERRORS: dict[int, tuple[str | None, str | None, str]] = {
 
 
 def error_body(status: int, message: Any = None, kind: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error's body as Mistral writes it; what is not given is what it says for that status."""
-    usual = _ERRORS.get(status, (None, None, f"Error {status}"))
+    """Return an error's body as Mistral writes it; what is not given is what it says for that status."""
     if status == 401 and message is None:
         return {"detail": "Unauthorized"}
     if status == 422 and message is None:
         message = {"detail": [{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}]}
     if message is None:
-        kind, code, message = usual
-    return {
-        "object": "error",
-        "message": message,
-        "type": kind,
-        "param": None,
-        "code": code,
-        "raw_status_code": status,
-    }
+        kind, code, message = _ERRORS.get(status, (None, None, f"Error {status}"))
+    error = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
+    return {**error, "raw_status_code": status}
 
 
 def retry_after_header(value: float | datetime | str) -> str:
-    """A `Retry-After` header in seconds, or as an HTTP date."""
+    """Return a `Retry-After` header in seconds, or as an HTTP date."""
     if isinstance(value, datetime):
         return format_datetime(value.astimezone(UTC), usegmt=True)
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def to_bytes(body: Any) -> bytes:
-    """A body's bytes: text in UTF-8, anything else as JSON."""
-    if isinstance(body, bytes):
-        return body
-    return body.encode() if isinstance(body, str) else orjson.dumps(body)
-
-
-def steps_of(body: Any) -> Sequence[Step] | None:
-    """The steps that a body is played in; `None` for one that is sent as it is."""
-    return body if _is_steps(body) else None
-
-
-def _is_steps(body: Any) -> bool:
-    """Whether a body is steps: a tuple always is, a list unless it is JSON, which is objects or nothing."""
-    return isinstance(body, tuple) or (isinstance(body, list) and not all(isinstance(step, dict) for step in body))
-
-
-EVENT_STREAM = "text/event-stream; charset=utf-8"
-JSON = "application/json"
-
-
 def content_type(body: bytes, *, streamed: bool) -> str:
-    """What a body looks like, as its `Content-Type`.
-
-    Args:
-        body: all of it.
-        streamed: whether a stream was asked for: then that is what anything unknown is.
-    """
+    """Return what a body looks like, as its `Content-Type`; anything unknown is a stream if one was asked for."""
     start = body.lstrip()
     if start.startswith((b"data:", b"event:", b"id:", b":", b"retry:")):
         return EVENT_STREAM

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from lava_mistral.gateway.lava.accounts import Accounts, Wallet
 from lava_mistral.gateway.lava.forward import Lava
@@ -29,8 +28,7 @@ class LocalGateway:
         **options: see `Options`.
 
     Raises:
-        TypeError: an option is unknown, or of the wrong type.
-        ValueError: an option's value makes no sense.
+        ValueError: an option is unknown, of the wrong type, or makes no sense.
         OSError: the port is taken (when it starts).
     """
 
@@ -41,14 +39,7 @@ class LocalGateway:
         self._traffic = Traffic()
         self._log = RequestLog(self.options.keep_requests)
         self._provider = Provider(self.options)
-        self._accounts = Accounts(
-            secret_keys=(self.options.secret_key, *self.options.secret_keys),
-            forward_tokens=self.options.forward_tokens,
-            balance=self.options.balance,
-            customers=self.options.customers,
-            customer_balance=self.options.customer_balance,
-            meters=self.options.meters,
-        )
+        self._accounts = Accounts(self.options)
 
     def __repr__(self) -> str:
         return f"LocalGateway({self.base_url if self._server else 'stopped'})"
@@ -57,7 +48,8 @@ class LocalGateway:
         """Begin to serve; without effect when it does already."""
         if self._server is None:
             lava = Lava(self.options, self._accounts, self._provider, self._log, self._traffic)
-            self._server = ServerThread(lava, self._traffic, host=self._host, port=self._port)
+            timeout = self.options.read_timeout
+            self._server = ServerThread(lava, self._traffic, host=self._host, port=self._port, read_timeout=timeout)
         return self
 
     def stop(self) -> None:
@@ -69,17 +61,13 @@ class LocalGateway:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     async def __aenter__(self) -> Self:
         return await asyncio.to_thread(self.start)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await asyncio.to_thread(self.stop)
 
     @property
@@ -91,8 +79,7 @@ class LocalGateway:
         """
         if self._server is None:
             raise RuntimeError("the gateway is not running: write `with LocalGateway() as gateway:`, or call start()")
-        port: int = self._server.port
-        return port
+        return self._server.port
 
     @property
     def base_url(self) -> str:
@@ -120,7 +107,7 @@ class LocalGateway:
         """The balances."""
         return self._accounts.wallet
 
-    def queue(self, *responses: Any) -> None:
+    def queue(self, *responses: Any, path: Literal["chat", "embeddings", "models", "other"] | None = None) -> None:
         """Decide the next answers of the provider, in this order, each for one request that is valid.
 
         Args:
@@ -128,12 +115,12 @@ class LocalGateway:
                 stream, JSON, HTML or plain text), a list of bytes, text, pauses in seconds, `Cut` and `Stall` (a body
                 played so), or a fault such as `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or
                 `WrongVectors("short")`.
+            path: the kind of request that they are for; `None` for the next one of any kind.
 
         Raises:
-            TypeError: a response is none of these.
-            ValueError: its status is none that an answer has.
+            ValueError: a response is none of these, or its status is none that an answer has.
         """
-        self._provider.queue(responses)
+        self._provider.queue(responses, path)
 
     @property
     def queued(self) -> int:

@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from lava_mistral.gateway.faults import to_fault
-from lava_mistral.gateway.lava.accounts import Amount, Customer, check_texts, to_amount
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from lava_mistral.gateway.faults import STRICT, to_fault
 from lava_mistral.gateway.records import RequestRecord
 
 
-@dataclass(frozen=True)
+def to_amount(value: Any) -> Decimal:
+    """Return USD as an exact number.
+
+    Raises:
+        ValueError: it is a float, or nothing that holds an amount.
+    """
+    try:
+        amount = None if isinstance(value, bool | float) else Decimal(value)
+    except (ArithmeticError, TypeError, ValueError):
+        amount = None
+    if amount is None or not amount.is_finite():
+        raise ValueError(f'a balance is a Decimal, an int or a str such as "12.50", not {value!r}')
+    return amount
+
+
+Amount: TypeAlias = Annotated[Decimal | int | str, BeforeValidator(to_amount)]
+"""USD; never a float, which could not be exact."""
+_Text: TypeAlias = Annotated[str, Field(min_length=1)]
+# Not any collection: a text is one, of which every letter would be a member.
+_Texts: TypeAlias = list[_Text] | tuple[_Text, ...] | set[_Text] | frozenset[_Text]
+_Seconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count: TypeAlias = Annotated[int, Field(ge=1)]
+_Rule: TypeAlias = Annotated[float, Field(ge=0, le=1)] | Callable[[RequestRecord], bool]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Customer:
+    """One of the merchant's customers.
+
+    Args:
+        balance: USD on the customer's plan.
+        meters: the meters that the plan holds; `None` for all of them.
+    """
+
+    balance: Amount = Decimal(100)
+    meters: _Texts | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class Options:
     """How a gateway behaves; every field can be given to `LocalGateway` by name.
 
@@ -40,88 +81,36 @@ class Options:
             rule is a probability, or a function of the `RequestRecord`. The first one that applies counts.
         seed: where the drawing of faults begins.
         keep_requests: how many records are kept, the newest.
-        keep_bodies: whether records hold the requests' bodies, the newest 64 MB of them.
+        keep_bodies: whether records hold the requests' bodies, the newest 32 MB of them.
+        hosts: names in `Host` that it answers to, beside loopback names and its own address; `"*"` for any.
+        read_timeout: seconds that a client may take to send the head of a request, and again its body.
 
     Raises:
-        TypeError: an option is of the wrong type.
-        ValueError: its value makes no sense.
+        ValueError: an option is unknown, of the wrong type, or makes no sense.
     """
 
-    secret_key: str = "aks_test_local_gateway"
-    secret_keys: Collection[str] = ()
+    secret_key: _Text = "aks_test_local_gateway"
+    secret_keys: _Texts = ()
     forward_tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    provider_keys: Collection[str] | None = None
-    balance: Amount = "1000"
+    provider_keys: _Texts | None = None
+    balance: Amount = Decimal(1000)
     customers: Mapping[str, Customer | Amount] | None = None
-    customer_balance: Amount = "100"
-    meters: Collection[str] | None = None
-    models: Collection[str] = ()
-    latency: float = 0.0
-    latency_per_token: float = 0.0
-    pace: float = 0.0
-    requests_per_second: float | None = None
-    tokens_per_minute: float | None = None
-    burst: float = 1.0
-    record_lag: float = 0.0
+    customer_balance: Amount = Decimal(100)
+    meters: _Texts | None = None
+    models: _Texts = ()
+    latency: _Seconds = 0.0
+    latency_per_token: _Seconds = 0.0
+    pace: _Seconds = 0.0
+    requests_per_second: _Rate | None = None
+    tokens_per_minute: _Rate | None = None
+    burst: _Rate = 1.0
+    record_lag: _Seconds = 0.0
     base64: bool = True
-    fragment_tool_calls: int | None = None
+    fragment_tool_calls: _Count | None = None
     tokenizer: Literal["fast", "exact"] = "fast"
-    faults: Sequence[tuple[float | Callable[[RequestRecord], bool], Any]] = ()
+    faults: Sequence[tuple[_Rule, Annotated[Any, AfterValidator(to_fault)]]] = ()
     seed: int = 0
-    keep_requests: int = 20_000
+    keep_requests: _Count = 20_000
     keep_bodies: bool = True
-
-    def __post_init__(self) -> None:
-        check_texts("the secret keys", [self.secret_key])
-        for name in ("secret_keys", "provider_keys", "meters", "models"):
-            check_texts(f"the {name.replace('_', ' ')}", getattr(self, name))
-        for token, credential in _mapping("forward_tokens", self.forward_tokens).items():
-            _mapping(f"forward_tokens[{token!r}]", credential)
-        to_amount(self.balance)
-        to_amount(self.customer_balance)
-        for value in _mapping("customers", {} if self.customers is None else self.customers).values():
-            if not isinstance(value, Customer):
-                to_amount(value)
-        for name in ("latency", "latency_per_token", "pace", "record_lag"):
-            _number(name, getattr(self, name))
-        for name in ("requests_per_second", "tokens_per_minute", "burst"):
-            if getattr(self, name) is not None or name == "burst":
-                _number(name, getattr(self, name), zero=False)
-        for name in ("fragment_tool_calls", "keep_requests"):
-            if getattr(self, name) is not None or name == "keep_requests":
-                _whole(name, getattr(self, name))
-        if self.tokenizer not in ("fast", "exact"):
-            raise ValueError(f'tokenizer is "fast" or "exact", not {self.tokenizer!r}')
-        for pair in self.faults:
-            _check_rule(pair)
-
-
-def _mapping(name: str, value: Any) -> Mapping[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} is a mapping, not {type(value).__name__}")
-    return value
-
-
-def _number(name: str, value: Any, *, zero: bool = True) -> None:
-    if isinstance(value, bool) or not isinstance(value, float | int):
-        raise TypeError(f"{name} is a number, not {type(value).__name__}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{name} must be {'zero or more' if zero else 'above zero'}, not {value}")
-
-
-def _whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is a whole number, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more, not {value}")
-
-
-def _check_rule(pair: Any) -> None:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"faults are pairs of a rule and what comes, not {pair!r}")
-    rule, fault = pair
-    if not callable(rule):
-        _number("the probability of a fault", rule)
-        if rule > 1:
-            raise ValueError(f"the probability of a fault is at most 1, not {rule}")
-    to_fault(fault)
+    hosts: _Texts = ()
+    read_timeout: _Rate = 60.0

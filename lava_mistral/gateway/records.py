@@ -5,17 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
 import httpx
+import orjson
 
 from lava_mistral.mistral.types import Usage
 
 Outcome = Literal["pending", "completed", "error"]
 Payer = Literal["merchant", "customer", "nobody"]
+KINDS = ("chat", "embeddings", "models", "other")
+"""What a request may be for; see `RequestRecord.kind`."""
+BODY_BYTES = 32_000_000
+"""How much of requests' bodies is kept, as they came over the wire."""
 
 
 @dataclass(slots=True)
@@ -25,9 +29,9 @@ class RequestRecord:
     Attributes:
         path: the provider's path, such as `"/v1/chat/completions"`; empty where `u` was missing.
         method: the HTTP method.
-        body: the parsed body; `None` for a GET, for a body that is no JSON, under `keep_bodies=False`, and for the
-            oldest when all bodies together pass 64 MB.
-        headers: the request's headers, the credential among them; names are found in whatever case.
+        raw_headers: the request's headers as they came, the credential among them.
+        raw_body: its body as it came; empty for a GET, under `keep_bodies=False`, and for the oldest when all bodies
+            together pass 32 MB.
         credential: the decoded forward token, or `{"secret_key": …}`; empty where it was not understood.
         metadata: what came in `x-lava-metadata` or the query.
         request_id: the id that went back in `x-lava-request-id`.
@@ -45,10 +49,10 @@ class RequestRecord:
 
     request_id: str
     method: str
-    headers: httpx.Headers
+    raw_headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     created_at: float
     path: str = ""
-    body: Any = None
+    raw_body: bytes = field(default=b"", repr=False)
     credential: dict[str, Any] = field(default_factory=dict, repr=False)
     metadata: dict[str, str] = field(default_factory=dict)
     status: int | None = None
@@ -69,6 +73,20 @@ class RequestRecord:
             self.outcome = outcome
 
     @property
+    def headers(self) -> httpx.Headers:
+        """The request's headers; names are found in whatever case."""
+        return httpx.Headers(self.raw_headers)
+
+    @property
+    def body(self) -> Any:
+        """The parsed body; `None` where there is none, or no JSON."""
+        # Parsed anew each time: held as objects, bodies take ten times their bytes.
+        try:
+            return orjson.loads(self.raw_body)
+        except orjson.JSONDecodeError:
+            return None
+
+    @property
     def customer_id(self) -> str | None:
         """The customer that the request was made for."""
         return self.credential.get("customer_id")
@@ -80,14 +98,9 @@ class RequestRecord:
 
     @property
     def kind(self) -> str:
-        """`"chat"`, `"embeddings"` or `"other"`."""
-        if self.path.endswith("/chat/completions"):
-            return "chat"
-        return "embeddings" if self.path.endswith("/embeddings") else "other"
-
-
-BODY_BYTES = 64_000_000
-"""How much of requests' bodies is kept, as they came over the wire."""
+        """`"chat"`, `"embeddings"`, `"models"` or `"other"`."""
+        ends = {"completions": "chat", "embeddings": "embeddings", "models": "models"}
+        return ends.get((self.path.split("/") + [""] * 3)[3 if "/chat/" in self.path else 2], "other")
 
 
 class RequestLog:
@@ -100,43 +113,35 @@ class RequestLog:
 
     def __init__(self, keep: int, body_bytes: int = BODY_BYTES) -> None:
         self._lock = threading.Lock()
-        self._records: deque[RequestRecord] = deque(maxlen=keep)
-        self._by_id: dict[str, RequestRecord] = {}
-        self._room = body_bytes
-        self._bodies: deque[tuple[RequestRecord, int]] = deque()
-
-    def add(self, record: RequestRecord, size: int) -> None:
-        """Append a record, whose body came in so many bytes; the oldest goes when there are too many."""
-        with self._lock:
-            if len(self._records) == self._records.maxlen:
-                del self._by_id[self._records[0].request_id]
-            self._records.append(record)
-            self._by_id[record.request_id] = record
-            if record.body is not None:
-                self._bodies.append((record, size))
-                self._room -= size
-                while self._room < 0 and len(self._bodies) > 1:
-                    oldest, freed = self._bodies.popleft()
-                    oldest.body = None
-                    self._room += freed
-
-    def all(self) -> list[RequestRecord]:
-        """A copy of the list, oldest first."""
-        with self._lock:
-            return list(self._records)
-
-    def get(self, request_id: str) -> RequestRecord | None:
-        """The record of that id, while it is kept."""
-        return self._by_id.get(request_id)
-
-    def newest_first(self, wanted: Callable[[RequestRecord], bool]) -> Iterator[RequestRecord]:
-        """The records that are wanted, newest first."""
-        return (record for record in reversed(self.all()) if wanted(record))
+        self._keep, self._body_bytes = keep, body_bytes
+        self.clear()
 
     def clear(self) -> None:
         """Forget all records."""
         with self._lock:
-            self._records.clear()
-            self._by_id.clear()
-            self._room += sum(size for _, size in self._bodies)
-            self._bodies.clear()
+            self._records: dict[str, RequestRecord] = {}
+            self._bodies: deque[RequestRecord] = deque()
+            self._held = 0
+
+    def add(self, record: RequestRecord) -> None:
+        """Append a record; the oldest goes when there are too many, and the oldest bodies when they are too large."""
+        with self._lock:
+            if len(self._records) == self._keep:
+                del self._records[next(iter(self._records))]
+            self._records[record.request_id] = record
+            if record.raw_body:
+                self._bodies.append(record)
+                self._held += len(record.raw_body)
+            while len(self._bodies) > self._keep or (self._held > self._body_bytes and len(self._bodies) > 1):
+                oldest = self._bodies.popleft()
+                self._held -= len(oldest.raw_body)
+                oldest.raw_body = b""
+
+    def all(self) -> list[RequestRecord]:
+        """Return a copy of the list, oldest first."""
+        with self._lock:
+            return list(self._records.values())
+
+    def get(self, request_id: str) -> RequestRecord | None:
+        """Return the record of that id, while it is kept."""
+        return self._records.get(request_id)

@@ -20,8 +20,7 @@ from lava_mistral import (
     billed_to,
     track_usage,
 )
-from lava_mistral.gateway import LocalGateway, Status
-from lava_mistral.gateway.lava.accounts import Customer
+from lava_mistral.gateway import Customer, LocalGateway, Status
 from tests.billing.conftest import Framework
 
 

@@ -14,22 +14,17 @@ from lava_mistral.gateway.mistral.limits import Bucket, RateLimit
 def test_a_bucket_fills_steadily():
     bucket = Bucket(rate=10, capacity=5)
     bucket.level = 0
-    assert bucket.wait(2) == pytest.approx(0.2)
+    assert bucket.wait(2) == pytest.approx(0.2, abs=0.01)
     # More than fits goes when it is full.
-    assert bucket.wait(100) == pytest.approx(0.5)
+    assert bucket.wait(100) == pytest.approx(0.5, abs=0.01)
     time.sleep(0.1)
-    bucket.refill()
+    bucket.wait(0)
     assert 1 <= bucket.level <= 5
 
 
 def test_no_limit_refuses_nothing():
     limit = RateLimit(None, None, 1.0)
     assert all(limit.take(10**9) == 0 for _ in range(1_000))
-
-
-def test_a_limit_of_zero_makes_no_sense():
-    with pytest.raises(ValueError, match="above zero"):
-        RateLimit(0, None, 1.0)
 
 
 def test_too_many_requests_are_refused_until_the_time_told(connect):

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lava_mistral.gateway.model import extract
+from lava_mistral.gateway.model import retrieval
 from lava_mistral.gateway.model import tokens as pieces
 from lava_mistral.gateway.model.embedder import Embedder
 from lava_mistral.gateway.model.fill import Evidence, fill
-from lava_mistral.gateway.model.reply import NOTHING, answer
+from lava_mistral.gateway.model.prompt import NOTHING
+from lava_mistral.gateway.model.reply import answer
 from lava_mistral.pricing.tokens import count_tokens
 
 MANUAL = """
@@ -121,21 +122,7 @@ def test_it_says_what_it_is_told_to_say():
 def test_it_summarizes_by_central_sentences():
     said = ask(f"Summarize the following text.\n\n{MANUAL}")
     assert "delivery takes" in said
-    assert set(extract.sentences(said)) <= set(extract.sentences(MANUAL))
-
-
-@pytest.mark.parametrize(
-    ("sum_", "result"),
-    [
-        ("What is 2+2? Reply with just the number.", "4"),
-        ("12 times 12", "144"),
-        ("What is 7 / 2?", "3.5"),
-        ("What is 5 - 8?", "-3"),
-        ("1 / 0?", "Division by zero is not defined."),
-    ],
-)
-def test_it_can_do_a_sum(sum_, result):
-    assert ask(sum_) == result
+    assert set(retrieval.sentences(said)) <= set(retrieval.sentences(MANUAL))
 
 
 def test_it_does_not_pretend_to_see():
@@ -286,8 +273,8 @@ def test_a_schema_is_filled_from_the_prompt():
         ({"type": "array", "items": TEXT}, "the tags 'a' and 'b'", ["a", "b"]),
         ({"type": "array", "items": WHOLE, "maxItems": 2}, "1, 2 and 3", [1, 2]),
         ({"type": "array", "items": TEXT, "minItems": 2}, "Oslo or Rome", ["Rome", "Oslo or Rome"]),
-        ({"type": "array", "items": {"enum": ["x", "y", "z"]}}, "z and x", ["z"]),
-        ({"type": "array", "items": {"type": "string", "enum": ["x", "y", "z"]}}, "z and x", ["x", "z"]),
+        ({"type": "array", "items": {"enum": ["x", "y", "z"]}}, "z and x", ["z", "x"]),
+        ({"type": "array", "items": {"type": "string", "enum": ["x", "y", "z"]}}, "z and x", ["z", "x"]),
         ({"type": "string", "format": "date"}, "on 2026-02-03", "2026-02-03"),
         ({"type": "string", "format": "uri"}, "see https://example.com/a.", "https://example.com/a"),
         ({"type": "string", "pattern": "^[A-Z]{2}[0-9]+$"}, "order AB123 please", "AB123"),

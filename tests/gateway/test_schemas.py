@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import jsonschema
 import pytest
 
 from lava_mistral.gateway.model.fill import Evidence, fill
-from lava_mistral.gateway.model.json_schema import problem
 
 TEXT: dict[str, Any] = {"type": "string"}
 
@@ -21,21 +21,21 @@ def tool(parameters: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"type": "object", "properties": []}, "#/properties must be an object"),
-        ({"type": "object", "properties": {"a": 1}}, "#/properties must be an object"),
-        ({"type": "object", "required": "a"}, "#/required must be a list"),
-        ({"type": "object", "required": True}, "#/required must be a list"),
-        ({"type": {"a": 1}}, "#/type must be"),
-        ({"properties": {"a": {"type": "array", "minItems": "x"}}}, "#/properties/a/minItems must be"),
-        ({"type": "array", "minItems": 10**9}, "#/minItems must be"),
-        ({"type": "string", "minLength": -1}, "#/minLength must be"),
-        ({"type": "number", "multipleOf": 0}, "#/multipleOf must be a number above zero"),
-        ({"type": "integer", "minimum": "3"}, "#/minimum must be a number"),
-        ({"type": "string", "pattern": 3}, "#/pattern must be text"),
-        ({"anyOf": {"type": "string"}}, "#/anyOf must be a list"),
-        ({"anyOf": [TEXT, 3]}, "#/anyOf must be a list of schemas"),
-        ({"enum": "ab"}, "#/enum must be a list"),
-        ({"$ref": "#/x", "x": {"allOf": "y"}}, "#/x/allOf must be a list"),
+        ({"type": "object", "properties": []}, "#/properties: Input should be a valid dictionary"),
+        ({"type": "object", "properties": {"a": 1}}, "#/properties/a: Input should be"),
+        ({"type": "object", "required": "a"}, "#/required: Input should be a valid list"),
+        ({"type": "object", "required": True}, "#/required: Input should be a valid list"),
+        ({"type": {"a": 1}}, "#/type: Input should be"),
+        ({"properties": {"a": {"type": "array", "minItems": "x"}}}, "#/properties/a/minItems: Input should be"),
+        ({"type": "array", "minItems": 10**9}, "#/minItems: Input should be less than"),
+        ({"type": "string", "minLength": -1}, "#/minLength: Input should be greater"),
+        ({"type": "number", "multipleOf": 0}, "#/multipleOf: Input should be greater than 0"),
+        ({"type": "integer", "minimum": "3"}, "#/minimum: Input should be a valid"),
+        ({"type": "string", "pattern": 3}, "#/pattern: Input should be a valid string"),
+        ({"anyOf": {"type": "string"}}, "#/anyOf: Input should be a valid list"),
+        ({"anyOf": [TEXT, 3]}, "#/anyOf/1: Input should be"),
+        ({"enum": "ab"}, "#/enum: Input should be a valid list"),
+        ({"$ref": "#/x", "x": {"allOf": "y"}}, "#/x/allOf: Input should be a valid list"),
         ({"$ref": "#"}, "# contains itself without an end"),
         ({"allOf": [{"$ref": "#"}]}, "# contains itself without an end"),
         ({"properties": {"next": {"$ref": "#"}}, "required": ["next"]}, "# contains itself without an end"),
@@ -108,19 +108,48 @@ OPERATION = {
     ],
 )
 def test_a_schema_that_ends_somewhere_is_filled(schema):
-    assert problem(schema) is None
     jsonschema.validate(fill(schema, Evidence("x y z")), schema)
 
 
-def test_an_exclusive_bound_may_be_a_flag():
-    flag = {"type": "integer", "minimum": 3, "exclusiveMinimum": True}
-    assert problem(flag) is None
-    assert fill(flag, Evidence("3 or 5")) == 5
+def levels(number: int, *, optional: bool = False) -> dict[str, Any]:
+    """A schema whose levels each refer to the next one twice: few lines, and 2 to the power of `number` values."""
+    definitions: dict[str, Any] = {f"l{number}": {"type": "integer"}}
+    for at in range(number):
+        both = {name: {"$ref": f"#/$defs/l{at + 1}"} for name in ("left", "right")}
+        definitions[f"l{at}"] = {"type": "object", "properties": both, "required": [] if optional else list(both)}
+    return {"$ref": "#/$defs/l0", "$defs": definitions}
+
+
+@pytest.mark.parametrize("kind", ["object", "allOf", "anyOf"])
+def test_a_schema_that_grows_with_each_level_is_refused_at_once(forward, kind):
+    schema = levels(24)
+    if kind != "object":
+        for at in range(24):
+            schema["$defs"][f"l{at}"] = {kind: [{"$ref": f"#/$defs/l{at + 1}"}] * 2}
+    begun = time.monotonic()
+    response = forward.chat("Give me 3", tools=[tool(schema)], tool_choice="any")
+    assert time.monotonic() - begun < 5
+    if kind == "anyOf":
+        assert response.status_code == 200
+    else:
+        assert response.status_code == 400
+        assert "steps to fill it" in response.json()["message"]
+
+
+def test_levels_that_may_be_left_out_are(forward):
+    [choice] = forward.chat("Give me 3", tools=[tool(levels(24, optional=True))], tool_choice="any").json()["choices"]
+    assert choice["message"]["tool_calls"]
+
+
+def test_a_pattern_that_backtracks_takes_no_time(forward):
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}, "required": ["a"]}
+    begun = time.monotonic()
+    assert forward.chat("a" * 60 + "!", tools=[tool(schema)], tool_choice="any").status_code == 200
+    assert time.monotonic() - begun < 5
 
 
 def test_a_reference_may_lead_nowhere():
     schema = {"type": "object", "properties": {"a": {"$ref": "#/required"}}, "required": ["a"]}
-    assert problem(schema) is None
     assert fill(schema, Evidence("hello")) == {"a": "hello"}
 
 

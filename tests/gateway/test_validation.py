@@ -17,6 +17,7 @@ RESULT = {"role": "tool", "content": "seen", "tool_call_id": "abcdefgh1"}
 OTHER_RESULT = {"role": "tool", "content": "seen", "tool_call_id": "abcdefgh2"}
 SAID = {"role": "assistant", "content": "I see."}
 PICTURE = {"type": "image_url", "image_url": "https://example.com/a.png"}
+VOICE = {"type": "input_audio", "input_audio": "UklGRg=="}
 
 VALID: list[dict[str, Any]] = [
     {"temperature": None, "top_p": 1, "max_tokens": None, "random_seed": 0, "n": 2, "stream": False},
@@ -24,6 +25,12 @@ VALID: list[dict[str, Any]] = [
     {"stop": ["a", "b"], "tools": None, "parallel_tool_calls": False, "metadata": {"a": 1}, "prompt_cache_key": "k"},
     {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "look"}}},
     {"tools": [], "response_format": {"type": "text"}, "prediction": {"type": "content", "content": "x"}},
+    {"top_k": 5, "min_tokens": 1, "repetition_penalty": 1.1, "service_tier": "standard_only", "random_seed": None},
+    {"logprobs": True, "top_logprobs": 2, "prompt_logprobs": False, "top_prompt_logprobs": None},
+    {"tools": [{"type": "web_search"}, {"type": "code_interpreter", "tool_configuration": None}, TOOL]},
+    {"tools": [{"type": "image_generation"}, {"type": "document_library", "library_ids": ["a"]}]},
+    {"tools": [{"type": "connector", "connector_id": "drive", "tool_configuration": {"include": ["read"]}}]},
+    *({"reasoning_effort": effort} for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max")),
     {"reasoning_effort": "none", "prompt_mode": "reasoning", "guardrails": [{"block_on_error": True}]},
     {"messages": [{"role": "system", "content": [{"type": "text", "text": "a"}]}, USER, SAID, USER]},
     {"messages": [USER, {"role": "system", "content": "x"}]},
@@ -33,9 +40,13 @@ VALID: list[dict[str, Any]] = [
     {"messages": [USER, {**CALLING, "content": None}, {**RESULT, "tool_call_id": None, "name": "look"}]},
     {"messages": [USER, {"role": "assistant", "content": "I", "prefix": True}]},
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, PICTURE]}]},
-    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u", "detail": "low"}}]}]},
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://u", "detail": "low"}}]}
+        ]
+    },
     {"messages": [{"role": "user", "content": [{"type": "document_url", "document_url": "u", "document_name": None}]}]},
-    {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": "UklGRg=="}]}]},
+    {"model": "voxtral-small-latest", "messages": [{"role": "user", "content": [VOICE]}]},
     {
         "messages": [
             USER,
@@ -58,7 +69,7 @@ VALID: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("parameters", VALID, ids=lambda one: "-".join(one))
+@pytest.mark.parametrize("parameters", VALID, ids=lambda one: "-".join(map(str, [*one, *one.values()]))[:80])
 def test_everything_in_the_schema_is_accepted(forward, parameters):
     response = forward("/v1/chat/completions", {"model": "mistral-small-2603", "messages": [USER], **parameters})
     assert response.status_code == 200, response.text
@@ -73,16 +84,20 @@ WRONG: list[tuple[dict[str, Any], list[Any], str]] = [
     ({"messages": [{"content": "x"}]}, ["body", "messages", 0], "union_tag_not_found"),
     ({"messages": [{"role": "developer", "content": "x"}]}, ["body", "messages", 0], "union_tag_invalid"),
     ({"messages": [{"role": "system"}]}, ["body", "messages", 0, "system", "content"], "missing"),
-    ({"messages": [{"role": "system", "content": None}]}, ["body", "messages", 0, "system", "content"], "union_type"),
+    (
+        {"messages": [{"role": "system", "content": None}]},
+        ["body", "messages", 0, "system", "content", "str"],
+        "string_type",
+    ),
     ({"messages": [{**USER, "name": "Anna"}]}, ["body", "messages", 0, "user", "name"], "extra_forbidden"),
     (
         {"messages": [{"role": "user", "content": [{"type": "file_url", "url": "u"}]}]},
-        ["body", "messages", 0, "user", "content", 0],
+        ["body", "messages", 0, "user", "content", "list", 0],
         "union_tag_invalid",
     ),
     (
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}]}]},
-        ["body", "messages", 0, "user", "content", 0, "text", "cache_control"],
+        ["body", "messages", 0, "user", "content", "list", 0, "text", "cache_control"],
         "extra_forbidden",
     ),
     (
@@ -98,14 +113,26 @@ WRONG: list[tuple[dict[str, Any], list[Any], str]] = [
     ({"max_tokens": True}, ["body", "max_tokens"], "int_type"),
     ({"n": 0}, ["body", "n"], "greater_than_equal"),
     ({"n": 10**9}, ["body", "n"], "less_than_equal"),
-    ({"stop": 3}, ["body", "stop"], "union_type"),
-    ({"stop": ["a", 3]}, ["body", "stop", 1], "string_type"),
+    ({"stop": 3}, ["body", "stop", "list"], "list_type"),
+    ({"stop": ["a", 3]}, ["body", "stop", "list", 1], "string_type"),
     ({"stream": 1}, ["body", "stream"], "bool_type"),
-    ({"tool_choice": "always"}, ["body", "tool_choice"], "enum"),
-    ({"tools": [{"function": {"name": "a"}}]}, ["body", "tools", 0, "function", "parameters"], "missing"),
-    ({"tools": [{**TOOL, "type": "web"}]}, ["body", "tools", 0, "type"], "enum"),
+    ({"tool_choice": "always"}, ["body", "tool_choice", "NamedToolChoice"], "dict_type"),
+    ({"tools": [{"function": {"name": "a"}}]}, ["body", "tools", 0, "function", "function", "parameters"], "missing"),
+    ({"tools": [{**TOOL, "type": "web"}]}, ["body", "tools", 0], "union_tag_invalid"),
+    ({"tools": [{"type": "document_library"}]}, ["body", "tools", 0, "document_library", "library_ids"], "missing"),
+    (
+        {"tools": [{"type": "web_search", "engine": "x"}]},
+        ["body", "tools", 0, "web_search", "engine"],
+        "extra_forbidden",
+    ),
     ({"response_format": {"type": "xml"}}, ["body", "response_format", "type"], "enum"),
-    ({"reasoning_effort": "medium"}, ["body", "reasoning_effort"], "enum"),
+    ({"reasoning_effort": "utmost"}, ["body", "reasoning_effort"], "enum"),
+    ({"top_k": -1}, ["body", "top_k"], "greater_than_equal"),
+    ({"repetition_penalty": 0}, ["body", "repetition_penalty"], "greater_than"),
+    ({"service_tier": "priority"}, ["body", "service_tier"], "enum"),
+    ({"logprobs": 5}, ["body", "logprobs"], "bool_type"),
+    ({"messages": [{"role": "user", "content": [{**PICTURE, "image_url": "reports://1"}]}]}, ["body"], "value_error"),
+    ({"guardrails": {}}, ["body", "guardrails"], "list_type"),
     ({"metadata": []}, ["body", "metadata"], "dict_type"),
 ]
 
@@ -118,10 +145,9 @@ def test_anything_else_is_named_in_a_422(forward, gateway, parameters, where, ki
     assert response.status_code == 422
     body = response.json()
     assert (body["object"], body["raw_status_code"]) == ("error", 422)
-    found = body["message"]["detail"][0]
-    assert (found["loc"], found["type"]) == (where, kind)
-    assert found["msg"]
-    assert "input" in found
+    found = {(*one["loc"], one["type"]): one for one in body["message"]["detail"]}
+    assert found[*where, kind]["msg"]
+    assert "input" in found[*where, kind]
     assert gateway.requests[0].cost == 0
 
 
@@ -205,6 +231,21 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "Image input is not enabled for this model",
     ),
     (
+        {"messages": [{"role": "user", "content": [VOICE]}]},
+        "3051",
+        "Audio input is not enabled for this model",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{**PICTURE, "image_url": "data:image/png;base64,bm8="}]}]},
+        "3310",
+        "Image could not be loaded as base64 encoded image",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{**PICTURE, "image_url": {"url": "data:image/png;base64,!"}}]}]},
+        "3310",
+        "Image could not be loaded as base64 encoded image",
+    ),
+    (
         {"model": "mistral-saba-2502", "messages": [{"role": "user", "content": "word " * 40_000}]},
         "3051",
         "Prompt contains 40003 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
@@ -243,8 +284,8 @@ def test_limits_of_embeddings(forward, parameters, status, code, said):
     ("parameters", "where"),
     [
         ({"inputs": ["a"]}, ["body", "inputs"]),
-        ({"input": [1, 2]}, ["body", "input", 0]),
-        ({"input": None}, ["body", "input"]),
+        ({"input": [1, 2]}, ["body", "input", "list", 0]),
+        ({"input": None}, ["body", "input", "str"]),
         ({"encoding_format": "hex"}, ["body", "encoding_format"]),
         ({"output_dtype": "float16"}, ["body", "output_dtype"]),
         ({"output_dimension": 0}, ["body", "output_dimension"]),
@@ -253,7 +294,7 @@ def test_limits_of_embeddings(forward, parameters, status, code, said):
 def test_embeddings_bodies_are_checked(forward, parameters, where):
     response = forward("/v1/embeddings", {"model": "mistral-embed", "input": "a", **parameters})
     assert response.status_code == 422
-    assert response.json()["message"]["detail"][0]["loc"] == where
+    assert where in [one["loc"] for one in response.json()["message"]["detail"]]
 
 
 def test_the_largest_batch_is_accepted(forward):

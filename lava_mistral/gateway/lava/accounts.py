@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import threading
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Any, TypeAlias
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
 
 import orjson
 
+from lava_mistral.gateway.options import Amount, Customer, Options, to_amount
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.pricing.cost import cost_of
 
-Amount: TypeAlias = Decimal | int | str
-"""USD; never a float, which could not be exact."""
+REQUESTS_PER_MINUTE: Final = 1_000
+"""Requests to the REST interface with one key."""
+_CODES = {
+    400: "invalid_request",
+    401: "unauthorized",
+    402: "insufficient_balance",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    409: "conflict",
+    429: "rate_limit_exceeded",
+}
 
 
 class Refusal(Exception):
@@ -30,24 +41,8 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-
-
-@dataclass(frozen=True)
-class Customer:
-    """One of the merchant's customers.
-
-    Args:
-        balance: USD on the customer's plan.
-        meters: the meters that the plan holds; `None` for all of them.
-    """
-
-    balance: Amount = Decimal(100)
-    meters: Collection[str] | None = None
-
-    def __post_init__(self) -> None:
-        to_amount(self.balance)
-        check_texts("a customer's meters", self.meters)
+        error = {"message": message, "code": _CODES.get(status, "internal_error"), "status": status}
+        self.body = orjson.dumps({"error": error})
 
 
 class Wallet:
@@ -95,7 +90,7 @@ class Wallet:
         return payer == "merchant" or payer in self._customers
 
     def of(self, customer_id: str) -> Decimal | None:
-        """A customer's balance, whatever the id; `None` where there is no such customer."""
+        """Return a customer's balance, whatever the id; `None` where there is no such customer."""
         return self._customers.get(customer_id)
 
     def charge(self, amount: Decimal, customer_id: str | None = None) -> None:
@@ -121,52 +116,47 @@ class Accounts:
     asked nor charged; a customer's plan is, because it pays by the meter and not by the key.
 
     Args:
-        secret_keys: those that are accepted.
-        forward_tokens: opaque tokens and the credential that each stands for.
-        balance: the merchant's, in USD.
-        customers: those that exist, with a balance or a `Customer`; `None` lets any customer in.
-        customer_balance: what a customer begins with who is let in by that.
-        meters: those that exist; `None` for any.
+        options: how the gateway behaves.
     """
 
-    def __init__(
-        self,
-        *,
-        secret_keys: Iterable[str],
-        forward_tokens: Mapping[str, Mapping[str, Any]],
-        balance: Amount,
-        customers: Mapping[str, Customer | Amount] | None,
-        customer_balance: Amount,
-        meters: Collection[str] | None,
-    ) -> None:
-        self._secret_keys = frozenset(secret_keys)
-        self._opaque = {token: dict(credential) for token, credential in forward_tokens.items()}
-        self._open = customers is None
-        self._customers = {
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._secret_keys = frozenset((options.secret_key, *options.secret_keys))
+        self._plans = {
             name: value if isinstance(value, Customer) else Customer(balance=value)
-            for name, value in (customers or {}).items()
+            for name, value in (options.customers or {}).items()
         }
-        self._customer_balance = to_amount(customer_balance)
-        self._meters = meters
-        self.wallet = Wallet(balance, {name: to_amount(customer.balance) for name, customer in self._customers.items()})
+        self._windows: dict[str, tuple[int, int]] = {}
+        self.wallet = Wallet(options.balance, {name: to_amount(plan.balance) for name, plan in self._plans.items()})
 
     def authenticate(self, authorization: str | None) -> dict[str, Any]:
-        """The credential that a request carries: the forward token's fields, or `{"secret_key": …}`.
+        """Return the credential that a request carries: the forward token's fields, or `{"secret_key": …}`.
 
         Raises:
             Refusal: 401 where it is missing or not accepted, 400 for a customer without a meter.
         """
         scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise Refusal(401, "Missing credential: send Authorization: Bearer with a secret key or a forward token")
         token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise Refusal(401, "Missing credential: send Authorization: Bearer with a secret key or a forward token")
         if token in self._secret_keys:
             return {"secret_key": token}
-        credential = self._opaque.get(token) or _decode(token)
-        key = None if credential is None else credential.get("secret_key")
-        if credential is None or not isinstance(key, str) or key not in self._secret_keys:
+        if token.startswith("lava_sk_"):
+            raise Refusal(
+                401, "Invalid credential: a spend key is for /v1/chat/completions; /forward takes a secret key"
+            )
+        credential = dict(self._options.forward_tokens.get(token) or _decoded(token))
+        key = credential.get("secret_key")
+        if not isinstance(key, str) or key not in self._secret_keys:
             raise Refusal(401, "Invalid credential: the secret key or forward token is not known")
-        _check_fields(credential)
+        for name in ("customer_id", "meter_slug", "provider_key"):
+            value = credential.get(name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise Refusal(400, f"Forward token: {name} must be a non-empty string")
+        if not isinstance(credential.get("disable_billing"), bool | None):
+            raise Refusal(400, "Forward token: disable_billing must be true or false")
+        if credential.get("customer_id") is not None and credential.get("meter_slug") is None:
+            raise Refusal(400, "Forward token: customer_id requires meter_slug")
         return credential
 
     def admit(self, credential: Mapping[str, Any]) -> None:
@@ -175,15 +165,15 @@ class Accounts:
         Raises:
             Refusal: 403 or 402.
         """
-        customer_id, meter = credential.get("customer_id"), credential.get("meter_slug")
-        if meter is not None and self._meters is not None and meter not in self._meters:
+        customer_id, meter, meters = credential.get("customer_id"), credential.get("meter_slug"), self._options.meters
+        if meter is not None and meters is not None and meter not in meters:
             raise Refusal(403, f"Meter {meter!r} does not exist")
         if customer_id is not None:
             if self.wallet.of(customer_id) is None:
-                if not self._open:
+                if self._options.customers is not None:
                     raise Refusal(403, f"Customer {customer_id!r} does not exist or has no active plan")
-                self.wallet.open(customer_id, self._customer_balance)
-            plan = self._customers.get(customer_id)
+                self.wallet.open(customer_id, to_amount(self._options.customer_balance))
+            plan = self._plans.get(customer_id)
             if plan is not None and plan.meters is not None and meter not in plan.meters:
                 raise Refusal(403, f"Meter {meter!r} is not on the plan of customer {customer_id!r}")
             if not credential.get("disable_billing"):
@@ -200,75 +190,58 @@ class Accounts:
         # A model without a known price is free here; its tokens are recorded all the same.
         record.cost = cost_of(record.usage, record.model) or Decimal(0)
         credential = record.credential
-        customer_id = credential.get("customer_id")
-        if customer_id is not None and not credential.get("disable_billing"):
-            record.payer, record.charge = "customer", record.cost
+        customer_id = None if credential.get("disable_billing") else credential.get("customer_id")
+        if customer_id is not None or credential.get("provider_key") is None:
+            record.payer, record.charge = "merchant" if customer_id is None else "customer", record.cost
             self.wallet.charge(record.charge, customer_id)
-        elif credential.get("provider_key") is None:
-            record.payer, record.charge = "merchant", record.cost
-            self.wallet.charge(record.charge)
+
+    def count(self, key: str) -> dict[str, str]:
+        """Count a request to the REST interface and return the headers on its limit.
+
+        Raises:
+            Refusal: 429 where there are too many in this minute.
+        """
+        minute, counted = self._windows.get(key, (0, 0))
+        now = int(time.time())
+        counted = counted + 1 if minute == now // 60 else 1
+        self._windows[key] = (now // 60, counted)
+        if counted > REQUESTS_PER_MINUTE:
+            raise Refusal(429, f"Rate limit exceeded: {REQUESTS_PER_MINUTE} requests a minute")
+        left = REQUESTS_PER_MINUTE - counted
+        told = {"limit": REQUESTS_PER_MINUTE, "remaining": left, "reset": (now // 60 + 1) * 60}
+        return {f"x-ratelimit-{name}": str(value) for name, value in told.items()}
+
+    def subscription(self, customer_id: str) -> dict[str, Any] | None:
+        """Return a customer's plan and credits as Lava shows them; `None` for a customer who has none."""
+        balance = self.wallet.of(customer_id)
+        if balance is None:
+            return None
+        included = f"{to_amount(getattr(self._plans.get(customer_id), 'balance', self._options.customer_balance)):f}"
+        return {
+            "subscription_id": f"sub_{customer_id}",
+            "plan_id": "plan_local",
+            "status": "active",
+            "plan": {
+                "name": "Local plan",
+                "period_amount": "0",
+                "included_credit": included,
+                "billing_interval": "month",
+                "rollover_type": "none",
+                "bundle_rollover_type": "none",
+            },
+            "credits": {
+                "total_remaining": f"{balance:f}",
+                "cycle_remaining": f"{balance:f}",
+                "bundle_remaining": "0",
+            },
+            "pending_change": None,
+        }
 
 
-def _decode(token: str) -> dict[str, Any] | None:
-    """A forward token is base64, standard alphabet and padded, of a JSON object."""
+def _decoded(token: str) -> dict[str, Any]:
+    """The fields of a forward token: base64, standard alphabet and padded, of a JSON object; none for other texts."""
     try:
         value = orjson.loads(base64.b64decode(token, validate=True))
-    except (binascii.Error, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _check_fields(credential: Mapping[str, Any]) -> None:
-    for name in ("customer_id", "meter_slug", "provider_key"):
-        value = credential.get(name)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise Refusal(400, f"Forward token: {name} must be a non-empty string")
-    if not isinstance(credential.get("disable_billing", False), bool | None):
-        raise Refusal(400, "Forward token: disable_billing must be true or false")
-    if credential.get("customer_id") is not None and credential.get("meter_slug") is None:
-        raise Refusal(400, "Forward token: customer_id requires meter_slug")
-
-
-def to_amount(value: Amount) -> Decimal:
-    """USD as an exact number.
-
-    Raises:
-        TypeError: it is a float, or nothing that holds a number.
-        ValueError: it is a text that holds none.
-    """
-    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
-        raise TypeError(
-            f'a balance is a Decimal, an int or a str such as "12.50", not the {type(value).__name__} {value!r}'
-        )
-    try:
-        amount = Decimal(value)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite():
-        raise ValueError(f'a balance is an amount such as "12.50", not {str(value)!r}')
-    return amount
-
-
-def check_texts(what: str, given: Collection[str] | None) -> None:
-    """Check that a collection holds texts and is none itself, of which every letter would be a member.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if given is None:
-        return
-    if isinstance(given, str | bytes) or not isinstance(given, Collection):
-        raise TypeError(f"{what} are a list of texts, not {given!r}")
-    for member in given:
-        if not isinstance(member, str) or not member:
-            raise TypeError(f"{what} are texts that are not empty, not {member!r}")
-
-
-def countable(usage: Mapping[str, Any]) -> bool:
-    """Whether every count in a usage is a whole number, or left out."""
-    details = [usage.get(name) for name in ("prompt_tokens_details", "prompt_token_details")]
-    if not all(detail is None or isinstance(detail, Mapping) for detail in details):
-        return False
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens", "num_cached_tokens")]
-    counts += [detail.get("cached_tokens") for detail in details if detail is not None]
-    return all(count is None or (type(count) is int and count >= 0) for count in counts)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,35 +1,33 @@
-"""Lava's side: the forward proxy and the REST interface, as an ASGI application."""
+"""Lava as an ASGI application: the forward proxy, and the REST interface beside it."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
 import re
-import secrets
 import time
-from collections.abc import Awaitable, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-import httpx
 import orjson
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from lava_mistral.gateway.lava import reports
-from lava_mistral.gateway.lava.accounts import Accounts, Refusal, countable
-from lava_mistral.gateway.mistral.provider import CREATED, Provider
+from lava_mistral.billing.credentials import is_loopback
+from lava_mistral.gateway.lava.accounts import Accounts, Refusal
+from lava_mistral.gateway.lava.rest import Rest, new_id
+from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
 from lava_mistral.gateway.server.delivery import Answer, play
 from lava_mistral.gateway.server.http import Connection, Message, Receive, Scope, Send, Traffic
-from lava_mistral.mistral.types import Usage
-from lava_mistral.pricing.catalog import models
+from lava_mistral.mistral.types import Usage, known_usage
 
 HOST = "api.mistral.ai"
 MOST_METADATA = 100
+_MOST_IDEMPOTENT = 1_000
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}")
 _LOG = logging.getLogger("lava_mistral.gateway")
 
@@ -53,15 +51,9 @@ class Lava:
         self._provider = provider
         self._log = log
         self._traffic = traffic
-        self._rest = Starlette(
-            routes=[
-                Route("/v1/models", self._models),
-                Route("/v1/requests", self._requests),
-                Route("/v1/requests/{request_id}", self._request),
-                Route("/v1/usage", self._usage),
-            ],
-            exception_handlers={404: _not_found, 405: _not_allowed, Exception: _broken},
-        )
+        self._rest = Rest(options, accounts, log)
+        # Answers by credential and Idempotency-Key, with the digest of the request and the answer's request id.
+        self._answered: OrderedDict[tuple[str, str], tuple[bytes, str, Answer]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what goes wrong in the gateway itself is told as Lava's errors are, and logged."""
@@ -77,55 +69,90 @@ class Lava:
         except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer
             _LOG.exception("the gateway failed at %s %s", scope["method"], scope["path"])
             if not last:
-                await _broken_answer()(scope, receive, send)
+                refusal = Refusal(500, "The embedded gateway failed at this request; its log has the traceback")
+                await _reply(_refused(refusal), scope, send)
             elif last["type"] == "http.response.start" or last.get("more_body"):
                 scope["lava.connection"].close()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] != "/v1/forward":
-            await self._rest(scope, receive, send)
-        elif scope["method"] in ("GET", "POST"):
-            # Not through Starlette, whose middleware would cost as much for each chunk of a stream as sending it does.
-            await self._forward(scope, receive, send)
-        else:
-            refused = _error(405, "Method not allowed: the forward proxy takes GET and POST")
-            await refused(scope, receive, send)
+        headers = dict(scope["headers"])
+        try:
+            self._check_host(headers.get(b"host", b"").decode("latin-1"), scope)
+            if scope["path"] == "/v1/forward":
+                if scope["method"] not in ("GET", "POST"):
+                    raise Refusal(405, "Method not allowed: the forward proxy takes GET and POST")
+                await self._forward(scope, receive, send)
+                return
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+            authorization = headers.get(b"authorization", b"").decode("latin-1")
+            answer = self._rest.answer(scope["method"], scope["path"], authorization, query)
+        except Refusal as refusal:
+            answer = _refused(refusal)
+        await _reply(answer, scope, send)
+
+    def _check_host(self, host: str, scope: Scope) -> None:
+        """A page in a browser reaches this machine by a name of its own (DNS rebinding); it is not served."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            name = ""
+        allowed = (*self._options.hosts, (scope.get("server") or ("",))[0])
+        if not is_loopback(name) and name not in allowed and "*" not in allowed:
+            raise Refusal(403, f"Host {name!r} is not served here; the gateway's option hosts= names further ones")
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord(
-            request_id=f"req_{secrets.token_hex(12)}",
-            method=scope["method"],
-            headers=httpx.Headers(scope["headers"]),
-            created_at=time.time(),
-        )
+        record = RequestRecord(new_id(), scope["method"], tuple(scope["headers"]), time.time())
         self._traffic.begin()
         flight = ExitStack()
         flight.callback(self._traffic.end)
+        connection: Connection = scope["lava.connection"]
         try:
-            content = await _read(receive)
-            if content is None:
-                return
-            try:
-                body = self._admit(record, scope["query_string"].decode("latin-1"), content)
-            except Refusal as refusal:
-                answer = _refused(refusal)
-            else:
-                answer = await self._provider.handle(record, body, lambda usage: self._settle(record, usage))
+            answer, request_id = await self._forwarded(record, scope["query_string"].decode("latin-1"), receive)
             record.status = answer.status or None
             # Whoever has read an answer may look at its record at once: it is finished before the last byte goes out.
             if answer.status >= 400:
                 record.finish("error")
             elif isinstance(answer.body, bytes) and answer.before is None:
                 answer.before = lambda: record.finish("completed")
-            connection: Connection = scope["lava.connection"]
-            complete = await play(answer, record.request_id, connection, send, ending=flight.close)
+            complete = await play(answer, request_id, connection, send, ending=flight.close)
             record.finish("completed" if complete else "error")
+            if answer.status == 408:
+                connection.close()
             if not complete:
                 # uvicorn expects an answer of every application, until it has learnt that the client is gone.
                 await connection.lost.wait()
+        except _Gone:
+            pass
         finally:
             record.finish("error")
             flight.close()
+
+    async def _forwarded(self, record: RequestRecord, query: str, receive: Receive) -> tuple[Answer, str]:
+        """The answer to one request, and Lava's id of it."""
+        try:
+            async with asyncio.timeout(self._options.read_timeout):
+                content = await _read(receive)
+        except TimeoutError:
+            return _refused(Refusal(408, "The request's body took too long to arrive")), record.request_id
+        try:
+            body = self._admit(record, query, content)
+            repeated = (record.credential["secret_key"], record.headers.get("idempotency-key", ""))
+            digest = hashlib.sha256(f"{record.method} {query}\n".encode() + content).digest()
+            known = self._answered.get(repeated) if repeated[1] else None
+            if known is not None and known[0] != digest:
+                raise Refusal(409, "Idempotency-Key was used for another request")
+        except Refusal as refusal:
+            return _refused(refusal), record.request_id
+        if known is not None:
+            return known[2], known[1]
+        answer = await self._provider.handle(record, body, lambda usage: self._settle(record, usage))
+        if repeated[1] and answer.status == 200 and isinstance(answer.body, bytes) and not answer.reset:
+            # Whether Lava's forward proxy keeps answers by this key is not documented; its REST interface does.
+            replay = Answer(200, {**answer.headers, "idempotent-replayed": "true"}, answer.body)
+            self._answered[repeated] = (digest, record.request_id, replay)
+            if len(self._answered) > _MOST_IDEMPOTENT:
+                self._answered.popitem(last=False)
+        return answer, record.request_id
 
     def _admit(self, record: RequestRecord, query: str, content: bytes) -> Any:
         """Read what Lava reads of a request, and record it.
@@ -148,92 +175,54 @@ class Lava:
             if isinstance(body, dict):
                 record.model = body["model"] if isinstance(body.get("model"), str) else ""
                 record.streamed = body.get("stream") is True
-            if self._options.keep_bodies and not isinstance(body, Exception):
-                record.body = body
-        self._log.add(record, len(content))
+            if self._options.keep_bodies:
+                record.raw_body = content
+        self._log.add(record)
         record.credential = self._accounts.authenticate(record.headers.get("authorization"))
         if not asked.get("u"):
             raise Refusal(400, "Missing query parameter u: the percent-encoded URL of the provider")
         # The whole authority: another port is another server, and a user's name is no business of the proxy's.
         if target.scheme != "https" or target.netloc.lower() not in (HOST, f"{HOST}:443"):
             raise Refusal(400, f"Unsupported provider URL: only https://{HOST} is served here")
-        header = next((value for name, value in record.headers.raw if name == b"x-lava-metadata"), None)
+        header = next((value for name, value in record.raw_headers if name == b"x-lava-metadata"), None)
         record.metadata = _metadata(asked.get("metadata") if header is None else header)
         self._accounts.admit(record.credential)
         return body
 
     def _settle(self, record: RequestRecord, usage: Usage) -> None:
         # A test may make up usage that nobody can count; it is passed on and not charged.
-        if countable(usage):
-            record.usage = usage
-            self._accounts.settle(record)
+        record.usage = _countable(usage)
+        self._accounts.settle(record)
         record.finish("completed")
 
-    async def _models(self, request: Request) -> Response:
-        if refused := self._refused(request):
-            return refused
-        listed = [{"id": model.id, "object": "model", "created": CREATED, "owned_by": "mistral"} for model in models()]
-        return _response(200, {"object": "list", "data": listed})
 
-    async def _requests(self, request: Request) -> Response:
-        if refused := self._refused(request):
-            return refused
-        return self._report(reports.list_requests, request)
-
-    async def _request(self, request: Request) -> Response:
-        if refused := self._refused(request):
-            return refused
-        record = self._log.get(request.path_params["request_id"])
-        if record is None or not reports.visible(record, self._options.record_lag):
-            return _error(404, "Request not found")
-        return _response(200, reports.describe(record))
-
-    async def _usage(self, request: Request) -> Response:
-        if refused := self._refused(request):
-            return refused
-        return self._report(reports.usage, request)
-
-    def _report(self, make: Any, request: Request) -> Response:
-        visible = [record for record in self._log.all() if reports.visible(record, self._options.record_lag)]
-        try:
-            return _response(200, make(visible, request.query_params))
-        except Refusal as refusal:
-            return _error(refusal.status, refusal.message)
-
-    def _refused(self, request: Request) -> Response | None:
-        try:
-            self._accounts.authenticate(request.headers.get("authorization"))
-        except Refusal as refusal:
-            return _error(refusal.status, refusal.message)
-        return None
+class _Gone(Exception):
+    """The client went away before its request was complete."""
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
-    return _error(404, f"There is no {request.url.path} here")
-
-
-async def _not_allowed(request: Request, error: Exception) -> Response:
-    return _error(405, f"Method not allowed: {request.method}")
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    return _broken_answer()
-
-
-def _broken_answer() -> Response:
-    return _error(500, "The embedded gateway failed at this request; its log has the traceback")
-
-
-async def _read(receive: Receive) -> bytes | None:
-    """A request's body; `None` when the client went away."""
+async def _read(receive: Receive) -> bytes:
     parts = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            raise _Gone
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _reply(answer: Answer, scope: Scope, send: Send) -> None:
+    await play(answer, new_id(), scope["lava.connection"], send, ending=lambda: None)
+
+
+def _refused(refusal: Refusal) -> Answer:
+    return Answer(refusal.status, {"content-type": "application/json"}, refusal.body)
+
+
+def _countable(usage: Usage) -> Usage | None:
+    counts = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    whole = all(type(count) is int and count >= 0 for count in counts)
+    return known_usage(usage) if whole else None
 
 
 def _target(address: str) -> SplitResult:
@@ -245,36 +234,17 @@ def _target(address: str) -> SplitResult:
 
 
 def _metadata(text: str | bytes | None) -> dict[str, str]:
-    if not text:
-        return {}
     try:
-        value = orjson.loads(text)
+        value = orjson.loads(text) if text else {}
     except orjson.JSONDecodeError:
-        raise Refusal(400, "Invalid metadata: not a JSON object") from None
+        value = None
     if not isinstance(value, dict):
         raise Refusal(400, "Invalid metadata: not a JSON object")
     if len(value) > MOST_METADATA:
         raise Refusal(400, f"Invalid metadata: {len(value)} pairs, at most {MOST_METADATA} are allowed")
     for key, member in value.items():
         if not _METADATA_KEY.fullmatch(key):
-            raise Refusal(
-                400, f"Invalid metadata key {key!r}: 1 to 255 ASCII letters, digits and underscores are allowed"
-            )
+            raise Refusal(400, f"Invalid metadata key {key!r}: 1 to 255 ASCII letters, digits, underscores are allowed")
         if not isinstance(member, str) or not 1 <= len(member) <= 255:
             raise Refusal(400, f"Invalid metadata value of {key!r}: a string of 1 to 255 characters is expected")
-    metadata: dict[str, str] = value
-    return metadata
-
-
-def _refused(refusal: Refusal) -> Answer:
-    body = orjson.dumps({"error": {"message": refusal.message}})
-    return Answer(refusal.status, {"content-type": "application/json"}, body)
-
-
-def _error(status: int, message: str) -> Response:
-    return _response(status, {"error": {"message": message}})
-
-
-def _response(status: int, body: Mapping[str, Any]) -> Response:
-    headers = {"x-lava-request-id": f"req_{secrets.token_hex(12)}"}
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    return value

@@ -9,16 +9,18 @@ import string
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
 from lava_mistral.gateway.mistral import rules, stream
-from lava_mistral.gateway.mistral.answers import Settle, broken_off, headers, json_answer, played_stream
-from lava_mistral.gateway.model import tokens as pieces
-from lava_mistral.gateway.model.reply import Reply, answer
+from lava_mistral.gateway.mistral.answers import Terms, broken_off, headers, json_answer, played_stream
+from lava_mistral.gateway.model import tokens
+from lava_mistral.gateway.model.json_schema import SchemaProblem
+from lava_mistral.gateway.model.prompt import text_of
+from lava_mistral.gateway.model.reply import Call, Reply, answer
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
@@ -28,10 +30,8 @@ from lava_mistral.pricing.catalog import Model, get_model
 _ALPHABET = string.ascii_letters + string.digits
 _ENDLESS_TOKENS = 200
 _CACHE_BLOCK = 16
-# What stands around the tools in a prompt.
-_TOOL_MARKERS = 4
-# What marks a tool call as one in an answer.
-_CALL_MARKERS = 3
+_TOOL_MARKERS = 4  # What stands around the tools in a prompt.
+_CALL_MARKERS = 3  # What marks a tool call as one in an answer.
 _MOST_CACHED = 1_000
 
 
@@ -47,96 +47,95 @@ class Chat:
         self._draw = random.Random(options.seed)
         self._cached: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
 
-    def check(self, body: Mapping[str, Any], model: Model) -> None:
-        """Check what the schema does not.
+    async def prompt_tokens(self, body: Mapping[str, Any], model: Model) -> list[int]:
+        """Check what the schema does not, and count the tokens of each message.
+
+        The tokens of the tools and of the prompt's start count to the first message.
 
         Raises:
             Rejection: Mistral refuses the request.
         """
         rules.check_messages(body["messages"])
         rules.check_tools(body)
-        rules.check_schemas(body)
-        rules.check_format(body)
-        rules.check_images(body["messages"], model)
-
-    async def prompt_tokens(self, body: Mapping[str, Any]) -> list[int]:
-        """The tokens of each message; those of the tools and of the prompt's start count to the first."""
+        rules.check_media(body["messages"], model)
         if self._options.tokenizer == "exact":
-            return [await asyncio.to_thread(_exact, body)]
-        counts = [rules.message_tokens(message) for message in body["messages"]]
-        counts[0] += 1
-        if body.get("tools"):
-            counts[0] += _TOOL_MARKERS + pieces.count(orjson.dumps(body["tools"]).decode())
+            counts = [await asyncio.to_thread(_exact, body)]
+        else:
+            counts = [rules.message_tokens(message) for message in body["messages"]]
+            counts[0] += 1
+            if body.get("tools"):
+                counts[0] += _TOOL_MARKERS + tokens.count(orjson.dumps(body["tools"]).decode())
+        rules.check_window(sum(counts), model)
         return counts
 
     def answer(
-        self,
-        record: RequestRecord,
-        body: Mapping[str, Any],
-        counts: Sequence[int],
-        fault: Fault | None,
-        settle: Settle,
-        *,
-        delay: float,
-        limits: Callable[[int], Mapping[str, str]],
+        self, record: RequestRecord, body: Mapping[str, Any], counts: Sequence[int], fault: Fault | None, terms: Terms
     ) -> Answer:
-        """What the simulated model says.
+        """Answer with what the simulated model says.
 
         Args:
             record: the request's record; the answer's id is noted there.
             body: a request that was checked.
             counts: the tokens of each message.
             fault: what goes wrong on the way, if anything.
-            settle: charges for the usage.
-            delay: seconds until the first byte.
-            limits: the headers on rate limits for so many tokens.
+            terms: delay, rate-limit headers and charge.
         """
-        choices = [_choice(body, number) for number in range(body.get("n") or 1)]
+        try:
+            choices = [_choice(body, number) for number in range(body.get("n") or 1)]
+        except SchemaProblem as problem:
+            raise rules.Rejection(f"Invalid JSON schema: {problem}", "invalid_request_invalid_args", "3051") from None
         usage = self._usage(body, counts, choices)
-        record.response_id, created = uuid.uuid4().hex, int(time.time())
-        named = {"id": record.response_id, "created": created, "model": body["model"]}
+        record.response_id = uuid.uuid4().hex
+        named = {"id": record.response_id, "created": int(time.time()), "model": body["model"]}
         if body.get("stream"):
             events = stream.events(choices, usage, named, fragment=self._options.fragment_tool_calls, draw=self._draw)
-            steps = played_stream(events, fault, pace=self._options.pace, settle=lambda: settle(usage))
-            return Answer(200, headers(EVENT_STREAM), steps, delay)
-        finished = [
-            {"index": at, "finish_reason": choice.finish, "message": choice.message()}
-            for at, choice in enumerate(choices)
-        ]
+            steps = played_stream(events, fault, pace=self._options.pace, settle=lambda: terms.settle(usage))
+            return Answer(200, headers(EVENT_STREAM) | terms.limits(sum(counts)), steps, terms.delay)
+        finished = [choice.whole(at) for at, choice in enumerate(choices)]
         if isinstance(fault, Interrupted) and fault.how == "finish error":
             finished[0]["finish_reason"] = "error"
+        if body.get("prompt_logprobs"):
+            prompt = tokens.split("".join(text_of(message.get("content")) for message in body["messages"]))
+            read = {"content": stream.logprobs(prompt, body.get("top_prompt_logprobs") or 0)}
+            finished = [{**choice, "prompt_logprobs": read} for choice in finished]
         response = {**named, "usage": usage, "object": "chat.completion", "choices": finished}
-        delay += self._options.latency_per_token * usage["completion_tokens"]
-        told = limits(usage["total_tokens"])
-        return broken_off(json_answer(200, response, told, delay=delay, before=lambda: settle(usage)), fault)
+        late = terms.delay + self._options.latency_per_token * usage["completion_tokens"]
+        told = terms.limits(usage["total_tokens"])
+        whole = json_answer(200, response, told, delay=late, before=lambda: terms.settle(usage))
+        return broken_off(whole, fault)
 
     def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[stream.Choice]) -> Usage:
         prompt, completion = sum(counts), sum(map(_completion_tokens, choices))
-        usage: Usage = {
+        usage: dict[str, Any] = {
             "prompt_tokens": prompt,
             "total_tokens": prompt + completion,
             "completion_tokens": completion,
             "prompt_tokens_details": {"cached_tokens": 0},
         }
-        key = body.get("prompt_cache_key")
-        if key is not None:
-            cached = self._cache((body["model"], key), body["messages"], counts)
-            usage["prompt_tokens_details"] = {"cached_tokens": cached}
-            usage["num_cached_tokens"] = cached
-        return usage
+        if body.get("prompt_cache_key") is not None:
+            usage["num_cached_tokens"] = self._cache(body, counts)
+            usage["prompt_tokens_details"] = {"cached_tokens": usage["num_cached_tokens"]}
+        if body.get("service_tier") is not None:
+            usage["service_tier"] = "standard"
+        thought = sum(len(choice.thinking) for choice in choices)
+        if thought:
+            usage["completion_tokens_details"] = {"reasoning_tokens": thought}
+        return usage  # type: ignore[return-value]
 
-    def _cache(self, key: tuple[str, str], messages: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> int:
-        """How many tokens at the prompt's start are those of the last prompt of the same key, in whole blocks."""
-        digests = [hash(orjson.dumps(message)) for message in messages]
+    def _cache(self, body: Mapping[str, Any], counts: Sequence[int]) -> int:
+        """Count the tokens at the prompt's start that the last prompt of the same key had, in whole blocks."""
+        key = (body["model"], body["prompt_cache_key"])
+        digests = [hash(orjson.dumps([message, at == 0 and body.get("tools")])) for at, message in
+                   enumerate(body["messages"])]  # fmt: skip
         before = self._cached.pop(key, [])
         self._cached[key] = digests
         if len(self._cached) > _MOST_CACHED:
             self._cached.popitem(last=False)
         same = 0
-        for old, new, tokens in zip(before, digests, counts, strict=False):
+        for old, new, held in zip(before, digests, counts, strict=False):
             if old != new:
                 break
-            same += tokens
+            same += held
         return same // _CACHE_BLOCK * _CACHE_BLOCK
 
 
@@ -148,17 +147,41 @@ def _exact(body: Mapping[str, Any]) -> int:
 
 
 def _choice(body: Mapping[str, Any], number: int) -> stream.Choice:
-    reasoning = body["model"].startswith("magistral") or body.get("reasoning_effort") == "high"
+    reasoning = body["model"].startswith("magistral") or body.get("reasoning_effort") not in (None, "none")
     reply = answer(body, choice=number + (body.get("random_seed") or 0), reasoning=reasoning)
     limit = body.get("max_tokens")
     if reply.endless:
-        tokens = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)
-        return stream.Choice(text=[" "] * tokens, finish="length")
+        allowed = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)
+        return stream.Choice(text=[" "] * allowed, finish="length")
     text = _stopped(_prefixed(body, reply), body.get("stop"))
-    choice = stream.Choice(thinking=pieces.split(reply.thinking), text=pieces.split(text), calls=_calls(reply))
-    if choice.calls:
-        choice.finish = "tool_calls"
+    choice = stream.Choice(
+        thinking=tokens.split(reply.thinking),
+        text=tokens.split(text),
+        calls=list(map(_call, reply.calls)),
+        steps=[step for call in reply.built_in for step in _step(call)],
+        finish="tool_calls" if reply.calls else "stop",
+        top=body.get("top_logprobs") or 0 if body.get("logprobs") else None,
+    )
     return _cut(choice, limit)
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {
+        "id": "".join(secrets.choice(_ALPHABET) for _ in range(9)),
+        "function": {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()},
+    }
+
+
+def _step(call: Call) -> list[dict[str, Any]]:
+    """The call of a tool that Mistral runs itself, and its result."""
+    made = {**_call(call), "index": 0}
+    found: dict[str, Any] = {"type": "tool_reference", "tool": call.name, "title": "A simulated result"}
+    if call.name in ("code_interpreter", "image_generation"):
+        found = {"type": "tool_file", "tool": call.name, "file_id": uuid.uuid4().hex}
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [made]},
+        {"role": "tool", "content": [found], "tool_call_id": made["id"]},
+    ]
 
 
 def _completion_tokens(choice: stream.Choice) -> int:
@@ -167,11 +190,11 @@ def _completion_tokens(choice: stream.Choice) -> int:
 
 def _head(call: Mapping[str, Any]) -> int:
     """The tokens of a tool call before its arguments: its name and what marks it as a call."""
-    return _CALL_MARKERS + pieces.count(call["function"]["name"])
+    return _CALL_MARKERS + tokens.count(call["function"]["name"])
 
 
 def _tail(call: Mapping[str, Any]) -> int:
-    return pieces.count(call["function"]["arguments"])
+    return tokens.count(call["function"]["arguments"])
 
 
 def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:
@@ -179,9 +202,7 @@ def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:
     last = body["messages"][-1]
     if last["role"] != "assistant" or reply.calls:
         return reply.text
-    content = last.get("content") or ""
-    if not isinstance(content, str):
-        content = "".join(part["text"] for part in content if part["type"] == "text")
+    content = text_of(last.get("content"))
     if reply.text.startswith(content):
         return reply.text
     gap = "" if not content or content[-1].isspace() or not reply.text else " "
@@ -190,8 +211,7 @@ def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:
 
 def _stopped(text: str, stop: str | Sequence[str] | None) -> str:
     ends = [stop] if isinstance(stop, str) else stop or ()
-    found = [text.index(end) for end in ends if end and end in text]
-    return text[: min(found)] if found else text
+    return text[: min((text.index(end) for end in ends if end and end in text), default=len(text))]
 
 
 def _cut(choice: stream.Choice, limit: int | None) -> stream.Choice:
@@ -210,17 +230,7 @@ def _cut(choice: stream.Choice, limit: int | None) -> stream.Choice:
             break
         choice.calls.append(call)
         if _tail(call) > left:
-            call["function"]["arguments"] = "".join(pieces.split(call["function"]["arguments"])[:left])
+            call["function"]["arguments"] = "".join(tokens.split(call["function"]["arguments"])[:left])
             break
         left -= _tail(call)
     return choice
-
-
-def _calls(reply: Reply) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": "".join(secrets.choice(_ALPHABET) for _ in range(9)),
-            "function": {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()},
-        }
-        for call in reply.calls
-    ]

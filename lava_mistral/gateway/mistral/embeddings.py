@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from lava_mistral.gateway.faults import Fault, WrongVectors
 from lava_mistral.gateway.mistral import rules
-from lava_mistral.gateway.mistral.answers import Settle, broken_off, json_answer
-from lava_mistral.gateway.mistral.rules import Rejection
+from lava_mistral.gateway.mistral.answers import Terms, broken_off, json_answer
 from lava_mistral.gateway.model.embedder import DIMENSIONS, Embedder
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
@@ -22,7 +21,6 @@ from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 
 Vectors: TypeAlias = npt.NDArray[np.float16]
-
 # Characters whose embedding takes a millisecond: worth a thread, so that streams flow on meanwhile.
 _MANY = 8_000
 # Characters that most likely are too many tokens: worth a look before the vectors are made for nothing.
@@ -40,8 +38,8 @@ class Embeddings:
         self._options = options
         self._embedder = Embedder()
 
-    async def embed(self, body: Mapping[str, Any]) -> tuple[Vectors, list[int]]:
-        """The vectors of a request's texts and their numbers of tokens.
+    async def embed(self, body: Mapping[str, Any]) -> tuple[Vectors, int]:
+        """Return the vectors of a request's texts and their number of tokens.
 
         Raises:
             Rejection: there are too many texts or tokens, or the dimension is too large.
@@ -50,7 +48,8 @@ class Embeddings:
         rules.check_inputs(len(texts))
         dimensions = body.get("output_dimension") or DIMENSIONS
         if dimensions > DIMENSIONS:
-            raise Rejection(f"output_dimension must be at most {DIMENSIONS}", "invalid_request_invalid_args", "3051")
+            said = f"output_dimension must be at most {DIMENSIONS}"
+            raise rules.Rejection(said, "invalid_request_invalid_args", "3051")
         size = sum(map(len, texts))
         if size > _TOO_MANY:
             rules.check_input_tokens(await asyncio.to_thread(self._embedder.count, texts))
@@ -61,7 +60,7 @@ class Embeddings:
         if self._options.tokenizer == "exact":
             counts = await asyncio.to_thread(_exact, texts, body["model"])
         rules.check_input_tokens(counts)
-        return vectors, counts
+        return vectors, sum(counts)
 
     def answer(
         self,
@@ -70,26 +69,21 @@ class Embeddings:
         vectors: Vectors,
         tokens: int,
         fault: Fault | None,
-        settle: Settle,
-        *,
-        delay: float,
-        limits: Mapping[str, str],
+        terms: Terms,
     ) -> Answer:
-        """The vectors as Mistral sends them, or wrong where the fault says so."""
+        """Return the vectors as Mistral sends them, or wrong where the fault says so."""
         as_text = body.get("encoding_format") == "base64" and self._options.base64
-        data = _data(vectors, body.get("output_dtype", "float"), as_text=as_text)
+        rows = _rows(vectors, body.get("output_dtype", "float"), as_text=as_text)
+        written = [b64encode(row.tobytes()).decode() for row in rows] if as_text else list(rows)
+        data = [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
         if isinstance(fault, WrongVectors):
             data = _wrong(data, fault.how, as_text=as_text, dimensions=vectors.shape[1])
         usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
         record.response_id = uuid.uuid4().hex
-        response = {
-            "id": record.response_id,
-            "object": "list",
-            "data": data,
-            "model": body["model"],
-            "usage": {"prompt_audio_seconds": None, **usage, "prompt_token_details": None},
-        }
-        return broken_off(json_answer(200, response, limits, delay=delay, before=lambda: settle(usage)), fault)
+        told = {"prompt_audio_seconds": None, **usage, "prompt_token_details": None}
+        response = {"id": record.response_id, "object": "list", "data": data, "model": body["model"], "usage": told}
+        whole = json_answer(200, response, terms.limits(tokens), delay=terms.delay, before=lambda: terms.settle(usage))
+        return broken_off(whole, fault)
 
 
 def _exact(texts: Sequence[str], model: str) -> list[int]:
@@ -99,39 +93,32 @@ def _exact(texts: Sequence[str], model: str) -> list[int]:
     return [count_tokens(text, model=model).tokens for text in texts]
 
 
-def _data(vectors: Vectors, dtype: str, *, as_text: bool) -> list[dict[str, Any]]:
-    rows: npt.NDArray[Any]
+def _rows(vectors: Vectors, dtype: str, *, as_text: bool) -> npt.NDArray[Any]:
     match dtype:
         case "float":
             # In decimal, a 16-bit float has the few exact digits that Mistral's have only as a 64-bit float.
-            rows = vectors.astype("<f4" if as_text else np.float64)
+            return vectors.astype("<f4" if as_text else np.float64)
         case "int8":
-            rows = np.rint(vectors.astype(np.float32) * 127).astype(np.int8)
+            return np.rint(vectors.astype(np.float32) * 127).astype(np.int8)
         case "uint8":
-            rows = np.rint(vectors.astype(np.float32) * 127 + 128).astype(np.uint8)
-        case "binary":
-            rows = (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
-        case _:
-            rows = np.packbits(vectors > 0, axis=1)
-    written = [b64encode(row.tobytes()).decode() for row in rows] if as_text else rows
-    return [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
+            return np.rint(vectors.astype(np.float32) * 127 + 128).astype(np.uint8)
+    bits = np.packbits(vectors > 0, axis=1)
+    return bits if dtype == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
 
 
 def _wrong(data: list[dict[str, Any]], how: str, *, as_text: bool, dimensions: int) -> list[dict[str, Any]]:
-    first, *others = data
-    last = data[-1]
+    *others, last = data
     match how:
         case "short":
-            return data[:-1]
+            return others
         case "empty":
             return []
         case "shuffled":
             return data[1::2][::-1] + data[::2]
         case "duplicated":
-            return [*data[:-1], dict(first)] if others else [first, dict(first)]
+            return [*others, dict(data[0])] if others else [last, dict(last)]
         case "dimension":
-            return [*data[:-1], {**last, "embedding": last["embedding"][: len(last["embedding"]) // 2]}]
-        case _:
-            # orjson writes NaN as null, the only thing that JSON has for it; base64 holds a real one.
-            nan = np.full(dimensions, np.nan, "<f4")
-            return [*data[:-1], {**last, "embedding": b64encode(nan.tobytes()).decode() if as_text else nan}]
+            return [*others, {**last, "embedding": last["embedding"][: len(last["embedding"]) // 2]}]
+    # orjson writes NaN as null, the only thing that JSON has for it; base64 holds a real one.
+    nan = np.full(dimensions, np.nan, "<f4")
+    return [*others, {**last, "embedding": b64encode(nan.tobytes()).decode() if as_text else nan}]

@@ -16,17 +16,14 @@ class Bucket:
 
     def __init__(self, rate: float, capacity: float) -> None:
         self.rate = rate
-        self.capacity = capacity
-        self.level = capacity
+        self.capacity = self.level = capacity
         self._at = time.monotonic()
 
-    def refill(self) -> None:
+    def wait(self, units: float) -> float:
+        """Return the seconds until that much can be taken; more than the capacity goes when it is full."""
         now = time.monotonic()
         self.level = min(self.capacity, self.level + (now - self._at) * self.rate)
         self._at = now
-
-    def wait(self, units: float) -> float:
-        """Seconds until that much can be taken; more than the capacity goes when it is full."""
         return max(0.0, (min(units, self.capacity) - self.level) / self.rate)
 
 
@@ -40,47 +37,36 @@ class RateLimit:
     """
 
     def __init__(self, requests_per_second: float | None, tokens_per_minute: float | None, burst: float) -> None:
-        self._requests = _bucket(requests_per_second, min(burst, 10.0))
-        self._tokens = _bucket(None if tokens_per_minute is None else tokens_per_minute / 60, min(burst, 60.0))
+        per_second = (requests_per_second, None if tokens_per_minute is None else tokens_per_minute / 60)
+        self._requests, self._tokens = (
+            None if rate is None else Bucket(rate, max(1.0, rate * min(burst, longest)))
+            for rate, longest in zip(per_second, (10.0, 60.0), strict=True)
+        )
 
     def take(self, tokens: int) -> float:
         """Take one request of so many tokens; returns 0, or the seconds to wait if it is too much now."""
-        seconds = 0.0
-        for bucket, units in ((self._requests, 1), (self._tokens, tokens)):
-            if bucket is not None:
-                bucket.refill()
-                seconds = max(seconds, bucket.wait(units))
+        asked = [(bucket, units) for bucket, units in ((self._requests, 1), (self._tokens, tokens)) if bucket]
+        seconds = max((bucket.wait(units) for bucket, units in asked), default=0.0)
         # A float's last digit is no reason to wait.
         if seconds > 1e-9:
             return seconds
-        for bucket, units in ((self._requests, 1), (self._tokens, tokens)):
-            if bucket is not None:
-                bucket.level -= units
+        for bucket, units in asked:
+            bucket.level -= units
         return 0.0
 
     def headers(self, tokens: int) -> dict[str, str]:
-        """What Mistral tells about its limits; without a limit, the figures of a large account."""
+        """Return what Mistral tells about its limits; without a limit, the figures of a large account."""
         requests, per_minute = self._requests, self._tokens
         limit = 60_000 if requests is None else max(1, math.floor(requests.rate * 10))
         minute = 20_000_000 if per_minute is None else math.floor(per_minute.rate * 60)
+        left = limit - 1 if requests is None else max(0, math.floor(requests.level))
+        left_in_minute = minute - tokens if per_minute is None else max(0, math.floor(per_minute.level))
         return {
             "x-ratelimit-limit-req-10-second": str(limit),
-            "x-ratelimit-remaining-req-10-second": str(_left(requests, limit - 1)),
+            "x-ratelimit-remaining-req-10-second": str(left),
             "x-ratelimit-limit-tokens-minute": str(minute),
-            "x-ratelimit-remaining-tokens-minute": str(_left(per_minute, minute - tokens)),
+            "x-ratelimit-remaining-tokens-minute": str(left_in_minute),
             "x-ratelimit-limit-tokens-month": "200000000000",
             "x-ratelimit-remaining-tokens-month": str(200_000_000_000 - tokens),
             "x-ratelimit-tokens-query-cost": str(tokens),
         }
-
-
-def _bucket(rate: float | None, burst: float) -> Bucket | None:
-    if rate is None:
-        return None
-    if rate <= 0:
-        raise ValueError(f"a rate limit must be above zero, not {rate}")
-    return Bucket(rate, max(1.0, rate * burst))
-
-
-def _left(bucket: Bucket | None, unlimited: int) -> int:
-    return max(0, unlimited if bucket is None else math.floor(bucket.level))

@@ -6,28 +6,29 @@ import math
 import random
 import threading
 import uuid
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter
 
 from lava_mistral.gateway.faults import Fault, Slow, error_body, to_fault
-from lava_mistral.gateway.mistral import rules, schema
-from lava_mistral.gateway.mistral.answers import Settle, broken_off, canned, json_answer
+from lava_mistral.gateway.mistral import schema
+from lava_mistral.gateway.mistral.answers import Terms, broken_off, canned, json_answer
 from lava_mistral.gateway.mistral.chat import Chat
 from lava_mistral.gateway.mistral.embeddings import Embeddings
 from lava_mistral.gateway.mistral.limits import RateLimit
 from lava_mistral.gateway.mistral.rules import Rejection
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.gateway.records import KINDS, RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
+from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model, models
 
-OLDER_MODELS = frozenset(
-    ("mistral-tiny", "mistral-small", "open-mistral-7b", "open-mixtral-8x7b", "open-mixtral-8x22b")
-)
-"""Names in public recordings of Mistral's traffic that Lava does not list."""
+_OLDER = ("mistral-tiny", "mistral-small", "open-mistral-7b", "open-mixtral-8x7b", "open-mixtral-8x22b")
+_EARS = ("voxtral-small-latest", "voxtral-mini-latest", "voxtral-small-2507", "voxtral-mini-2507")
+"""Mistral's models that listen. Like the older names, Lava does not list them."""
 CREATED = 1_735_689_600
 """When every model was made, as far as the gateway tells: a POSIX timestamp."""
 
@@ -45,15 +46,16 @@ class Provider:
         self._embeddings = Embeddings(options)
         self._limit = RateLimit(options.requests_per_second, options.tokens_per_minute, options.burst)
         self._draw = random.Random(options.seed)
-        self._faults = [(rule, to_fault(fault)) for rule, fault in options.faults]
-        self._queue: deque[Fault] = deque()
+        self._queue: list[tuple[str | None, Fault]] = []
         self._queue_lock = threading.Lock()
 
-    def queue(self, responses: Sequence[Any]) -> None:
-        """Take the next answers; see `to_fault`."""
-        faults = [to_fault(response) for response in responses]
+    def queue(self, responses: Sequence[Any], path: str | None) -> None:
+        """Take the next answers, for requests of one kind or of any; see `to_fault`."""
+        if path is not None and path not in KINDS:
+            raise ValueError(f"path is one of {', '.join(KINDS)}, not {path!r}")
+        faults = [(path, to_fault(response)) for response in responses]
         with self._queue_lock:
-            self._queue.extend(faults)
+            self._queue += faults
 
     @property
     def queued(self) -> int:
@@ -65,7 +67,7 @@ class Provider:
         with self._queue_lock:
             self._queue.clear()
 
-    async def handle(self, record: RequestRecord, body: Any, settle: Settle) -> Answer:
+    async def handle(self, record: RequestRecord, body: Any, settle: Callable[[Usage], None]) -> Answer:
         """Answer one request to api.mistral.ai.
 
         Args:
@@ -79,103 +81,89 @@ class Provider:
                 raise Rejection(None, status=401)
             match record.method, record.path:
                 case "POST", "/v1/chat/completions":
-                    return await self._answer_chat(record, _checked(body, schema.CHAT), settle)
+                    request = _checked(body, schema.CHAT)
+                    counts = await self._chat.prompt_tokens(request, self._model(request["model"], "chat"))
+                    fault, terms = self._terms(record, sum(counts), request.get("max_tokens") or 0, settle)
+                    given = canned(fault, terms, streamed=bool(request.get("stream")))
+                    return given or self._chat.answer(record, request, counts, fault, terms)
                 case "POST", "/v1/embeddings":
-                    return await self._answer_embeddings(record, _checked(body, schema.EMBEDDINGS), settle)
-                case "GET", "/v1/models":
-                    offered = (*models(), *map(get_model, self._options.models))
-                    listed = {"object": "list", "data": [_card(model) for model in offered]}
-                    return self._answer_models(record, listed, settle)
-                case "GET", path if path.startswith("/v1/models/"):
-                    name = path.removeprefix("/v1/models/")
-                    if not self._known(name):
-                        return json_answer(404, error_body(404, f"Model {name} not found"))
-                    return self._answer_models(record, _card(get_model(name)), settle)
+                    request = _checked(body, schema.EMBEDDINGS)
+                    self._model(request["model"], "embeddings")
+                    vectors, tokens = await self._embeddings.embed(request)
+                    fault, terms = self._terms(record, tokens, 0, settle)
+                    given = canned(fault, terms, streamed=False)
+                    return given or self._embeddings.answer(record, request, vectors, tokens, fault, terms)
+                case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
+                    shown = self._models(path.removeprefix("/v1/models").removeprefix("/"))
+                    fault, terms = self._terms(record, 0, 0, settle)
+                    given = canned(fault, terms, streamed=False)
+                    return given or broken_off(json_answer(200, shown, terms.limits(0), delay=terms.delay), fault)
                 case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":
                     return json_answer(405, {"detail": "Method Not Allowed"})
             lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
             return json_answer(404, lost)
+        except _Limited as limited:
+            # The header knows whole seconds only (RFC 9110, section 10.2.3).
+            told = self._limit.headers(0) | {"retry-after": str(math.ceil(limited.seconds))}
+            return json_answer(429, error_body(429), told)
         except Rejection as rejection:
             return json_answer(rejection.status, rejection.body)
 
-    async def _answer_chat(self, record: RequestRecord, body: dict[str, Any], settle: Settle) -> Answer:
-        model = self._model(body["model"], kind="chat")
-        self._chat.check(body, model)
-        counts = await self._chat.prompt_tokens(body)
-        tokens = sum(counts)
-        rules.check_window(tokens, model)
-        limited = self._limited(tokens + (body.get("max_tokens") or 0))
-        if limited is not None:
-            return limited
-        fault, delay = self._fault(record, tokens)
-        given = canned(fault, settle, delay=delay, streamed=bool(body.get("stream")))
-        return given or self._chat.answer(record, body, counts, fault, settle, delay=delay, limits=self._limit.headers)
+    def _models(self, name: str) -> dict[str, Any]:
+        if not name:
+            offered = (*models(), *map(get_model, self._options.models))
+            return {"object": "list", "data": [_card(model) for model in offered]}
+        if not self._known(name):
+            raise Rejection(f"Model {name} not found", status=404)
+        return _card(get_model(name))
 
-    async def _answer_embeddings(self, record: RequestRecord, body: dict[str, Any], settle: Settle) -> Answer:
-        self._model(body["model"], kind="embeddings")
-        vectors, counts = await self._embeddings.embed(body)
-        tokens = sum(counts)
-        limited = self._limited(tokens)
-        if limited is not None:
-            return limited
-        fault, delay = self._fault(record, tokens)
-        given = canned(fault, settle, delay=delay, streamed=False)
-        limits = self._limit.headers(tokens)
-        return given or self._embeddings.answer(
-            record, body, vectors, tokens, fault, settle, delay=delay, limits=limits
-        )
-
-    def _answer_models(self, record: RequestRecord, shown: Any, settle: Settle) -> Answer:
-        limited = self._limited(0)
-        if limited is not None:
-            return limited
-        fault, delay = self._fault(record, 0)
-        given = canned(fault, settle, delay=delay, streamed=False)
-        return given or broken_off(json_answer(200, shown, self._limit.headers(0), delay=delay), fault)
-
-    def _model(self, name: str, *, kind: str) -> Model:
+    def _model(self, name: str, kind: str) -> Model:
         model = get_model(name)
         embeds = model.can("embeddings") and not model.can("chat")
         if not self._known(name) or embeds != (kind == "embeddings"):
             raise Rejection(f"Invalid model: {name}", "invalid_model", "1500")
-        return model
+        return replace(model, capabilities=model.capabilities | {"audio"}) if name in _EARS else model
 
     def _known(self, name: str) -> bool:
-        return get_model(name).known or name in OLDER_MODELS or name in self._options.models
+        return get_model(name).known or name in (*_OLDER, *_EARS) or name in self._options.models
 
-    def _limited(self, tokens: int) -> Answer | None:
-        seconds = self._limit.take(tokens)
-        if seconds == 0:
-            return None
-        # The header knows whole seconds only (RFC 9110, section 10.2.3).
-        told = self._limit.headers(tokens) | {"retry-after": str(math.ceil(seconds))}
-        return json_answer(429, error_body(429), told)
-
-    def _fault(self, record: RequestRecord, tokens: int) -> tuple[Fault | None, float]:
-        """What goes wrong with this request, if anything, and the seconds until the first byte."""
+    def _terms(
+        self, record: RequestRecord, tokens: int, allowed: int, settle: Callable[[Usage], None]
+    ) -> tuple[Fault | None, Terms]:
+        """What goes wrong with a request of so many tokens, if anything, and what surrounds its answer."""
+        seconds = self._limit.take(tokens + allowed)
+        if seconds:
+            raise _Limited(seconds)
         delay = self._options.latency + self._options.latency_per_token * tokens
         fault = self._next_fault(record)
         while isinstance(fault, Slow):
-            delay += fault.seconds
-            fault = None if fault.then is None else to_fault(fault.then)
-        return fault, delay
+            delay, fault = delay + fault.seconds, fault.then
+        return fault, Terms(delay, self._limit.headers, settle)
 
     def _next_fault(self, record: RequestRecord) -> Fault | None:
-        if self._queue:
-            with self._queue_lock:
-                if self._queue:
-                    return self._queue.popleft()
-        for rule, fault in self._faults:
+        with self._queue_lock:
+            for at, (path, fault) in enumerate(self._queue):
+                if path in (None, record.kind):
+                    del self._queue[at]
+                    return fault
+        for rule, fault in self._options.faults:
             if rule(record) if callable(rule) else self._draw.random() < rule:
-                return fault
+                drawn: Fault = fault
+                return drawn
         return None
 
 
-def _checked(body: Any, check: schema.Check) -> dict[str, Any]:
+class _Limited(Exception):
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+def _checked(body: Any, adapter: TypeAdapter[Any]) -> dict[str, Any]:
     if isinstance(body, orjson.JSONDecodeError):
         wrong = [{"type": "json_invalid", "loc": ["body", body.pos], "msg": "JSON decode error", "input": {}}]
     else:
-        wrong = schema.problems(body, check)
+        wrong = schema.problems(body, adapter)
     if wrong:
         raise Rejection({"detail": wrong}, "invalid_request_error", status=422)
     checked: dict[str, Any] = body
@@ -184,25 +172,24 @@ def _checked(body: Any, check: schema.Check) -> dict[str, Any]:
 
 def _card(model: Model) -> dict[str, Any]:
     """A model as `GET /v1/models` shows it."""
+    abilities = {"completion_chat": "chat", "function_calling": "tools", "vision": "vision", "audio": "audio"}
     return {
         "id": model.id,
         "object": "model",
         "created": CREATED,
         "owned_by": "mistralai",
         "capabilities": {
-            "completion_chat": model.can("chat"),
+            **{name: ability in model.capabilities for name, ability in abilities.items()},
             "completion_fim": model.id.startswith("codestral"),
-            "function_calling": model.can("tools"),
             "fine_tuning": False,
-            "vision": model.can("vision"),
             "classification": False,
-            "audio": model.can("audio"),
         },
         "name": model.id,
         "description": None,
         "max_context_length": model.context_window,
         "aliases": [],
         "deprecation": None,
+        "deprecation_replacement_model": None,
         "default_model_temperature": None,
         "type": "base",
     }

@@ -1,26 +1,27 @@
-"""What Mistral refuses beyond its schema: the order of messages, tool ids, models, sizes."""
+"""Refuses what Mistral refuses beyond its schema: order of messages, tool ids and names, media, sizes."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lava_mistral.gateway.faults import error_body
-from lava_mistral.gateway.model import tokens as pieces
-from lava_mistral.gateway.model.json_schema import problem
+from lava_mistral.gateway.model.json_schema import Document, SchemaProblem
+from lava_mistral.gateway.model.tokens import count
 from lava_mistral.pricing.catalog import Model
 
 MOST_TOOLS = 128
 MOST_INPUTS = 512
 MOST_INPUT_TOKENS = 8_192
 MOST_BATCH_TOKENS = 16_384
-
 # An image costs tokens by its size, which is not looked at here; this is a small picture's share.
-IMAGE_TOKENS = 256
-
+_IMAGE_TOKENS = 256
 _TOOL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF")
 
 
 class Rejection(Exception):
@@ -47,6 +48,9 @@ def _arguments(message: str) -> Rejection:
     return Rejection(message, "invalid_request_invalid_args", "3051")
 
 
+_UNEQUAL = "Not the same number of function calls and responses"
+
+
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """Check the order of roles, that calls and results belong together, and the ids of tool calls.
 
@@ -56,18 +60,17 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     if not messages:
         raise _order("Conversation must have at least one message")
     waiting: list[str] = []
-    previous = ""
+    previous = "start"
     for message in messages:
         role = message["role"]
         if role == "tool":
             if previous not in ("assistant", "tool"):
-                raise _order(f"Unexpected role 'tool' after role '{previous or 'start'}'")
+                raise _order(f"Unexpected role 'tool' after role '{previous}'")
             _take(waiting, message.get("tool_call_id"))
-        else:
-            if previous == "tool" and role != "assistant":
-                raise _order(f"Unexpected role '{role}' after role 'tool'")
-            if waiting:
-                raise _order("Not the same number of function calls and responses")
+        elif previous == "tool" and role != "assistant":
+            raise _order(f"Unexpected role '{role}' after role 'tool'")
+        elif waiting:
+            raise _order(_UNEQUAL)
         if role == "assistant":
             calls = message.get("tool_calls") or []
             if not calls and not message.get("content"):
@@ -76,31 +79,25 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
                     "invalid_request_assistant_message",
                     "3240",
                 )
-            waiting = [_checked_id(call.get("id", "null")) for call in calls]
+            waiting = [_checked_id(call.get("id") or "null") for call in calls]
             for call in calls:
                 _check_name(call["function"]["name"])
         previous = role
-    last = messages[-1]
     # By its words a last system message is refused too; by mistral-common's check, whose words these are, it is not.
-    if last["role"] == "assistant" and not last.get("prefix"):
-        raise _order(
-            f"Expected last role User or Tool (or Assistant with prefix True) for serving but got {last['role']}"
-        )
+    if previous == "assistant" and not messages[-1].get("prefix"):
+        raise _order("Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant")
     if waiting:
-        raise _order("Not the same number of function calls and responses")
+        raise _order(_UNEQUAL)
 
 
 def _take(waiting: list[str], call_id: str | None) -> None:
     if call_id is not None:
         _checked_id(call_id)
     if not waiting:
-        raise _order("Not the same number of function calls and responses")
-    if call_id is None:
-        waiting.pop(0)
-    elif call_id in waiting:
-        waiting.remove(call_id)
-    else:
+        raise _order(_UNEQUAL)
+    if call_id is not None and call_id not in waiting:
         raise _order(f"Unexpected tool call id {call_id} in tool results")
+    waiting.remove(waiting[0] if call_id is None else call_id)
 
 
 def _checked_id(call_id: str) -> str:
@@ -124,41 +121,59 @@ def _check_name(name: str) -> None:
 
 
 def check_tools(body: Mapping[str, Any]) -> None:
-    """Check the number of tools, their names, and that a chosen one is among them."""
+    """Check the tools' number, names and schemas, the chosen one, and the schema of the answer."""
     tools = body.get("tools") or []
     if len(tools) > MOST_TOOLS:
         raise _arguments(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}")
-    names = [tool["function"]["name"] for tool in tools]
-    for name in names:
-        _check_name(name)
+    functions = [tool["function"] for tool in tools if "function" in tool]
+    for function in functions:
+        _check_name(function["name"])
     choice = body.get("tool_choice")
-    if isinstance(choice, dict) and choice["function"]["name"] not in names:
+    if isinstance(choice, dict) and choice["function"]["name"] not in [function["name"] for function in functions]:
         raise _arguments(f"Tool choice {choice['function']['name']} is not among the tools of the request")
-
-
-def check_format(body: Mapping[str, Any]) -> None:
-    """Check that a JSON schema is given where one is asked for."""
+    given = [(f"tool {function['name']}", function["parameters"]) for function in functions]
     wanted = body.get("response_format") or {}
-    if wanted.get("type") == "json_schema" and not wanted.get("json_schema"):
+    if wanted.get("json_schema"):
+        given.append((f"json_schema {wanted['json_schema']['name']}", wanted["json_schema"]["schema"]))
+    elif wanted.get("type") == "json_schema":
         raise _arguments("response_format of type json_schema needs a json_schema")
-
-
-def check_schemas(body: Mapping[str, Any]) -> None:
-    """Check that the schemas of tools and of the answer are well formed and that a value can fit them."""
-    given = [(f"tool {tool['function']['name']}", tool["function"]["parameters"]) for tool in body.get("tools") or ()]
-    wanted = (body.get("response_format") or {}).get("json_schema")
-    if wanted:
-        given.append((f"json_schema {wanted['name']}", wanted["schema"]))
     for name, schema in given:
-        wrong = problem(schema)
-        if wrong is not None:
-            raise _arguments(f"Invalid JSON schema of {name}: {wrong}")
+        try:
+            Document(schema)
+        except SchemaProblem as problem:
+            raise _arguments(f"Invalid JSON schema of {name}: {problem}") from None
 
 
-def check_images(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
-    """Check that a model which sees no images gets none."""
-    if not model.can("vision") and any(part["type"] == "image_url" for part in parts(messages)):
-        raise _arguments("Image input is not enabled for this model")
+def check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
+    """Check that the model takes the images and recordings that it is given, and that the images can be read."""
+    for part in parts(messages):
+        if part["type"] == "input_audio" and not model.can("audio"):
+            raise _arguments("Audio input is not enabled for this model")
+        if part["type"] != "image_url":
+            continue
+        if not model.can("vision"):
+            raise _arguments("Image input is not enabled for this model")
+        url = part["image_url"] if isinstance(part["image_url"], str) else part["image_url"]["url"]
+        kind, _, content = url.partition(";base64,")
+        if kind.startswith("data:image/"):
+            _check_image(content)
+        elif not url.startswith("https"):
+            said = (
+                "Value error, Image content must be a URL (starting with 'https') or base64 encoded image "
+                "(starting with 'data:image/<format>;base64,<image-base64>')."
+            )
+            detail = [{"type": "value_error", "loc": ["body"], "msg": said, "input": url[:200]}]
+            raise Rejection({"detail": detail}, "invalid_request_error", status=422)
+
+
+def _check_image(content: str) -> None:
+    try:
+        start = base64.b64decode(content, validate=True)[:8]
+    except binascii.Error:
+        start = b""
+    # The code and its words are assumed; that such a picture is refused is not.
+    if not start.startswith(_IMAGE_STARTS):
+        raise Rejection("Image could not be loaded as base64 encoded image", "invalid_request_file", "3310")
 
 
 def check_window(prompt_tokens: int, model: Model) -> None:
@@ -188,42 +203,33 @@ def check_input_tokens(counts: Sequence[int]) -> None:
 
 
 def parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Every content part of a conversation, in order; plain text is none."""
+    """Iterate over every content part of a conversation; plain text is none."""
     for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            yield from content
+        if isinstance(message.get("content"), list):
+            yield from message["content"]
 
 
-def part_tokens(part: Mapping[str, Any]) -> int:
-    """How many tokens one content part counts for."""
+def message_tokens(message: Mapping[str, Any]) -> int:
+    """Count one message's tokens, its markers included."""
+    content = message.get("content") or ()
+    tokens = 2 if message["role"] == "user" else 1
+    tokens += count(content) if isinstance(content, str) else sum(map(_part_tokens, content))
+    for call in message.get("tool_calls") or ():
+        tokens += 3 + count(call["function"]["name"]) + count(str(call["function"]["arguments"]))
+    return tokens
+
+
+def _part_tokens(part: Mapping[str, Any]) -> int:
     match part["type"]:
         case "text":
-            return pieces.count(part["text"])
+            return count(part["text"])
         case "thinking":
-            return sum(pieces.count(piece.get("text", "")) for piece in part["thinking"])
+            return sum(count(piece.get("text", "")) for piece in part["thinking"])
         case "image_url":
-            return IMAGE_TOKENS
+            return _IMAGE_TOKENS
         case "document_url":
             # By the size of a document that comes along; a remote one is not fetched.
             return max(64, len(part["document_url"]) // 256)
         case "input_audio":
             return max(64, len(part["input_audio"]) // 512)
-        case _:
-            return 1
-
-
-def message_tokens(message: Mapping[str, Any]) -> int:
-    """How many tokens one message counts for, its markers included."""
-    content = message.get("content")
-    tokens = 2 if message["role"] == "user" else 1
-    if isinstance(content, str):
-        tokens += pieces.count(content)
-    else:
-        tokens += sum(map(part_tokens, content or ()))
-    for call in message.get("tool_calls") or ():
-        function = call["function"]
-        arguments = function["arguments"]
-        tokens += 3 + pieces.count(function["name"])
-        tokens += pieces.count(arguments if isinstance(arguments, str) else str(arguments))
-    return tokens
+    return 1

@@ -1,4 +1,4 @@
-"""Writes a chat answer as Mistral streams it."""
+"""Writes a chat answer in Mistral's wire form, whole and streamed."""
 
 from __future__ import annotations
 
@@ -25,80 +25,89 @@ class Choice:
         thinking: what a reasoning model wrote first, in tokens.
         text: the answer, in tokens.
         calls: the tool calls in wire form, without an index.
+        steps: the messages of tools that ran on Mistral's side, before the answer.
         finish: the finish reason.
+        top: how many alternatives each token's log probability comes with; `None` for no log probabilities.
     """
 
     thinking: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
     finish: str = "stop"
+    top: int | None = None
 
-    def message(self) -> dict[str, Any]:
-        """The message of an answer that is not streamed."""
+    def whole(self, index: int) -> dict[str, Any]:
+        """Return the choice of an answer that is not streamed."""
         content: Any = "".join(self.text)
         if self.thinking:
             thought = {"type": "text", "text": "".join(self.thinking)}
-            content = [{"type": "thinking", "thinking": [thought], "closed": True}, *_text_part(content)]
-        calls = [{**call, "index": at} for at, call in enumerate(self.calls)]
-        return {"role": "assistant", "tool_calls": calls or None, "content": content}
+            spoken = [{"type": "text", "text": content}] if content else []
+            content = [{"type": "thinking", "thinking": [thought], "closed": True}, *spoken]
+        message = {"role": "assistant", "tool_calls": self._indexed() or None, "content": content}
+        said = {"messages": [*self.steps, message]} if self.steps else {"message": message}
+        logged = {"logprobs": {"content": logprobs(self.text, self.top)}} if self.top is not None else {}
+        return {"index": index, "finish_reason": self.finish, **said, **logged}
 
     def deltas(self, fragment: int | None) -> list[bytes]:
-        """The deltas of a stream after the one with the role, as JSON; the last one goes with the finish reason.
+        """Return what follows the role in a stream: deltas in JSON; the last one goes with the finish reason.
 
         Args:
-            fragment: characters of arguments a delta, or `None` for whole tool calls.
+            fragment: characters of arguments in a delta, or `None` for whole tool calls.
         """
-        deltas: list[bytes] = []
+        # Which message a delta belongs to is told only where there are several.
+        told = {"index": len(self.steps), "role": "assistant"} if self.steps else {}
+        deltas: list[dict[str, Any]] = [{"index": at, **step} for at, step in enumerate(self.steps)]
         for piece in self.thinking:
             part = {"type": "thinking", "thinking": [{"type": "text", "text": piece}]}
-            deltas.append(orjson.dumps({"content": [part]}))
-        deltas += [b'{"content":' + orjson.dumps(piece) + b"}" for piece in self.text]
+            deltas.append({"content": [part], **told})
+        deltas += [{"content": piece, **told} for piece in self.text]
         if not self.calls:
-            deltas.append(b'{"content":""}')
+            deltas.append({"content": "", **told})
         elif fragment is None:
-            calls = [{**call, "index": at} for at, call in enumerate(self.calls)]
-            deltas.append(orjson.dumps({"content": "", "tool_calls": calls}))
+            deltas.append({"content": "", "tool_calls": self._indexed(), **told})
         else:
-            for at, call in enumerate(self.calls):
-                deltas += _fragments(call, at, fragment)
-        return deltas
+            fragments = [piece for call in self._indexed() for piece in _fragments(call, fragment)]
+            deltas += [{"content": "", "tool_calls": [piece], **told} for piece in fragments]
+        written = [orjson.dumps(delta) for delta in deltas]
+        if self.top is not None:
+            first = len(self.steps) + len(self.thinking)
+            for at, entry in enumerate(logprobs(self.text, self.top), first):
+                written[at] += b',"logprobs":' + orjson.dumps({"content": [entry]})
+        return written
+
+    def _indexed(self) -> list[dict[str, Any]]:
+        return [{**call, "index": at} for at, call in enumerate(self.calls)]
 
 
-def _text_part(text: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text}] if text else []
+def logprobs(tokens: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Make up log probabilities: each token nearly certain, each alternative less likely than the one before."""
+    entries = []
+    for at, token in enumerate(tokens):
+        entry = {"token": token, "logprob": -0.01, "bytes": list(token.encode("utf-8", "replace")), "token_id": at}
+        others = [{**entry, "logprob": -0.01 - number} for number in range(top)]
+        entries.append({**entry, "top_logprobs": others})
+    return entries
 
 
-def _fragments(call: dict[str, Any], index: int, size: int) -> list[bytes]:
+def _fragments(call: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
     """One tool call in pieces: the first has id and name, the others the id "null" and no name, as seen in the wild."""
     arguments = call["function"]["arguments"]
-    pieces = [arguments[at : at + size] for at in range(0, len(arguments), size)] or [""]
-    written = []
-    for at, piece in enumerate(pieces):
-        name = call["function"]["name"] if at == 0 else ""
-        fragment = {
-            "id": call["id"] if at == 0 else "null",
-            "function": {"name": name, "arguments": piece},
-            "index": index,
-        }
-        written.append(orjson.dumps({"content": "", "tool_calls": [fragment]}))
-    return written
+    for at in range(0, max(len(arguments), 1), size):
+        function = {"name": "" if at else call["function"]["name"], "arguments": arguments[at : at + size]}
+        yield {"id": "null" if at else call["id"], "function": function, "index": call["index"]}
 
 
 def events(
-    choices: Sequence[Choice],
-    usage: Usage,
-    named: Mapping[str, Any],
-    *,
-    fragment: int | None = None,
-    draw: random.Random,
+    choices: Sequence[Choice], usage: Usage, named: Mapping[str, Any], *, fragment: int | None, draw: random.Random
 ) -> Iterator[bytes]:
-    """The events of a stream without `[DONE]`; the last one holds the usage.
+    """Write the events of a stream without `[DONE]`; the last one holds the usage.
 
     Args:
         choices: the answers; several are interleaved.
         usage: the count of tokens.
         named: the answer's `id`, `created` (a POSIX timestamp) and `model`.
-        fragment: characters of arguments a delta, or `None` for whole tool calls.
+        fragment: characters of arguments in a delta, or `None` for whole tool calls.
         draw: where the lengths of the padding come from.
     """
     fields = {"id": named["id"], "object": "chat.completion.chunk", **named}
@@ -108,12 +117,11 @@ def events(
     deltas = [choice.deltas(fragment) for choice in choices]
     heads = [head + b'%d,"delta":' % at for at in range(len(choices))]
     reasons = [orjson.dumps(choice.finish) for choice in choices]
-    lengths = [len(of_choice) for of_choice in deltas]
-    last = max((length, at) for at, length in enumerate(lengths))
+    last = max((len(of_choice), at) for at, of_choice in enumerate(deltas))
     for turn, together in enumerate(zip_longest(*deltas), start=1):
         for at, delta in enumerate(together):
             if delta is None:
                 continue
-            reason = reasons[at] if turn == lengths[at] else b"null"
+            reason = reasons[at] if turn == len(deltas[at]) else b"null"
             told = b',"usage":' + orjson.dumps(usage) if (turn, at) == last else b""
             yield b"".join((heads[at], delta, b',"finish_reason":', reason, b"}]", told, draw.choice(_PADDINGS)))

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lava_mistral.gateway.model.retrieval import STOP_WORDS
 from lava_mistral.gateway.model.tokens import run_tokens, word_tokens, words
-from lava_mistral.gateway.model.words import COMMON
 
 DIMENSIONS: Final = 1024
 FEATURES: Final = 8
@@ -127,7 +127,7 @@ def _features(word: str) -> tuple[int, list[int], list[float]]:
     weight = 1.0
     if not word[0].isalnum():
         weight = 0.05
-    elif folded in COMMON:
+    elif folded in STOP_WORDS:
         weight = 0.1
     framed = f"<{folded}>"
     grams = [folded[:5]] + [framed[at : at + 3] for at in range(len(framed) - 2)]

@@ -1,176 +1,136 @@
-"""Reads a JSON schema as far as the simulated model fills one: what it refers to, and whether anything can fit it."""
+"""Reads a JSON schema as far as the simulated model fills one, within a bound on the work."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
-import orjson
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 MOST_LEVELS: Final = 100
 """Schemas within schemas; a deeper one is refused."""
-LARGEST_MINIMUM: Final = 10_000
-"""Items or characters that a schema may ask for at least."""
+MOST_STEPS: Final = 50_000
+"""Parts of a schema that are looked at to check and to fill it; one that needs more is refused."""
+
+_Named, _Listed = "dict[str, JsonSchema | bool]", "list[JsonSchema | bool]"
+_Size, _Least = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0, le=10_000)]
+_KEYWORDS: dict[str, Any] = {
+    **dict.fromkeys(("properties", "$defs", "definitions"), _Named),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), _Listed),
+    **dict.fromkeys(("items", "additionalProperties"), "JsonSchema | bool"),
+    **dict.fromkeys(("$ref", "pattern"), str),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), int | float),
+    **dict.fromkeys(("maxItems", "maxLength"), _Size),
+    **dict.fromkeys(("minItems", "minLength"), _Least),
+    "multipleOf": Annotated[float, Field(gt=0)],
+    "enum": list[Any],
+    "required": list[str],
+    "type": str | list[str],
+}
+JsonSchema = TypedDict("JsonSchema", _KEYWORDS, total=False)  # type: ignore[misc]
+"""The keywords that are understood; others are ignored."""
+JsonSchema.__pydantic_config__ = ConfigDict(strict=True)  # type: ignore[attr-defined]
+_ADAPTER: Final[TypeAdapter[Any]] = TypeAdapter(JsonSchema)
+
+
+class SchemaProblem(ValueError):
+    """A schema is malformed, nothing finite fits it, or filling it is too much work."""
 
 
 class Document:
     """A whole schema, to which its parts refer.
 
     Args:
-        schema: one in which `problem` finds nothing, unless the problem is what is looked for.
+        schema: any JSON object.
+
+    Raises:
+        SchemaProblem: nothing can fit it.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._schema = schema
-        references = {part["$ref"] for _, part in schemas(schema) if isinstance(part.get("$ref"), str)}
-        self._heights = dict.fromkeys(references, math.inf)
+        self.root = schema
+        self._steps = 0
+        references = self._references()
+        _check("#", schema)
+        for reference in references:
+            _check(reference, self._target(reference))
         # A reference is as high as what it refers to; those that only lead to themselves stay without an end.
-        lower = bool(references)
-        while lower:
-            found = {reference: self.height(_target(reference, schema)) for reference in references}
-            lower = found != self._heights
+        self._heights = dict.fromkeys(references, math.inf)
+        for _ in range(MOST_LEVELS):
+            found = {reference: self.height(self._target(reference)) for reference in references}
+            if found == self._heights:
+                break
             self._heights = found
-
-    def endless(self) -> str | None:
-        """A reference that nothing finite fits."""
-        return next((reference for reference, height in self._heights.items() if height == math.inf), None)
+        for reference, height in self._heights.items():
+            if height == math.inf:
+                raise SchemaProblem(f"{reference} contains itself without an end")
 
     def height(self, schema: Any) -> float:
-        """How many references the smallest value of a part of the schema goes through, one within the other."""
+        """Count how many references the smallest value of a part goes through, one within the other."""
+        self._step()
         if not isinstance(schema, Mapping) or "const" in schema or schema.get("enum"):
             return 0
         parts = [self._heights[schema["$ref"]] + 1] if schema.get("$ref") in self._heights else []
         parts += [min(map(self.height, schema[union])) for union in ("anyOf", "oneOf") if schema.get(union)]
-        parts += map(self.height, schema.get("allOf", ()))
         fields = schema.get("properties", {})
         parts += [self.height(fields[name]) for name in schema.get("required", ()) if name in fields]
-        parts += map(self.height, schema.get("prefixItems", ()))
+        parts += map(self.height, [*schema.get("allOf", ()), *schema.get("prefixItems", ())])
         if schema.get("minItems", 0) > 0:
             parts.append(self.height(schema.get("items")))
         return max(parts, default=0)
 
     def resolve(self, schema: Any) -> Mapping[str, Any]:
-        """The schema behind references, with the parts of `allOf` put together."""
+        """Return the schema behind references, with the parts of `allOf` put together."""
+        self._step()
         if not isinstance(schema, Mapping):
             return {}
-        while isinstance(schema.get("$ref"), str) and schema["$ref"].startswith("#"):
+        if isinstance(schema.get("$ref"), str):
             own = {key: value for key, value in schema.items() if key != "$ref"}
-            schema = {**_target(schema["$ref"], self._schema), **own}
-        if schema.get("allOf"):
-            merged: dict[str, Any] = {}
-            for part in map(self.resolve, schema["allOf"]):
-                merged = {
-                    **merged,
-                    **part,
-                    "properties": {**merged.get("properties", {}), **part.get("properties", {})},
-                    "required": [*merged.get("required", ()), *part.get("required", ())],
-                }
-            if not merged["properties"]:
-                del merged["properties"], merged["required"]
-            return {**merged, **{key: value for key, value in schema.items() if key != "allOf"}}
-        resolved: Mapping[str, Any] = schema
-        return resolved
+            return {**self.resolve(self._target(schema["$ref"])), **own}
+        if not schema.get("allOf"):
+            return schema
+        own = {key: value for key, value in schema.items() if key != "allOf"}
+        parts = [*map(self.resolve, schema["allOf"]), own]
+        merged = {key: value for part in parts for key, value in part.items()}
+        properties = {name: field for part in parts for name, field in part.get("properties", {}).items()}
+        required = [name for part in parts for name in part.get("required", ())]
+        return {**merged, **({"properties": properties, "required": required} if properties else {})}
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            raise SchemaProblem(f"it takes more than {MOST_STEPS} steps to fill it")
+
+    def _references(self) -> list[str]:
+        waiting: list[tuple[Any, int]] = [(self.root, 0)]
+        found: dict[str, None] = {}
+        while waiting:
+            part, depth = waiting.pop()
+            self._step()
+            if depth > 2 * MOST_LEVELS:
+                raise SchemaProblem(f"it is nested more than {MOST_LEVELS} levels deep")
+            if isinstance(part, Mapping):
+                if isinstance(part.get("$ref"), str):
+                    found[part["$ref"]] = None
+                waiting += [(member, depth + 1) for member in part.values()]
+            elif isinstance(part, list):
+                waiting += [(member, depth + 1) for member in part]
+        return list(found)
+
+    def _target(self, reference: str) -> Mapping[str, Any]:
+        """What a reference stands for; anything at all where it leads nowhere, or out of the document."""
+        target: Any = self.root if reference.startswith("#") else None
+        for step in reference[1:].split("/")[1:]:
+            target = target.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
+        return target if isinstance(target, Mapping) else {}
 
 
-def _target(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a reference within the document stands for; anything at all where it leads nowhere."""
-    if not reference.startswith("#"):
-        return {}
-    target: Any = root
-    for step in reference[1:].split("/")[1:]:
-        target = target.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
-    return target if isinstance(target, Mapping) else {}
-
-
-def problem(schema: Mapping[str, Any]) -> str | None:
-    """What is wrong with a schema, in words; `None` if it can be filled."""
+def _check(where: str, schema: Any) -> None:
     try:
-        orjson.dumps(schema)
-    except TypeError:
-        # It reads what it won't write: its own limit is 254 levels, of whatever keyword.
-        return f"it is nested more than {MOST_LEVELS} levels deep"
-    for where, part in schemas(schema):
-        if where.count("/") > 2 * MOST_LEVELS:
-            return f"it is nested more than {MOST_LEVELS} levels deep"
-        for keyword, (fits, expected) in _KEYWORDS.items():
-            if keyword in part and not fits(part[keyword]):
-                return f"{where}/{keyword} must be {expected}"
-    endless = Document(schema).endless()
-    return None if endless is None else f"{endless} contains itself without an end"
-
-
-def schemas(root: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every schema in a schema, itself and those referred to included, each with the place where it stands."""
-    waiting: list[tuple[str, Any]] = [("#", root)]
-    seen: set[str] = set()
-    while waiting:
-        where, schema = waiting.pop()
-        if not isinstance(schema, Mapping):
-            continue
-        yield where, schema
-        if where.count("/") > 2 * MOST_LEVELS:
-            continue
-        for keyword, value in schema.items():
-            at = f"{where}/{keyword}"
-            if keyword in _NAMED and isinstance(value, Mapping):
-                waiting += [(f"{at}/{name.replace('/', '~1')}", member) for name, member in value.items()]
-            elif keyword in _LISTED and isinstance(value, list):
-                waiting += [(f"{at}/{number}", member) for number, member in enumerate(value)]
-            elif keyword in ("items", "additionalProperties"):
-                waiting.append((f"{at}/", value))
-            elif keyword == "$ref" and isinstance(value, str) and value not in seen:
-                seen.add(value)
-                waiting.append((value, _target(value, root)))
-
-
-_NAMED = ("properties", "$defs", "definitions")
-_LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_schema(value: Any) -> bool:
-    return isinstance(value, Mapping | bool)
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-_TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "text")
-_SIZE: tuple[Callable[[Any], bool], str] = (_is_size, "a whole number, zero or more")
-_LEAST: tuple[Callable[[Any], bool], str] = (
-    lambda value: _is_size(value) and value <= LARGEST_MINIMUM,
-    f"a whole number from zero to {LARGEST_MINIMUM}",
-)
-# In older drafts an exclusive bound is a flag beside the bound.
-_BOUND: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, int | float), "a number")
-_KEYWORDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        _NAMED,
-        (lambda value: isinstance(value, Mapping) and all(map(_is_schema, value.values())), "an object of schemas"),
-    ),
-    **dict.fromkeys(
-        _LISTED, (lambda value: isinstance(value, list) and all(map(_is_schema, value)), "a list of schemas")
-    ),
-    **dict.fromkeys(("$ref", "pattern"), _TEXT),
-    **dict.fromkeys(("maxItems", "maxLength"), _SIZE),
-    **dict.fromkeys(("minItems", "minLength"), _LEAST),
-    **dict.fromkeys(("minimum", "maximum"), (_is_number, "a number")),
-    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), _BOUND),
-    "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above zero"),
-    "enum": (lambda value: isinstance(value, list), "a list"),
-    "required": (
-        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
-        "a list of names",
-    ),
-    "type": (
-        lambda value: (
-            isinstance(value, str) or (isinstance(value, list) and all(isinstance(kind, str) for kind in value))
-        ),
-        "a name, or a list of names",
-    ),
-}
+        _ADAPTER.validate_python(schema)
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        names = [str(name) for name in first["loc"] if name not in ("JsonSchema", "bool", "str", "int", "float")]
+        raise SchemaProblem(f"{'/'.join([where, *names])}: {first['msg']}") from None

@@ -6,13 +6,70 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from lava_mistral.gateway.model import extract
-from lava_mistral.gateway.model.labels import segments, unlabelled
+from lava_mistral.gateway.model.retrieval import sentences, stem, terms
 
 NOTHING: Final = "I found nothing about that in the text I was given."
 """What the model says when it has no answer; it does not answer from its own refusals later."""
 NOTED: Final = "Noted: "
 """How the model takes in what it is told; the user said it first."""
+SUMMARY: Final = re.compile(r"\b(?:summar(?:y|i[sz]e|i[sz]ing)|tl;?dr|sum up)", re.I)
+"""A request for a summary."""
+
+_LABEL = re.compile(
+    r"(?:^|(?P<line>\n)|(?<=[.!?…])[ \t])[ \t#*]*(?:<(?P<end>/?)(?P<tag>[\w ]+)>|(?P<head>[^\n:.!?<>]{1,100}):)[ \t*]*"
+)
+_KINDS = {
+    "question": "question query user human q input message",
+    "context": """context passage document text information background excerpt snippet article source fact data content
+        history conversation result paragraph""",
+    "answer": "answer a response reply output summary tldr tl;dr assistant ai",
+}
+_KIND_OF = {stem(word): kind for kind, words in _KINDS.items() for word in words.split()}
+# What may stand in a label beside those: "Opening hours:" and "Contact information:" are none.
+_BESIDE = """new original existing previous prior given following follow retrieved relevant provided additional numbered
+    chat current standalone rephrased rewritten condensed search helpful final refined concise short brief piece use
+    respond using read consider based summarize summarise sum explain list extract translate write give tell find refer
+    write concise answer solely end"""
+_LABEL_TERMS = frozenset(_KIND_OF) | frozenset(map(stem, _BESIDE.split()))
+_EARLIER = re.compile(r"\b(?:existing|original|previous)\b", re.I)
+# Sentences that tell a model how to behave, and headings of what follows: nothing that answers a question.
+_INSTRUCTION = re.compile(
+    r"(?:\d+[.)]\s+|[-*]\s+)?(?:you (?:are|must|should|can|will|have)|answer|respond|reply|begin|think|keep|treat"
+    r"|always|never|use (?:the|only|this|these|at most|\w+ sentence)|given the|based (?:only )?on|do not|don't|try to"
+    r"|write an?|if (?:you (?:don't|do not)|the (?:context|assistant|answer))"
+    r"|we have (?:also )?(?:provided|the opportunity)"
+    r"|be (?:concise|brief|helpful)|instruction:|summari[sz]e|sum up|context(?: information)?(?: is below)?\s*[:.]?$)",
+    re.I,
+)
+# A text that holds a heading "Summary" asks for none.
+_BID = re.compile(
+    r"\W*(?:please\s+|(?:can|could|would) you (?:please )?|i (?:want|need) you to )?(?:summari[sz]e\b|sum up\b|tl;?dr"
+    r"|(?:write|give|make|create|generate|what is|what's)\b[^.!?\n]{0,80}\bsummar)",
+    re.I,
+)
+_ATTACHMENTS = {"image_url": "an image", "document_url": "a document", "input_audio": "a recording", "file": "a file"}
+_TURNS = {
+    "my": "your", "mine": "yours", "i": "you", "me": "you", "i'm": "you're", "myself": "yourself", "am": "are",
+    "i've": "you've", "i'll": "you'll", "i'd": "you'd",
+}  # fmt: skip
+_FIRST_PERSON = re.compile(r"(?<![\w'])(?:my|mine|i'(?:m|ve|ll|d)|i|me|myself|am)(?![\w'])", re.I)
+
+
+class Segment(NamedTuple):
+    """The text under one label; the kind is empty for what stands under none."""
+
+    kind: str
+    label: str
+    content: str
+
+
+class Reading(NamedTuple):
+    """What one message asks and brings along, an earlier answer, and whether the question itself is wanted."""
+
+    question: str
+    context: str
+    told: str = ""
+    rewrites: bool = False
 
 
 class Prompt:
@@ -22,11 +79,11 @@ class Prompt:
         request: the text of the last user message.
         question: the part of it that asks.
         passages: everything else that was said, as sentences: what an answer may come from.
-        results: the texts of the tool results that stand at the end; empty when the user spoke last.
+        results: the texts of the tool results at the end; empty when the user spoke last.
         called: the names of the tools that were called since the user spoke last.
         all_text: system and user text together.
         told: an answer that was given before, which stands if there is no better one.
-        rewrites: whether the question itself is wanted, so worded that it stands alone.
+        rewrites: whether the question itself is wanted, worded to stand alone.
         attached: what came with the last user message and the tool results: `"an image"` …
     """
 
@@ -36,162 +93,105 @@ class Prompt:
             turns.pop()
         last = max((at for at, (role, _) in enumerate(turns) if role == "user"), default=-1)
         self.request = turns[last][1] if last >= 0 else ""
-        reading = _read(self.request)
-        self.question, self.told, self.rewrites = reading.question, reading.told, reading.rewrites
+        self.question, context, self.told, self.rewrites = _read(self.request)
         self.all_text = "\n".join(text for role, text in turns if role in ("system", "user"))
         self.results = [text for role, text in turns[last + 1 :] if role == "tool"]
-        self.called = [
-            call["function"]["name"] for message in messages[last + 1 :] for call in message.get("tool_calls") or ()
-        ]
-        self.attached = [what for message in messages[max(last, 0) :] for what in _attached(message.get("content"))]
-        self.passages = _statements(reading.context)
+        since = messages[max(last, 0) :]
+        self.called = [call["function"]["name"] for message in since for call in message.get("tool_calls") or ()]
+        parts = [part for message in since if isinstance(message.get("content"), list) for part in message["content"]]
+        self.attached = [_ATTACHMENTS[part["type"]] for part in parts if part["type"] in _ATTACHMENTS]
+        self.passages = _statements(context)
         for at, (role, text) in enumerate(turns):
-            if at == last or text == NOTHING or text.startswith(NOTED):
-                continue
-            found = _statements(text)
-            self.passages += map(turned, found) if role == "user" else found
-
-
-class Reading(NamedTuple):
-    """One message: what it asks, what it brings along, an earlier answer, and whether to reword the question."""
-
-    question: str
-    context: str
-    told: str = ""
-    rewrites: bool = False
-
-
-def _statements(text: str) -> list[str]:
-    """The sentences of a text that state something."""
-    stated = map(_stated, extract.sentences(unlabelled(text)))
-    return [sentence for sentence in stated if sentence and sentence != NOTHING and not sentence.endswith(("?", "？"))]
-
-
-def _stated(sentence: str) -> str:
-    """What a sentence states; of an instruction that is what stands after its colon."""
-    while _INSTRUCTION.match(sentence):
-        sentence = sentence.partition(": ")[2].strip()
-    return sentence
+            if at != last and text != NOTHING and not text.startswith(NOTED):
+                self.passages += map(turned, _statements(text)) if role == "user" else _statements(text)
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content."""
+    """Return the text of a message's content."""
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
-def _attached(content: Any) -> list[str]:
-    """What a message brings along beside its text, in words."""
-    if not isinstance(content, list):
-        return []
-    return [_ATTACHMENTS[part["type"]] for part in content if part["type"] in _ATTACHMENTS]
+def turned(sentence: str) -> str:
+    """Say back to users what they said of themselves."""
+
+    def turn(match: re.Match[str]) -> str:
+        word = _TURNS[match.group().casefold()]
+        return word[0].upper() + word[1:] if match.start() == 0 else word
+
+    return _FIRST_PERSON.sub(turn, sentence)
 
 
-_ATTACHMENTS = {
-    "image_url": "an image",
-    "document_url": "a document",
-    "input_audio": "a sound recording",
-    "file": "a file",
-}
-# Sentences that tell a model how to behave, and headings of what follows: nothing that answers a question.
-_INSTRUCTION = re.compile(
-    r"(?:\d+[.)]\s+|[-*]\s+)?(?:you (?:are|must|should|can|will|have)\b"
-    r"|(?:answer|respond|reply|begin|think|keep|treat|always|never)\b"
-    r"|use (?:the|only|this|these|at most|\w+ sentences?)\b|given the\b|based (?:only )?on the\b|do not\b|don't\b"
-    r"|if you (?:don't|do not)\b|if the (?:context|assistant|answer)\b|we have (?:also )?(?:provided|the opportunity)\b"
-    r"|be (?:concise|brief|helpful)\b|try to\b|write an?\b|instruction:|context(?: information)?(?: is below)?\s*[:.]?$"
-    r"|(?:summari[sz]e|sum up)\b)",
-    re.I,
-)
-SUMMARY: Final = re.compile(
-    r"\b(?:summar(?:y|i[sz]e|i[sz]ing)|tl;?dr|sum up|résum\w+|zusammenfass\w+|fass\w* .{0,80}zusammen)", re.I
-)
-"""A request for a summary."""
-# The same as an instruction: a text that holds a heading "Summary" asks for none.
-_BID = re.compile(
-    r"\W*(?:please\s+|now\s+|(?:can|could|would) you (?:please )?|i (?:want|need|would like) you to )?"
-    r"(?:summari[sz]e\b|sum up\b|tl;?dr|résume|fass\w*\b.{0,80}zusammen"
-    r"|(?:write|give|provide|make|create|produce|generate|prepare|what is|what's)\b[^.!?\n]{0,80}\bsummar(?:y|ies))",
-    re.I,
-)
-_LONGEST_INSTRUCTION = 300
-_TURNS = {
-    "my": "your", "mine": "yours", "i": "you", "me": "you", "i'm": "you're", "i’m": "you’re", "myself": "yourself",
-    "am": "are", "i've": "you've", "i'll": "you'll", "i'd": "you'd",
-}  # fmt: skip
-_FIRST_PERSON = re.compile(r"(?<![\w'’])(?:my|mine|i['’](?:m|ve|ll|d)|i|me|myself|am)(?![\w'’])", re.I)
+def _statements(text: str) -> list[str]:
+    """List the sentences of a text that state something; of an instruction, what stands after its colon."""
+    found = []
+    for sentence in sentences(_unlabelled(text)):
+        while _INSTRUCTION.match(sentence):
+            sentence = sentence.partition(": ")[2].strip()
+        if sentence and sentence != NOTHING and not sentence.endswith(("?", "？")):
+            found.append(sentence)
+    return found
+
+
+def _kind(match: re.Match[str]) -> str:
+    """What a label says that its text is; empty where it is none."""
+    head = terms(match["tag"] or match["head"] or "") or [(match["head"] or "").strip().casefold()]
+    kinds = [_KIND_OF[term] for term in head if term in _KIND_OF]
+    return kinds[-1] if kinds and _LABEL_TERMS.issuperset(head) else ""
+
+
+def _segments(text: str) -> list[Segment]:
+    """Split a message at its labels; the first segment is what stands before any."""
+    found: list[Segment] = []
+    kind, label, start = "", "", 0
+    for match in _LABEL.finditer(text):
+        of = _kind(match)
+        if of:
+            found.append(Segment(kind, label, text[start : match.start()].strip(" \t\n-=_")))
+            kind, label, start = ("", "", match.end()) if match["end"] else (of, match[0].strip(), match.end())
+    return [*found, Segment(kind, label, text[start:].strip(" \t\n-=_"))]
+
+
+def _unlabelled(text: str) -> str:
+    return _LABEL.sub(lambda match: (match["line"] or " ") if _kind(match) else match[0], text)
 
 
 def _read(request: str) -> Reading:
-    """What a message asks, and the context that it brings along."""
-    parts = segments(request)
-    *_, last = parts
+    parts = _segments(request)
     # An empty label at the end only says where the answer goes; it may say what kind of answer that is.
-    wanted = last if last.label and not last.content else None
+    wanted = parts[-1].label if not parts[-1].content else ""
+    everything = "\n\n".join(part.content for part in parts)
     asking = [part for part in parts if part.kind == "question" and part.content]
     if asking:
-        question, rest = _first_lines(asking[-1].content)
-        others = [part.content for part in parts if part is not asking[-1]]
-        told = next((part.content for part in parts if part.prior and part.content), "")
-        rewrites = wanted is not None and wanted.reworded
-        return Reading(question, "\n\n".join([*others, rest]), told.partition("\n")[0], rewrites)
-    bidding = next((part for part in parts if part.content and _bids(part.label)), None)
-    if bidding is not None:
-        return Reading(bidding.label, "\n\n".join(part.content for part in parts))
-    question, context = _unlabelled(unlabelled(request).strip())
-    if wanted is not None and SUMMARY.search(wanted.label) and not SUMMARY.search(question):
-        return Reading(wanted.label, "\n\n".join(part.content for part in parts))
-    return Reading(question, context)
+        first, _, rest = asking[-1].content.partition("\n\n")
+        line, _, more = first.partition("\n")
+        if line.rstrip().endswith(("?", "？")):
+            first, rest = line, f"{more}\n\n{rest}"
+        others = "\n\n".join([*(part.content for part in parts if part is not asking[-1]), rest])
+        earlier = [part.content for part in parts if part.kind == "answer" and _EARLIER.search(part.label)]
+        rewrites = re.search(r"(?:stand-?alone|rephrased|rewritten|condensed).*question", wanted, re.I) is not None
+        return Reading(first.strip(), others, (*earlier, "")[0].partition("\n")[0], rewrites)
+    bidding = [part.label for part in parts if part.content and _BID.match(part.label)]
+    if bidding or SUMMARY.search(wanted):
+        return Reading([*bidding, wanted][0], everything)
+    return _read_unlabelled(_unlabelled(request).strip())
 
 
-def _bids(text: str) -> bool:
-    """Whether a text is an instruction to sum up the text beside it."""
-    return len(text) <= _LONGEST_INSTRUCTION and _BID.match(text) is not None
-
-
-def _first_lines(content: str) -> tuple[str, str]:
-    """A question that stands under its label, and what follows it there."""
-    first, _, rest = content.partition("\n\n")
-    line, _, more = first.partition("\n")
-    if line.rstrip().endswith(("?", "？")):
-        return line.strip(), f"{more}\n\n{rest}"
-    return first.strip(), rest
-
-
-def _unlabelled(request: str) -> tuple[str, str]:
-    """The part of a message without labels that asks, and the rest."""
+def _read_unlabelled(request: str) -> Reading:
+    paragraphs, found = request.split("\n\n"), sentences(request)
     head, colon, rest = request.partition(":")
-    if colon and rest[:1].isspace() and rest.strip() and "\n" not in head.strip() and _bids(head):
-        return head, rest
-    paragraphs = request.split("\n\n")
-    for at in (0, -1):
-        if len(paragraphs) > 1 and _bids(paragraphs[at]):
-            return paragraphs[at], "\n\n".join(paragraphs[1:] if at == 0 else paragraphs[:-1])
-    found = extract.sentences(request)
-    if len(found) <= 1:
-        return request, ""
-    asking = [sentence for sentence in found if sentence.rstrip("\"'”’) ").endswith(("?", "？"))]
-    if asking:
-        return asking[-1], "\n".join(sentence for sentence in found if sentence != asking[-1])
-    if len(paragraphs) == 1:
+    for pieces in ([head, rest] if colon and rest.strip() else [], paragraphs, found):
         for at in (0, -1):
-            if _bids(found[at]):
-                return found[at], "\n".join(found[1:] if at == 0 else found[:-1])
-        return request, ""
+            if len(pieces) > 1 and len(pieces[at]) <= 300 and _BID.match(pieces[at]):
+                return Reading(pieces[at], "\n\n".join(pieces[1:] if at == 0 else pieces[:-1]))
+    asking = [sentence for sentence in found if sentence.rstrip("\"'”’) ").endswith(("?", "？"))]
+    if len(found) > 1 and asking:
+        return Reading(asking[-1], "\n".join(sentence for sentence in found if sentence != asking[-1]))
+    if len(paragraphs) == 1:
+        return Reading(request, "")
     first, *between, last = paragraphs
     # An instruction stands before or after what it is about, and is the shorter of the two.
     if len(first) <= len(last) or (len(first) < 200 and first.rstrip().endswith(":")):
-        return first, "\n\n".join([*between, last])
-    return last, "\n\n".join([first, *between])
-
-
-def turned(sentence: str) -> str:
-    """What the user said of themselves, said back to them."""
-
-    def turn(match: re.Match[str]) -> str:
-        word = match.group()
-        turned = _TURNS.get(word.casefold(), word)
-        return turned[0].upper() + turned[1:] if match.start() == 0 else turned
-
-    return _FIRST_PERSON.sub(turn, sentence)
+        return Reading(first, "\n\n".join([*between, last]))
+    return Reading(last, "\n\n".join([first, *between]))

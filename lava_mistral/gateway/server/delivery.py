@@ -103,6 +103,6 @@ async def _wait(connection: Connection, seconds: float) -> bool:
     if seconds <= SHORT:
         await asyncio.sleep(seconds)
     else:
-        with suppress(asyncio.TimeoutError):
+        with suppress(TimeoutError):
             await asyncio.wait_for(connection.lost.wait(), seconds)
     return not connection.gone

@@ -55,25 +55,27 @@ class Traffic:
 
     def __init__(self) -> None:
         self.open: set[Connection] = set()
-        self.connections = 0
-        self.max_connections = 0
-        self.in_flight = 0
-        self.max_in_flight = 0
+        self.connections = self.max_connections = 0
+        self.in_flight = self.max_in_flight = 0
 
     def connected(self, connection: Connection) -> None:
+        """Count a connection."""
         self.open.add(connection)
         self.connections += 1
         self.max_connections = max(self.max_connections, len(self.open))
 
     def disconnected(self, connection: Connection) -> None:
+        """Count it no more."""
         self.open.discard(connection)
         connection.lost.set()
 
     def begin(self) -> None:
+        """Count a request."""
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def end(self) -> None:
+        """Count it no more."""
         self.in_flight -= 1
 
     def forget(self) -> None:
@@ -82,7 +84,7 @@ class Traffic:
         self.max_in_flight = self.in_flight
 
 
-class Server(uvicorn.Server):
+class _Server(uvicorn.Server):
     """uvicorn's server, stopped by an event instead of a look at a flag ten times a second."""
 
     def __init__(self, config: uvicorn.Config, traffic: Traffic) -> None:
@@ -96,7 +98,7 @@ class Server(uvicorn.Server):
         self.running.set()
         while not self.should_exit:
             await self.on_tick(0)
-            with suppress(asyncio.TimeoutError):
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
 
     def stop(self) -> None:
@@ -128,8 +130,8 @@ class Server(uvicorn.Server):
         await asyncio.gather(*(connection.lost.wait() for connection in self._traffic.open))
 
 
-def protocol_class(traffic: Traffic) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, counting connections and showing each one to the application."""
+def _protocol(traffic: Traffic, read_timeout: float) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol, which counts connections, shows each one to the application and bounds a head's time."""
     base: Any = H11Protocol
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -143,18 +145,41 @@ def protocol_class(traffic: Traffic) -> type[asyncio.Protocol]:
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             self.shown = shown = Connection(transport)
+            self.answering = 0
+            self.deadline: asyncio.TimerHandle | None = None
+            self._expect_head()
             traffic.connected(shown)
             app: App = self.app  # type: ignore[has-type]
 
             async def bound(scope: Scope, receive: Receive, send: Send) -> None:
+                self._drop_deadline()
+                self.answering += 1
                 scope["lava.connection"] = shown
-                await app(scope, receive, send)
+                try:
+                    await app(scope, receive, send)
+                finally:
+                    self.answering -= 1
 
             self.app = bound
 
+        def data_received(self, data: bytes) -> None:
+            if not self.answering:
+                self._expect_head()
+            super().data_received(data)
+
         def connection_lost(self, exc: Exception | None) -> None:
+            self._drop_deadline()
             super().connection_lost(exc)
             traffic.disconnected(self.shown)
+
+        def _expect_head(self) -> None:
+            if self.deadline is None:
+                self.deadline = asyncio.get_running_loop().call_later(read_timeout, self.shown.close)
+
+        def _drop_deadline(self) -> None:
+            if self.deadline is not None:
+                self.deadline.cancel()
+                self.deadline = None
 
     return Protocol
 
@@ -167,15 +192,16 @@ class ServerThread:
         traffic: where connections are counted.
         host: the address to listen on.
         port: the port; 0 for a free one.
+        read_timeout: seconds that a client may take to send a request's head.
     """
 
-    def __init__(self, app: App, traffic: Traffic, *, host: str, port: int) -> None:
+    def __init__(self, app: App, traffic: Traffic, *, host: str, port: int, read_timeout: float) -> None:
         self._socket = _listen(host, port)
-        self.host, self.port = self._socket.getsockname()[:2]
+        self.port: int = self._socket.getsockname()[1]
         self._pid = os.getpid()
         config = uvicorn.Config(
             app,
-            http=protocol_class(traffic),
+            http=_protocol(traffic, read_timeout),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -187,14 +213,14 @@ class ServerThread:
             # uvicorn's 5 seconds would close connections under a client that pools them.
             timeout_keep_alive=75,
         )
-        self._server = Server(config, traffic)
+        self._server = _Server(config, traffic)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"lava-gateway-{self.port}", daemon=True)
         _running.add(self)
         self._thread.start()
         self._server.running.wait()
         if not self._server.started:
-            self._close()
+            self._socket.close()
             raise RuntimeError("the gateway's server thread ended before it served; its error is on the standard error")
 
     def _run(self) -> None:
@@ -216,9 +242,6 @@ class ServerThread:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._server.stop)
             self._thread.join()
-        self._close()
-
-    def _close(self) -> None:
         self._socket.close()
 
     def forget(self) -> None:
