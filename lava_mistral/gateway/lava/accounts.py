@@ -18,16 +18,9 @@ from lava_mistral.pricing.cost import cost_of
 REQUESTS_PER_MINUTE: Final = 1_000
 """Requests to the REST interface with one key."""
 _CODES = {
-    400: "invalid_request",
-    401: "unauthorized",
-    402: "insufficient_balance",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "request_timeout",
-    409: "conflict",
-    429: "rate_limit_exceeded",
-}
+    400: "invalid_request", 401: "unauthorized", 402: "insufficient_balance", 403: "forbidden", 404: "not_found",
+    405: "method_not_allowed", 408: "request_timeout", 409: "conflict", 429: "rate_limit_exceeded",
+}  # fmt: skip
 
 
 class Refusal(Exception):
@@ -114,9 +107,6 @@ class Accounts:
     is not on the customer's plan; a balance of zero or less refuses the next request (402), and one request may
     take it below zero. With an own provider key the tokens are paid to Mistral: the merchant's wallet is neither
     asked nor charged; a customer's plan is, because it pays by the meter and not by the key.
-
-    Args:
-        options: how the gateway behaves.
     """
 
     def __init__(self, options: Options) -> None:
@@ -226,14 +216,8 @@ class Accounts:
                 "period_amount": "0",
                 "included_credit": included,
                 "billing_interval": "month",
-                "rollover_type": "none",
-                "bundle_rollover_type": "none",
             },
-            "credits": {
-                "total_remaining": f"{balance:f}",
-                "cycle_remaining": f"{balance:f}",
-                "bundle_remaining": "0",
-            },
+            "credits": {"total_remaining": f"{balance:f}", "cycle_remaining": f"{balance:f}", "bundle_remaining": "0"},
             "pending_change": None,
         }
 

@@ -33,24 +33,13 @@ _LOG = logging.getLogger("lava_mistral.gateway")
 
 
 class Lava:
-    """The ASGI application.
-
-    Args:
-        options: how the gateway behaves.
-        accounts: who may call and who pays.
-        provider: the simulated Mistral.
-        log: where requests are recorded.
-        traffic: where requests in flight are counted.
-    """
+    """The ASGI application."""
 
     def __init__(
         self, options: Options, accounts: Accounts, provider: Provider, log: RequestLog, traffic: Traffic
     ) -> None:
-        self._options = options
-        self._accounts = accounts
-        self._provider = provider
-        self._log = log
-        self._traffic = traffic
+        self._options, self._accounts, self._provider = options, accounts, provider
+        self._log, self._traffic = log, traffic
         self._rest = Rest(options, accounts, log)
         # Answers by credential and Idempotency-Key, with the digest of the request and the answer's request id.
         self._answered: OrderedDict[tuple[str, str], tuple[bytes, str, Answer]] = OrderedDict()

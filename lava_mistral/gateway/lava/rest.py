@@ -18,32 +18,20 @@ from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.pricing.catalog import Model, models
-from lava_mistral.pricing.cost import CACHED_SHARE, cost_parts
+from lava_mistral.pricing.cost import CACHED_SHARE, CostParts, cost_parts
 
 USUAL_PAGE: Final = 10
 LARGEST_PAGE: Final = 100
 
 
 class Rest:
-    """Answers GET requests.
-
-    Args:
-        options: how the gateway behaves.
-        accounts: who may call, and the balances.
-        log: the requests that were recorded.
-    """
+    """Answers GET requests."""
 
     def __init__(self, options: Options, accounts: Accounts, log: RequestLog) -> None:
         self._options, self._accounts, self._log = options, accounts, log
 
     def answer(self, method: str, path: str, authorization: str | None, query: Mapping[str, str]) -> Answer:
-        """Answer one request.
-
-        Args:
-            method: the HTTP method.
-            path: the path, which begins with `/v1/`.
-            authorization: the header of that name.
-            query: the query's parameters.
+        """Answer one request; the path begins with `/v1/`.
 
         Raises:
             Refusal: the credential is not accepted, there is no such thing, or a parameter makes no sense.
@@ -131,12 +119,9 @@ def describe(record: RequestRecord) -> dict[str, Any]:
     # An answer that a test made up may leave counts out.
     counts: dict[str, Any] = dict(record.usage or {})
     parts = cost_parts(record.usage, record.model) if record.usage else None
+    costs = parts or CostParts(*[Decimal(0)] * 4)
     units = [f"{side}_{unit}" for unit in ("characters", "seconds") for side in ("input", "output", "total")]
-    named = {
-        "customer_id": record.customer_id,
-        "meter_id": record.meter_slug,
-        "response_id": record.response_id,
-    }
+    named = {"customer_id": record.customer_id, "meter_id": record.meter_slug, "response_id": record.response_id}
     return {
         "request_id": record.request_id,
         "status": record.outcome,
@@ -149,9 +134,9 @@ def describe(record: RequestRecord) -> dict[str, Any]:
             "output_tokens": counts.get("completion_tokens") or 0,
             "total_tokens": counts.get("total_tokens") or 0,
             **dict.fromkeys(units, 0),
-            "input_cost": _text(parts.input_cost if parts else Decimal(0)),
-            "output_cost": _text(parts.output_cost if parts else Decimal(0)),
-            "total_cost": _text(parts.total if parts else Decimal(0)),
+            "input_cost": _text(costs.input_cost),
+            "output_cost": _text(costs.output_cost),
+            "total_cost": _text(costs.total),
         },
         "cost": _text(record.cost),
         "charge": {"amount": _text(record.charge), "rate_type": "percentage", "breakdown": []},
@@ -200,15 +185,10 @@ def usage(records: Sequence[RequestRecord], asked: Mapping[str, str]) -> dict[st
         at = datetime.fromtimestamp(record.created_at, UTC)
         if start <= at < end and wanted(record):
             days.setdefault(at.replace(hour=0, minute=0, second=0, microsecond=0), []).append(record)
-    items = [
-        {
-            "date": day.date().isoformat(),
-            "start": day.isoformat(),
-            "end": (day + timedelta(days=1)).isoformat(),
-            **_totals(days[day]),
-        }
-        for day in sorted(days)
-    ]
+    items = []
+    for day in sorted(days):
+        span = {"start": day.isoformat(), "end": (day + timedelta(days=1)).isoformat()}
+        items.append({"date": day.date().isoformat(), **span, **_totals(days[day])})
     return {"items": items, "totals": _totals(record for of_day in days.values() for record in of_day)}
 
 

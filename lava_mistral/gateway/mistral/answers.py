@@ -64,15 +64,7 @@ def json_answer(
     delay: float = 0.0,
     before: Callable[[], None] | None = None,
 ) -> Answer:
-    """Return an answer in JSON; numpy arrays are written as lists.
-
-    Args:
-        status: the HTTP status.
-        body: what to write.
-        more: further headers.
-        delay: seconds until the first byte.
-        before: called after the delay, if the client is still there.
-    """
+    """Return an answer in JSON, with further headers; numpy arrays are written as lists. See `Answer` for the rest."""
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
     return Answer(status, headers(JSON) | dict(more or {}), content, delay, before)
 

@@ -36,11 +36,7 @@ _MOST_CACHED = 1_000
 
 
 class Chat:
-    """Answers chat requests; used in one thread.
-
-    Args:
-        options: how the gateway behaves.
-    """
+    """Answers chat requests; used in one thread."""
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -28,11 +28,7 @@ _TOO_MANY = 200_000
 
 
 class Embeddings:
-    """Answers embeddings requests.
-
-    Args:
-        options: how the gateway behaves.
-    """
+    """Answers embeddings requests."""
 
     def __init__(self, options: Options) -> None:
         self._options = options

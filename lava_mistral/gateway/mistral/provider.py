@@ -34,11 +34,7 @@ CREATED = 1_735_689_600
 
 
 class Provider:
-    """The simulated Mistral. `queue` may be called from any thread, the rest in the server's.
-
-    Args:
-        options: how the gateway behaves.
-    """
+    """The simulated Mistral. `queue` may be called from any thread, the rest in the server's."""
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -74,11 +74,8 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         if role == "assistant":
             calls = message.get("tool_calls") or []
             if not calls and not message.get("content"):
-                raise Rejection(
-                    "Assistant message must have either content or tool_calls, but not none.",
-                    "invalid_request_assistant_message",
-                    "3240",
-                )
+                said = "Assistant message must have either content or tool_calls, but not none."
+                raise Rejection(said, "invalid_request_assistant_message", "3240")
             waiting = [_checked_id(call.get("id") or "null") for call in calls]
             for call in calls:
                 _check_name(call["function"]["name"])
@@ -102,22 +99,15 @@ def _take(waiting: list[str], call_id: str | None) -> None:
 
 def _checked_id(call_id: str) -> str:
     if not _TOOL_ID.fullmatch(call_id):
-        raise Rejection(
-            f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9.",
-            "invalid_function_call",
-            "3280",
-        )
+        said = f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9."
+        raise Rejection(said, "invalid_function_call", "3280")
     return call_id
 
 
 def _check_name(name: str) -> None:
     if not _TOOL_NAME.fullmatch(name):
-        raise Rejection(
-            f"Function name was {name} but must be a-z, A-Z, 0-9, or contain underscores and dashes, "
-            "with a maximum length of 64.",
-            "invalid_function_call",
-            "3280",
-        )
+        said = f"Function name was {name} but must be a-z, A-Z, 0-9, or contain underscores and dashes, "
+        raise Rejection(f"{said}with a maximum length of 64.", "invalid_function_call", "3280")
 
 
 def check_tools(body: Mapping[str, Any]) -> None:

@@ -101,10 +101,10 @@ def _fragments(call: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
 def events(
     choices: Sequence[Choice], usage: Usage, named: Mapping[str, Any], *, fragment: int | None, draw: random.Random
 ) -> Iterator[bytes]:
-    """Write the events of a stream without `[DONE]`; the last one holds the usage.
+    """Write the events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage.
 
     Args:
-        choices: the answers; several are interleaved.
+        choices: the answers.
         usage: the count of tokens.
         named: the answer's `id`, `created` (a POSIX timestamp) and `model`.
         fragment: characters of arguments in a delta, or `None` for whole tool calls.

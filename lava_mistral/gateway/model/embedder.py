@@ -1,9 +1,7 @@
 """Simulated embeddings: hashed word and character n-grams, so that texts which share words are near each other.
 
-A word is hashed once, to a few positions in the vector with a sign and a weight each: the word itself, its
-stem-like prefix and its character trigrams. A text's vector is the sum over its words and over its pairs of
-neighbouring words, at unit length. All of it is arithmetic on whole batches; the only work for each word is
-one look-up.
+A word is hashed once, to a few positions in the vector with a sign and a weight each: the word itself, its prefix and
+its character trigrams. A text's vector is the sum over its words and its pairs of neighbouring words, at unit length.
 """
 
 from __future__ import annotations
@@ -33,66 +31,52 @@ class Embedder:
         self._forget()
 
     def _forget(self) -> None:
-        room = 4096
         self._ids: dict[str, int] = {}
-        self._positions: npt.NDArray[np.int64] = np.zeros((room, FEATURES), np.int64)
-        self._weights: npt.NDArray[np.float64] = np.zeros((room, FEATURES), np.float64)
-        self._hashes: npt.NDArray[np.uint32] = np.zeros(room, np.uint32)
-        self._tokens: npt.NDArray[np.int32] = np.zeros(room, np.int32)
+        self._positions: npt.NDArray[np.int64] = np.zeros((4096, FEATURES), np.int64)
+        self._weights: npt.NDArray[np.float64] = np.zeros((4096, FEATURES), np.float64)
+        self._hashes: npt.NDArray[np.uint32] = np.zeros(4096, np.uint32)
+        self._tokens: npt.NDArray[np.int32] = np.zeros(4096, np.int32)
 
     def __call__(self, texts: list[str], *, dimensions: int = DIMENSIONS) -> tuple[npt.NDArray[np.float16], list[int]]:
-        """The texts' vectors and their numbers of tokens.
+        """Return the texts' vectors, of unit length in 16-bit floats as Mistral's are, and their numbers of tokens.
 
         Args:
             texts: at least one.
             dimensions: the length of a vector, at most 1024.
-
-        Returns:
-            An array of one row a text, of unit length, in 16-bit floats as Mistral's are; and the token counts.
         """
-        rows, runs = [words(text) for text in texts], list(map(run_tokens, texts))
+        rows = list(map(words, texts))
         with self._lock:
             ids, lengths = self._look_up(rows)
-            return self._embed(ids, lengths, dimensions), self._count(ids, lengths, runs)
+            return self._embed(ids, lengths, dimensions), self._count(ids, lengths, texts)
 
     def count(self, texts: list[str]) -> list[int]:
-        """The texts' numbers of tokens."""
-        rows, runs = [words(text) for text in texts], list(map(run_tokens, texts))
+        """Return the texts' numbers of tokens."""
+        rows = list(map(words, texts))
         with self._lock:
-            ids, lengths = self._look_up(rows)
-            return self._count(ids, lengths, runs)
+            return self._count(*self._look_up(rows), texts)
 
-    def _count(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], runs: list[int]) -> list[int]:
-        ends = np.cumsum(lengths)
-        sums = np.concatenate(([0], np.cumsum(self._tokens[ids])))
-        counts: list[int] = (sums[ends] - sums[ends - lengths] + np.array(runs, np.int64)).tolist()
+    def _count(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], texts: list[str]) -> list[int]:
+        ends, sums = np.cumsum(lengths), np.concatenate(([0], np.cumsum(self._tokens[ids])))
+        counts: list[int] = (sums[ends] - sums[ends - lengths] + np.array(list(map(run_tokens, texts)))).tolist()
         return counts
 
     def _look_up(self, rows: list[list[str]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         if len(self._ids) > MOST_WORDS:
             self._forget()
-        known = self._ids
-        flat: list[int] = []
-        for row in rows:
-            try:
-                flat += list(map(known.__getitem__, row))
-            except KeyError:
-                flat += [self._id(word) for word in row]
-        return np.array(flat, np.int64), np.array([len(row) for row in rows], np.int64)
+        flat = [word for row in rows for word in row]
+        for word in {word for word in flat if word not in self._ids}:
+            self._add(word)
+        ids = np.fromiter(map(self._ids.__getitem__, flat), np.int64, len(flat))
+        return ids, np.array([len(row) for row in rows], np.int64)
 
-    def _id(self, word: str) -> int:
-        found = self._ids.get(word)
-        if found is not None:
-            return found
-        new = len(self._ids)
+    def _add(self, word: str) -> None:
+        new = self._ids[word] = len(self._ids)
         if new == len(self._tokens):
             for name in ("_positions", "_weights", "_hashes", "_tokens"):
                 old: npt.NDArray[Any] = getattr(self, name)
                 setattr(self, name, np.concatenate((old, np.zeros_like(old))))
-        self._ids[word] = new
         self._tokens[new] = word_tokens(word)
         self._hashes[new], self._positions[new], self._weights[new] = _features(word)
-        return new
 
     def _embed(
         self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], dimensions: int
@@ -124,11 +108,7 @@ class Embedder:
 def _features(word: str) -> tuple[int, list[int], list[float]]:
     folded = word.casefold()
     whole = zlib.crc32(folded.encode("utf-8", "surrogatepass"))
-    weight = 1.0
-    if not word[0].isalnum():
-        weight = 0.05
-    elif folded in STOP_WORDS:
-        weight = 0.1
+    weight = 0.05 if not word[0].isalnum() else 0.1 if folded in STOP_WORDS else 1.0
     framed = f"<{folded}>"
     grams = [folded[:5]] + [framed[at : at + 3] for at in range(len(framed) - 2)]
     if len(grams) > FEATURES - 1:

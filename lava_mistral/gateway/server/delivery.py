@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
 from lava_mistral.gateway.server.http import Connection, Send
 
-SHORT = 0.05
-"""Seconds of a pause that is not worth watching the client for."""
+_SHORT = 0.05  # Seconds of a pause that is not worth watching the client for.
 _BODILESS = (204, 304)
 
 
@@ -39,14 +38,7 @@ class Answer:
 async def play(
     answer: Answer, request_id: str, connection: Connection, send: Send, *, ending: Callable[[], None]
 ) -> bool:
-    """Send an answer.
-
-    Args:
-        answer: what to send.
-        request_id: Lava's id.
-        connection: the client's.
-        send: ASGI's.
-        ending: called before the last byte goes out: whoever has read the answer finds the request ended.
+    """Send an answer; `ending` is called before the last byte: whoever has read it finds the request ended.
 
     Returns:
         Whether all of it was sent to a client that was still there; else the connection is closed or about to be.
@@ -100,7 +92,7 @@ async def play(
 
 async def _wait(connection: Connection, seconds: float) -> bool:
     """Wait, and say whether the client is still there; a long wait ends when it goes."""
-    if seconds <= SHORT:
+    if seconds <= _SHORT:
         await asyncio.sleep(seconds)
     else:
         with suppress(TimeoutError):

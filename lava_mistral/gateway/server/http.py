@@ -59,23 +59,19 @@ class Traffic:
         self.in_flight = self.max_in_flight = 0
 
     def connected(self, connection: Connection) -> None:
-        """Count a connection."""
         self.open.add(connection)
         self.connections += 1
         self.max_connections = max(self.max_connections, len(self.open))
 
     def disconnected(self, connection: Connection) -> None:
-        """Count it no more."""
         self.open.discard(connection)
         connection.lost.set()
 
     def begin(self) -> None:
-        """Count a request."""
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def end(self) -> None:
-        """Count it no more."""
         self.in_flight -= 1
 
     def forget(self) -> None:
