@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
@@ -22,12 +21,13 @@ Key: TypeAlias = SecretStr | Callable[[], str]
 
 
 def _http_client(kind: str) -> Any:
-    """Return the type of a setting that holds a client of httpx, which is not loaded for it."""
+    """Return the type of a setting that holds a client of httpx or httpx2; neither is loaded for it."""
 
     def check(value: Any) -> Any:
-        httpx = sys.modules.get("httpx")
-        if value is not None and (httpx is None or not isinstance(value, getattr(httpx, kind))):
-            raise ValueError(f"it takes an httpx.{kind}, not {type(value).__name__}")
+        if value is not None:
+            from lava_mistral.transport.clients import library_of
+
+            library_of(value, kind)
         return value
 
     return Annotated[Any, BeforeValidator(check)]

@@ -113,8 +113,8 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         max_retries: how often a call is tried again after 408, 429, 5xx, connection errors and timeouts. Nothing is
             tried again once a stream's first chunk is there.
         stream_chunk_timeout: seconds between two chunks of a stream; `None` for no limit.
-        http_client: an `httpx.Client` to send with; it stays yours to close.
-        http_async_client: an `httpx.AsyncClient` for async calls.
+        http_client: an `httpx.Client` or `httpx2.Client` to send with; it stays yours to close.
+        http_async_client: an `httpx.AsyncClient` or `httpx2.AsyncClient` for async calls.
         repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
 
     Raises:

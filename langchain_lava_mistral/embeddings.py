@@ -79,8 +79,8 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         max_retries: how often a failed request is repeated.
         timeout: seconds for one request; `None` for no limit.
         show_progress_bar: draw a progress bar.
-        http_client: an `httpx.Client` to send with; it stays yours to close.
-        http_async_client: an `httpx.AsyncClient` for async calls.
+        http_client: an `httpx.Client` or `httpx2.Client` to send with; it stays yours to close.
+        http_async_client: an `httpx.AsyncClient` or `httpx2.AsyncClient` for async calls.
 
     Raises:
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from lava_mistral.pricing.estimate import estimate_cost as estimate_cost
     from lava_mistral.pricing.tokens import TokenCount as TokenCount
     from lava_mistral.pricing.tokens import count_tokens as count_tokens
-    from lava_mistral.transport.lava import AsyncLavaTransport as AsyncLavaTransport
-    from lava_mistral.transport.lava import LavaTransport as LavaTransport
+    from lava_mistral.transport.httpx import AsyncLavaTransport as AsyncLavaTransport
+    from lava_mistral.transport.httpx import LavaTransport as LavaTransport
 
 # Where each public name is defined.
 _HOME = {
@@ -82,8 +82,8 @@ _HOME = {
     "estimate_cost": "pricing.estimate",
     "TokenCount": "pricing.tokens",
     "count_tokens": "pricing.tokens",
-    "AsyncLavaTransport": "transport.lava",
-    "LavaTransport": "transport.lava",
+    "AsyncLavaTransport": "transport.httpx",
+    "LavaTransport": "transport.httpx",
 }
 
 __all__ = sorted(_HOME)

@@ -22,7 +22,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -34,6 +35,25 @@ Origin = Literal["lava", "mistral", "client"]
 _WHO: dict[str, str] = {"lava": "Lava", "mistral": "Mistral", "client": "lava-mistral"}
 TOP_UP = "https://www.lava.so/dashboard"
 """Where a merchant tops up a wallet."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerText:
+    """An answer as an error shows it: without secrets, to a request that names the provider."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    method: str
+    url: str
+
+    def to_httpx(self) -> httpx.Response:
+        """Return it as httpx has it."""
+        import httpx
+
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        request = httpx.Request(self.method, self.url)
+        return httpx.Response(self.status, headers=headers, content=self.text.encode(), request=request)
 
 
 class LavaError(Exception):
@@ -50,7 +70,9 @@ class LavaError(Exception):
         retry_after: seconds that the server asks to wait.
         origin: who failed: `"lava"`, `"mistral"` or `"client"` (this library, or the code that calls it).
         body: the parsed error body, where there was one.
-        response: the answer, already read; its `request` names Mistral and holds no credential. Not pickled.
+        response: the answer, already read, as an `httpx.Response`; its `request` names Mistral and holds no credential.
+            Not pickled.
+        headers: the answer's headers, rate limits among them; empty where no answer came. Not pickled.
         partial: what had been done before the failure: a `Turn` for a stream, a `PartialEmbedding` for embeddings.
         inputs: which of the caller's texts it is about, by index; of embeddings only.
     """
@@ -70,7 +92,7 @@ class LavaError(Exception):
         retry_after: float | None = None,
         origin: Origin = "client",
         body: Any = None,
-        response: httpx.Response | None = None,
+        response: httpx.Response | AnswerText | None = None,
         partial: Any = None,
         inputs: Sequence[int] = (),
     ) -> None:
@@ -84,10 +106,22 @@ class LavaError(Exception):
         self.retry_after = retry_after
         self.origin: Origin = origin
         self.body = body
-        self.response = response
+        self._response = response
         self.partial = partial
         self.inputs = tuple(inputs)
         super().__init__(message)
+
+    @property
+    def response(self) -> httpx.Response | None:
+        """The answer; made when it is asked for first, since nothing else here needs httpx."""
+        if isinstance(self._response, AnswerText):
+            self._response = self._response.to_httpx()
+        return self._response
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The answer's headers, rate limits among them; empty where no answer came."""
+        return {} if self._response is None else self._response.headers
 
     def __str__(self) -> str:
         facts = [f"HTTP {self.status_code}"] if self.status_code is not None else []

@@ -38,11 +38,10 @@ _building = new_lock()
 
 def _http_client(kind: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        # Imported here, since httpx takes longer to import than this package.
-        import httpx
+        if value is not None:
+            from lava_mistral.transport.clients import library_of
 
-        if value is not None and not isinstance(value, getattr(httpx, kind)):
-            raise ValueError(f"expected an httpx.{kind}, got {type(value).__name__}")
+            library_of(value, kind)
         return value
 
     return check
@@ -96,10 +95,16 @@ class LavaSettings(BaseModel):
         default=DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
     )
     http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("Client"))]] = Field(
-        default=None, description="An httpx.Client for sync code; stays yours to close.", exclude=True, repr=False
+        default=None,
+        description="An httpx.Client or httpx2.Client for sync code; stays yours to close.",
+        exclude=True,
+        repr=False,
     )
     async_http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("AsyncClient"))]] = Field(
-        default=None, description="An httpx.AsyncClient for async code; stays yours to close.", exclude=True, repr=False
+        default=None,
+        description="An httpx.AsyncClient or httpx2.AsyncClient for async code; stays yours to close.",
+        exclude=True,
+        repr=False,
     )
 
     _synonyms: ClassVar[Mapping[str, str]] = {

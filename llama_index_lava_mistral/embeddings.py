@@ -131,7 +131,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         show_progress_bar: draw a progress bar for batches, as `show_progress=True` of a call does.
         timeout: seconds for one request.
         max_retries: how often a failed request is tried again.
-        http_client: an `httpx.Client` to send with; `async_http_client` its async twin.
+        http_client: an `httpx.Client` or `httpx2.Client` to send with; `async_http_client` its async twin.
 
     Raises:
         LavaError: from every call that fails. Whatever a batch raises, a `KeyboardInterrupt` or the cancellation of a

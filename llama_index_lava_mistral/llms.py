@@ -101,7 +101,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         stream_chunk_timeout: seconds between two chunks of a stream.
         max_retries: how often a call is tried again.
         repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
-        http_client: an `httpx.Client` to send with; `async_http_client` its async twin.
+        http_client: an `httpx.Client` or `httpx2.Client` to send with; `async_http_client` its async twin.
 
     Raises:
         LavaError: from every call that fails; its class says how.

@@ -16,6 +16,7 @@ LANGCHAIN = "import langchain_lava_mistral as p; p.ChatLavaMistral; p.LavaMistra
 LLAMA_INDEX = "import llama_index_lava_mistral as p; p.ChatLavaMistral; p.LavaMistralEmbeddings"
 GATEWAY = "from lava_mistral.gateway import LocalGateway\nwith LocalGateway() as g: print(g.base_url)"
 CLI = "import sys; sys.argv[1:] = ['models', '--json']; from lava_mistral.cli import main; main()"
+HTTPX2 = "import lava_mistral.httpx2"
 CORE = "import lava_mistral; assert len(lava_mistral.models()) >= 34; print(lava_mistral.count_tokens('Hello'))"
 
 # extra: (what works, what names its missing extra, what must not have come along)
@@ -27,9 +28,11 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
             LLAMA_INDEX: "lava-mistral[llama-index]",
             GATEWAY: "lava-mistral[gateway]",
             CLI: "lava-mistral[cli]",
+            HTTPX2: "lava-mistral[httpx2]",
         },
-        ["langchain_core", "llama_index", "starlette", "mistral_common", "rich", "click", "typer"],
+        ["langchain_core", "llama_index", "starlette", "mistral_common", "rich", "click", "typer", "aiohttp"],
     ),
+    "httpx2": ([CORE, HTTPX2], {}, ["langchain_core", "llama_index", "starlette"]),
     "cli": ([CORE, CLI], {LANGCHAIN: "lava-mistral[langchain]"}, ["langchain_core", "llama_index", "starlette"]),
     "langchain": ([CORE, LANGCHAIN], {LLAMA_INDEX: "lava-mistral[llama-index]"}, ["llama_index"]),
     "llama-index": ([CORE, LLAMA_INDEX], {LANGCHAIN: "lava-mistral[langchain]"}, ["langchain_core", "langchain"]),

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
-
-import httpx
 
 from lava_mistral.billing.credentials import decode_forward_token
 from lava_mistral.billing.identity import billing_of_token, payer_of
 from lava_mistral.billing.metering import UNCHARGED, Account, Charge
 from lava_mistral.billing.scope import Identity
 from lava_mistral.calls.error_mapping import (
-    error_from_exception,
+    error_from_failure,
     error_from_response,
     parse_body,
     read_error_body,
     redact,
     shorten,
 )
-from lava_mistral.calls.responses import Completion, EmbeddingAnswer
-from lava_mistral.errors import LavaError, ServerError
+from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
+from lava_mistral.errors import AnswerText, LavaError, ServerError
 from lava_mistral.mistral.json_codec import from_json, to_json
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.types import known_usage
+from lava_mistral.transport.failures import DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.lava import MISTRAL_URL, Forwarder
+from lava_mistral.transport.request import Headers, Request, Response
 
 CHAT_URL = f"{MISTRAL_URL}/chat/completions"
 EMBEDDINGS_URL = f"{MISTRAL_URL}/embeddings"
@@ -41,33 +40,37 @@ JSON_HEADERS: Final = [
     (b"Accept-Encoding", b"gzip, deflate"),
 ]
 _EVENTS = [(b"Content-Type", b"application/json"), (b"Accept", b"text/event-stream")]
-# The request did not go out, or not to Lava: nobody can have charged it.
-_NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.LocalProtocolError,
-    httpx.InvalidURL,
-)
-_OF_THE_BODY = (b"content-length", b"content-encoding", b"transfer-encoding")
+_LONGEST_ERROR = 100_000
+_OF_THE_BODY = ("content-length", "content-encoding", "transfer-encoding")
 _OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
 
 
-def client_headers(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
-    """The headers of an HTTP client that go with every request: not the ones that httpx or Lava set.
+def client_headers(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of an HTTP client that go with every request: not the ones that its library or Lava set.
 
-    There is one User-Agent: the client's own, or this package's where the client has httpx's.
+    There is one User-Agent: the client's own, or this package's where the client has its library's.
     """
     kept = [
         (name, value)
-        for name, value in headers.raw
+        for name, value in raw
         if name.lower() not in _OWN
         and name.lower() != b"connection"
-        and not (name.lower() == b"user-agent" and value.startswith(b"python-httpx/"))
+        and not (name.lower() == b"user-agent" and value.startswith(b"python-httpx"))
     ]
     return kept if any(name.lower() == b"user-agent" for name, _ in kept) else [_AGENT, *kept]
+
+
+def caused(failure: LavaError, error: TransportError) -> LavaError:
+    """Chain an error to what the transport says, without the frames, which hold the request and its credential."""
+    cause = error.__cause__ or error
+    cause.__cause__ = cause.__context__ = None
+    failure.__cause__ = cause.with_traceback(None)
+    return failure
+
+
+def is_success(status: int) -> bool:
+    """Whether an HTTP status means success."""
+    return 200 <= status < 300
 
 
 @dataclass
@@ -97,80 +100,54 @@ class Call:
     charge: Charge = field(init=False, default=UNCHARGED)
     credential: str = field(init=False, default="", repr=False)
     content: bytes | None = field(init=False, default=None)
-    timeouts: dict[str, float | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.body is not None:
             self.content = to_json(self.body)
 
-    def request(self, forwarder: Forwarder, extra: Sequence[tuple[bytes, bytes]] = ()) -> httpx.Request:
+    def request(self, forwarder: Forwarder, extra: Sequence[tuple[bytes, bytes]] = ()) -> Request:
         """The request to Lava for one try.
 
         Raises:
             SpendLimitError: it could pass a limit.
         """
-        connect = None if self.timeout is None else min(self.timeout, 15.0)
-        self.timeouts = {"connect": connect, "read": self.timeout, "write": self.timeout, "pool": connect}
-        headers = _EVENTS if self.stream else JSON_HEADERS
-        request = forwarder.request(
-            "GET" if self.content is None else "POST",
-            self.target,
-            identity=self.identity,
-            headers=[*headers, *extra],
-            content=self.content,
-            extensions={"timeout": self.timeouts},
-        )
-        self.credential = request.headers["authorization"].removeprefix("Bearer ")
+        url, self.credential, headers = forwarder.address(self.target, self.identity)
         if self.account is not None:
             self.charge = self.account.open(billing_of_token(self.credential))
-        return request
+        return Request(
+            self.method,
+            url,
+            self.target,
+            [*headers, *(_EVENTS if self.stream else JSON_HEADERS), *extra],
+            self.content,
+            self.gap if self.stream else None,
+        )
 
-    def limit(self, response: httpx.Response, began: float) -> None:
-        """Bound the time that an answer may take in all: a transport's limit is one between two reads.
+    @property
+    def method(self) -> str:
+        """The method of its requests."""
+        return "GET" if self.content is None else "POST"
 
-        Args:
-            response: the answer, whose body has not been read.
-            began: when the request was sent, by the monotonic clock.
-        """
-        if self.timeout is not None:
-            deadline = began + self.timeout
-            response.stream = (
-                _InTime(response.stream, deadline)
-                if isinstance(response.stream, httpx.SyncByteStream)
-                else _AsyncInTime(response.stream, deadline)
-            )
+    @property
+    def shown_url(self) -> str:
+        """The address as the caller may see it: the provider's."""
+        return self.target
 
-    def provider_request(self) -> httpx.Request:
-        """The request as the caller may see it: for Mistral, without the credential."""
-        return httpx.Request("GET" if self.content is None else "POST", self.target)
-
-    def began(self) -> None:
-        """The headers are here: from now on the limit is the gap between two chunks."""
-        # The transport reads the limit when the body's first byte is asked for.
-        self.timeouts["read"] = self.gap
-
-    def refused(self, response: httpx.Response) -> LavaError:
-        """The error that an answer with a status other than 2xx stands for; its body has been read."""
+    def refused(self, answer: Answer) -> LavaError:
+        """The error that an answer with a status other than 2xx stands for."""
         self.charge.free()
-        shown = self._shown(response)
+        shown = self._shown(answer)
         return error_from_response(
-            shown.status_code, shown.headers, shown.content, payer=payer_of(self.credential), response=shown
+            shown.status, shown.headers, shown.text.encode(), payer=payer_of(self.credential), response=shown
         )
 
-    def _shown(self, response: httpx.Response) -> httpx.Response:
-        """An answer as the caller may see it: to the request for Mistral, and without a key that it repeats."""
-        try:
-            text = response.text
-        except httpx.ResponseNotRead:
-            # A hook of the caller's client raised before anybody read it, and that closed it.
-            text = ""
-        headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY]
-        return httpx.Response(
-            response.status_code,
-            headers=headers,
-            content=self.without_secrets(text).encode(),
-            request=self.provider_request(),
+    def _shown(self, answer: Answer) -> AnswerText:
+        """An answer without a key that it repeats."""
+        headers = Headers(
+            (name, self.without_secrets(value)) for name, value in answer.headers.items() if name not in _OF_THE_BODY
         )
+        text = self.without_secrets(answer.content[:_LONGEST_ERROR].decode("utf-8", "replace"))
+        return AnswerText(answer.status, headers, text, self.method, self.shown_url)
 
     def without_secrets(self, text: str) -> str:
         """A text that came from the server without the credential and the keys in it, which it may repeat."""
@@ -181,28 +158,29 @@ class Call:
             text = text.replace(secret, "[redacted]")
         return redact(text)
 
-    def failed(self, error: Exception, response: httpx.Response | None = None) -> LavaError:
-        """The error for an exception of the HTTP layer.
+    def failed(self, error: TransportError, response: Response | None = None) -> LavaError:
+        """End the request whose answer did not come through, and return the error for it.
 
         Args:
-            error: the exception.
+            error: what the transport says.
             response: the answer whose body was being read, where one had begun.
         """
-        request_id = None if response is None else response.headers.get("x-lava-request-id")
-        if isinstance(error, _NEVER_SENT):
+        if isinstance(error, NotConnected):
             self.charge.free()
         self.abandoned(response)
-        self.disarm(error)
-        failure = error_from_exception(error, timeout=self.timeout)
+        if response is None:
+            return self.unanswered(error)
+        if isinstance(error, DeadlineExceeded):
+            error = DeadlineExceeded("the answer had begun, but not come to its end")
+        return self.unanswered(error, response.headers.get("x-lava-request-id"))
+
+    def unanswered(self, error: TransportError, request_id: str | None = None) -> LavaError:
+        """Return the error for a request whose answer did not come through."""
+        failure = error_from_failure(error, self.without_secrets(str(error)), timeout=self.timeout)
         failure.request_id = request_id
-        return failure
+        return caused(failure, error)
 
-    def disarm(self, error: Exception) -> None:
-        """Take the credential off an exception that the caller's error is chained to."""
-        if isinstance(error, httpx.RequestError):
-            error.request = self.provider_request()
-
-    def abandoned(self, response: httpx.Response | None = None) -> None:
+    def abandoned(self, response: Response | None = None) -> None:
         """The request ended before its answer did, for whatever reason: nobody here knows what it cost.
 
         Args:
@@ -210,49 +188,50 @@ class Call:
         """
         if response is None:
             self.charge.end(None, None, complete=False)
-        elif response.is_success:
+        elif is_success(response.status):
             self.charge.end(None, response.headers.get("x-lava-request-id"), complete=False)
         else:
             self.charge.free()
 
-    def parsed(self, response: httpx.Response) -> dict[str, Any]:
+    def parsed(self, answer: Answer) -> dict[str, Any]:
         """The JSON object of a good answer."""
         try:
-            body = from_json(response.content)
+            body = from_json(answer.content)
         except ValueError as error:
-            raise self._senseless("that is not JSON", response) from error
+            raise self._senseless("that is not JSON", answer) from error
         if not isinstance(body, dict):
-            raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", response)
+            raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", answer)
         return body
 
-    def _senseless(self, what: str, response: httpx.Response, usage: Any = None) -> ServerError:
-        self.charge.end(usage, response.headers.get("x-lava-request-id"), complete=False)
-        body = parse_body(self.without_secrets(response.text).encode())
+    def _senseless(self, what: str, answer: Answer, usage: Any = None) -> ServerError:
+        self.charge.end(usage, answer.request_id, complete=False)
+        shown = self._shown(answer)
+        body = parse_body(shown.text.encode())
         said = read_error_body(body).message
         return ServerError(
             f"expected an answer from {self.target}, got one {what}{f': {shorten(said)}' if said else ''}",
-            status_code=response.status_code,
-            request_id=response.headers.get("x-lava-request-id"),
+            status_code=answer.status,
+            request_id=shown.headers.get("x-lava-request-id"),
             origin="lava",
             body=body,
-            response=self._shown(response),
+            response=shown,
         )
 
-    def completion(self, response: httpx.Response) -> Completion:
+    def completion(self, answer: Answer) -> Completion:
         """The completion in a good answer.
 
         Raises:
             ServerError: the answer holds no choice, or one that Mistral gave up on.
         """
-        body = self.parsed(response)
+        body = self.parsed(answer)
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
-            raise self._senseless("without choices", response, body.get("usage"))
+            raise self._senseless("without choices", answer, body.get("usage"))
         try:
             turns = tuple(Turn.from_choice(choice, place, self.names) for place, choice in enumerate(choices))
         except ServerError as error:
-            raise self._senseless(f"that makes no sense ({error.message})", response, body.get("usage")) from error
-        request_id = response.headers.get("x-lava-request-id")
+            raise self._senseless(f"that makes no sense ({error.message})", answer, body.get("usage")) from error
+        request_id = answer.request_id
         failed = any(turn.finish_reason == "error" for turn in turns)
         self.charge.end(body.get("usage"), request_id, answered_by=body.get("model"), complete=not failed)
         for turn in turns:
@@ -275,53 +254,15 @@ class Call:
             identity=self.identity,
         )
 
-    def embedding(self, response: httpx.Response) -> EmbeddingAnswer:
+    def embedding(self, answer: Answer) -> EmbeddingAnswer:
         """The vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
-        body = self.parsed(response)
+        body = self.parsed(answer)
         if not isinstance(body.get("data"), list):
-            raise self._senseless("without data", response, body.get("usage"))
-        self.charge.end(body.get("usage"), response.headers.get("x-lava-request-id"))
+            raise self._senseless("without data", answer, body.get("usage"))
+        self.charge.end(body.get("usage"), answer.request_id)
         return EmbeddingAnswer(
             response=body,  # type: ignore[arg-type]  # checked above as far as it is relied on
-            headers=response.headers,
-            request_id=response.headers.get("x-lava-request-id"),
+            headers=answer.headers,
+            request_id=answer.request_id,
             identity=self.identity if self.account is None else self.account.sent_as,
         )
-
-
-class _InTime(httpx.SyncByteStream):
-    """A body that must have come by a moment of the monotonic clock."""
-
-    def __init__(self, stream: httpx.SyncByteStream, deadline: float) -> None:
-        self._stream, self._deadline = stream, deadline
-
-    def __iter__(self) -> Iterator[bytes]:
-        late = False
-        for data in self._stream:
-            if late:
-                raise httpx.ReadTimeout("the answer had begun, but not come to its end")
-            yield data
-            # An answer that is whole by now is taken all the same.
-            late = time.monotonic() > self._deadline
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _AsyncInTime(httpx.AsyncByteStream):
-    """A body in async code that must have come by a moment of the monotonic clock."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, deadline: float) -> None:
-        self._stream, self._deadline = stream, deadline
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        late = False
-        async for data in self._stream:
-            if late:
-                raise httpx.ReadTimeout("the answer had begun, but not come to its end")
-            yield data
-            # An answer that is whole by now is taken all the same.
-            late = time.monotonic() > self._deadline
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()

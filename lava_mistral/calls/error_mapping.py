@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from traceback import clear_frames
 from typing import Any
 
-import httpx
 import orjson
 
 from lava_mistral.errors import (
@@ -16,7 +15,6 @@ from lava_mistral.errors import (
     APIConnectionError,
     APITimeoutError,
     AuthenticationError,
-    ConfigurationError,
     ContextOverflowError,
     InsufficientBalanceError,
     InvalidRequestError,
@@ -28,6 +26,7 @@ from lava_mistral.errors import (
     ServerError,
     StreamInterruptedError,
 )
+from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, TransportError
 from lava_mistral.transport.retry import parse_retry_after
 
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
@@ -62,7 +61,7 @@ def error_from_response(
     content: bytes,
     *,
     payer: str = "",
-    response: httpx.Response | None = None,
+    response: Any = None,
 ) -> LavaError:
     """The error that an HTTP answer stands for.
 
@@ -71,7 +70,7 @@ def error_from_response(
         headers: its headers, by lower-case name.
         content: its whole body.
         payer: who was to pay, for 402 and 403: `"the merchant's wallet"`, `"customer c_1 on meter m"` …
-        response: the answer itself, to be kept on the error.
+        response: the answer itself, or what makes it when it is asked for, to be kept on the error.
     """
     body = _without_secrets(parse_body(content))
     detail = read_error_body(body)
@@ -122,22 +121,26 @@ def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> Lava
     )
 
 
-def error_from_exception(error: Exception, *, timeout: float | None = None) -> LavaError:
-    """The error for an exception of the HTTP layer, which never reached an answer."""
-    text = redact(str(error)) or type(error).__name__
-    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
-        return APITimeoutError(f"no connection to Lava in time ({text})", origin="lava")
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
+def error_from_failure(failure: TransportError, text: str, *, timeout: float | None = None) -> LavaError:
+    """The error for a request without an answer.
+
+    Args:
+        failure: what the transport says.
+        text: its text, without secrets.
+        timeout: seconds that the call had.
+    """
+    said = shorten(text) or type(failure).__name__
+    if isinstance(failure, ConnectTimeout):
+        return APITimeoutError(f"no connection to Lava in time ({said})", origin="lava")
+    if isinstance(failure, DeadlineExceeded):
         limit = f" within {timeout:g} s" if timeout is not None else " in time"
         return APITimeoutError(
-            f"no answer{limit} ({text})",
+            f"no answer{limit} ({said})",
             origin="lava",
             advice="Give a longer timeout= where the model needs more time.",
         )
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-        return ConfigurationError(f"the base URL can't be used: {text}")
     return APIConnectionError(
-        f"the connection to Lava failed: {text}",
+        f"the connection to Lava failed: {said}",
         origin="lava",
         advice="Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them.",
     )

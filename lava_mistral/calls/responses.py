@@ -11,6 +11,22 @@ from lava_mistral.billing.scope import Identity
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.types import EmbeddingResponse, Usage
 from lava_mistral.pricing.cost import priced
+from lava_mistral.transport.request import Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, read to its end."""
+
+    status: int
+    headers: Headers
+    content: bytes = field(repr=False)
+
+    @property
+    def request_id(self) -> str | None:
+        """Lava's id of the request."""
+        found: str | None = self.headers.get("x-lava-request-id")
+        return found
 
 
 @dataclass(frozen=True)

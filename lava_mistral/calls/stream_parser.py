@@ -6,9 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from decimal import Decimal
 
-import httpx
-
-from lava_mistral.calls.call import Call
+from lava_mistral.calls.call import Call, caused
 from lava_mistral.calls.error_mapping import (
     error_from_event,
     parse_body,
@@ -22,8 +20,14 @@ from lava_mistral.mistral.turn import Delta, Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.cost import priced
+from lava_mistral.transport.failures import DeadlineExceeded, TransportError
 
 _LONGEST_PRELUDE = 2_000
+
+
+def tells(delta: Delta) -> bool:
+    """Whether a delta tells the caller something: not a role, nor an empty text."""
+    return bool(delta.text or delta.parts or delta.tool_calls or delta.finish_reason)
 
 
 class StreamReader:
@@ -38,7 +42,7 @@ class StreamReader:
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
         self._assembler = TurnAccumulator(call.names)
-        # Seconds of reads that brought no event; what the caller takes between two reads is not the server's.
+        # Seconds of reads that told the caller nothing; what the caller takes between two reads is not the server's.
         self._silence = 0.0
         self._heard = False
         # What came instead of events, for the error.
@@ -48,17 +52,13 @@ class StreamReader:
         """Take the next bytes; the deltas in them join `ready`.
 
         Raises:
-            StreamInterruptedError: an error event, garbage, a finish reason `"error"`, or nothing but comments for
-                longer than the gap.
+            StreamInterruptedError: an error event, garbage, or a finish reason `"error"`.
         """
         events = self._decoder.feed(data)
         if not events:
             if not self._heard:
                 self._prelude = (self._prelude + data)[:_LONGEST_PRELUDE]
-            if self.call.gap is not None and self._silence > self.call.gap:
-                raise self.stalled()
             return
-        self._silence = 0.0
         self._heard = True
         for event in events:
             text = event.data
@@ -87,6 +87,8 @@ class StreamReader:
             for delta in deltas:
                 if delta.finish_reason == "error":
                     raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
+            if any(tells(delta) for delta in deltas):
+                self._silence = 0.0
             self.ready.extend(deltas)
 
     def raise_failure(self) -> None:
@@ -125,12 +127,24 @@ class StreamReader:
         complete = self.finished and self._failure is None
         self._charge.end(self.usage, self.request_id, answered_by=self._assembler.model, complete=complete)
 
-    def broken(self, error: Exception) -> LavaError:
-        """The error for an exception of the HTTP layer in the middle of the stream."""
-        self.call.disarm(error)
-        if isinstance(error, httpx.TimeoutException):
-            return self.stalled()
-        return self.interrupted(f"the connection broke ({type(error).__name__})")
+    def gap_left(self) -> float | None:
+        """Seconds that the next read may take, `None` for no limit."""
+        return None if self.call.gap is None else max(self.call.gap - self._silence, 0.0)
+
+    def waited(self, seconds: float) -> None:
+        """A read took so long."""
+        self._silence += seconds
+
+    def broken(self, error: TransportError, *, late: bool) -> LavaError:
+        """The error for a read that failed.
+
+        Args:
+            error: what the transport says.
+            late: whether the time to the first delta is over.
+        """
+        if isinstance(error, DeadlineExceeded):
+            return self.call.unanswered(error, self.request_id) if late else caused(self.stalled(), error)
+        return caused(self.interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
 
     def stalled(self) -> StreamInterruptedError:
         """The error for a stream that has gone silent."""
@@ -165,7 +179,7 @@ class StreamReader:
     @property
     def started(self) -> bool:
         """Whether there is a delta that tells the caller something."""
-        return any(d.text or d.parts or d.tool_calls or d.finish_reason or d.usage for d in self.ready)
+        return any(tells(delta) or delta.usage for delta in self.ready)
 
     @property
     def turns(self) -> list[Turn]:

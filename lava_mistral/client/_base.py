@@ -7,28 +7,35 @@ is cheap to make, picklable, and safe to share between threads and event loops.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
-
-import httpx
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
 
 from lava_mistral.billing.credentials import Secret, check_base_url
 from lava_mistral.billing.identity import Billing, to_billing
-from lava_mistral.billing.metering import open_account
+from lava_mistral.billing.metering import Account, open_account
 from lava_mistral.billing.pickling import carried
 from lava_mistral.billing.scope import Identity, identify
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
-from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, Call, client_headers
+from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, Call, client_headers, is_success
 from lava_mistral.calls.chat_body import chat_body
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL as DEFAULT_CHAT_MODEL
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL as DEFAULT_EMBEDDING_MODEL
 from lava_mistral.calls.defaults import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
+from lava_mistral.calls.error_mapping import forget_frames
+from lava_mistral.calls.responses import Answer, Completion
+from lava_mistral.client.streams import StreamBase
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.types import Message
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
+from lava_mistral.transport.clients import ClientTransport
+from lava_mistral.transport.deadline import Deadline
+from lava_mistral.transport.failures import TransportError
+from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.lava import Forwarder
-from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES, RetryPolicy
+from lava_mistral.transport.request import Request, Response, read
+from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.engine import (
@@ -39,11 +46,20 @@ if TYPE_CHECKING:
 OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
 """Told before each wait: the error, how many tries were made, seconds to the next."""
 
-_HTTP = TypeVar("_HTTP", httpx.Client, httpx.AsyncClient)
+_T = TypeVar("_T")
+_Stream = TypeVar("_Stream", bound=StreamBase)
 
 
-class ClientBase(Generic[_HTTP]):
-    """What both clients are made of, and the calls that they make of it."""
+class Transport(Protocol):
+    """What sends a request: the pool of the process or event loop, or the caller's own client."""
+
+    def send(self, request: Request, deadline: Deadline) -> Flow[Response]: ...
+
+
+class ClientBase:
+    """What both clients are made of, and what they do, as flows that each drives in its way."""
+
+    _asynchronous: ClassVar[bool]
 
     def __init__(
         self,
@@ -55,7 +71,7 @@ class ClientBase(Generic[_HTTP]):
         timeout: float | None = DEFAULT_TIMEOUT,
         max_retries: int | None = None,
         stream_chunk_timeout: float | None = DEFAULT_TIMEOUT,
-        http_client: _HTTP | None = None,
+        http_client: Any = None,
         spend_limit: Amount | SpendLimit | None = None,
     ) -> None:
         for name, limit in (("timeout", timeout), ("stream_chunk_timeout", stream_chunk_timeout)):
@@ -73,7 +89,10 @@ class ClientBase(Generic[_HTTP]):
         self._gap = stream_chunk_timeout
         self._max_retries = max_retries
         self._policy = RetryPolicy(max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries)
-        self._http_client: _HTTP | None = http_client
+        self._own_transport: Transport | None = None
+        if http_client is not None:
+            self._own_transport = ClientTransport(http_client, asynchronous=self._asynchronous)
+        self._extra_headers = client_headers(() if http_client is None else http_client.headers.raw)
         self.spend_limit = to_limit(spend_limit)
         # One engine for each way to embed, since the engine holds the limit of requests in flight.
         self._engines: dict[tuple[str, int | None, int], EmbeddingEngine] = {}
@@ -90,9 +109,6 @@ class ClientBase(Generic[_HTTP]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"
-
-    def _extra_headers(self) -> list[tuple[bytes, bytes]]:
-        return client_headers(httpx.Headers() if self._http_client is None else self._http_client.headers)
 
     def _identity(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> Identity:
         return identify(
@@ -152,3 +168,98 @@ class ClientBase(Generic[_HTTP]):
         account = open_account("embedding", model, identity, lambda: most_of_embedding(inputs, model))
         timeout = self._timeout if timeout is None else timeout
         return Call(EMBEDDINGS_URL, identity, timeout, model, body, account=account)
+
+    @abstractmethod
+    def _shared_transport(self) -> Transport: ...
+
+    @abstractmethod
+    def _sleep(self, seconds: float) -> Any: ...
+
+    def _completed(self, call: Call, on_retry: OnRetry | None) -> Flow[Completion]:
+        """Get an answer, trying again as the policy allows."""
+
+        def attempt() -> Flow[Completion]:
+            return call.completion((yield from self._answer(call)))
+
+        return self._retried(attempt, call.account, on_retry)
+
+    def _opened(self, call: Call, kind: type[_Stream], on_retry: OnRetry | None) -> Flow[_Stream]:
+        """Get a stream whose first delta is there, trying again as the policy allows."""
+        return self._retried(lambda: self._open(call, kind), call.account, on_retry)
+
+    def _asked(self, call: Call) -> Flow[dict[str, Any]]:
+        """Get a JSON object, trying again as the policy allows."""
+
+        def attempt() -> Flow[dict[str, Any]]:
+            return call.parsed((yield from self._answer(call)))
+
+        return self._retried(attempt, call.account)
+
+    def _answer(self, call: Call) -> Flow[Answer]:
+        """Send a request once and read the whole answer, within the call's timeout in all.
+
+        Raises:
+            LavaError: no answer came, or one that is an error.
+        """
+        deadline = Deadline(call.timeout)
+        response = yield from self._send(call, deadline)
+        return (yield from self._read(call, response, deadline))
+
+    def _open(self, call: Call, kind: type[_Stream]) -> Flow[_Stream]:
+        """Send a request once and read its stream to the first delta, within the call's timeout in all."""
+        deadline = Deadline(call.timeout)
+        response = yield from self._send(call, deadline)
+        if not is_success(response.status):
+            yield from self._read(call, response, deadline)
+        stream = kind(call, response, deadline)
+        yield from stream.prime()
+        return stream
+
+    def _send(self, call: Call, deadline: Deadline) -> Flow[Response]:
+        request = call.request(self._forwarder, self._extra_headers)
+        transport = self._own_transport or self._shared_transport()
+        return self._guarded(call, transport.send(request, deadline))
+
+    def _read(self, call: Call, response: Response, deadline: Deadline) -> Flow[Answer]:
+        content = yield from self._guarded(call, read(response, deadline), response)
+        answer = Answer(response.status, response.headers, content)
+        if not is_success(answer.status):
+            raise call.refused(answer)
+        return answer
+
+    def _guarded(self, call: Call, steps: Flow[_T], response: Response | None = None) -> Flow[_T]:
+        """Make the steps of a request; if they fail, end it and raise the error that says so."""
+        try:
+            return (yield from steps)
+        except TransportError as error:
+            failure = call.failed(error, response)
+        except LavaError:
+            call.charge.free()
+            raise
+        except BaseException:
+            call.abandoned(response)
+            raise
+        # Out of the handler, so that nothing of the transport's frames is in the error's context.
+        try:
+            raise failure
+        finally:
+            del failure
+
+    def _retried(
+        self, attempt: Callable[[], Flow[_T]], account: Account | None, on_retry: OnRetry | None = None
+    ) -> Flow[_T]:
+        """Make an attempt, and more as long as the policy allows."""
+        attempts = Attempts(self._policy)
+        while True:
+            try:
+                return (yield from attempt())
+            except LavaError as error:
+                wait = attempts.failed(error)
+                if wait is None:
+                    raise
+                if on_retry is not None:
+                    on_retry(error, attempts.tries, wait)
+                if account is not None:
+                    account.retried()
+                forget_frames(error)
+            yield self._sleep(wait)

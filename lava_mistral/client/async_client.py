@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
-
 from lava_mistral.billing.identity import Billing
-from lava_mistral.billing.metering import Account
 from lava_mistral.calls.call import MODELS_URL, Call
-from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Completion, EmbeddingAnswer
 from lava_mistral.client.records import AsyncHistory
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
-from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.types import Message, ModelCard
+from lava_mistral.transport.flow import adrive
 from lava_mistral.transport.pools import async_pool
-from lava_mistral.transport.retry import Attempts
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.engine import (
@@ -30,14 +24,16 @@ if TYPE_CHECKING:
     )
     from lava_mistral.embedding.progress import OnProgress
 
-from lava_mistral.client._base import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, ClientBase, OnRetry
+from lava_mistral.client._base import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, ClientBase, OnRetry, Transport
 from lava_mistral.client.streams import AsyncChatStream
 
 _T = TypeVar("_T")
 
 
-class AsyncLavaMistral(ClientBase[httpx.AsyncClient], AsyncHistory):
+class AsyncLavaMistral(ClientBase, AsyncHistory):
     """Mistral's models through Lava in async code, without a framework; see `LavaMistral` for the arguments."""
+
+    _asynchronous = True
 
     async def chat(
         self,
@@ -62,10 +58,7 @@ class AsyncLavaMistral(ClientBase[httpx.AsyncClient], AsyncHistory):
             timeout=timeout,
         )
 
-        async def attempt() -> Completion:
-            return call.completion(await self._answer(call))
-
-        return await self._retry(attempt, call.account, on_retry)
+        return await adrive(self._completed(call, on_retry))
 
     async def stream(
         self,
@@ -92,10 +85,7 @@ class AsyncLavaMistral(ClientBase[httpx.AsyncClient], AsyncHistory):
             gap=stream_chunk_timeout,
         )
 
-        async def attempt() -> AsyncChatStream:
-            return await (await self._open(call)).prime()
-
-        return await self._retry(attempt, call.account, on_retry)
+        return await adrive(self._opened(call, AsyncChatStream, on_retry))
 
     async def embedding_request(
         self,
@@ -111,7 +101,7 @@ class AsyncLavaMistral(ClientBase[httpx.AsyncClient], AsyncHistory):
         """One embeddings request, sent once; see `LavaMistral.embedding_request`."""
         identity = self._identity(billing, lava_metadata)
         call = self._embedding_call(inputs, model, encoding_format, output_dimension, identity, timeout)
-        return call.embedding(await self._answer(call))
+        return call.embedding(await adrive(self._answer(call)))
 
     async def embed(
         self,
@@ -184,82 +174,10 @@ class AsyncLavaMistral(ClientBase[httpx.AsyncClient], AsyncHistory):
         return list((await self._ask(call)).get("data", []))
 
     async def _ask(self, call: Call) -> dict[str, Any]:
-        async def attempt() -> dict[str, Any]:
-            return call.parsed(await self._answer(call))
+        return await adrive(self._asked(call))
 
-        return await self._retry(attempt, call.account)
+    def _shared_transport(self) -> Transport:
+        return async_pool()
 
-    async def _send(self, call: Call) -> httpx.Response:
-        request = call.request(self._forwarder, self._extra_headers())
-        try:
-            if self._http_client is None:
-                return await (await async_pool(request.url)).handle_async_request(request)
-            return await self._http_client.send(request, stream=True, auth=None, follow_redirects=False)
-        except httpx.HTTPStatusError as error:
-            # A hook of the caller's client raises for what is an answer.
-            raise call.refused(error.response) from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise call.failed(error) from error
-        except RuntimeError as error:
-            call.abandoned()
-            if "loop" not in str(error):
-                raise
-            # The connections of a caller's client stay in the event loop that they were opened in.
-            raise ConfigurationError(
-                f"The httpx.AsyncClient was used in another event loop before ({error}). Make one for each "
-                "asyncio.run, or leave it out: each event loop then gets connections of its own."
-            ) from error
-        except BaseException:
-            call.abandoned()
-            raise
-
-    async def _answer(self, call: Call) -> httpx.Response:
-        began = time.monotonic()
-        response = await self._send(call)
-        call.limit(response, began)
-        try:
-            await response.aread()
-        except (httpx.HTTPError, OSError) as error:
-            raise call.failed(error, response) from error
-        except BaseException:
-            call.abandoned(response)
-            raise
-        finally:
-            await response.aclose()
-        if not response.is_success:
-            raise call.refused(response)
-        return response
-
-    async def _open(self, call: Call) -> AsyncChatStream:
-        response = await self._send(call)
-        if response.is_success:
-            call.began()
-            return AsyncChatStream(call, response)
-        try:
-            await response.aread()
-        except (httpx.HTTPError, OSError) as error:
-            raise call.failed(error, response) from error
-        except BaseException:
-            call.abandoned(response)
-            raise
-        finally:
-            await response.aclose()
-        raise call.refused(response)
-
-    async def _retry(
-        self, attempt: Callable[[], Awaitable[_T]], account: Account | None, on_retry: OnRetry | None = None
-    ) -> _T:
-        attempts = Attempts(self._policy)
-        while True:
-            try:
-                return await attempt()
-            except LavaError as error:
-                wait = attempts.failed(error)
-                if wait is None:
-                    raise
-                if on_retry is not None:
-                    on_retry(error, attempts.tries, wait)
-                if account is not None:
-                    account.retried()
-                forget_frames(error)
-            await asyncio.sleep(wait)
+    def _sleep(self, seconds: float) -> Awaitable[None]:
+        return asyncio.sleep(seconds)

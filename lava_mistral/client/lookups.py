@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-import httpx
-
 from lava_mistral.billing.identity import check_metadata, resolve_access
 from lava_mistral.billing.lava_records import Moment
 from lava_mistral.billing.scope import Identity
 from lava_mistral.calls.call import JSON_HEADERS, Call
+from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
-from lava_mistral.transport.lava import Forwarder
+from lava_mistral.transport.lava import Forwarder, lava_headers
+from lava_mistral.transport.request import Request, parse_url
 
 LARGEST_PAGE: Final = 100
 
@@ -50,7 +50,7 @@ class Lookup(Call):
         given = {name: value for name, value in query.items() if value is not None}
         return cls(f"{path}?{urlencode(given)}" if given else path, Identity(), timeout)
 
-    def request(self, forwarder: Forwarder, extra: Any = ()) -> httpx.Request:
+    def request(self, forwarder: Forwarder, extra: Any = ()) -> Request:
         """The request for one try.
 
         Raises:
@@ -58,29 +58,24 @@ class Lookup(Call):
         """
         access = resolve_access(forwarder.api_key, forwarder.base_url)
         self.address = f"{access.base_url}/{self.target}"
-        connect = None if self.timeout is None else min(self.timeout, 15.0)
-        self.timeouts = {"connect": connect, "read": self.timeout, "write": self.timeout, "pool": connect}
         try:
-            bearer = access.secret_key
+            self.credential = access.secret_key
         except ConfigurationError as error:
             raise ConfigurationError(
                 "Lava's records are shown to the secret key alone, and this forward token does not show its own. "
                 "Give the secret key (LAVA_SECRET_KEY or api_key=)."
             ) from error
-        return httpx.Request(
-            "GET",
-            self.address,
-            headers=[(b"Authorization", b"Bearer " + bearer.encode("ascii")), *JSON_HEADERS, *extra],
-            extensions={"timeout": self.timeouts},
-        )
+        url = parse_url(self.address)
+        return Request("GET", url, self.address, [*lava_headers(url, self.credential, {}), *JSON_HEADERS, *extra])
 
-    def provider_request(self) -> httpx.Request:
-        """The request as the caller may see it, without the credential."""
-        return httpx.Request("GET", self.address)
+    @property
+    def shown_url(self) -> str:
+        """The address as the caller may see it: Lava's own."""
+        return self.address
 
-    def refused(self, response: httpx.Response) -> LavaError:
+    def refused(self, answer: Answer) -> LavaError:
         """The error that an answer stands for; it is Lava's own, however it is worded."""
-        error = super().refused(response)
+        error = super().refused(answer)
         error.origin = "lava"
         return error
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
-
 from lava_mistral.billing.identity import Billing
-from lava_mistral.billing.metering import Account
 from lava_mistral.calls.call import MODELS_URL, Call
-from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Completion, EmbeddingAnswer
 from lava_mistral.client.records import History
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
-from lava_mistral.errors import LavaError
 from lava_mistral.mistral.types import Message, ModelCard
+from lava_mistral.transport.flow import drive
 from lava_mistral.transport.pools import sync_pool
-from lava_mistral.transport.retry import Attempts
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.engine import (
@@ -29,13 +24,13 @@ if TYPE_CHECKING:
     )
     from lava_mistral.embedding.progress import OnProgress
 
-from lava_mistral.client._base import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, ClientBase, OnRetry
+from lava_mistral.client._base import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, ClientBase, OnRetry, Transport
 from lava_mistral.client.streams import ChatStream
 
 _T = TypeVar("_T")
 
 
-class LavaMistral(ClientBase[httpx.Client], History):
+class LavaMistral(ClientBase, History):
     """Mistral's models through Lava, without a framework.
 
     Args:
@@ -48,13 +43,16 @@ class LavaMistral(ClientBase[httpx.Client], History):
         max_retries: how often a call is tried again after 408, 429, 5xx, connection errors and timeouts: by default
             twice, and each request of an embedding ten times, since much is lost with it.
         stream_chunk_timeout: seconds between two chunks of a stream; `None` for no limit.
-        http_client: an `httpx.Client` to send with, for a proxy or certificates of your own; it stays yours to close.
+        http_client: an `httpx.Client` or `httpx2.Client` to send with, for a proxy or certificates of your own; it
+            stays yours to close.
         spend_limit: USD that all calls of this client may cost together, or a `SpendLimit` to share. A call that could
             pass it is refused before it is sent (`SpendLimitError`).
 
     Raises:
         ConfigurationError: a setting is wrong. A missing key is reported by the first call.
     """
+
+    _asynchronous = False
 
     def chat(
         self,
@@ -92,7 +90,7 @@ class LavaMistral(ClientBase[httpx.Client], History):
             identity=self._identity(billing, lava_metadata),
             timeout=timeout,
         )
-        return self._retry(lambda: call.completion(self._answer(call)), call.account, on_retry)
+        return drive(self._completed(call, on_retry))
 
     def stream(
         self,
@@ -124,7 +122,7 @@ class LavaMistral(ClientBase[httpx.Client], History):
             timeout=timeout,
             gap=stream_chunk_timeout,
         )
-        return self._retry(lambda: self._open(call).prime(), call.account, on_retry)
+        return drive(self._opened(call, ChatStream, on_retry))
 
     def embedding_request(
         self,
@@ -140,7 +138,7 @@ class LavaMistral(ClientBase[httpx.Client], History):
         """One embeddings request, sent once: no batching, no retry, no check of the vectors."""
         identity = self._identity(billing, lava_metadata)
         call = self._embedding_call(inputs, model, encoding_format, output_dimension, identity, timeout)
-        return call.embedding(self._answer(call))
+        return call.embedding(drive(self._answer(call)))
 
     def embed(
         self,
@@ -234,68 +232,10 @@ class LavaMistral(ClientBase[httpx.Client], History):
         return list(self._ask(call).get("data", []))
 
     def _ask(self, call: Call) -> dict[str, Any]:
-        return self._retry(lambda: call.parsed(self._answer(call)), call.account)
+        return drive(self._asked(call))
 
-    def _send(self, call: Call) -> httpx.Response:
-        request = call.request(self._forwarder, self._extra_headers())
-        try:
-            if self._http_client is None:
-                return sync_pool(request.url).handle_request(request)
-            return self._http_client.send(request, stream=True, auth=None, follow_redirects=False)
-        except httpx.HTTPStatusError as error:
-            # A hook of the caller's client raises for what is an answer.
-            raise call.refused(error.response) from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise call.failed(error) from error
-        except BaseException:
-            call.abandoned()
-            raise
+    def _shared_transport(self) -> Transport:
+        return sync_pool()
 
-    def _answer(self, call: Call) -> httpx.Response:
-        began = time.monotonic()
-        response = self._send(call)
-        call.limit(response, began)
-        try:
-            response.read()
-        except (httpx.HTTPError, OSError) as error:
-            raise call.failed(error, response) from error
-        except BaseException:
-            call.abandoned(response)
-            raise
-        finally:
-            response.close()
-        if not response.is_success:
-            raise call.refused(response)
-        return response
-
-    def _open(self, call: Call) -> ChatStream:
-        response = self._send(call)
-        if response.is_success:
-            call.began()
-            return ChatStream(call, response)
-        try:
-            response.read()
-        except (httpx.HTTPError, OSError) as error:
-            raise call.failed(error, response) from error
-        except BaseException:
-            call.abandoned(response)
-            raise
-        finally:
-            response.close()
-        raise call.refused(response)
-
-    def _retry(self, attempt: Callable[[], _T], account: Account | None, on_retry: OnRetry | None = None) -> _T:
-        attempts = Attempts(self._policy)
-        while True:
-            try:
-                return attempt()
-            except LavaError as error:
-                wait = attempts.failed(error)
-                if wait is None:
-                    raise
-                if on_retry is not None:
-                    on_retry(error, attempts.tries, wait)
-                if account is not None:
-                    account.retried()
-                forget_frames(error)
-            time.sleep(wait)
+    def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)

@@ -10,8 +10,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import httpx
-
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batching import Batch, Count, TokenRatio
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
@@ -20,6 +18,7 @@ from lava_mistral.embedding.results import BatchResult, EmbeddingSpec
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError, SpendLimitError
 from lava_mistral.mistral.types import known_usage
 from lava_mistral.pricing.cost import cost_of
+from lava_mistral.transport.failures import is_not_connected
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 Encoding = Literal["float", "base64"]
 
 _NEVER_SENT: Final = (ConfigurationError, SpendLimitError)
-_NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout)
 _TOO_MANY: Final = "3210"
 _TOO_MANY_TEXT: Final = re.compile(r"too many (?:tokens|inputs)|split into more batches", re.I)
 _TOO_LONG: Final = re.compile(r"Input id (\d+) has (\d+) tokens")
@@ -126,7 +124,7 @@ class BatchRequest:
         while True:
             use_base64 = not plain and endpoint.base64 is not False and endpoint.dimensions is not None
             answer = yield Send(part, "base64" if use_base64 else "float")
-            endpoint.reached = endpoint.reached or not isinstance(getattr(answer, "__cause__", None), _NOT_REACHED)
+            endpoint.reached = endpoint.reached or not is_not_connected(getattr(answer, "__cause__", None))
             if not isinstance(answer, _NEVER_SENT):
                 result.requests += 1
             error: LavaError

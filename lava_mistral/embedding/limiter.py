@@ -217,8 +217,8 @@ class PermitScope:
         """Note why no good answer came."""
         if isinstance(error, RateLimitError) or error.status_code == 503:
             self._outcome, self._retry_after = "refused", error.retry_after
-        if error.response is not None:
-            self._headers = error.response.headers
+        if error.headers:
+            self._headers = error.headers
 
     def __enter__(self) -> Self:
         return self

@@ -1,25 +1,22 @@
-"""The forward proxy: httpx transports that re-address a request for Mistral to Lava.
+"""The forward proxy: re-address a request for Mistral to Lava. Does no I/O.
 
-`LavaTransport` is not a client. It stands around another httpx transport, turns a request for
-`https://api.mistral.ai/…` into one for `{base}/forward?u=…`, sets the credential and the metadata, and refuses any
-other host. Whatever library takes an `httpx.Client` can be sent through Lava by giving that client this transport.
-The request that the library made stays untouched, so `response.request` still names Mistral and holds no credential.
+A request for `https://api.mistral.ai/…` becomes one for `{base}/forward?u=…` with Lava's credential and metadata. The
+transports of `httpx.py` and `httpx2.py` do that for whatever a library sends; the client does it for its own calls.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
-
-import httpx
 
 from lava_mistral.billing.credentials import Secret, hidden
 from lava_mistral.billing.identity import Billing, check_metadata, resolve_access, to_billing
 from lava_mistral.billing.scope import Identity, identify
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.transport.pools import async_pool, sync_pool
+from lava_mistral.transport.request import Url, parse_url
 
 MISTRAL_HOST = "api.mistral.ai"
 MISTRAL_URL = f"https://{MISTRAL_HOST}/v1"
@@ -29,14 +26,14 @@ _REPLACED = frozenset({b"host", b"authorization", b"x-lava-metadata", b"cookie"}
 
 
 @lru_cache(maxsize=512)
-def forward_url(base_url: str, target: str) -> httpx.URL:
-    """The address at Lava that stands for a provider's address."""
-    return httpx.URL(f"{base_url}/forward?u={quote(target, safe='')}")
+def forward_url(base_url: str, target: str) -> Url:
+    """Return the address at Lava that stands for a provider's address."""
+    return parse_url(f"{base_url}/forward?u={quote(target, safe='')}")
 
 
-def lava_headers(bearer: str, metadata: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """The headers that Lava itself reads."""
-    headers = [(b"Authorization", b"Bearer " + bearer.encode("ascii"))]
+def lava_headers(url: Url, bearer: str, metadata: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return the headers that Lava itself reads."""
+    headers = [(b"Host", url.authority.encode("ascii")), (b"Authorization", b"Bearer " + bearer.encode("ascii"))]
     if metadata:
         # ASCII escapes: a header can't hold other characters.
         headers.append((b"x-lava-metadata", json.dumps(dict(metadata), separators=(",", ":")).encode("ascii")))
@@ -44,7 +41,7 @@ def lava_headers(bearer: str, metadata: Mapping[str, str]) -> list[tuple[bytes, 
 
 
 class Forwarder:
-    """The settings of one way through Lava, and what they make of a request. Does no I/O."""
+    """The settings of one way through Lava, and what they make of a request."""
 
     def __init__(
         self,
@@ -59,33 +56,22 @@ class Forwarder:
         self.billing = to_billing(billing)
         self.metadata = check_metadata(metadata)
 
-    def request(
-        self,
-        method: str,
-        target: str,
-        *,
-        identity: Identity,
-        headers: list[tuple[bytes, bytes]],
-        content: bytes | None = None,
-        stream: httpx.SyncByteStream | httpx.AsyncByteStream | None = None,
-        extensions: dict[str, object] | None = None,
-    ) -> httpx.Request:
-        """The request to send to Lava for one to the provider address `target`."""
+    def address(self, target: str, identity: Identity) -> tuple[Url, str, list[tuple[bytes, bytes]]]:
+        """Return what a request to the provider address `target` is sent to: URL, credential and Lava's headers."""
         access = resolve_access(self.api_key, self.base_url)
         url = forward_url(access.base_url, target)
-        # httpx adds the host itself, but not to a request whose body is a stream.
-        own = [(b"Host", url.netloc), *lava_headers(access.bearer(identity.billing), identity.metadata)]
-        return httpx.Request(
-            method,
-            url,
-            headers=[*own, *headers],
-            content=content,
-            stream=stream,
-            extensions=extensions,
-        )
+        bearer = access.bearer(identity.billing)
+        return url, bearer, lava_headers(url, bearer, identity.metadata)
 
-    def readdress(self, request: httpx.Request) -> httpx.Request:
-        """The request to send to Lava for one that a library made for Mistral.
+    def readdress(self, library: Any, request: Any) -> Any:
+        """Return the request to send to Lava for one that a client of httpx or httpx2 made for Mistral.
+
+        The request that the library made stays untouched, so `response.request` still names Mistral and holds no
+        credential.
+
+        Args:
+            library: `httpx` or `httpx2`.
+            request: its request.
 
         Raises:
             ConfigurationError: it is for another host than Mistral's, there is no usable credential, or a spend limit
@@ -105,77 +91,41 @@ class Forwarder:
                 "Leave spend_limit= out of the billed_to blocks around them, or make the call with LavaMistral or one "
                 "of the framework packages."
             )
-        return self.request(
+        # Neither user and password nor a fragment of the address go with it.
+        target = f"https://{MISTRAL_HOST}{url.raw_path.decode('ascii')}"
+        address, _, headers = self.address(target, identity)
+        return library.Request(
             request.method,
-            str(url),
-            identity=identity,
-            headers=[(name, value) for name, value in request.headers.raw if name.lower() not in _REPLACED],
+            str(address),
+            headers=[*headers, *kept_headers(request.headers.raw)],
             stream=request.stream,
             extensions=dict(request.extensions),
         )
 
 
-class LavaTransport(httpx.BaseTransport):
-    """Sends whatever an `httpx.Client` asks of Mistral through Lava.
+def kept_headers(raw: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a library's request that go to Lava with it."""
+    return [(name, value) for name, value in raw if name.lower() not in _REPLACED]
+
+
+def shared_transport(library: Any, url: Any, *, asynchronous: bool) -> Any:
+    """Return a transport of httpx or httpx2 that the process or the running event loop shares.
+
+    It never makes a request wait for a connection.
 
     Args:
-        api_key: Lava's secret key or a forward token: text, a `SecretStr` or a function returning it. By default
-            `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`, read at each request.
-        base_url: by default `LAVA_BASE_URL`, else what the key's prefix says (sandbox or production).
-        billing: who pays; `billed_to` blocks lie over it.
-        metadata: stored by Lava with each request.
-        transport: what carries the bytes; by default a pool shared by the process, without a limit on connections.
-
-    Raises:
-        ConfigurationError: from a request for another host, or without a usable credential.
+        library: `httpx` or `httpx2`.
+        url: the address of the request, which may need a proxy.
+        asynchronous: whether it is an async transport, of the running event loop.
     """
+    from lava_mistral.transport.connections import KEEPALIVE
+    from lava_mistral.transport.pools import environment_proxy, per_loop, per_process, ssl_context
 
-    def __init__(
-        self,
-        *,
-        api_key: Secret | None = None,
-        base_url: str | None = None,
-        billing: Billing | None = None,
-        metadata: Mapping[str, str] | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
-        self._inner = transport
+    proxy = environment_proxy(url.scheme, url.host)
+    kind, held = ("AsyncHTTPTransport", per_loop) if asynchronous else ("HTTPTransport", per_process)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request through Lava."""
-        forwarded = self._forwarder.readdress(request)
-        inner = self._inner if self._inner is not None else sync_pool(forwarded.url)
-        return inner.handle_request(forwarded)
+    def make() -> Any:
+        limits = library.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
+        return getattr(library, kind)(verify=ssl_context(), limits=limits, proxy=proxy)
 
-    def close(self) -> None:
-        """Close the transport that was given; the shared pool stays open for others."""
-        if self._inner is not None:
-            self._inner.close()
-
-
-class AsyncLavaTransport(httpx.AsyncBaseTransport):
-    """Sends whatever an `httpx.AsyncClient` asks of Mistral through Lava; see `LavaTransport`."""
-
-    def __init__(
-        self,
-        *,
-        api_key: Secret | None = None,
-        base_url: str | None = None,
-        billing: Billing | None = None,
-        metadata: Mapping[str, str] | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
-        self._inner = transport
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request through Lava."""
-        forwarded = self._forwarder.readdress(request)
-        inner = self._inner if self._inner is not None else await async_pool(forwarded.url)
-        return await inner.handle_async_request(forwarded)
-
-    async def aclose(self) -> None:
-        """Close the transport that was given; the shared pool stays open for others."""
-        if self._inner is not None:
-            await self._inner.aclose()
+    return held((library.__name__, proxy), make)

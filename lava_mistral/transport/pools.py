@@ -1,8 +1,7 @@
-"""Connection pools shared by every client: one a process for sync code, one an event loop for async code.
+"""Connections shared by every client: one pool a process for sync code, one an event loop for async code.
 
-The pools have no limit that makes a request wait for a connection. Proxies and certificate authorities from the
-environment are honoured. A forked child starts with none; the pools of an event loop are closed when it shuts down
-its async generators, as `asyncio.run` does, so that no connection outlives its loop.
+Proxies and certificate authorities from the environment are honoured. A forked child starts with none; what belongs
+to an event loop is closed when it shuts down its async generators, as `asyncio.run` does.
 """
 
 from __future__ import annotations
@@ -12,127 +11,174 @@ import atexit
 import os
 import ssl
 import urllib.request
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
-
-import httpx
 
 from lava_mistral._fork import new_lock
 from lava_mistral.billing.credentials import is_loopback
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.transport.connections import Pool, Proxy
+from lava_mistral.transport.request import Url
 
-if TYPE_CHECKING:
-    from lava_mistral.transport.aiohttp_transport import AiohttpTransport
-
-KEEPALIVE = 30.0
-"""Seconds that an idle connection is kept."""
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
-
-_lock = new_lock()
-_sync_pools: dict[str | None, httpx.HTTPTransport] = {}
-_Pools: TypeAlias = "dict[str | None, tuple[AiohttpTransport, AsyncGenerator[None, None]]]"
-_async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pools] = WeakKeyDictionary()
-# A forked child must not close what its parent still uses; keeping the objects alive keeps their finalizers quiet.
-_inherited: list[object] = []
-
-
-@lru_cache(maxsize=1)
-def _ssl_context() -> ssl.SSLContext:
-    # 60 ms to build; reads SSL_CERT_FILE and SSL_CERT_DIR.
-    return httpx.create_ssl_context()
-
-
+_T = TypeVar("_T")
 _PROXY_VARIABLES = tuple(
     spelled for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for spelled in (name, name.upper())
 )
 
-
-def proxy_for(url: httpx.URL) -> str | None:
-    """The proxy that the environment names for an address, by the rules of the standard library."""
-    if is_loopback(url.host):
-        return None
-    return _proxy(url.scheme, url.host, tuple(map(os.environ.get, _PROXY_VARIABLES)))
-
-
-@lru_cache(maxsize=64)
-def _proxy(scheme: str, host: str, _environment: tuple[str | None, ...]) -> str | None:
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if proxy is None or urllib.request.proxy_bypass(host):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+_lock = new_lock()
+_of_process: dict[Any, Any] = {}
+_of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = WeakKeyDictionary()
+# A forked child must not close what its parent still uses; keeping the objects alive keeps their finalizers quiet.
+_inherited: list[object] = []
 
 
-def sync_pool(url: httpx.URL) -> httpx.HTTPTransport:
-    """The process's pool for this address."""
-    proxy = proxy_for(url)
-    pool = _sync_pools.get(proxy)
-    if pool is None:
-        with _lock:
-            pool = _sync_pools.get(proxy)
-            if pool is None:
-                pool = httpx.HTTPTransport(verify=_ssl_context(), limits=LIMITS, proxy=proxy)
-                _sync_pools[proxy] = pool
-    return pool
+def sync_pool() -> Pool:
+    """Return the process's pool."""
+    pool: Pool | None = _of_process.get("own")
+    return per_process("own", _new_sync_pool) if pool is None else pool
 
 
-async def async_pool(url: httpx.URL) -> AiohttpTransport:
-    """The running event loop's pool for this address."""
-    # A fifth of a second to load, which sync code has no use for.
-    from lava_mistral.transport.aiohttp_transport import AiohttpTransport
+def async_pool() -> Pool:
+    """Return the running event loop's pool."""
+    return per_loop("own", _new_async_pool)
 
-    loop = asyncio.get_running_loop()
-    proxy = proxy_for(url)
+
+def _new_sync_pool() -> Pool:
+    from lava_mistral.transport.sockets import Socket
+
+    return Pool(Socket, ssl_context, proxy_for)
+
+
+def _new_async_pool() -> Pool:
+    from lava_mistral.transport.async_sockets import AsyncSocket
+
+    return Pool(AsyncSocket, ssl_context, proxy_for)
+
+
+def per_process(key: Any, make: Callable[[], _T]) -> _T:
+    """Return what the process holds under a key; made at first, and closed with `close()` at the end."""
     with _lock:
-        pools = _async_pools.get(loop)
-        if pools is None:
-            for other in [known for known in _async_pools if known.is_closed()]:
-                del _async_pools[other]
-            pools = _async_pools[loop] = {}
-        held = pools.get(proxy)
-        if held is not None:
-            return held[0]
-        pool = AiohttpTransport(verify=_ssl_context(), proxy=proxy, keepalive=KEEPALIVE)
-        keeper = _close_with_loop(pool, pools, proxy)
-        pools[proxy] = (pool, keeper)
-    # Its first step makes the loop know the generator, and so finish it on shutdown.
-    await keeper.__anext__()
-    return pool
+        if key not in _of_process:
+            _of_process[key] = make()
+        held: _T = _of_process[key]
+        return held
 
 
-async def _close_with_loop(pool: AiohttpTransport, pools: _Pools, proxy: str | None) -> AsyncGenerator[None, None]:
+def per_loop(key: Any, make: Callable[[], _T]) -> _T:
+    """Return what the running event loop holds under a key; made at first, and closed when the loop ends."""
+    loop = asyncio.get_running_loop()
+    held = _of_loops.get(loop)
+    if held is None:
+        with _lock:
+            for other in [known for known in _of_loops if known.is_closed()]:
+                del _of_loops[other]
+            held = _of_loops.setdefault(loop, {})
+        # Its first step makes the loop know the generator, and so finish it on shutdown.
+        keeper = _close_with_loop(held)
+        held[_close_with_loop] = keeper
+        with suppress(StopIteration):
+            keeper.__anext__().send(None)
+    if key not in held:
+        held[key] = make()
+    found: _T = held[key]
+    return found
+
+
+async def _close_with_loop(held: dict[Any, Any]) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
         # The generator holds its loop, so an entry left here would keep the loop alive.
-        pools.pop(proxy, None)
-        await pool.aclose()
+        held.pop(_close_with_loop, None)
+        while held:
+            resource = held.popitem()[1]
+            if hasattr(resource, "aclose"):
+                await resource.aclose()
+            else:
+                resource.close()
 
 
 def close_sync_pools() -> None:
-    """Close the process's pools for sync code; the next request opens a new one."""
+    """Close the process's connections; the next request opens new ones."""
     with _lock:
-        pools = list(_sync_pools.values())
-        _sync_pools.clear()
+        pools = list(_of_process.values())
+        _of_process.clear()
     for pool in pools:
         pool.close()
 
 
 async def close_async_pools() -> None:
-    """Close the running event loop's pools; the next request opens a new one."""
+    """Close the running event loop's connections; the next request opens new ones."""
     with _lock:
-        pools = _async_pools.pop(asyncio.get_running_loop(), {})
-    for _, keeper in list(pools.values()):
+        held = _of_loops.pop(asyncio.get_running_loop(), {})
+    keeper = held.get(_close_with_loop)
+    if keeper is not None:
         await keeper.aclose()
 
 
 def _after_fork() -> None:
-    _inherited.append((dict(_sync_pools), [dict(pools) for pools in _async_pools.values()]))
-    _sync_pools.clear()
-    _async_pools.clear()
+    _inherited.append((dict(_of_process), [dict(held) for held in _of_loops.values()]))
+    _of_process.clear()
+    _of_loops.clear()
 
 
 atexit.register(close_sync_pools)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+@lru_cache(maxsize=1)
+def ssl_context() -> ssl.SSLContext:
+    """Return the certificates to trust: those of SSL_CERT_FILE or SSL_CERT_DIR, else certifi's.
+
+    Raises:
+        ConfigurationError: they can't be read.
+    """
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if not file and not folder:
+        import certifi
+
+        file = certifi.where()
+    try:
+        # Reading them takes 20 to 60 ms.
+        context = ssl.create_default_context(cafile=file or None, capath=folder or None)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The certificates in SSL_CERT_FILE or SSL_CERT_DIR ({file or folder}) can't be read: {error}."
+        ) from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def proxy_for(url: Url) -> Proxy | None:
+    """Return the proxy that the environment names for an address, by the rules of the standard library.
+
+    Raises:
+        ConfigurationError: it is one that only a client of your own can use.
+    """
+    proxy = environment_proxy(url.scheme, url.host)
+    if proxy is not None and not proxy.startswith("http://"):
+        raise ConfigurationError(
+            f"The environment names a proxy of {proxy.partition('://')[0]}:// for {url.host}; only http:// works "
+            "without a client of your own. Give http_client=httpx.Client(proxy=…), for SOCKS with httpx[socks]."
+        )
+    return None if proxy is None else Proxy.parse(proxy)
+
+
+def environment_proxy(scheme: str, host: str) -> str | None:
+    """Return the proxy that the environment names for a host, whatever its kind."""
+    if is_loopback(host):
+        return None
+    return _environment_proxy(scheme, host, tuple(map(os.environ.get, _PROXY_VARIABLES)))
+
+
+@lru_cache(maxsize=64)
+def _environment_proxy(scheme: str, host: str, _environment: tuple[str | None, ...]) -> str | None:
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if proxy is None or urllib.request.proxy_bypass(host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"

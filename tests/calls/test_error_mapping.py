@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lava_mistral.errors as module
-from lava_mistral.calls.error_mapping import error_from_event, error_from_exception, error_from_response, redact
+from lava_mistral.billing.scope import Identity
+from lava_mistral.calls.call import Call
+from lava_mistral.calls.error_mapping import error_from_event, error_from_failure, error_from_response, redact
 from lava_mistral.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -32,6 +34,13 @@ from lava_mistral.errors import (
     StreamInterruptedError,
 )
 from lava_mistral.mistral.turn import Turn
+from lava_mistral.transport.failures import (
+    ConnectionBroken,
+    ConnectTimeout,
+    DeadlineExceeded,
+    NotConnected,
+    TransportError,
+)
 
 SECRETS = [
     "aks_live_0123456789abcdef",
@@ -258,29 +267,25 @@ def test_an_error_event_keeps_what_had_come(body: Any, message: str, retryable: 
 
 
 @pytest.mark.parametrize(
-    ("exception", "kind", "said"),
+    ("failure", "kind", "said"),
     [
-        (httpx.ConnectTimeout("slow"), APITimeoutError, "no connection to Lava in time (slow)"),
-        (httpx.PoolTimeout(""), APITimeoutError, "no connection to Lava in time (PoolTimeout)"),
-        (httpx.ReadTimeout("slow"), APITimeoutError, "no answer within 5 s (slow)"),
-        (TimeoutError(), APITimeoutError, "no answer within 5 s (TimeoutError)"),
-        (httpx.ConnectError("refused"), APIConnectionError, "the connection to Lava failed: refused"),
-        (httpx.ReadError(""), APIConnectionError, "the connection to Lava failed: ReadError"),
-        (httpx.RemoteProtocolError("cut"), APIConnectionError, "the connection to Lava failed: cut"),
-        (httpx.UnsupportedProtocol("ftp"), ConfigurationError, "the base URL can't be used: ftp"),
-        (httpx.InvalidURL("bad"), ConfigurationError, "the base URL can't be used: bad"),
+        (ConnectTimeout("slow"), APITimeoutError, "no connection to Lava in time (slow)"),
+        (DeadlineExceeded("slow"), APITimeoutError, "no answer within 5 s (slow)"),
+        (DeadlineExceeded(), APITimeoutError, "no answer within 5 s (DeadlineExceeded)"),
+        (NotConnected("refused"), APIConnectionError, "the connection to Lava failed: refused"),
+        (ConnectionBroken(""), APIConnectionError, "the connection to Lava failed: ConnectionBroken"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_each_exception_of_the_http_layer_has_its_class(exception: Exception, kind: type[LavaError], said: str) -> None:
-    error = error_from_exception(exception, timeout=5)
+def test_each_failure_of_a_transport_has_its_class(failure: TransportError, kind: type[LavaError], said: str) -> None:
+    error = error_from_failure(failure, str(failure), timeout=5)
     assert type(error) is kind
     assert error.message == said
-    assert error.retryable is (kind is not ConfigurationError)
+    assert error.retryable
 
 
 def test_a_timeout_without_a_limit_is_said_so() -> None:
-    assert error_from_exception(httpx.ReadTimeout("")).message == "no answer in time (ReadTimeout)"
+    assert error_from_failure(DeadlineExceeded(""), "late").message == "no answer in time (late)"
 
 
 @pytest.mark.parametrize("secret", SECRETS)
@@ -294,7 +299,7 @@ def test_defect_21_no_error_shows_or_keeps_a_credential(secret: str) -> None:
         answer(422, {"object": "error", "message": {"detail": [{"loc": ["header", secret], "msg": said}]}}),
         answer(502, said.encode()),
         error_from_event({"error": {"message": said}}, request_id=None, partial=None),
-        error_from_exception(httpx.ConnectError(said)),
+        Call("", Identity(), None).failed(NotConnected(said)),
     ]
     hidden = secret.removeprefix("Bearer ")
     for error in errors:

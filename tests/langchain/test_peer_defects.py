@@ -27,6 +27,7 @@ from langchain_lava_mistral import (
 )
 from lava_mistral import Billing
 from lava_mistral.gateway import Interrupted, LocalGateway, Reset, Status, WrongVectors
+from lava_mistral.transport.failures import TransportError
 from tests.langchain.scenario import KEY, USAGE, Caller, Script, answer, call, chat, chunk, embeddings, events
 
 both = pytest.mark.parametrize("streamed", [False, True], ids=["invoke", "stream"])
@@ -340,7 +341,7 @@ def test_the_cause_hides_behind_a_retry_error(streamed: bool, gateway: LocalGate
     gateway.queue(Reset(), Reset())
     with pytest.raises(APIConnectionError) as caught:
         caller.ask(streamed, chat(gateway, max_retries=1), "Hi")
-    assert isinstance(caught.value.__cause__, httpx.HTTPError)
+    assert isinstance(caught.value.__cause__, TransportError)
     gateway.queue(Status(429, retry_after=0), Status(429, retry_after=0))
     with pytest.raises(ModelRateLimitError, match="Rate limit exceeded"):
         caller.embed(embeddings(gateway, max_retries=1), ["a"])

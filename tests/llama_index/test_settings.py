@@ -183,7 +183,7 @@ def test_settings_under_the_names_of_other_classes() -> None:
     assert (llm.http_client, llm.async_http_client) == (sync, asynchronous)
     embeddings = EMBEDDINGS(max_concurrent_requests=3, output_dimension=64, client=sync)
     assert (embeddings.num_workers, embeddings.dimensions, embeddings.http_client) == (3, 64, sync)
-    with pytest.raises(ValidationError, match=r"expected an httpx\.Client, got AsyncClient"):
+    with pytest.raises(ValidationError, match=r"must be an httpx\.Client or httpx2\.Client, not AsyncClient"):
         CHAT(http_client=asynchronous)
 
 

@@ -1,0 +1,182 @@
+"""Send requests with a caller's own client of httpx or httpx2, sync or async. Loads neither library."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from types import ModuleType
+from typing import Any, TypeVar
+
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.transport.connections import LONGEST_CONNECT
+from lava_mistral.transport.deadline import Deadline
+from lava_mistral.transport.failures import (
+    ConnectionBroken,
+    ConnectTimeout,
+    DeadlineExceeded,
+    NotConnected,
+    TransportError,
+)
+from lava_mistral.transport.flow import Flow
+from lava_mistral.transport.request import Headers, Request
+
+_T = TypeVar("_T")
+LIBRARIES = ("httpx", "httpx2")
+
+
+def library_of(client: object, kind: str) -> ModuleType:
+    """Return the library that a client is of.
+
+    Args:
+        client: what the caller gave.
+        kind: `"Client"` or `"AsyncClient"`.
+
+    Raises:
+        ConfigurationError: it is no such client.
+    """
+    for name in LIBRARIES:
+        library = sys.modules.get(name)
+        if library is not None and isinstance(client, getattr(library, kind)):
+            return library
+    raise ConfigurationError(f"http_client must be an httpx.{kind} or httpx2.{kind}, not {type(client).__name__}.")
+
+
+class ClientTransport:
+    """Sends with a caller's client, which stays the caller's to close.
+
+    Args:
+        client: a client of httpx or httpx2.
+        asynchronous: whether it is an async one.
+    """
+
+    def __init__(self, client: Any, *, asynchronous: bool) -> None:
+        self._client = client
+        self.library = library_of(client, "AsyncClient" if asynchronous else "Client")
+        self.asynchronous = asynchronous
+
+    def send(self, request: Request, deadline: Deadline) -> Flow[ClientResponse | WholeResponse]:
+        """Send a request and wait for the headers of its answer."""
+        limits = _Limits(deadline)
+        native = self.library.Request(
+            request.method,
+            str(request.url),
+            headers=list(request.headers),
+            content=request.content,
+            extensions={"timeout": limits},
+        )
+        try:
+            sending = self._client.send(native, stream=True, auth=None, follow_redirects=False)
+            response = yield _in_time(sending, deadline) if self.asynchronous else sending
+        except self.library.HTTPStatusError as error:
+            # A hook of the caller's client raises for what is an answer.
+            return WholeResponse(error.response)
+        except RuntimeError as error:
+            if "loop" not in str(error):
+                raise
+            # The connections of a client stay in the event loop that they were opened in.
+            raise ConfigurationError(
+                f"The {self.library.__name__}.AsyncClient was used in another event loop before ({error}). Make one "
+                "for each asyncio.run, or leave it out: each event loop then gets connections of its own."
+            ) from error
+        except (self.library.HTTPError, self.library.InvalidURL, OSError) as error:
+            raise self.translated(error, request) from error
+        limits.gap = request.gap
+        return ClientResponse(self, request, response)
+
+    def translated(self, error: Exception, request: Request) -> TransportError:
+        """Return the failure that an exception of either library stands for; both use the same names."""
+        text = str(error) or type(error).__name__
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if "RequestError" in names:
+            # The caller may look at it, and the one that was sent holds the credential.
+            error.request = self.library.Request(request.method, request.target)  # type: ignore[attr-defined]
+        if names & {"ConnectTimeout", "PoolTimeout"}:
+            return ConnectTimeout(text)
+        if "TimeoutException" in names or isinstance(error, TimeoutError):
+            return DeadlineExceeded(text)
+        if names & {"UnsupportedProtocol", "InvalidURL"}:
+            raise ConfigurationError(f"the base URL can't be used: {text}")
+        if names & {"ConnectError", "ProxyError", "LocalProtocolError"}:
+            return NotConnected(text)
+        return ConnectionBroken(text)
+
+
+class ClientResponse:
+    """An answer to a client's request; its body is read piece by piece."""
+
+    def __init__(self, transport: ClientTransport, request: Request, response: Any) -> None:
+        self.status: int = response.status_code
+        self.headers = Headers.read(response.headers.raw)
+        self._transport, self._request, self._response = transport, request, response
+        self._asynchronous = transport.asynchronous
+        self._body = response.aiter_bytes() if self._asynchronous else response.iter_bytes()
+
+    def receive(self, deadline: Deadline) -> Flow[bytes]:
+        """Wait for the next bytes of the body; none at its end."""
+        try:
+            deadline.left()
+        except DeadlineExceeded:
+            yield self.close()
+            raise
+        data = b""
+        try:
+            while data is not None and not data:
+                following: Any = anext(self._body, None) if self._asynchronous else next(self._body, None)
+                data = yield _in_time(following, deadline) if self._asynchronous else following
+        except (self._transport.library.HTTPError, OSError) as error:
+            raise self._transport.translated(error, self._request) from error
+        return data or b""
+
+    def close(self) -> Any:
+        """Close the connection, or hand it back to its pool where the answer was read to its end."""
+        return self._response.aclose() if self._asynchronous else self._response.close()
+
+
+class WholeResponse:
+    """An answer whose body the caller's client has read, or never will."""
+
+    def __init__(self, response: Any) -> None:
+        self.status: int = response.status_code
+        self.headers = Headers.read(response.headers.raw)
+        self._content = b""
+        with suppress(Exception):  # it was closed unread
+            self._content = response.content
+
+    def receive(self, deadline: Deadline) -> Flow[bytes]:
+        """Return the body, and then nothing."""
+        content, self._content = self._content, b""
+        return content
+        yield
+
+    def close(self) -> None:
+        """Do nothing: the client has closed it."""
+
+
+class _Limits(dict[str, float | None]):
+    """The limits of a request's steps as both libraries read them, each when its step begins."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__(connect=None, read=None, write=None, pool=None)
+        self._deadline = deadline
+        self.gap: float | None = None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the seconds for a step."""
+        if name == "read" and self.gap is not None:
+            return self.gap
+        try:
+            left = self._deadline.left()
+        except DeadlineExceeded:
+            return 0.001
+        return min(left, LONGEST_CONNECT) if left is not None and name in ("connect", "pool") else left
+
+    def __getitem__(self, name: str) -> float | None:
+        seconds: float | None = self.get(name)
+        return seconds
+
+
+async def _in_time(step: Coroutine[Any, Any, _T], deadline: Deadline) -> _T:
+    async with asyncio.timeout(deadline.left()):
+        return await step

@@ -1,0 +1,49 @@
+"""Drive one piece of logic in sync and in async code.
+
+A flow is a generator that yields each step which may wait, such as `yield socket.receive(deadline)`, and is sent its
+result. In sync code the step has been made when it is yielded and its value goes straight back; in async code it is an
+awaitable. What has nothing to wait for yields `None`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, TypeAlias, TypeVar
+
+T = TypeVar("T")
+Flow: TypeAlias = Generator[Any, Any, T]
+
+
+def drive(flow: Flow[T]) -> T:
+    """Run a flow whose steps are values."""
+    value = None
+    try:
+        while True:
+            value = flow.send(value)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def adrive(flow: Flow[T]) -> T:
+    """Run a flow whose steps are awaitables or `None`."""
+    failure: BaseException | None = None
+    value = None
+    try:
+        while True:
+            try:
+                # Out of the handler below, so that what the flow raises then has no context.
+                step = flow.send(value) if failure is None else flow.throw(failure)
+            finally:
+                failure = None
+            try:
+                value = None if step is None else await step
+            except GeneratorExit:
+                # The coroutine is closed, not awaited: nothing may be awaited any more.
+                flow.close()
+                raise
+            except BaseException as error:  # noqa: BLE001  the flow decides what becomes of it
+                failure = error
+    except StopIteration as end:
+        result: T = end.value
+        return result

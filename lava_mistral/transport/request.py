@@ -1,0 +1,126 @@
+"""Hold a request as it is sent, and say what its answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.transport.deadline import Deadline
+from lava_mistral.transport.flow import Flow
+
+_PORTS = {"https": 443, "http": 80}
+
+
+class Url(NamedTuple):
+    """An address: where to connect to, and what to ask for there."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+
+    @property
+    def authority(self) -> str:
+        """The host, and the port where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.target}"
+
+
+@lru_cache(maxsize=512)
+def parse_url(text: str) -> Url:
+    """Parse an http or https URL; user, password and fragment are left out.
+
+    Raises:
+        ConfigurationError: it is none, or its host can't be written in DNS.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port or _PORTS[parts.scheme]
+        host = parts.hostname or ""
+        # Also refuses empty labels and those of more than 63 characters.
+        host = host if ":" in host else host.encode("idna").decode("ascii")
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        target.encode("ascii")
+    except (ValueError, KeyError):
+        host = ""
+    if not host:
+        raise ConfigurationError("The base URL is not an address of http:// or https:// with a valid host name.")
+    return Url(parts.scheme, host, port, target)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to Lava.
+
+    Attributes:
+        target: the address as the caller knows it, the provider's.
+        headers: Host and the credential among them; never shown.
+        content: the body; `None` for a request without one.
+        gap: seconds between two reads of a streamed body; for clients that take one limit for all of them.
+    """
+
+    method: str
+    url: Url
+    target: str
+    headers: Sequence[tuple[bytes, bytes]] = field(repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    gap: float | None = None
+
+
+class Headers(dict[str, str]):
+    """An answer's headers, found under their names in any case; several of one name are joined by commas."""
+
+    @classmethod
+    def read(cls, raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """Decode header lines."""
+        headers = cls()
+        for name, value in raw:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        return headers
+
+    def __missing__(self, name: str) -> str:
+        if name.islower():
+            raise KeyError(name)
+        return self[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value under the name, in any case."""
+        return super().get(name.lower(), default)
+
+
+class Response(Protocol):
+    """An answer whose headers are there; its body is read piece by piece.
+
+    Its connection is closed at once when a step fails, and when it is closed or dropped before its end.
+    """
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Headers: ...
+    def receive(self, deadline: Deadline) -> Flow[bytes]:
+        """Wait for the next bytes of the body, decompressed; none at its end."""
+        ...
+
+    def close(self) -> Any:
+        """Close the connection, unless the answer was read to its end; a step of a flow."""
+        ...
+
+
+def read(response: Response, deadline: Deadline) -> Flow[bytes]:
+    """Wait for the whole body of an answer."""
+    pieces = []
+    while data := (yield from response.receive(deadline)):
+        pieces.append(data)
+    return b"".join(pieces)
