@@ -7,7 +7,6 @@ are left out; a user's block that Mistral can't take is refused.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -33,8 +32,10 @@ from lava_mistral.mistral.content import (
     named_text,
     refused,
     text_part,
+    tool_content,
     url_part,
 )
+from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart, ToolCallPart
 
 # Whose models sign their thoughts for Mistral: a signature of any other provider means nothing to it.
@@ -84,7 +85,7 @@ def _message(message: BaseMessage) -> Iterator[Message]:
         case SystemMessage():
             yield {"role": "system", "content": content_to_wire(message.content)}
         case FunctionMessage():
-            yield {"role": "tool", "name": message.name, "content": content_to_wire(message.content)}
+            yield _tool(None, message.content, message.name)
         case ChatMessage() if message.role in _ROLES:
             role = _ROLES[message.role]
             yield cast("Message", {"role": role, "content": content_to_wire(message.content)})
@@ -109,7 +110,12 @@ def _user(content: Any) -> Iterator[Message]:
 
 
 def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
-    message: wire.ToolMessage = {"role": "tool", "content": content_to_wire(content)}
+    message: wire.ToolMessage = {
+        "role": "tool",
+        "content": content
+        if isinstance(content, str)
+        else tool_content(content, lambda block: _block(block, lenient=False)),
+    }
     if call_id is not None:
         message["tool_call_id"] = call_id
     if name:
@@ -123,9 +129,7 @@ def _assistant(message: AIMessage) -> AssistantMessage:
         own = message.response_metadata.get("model_provider") in _MISTRALS
         content = content_to_wire(content, lenient=True, signed=own)
     converted: AssistantMessage = {"role": "assistant", "content": content}
-    calls: list[ToolCallPart] = [
-        _call(call["id"], call["name"], _arguments(call["args"])) for call in message.tool_calls
-    ]
+    calls: list[ToolCallPart] = [_call(call["id"], call["name"], to_text(call["args"])) for call in message.tool_calls]
     # A call with broken arguments stays in the history: its error message would be an orphan otherwise.
     calls += [_call(bad.get("id"), bad.get("name") or "", bad.get("args") or "") for bad in message.invalid_tool_calls]
     if calls:
@@ -133,16 +137,6 @@ def _assistant(message: AIMessage) -> AssistantMessage:
     if message.additional_kwargs.get("prefix"):
         converted["prefix"] = True
     return converted
-
-
-def _arguments(value: dict[str, Any]) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # Half of a surrogate pair, as models write it: only its escape can be sent.
-        return json.dumps(value)
-    return text
 
 
 def _call(identity: str | None, name: str, arguments: str) -> ToolCallPart:

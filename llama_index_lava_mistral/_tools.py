@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.tools import json_schema_format, tool_name
 from lava_mistral.mistral.turn import ToolCall
 from lava_mistral.mistral.types import Function, Tool, ToolCallPart
@@ -95,11 +95,7 @@ def _older_call(call: Any) -> ToolCall:
 
 
 def _json(arguments: Any) -> str:
-    return (
-        arguments
-        if isinstance(arguments, str)
-        else json.dumps(arguments, default=str, ensure_ascii=False, separators=(",", ":"))
-    )
+    return arguments if isinstance(arguments, str) else to_text(arguments)
 
 
 def call_parts(calls: Iterable[ToolCall]) -> list[ToolCallPart]:

@@ -66,10 +66,12 @@ def _read_part(item: Any) -> list[Any]:
     if not isinstance(item, dict):
         raise malformed("content", "strings and objects", item)
     match item.get("type"):
-        case "text":
-            if not isinstance(item.get("text") or "", str):
+        case "text" | None if item.get("text"):
+            if not isinstance(item["text"], str):
                 raise malformed("text", "a string", item["text"])
-            return [item] if item.get("text") else []
+            return [item if item.get("type") else {**item, "type": "text"}]
+        case "text":
+            return []
         case "thinking":
             return [item | {"thinking": read_parts(item.get("thinking"))}]
         case "reference":

@@ -294,7 +294,7 @@ def test_calls_are_replayed_with_the_broken_ones() -> None:
 def test_anthropics_tool_results_leave_the_users_turn() -> None:
     asking = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "abcdefghi"}])
     result = {"type": "tool_result", "tool_use_id": "abcdefghi", "content": [{"type": "text", "text": "r"}]}
-    answered = {"role": "tool", "content": [{"type": "text", "text": "r"}], "tool_call_id": "abcdefghi"}
+    answered = {"role": "tool", "content": "r", "tool_call_id": "abcdefghi"}
 
     assert sent(asking, HumanMessage([result]), AIMessage("a"))[1] == answered
     asked = Script(answer())

@@ -583,7 +583,7 @@ def test_an_empty_answer_with_a_finish_reason_is_one() -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        {"text": "x"},
+        {"value": "x"},
         {"type": None},
         {"type": ["text"]},
         {"type": "image_url"},
@@ -599,6 +599,11 @@ def test_a_part_that_is_not_what_it_says_is_kept_as_an_unknown_one(part: Any) ->
     turn, [delta] = assemble({"content": [part, text("a")]})
     assert turn.content == [{**part, "type": "unknown"}, text("a")] == list(delta.parts)
     assert turn.text == delta.text == "a"
+
+
+@pytest.mark.parametrize("part", [{"text": "a"}, {"type": None, "text": "a"}])
+def test_a_text_without_a_type_is_a_text(part: Any) -> None:
+    assert assemble({"content": [part]})[0].content == [text("a")]
 
 
 @pytest.mark.parametrize(("ids", "kept"), [(None, []), ([1, None, "b", {}], [1, "b"]), ("x", [])])

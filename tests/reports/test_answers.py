@@ -1,0 +1,93 @@
+"""Answers in odd forms, through every client: a good answer or a LavaError, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lava_mistral.errors import LavaError
+from lava_mistral.gateway import LocalGateway
+from tests.fakes.frameworks import Framework, choice_answer, events, user
+
+EMPTY: list[Any] = [
+    {"choices": [{}]},
+    {"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]},
+    {"choices": [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+]
+
+
+@pytest.mark.parametrize("answer", EMPTY, ids=str)
+@pytest.mark.parametrize("kind", ["core", "langchain", "llama_index"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_an_answer_with_nothing_in_it_is_an_error(
+    gateway: LocalGateway, kind: str, asynchronous: bool, answer: Any
+) -> None:
+    for _ in range(4):
+        gateway.queue({**choice_answer({}), **answer})
+    with pytest.raises(LavaError):
+        Framework(kind, asynchronous).send(gateway, [user()])
+
+
+@pytest.mark.parametrize("kind", ["core", "langchain", "llama_index"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_stream_with_nothing_in_it_is_an_error(gateway: LocalGateway, kind: str, asynchronous: bool) -> None:
+    for _ in range(4):
+        gateway.queue(events(finish_reason=None))
+    with pytest.raises(LavaError):
+        Framework(kind, asynchronous, streamed=True).send(gateway, [user()])
+
+
+ODD_PARTS: list[Any] = [
+    {"value": "no type"},
+    {"type": None},
+    {"type": "image_url"},
+    {"type": "image_url", "image_url": {}},
+    {"type": "document_url", "document_url": None},
+    {"type": "reference", "reference_ids": None},
+    {"type": "reference", "reference_ids": [None, {}]},
+    {"type": "thinking", "thinking": None},
+    {"type": "thinking", "thinking": [{"type": "tool_reference"}]},
+    {"type": "tool_reference", "tool": "web_search", "title": "x"},
+    {"type": "tool_file", "tool": "image_generation", "file_id": "f"},
+    {"type": "resource", "uri": "lib://1"},
+    {"type": "resource_link", "uri": "lib://1"},
+    {"type": "file", "file_id": "f"},
+    {"type": "input_audio", "input_audio": "AAAA"},
+    {"type": "of_next_year", "value": 1},
+]
+
+
+@pytest.mark.parametrize("part", ODD_PARTS, ids=str)
+def test_odd_parts_beside_a_text_leave_the_text(gateway: LocalGateway, framework: Framework, part: Any) -> None:
+    framework.queue(gateway, {"content": [{"type": "text", "text": "Hi"}, part]})
+    reply = framework.send(gateway, [user()])
+    assert reply.text == "Hi"
+
+
+USAGES: list[Any] = [
+    None,
+    5,
+    {"prompt_tokens": 12.0, "completion_tokens": 5.0, "total_tokens": 17.0},
+    {"prompt_tokens": "12"},
+    {"prompt_tokens": None, "completion_tokens": None},
+    {"prompt_tokens": 12, "completion_tokens": 5},
+    {"prompt_tokens": 12, "completion_tokens": 5, "prompt_tokens_details": "x"},
+]
+
+
+@pytest.mark.parametrize("usage", USAGES, ids=str)
+def test_odd_usage_breaks_no_answer(gateway: LocalGateway, framework: Framework, usage: Any) -> None:
+    if framework.streamed:
+        gateway.queue(events({"content": "Hi"}).replace('"usage": {"prompt_tokens": 12', '"was": {"prompt_tokens": 12'))
+    else:
+        message = {"role": "assistant", "content": "Hi"}
+        gateway.queue(choice_answer({"message": message}) | {"usage": usage})
+    assert framework.send(gateway, [user()]).text == "Hi"
+
+
+@pytest.mark.parametrize("id", [None, "null", ["a"], {}, 5], ids=str)
+def test_calls_with_odd_ids_are_made(gateway: LocalGateway, framework: Framework, id: Any) -> None:
+    call = {"id": id, "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+    framework.queue(gateway, {"content": "", "tool_calls": [call]}, "tool_calls")
+    assert framework.send(gateway, [user()], ["add"]).calls == [("add", {"a": 1, "b": 2})]
