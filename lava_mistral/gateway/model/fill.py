@@ -196,12 +196,11 @@ class _Filler:
         found = self._evidence.number(fits)
         if found is None:
             unit = step or (1 if whole else 0.5)
-            guesses = [1, 0, low, high]
-            guesses += [above + unit, (above // unit + 1) * unit] if above is not None else []
-            guesses += [below - unit] if below is not None else []
-            guesses += [-(-low // unit) * unit] if low is not None else []
-            guesses += [(above + below) / 2] if above is not None and below is not None else []
-            found = next((guess for guess in guesses if guess is not None and fits(guess)), 1)
+            least = next((bound for bound in (low, above) if bound is not None), 0)
+            most = next((bound for bound in (high, below) if bound is not None), least)
+            guesses = (1, 0, least, most, least + unit, most - unit, (least + most) / 2)
+            multiples = (-(-least // unit) * unit, (least // unit + 1) * unit)
+            found = next((guess for guess in (*guesses, *multiples) if fits(guess)), 1)
         return int(found) if whole else found
 
     def _string(self, schema: Mapping[str, Any], name: str) -> str:
