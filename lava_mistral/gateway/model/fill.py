@@ -196,8 +196,8 @@ class _Filler:
         found = self._evidence.number(fits)
         if found is None:
             unit = step or (1 if whole else 0.5)
-            least = next((bound for bound in (low, above) if bound is not None), 0)
-            most = next((bound for bound in (high, below) if bound is not None), least)
+            least = max((bound for bound in (low, above) if bound is not None), default=0)
+            most = min((bound for bound in (high, below) if bound is not None), default=least)
             guesses = (1, 0, least, most, least + unit, most - unit, (least + most) / 2)
             multiples = (-(-least // unit) * unit, (least // unit + 1) * unit)
             found = next((guess for guess in (*guesses, *multiples) if fits(guess)), 1)
