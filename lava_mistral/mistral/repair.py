@@ -1,10 +1,19 @@
-"""Repair a conversation that Mistral refuses: every word stays, in its order. Pure."""
+"""Bring a conversation into the order that Mistral takes, or refuse one that has another. Pure.
+
+The order (Mistral's error 3230; the request validators of mistral-common hold the same rules):
+
+- a system message comes first, or after a system or user message;
+- each call of an assistant message has exactly one result, and the results follow that message directly;
+- after them comes an assistant message, or the end;
+- the last message is not an assistant's, unless it is marked as the `prefix` that the answer continues.
+"""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from typing import cast
 
+from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.message_shape import AnyMessage, clean, roles_of, says_nothing
 from lava_mistral.mistral.tool_ids import calls_of, known_id, paired, with_call_ids, with_result_id
 
@@ -13,68 +22,93 @@ BRIDGE = "OK"
 NOT_RUN = "This call was not run."
 """The result of a call that has none in the conversation."""
 
-_logger = logging.getLogger("lava_mistral")
 
-
-def repaired(messages: Sequence[AnyMessage], *, go_on: str | None = None) -> list[AnyMessage]:
-    """Put the messages into an order that Mistral takes; log what was done, in one line at INFO.
+class Repair:
+    """A conversation, put into order message by message: every word stays, in its order.
 
     Args:
-        messages: the conversation. It is left as it is.
-        go_on: what the user says where an assistant message is last; `None`: the answer continues that message.
+        messages: the conversation. It is left as it is; messages that need no change are shared with the result.
+        strict: refuse what has to be repaired.
+
+    Attributes:
+        out: the messages in order.
+        done: what was done, a phrase each.
 
     Raises:
-        InvalidRequestError: something in the list has not the shape of a message.
+        InvalidRequestError: something in the list has not the shape of a message, or is refused.
     """
-    repair = _Repair(messages)
-    repair.run()
-    repair.end(go_on)
-    if repair.done:
-        _logger.info("repair_messages: %s", "; ".join(repair.done))
-    return repair.out
 
-
-class _Repair:
-    def __init__(self, messages: Sequence[AnyMessage]) -> None:
+    def __init__(self, messages: Sequence[AnyMessage], *, strict: bool) -> None:
         self.out: list[AnyMessage] = []
         self.done: list[str] = []
+        self._strict = strict
         self._messages = messages
         self._roles = roles_of(messages)
-        # The results that stand behind their calls, by the index of the message that makes the calls.
+        # The results of the calls of each message, by its index: those behind it, and those that came later.
         self._results: dict[int, list[int]] = {}
-
-    def run(self) -> None:
-        orphans = self._find_calls()
-        for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
-            if role == "tool":
-                if index in orphans:
-                    self._note(index, message)
-            elif role == "assistant":
-                self._assistant(index, message)
-            elif role == "system" and self._last_role in ("assistant", "tool"):
-                self._say(index, message | {"role": "user"}, "was sent with the role of the user")
-            else:
-                self._say(index, message)
+        self._last = 0
+        self._orphans = self._find_results()
+        for index, message in enumerate(messages):
+            match self._roles[index]:
+                case "tool":
+                    if index in self._orphans:
+                        self._orphan(index, message)
+                case "assistant":
+                    self._assistant(index, clean(message))
+                case role:
+                    self._say(index, role, clean(message))
 
     def end(self, go_on: str | None) -> None:
-        """Make an assistant message at the end the prefix of the answer, or add what the user says after it."""
-        if self._last_role != "assistant" or (self.out[-1].get("prefix") and len(self.out) > 1):
+        """Make an assistant message at the end the prefix of the answer, or add what the user says after it.
+
+        Args:
+            go_on: what the user says; `None` for a prefix.
+
+        Raises:
+            InvalidRequestError: such an end is refused.
+        """
+        if self._last_role != "assistant":
             return
-        if go_on is None and len(self.out) > 1:
-            self.done.append("the last message (assistant) became the prefix of the answer")
-            self.out[-1] = self.out[-1] | {"prefix": True}
+        last, index, alone = self.out[-1], self._last, len(self.out) == 1
+        if not last.get("prefix"):
+            self._fix(
+                index,
+                "is last; expected a user message or a tool result there, or an assistant message with prefix: true, "
+                "which the answer continues",
+                "was last: the answer continues it"
+                if go_on is None and not alone
+                else "was last: a user message was added",
+            )
+        elif alone:
+            self._fix(
+                index,
+                "is the only message; expected a user or system message before it",
+                "was alone: a user message was added",
+            )
         else:
-            self.done.append("a user message was added after the last message (assistant)")
+            return
+        if go_on is None and not alone:
+            self.out[-1] = last | {"prefix": True}
+        else:
+            self.out[-1] = _without_prefix(last)
             self.out.append({"role": "user", "content": go_on or "Go on."})
 
     @property
     def _last_role(self) -> str:
         return self.out[-1]["role"] if self.out else ""
 
-    def _did(self, index: int, what: str) -> None:
-        self.done.append(f"messages[{index}] ({self._roles[index]}) {what}")
+    def _fix(self, index: int, problem: str, done: str) -> None:
+        """Note what is done about a problem.
 
-    def _find_calls(self) -> set[int]:
+        Raises:
+            InvalidRequestError: it is refused.
+        """
+        where = f"messages[{index}] ({self._roles[index]})"
+        if self._strict:
+            raise InvalidRequestError(f"{where} {problem}.", advice="repair_messages=True repairs it.")
+        self.done.append(f"{where} {done}")
+
+    def _find_results(self) -> set[int]:
         """Give each result to the nearest message before it that makes its call; return the results without one."""
         orphans: set[int] = set()
         by_id: dict[str, int] = {}
@@ -91,53 +125,84 @@ class _Repair:
                     orphans.add(index)
                 else:
                     self._results[owner].append(index)
-        for owner, results in self._results.items():
-            calls = calls_of(self._messages[owner], owner)
-            _, positions = paired(calls, [self._messages[index] for index in results], owner)
-            spare = {index for index, position in zip(results, positions, strict=True) if position is None}
+        for owner, indices in self._results.items():
+            calls = self._messages[owner]["tool_calls"]
+            _, positions = paired(calls, [self._messages[index] for index in indices], owner)
+            spare = {index for index, position in zip(indices, positions, strict=True) if position is None}
             orphans |= spare
-            self._results[owner] = [index for index in results if index not in spare]
+            self._results[owner] = [index for index in indices if index not in spare]
         return orphans
 
     def _assistant(self, index: int, message: AnyMessage) -> None:
+        if index < len(self._messages) - 1:
+            # A prefix steered an answer that came since; in a history Mistral refuses it.
+            message = _without_prefix(message)
         if message.get("tool_calls"):
             self._exchange(index, message)
-        elif says_nothing(clean(message)):
-            self._did(index, "was left out: it has neither content nor tool calls")
+        elif says_nothing(message):
+            self._fix(
+                index, "has neither content nor tool calls", "was left out: it has neither content nor tool calls"
+            )
         else:
+            self._last = index
             self.out.append(message)
 
     def _exchange(self, index: int, message: AnyMessage) -> None:
         """Put out a message with calls and a result for each of them."""
-        calls = calls_of(message, index)
-        indices = self._results[index]
+        calls, indices = message["tool_calls"], self._results[index]
         results = [self._messages[place] for place in indices]
         ids, positions = paired(calls, results, index)
         self.out.append(with_call_ids(message, calls, ids))
-        for place, result, position in zip(indices, results, positions, strict=True):
+        for place, result, position in zip(indices, results, cast("list[int]", positions), strict=True):
             if set(self._roles[index + 1 : place]) - {"tool"}:
-                self._did(place, f"was moved to its call in messages[{index}]")
-            self.out.append(with_result_id(result, ids[position]))  # type: ignore[index]  # none is spare here
+                self._fix(index, _unanswered(calls[position]), f"got the result messages[{place}], which came later")
+            self.out.append(with_result_id(result, ids[position]))
+        behind = index + len(indices) + 1
+        if self._strict and behind in self._orphans:
+            self._orphan(behind, self._messages[behind])
         for position, call in enumerate(calls):
             if position not in positions:
-                self._did(index, f"got a result for its call of {call['function'].get('name')!r}, which was not run")
+                name = call["function"].get("name")
+                self._fix(index, _unanswered(call), f"got a result for its call of {name!r}, which was not run")
                 self.out.append({"role": "tool", "tool_call_id": ids[position], "content": NOT_RUN})
 
-    def _note(self, index: int, result: AnyMessage) -> None:
+    def _orphan(self, index: int, result: AnyMessage) -> None:
         """Put out the result of a call that is not there as the user's message."""
+        problem = (
+            f"is the result of the call {result.get('tool_call_id')!r}; expected one that the assistant message right "
+            "before the results makes and that has no result yet"
+        )
         content = clean(result).get("content")
-        if says_nothing({"content": content}):
-            self._did(index, "was left out: it is empty, and no message before it makes its call")
+        if says_nothing(result):
+            self._fix(index, problem, "was left out: it is empty, and its call is missing")
             return
+        self._fix(index, problem, "was sent as the user's: its call is missing")
         head = f"Result of the tool {result['name']}:" if result.get("name") else "Result of a tool:"
         text = f"{head}\n{content}" if isinstance(content, str) else [{"type": "text", "text": head}, *(content or ())]
-        self._say(index, {"role": "user", "content": text}, "was sent with the role of the user: its call is missing")
+        self._say(index, "user", {"role": "user", "content": text})
 
-    def _say(self, index: int, message: AnyMessage, what: str = "") -> None:
-        """Put out a user or system message, behind tool results with a message in between."""
-        if self._last_role == "tool":
-            what = f"{what} and " * bool(what) + f"got the assistant message {BRIDGE!r} before it"
+    def _say(self, index: int, role: str, message: AnyMessage) -> None:
+        """Put out a user or system message: behind tool results with a message in between."""
+        before = self._last_role
+        expected = "a user or assistant message (a system message only at the start, or after system or user)"
+        if before == "tool":
+            expected = "an assistant message or another tool result"
+        problem = f"comes right after the {before} message messages[{index - 1}]; expected {expected} there"
+        if role == "system" and before in ("assistant", "tool"):
+            self._fix(index, problem, "was sent as the user's")
+            message = message | {"role": "user"}
+        if before == "tool":
+            self._fix(index, problem, f"got the assistant message {BRIDGE!r} before it")
             self.out.append({"role": "assistant", "content": BRIDGE})
-        if what:
-            self._did(index, what)
         self.out.append(message)
+
+
+def _unanswered(call: AnyMessage) -> str:
+    return (
+        f"calls {call['function'].get('name')!r} (id {call.get('id')!r}), but no tool message right after it has the "
+        "result; Mistral wants one for each call"
+    )
+
+
+def _without_prefix(message: AnyMessage) -> AnyMessage:
+    return {key: value for key, value in message.items() if key != "prefix"} if message.get("prefix") else message
