@@ -17,7 +17,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from langchain_lava_mistral._content_blocks import PROVIDER
 from lava_mistral.mistral.turn import Turn
-from lava_mistral.mistral.types import Usage, cached_tokens
+from lava_mistral.mistral.types import Usage
+from lava_mistral.mistral.usage import cached_tokens
 
 if TYPE_CHECKING:
     from lava_mistral.calls.responses import Completion

@@ -23,7 +23,8 @@ from llama_index.core.base.llms.types import (
 )
 
 from lava_mistral.mistral.turn import Delta, Turn
-from lava_mistral.mistral.types import ContentPart, ReferencePart, ThinkingPart, Usage, cached_tokens
+from lava_mistral.mistral.types import ContentPart, ReferencePart, ThinkingPart, Usage
+from lava_mistral.mistral.usage import cached_tokens
 from llama_index_lava_mistral._to_wire import PROVIDER
 from llama_index_lava_mistral._tools import call_parts
 

@@ -15,7 +15,8 @@ from lava_mistral.billing.scope import Identity
 from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.billing.usage import CallEffort, CallRecord, Kind
 from lava_mistral.errors import SpendLimitError
-from lava_mistral.mistral.types import Usage, known_usage
+from lava_mistral.mistral.types import Usage
+from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import priced
 
 

@@ -8,7 +8,8 @@ from dataclasses import fields as dataclass_fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from lava_mistral.mistral.types import Usage, cached_tokens
+from lava_mistral.mistral.types import Usage
+from lava_mistral.mistral.usage import cached_tokens
 from lava_mistral.pricing.cost import EXACT
 
 if TYPE_CHECKING:

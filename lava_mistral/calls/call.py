@@ -24,7 +24,7 @@ from lava_mistral.errors import AnswerText, LavaError, ServerError
 from lava_mistral.mistral.json_codec import from_json, to_json
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.turn import Turn
-from lava_mistral.mistral.types import known_usage
+from lava_mistral.mistral.usage import known_usage
 from lava_mistral.transport.failures import DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.lava import MISTRAL_URL, Forwarder
 from lava_mistral.transport.request import Headers, Request, Response

@@ -19,7 +19,8 @@ from lava_mistral.mistral.answer_shape import (
 )
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta, Turn
-from lava_mistral.mistral.types import ChatChunk, ContentPart, Usage, known_usage
+from lava_mistral.mistral.types import ChatChunk, ContentPart, Usage
+from lava_mistral.mistral.usage import known_usage
 
 
 class TurnAccumulator:

@@ -17,7 +17,8 @@ from __future__ import annotations
 from decimal import Context, Decimal, Inexact, localcontext
 from typing import Any, Final, NamedTuple
 
-from lava_mistral.mistral.types import Usage, cached_tokens
+from lava_mistral.mistral.types import Usage
+from lava_mistral.mistral.usage import cached_tokens
 from lava_mistral.pricing.catalog import Model, get_model
 
 CACHED_SHARE: Final = Decimal("0.1")

@@ -23,7 +23,8 @@ from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
 from lava_mistral.gateway.server.delivery import Answer, play
 from lava_mistral.gateway.server.http import Connection, Message, Receive, Scope, Send, Traffic
-from lava_mistral.mistral.types import Usage, known_usage
+from lava_mistral.mistral.types import Usage
+from lava_mistral.mistral.usage import known_usage
 
 HOST = "api.mistral.ai"
 MOST_METADATA = 100

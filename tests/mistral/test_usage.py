@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lava_mistral.mistral.types import cached_tokens, known_usage, reasoning_tokens
+from lava_mistral.mistral.usage import cached_tokens, known_usage, reasoning_tokens
 
 
 @pytest.mark.parametrize(
