@@ -1,12 +1,8 @@
-"""Map Mistral's answers and deltas to LlamaIndex's messages and responses. Pure.
-
-Pydantic validates a response, its message and its block once. The thousands of a stream that hold nothing but text are
-copies of them, which costs a fraction.
-"""
+"""Map Mistral's answers and deltas to LlamaIndex's messages and responses. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import (
@@ -16,6 +12,7 @@ from llama_index.core.base.llms.types import (
     ContentBlock,
     DocumentBlock,
     ImageBlock,
+    LogProb,
     MessageRole,
     TextBlock,
     ThinkingBlock,
@@ -24,7 +21,7 @@ from llama_index.core.base.llms.types import (
 
 from lava_mistral.mistral.turn import Delta, Turn
 from lava_mistral.mistral.types import ContentPart, ReferencePart, ThinkingPart, Usage
-from lava_mistral.mistral.usage import cached_tokens
+from lava_mistral.mistral.usage import cached_tokens, reasoning_tokens
 from llama_index_lava_mistral._to_wire import PROVIDER
 from llama_index_lava_mistral._tools import call_parts
 
@@ -38,38 +35,9 @@ def response_of(completion: Completion) -> ChatResponse:
     return ChatResponse(
         message=from_turn(completion.turn),
         raw=completion.raw,
-        additional_kwargs=_facts(completion, completion.turn.finish_reason, completion.usage),
+        logprobs=_logprobs(completion.turn.logprobs),
+        additional_kwargs=_facts(completion, completion.turn.finish_reason, completion.usage, completion.turn),
     )
-
-
-_new = object.__new__
-_set = object.__setattr__
-_BLOCK = TextBlock(text="text")
-_MESSAGE = ChatMessage(role=MessageRole.ASSISTANT, blocks=[_BLOCK], additional_kwargs={})
-_RESPONSE = ChatResponse(message=_MESSAGE, delta="text", raw={}, additional_kwargs={})
-
-
-def _copy(model: Any, **values: Any) -> Any:
-    copy = _new(type(model))
-    _set(copy, "__dict__", model.__dict__ | values)
-    _set(copy, "__pydantic_fields_set__", set(model.__pydantic_fields_set__))
-    _set(copy, "__pydantic_extra__", model.__pydantic_extra__)
-    _set(copy, "__pydantic_private__", model.__pydantic_private__)
-    return copy
-
-
-def text_response(text: str, delta: str, raw: dict[str, Any], facts: dict[str, Any]) -> ChatResponse:
-    """Return a response that holds nothing but text.
-
-    Args:
-        text: all text so far.
-        delta: what is new of it.
-        raw: the delta in the wire's form.
-        facts: the response's `additional_kwargs`.
-    """
-    message = _copy(_MESSAGE, blocks=[_copy(_BLOCK, text=text)], additional_kwargs={})
-    response: ChatResponse = _copy(_RESPONSE, message=message, delta=delta, raw=raw, additional_kwargs=facts)
-    return response
 
 
 class StreamedResponses:
@@ -92,12 +60,13 @@ class StreamedResponses:
         if self._text is not None:
             if not (delta.parts or delta.tool_calls or delta.finish_reason or delta.usage):
                 self._text += delta.text
-                return text_response(self._text, delta.text, self._raw(delta), _facts(self._stream, None, None))
+                message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=self._text)])
+                return self._response(delta, message, None)
             self._turn = Turn(0, self._text)
             self._text = None
         self._turn.add(delta)
         self._usage = delta.usage or self._usage
-        response = self._response(delta, self._turn.finish_reason)
+        response = self._response(delta, from_turn(self._turn), self._turn.finish_reason)
         if delta.thinking:
             response.additional_kwargs["thinking_delta"] = delta.thinking
         return response
@@ -107,16 +76,18 @@ class StreamedResponses:
 
         Its finish reason says that nothing more comes, so that no tool runs with half of its arguments.
         """
-        if self._turn.tool_calls and self._turn.finish_reason is None:
-            return self._response(Delta(0), "unknown")
-        return None
+        if not self._turn.tool_calls or self._turn.finish_reason is not None:
+            return None
+        return self._response(Delta(0), from_turn(self._turn), "unknown")
 
-    def _response(self, delta: Delta, finish_reason: str | None) -> ChatResponse:
+    def _response(self, delta: Delta, message: ChatMessage, finish_reason: str | None) -> ChatResponse:
+        turn = None if finish_reason is None else self._stream.turn
         return ChatResponse(
-            message=from_turn(self._turn),
+            message=message,
             delta=delta.text,
             raw=self._raw(delta),
-            additional_kwargs=_facts(self._stream, finish_reason, self._usage),
+            logprobs=_logprobs(delta.logprobs),
+            additional_kwargs=_facts(self._stream, finish_reason, self._usage, turn),
         )
 
     def _raw(self, delta: Delta) -> dict[str, Any]:
@@ -144,7 +115,9 @@ class StreamedResponses:
         return raw
 
 
-def _facts(answer: Completion | StreamReader, finish_reason: str | None, usage: Usage | None) -> dict[str, Any]:
+def _facts(
+    answer: Completion | StreamReader, finish_reason: str | None, usage: Usage | None, turn: Turn | None = None
+) -> dict[str, Any]:
     facts: dict[str, Any] = {"lava_request_id": answer.request_id}
     if finish_reason is not None:
         facts["finish_reason"] = finish_reason
@@ -154,7 +127,25 @@ def _facts(answer: Completion | StreamReader, finish_reason: str | None, usage: 
         for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
             facts[name] = usage.get(name, 0)
         facts["cached_tokens"] = cached_tokens(usage)
+        for name, value in (("reasoning_tokens", reasoning_tokens(usage)), ("service_tier", usage.get("service_tier"))):
+            if value is not None:
+                facts[name] = value
+    if turn is not None and turn.steps:
+        # What tools on Mistral's side did before the answer.
+        facts["steps"] = turn.steps
+        facts["files"] = turn.files
     return facts
+
+
+def _logprobs(tokens: Iterable[Any]) -> list[list[LogProb]] | None:
+    """Return the log probabilities of tokens: of each place the likely ones, else the token itself."""
+    return [
+        [
+            LogProb(token=str(each.get("token")), logprob=each.get("logprob") or 0.0, bytes=each.get("bytes") or [])
+            for each in token.get("top_logprobs") or [token]
+        ]
+        for token in tokens
+    ] or None
 
 
 def from_turn(turn: Turn) -> ChatMessage:
@@ -163,7 +154,10 @@ def from_turn(turn: Turn) -> ChatMessage:
     All text is one block, since LlamaIndex joins text blocks with line breaks.
     """
     kwargs: dict[str, Any] = {}
-    blocks: list[ContentBlock] = [*_content_blocks(turn.content)]
+    content = turn.content
+    blocks: list[ContentBlock] = [*_content_blocks(content)]
+    if other := [part for part in content if part["type"] not in _AS_BLOCKS]:
+        kwargs["parts"] = other
     if turn.tool_calls:
         blocks += [
             ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
@@ -173,11 +167,14 @@ def from_turn(turn: Turn) -> ChatMessage:
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
 
 
+_AS_BLOCKS = ("text", "thinking", "reference", "image_url", "document_url")
+
+
 def _content_blocks(content: Sequence[ContentPart]) -> list[ContentBlock]:
     text = ""
     text_at: int | None = None
     cited = 0
-    references = 0
+    references = others = 0
     blocks: list[ContentBlock] = []
     for part in content:
         match part["type"]:
@@ -197,8 +194,14 @@ def _content_blocks(content: Sequence[ContentPart]) -> list[ContentBlock]:
             case "document_url":
                 blocks.append(DocumentBlock(url=part["document_url"], title=part.get("document_name")))
             case _:
-                # Kinds that a model does not write today; they stay readable in `raw`.
-                continue
+                # LlamaIndex has no block that holds all of it; see `from_turn`.
+                other: Any = part
+                if other["type"] == "tool_reference":
+                    where = {"start": cited, "end": len(text), "part": others}
+                    title = other.get("title") or other.get("tool")
+                    blocks.append(_citation(text, where, other.get("url") or title, title))
+                    cited = len(text)
+                others += 1
     blocks.insert(len(blocks) if text_at is None else text_at, TextBlock(text=text))
     return blocks
 
@@ -223,9 +226,13 @@ def _citations(part: ReferencePart, text: str, start: int, ordinal: int) -> Iter
         where = {"start": start, "end": len(text), "reference": ordinal}
         if isinstance(source, int):
             where["reference_id"] = source
-        yield CitationBlock(
-            cited_content=TextBlock(text=text[start:]),
-            source=str(source),
-            title=str(source),
-            additional_location_info=where,
-        )
+        yield _citation(text, where, str(source), str(source))
+
+
+def _citation(text: str, where: dict[str, int], source: Any, title: Any) -> CitationBlock:
+    return CitationBlock(
+        cited_content=TextBlock(text=text[where["start"] :]),
+        source=str(source),
+        title=str(title),
+        additional_location_info=where,
+    )

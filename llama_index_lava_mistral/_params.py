@@ -65,44 +65,42 @@ class LavaSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
     api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = Field(
-        default=None,
-        description="Lava's secret key or a forward token, or a function returning it; "
+        None,
+        description="Lava's secret key or a forward token: text, a SecretStr or a function returning it; "
         "else LAVA_FORWARD_TOKEN, then LAVA_SECRET_KEY, read when a call is made.",
         exclude=True,
         repr=False,
     )
     base_url: str | None = Field(
-        default=None,
-        description="Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production.",
-        exclude=True,
+        None, description="Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production.", exclude=True
     )
     billing: SkipJsonSchema[Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]] | None = Field(
-        default=None, description="Who pays.", exclude=True
+        None, description="Who pays.", exclude=True
     )
     lava_metadata: dict[str, str] | None = Field(
-        default=None, description="Text pairs that Lava stores with each request.", exclude=True
+        None, description="Text pairs that Lava stores with each request.", exclude=True
     )
     trace_metadata: bool = Field(
-        default=False, description="Add the id of the call's span to them, as llama_index_span_id.", exclude=True
+        False, description="Add the id of the call's span to them, as llama_index_span_id.", exclude=True
     )
     spend_limit: SkipJsonSchema[Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)]] | None = Field(
-        default=None, description="USD that all calls of this object may cost together.", exclude=True
+        None, description="USD that all calls may cost together, or a SpendLimit to share.", exclude=True
     )
     timeout: float | None = Field(
-        default=DEFAULT_TIMEOUT, description="Seconds for an answer, or for a stream to begin.", gt=0, exclude=True
+        DEFAULT_TIMEOUT, description="Seconds for an answer, or for a stream to begin.", gt=0, exclude=True
     )
     max_retries: int = Field(
-        default=DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
+        DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
     )
     http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("Client"))]] = Field(
-        default=None,
-        description="An httpx.Client or httpx2.Client for sync code; stays yours to close.",
+        None,
+        description="A client of httpx or httpx2 for sync code; stays yours to close.",
         exclude=True,
         repr=False,
     )
     async_http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("AsyncClient"))]] = Field(
-        default=None,
-        description="An httpx.AsyncClient or httpx2.AsyncClient for async code; stays yours to close.",
+        None,
+        description="Its async twin.",
         exclude=True,
         repr=False,
     )
@@ -239,31 +237,32 @@ def clients_of(settings: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistr
 class ChatParameters(BaseModel):
     """The fields of Mistral's request that a model and each of its calls may set; `WIRE_NAMES` is made of them."""
 
-    temperature: float | None = Field(default=None, description="Randomness of the answer.", ge=0.0, le=1.5)
-    max_tokens: int | None = Field(default=None, description="The longest answer, in tokens.", gt=0)
-    min_tokens: int | None = Field(default=None, description="The shortest answer, in tokens.", ge=0)
-    top_p: float | None = Field(default=None, description="Nucleus sampling.", gt=0.0, le=1.0)
-    top_k: int | None = Field(default=None, description="Sample among so many tokens.", ge=0)
-    stop: str | list[str] | None = Field(default=None, description="Texts that end the answer.")
-    seed: int | None = Field(default=None, description="Makes the answer repeatable; random_seed on the wire.")
-    presence_penalty: float | None = Field(default=None, description="Against words that were used.")
-    frequency_penalty: float | None = Field(default=None, description="Against words that were used often.")
-    repetition_penalty: float | None = Field(default=None, description="Against repeated tokens.")
-    n: int | None = Field(default=None, description="1: LlamaIndex has one answer a call.", ge=1)
-    logprobs: bool | None = Field(default=None, description="Give the log probabilities of the answer's tokens.")
-    top_logprobs: int | None = Field(default=None, description="And of so many likely tokens at each place.", ge=0)
-    prompt_logprobs: int | None = Field(default=None, description="The same for the prompt's tokens.", ge=0)
-    safe_prompt: bool | None = Field(default=None, description="Put Mistral's safety prompt first.")
-    guardrails: list[dict[str, Any]] | None = Field(default=None, description="Mistral's moderation of the call.")
-    tool_choice: str | dict[str, Any] | None = Field(default=None, description="'auto', 'any', 'none' or a tool.")
-    parallel_tool_calls: bool | None = Field(default=None, description="May one turn call several tools?")
-    prompt_mode: str | None = Field(default=None, description="'reasoning' for magistral models.")
-    reasoning_effort: str | None = Field(default=None, description="How much to think, from 'none' to 'high'.")
-    prediction: dict[str, Any] | None = Field(default=None, description="What is expected of the answer.")
-    response_format: dict[str, Any] | None = Field(default=None, description="Text, JSON or a JSON schema.")
-    prompt_cache_key: str | None = Field(default=None, description="Groups prompts for Mistral's cache, or 'auto'.")
-    service_tier: str | None = Field(default=None, description="Mistral's service tier.")
-    mistral_metadata: dict[str, Any] | None = Field(default=None, description="Mistral's own metadata of the request.")
+    temperature: float | None = Field(None, description="Randomness of the answer.", ge=0.0, le=1.5)
+    max_tokens: int | None = Field(None, description="The longest answer, in tokens.", gt=0)
+    min_tokens: int | None = Field(None, description="The shortest answer, in tokens.", ge=0)
+    top_p: float | None = Field(None, description="Nucleus sampling.", gt=0.0, le=1.0)
+    top_k: int | None = Field(None, description="Sample among so many tokens.", ge=0)
+    stop: str | list[str] | None = Field(None, description="Texts that end the answer.")
+    seed: int | None = Field(None, description="Makes the answer repeatable; random_seed on the wire.")
+    presence_penalty: float | None = Field(None, description="Against words that were used.")
+    frequency_penalty: float | None = Field(None, description="Against words that were used often.")
+    repetition_penalty: float | None = Field(None, description="Against repeated tokens.")
+    n: int | None = Field(None, description="1: LlamaIndex has one answer a call.", ge=1)
+    logprobs: bool | None = Field(None, description="Give the log probabilities of the answer's tokens.")
+    top_logprobs: int | None = Field(None, description="And of so many likely tokens at each place.", ge=0)
+    prompt_logprobs: bool | None = Field(None, description="The same for the prompt's tokens.")
+    top_prompt_logprobs: int | None = Field(None, description="And of so many likely tokens there.", ge=0)
+    safe_prompt: bool | None = Field(None, description="Put Mistral's safety prompt first.")
+    guardrails: list[dict[str, Any]] | None = Field(None, description="Mistral's moderation of the call.")
+    tool_choice: str | dict[str, Any] | None = Field(None, description="'auto', 'any', 'none' or a tool.")
+    parallel_tool_calls: bool | None = Field(None, description="May one turn call several tools?")
+    prompt_mode: str | None = Field(None, description="'reasoning' for magistral models.")
+    reasoning_effort: str | None = Field(None, description="How much to think, from 'none' to 'high'.")
+    prediction: dict[str, Any] | None = Field(None, description="What is expected of the answer.")
+    response_format: dict[str, Any] | None = Field(None, description="Text, JSON or a JSON schema.")
+    prompt_cache_key: str | None = Field(None, description="Groups prompts for Mistral's cache, or 'auto'.")
+    service_tier: str | None = Field(None, description="Mistral's service tier.")
+    mistral_metadata: dict[str, Any] | None = Field(None, description="Mistral's own metadata of the request.")
 
     @field_validator("response_format", mode="before")
     @classmethod
@@ -322,16 +321,14 @@ class ChatRequest:
 class ChatSettings(LavaSettings, ChatParameters):
     """The settings of the chat model."""
 
-    model: str = Field(default=DEFAULT_CHAT_MODEL, description="The model's name.")
+    model: str = Field(DEFAULT_CHAT_MODEL, description="The model's name.")
     additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Further fields of Mistral's request.")
-    streaming: bool | None = Field(
-        default=None, description="Without effect: stream_chat and its like stream.", exclude=True
-    )
+    streaming: bool | None = Field(None, description="Without effect: stream_chat and its like stream.", exclude=True)
     stream_chunk_timeout: float | None = Field(
-        default=DEFAULT_TIMEOUT, description="Seconds between two chunks of a stream.", gt=0, exclude=True
+        DEFAULT_TIMEOUT, description="Seconds between two chunks of a stream.", gt=0, exclude=True
     )
     repair_messages: bool = Field(
-        default=True, description="Repair conversations that Mistral would refuse; false refuses them."
+        True, description="Repair conversations that Mistral would refuse; false refuses them."
     )
 
     _synonyms: ClassVar[Mapping[str, str]] = {**LavaSettings._synonyms, **_SYNONYMS}

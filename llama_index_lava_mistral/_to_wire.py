@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Final, assert_never
 
@@ -123,7 +123,7 @@ def _tool_result(message: ChatMessage) -> ToolMessage:
 
 
 def _assistant(message: ChatMessage) -> AssistantMessage:
-    wire: AssistantMessage = {"role": "assistant", "content": _assistant_content(message.blocks)}
+    wire: AssistantMessage = {"role": "assistant", "content": _assistant_content(message)}
     if calls := calls_of(message):
         wire["tool_calls"] = call_parts(calls)
     if message.additional_kwargs.get("prefix"):
@@ -215,9 +215,9 @@ def _thinking(block: ThinkingBlock) -> ThinkingPart | None:
     return part
 
 
-def _assistant_content(blocks: Sequence[ContentBlock]) -> Content:
+def _assistant_content(message: ChatMessage) -> Content:
     """Return an assistant's content with thinking and references back at their places in the text."""
-    marks = _marks(blocks)
+    blocks, marks = message.blocks, _marks(message)
     parts: list[ContentPart] = []
     for block in blocks:
         pieces: Iterable[ContentPart] = ()
@@ -237,15 +237,20 @@ def _assistant_content(blocks: Sequence[ContentBlock]) -> Content:
     return _content(parts)
 
 
-def _marks(blocks: Iterable[ContentBlock]) -> list[tuple[int, ContentPart]]:
+def _marks(message: ChatMessage) -> list[tuple[int, ContentPart]]:
     """Return the parts inside the text of a turn, each with the number of characters before it."""
     marks: list[tuple[int, ContentPart]] = []
     references: dict[int, ReferencePart] = {}
-    for block in blocks:
+    for block in message.blocks:
         if isinstance(block, ThinkingBlock):
             position = block.additional_information.get("position")
             if position is not None and (part := _thinking(block)) is not None:
                 marks.append((position, part))
+        elif isinstance(block, CitationBlock) and "part" in block.additional_location_info:
+            where = block.additional_location_info
+            # A slice: a memory may keep blocks alone.
+            parts = (message.additional_kwargs.get("parts") or [])[where["part"] :][:1]
+            marks += [(where["end"], part) for part in parts]
         elif isinstance(block, CitationBlock) and "reference" in block.additional_location_info:
             where = block.additional_location_info
             reference = references.get(where["reference"])

@@ -38,10 +38,14 @@ def _tool_spec(tool: Any) -> Tool:
         return tool  # type: ignore[return-value]  # Mistral checks it
     if not isinstance(tool, BaseTool):
         tool = FunctionTool.from_defaults(tool)
-    # LlamaIndex's limit on descriptions is OpenAI's, not Mistral's.
-    spec: Tool = tool.metadata.to_openai_tool(skip_length_check=True)
-    spec["function"]["name"] = tool.metadata.get_name()
-    return spec
+    metadata = tool.metadata
+    # Not `to_openai_tool`: OpenAI's limit on descriptions is not Mistral's, and it changes names.
+    parameters = metadata.get_parameters_dict()
+    if "properties" not in parameters and metadata.fn_schema is not None:
+        # LlamaIndex leaves out the reference at the top of a recursive class's schema.
+        parameters = metadata.fn_schema.model_json_schema()
+    function: Function = {"name": metadata.get_name(), "description": metadata.description, "parameters": parameters}
+    return {"type": "function", "function": function}
 
 
 def named_choice(choice: Any) -> Any:
@@ -129,9 +133,6 @@ def arguments_of(call: ToolCall, finish_reason: str | None) -> dict[str, Any]:
     if finish_reason is None:
         return partial_json(call.arguments)
     cut_off = finish_reason in CUT_OFF
-    if not call.arguments.strip() and not cut_off:
-        # As some servers write none at all.
-        return {}
     whole = call.parsed()
     if whole is None:
         why = "the answer was cut off in them: give a larger max_tokens" if cut_off else "the model made a mistake"

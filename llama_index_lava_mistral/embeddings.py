@@ -27,6 +27,7 @@ from lava_mistral.embedding.engine import (
     EmbeddingStream,
     PartialEmbedding,
 )
+from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.progress import OnProgress
 from lava_mistral.errors import LavaError
 from llama_index_lava_mistral._cache import COLLECTION, CachedBatch
@@ -69,9 +70,9 @@ class StreamOptions(BatchOptions, total=False):
     read_in_thread: bool
 
 
-_OF_A_CALL: Final = ("billing", "lava_metadata")
-_OF_A_BATCH: Final = ("show_progress", *_OF_A_CALL, "on_progress", "resume_from")
-_OF_A_STREAM: Final = (*_OF_A_BATCH, "as_numpy", "read_in_thread")
+_OF_A_CALL: Final = tuple(CallOptions.__annotations__)
+_OF_A_BATCH: Final = ("show_progress", *BatchOptions.__annotations__)
+_OF_A_STREAM: Final = tuple(StreamOptions.__annotations__)
 
 # The options of the call under way, for which LlamaIndex's inner methods have no place.
 _options: ContextVar[Mapping[str, Any]] = ContextVar("llama_index_lava_mistral_options", default=MappingProxyType({}))
@@ -101,7 +102,7 @@ def _naming(nodes: Sequence[BaseNode]) -> Iterator[None]:
     try:
         yield
     except LavaError as error:
-        if inputs := getattr(error, "inputs", ()):
+        if inputs := error.inputs:
             error.message += f" (node {', '.join(repr(nodes[index].node_id) for index in inputs[:10])})"
         raise
 
@@ -116,41 +117,28 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     Each method also takes `billing=` and `lava_metadata=`; those for many texts take `resume_from=` as well: the
     `partial` of what an earlier call with the same texts raised, so that nothing is paid twice.
 
-    Args:
-        model_name: Mistral's name of the model; `model` for short.
-        api_key: Lava's secret key or a forward token: text, a `SecretStr` or a function returning it. By default
-            `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`, read when a call is made.
-        base_url: by default `LAVA_BASE_URL`, else what the key's prefix says.
-        billing: who pays.
-        lava_metadata: text pairs that Lava stores with each request.
-        trace_metadata: add the id of the call's span to them, as `llama_index_span_id`.
-        spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A request that
-            could pass it is refused before it is sent (`SpendLimitError`).
-        dimensions: length of the vectors, for models that can shorten them.
-        num_workers: requests under way at most, whoever calls; `max_concurrency` is another name of it.
-        show_progress_bar: draw a progress bar for batches, as `show_progress=True` of a call does.
-        timeout: seconds for one request.
-        max_retries: how often a failed request is tried again.
-        http_client: an `httpx.Client` or `httpx2.Client` to send with; `async_http_client` its async twin.
+    The settings are the fields of this class: `LavaMistralEmbeddings.model_fields[…].description` says what each means.
+    The model's name can be given by position.
 
     Raises:
         LavaError: from every call that fails. Whatever a batch raises, a `KeyboardInterrupt` or the cancellation of a
             task too, has `partial`: the vectors that were there. An `embeddings_cache` gets them as well.
     """
 
-    model_name: str = Field(default=DEFAULT_EMBEDDING_MODEL, description="Mistral's name of the model.")
-    embed_batch_size: int = Field(default=2048, description="Texts for each event.", gt=0, le=2048)
-    dimensions: int | None = Field(default=None, description="Length of the vectors.", gt=0)
-    # What follows changes no vector: `IngestionPipeline` makes the key of its cache of all that is not excluded.
-    num_workers: int | None = Field(
-        default=None, description="Requests under way at most; 16 by default.", gt=0, exclude=True
+    model_name: str = Field(DEFAULT_EMBEDDING_MODEL, description="Mistral's name of the model.")
+    embed_batch_size: int = Field(2048, description="Texts for each event.", gt=0, le=2048)
+    dimensions: int | None = Field(None, description="Length of the vectors.", gt=0)
+    on_empty: OnEmpty = Field(
+        "raise", description="What becomes of an empty text: 'raise', 'skip' (zeros) or 'placeholder' (a full stop)."
     )
-    show_progress_bar: bool = Field(default=False, description="Draw a progress bar for batches.", exclude=True)
+    # What follows changes no vector: `IngestionPipeline` makes the key of its cache of all that is not excluded.
+    num_workers: int | None = Field(None, description="Requests under way at most; 16 by default.", gt=0, exclude=True)
+    show_progress_bar: bool = Field(False, description="Draw a progress bar for batches.", exclude=True)
     embeddings_cache: Any | None = Field(
-        default=None, description="A key-value store of vectors; none by default.", exclude=True
+        None, description="A key-value store of vectors; none by default.", exclude=True
     )
     max_retries: int = Field(
-        default=DEFAULT_MAX_RETRIES, description="How often a failed request is tried again.", ge=0, exclude=True
+        DEFAULT_MAX_RETRIES, description="How often a failed request is tried again.", ge=0, exclude=True
     )
 
     _synonyms: ClassVar[Mapping[str, str]] = {
@@ -381,11 +369,12 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             "model": self.model_name,
             "dimensions": self.dimensions,
             "max_concurrency": self.max_concurrency,
+            "on_empty": self.on_empty,
         }
         return self._build_once(settings, _engine_of)
 
 
 def _engine_of(settings: Mapping[str, Any]) -> EmbeddingEngine:
     client = dict(settings)
-    engine = {name: client.pop(name) for name in ("model", "dimensions", "max_concurrency")}
+    engine = {name: client.pop(name) for name in ("model", "dimensions", "max_concurrency", "on_empty")}
     return EmbeddingEngine(*clients_of(client), **engine, max_retries=client["max_retries"])

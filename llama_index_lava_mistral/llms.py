@@ -77,51 +77,28 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
     A response carries `additional_kwargs` with `lava_request_id`, `finish_reason`, `cost` (USD as text, where the
     price is known) and the token counts; while thinking streams, `thinking_delta`. `raw` is a dictionary.
 
-    Args:
-        model: the model's name, also by position; `lava-mistral models` lists them. Others work too.
-        api_key: Lava's secret key or a forward token: text, a `SecretStr` or a function returning it. By default
-            `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`, read when a call is made.
-        base_url: by default `LAVA_BASE_URL`, else what the key's prefix says.
-        billing: who pays.
-        lava_metadata: text pairs that Lava stores with each request.
-        trace_metadata: add the id of the call's span to them, as `llama_index_span_id`, so that a request in Lava's
-            dashboard leads to its trace.
-        spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A call that could
-            pass it is refused before it is sent (`SpendLimitError`).
-        temperature: 0 to 1.5.
-        max_tokens: the longest answer, in tokens; no limit by default.
-        n: 1, since LlamaIndex has one answer a call.
-        parallel_tool_calls: false forbids several calls in one turn, also where an agent would allow them.
-        response_format: JSON mode or a JSON schema in Mistral's form, or a pydantic class.
-        streaming: without effect; LlamaIndex streams where `stream_chat` and its like are called.
-        context_window: overrides what the catalogue says.
-        is_function_calling_model: overrides what the catalogue says.
-        additional_kwargs: further fields of Mistral's request.
-        timeout: seconds for an answer, or for a stream to begin.
-        stream_chunk_timeout: seconds between two chunks of a stream.
-        max_retries: how often a call is tried again.
-        repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
-        http_client: an `httpx.Client` or `httpx2.Client` to send with; `async_http_client` its async twin.
+    The settings are the fields of this class: `ChatLavaMistral.model_fields[…].description` says what each means. The
+    model's name can be given by position: `ChatLavaMistral("mistral-large-2512")`.
 
     Raises:
         LavaError: from every call that fails; its class says how.
     """
 
     context_window: int | None = Field(
-        default=None, description="Tokens that prompt and answer may have together; else the catalogue's.", gt=0
+        None, description="Tokens that prompt and answer may have together; else the catalogue's.", gt=0
     )
     is_function_calling_model: bool | None = Field(
-        default=None, description="Whether the model calls tools; else the catalogue's."
+        None, description="Whether the model calls tools; else the catalogue's."
     )
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which LlamaIndex serializes the model."""
+        """Return the name under which LlamaIndex serializes the model."""
         return "ChatLavaMistral"
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex asks of the model; a model that the catalogue does not know gets cautious figures."""
+        """What LlamaIndex asks of the model, from the catalogue; cautious figures for a model that it does not know."""
         model = get_model(self.model)
         return LLMMetadata(
             context_window=model.context_window if self.context_window is None else self.context_window,

@@ -10,9 +10,11 @@ import base64
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from llama_index.core.base.llms.types import (
     AudioBlock,
@@ -29,8 +31,10 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler, TokenCountingHandler
 from llama_index.core.prompts import PromptTemplate
+from llama_index.core.rate_limiter import TokenBucketRateLimiter
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.tools import FunctionTool
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from lava_mistral.gateway import Interrupted, LocalGateway, Status, WrongVectors
 from tests.conftest import recordings
@@ -661,3 +665,223 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     texts = [f"{n} " + "word " * 100 for n in range(600)]
     assert len(bench.caller.one(bench.embeddings(embed_batch_size=600), "get_text_embedding_batch", texts)) == 600
+
+
+@feature("embeddings", "the rate limiter is not charged for cached vectors", WHOLE)
+def _(bench: Bench) -> None:
+    class Counting(TokenBucketRateLimiter):
+        asked: int = 0
+
+        def acquire(self, num_tokens: int = 0) -> None:
+            self.asked += 1
+
+        async def async_acquire(self, num_tokens: int = 0) -> None:
+            self.asked += 1
+
+    limiter = Counting(requests_per_minute=60)
+    embeddings = bench.embeddings(rate_limiter=limiter, embeddings_cache=SimpleKVStore())
+    for _ in range(2):
+        bench.caller.one(embeddings, "get_text_embedding_batch", WORDS)
+    assert limiter.asked == 1
+
+
+def _messages_on_the_wire(bench: Bench, history: list[ChatMessage]) -> list[Any]:
+    assert bench.last(bench.llm(), "chat", history).message.content
+    assert bench.gateway.requests[-1].status == 200
+    messages: list[Any] = bench.body["messages"]
+    return messages
+
+
+def _calls(*ids: str) -> ChatMessage:
+    blocks = [ToolCallBlock(tool_call_id=id, tool_name="weather", tool_kwargs={"city": "Rome"}) for id in ids]
+    return ChatMessage(role="assistant", blocks=[*blocks])
+
+
+def _result(id: str, text: str = "sunny") -> ChatMessage:
+    return ChatMessage(role="tool", content=text, additional_kwargs={"tool_call_id": id})
+
+
+@feature("histories", "a question after tool results")
+def _(bench: Bench) -> None:
+    history = [*ask("Weather?"), _calls("aaaaaaaaa"), _result("aaaaaaaaa"), *ask("In Fahrenheit?")]
+    assert _messages_on_the_wire(bench, history)[-1]["content"] == "In Fahrenheit?"
+
+
+@feature("histories", "a call without a result")
+def _(bench: Bench) -> None:
+    history = [*ask("Weather?"), _calls("aaaaaaaaa", "bbbbbbbbb"), _result("aaaaaaaaa")]
+    sent = _messages_on_the_wire(bench, history)
+    assert [message["role"] for message in sent[-2:]] == ["tool", "tool"]
+
+
+@feature("histories", "an assistant message without content")
+def _(bench: Bench) -> None:
+    history = [*ask("Weather?"), ChatMessage(role="assistant", content=""), *ask("Well?")]
+    assert all(message["content"] for message in _messages_on_the_wire(bench, history))
+
+
+@feature("histories", "the error text of a return_direct tool is no new turn")
+def _(bench: Bench) -> None:
+    echo = ChatMessage(role="assistant", content="it failed", additional_kwargs={"tool_call_id": "aaaaaaaaa"})
+    history = [*ask("Weather?"), _calls("aaaaaaaaa"), _result("aaaaaaaaa", "it failed"), echo]
+    assert _messages_on_the_wire(bench, history)[-1]["role"] == "tool"
+
+
+@feature("histories", "arguments with a date")
+def _(bench: Bench) -> None:
+    block = ToolCallBlock(tool_call_id="aaaaaaaaa", tool_name="weather", tool_kwargs={"day": date(2026, 1, 2)})
+    history = [*ask("Weather?"), ChatMessage(role="assistant", blocks=[block]), _result("aaaaaaaaa")]
+    assert "2026-01-02" in _messages_on_the_wire(bench, history)[1]["tool_calls"][0]["function"]["arguments"]
+
+
+@feature("histories", "a tool's file that Mistral can't fetch is data")
+def _(bench: Bench) -> None:
+    blocks = [TextBlock(text="See."), DocumentBlock(url="file:///tmp/report.pdf")]
+    result = ChatMessage(role="tool", blocks=blocks, additional_kwargs={"tool_call_id": "aaaaaaaaa"})
+    sent = _messages_on_the_wire(bench, [*ask("Weather?"), _calls("aaaaaaaaa"), result])
+    assert "document_url" not in [part["type"] for part in sent[-1]["content"] if isinstance(part, dict)]
+
+
+def _malformed(bench: Bench, arguments: str) -> list[tuple[str, str, Any]]:
+    made = call("weather", arguments, id="aaaaaaaaa")
+    bench.says({"tool_calls": [made]}, finish_reason="tool_calls")
+    llm = bench.llm()
+    return selections(llm, bench.last(llm, "chat_with_tools", TOOLS, user_msg="?"))
+
+
+@feature("tools", "a malformed call runs no tool and does not end an agent's run")
+def _(bench: Bench) -> None:
+    assert [name for _, name, _ in _malformed(bench, '{"city": "Ro')] not in ([], ["weather"])
+
+
+@feature("tools", "arguments null call a tool without arguments")
+def _(bench: Bench) -> None:
+    assert _malformed(bench, "null") == [("aaaaaaaaa", "weather", {})]
+
+
+@feature("tools", "arguments that are encoded twice are decoded")
+def _(bench: Bench) -> None:
+    assert _malformed(bench, json.dumps('{"city": "Rome"}')) == [("aaaaaaaaa", "weather", {"city": "Rome"})]
+
+
+@feature("tools", "names that Mistral refuses, two of them alike")
+def _(bench: Bench) -> None:
+    tools = [FunctionTool.from_defaults(weather, name=name) for name in ("get.weather", "get_weather")]
+    llm = bench.llm()
+    bench.last(llm, "chat_with_tools", tools, user_msg="Hello.")
+    first, second = (tool["function"]["name"] for tool in bench.body["tools"])
+    assert first != second
+    bench.says({"tool_calls": [call(first, {"city": "Rome"})]}, finish_reason="tool_calls")
+    ((_, name, _),) = selections(llm, bench.last(llm, "chat_with_tools", tools, user_msg="?"))
+    assert name == "get.weather"
+
+
+class Node(BaseModel):
+    """A node of a tree."""
+
+    name: str
+    children: list[Node] = []
+
+
+@feature("tools", "recursive arguments keep their definitions")
+def _(bench: Bench) -> None:
+    tool = FunctionTool.from_defaults(lambda **kwargs: "grown", name="grow", description="Grow.", fn_schema=Node)
+    bench.last(bench.llm(), "chat_with_tools", [tool], user_msg="Hello.")
+    parameters = bench.body["tools"][0]["function"]["parameters"]
+    assert (parameters["type"], parameters["properties"].keys()) == ("object", {"name", "children"})
+
+
+@feature("tools", "Mistral's own tools pass through")
+def _(bench: Bench) -> None:
+    # Only what is sent counts here: no tool of Mistral's runs in the gateway.
+    with suppress(Exception):
+        bench.last(bench.llm(), "chat", ask(), tools=[{"type": "web_search"}])
+    assert bench.body["tools"] == [{"type": "web_search"}]
+
+
+@feature("structured", "an enumeration, a union, a list", WHOLE)
+def _(bench: Bench) -> None:
+    for cls, value in ((Literal["a", "b"], "b"), (Person | Place, {"name": "Ada"}), (list[Person], [{"name": "Ada"}])):
+        bench.gateway.queue(answer(json.dumps({"value": value})))
+        made = bench.last(bench.llm(), "structured_predict", cls, PROMPT, what="it")
+        assert TypeAdapter(cls).dump_python(made, exclude_unset=True) == value
+
+
+@feature("structured", "JSON in a fence")
+def _(bench: Bench) -> None:
+    text = f"```json\n{json.dumps(PLACE)}\n```"
+    bench.says(*(text[start : start + 6] for start in range(0, len(text), 6)))
+    made = bench.last(bench.llm(), "structured_predict", Place, PROMPT, what="'Rome'")
+    assert made == Place.model_validate(PLACE)
+
+
+SEARCH = call("web_search", {"q": "x"}, id="aaaaaaaaa")
+STEPS = [
+    {"role": "assistant", "content": "", "tool_calls": [SEARCH]},
+    {"role": "tool", "tool_call_id": "aaaaaaaaa", "content": "found"},
+    {"role": "assistant", "content": "It is so."},
+]
+
+
+@feature("answers", "after tools that Mistral ran, and none of their calls to run")
+def _(bench: Bench) -> None:
+    if bench.streamed:
+        pieces = [{**message, "index": at} for at, message in enumerate(STEPS)]
+        bench.gateway.queue(events(stream(*pieces)))
+    else:
+        whole = answer()
+        whole["choices"] = [{"index": 0, "finish_reason": "stop", "messages": STEPS}]
+        bench.gateway.queue(whole)
+    llm = bench.llm()
+    response = bench.last(llm, "chat", ask())
+    assert response.message.content == "It is so."
+    assert selections(llm, response) == []
+
+
+@feature("answers", "log probabilities")
+def _(bench: Bench) -> None:
+    token = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "token_id": 1}
+    choice = {"index": 0, "logprobs": {"content": [token]}}
+    if bench.streamed:
+        first = {"choices": [{**choice, "delta": {"content": "Hi"}, "finish_reason": None}]}
+        bench.gateway.queue(events([{**stream()[0], **first}, stream()[-1]]))
+    else:
+        whole = answer("Hi")
+        whole["choices"][0] |= choice
+        bench.gateway.queue(whole)
+    places = [place for response in bench.all(bench.llm(), "chat", ask()) for place in response.logprobs or ()]
+    assert [(each.token, each.logprob) for place in places for each in place] == [("Hi", -0.1)]
+
+
+@feature("answers", "the facts can be written as JSON")
+def _(bench: Bench) -> None:
+    assert json.dumps(bench.last(bench.llm(), "chat", ask()).additional_kwargs)
+
+
+@feature("settings", "a misspelt argument of a call is refused before it is sent")
+def _(bench: Bench) -> None:
+    _refused_unsent(bench, temprature=1)
+
+
+@feature("settings", "a key given to a call is refused before it is sent")
+def _(bench: Bench) -> None:
+    _refused_unsent(bench, openai_api_key="sk-hushhush")
+
+
+def _refused_unsent(bench: Bench, **given: Any) -> None:
+    try:
+        bench.last(bench.llm(), "chat", ask(), **given)
+    except Exception:  # noqa: BLE001 - any error will do, if nothing was sent
+        assert not bench.gateway.requests
+        return
+    raise AssertionError("it was taken")
+
+
+@feature("settings", "the newer fields of Mistral's request, by model and by call")
+def _(bench: Bench) -> None:
+    fields = {"prompt_cache_key": "k", "frequency_penalty": 0.1, "n": 1}
+    bench.last(bench.llm(**fields), "chat", ask())
+    by_model = bench.body
+    bench.last(bench.llm(), "chat", ask(), **fields)
+    assert fields.items() <= by_model.items()
+    assert fields.items() <= bench.body.items()

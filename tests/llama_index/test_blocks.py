@@ -248,7 +248,7 @@ def test_tool_calls_by_block_with_text_or_a_dictionary_as_arguments() -> None:
         "content": "Let me look.",
         "tool_calls": [
             {"id": "111111111", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
-            {"id": "222222222", "type": "function", "function": {"name": "g", "arguments": '{"b":"ü"}'}},
+            {"id": "222222222", "type": "function", "function": {"name": "g", "arguments": '{"b": "ü"}'}},
         ],
     }
 

@@ -189,7 +189,8 @@ PARAMETERS: dict[str, Any] = {
     "repetition_penalty": 1.1,
     "logprobs": True,
     "top_logprobs": 2,
-    "prompt_logprobs": 1,
+    "prompt_logprobs": True,
+    "top_prompt_logprobs": 1,
     "service_tier": "default",
     "guardrails": [{"block_on_error": True}],
 }

@@ -392,6 +392,29 @@ def test_a_failed_batch_is_gone_on_with(gateway: LocalGateway, caller: Caller) -
     assert close(vectors[::75], alone(model(gateway), MANY[::75]))
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_error_names_the_node_beside_the_index(gateway: LocalGateway, caller: Caller, cached: bool) -> None:
+    store = SimpleKVStore() if cached else None
+    nodes = [TextNode(text="good", id_="n_1"), TextNode(text="", id_="n_2"), TextNode(text="", id_="n_3")]
+    run = caller.one if caller.asynchronous else (lambda subject, method, *args: subject(*args))
+    with pytest.raises(InvalidRequestError, match=r"input 1 is empty.*\(node 'n_2'\)"):
+        run(model(gateway, embeddings_cache=store), "call", nodes)
+    assert not gateway.requests
+
+
+@pytest.mark.parametrize(("on_empty", "sent"), [("skip", ["a", "b"]), ("placeholder", ["a", ".", "b"])])
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_empty_text_can_be_skipped_or_replaced(
+    gateway: LocalGateway, caller: Caller, on_empty: str, sent: list[str], cached: bool
+) -> None:
+    store = SimpleKVStore() if cached else None
+    embeddings = model(gateway, on_empty=on_empty, embeddings_cache=store)
+    vectors = caller.one(embeddings, "get_text_embedding_batch", ["a", "", "b"])
+    assert [len(vector) for vector in vectors] == [1024] * 3
+    assert any(vectors[1]) == (on_empty == "placeholder")
+    assert sorted(text for request in gateway.requests for text in request.body["input"]) == sorted(sent)
+
+
 def test_an_argument_that_is_not_there_is_refused(gateway: LocalGateway, caller: Caller) -> None:
     with pytest.raises(TypeError, match=r"'resume_form'; a batch takes show_progress, billing, .* resume_from"):
         caller.one(model(gateway), "get_text_embedding_batch", ["a"], resume_form=None)

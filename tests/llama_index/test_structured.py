@@ -302,3 +302,26 @@ def test_json_in_a_fence_is_read(caller: Caller, fence: str) -> None:
     assert predict(caller, Scripted(answer(text)).llm()) == EXPECTED
     pieces = [text[start : start + 7] for start in range(0, len(text), 7)]
     assert grow(caller, Scripted(stream(*pieces)).llm())[-1] == EXPECTED
+
+
+class Node(BaseModel):
+    """A node of a tree."""
+
+    name: str
+    children: list[Node] = Field(default_factory=list)
+
+
+@pytest.mark.parametrize("settings", [{}, BY_TOOL], ids=["schema", "tool"])
+def test_a_recursive_class_keeps_its_definitions(caller: Caller, settings: dict[str, Any]) -> None:
+    tree = {"name": "a", "children": [{"name": "b", "children": []}]}
+    text = json.dumps(tree)
+    said = answer("", calls=[call("Node", text)], finish_reason="tool_calls") if settings else answer(text)
+    mistral = Scripted(said)
+    assert predict(caller, mistral.llm(**settings), Node) == Node.model_validate(tree)
+    body = mistral.body
+    schema = (
+        body["tools"][0]["function"]["parameters"] if settings else body["response_format"]["json_schema"]["schema"]
+    )
+    assert schema["type"] == "object"
+    assert schema["properties"]["children"]["items"] == {"$ref": "#/$defs/Node"}
+    assert "children" in schema["$defs"]["Node"]["properties"]

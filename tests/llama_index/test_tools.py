@@ -339,6 +339,32 @@ def test_a_tool_choice_of_the_model_is_that_of_its_calls(caller: Caller) -> None
     assert [body.get("tool_choice") for body in mistral.bodies] == [NAMED, NAMED, "none", None]
 
 
+class Node(BaseModel):
+    """A node of a tree."""
+
+    name: str
+    children: list[Node] = []
+
+
+def test_a_tool_with_recursive_arguments_keeps_their_definitions(caller: Caller) -> None:
+    """langchain-ai/langchain#30797"""
+
+    def grow(**kwargs: Any) -> str:
+        """Grow a tree."""
+        return "grown"
+
+    made = calling(call("grow", {"name": "a", "children": [{"name": "b"}]}))
+    mistral = Scripted(made)
+    tool = FunctionTool.from_defaults(grow, fn_schema=Node)
+    response = caller.one(mistral.llm(), "chat_with_tools", [tool], user_msg="?")
+    (selection,) = mistral.llm().get_tool_calls_from_response(response)
+    assert Node(**selection.tool_kwargs).children[0].name == "b"
+    parameters = mistral.body["tools"][0]["function"]["parameters"]
+    assert parameters["type"] == "object"
+    assert parameters["properties"]["children"]["items"] == {"$ref": "#/$defs/Node"}
+    assert "children" in parameters["$defs"]["Node"]["properties"]
+
+
 def test_a_long_description_is_sent_whole() -> None:
     tool = FunctionTool.from_defaults(clock, description="x" * 3000)
     mistral = Scripted(calling(CALLS[1]))
