@@ -12,7 +12,7 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick coverage lint types extras lowest newest dist docs notebooks live constraints clean
+.PHONY: demo test test-quick chaos chaos-quick coverage lint types extras lowest newest dist docs notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
@@ -39,6 +39,16 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# Every surface against every fault of an upstream, and 10,000 random schedules of faults; about half an hour.
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos.matrix --peers --report docs/reliability.md
+	$(BIN)/python -m tests.chaos.endurance --count 10000 --in-flight 20
+
+# A twelfth of the cells, and a minute with fifty calls in flight.
+chaos-quick: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos.matrix --sample 12
+	$(BIN)/python -m tests.chaos.endurance --minutes 1 --in-flight 50 --seed 1
 
 # Each extra installs what it names and nothing of the other framework; a missing one is named on import.
 extras: $(BIN)/uv

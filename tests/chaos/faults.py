@@ -222,7 +222,7 @@ for _name, _line in {
     "status 99": "HTTP/1.1 99 Odd",
     "tls": "\x15\x03\x01\x00\x02\x02\x28",
 }.items():
-    add(f"status line: {_name}", raw(lambda body, line=_line: _head([line])), all=CONNECTION | SERVER)
+    add(f"status line: {_name}", raw(lambda body, line=_line: _head([line])), all=CONNECTION | SERVER | INTERRUPTED)
 
 
 def _headers(*headers: tuple[str, str]) -> Respond:

@@ -1,6 +1,7 @@
-"""Serve faults over raw sockets: `/f/NUMBER/CELL/…` answers with that fault; `/counts` tells the requests of each cell.
+"""Serve faults over raw sockets.
 
-Started as a process of its own; it prints its ports as JSON and ends with its standard input.
+`/f/NUMBER/CELL/…` answers with that fault, `/f/NUMBER,NUMBER,/CELL/…` with one after the other and then well; `/counts`
+tells the requests of each cell. It is a process of its own, prints its ports as JSON and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -69,9 +70,13 @@ class Connection:
                 continue
             headers = dict(part.lower().split(": ", 1) for part in lines if ": " in part)
             self.credential = next((p[22:] for p in lines if p.lower().startswith("authorization: bearer ")), "")
-            _, _, name, cell, *_ = path.split("/")
-            fault = None if name == "good" else NAMED[int(name)]
+            _, _, names, cell, *_ = path.split("/")
             self.attempt = COUNTS[cell] = COUNTS.get(cell, 0) + 1
+            # One fault for every request, or one for each of the first requests and good answers from then on.
+            numbers = [int(number) for number in names.split(",") if number]
+            if names.endswith(","):
+                numbers = numbers[self.attempt - 1 : self.attempt]
+            fault = NAMED[numbers[0]] if numbers else None
             if fault is not None and fault.before_sending:
                 await fault.respond(self)
             self.body = json.loads(await self._read_body(headers))
