@@ -18,7 +18,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_lava_mistral._content_blocks import PROVIDER
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.types import Usage
-from lava_mistral.mistral.usage import cached_tokens
+from lava_mistral.mistral.usage import cached_tokens, reasoning_tokens
 
 if TYPE_CHECKING:
     from lava_mistral.calls.responses import Completion
@@ -55,8 +55,24 @@ def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata |
         tool_calls=calls,
         invalid_tool_calls=broken,
         usage_metadata=usage,
-        response_metadata={**metadata, "finish_reason": turn.finish_reason},
+        response_metadata={**metadata, **turn_metadata(turn)},
     )
+
+
+def turn_metadata(turn: Turn, *, logprobs: bool = True) -> dict[str, Any]:
+    """Return what a message says of its own turn.
+
+    Args:
+        turn: what the model said.
+        logprobs: say the log probabilities too; a stream has said them with its chunks.
+    """
+    metadata: dict[str, Any] = {"finish_reason": turn.finish_reason}
+    if logprobs and turn.logprobs:
+        metadata["logprobs"] = {"content": turn.logprobs}
+    if turn.steps:
+        # Tools ran on Mistral's side before it answered.
+        metadata |= {"steps": turn.steps, "files": turn.files}
+    return metadata
 
 
 def from_usage(usage: Usage) -> UsageMetadata:
@@ -77,47 +93,58 @@ def from_usage(usage: Usage) -> UsageMetadata:
         details["audio_seconds"] = seconds
     if details:
         converted["input_token_details"] = cast("InputTokenDetails", details)
+    if (thoughts := reasoning_tokens(usage)) is not None:
+        converted["output_token_details"] = {"reasoning": thoughts}
     return converted
 
 
-def head_metadata(answer: Completion | StreamReader) -> dict[str, Any]:
-    """Return what a message says of the call that made it, as far as the beginning of the answer tells it."""
-    return {
+def head_metadata(answer: Completion | StreamReader, *, headers: bool = False) -> dict[str, Any]:
+    """Return what a message says of the call that made it, as far as the beginning of the answer tells it.
+
+    Args:
+        answer: the answer, or its beginning.
+        headers: add its headers.
+    """
+    metadata = {
         "model_provider": PROVIDER,
         "model_name": answer.model,
         "id": answer.id,
         "created": answer.created,
         "lava_request_id": answer.request_id,
     }
+    return {**metadata, "headers": dict(answer.headers)} if headers else metadata
 
 
-def cost_metadata(cost: Decimal | None) -> dict[str, str]:
-    """Return what a message says of its cost: USD as text with every digit; nothing where it is not known.
+def paid_metadata(answer: Completion | StreamReader) -> dict[str, str]:
+    """Return what a message says of the price: the cost in USD as text, where it is known, and the tier of service.
 
     A Decimal itself would not survive LangChain's serialization, and so no cache.
     """
-    return {} if cost is None else {"cost": f"{cost:f}"}
+    cost, usage = answer.cost, answer.usage
+    paid = {} if cost is None else {"cost": f"{cost:f}"}
+    tier = None if usage is None else usage.get("service_tier")
+    return paid if tier is None else {**paid, "service_tier": tier}
 
 
 def tail_metadata(stream: StreamReader) -> tuple[dict[str, Any], UsageMetadata | None]:
     """Return the metadata and usage that end a stream."""
-    metadata = {"finish_reason": stream.turn.finish_reason, **cost_metadata(stream.cost)}
+    metadata = {**turn_metadata(stream.turn, logprobs=False), **paid_metadata(stream)}
     return metadata, None if stream.usage is None else from_usage(stream.usage)
 
 
-def to_result(answer: Completion) -> ChatResult:
+def to_result(answer: Completion, *, headers: bool = False) -> ChatResult:
     """Return a whole answer with a generation for each of its turns; the first has the usage and cost of all."""
-    metadata = head_metadata(answer)
-    cost = cost_metadata(answer.cost)
-    output: dict[str, Any] = {"model_name": answer.model, **cost}
+    metadata = head_metadata(answer, headers=headers)
+    paid = paid_metadata(answer)
+    output: dict[str, Any] = {"model_name": answer.model, **paid}
     if answer.usage is not None:
         output["token_usage"] = answer.usage
     usage = None if answer.usage is None else from_usage(answer.usage)
     generations = []
     for turn in answer.turns:
-        message = from_turn(turn, metadata={**metadata, **cost}, usage=usage)
+        message = from_turn(turn, metadata={**metadata, **paid}, usage=usage)
         generations.append(ChatGeneration(message=message, generation_info={"finish_reason": turn.finish_reason}))
-        cost, usage = {}, None
+        paid, usage = {}, None
     return ChatResult(generations=generations, llm_output=output)
 
 

@@ -41,6 +41,7 @@ PARAMETERS = {
     "logprobs": "logprobs",
     "top_logprobs": "top_logprobs",
     "prompt_logprobs": "prompt_logprobs",
+    "top_prompt_logprobs": "top_prompt_logprobs",
     "service_tier": "service_tier",
     "guardrails": "guardrails",
     # Mistral's own; `metadata` is LangChain's, for traces. The core gives it its name on the wire.
@@ -193,7 +194,8 @@ class ChatParameters(LavaSettings):
     prompt_cache_key: str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    prompt_logprobs: int | None = None
+    prompt_logprobs: bool | None = None
+    top_prompt_logprobs: int | None = None
     service_tier: str | None = None
     guardrails: list[Any] | None = None
     mistral_metadata: dict[str, Any] | None = None
@@ -204,6 +206,7 @@ class ChatParameters(LavaSettings):
     max_retries: int = DEFAULT_MAX_RETRIES
     stream_chunk_timeout: float | None = 120.0
     repair_messages: bool = True
+    include_response_headers: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -242,8 +245,10 @@ class ChatRequest(NamedTuple):
         client: for sync code.
         async_client: for async code.
         arguments: of the client's `chat` or `stream`.
+        headers: whether the message is to hold the answer's headers.
     """
 
     client: LavaMistral
     async_client: AsyncLavaMistral
     arguments: dict[str, Any]
+    headers: bool

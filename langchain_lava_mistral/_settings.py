@@ -34,7 +34,7 @@ def _http_client(kind: str) -> Any:
 
 
 # What the core's clients are made of, by the fields' names.
-_CLIENT = ("api_key", "base_url", "billing", "lava_metadata", "spend_limit", "timeout")
+_CLIENT = ("api_key", "base_url", "billing", "lava_metadata", "spend_limit", "require_customer", "timeout")
 _HTTP = ("http_client", "http_async_client")
 # What a copy has in common with its original: it stands for something outside, or counts for both.
 _SHARED = ("api_key", "billing", "spend_limit", *_HTTP, "cache", "rate_limiter")
@@ -68,6 +68,7 @@ class LavaSettings(BaseModel):
     billing: Annotated[InstanceOf[Billing], BeforeValidator(to_billing)] | None = Field(default=None, exclude=True)
     lava_metadata: dict[str, str] | None = None
     trace_metadata: bool = False
+    require_customer: bool = False
     spend_limit: Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)] | None = Field(default=None, exclude=True)
     timeout: float | None = 120.0
     http_client: _http_client("Client") = Field(default=None, exclude=True, repr=False)  # type: ignore[valid-type]

@@ -124,7 +124,8 @@ class ChunkBuilder:
     def chunk(self, delta: Delta) -> ChatGenerationChunk | None:
         """Return the chunk for a delta of the first choice; `None` where it holds nothing to show."""
         parts = delta.parts
-        if not parts and not delta.tool_calls and not self._structured:
+        plain = not delta.logprobs
+        if not parts and not delta.tool_calls and not self._structured and plain:
             if not delta.text:
                 return None
             if self._open is None:
@@ -143,14 +144,15 @@ class ChunkBuilder:
             tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
             for call in delta.tool_calls
         ]
-        if not calls:
+        if not calls and plain:
             if not content:
                 return None
             if self._head is None:
                 return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"))
-        message = AIMessageChunk(
-            content=content, tool_call_chunks=calls, response_metadata={**_TAG, **self._first_metadata()}
-        )
+        metadata = {**_TAG, **self._first_metadata()}
+        if delta.logprobs:
+            metadata["logprobs"] = {"content": [*delta.logprobs]}
+        message = AIMessageChunk(content=content, tool_call_chunks=calls, response_metadata=metadata)
         return ChatGenerationChunk(message=message)
 
     def last(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from enum import Enum
+from types import UnionType
+from typing import TYPE_CHECKING, Any, cast, get_origin
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, BaseMessage
@@ -13,11 +15,16 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
 from langchain_core.runnables.utils import AddableDict
 from langchain_core.utils.json import parse_json_markdown
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import PydanticUserError, RootModel, TypeAdapter, create_model
 
-from langchain_lava_mistral._tools import answer_tool, to_response_format
+from langchain_lava_mistral._tools import answer_function, answer_tool, to_response_format
+from lava_mistral.errors import InvalidRequestError
+from lava_mistral.mistral.tools import object_schema, tool_name, unwrap, wrap_schema
 
 if TYPE_CHECKING:
     from langchain_lava_mistral.chat_models import ChatLavaMistral
+
+_BUILTIN = (str, int, float, bool, list, dict, tuple, set)
 
 
 def structured(
@@ -36,9 +43,18 @@ def structured(
             method = "json_mode"
     if schema is None and method != "json_mode":
         raise ValueError(f"with_structured_output needs a schema for the method {method!r}.")
+    model_class = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
+    schema, wrapped = _as_object(schema)
+    if wrapped and not isinstance(schema, dict):
+        model_class = schema
+    # LangChain can't convert each schema for its traces that this package can.
+    shown = None if schema is None else answer_function(schema)
     bound = {
         **bound,
-        "ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema},
+        "ls_structured_output_format": {
+            "kwargs": {"method": method, "strict": strict},
+            "schema": shown and {**_described(shown), **shown["parameters"]},
+        },
     }
     tool = None
     llm: Runnable[Any, Any]
@@ -50,12 +66,41 @@ def structured(
         case "json_schema":
             llm = model.bind(response_format=to_response_format(schema, strict=strict), **bound)
         case "json_mode":
+            if wrapped:
+                raise ValueError("The method 'json_mode' gives an object: take json_schema or function_calling here.")
             llm = model.bind(response_format={"type": "json_object"}, **bound)
         case _:
             raise ValueError(f"The method is 'function_calling', 'json_schema' or 'json_mode', not {method!r}.")
-    model_class = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
-    parser = AnswerParser(tool=tool, model_class=model_class)
+    parser = AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped)
     return RunnableMap(raw=llm) | _with_outcome(parser) if include_raw else llm | parser
+
+
+def _described(function: dict[str, Any]) -> dict[str, Any]:
+    named = {"title": function["name"], "description": function.get("description")}
+    return {key: value for key, value in named.items() if value}
+
+
+def _as_object(schema: Any) -> tuple[Any, bool]:
+    """Return a schema with an object at its top, which Mistral wants, and whether it was wrapped in one for that.
+
+    Raises:
+        InvalidRequestError: there is no JSON Schema for the type.
+    """
+    if isinstance(schema, dict):
+        function = answer_function(schema)
+        parameters, wrapped = wrap_schema(function["parameters"])
+        return ({**parameters, "title": function["name"]} if wrapped else schema), wrapped
+    plain = isinstance(schema, UnionType) or schema in _BUILTIN or get_origin(schema) is not None
+    if not plain and not (isinstance(schema, type) and issubclass(schema, Enum | RootModel)):
+        return schema, False
+    try:
+        if isinstance(schema, type) and object_schema(TypeAdapter(schema).json_schema())["type"] == "object":
+            return schema, False
+        description = schema.__doc__ if isinstance(schema, type) and schema not in _BUILTIN else None
+        name = tool_name(getattr(schema, "__name__", "answer"))
+        return create_model(name, __doc__=description, **cast("Any", {"value": (schema, ...)})), True
+    except PydanticUserError as error:
+        raise InvalidRequestError(f"There is no JSON Schema for {schema!r}: ask for a pydantic class.") from error
 
 
 class AnswerParser(BaseTransformOutputParser[Any]):
@@ -64,10 +109,12 @@ class AnswerParser(BaseTransformOutputParser[Any]):
     Attributes:
         tool: the tool whose arguments are the answer; `None` where the answer's text is JSON.
         model_class: the pydantic class of the answer; `None` for a dictionary.
+        wrapped: whether the answer is the only field of an object.
     """
 
     tool: str | None = None
     model_class: Any = None
+    wrapped: bool = False
 
     def parse(self, text: str) -> Any:
         """Parse an answer that is text."""
@@ -91,7 +138,15 @@ class AnswerParser(BaseTransformOutputParser[Any]):
         else:
             calls = message.tool_calls if isinstance(message, AIMessage) else []
             value = next((call["args"] for call in calls if call["name"] == self.tool), None)
-        return value if value is None or self.model_class is None else self._instance(value, partial)
+        if value is not None and self.model_class is not None:
+            value = self._instance(value, partial)
+        if value is None or not self.wrapped:
+            return value
+        if not isinstance(value, dict):
+            return value.value
+        if "value" not in value and not partial:
+            raise OutputParserException("The answer has no 'value'.", llm_output=str(value))
+        return unwrap(value)
 
     def _check(self, message: AIMessage) -> None:
         reason = message.response_metadata.get("finish_reason")

@@ -56,6 +56,8 @@ _ROLES = {
 _CALLS = frozenset(
     ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call", "custom_tool_call")
 )
+# Blocks that a tool's result holds as data.
+_NO_RESULT = _CALLS | {"thinking", "reasoning", "reasoning_content", "refusal", "reference", "non_standard"}
 _GENERIC_TYPE = {"image": "image/*", "audio": "audio/*", "input_audio": "audio/*", "video": "video/*"}
 
 
@@ -110,17 +112,31 @@ def _user(content: Any) -> Iterator[Message]:
 
 
 def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
-    message: wire.ToolMessage = {
-        "role": "tool",
-        "content": content
-        if isinstance(content, str)
-        else tool_content(content, lambda block: _block(block, lenient=False)),
-    }
+    message: wire.ToolMessage = {"role": "tool", "content": _result(content)}
     if call_id is not None:
         message["tool_call_id"] = call_id
     if name:
         message["name"] = name
     return message
+
+
+def _result(content: Any) -> str | list[ContentPart]:
+    """Return a tool's result, which is data: only blocks with content that Mistral can read become parts."""
+    return content if isinstance(content, str) else tool_content(content, _readable)
+
+
+def _readable(block: Any) -> list[ContentPart]:
+    """Return the parts that a block of a tool's result stands for.
+
+    Raises:
+        ValueError: it is data.
+    """
+    if not isinstance(block, dict) or block.get("type") in _NO_RESULT:
+        raise ValueError("data")
+    try:
+        return [*_block(block, lenient=False)]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("data that looks like a block") from error
 
 
 def _assistant(message: AIMessage) -> AssistantMessage:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from types import FunctionType
 from typing import Any, TypeAlias, cast
 
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, TypeAdapter
+from typing_extensions import is_typeddict
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.tools import close_objects, json_schema_format, to_tool_choice, tool_name
+from lava_mistral.mistral.tools import close_objects, json_schema_format, object_schema, to_tool_choice
 from lava_mistral.mistral.types import ResponseFormat, Tool
 
 ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
@@ -18,18 +23,27 @@ ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 _FUNCTION = ("name", "description", "strict", "parameters")
 
 
+# Tools that Mistral runs itself; they go out as they are.
+BUILT_IN = frozenset(
+    ("web_search", "web_search_premium", "code_interpreter", "image_generation", "document_library", "connector")
+)
+_REFERENCE = re.compile(r'"#/(?:\$defs|definitions)/([^"]+)"')
+
+
 def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
     """Return a tool as Mistral takes it.
 
     Args:
-        tool: a pydantic class (of version 1 too), `TypedDict`, function, `BaseTool`, JSON Schema with a title, or the
-            dictionary of OpenAI, Anthropic or Bedrock.
+        tool: a pydantic class (of version 1 too), `TypedDict`, function, `BaseTool`, JSON Schema with a title, the
+            dictionary of OpenAI, Anthropic or Bedrock, or a tool that Mistral runs itself (`{"type": "web_search"}`).
         strict: whether the arguments must follow the schema to the letter; `None` leaves it unsaid.
 
     Raises:
         InvalidRequestError: it is a tool that runs at another provider, or no tool at all.
         ValueError: it is a schema without a name, or says of `strict` the contrary.
     """
+    if isinstance(tool, dict) and tool.get("type") in BUILT_IN:
+        return cast("Tool", tool)
     if isinstance(tool, dict) and tool.get("type") == "function":
         # LangChain takes these as they are, without a look at `strict`.
         function = dict(tool.get("function", tool))
@@ -38,16 +52,9 @@ def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
                 f"The tool {function.get('name')!r} says strict={function['strict']}, the call strict={strict}."
             )
     else:
-        # Its `strict=True` needs parameters, which a tool without arguments lacks.
-        converted = convert_to_openai_tool(cast("Any", tool))
-        if "function" not in converted:
-            raise InvalidRequestError(
-                f"A tool of type {converted.get('type')!r} runs at its own provider; "
-                "Mistral's chat takes functions only."
-            )
-        function = converted["function"]
+        function = _converted(tool)
         if strict is not None:
-            function = {**function, "strict": strict}
+            function["strict"] = strict
     function = {key: function[key] for key in _FUNCTION if function.get(key) is not None}
     if "name" not in function:
         raise InvalidRequestError(f"A tool needs a name, which {tool!r} has not.")
@@ -58,9 +65,65 @@ def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
     return {"type": "function", "function": cast("Any", function)}
 
 
+def _converted(tool: Any) -> dict[str, Any]:
+    """Return what LangChain makes of a tool; where it would cut a recursive schema, that schema itself."""
+    schema = _schema_of(tool)
+    if schema is not None and is_recursive(schema):
+        schema = object_schema(schema)
+        of_tool = isinstance(tool, BaseTool)
+        return {
+            "name": tool.name if of_tool else getattr(tool, "__name__", schema.get("title")),
+            "description": tool.description if of_tool else schema.get("description") or getattr(tool, "__doc__", ""),
+            "parameters": {key: value for key, value in schema.items() if key not in ("title", "description")},
+        }
+    # Its `strict=True` needs parameters, which a tool without arguments lacks.
+    converted = convert_to_openai_tool(tool)
+    if "function" not in converted:
+        raise InvalidRequestError(
+            f"A tool of type {converted.get('type')!r} runs at its own provider; Mistral's chat takes functions and "
+            f"Mistral's own tools: {', '.join(sorted(BUILT_IN))}."
+        )
+    return {**converted["function"]}
+
+
+def _schema_of(tool: Any) -> dict[str, Any] | None:
+    """Return the JSON Schema of a tool's arguments, references included; `None` where it can't be recursive."""
+    if isinstance(tool, BaseTool):
+        tool = tool.tool_call_schema
+    elif isinstance(tool, FunctionType):
+        tool = StructuredTool.from_function(tool, description=tool.__doc__ or tool.__name__).tool_call_schema
+    if isinstance(tool, dict):
+        return None if "name" in tool else tool
+    if isinstance(tool, type) and issubclass(tool, BaseModel):
+        return tool.model_json_schema()
+    return TypeAdapter(tool).json_schema() if is_typeddict(tool) else None
+
+
+def is_recursive(schema: Mapping[str, Any]) -> bool:
+    """Return whether a definition of a JSON Schema refers to itself, or the schema is nothing but a reference."""
+    definitions = {**(schema.get("definitions") or {}), **(schema.get("$defs") or {})}
+    uses = {name: {*_REFERENCE.findall(json.dumps(inner, default=str))} for name, inner in definitions.items()}
+    for _ in uses:
+        uses = {name: used.union(*(uses.get(each, ()) for each in used)) for name, used in uses.items()}
+    return "$ref" in schema or any(name in used for name, used in uses.items())
+
+
 def to_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[Tool]:
     """Return the tools as Mistral takes them; see `to_tool`."""
     return [to_tool(tool, strict=strict) for tool in tools]
+
+
+def names_of(tools: Sequence[Tool]) -> list[str]:
+    """Return the names of the functions among the tools."""
+    return [tool["function"]["name"] for tool in tools if "function" in tool]
+
+
+def without_authorization(tools: Sequence[Any]) -> list[Any]:
+    """Return the tools as a trace may show them: a connector's credential is left out."""
+    return [
+        {key: value for key, value in tool.items() if key != "authorization"} if isinstance(tool, dict) else tool
+        for tool in tools
+    ]
 
 
 def answer_function(schema: Any) -> dict[str, Any]:
@@ -91,11 +154,8 @@ def answer_function(schema: Any) -> dict[str, Any]:
     if "name" in schema and isinstance(parameters, dict):
         return {**{key: schema[key] for key in _FUNCTION if key in schema}, "parameters": parameters}
     # A JSON Schema. Its title and description stay where they are, too.
-    return {
-        "name": schema.get("title") or "answer",
-        "description": schema.get("description"),
-        "parameters": schema,
-    }
+    schema = object_schema(schema) if "$ref" in schema else schema
+    return {"name": schema.get("title") or "answer", "description": schema.get("description"), "parameters": schema}
 
 
 def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFormat:
@@ -125,12 +185,8 @@ def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFo
 
 
 def answer_tool(schema: Any, *, strict: bool | None = None) -> Tool:
-    """Return the tool whose arguments are the answer to a schema in any form, under a name that Mistral takes.
-
-    Nobody looks for it by its name, as the tools of an agent are looked for, so that the name may change.
-    """
-    function = answer_function(schema)
-    return to_tool({"type": "function", "function": {**function, "name": tool_name(function["name"])}}, strict=strict)
+    """Return the tool whose arguments are the answer to a schema in any form."""
+    return to_tool({"type": "function", "function": answer_function(schema)}, strict=strict)
 
 
 def normalize(parameters: dict[str, Any]) -> None:
@@ -140,8 +196,7 @@ def normalize(parameters: dict[str, Any]) -> None:
     tools = parameters.get("tools")
     if tools:
         parameters["tools"] = wire = to_tools(tools)
-        choice = parameters.get("tool_choice")
-        parameters["tool_choice"] = to_tool_choice(choice, [tool["function"]["name"] for tool in wire])
+        parameters["tool_choice"] = to_tool_choice(parameters.get("tool_choice"), names_of(wire))
     else:
         parameters.pop("tool_choice", None)
     if parameters.get("response_format") is not None:

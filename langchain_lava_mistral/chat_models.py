@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from hashlib import sha256
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -32,9 +33,17 @@ from langchain_lava_mistral._settings import Made, new_clients, shared_settings
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import structured
 from langchain_lava_mistral._to_wire import to_wire
-from langchain_lava_mistral._tools import ToolLike, normalize, to_response_format, to_tools
+from langchain_lava_mistral._tools import (
+    ToolLike,
+    names_of,
+    normalize,
+    to_response_format,
+    to_tools,
+    without_authorization,
+)
 from langchain_lava_mistral.callbacks import CallRun, traced
 from langchain_lava_mistral.errors import translated
+from lava_mistral.billing.scope import note_call
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.pricing.tokenizers import token_ids
@@ -100,7 +109,8 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         reasoning_effort: how long the model thinks, from `"none"` to `"high"`.
         prediction: the expected answer, as text or in Mistral's form.
         response_format: JSON mode or a schema, in any form that `with_structured_output` takes.
-        prompt_cache_key: groups prompts for Mistral's cache.
+        prompt_cache_key: groups prompts for Mistral's cache; `"auto"` takes LangGraph's `thread_id`, else the system
+            prompt and the tools: agents then pay a tenth for what they send again.
         logprobs: give the probabilities of the answer's tokens.
         top_logprobs: of how many other tokens at each place.
         prompt_logprobs: of the prompt's tokens.
@@ -166,6 +176,8 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         params = {"model": self.model, "base_url": self.base_url, **self.parameters(), "_type": "lava-mistral-chat"}
         hidden = SETTINGS | FRAMEWORK
         params.update((name, value) for name, value in named(kwargs).items() if name in KNOWN and name not in hidden)
+        if "tools" in params:
+            params["tools"] = without_authorization(params["tools"])
         return params if stop is None else {**params, "stop": stop}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -192,6 +204,7 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         return combined
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
+        note_call()
         generations = super()._convert_cached_generations([each.model_copy() for each in cache_val])
         for generation in generations:
             metadata = generation.message.response_metadata
@@ -221,9 +234,9 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
     ) -> ChatResult:
         run = self._run(kwargs, run_manager)
         with translated(), run.counted():
-            request = self._request(messages, stop, kwargs)
+            request = self._request(messages, stop, kwargs, run)
             answer = request.client.chat(**request.arguments, on_retry=run.on_retry)
-        return to_result(answer)
+        return to_result(answer, headers=request.headers)
 
     async def _agenerate(
         self,
@@ -236,11 +249,11 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         with translated():
             try:
                 with run.counted():
-                    request = self._request(messages, stop, kwargs)
+                    request = self._request(messages, stop, kwargs, run)
                     answer = await request.async_client.chat(**request.arguments, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
-        return to_result(answer)
+        return to_result(answer, headers=request.headers)
 
     def _stream(
         self,
@@ -252,10 +265,10 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         run = self._run(kwargs, run_manager)
         with translated():
             with run.counted():
-                request = self._request(messages, stop, kwargs, stream=True)
+                request = self._request(messages, stop, kwargs, run, stream=True)
                 opened = request.client.stream(**request.arguments, on_retry=run.on_retry)
             with opened as stream:
-                builder = ChunkBuilder(head_metadata(stream))
+                builder = ChunkBuilder(head_metadata(stream, headers=request.headers))
                 for delta in stream:
                     chunk = builder.chunk(delta) if delta.index == 0 else None
                     if chunk is not None:
@@ -278,13 +291,13 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         with translated():
             try:
                 with run.counted():
-                    request = self._request(messages, stop, kwargs, stream=True)
+                    request = self._request(messages, stop, kwargs, run, stream=True)
                     opened = await request.async_client.stream(**request.arguments, on_retry=run.on_retry_soon)
             finally:
                 await run.told()
             async with opened as stream:
                 run.opened = stream
-                builder = ChunkBuilder(head_metadata(stream))
+                builder = ChunkBuilder(head_metadata(stream, headers=request.headers))
                 async for delta in stream:
                     chunk = builder.chunk(delta) if delta.index == 0 else None
                     if chunk is not None:
@@ -388,22 +401,19 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None,
         kwargs: Mapping[str, Any],
+        run: CallRun,
         *,
         stream: bool = False,
     ) -> ChatRequest:
         """Return a call, resolved from the model's settings and its own arguments."""
         parameters = self.parameters()
         said: dict[str, Any] = {}
-        unknown: list[str] = []
+        self._check_names(kwargs)
         for name, value in named(kwargs).items():
             if name in SETTINGS:
                 said[name] = value
             elif name not in FRAMEWORK:
                 parameters[PARAMETERS.get(name, name)] = value
-                if name not in KNOWN:
-                    unknown.append(name)
-        if unknown:
-            check_call(unknown, free={**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {})})
         if stop is not None:
             parameters["stop"] = stop
         if stream and (parameters.get("n") or 1) > 1:
@@ -415,13 +425,34 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         if said.get("trace_metadata", self.trace_metadata):
             metadata = traced(metadata)
         parameters["messages"] = to_wire(messages)
+        if parameters.get("prompt_cache_key") == "auto" and (thread := run.thread_id()) is not None:
+            # Without a thread the core derives one from the beginning of the conversation.
+            parameters["prompt_cache_key"] = sha256(thread.encode()).hexdigest()[:32]
         parameters["billing"] = said.get("billing")
         parameters["lava_metadata"] = metadata
         parameters["repair_messages"] = said.get("repair_messages", self.repair_messages)
         changed = {name: said[name] for name in _OF_A_CALL & said.keys()} if said else said
-        return ChatRequest(*self._clients(changed), parameters)
+        return ChatRequest(
+            *self._clients(changed), parameters, said.get("include_response_headers", self.include_response_headers)
+        )
 
     # Tools and schemas
+
+    def bind(self, **kwargs: Any) -> Any:
+        """Return the model with arguments for all its calls.
+
+        Raises:
+            ConfigurationError: an argument is misspelt, is a key, or has no meaning here.
+        """
+        with translated():
+            self._check_names(kwargs)
+        return super().bind(**kwargs)
+
+    @staticmethod
+    def _check_names(kwargs: Mapping[str, Any]) -> None:
+        unknown = named(kwargs).keys() - KNOWN
+        if unknown:
+            check_call(unknown, free={**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {})})
 
     def bind_tools(
         self,
@@ -436,8 +467,8 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         """Return the model with tools that it may call.
 
         Args:
-            tools: pydantic classes, `TypedDict`s, functions, `BaseTool`s, JSON Schemas with a title, or dictionaries
-                of OpenAI's, Anthropic's or Bedrock's form.
+            tools: pydantic classes, `TypedDict`s, functions, `BaseTool`s, JSON Schemas with a title, dictionaries of
+                OpenAI's, Anthropic's or Bedrock's form, or tools that Mistral runs itself (`{"type": "web_search"}`).
             tool_choice: `"auto"`, `"none"`, `"any"` or `"required"`, a tool's name, a dictionary that names one, true
                 (some tool) or false (none).
             strict: whether arguments must follow the schemas to the letter.
@@ -451,7 +482,7 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         with translated():
             wire = to_tools(tools, strict=strict)
             if wire:
-                choice = to_tool_choice(tool_choice, [tool["function"]["name"] for tool in wire])
+                choice = to_tool_choice(tool_choice, names_of(wire))
                 given = {"tools": wire, "tool_choice": choice, "parallel_tool_calls": parallel_tool_calls}
                 kwargs.update((name, value) for name, value in given.items() if value is not None)
             if response_format is not None:
@@ -471,8 +502,8 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
 
         Args:
             schema: a pydantic class, `TypedDict`, JSON Schema, function, `BaseTool`, the dictionary of a tool in
-                OpenAI's, Anthropic's or Bedrock's form, `{"name": …, "schema": …}` or a json_schema response format.
-                `None` for any JSON (method `json_mode`).
+                OpenAI's, Anthropic's or Bedrock's form, `{"name": …, "schema": …}` or a json_schema response format; an
+                `Enum`, `list[…]`, union or another type that pydantic knows. `None` for any JSON (method `json_mode`).
             method: `json_schema` (Mistral enforces the schema), `function_calling`, or `json_mode` (the prompt says
                 what the JSON shall hold, and holds the word JSON). By default `json_schema` where the model is known to
                 have it, else `function_calling`.

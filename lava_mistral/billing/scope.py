@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -61,17 +62,20 @@ class _Entry:
         generator: identifies the frame of the generator whose `with` statement entered it; 0 for any other.
         left: whether the block was left. What was started inside it, such as a task, still belongs to it.
         void: whether that happened in another context than the entering, which then is no longer in the block.
+        used: whether a call was made in it, or after it.
     """
 
-    __slots__ = ("__weakref__", "generator", "left", "owner", "scope", "void")
+    __slots__ = ("__weakref__", "generator", "left", "owner", "scope", "used", "void")
 
     def __init__(self, scope: BillingScope, owner: object = None, generator: int = 0) -> None:
         self.scope, self.owner, self.generator = scope, owner, generator
-        self.left = self.void = False
+        self.left = self.void = self.used = False
 
 
 _present: ContextVar[tuple[_Entry, ...]] = ContextVar("lava_mistral_billed_to", default=())
 """The entries around this point, the innermost first."""
+_left: ContextVar[_Entry | None] = ContextVar("lava_mistral_left_block", default=None)
+"""The entry into a block with a customer that was left last."""
 _entries: WeakValueDictionary[int, _Entry] = WeakValueDictionary()
 
 
@@ -203,6 +207,8 @@ class billed_to:
                 mine.void = True
         if mine is not None:
             mine.left = True
+            if error is None and mine.scope.customer_id is not None:
+                _left.set(mine)
 
     def __call__(self, function: _F) -> _F:
         """Bill every call made inside the function: a plain one, a coroutine function or a generator of either kind.
@@ -238,6 +244,12 @@ async def _awaited(block: billed_to, coroutine: Coroutine[Any, Any, Any]) -> Any
         return await coroutine
 
 
+def note_call() -> None:
+    """Note that a call is made in the blocks around this point, or that its answer was at hand."""
+    for entry in _present.get():
+        entry.used = True
+
+
 @dataclass(frozen=True)
 class Identity:
     """What one call is sent with: who pays, the metadata stored with it, and the limits that it draws on."""
@@ -245,6 +257,26 @@ class Identity:
     billing: Billing = MERCHANT
     metadata: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[SpendLimit, ...] = ()
+
+
+def warn_of_unused_block(identity: Identity, *, streams: bool) -> None:
+    """Warn where a stream starts that was probably meant for a block, which was left without any call in it.
+
+    Args:
+        identity: of a call that begins now.
+        streams: whether it is a stream.
+    """
+    left = _left.get()
+    if left is None or left.used:
+        return
+    left.used = True
+    if streams and identity.billing.customer_id is None:
+        warnings.warn(
+            f"A stream starts outside of billed_to({left.scope.customer_id!r}, …), in which no call was made. A chain, "
+            "an agent or a query engine asks the model when its stream is read, not where it is made: read the stream "
+            "inside the block, or decorate the generator that reads it with @billed_to(…).",
+            stacklevel=2,
+        )
 
 
 def identify(
@@ -267,6 +299,7 @@ def identify(
             says who pays.
     """
     scope = present_scope()
+    note_call()
     if scope is not None and scope.forked:
         if billing is None and call_billing is None:
             raise ConfigurationError(
@@ -298,3 +331,23 @@ def identify(
     if limit is not None:
         limits = (*limits, limit)
     return Identity(base, merged, tuple(dict.fromkeys(limits)) if len(limits) > 1 else limits)
+
+
+def check_customer(identity: Identity, required: bool = False) -> None:
+    """Refuse a call that no customer is named for, where one is required.
+
+    Args:
+        identity: of the call.
+        required: whether the model or client requires one; `LAVA_REQUIRE_CUSTOMER=1` does too.
+
+    Raises:
+        ConfigurationError: none is named. Nothing was sent.
+    """
+    if identity.billing.customer_id is not None:
+        return
+    if required or os.environ.get("LAVA_REQUIRE_CUSTOMER", "").lower() not in ("", "0", "false", "no"):
+        raise ConfigurationError(
+            "No customer is named for this call, and one is required (require_customer=True or "
+            "LAVA_REQUIRE_CUSTOMER=1): make it inside billed_to(customer_id, meter_slug), or give it "
+            "billing=Billing(customer_id=…, meter_slug=…). Nothing was sent."
+        )

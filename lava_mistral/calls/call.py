@@ -250,6 +250,7 @@ class Call:
             usage=known_usage(body.get("usage")),
             request_id=request_id,
             raw=body,
+            headers=answer.headers,
             requested_model=self.model,
             identity=self.identity,
         )

@@ -38,6 +38,7 @@ class Completion:
         usage: tokens, as Mistral counted them.
         request_id: Lava's id of the request.
         raw: the body as it came.
+        headers: the answer's headers, the rate limits among them; names in any case.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Completion:
     usage: Usage | None
     request_id: str | None
     raw: dict[str, Any] = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     requested_model: str = field(default="", repr=False)
     identity: Identity = field(default_factory=Identity, repr=False)
 

@@ -35,6 +35,7 @@ class StreamReader:
 
     def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
         self.call = call
+        self.headers = headers
         self.request_id = headers.get("x-lava-request-id")
         self.ready: deque[Delta] = deque()
         self.done = False

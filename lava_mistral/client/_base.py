@@ -15,7 +15,7 @@ from lava_mistral.billing.credentials import Secret, check_base_url
 from lava_mistral.billing.identity import Billing, to_billing
 from lava_mistral.billing.metering import Account, open_account
 from lava_mistral.billing.pickling import carried
-from lava_mistral.billing.scope import Identity, identify
+from lava_mistral.billing.scope import Identity, check_customer, identify, warn_of_unused_block
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, Call, client_headers, is_success
 from lava_mistral.calls.chat_body import chat_body
@@ -73,6 +73,7 @@ class ClientBase:
         stream_chunk_timeout: float | None = DEFAULT_TIMEOUT,
         http_client: Any = None,
         spend_limit: Amount | SpendLimit | None = None,
+        require_customer: bool = False,
     ) -> None:
         for name, limit in (("timeout", timeout), ("stream_chunk_timeout", stream_chunk_timeout)):
             if limit is not None and (not isinstance(limit, int | float) or limit <= 0):
@@ -94,6 +95,7 @@ class ClientBase:
             self._own_transport = ClientTransport(http_client, asynchronous=self._asynchronous)
         self._extra_headers = client_headers(() if http_client is None else http_client.headers.raw)
         self.spend_limit = to_limit(spend_limit)
+        self._require_customer = require_customer
         # One engine for each way to embed, since the engine holds the limit of requests in flight.
         self._engines: dict[tuple[str, int | None, int], EmbeddingEngine] = {}
 
@@ -137,6 +139,8 @@ class ClientBase:
         timeout: float | None,
         gap: float | None = None,
     ) -> Call:
+        check_customer(identity, self._require_customer)
+        warn_of_unused_block(identity, streams=stream)
         names = ToolNames.of_tools(parameters.get("tools"))
         body = chat_body(messages, model, parameters, stream=stream, repair=repair, names=names)
         return Call(
@@ -160,6 +164,7 @@ class ClientBase:
         identity: Identity,
         timeout: float | None,
     ) -> Call:
+        check_customer(identity, self._require_customer)
         body: dict[str, Any] = {"model": model, "input": list(inputs)}
         if encoding_format is not None:
             body["encoding_format"] = encoding_format

@@ -47,6 +47,8 @@ class LavaMistral(ClientBase, History):
             stays yours to close.
         spend_limit: USD that all calls of this client may cost together, or a `SpendLimit` to share. A call that could
             pass it is refused before it is sent (`SpendLimitError`).
+        require_customer: refuse a call that no customer is named for, by a `billed_to` block, `billing=` or a forward
+            token, before it is sent. `LAVA_REQUIRE_CUSTOMER=1` in the environment does so for all clients.
 
     Raises:
         ConfigurationError: a setting is wrong. A missing key is reported by the first call.

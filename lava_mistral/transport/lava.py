@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from lava_mistral.billing.credentials import Secret, hidden
 from lava_mistral.billing.identity import Billing, check_metadata, resolve_access, to_billing
-from lava_mistral.billing.scope import Identity, identify
+from lava_mistral.billing.scope import Identity, check_customer, identify
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.request import Url, parse_url
 
@@ -85,6 +85,7 @@ class Forwarder:
                 "the transport itself finds the way to Lava."
             )
         identity = identify(self.billing, self.metadata, api_key=self.api_key)
+        check_customer(identity)
         if identity.limits:
             raise ConfigurationError(
                 "A spend limit can't be kept for requests through a LavaTransport, whose cost is not known beforehand. "
