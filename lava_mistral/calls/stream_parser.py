@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
+from typing import Any
 
 from lava_mistral.calls.call import Call, caused
 from lava_mistral.calls.error_mapping import (
@@ -17,7 +19,7 @@ from lava_mistral.errors import LavaError, StreamInterruptedError, StreamStalled
 from lava_mistral.mistral.json_codec import from_json
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, Turn
-from lava_mistral.mistral.turn_accumulator import TurnAccumulator
+from lava_mistral.mistral.turn_accumulator import TurnAccumulator, as_chunk
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.cost import priced
 from lava_mistral.transport.failures import DeadlineExceeded, TransportError
@@ -57,8 +59,8 @@ class StreamReader:
         """
         events = self._decoder.feed(data)
         if not events:
-            if not self._heard:
-                self._prelude = (self._prelude + data)[:_LONGEST_PRELUDE]
+            if not self._heard and (len(self._prelude) < _LONGEST_PRELUDE or self._prelude.startswith(b"{")):
+                self._prelude += data
             return
         self._heard = True
         for event in events:
@@ -81,16 +83,27 @@ class StreamReader:
                 else:
                     said = parse_body(self.call.without_secrets(text).encode())
                     raise error_from_event(said, request_id=self.request_id, partial=self._partial())
-            try:
-                deltas = self._assembler.add(chunk)  # type: ignore[arg-type]  # as far as it is relied on
-            except LavaError as error:
-                raise self.interrupted(f"a chunk makes no sense: {error.message}") from error
-            for delta in deltas:
-                if delta.finish_reason == "error":
-                    raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
-            if any(tells(delta) for delta in deltas):
-                self._silence = 0.0
-            self.ready.extend(deltas)
+            self._take(chunk)
+
+    def _take(self, chunk: Any) -> None:
+        try:
+            deltas = self._assembler.add(chunk)
+        except LavaError as error:
+            raise self.interrupted(f"a chunk makes no sense: {error.message}") from error
+        for delta in deltas:
+            if delta.finish_reason == "error":
+                raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
+        if any(tells(delta) for delta in deltas):
+            self._silence = 0.0
+        self.ready.extend(deltas)
+
+    def _whole(self) -> Any:
+        """The whole answer that some gateways send instead of a stream; `None` where it is none."""
+        with suppress(ValueError):
+            body = from_json(self._prelude)
+            if isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]:
+                return body
+        return None
 
     def raise_failure(self) -> None:
         """Raise what ended the stream, where something did, once.
@@ -113,6 +126,9 @@ class StreamReader:
         Raises:
             StreamInterruptedError: before the answer did.
         """
+        if not self._heard and self._prelude and (body := self._whole()) is not None:
+            self._take(as_chunk(body))
+            self.done = True
         if not self.finished:
             why = "it ended without a finish reason and without [DONE]"
             if self._prelude and not self._heard:

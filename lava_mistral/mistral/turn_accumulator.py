@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from lava_mistral.mistral.answer_shape import (
     as_list_of,
@@ -119,6 +120,19 @@ class TurnAccumulator:
         self.turns.append(choice.turn)
         self.turns.sort(key=lambda turn: turn.index)
         return choice
+
+
+def as_chunk(completion: Mapping[str, Any]) -> ChatChunk:
+    """Return a whole answer as the chunk of a stream that brings all of it at once."""
+    choices: list[Any] = []
+    for choice in as_list_of(completion.get("choices"), "choices"):
+        if not isinstance(choice, dict):
+            raise malformed("choices", "objects", choice)
+        *steps, last = as_list_of(choice.get("messages"), "messages") or [choice.get("message")]
+        place = {"index": choice.get("index")}
+        choices += [{**place, "delta": {**step, "index": at}} for at, step in enumerate(steps)]
+        choices.append({**choice, "delta": {**last, "index": len(steps)} if steps else last})
+    return cast("ChatChunk", {**completion, "choices": choices})
 
 
 class _Choice:

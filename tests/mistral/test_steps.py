@@ -9,7 +9,7 @@ import pytest
 from lava_mistral.errors import ServerError
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.turn import Turn
-from lava_mistral.mistral.turn_accumulator import TurnAccumulator
+from lava_mistral.mistral.turn_accumulator import TurnAccumulator, as_chunk
 
 SEARCHED = {"id": "aaaaaaaaa", "type": "function", "function": {"name": "web_search", "arguments": '{"q": "x"}'}}
 WEATHER = {"id": "bbbbbbbbb", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
@@ -137,3 +137,21 @@ def test_what_are_no_messages_is_a_server_error(messages: Any) -> None:
 )
 def test_odd_deltas_of_steps_are_no_failure(delta: Any) -> None:
     streamed({"role": "assistant", "content": "a", "index": 0}, delta, {"content": "b"})
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"messages": [ASKS, FOUND, SAYS], "finish_reason": "stop"},
+        {"messages": [BOTH, FOUND], "finish_reason": "tool_calls"},
+        {"message": SAYS, "finish_reason": "stop", "logprobs": {"content": [{"token": "It"}]}},
+        {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "length"},
+    ],
+)
+def test_a_whole_answer_as_a_chunk_gives_the_same_turn(choice: Any) -> None:
+    accumulator = TurnAccumulator()
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    accumulator.add(as_chunk({"id": "c", "model": "m", "choices": [choice], "usage": usage}))
+    whole, turn = Turn.from_choice(choice), accumulator.turns[0]
+    assert (turn, turn.steps, turn.logprobs) == (whole, whole.steps, whole.logprobs)
+    assert (accumulator.id, accumulator.usage, accumulator.complete) == ("c", usage, True)

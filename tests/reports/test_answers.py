@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from lava_mistral.errors import LavaError
 from lava_mistral.gateway import LocalGateway
-from tests.fakes.frameworks import Framework, choice_answer, events, user
+from tests.fakes.frameworks import Framework, call, choice_answer, events, user
 
 EMPTY: list[Any] = [
     {"choices": [{}]},
@@ -88,6 +89,40 @@ def test_odd_usage_breaks_no_answer(gateway: LocalGateway, framework: Framework,
 
 @pytest.mark.parametrize("id", [None, "null", ["a"], {}, 5], ids=str)
 def test_calls_with_odd_ids_are_made(gateway: LocalGateway, framework: Framework, id: Any) -> None:
-    call = {"id": id, "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
-    framework.queue(gateway, {"content": "", "tool_calls": [call]}, "tool_calls")
+    odd = {"id": id, "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+    framework.queue(gateway, {"content": "", "tool_calls": [odd]}, "tool_calls")
     assert framework.send(gateway, [user()], ["add"]).calls == [("add", {"a": 1, "b": 2})]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("kind", ["core", "langchain", "llama_index"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_whole_answer_to_a_request_for_a_stream_is_delivered(
+    gateway: LocalGateway, kind: str, asynchronous: bool, indent: int | None
+) -> None:
+    """Some proxies do not stream."""
+    message = {"role": "assistant", "content": "Hi. " * 2_000}
+    gateway.queue(json.dumps(choice_answer({"message": message}), indent=indent))
+    assert Framework(kind, asynchronous, streamed=True).send(gateway, [user()]).text == "Hi. " * 2_000
+
+
+SEARCHED = call("web_search", {"query": "x"}, "aaaaaaaaa")
+FOUND = {"role": "tool", "tool_call_id": "aaaaaaaaa", "content": '{"0": {"url": "https://mistral.ai/"}}'}
+CITED = {"type": "tool_reference", "tool": "web_search", "title": "Mistral", "url": "https://mistral.ai/"}
+STEPS: list[Any] = [
+    {"role": "assistant", "content": "", "tool_calls": [SEARCHED]},
+    FOUND,
+    {"role": "assistant", "content": [{"type": "text", "text": "It is so."}, CITED]},
+]
+
+
+def test_an_answer_after_tools_on_mistrals_side_is_its_last_text_and_no_call(
+    gateway: LocalGateway, framework: Framework
+) -> None:
+    """The answer came as messages and was lost; the search must not reach an agent as a call to make."""
+    if framework.streamed:
+        gateway.queue(events(*({**message, "index": at} for at, message in enumerate(STEPS))))
+    else:
+        gateway.queue(choice_answer({"messages": STEPS}))
+    reply = framework.send(gateway, [user()])
+    assert (reply.text, reply.calls) == ("It is so.", [])
