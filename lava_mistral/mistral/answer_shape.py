@@ -13,12 +13,13 @@ from lava_mistral.mistral.json_codec import to_json
 # What stands for a missing tool-call id, beside `None`: "null" is the schema's default.
 _NO_ID = frozenset(("", "null"))
 # The field that a part of a known type must have, and what its value must be.
-_PART_FIELDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
-    "image_url": ("image_url", (str, dict)),
+_PART_FIELDS: dict[str, tuple[str, type]] = {
+    "image_url": ("image_url", str),
     "document_url": ("document_url", str),
     "input_audio": ("input_audio", str),
     "file": ("file_id", str),
-    "resource": ("uri", str),
+    "resource": ("content", dict),
+    "tool_reference": ("title", str),
     "resource_link": ("uri", str),
 }
 
@@ -82,9 +83,10 @@ def _read_part(item: Any) -> list[Any]:
             return [*read_parts(item.get("text") or None), rest]
         case str() as kind:
             name, form = _PART_FIELDS.get(kind, ("type", str))
-            value = item.get(name)
-            sound = isinstance(value, form) and (not isinstance(value, dict) or isinstance(value.get("url"), str))
-            return [item if sound else {**item, "type": "unknown"}]
+            value: Any = item.get(name)
+            if kind == "image_url" and isinstance(value, dict):
+                value = value.get("url")
+            return [item if isinstance(value, form) else {**item, "type": "unknown"}]
         case _:
             return [{**item, "type": "unknown"}]
 

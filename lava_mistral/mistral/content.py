@@ -289,7 +289,7 @@ def is_readable(part: ContentPart) -> bool:
 
 
 def _is_file(url: str, kind: str = "") -> bool:
-    """Whether Mistral can fetch a URL, or it is a `data:` URL that begins as a file of this kind."""
+    """Return whether Mistral can fetch a URL, or it is a `data:` URL that begins as a file of this kind."""
     if url.startswith(("https://", "http://")):
         return True
     head, _, data = url.partition(";base64,")
@@ -301,7 +301,7 @@ def _is_file(url: str, kind: str = "") -> bool:
 
 
 def _abridged(value: Any) -> Any:
-    """The data without long base64, which tells a model nothing and costs a token for every few letters."""
+    """Return the data without long base64, which tells a model nothing and costs a token for every few letters."""
     if isinstance(value, str):
         return f"[{len(value)} characters of base64]" if _LONG_BASE64.fullmatch(value) else value
     if isinstance(value, Mapping):

@@ -120,7 +120,7 @@ def _readable(value: Any) -> Any:
 
 
 def _half_pair(value: Any, where: str = "") -> str | None:
-    """Where in a JSON value a text stands that can't be encoded."""
+    """Return where in a JSON value a text stands that can't be encoded."""
     if isinstance(value, str):
         return None if value.isascii() or not re.search("[\ud800-\udfff]", value) else where or "the text"
     steps: Iterable[tuple[str, Any]] = ()

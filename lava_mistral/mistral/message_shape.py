@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, TypeAlias
 
 from lava_mistral.errors import InvalidRequestError
@@ -23,6 +23,9 @@ _PART_KEYS = {
     "thinking": frozenset(("type", "thinking", "closed", "signature")),
     "tool_reference": frozenset(("type", "tool", "title", "url", "favicon", "description")),
 }
+# What an assistant's message may hold; answers hold more, which Mistral does not take back.
+_ASSISTANT_KINDS = _PART_KEYS.keys() - {"tool_reference"} | {"resource", "resource_link"}
+_THOUGHT_KINDS = frozenset(("text", "reference", "tool_reference"))
 
 
 def roles_of(messages: Sequence[Any]) -> list[str]:
@@ -54,7 +57,7 @@ def text_of(message: AnyMessage) -> str:
 
 
 def says_nothing(message: AnyMessage) -> bool:
-    """Whether the content of a message is missing or holds empty texts alone."""
+    """Return whether the content of a message is missing or holds empty texts alone."""
     content = message.get("content")
     if not content or not isinstance(content, list):
         return not content
@@ -68,23 +71,32 @@ def clean(message: AnyMessage) -> AnyMessage:
     content = message.get("content")
     if type(content) is not list:
         return message
-    parts = _clean_parts(content)
+    parts = _clean_parts(content, _ASSISTANT_KINDS if message.get("role") == "assistant" else None)
     return message if parts is content else message | {"content": parts}
 
 
-def _clean_parts(parts: list[Any]) -> list[Any]:
+def _clean_parts(parts: list[Any], kinds: Set[str] | None) -> list[Any]:
     for part in parts:
-        if _clean_part(part) is not part:
-            return [new for part in parts if (new := _clean_part(part)) is not None]
+        if _clean_part(part, kinds) is not part:
+            return [new for part in parts if (new := _clean_part(part, kinds)) is not None]
     return parts
 
 
-def _clean_part(part: Any) -> Any:
-    """Return the part as the schema takes it, `None` when nothing of it remains. Unknown types stay as they are."""
+def _clean_part(part: Any, kinds: Set[str] | None) -> Any:
+    """Return the part as the schema takes it, `None` when nothing of it remains.
+
+    Args:
+        part: of a message, or of a thinking part.
+        kinds: the types that may be there; `None`: unknown types stay as they are.
+    """
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, dict) else None
-    keys = _PART_KEYS.get(kind) if isinstance(kind, str) else None
+    if not isinstance(kind, str):
+        return part
+    if kinds is not None and kind not in kinds:
+        return None
+    keys = _PART_KEYS.get(kind)
     if keys is None:
         return part
     if not part.keys() <= keys:
@@ -98,14 +110,14 @@ def _clean_part(part: Any) -> Any:
 
 def _clean_thinking(part: dict[str, Any]) -> dict[str, Any]:
     thoughts = part.get("thinking")
-    parts = _clean_parts([thoughts] if isinstance(thoughts, str) else thoughts or [])
+    parts = _clean_parts([thoughts] if isinstance(thoughts, str) else thoughts or [], _THOUGHT_KINDS)
     return part if parts is thoughts else part | {"thinking": parts}
 
 
 def _clean_reference(part: dict[str, Any]) -> dict[str, Any] | None:
-    """The schema takes whole numbers only, though answers are seen with text there (mistralai/client-python#325)."""
+    """Return the part with the ids that are whole numbers, all that the schema takes (mistralai/client-python#325)."""
     ids: Sequence[Any] = part.get("reference_ids") or []
-    numbers = [int(id) for id in ids if isinstance(id, int) or (id.isascii() and id.isdigit())]
+    numbers = [int(id) for id in ids if isinstance(id, int) or (isinstance(id, str) and id.isascii() and id.isdigit())]
     if not numbers:
         return None
     return part if numbers == ids else part | {"reference_ids": numbers}

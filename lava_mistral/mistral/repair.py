@@ -24,7 +24,7 @@ NOT_RUN = "This call was not run."
 
 
 class Repair:
-    """A conversation, put into order message by message: every word stays, in its order.
+    """Put a conversation into order, message by message: every word stays, in its order.
 
     Args:
         messages: the conversation. It is left as it is; messages that need no change are shared with the result.

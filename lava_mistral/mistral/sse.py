@@ -1,4 +1,4 @@
-"""Bytes in, server-sent events out. No I/O.
+"""Decode server-sent events. No I/O.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -12,7 +12,7 @@ _LONGEST_RETRY = 18
 
 
 class ServerSentEvent(NamedTuple):
-    """One event.
+    """Hold one event.
 
     Attributes:
         data: its `data` lines, joined by line feeds.
@@ -28,7 +28,7 @@ class ServerSentEvent(NamedTuple):
 
 
 class SSEDecoder:
-    """Turns a stream of bytes, split anywhere, into events. One decoder serves one stream.
+    """Decode a stream of bytes, split anywhere, into events. One decoder serves one stream.
 
     Lines end with LF, CR or CRLF. Invalid UTF-8 becomes U+FFFD. An event whose final blank line never
     comes is dropped, as the specification asks.
@@ -46,7 +46,7 @@ class SSEDecoder:
         self._retry: int | None = None
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
-        """The events that `data` completes, in order."""
+        """Return the events that `data` completes, in order."""
         if self._after_cr and data:
             # The CR had ended a line already; an LF that follows it belongs to the same line end.
             self._after_cr = False

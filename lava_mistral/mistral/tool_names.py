@@ -21,7 +21,7 @@ def tool_name(name: str) -> str:
 
 
 class ToolNames:
-    """Names of the tools of one request, each in a form of its own that Mistral takes.
+    """Map the names of the tools of one request, each to a form of its own that Mistral takes.
 
     A name that Mistral takes stays. In another one "_" replaces what it refuses; where two names would be the same, a
     hash of the own name ends it. So a name's form depends on the set of names, but not on their order.
@@ -65,7 +65,7 @@ class ToolNames:
         return self._own.get(name, name)
 
     def runs_here(self, name: str) -> bool:
-        """Whether a call of this name is one to run here, and not one that ran on Mistral's side."""
+        """Return whether a call of this name is one to run here, and not one that ran on Mistral's side."""
         return not self.built_in or name in self._known
 
     def applied(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class ToolNames:
         return body
 
     def _message(self, message: Any) -> Any:
-        """The message with names of Mistral's form; the message itself where it has no others."""
+        """Return the message with names of Mistral's form; the message itself where it has no others."""
         calls = message.get("tool_calls")
         if calls:
             new = [self._function(call) for call in calls]
@@ -87,7 +87,7 @@ class ToolNames:
         return self._named(message) if message["role"] == "tool" else message
 
     def _function(self, holder: Any) -> Any:
-        """A tool, a call or a choice with a name of Mistral's form; the same object where it has one."""
+        """Return a tool, a call or a choice with a name of Mistral's form; the same object where it has one."""
         function = holder.get("function") if isinstance(holder, Mapping) else None
         named = self._named(function) if isinstance(function, Mapping) else function
         return holder if named is function else {**holder, "function": named}

@@ -36,7 +36,7 @@ _FILES = frozenset(("file", "tool_file", "image_url", "document_url", "input_aud
 
 @dataclass(slots=True)
 class ToolCall:
-    """A tool call of a turn.
+    """Hold a tool call of a turn.
 
     Attributes:
         id: the wire's id, or a fresh one of 9 characters where the wire gave none; unique in its turn.
@@ -64,7 +64,7 @@ class ToolCall:
 
 @dataclass(slots=True)
 class ToolCallDelta:
-    """A fragment of a tool call.
+    """Hold a fragment of a tool call.
 
     Attributes:
         index: the position of the call in its turn, from 0.
@@ -81,7 +81,7 @@ class ToolCallDelta:
 
 @dataclass(slots=True)
 class Delta:
-    """What one chunk adds to one choice.
+    """Hold what one chunk adds to one choice.
 
     Attributes:
         index: which choice, from 0.
@@ -106,7 +106,7 @@ class Delta:
 
 
 class Turn:
-    """One assistant turn, complete or as far as it came.
+    """Hold one assistant turn, complete or as far as it came.
 
     Attributes:
         index: which choice of the answer, from 0.
@@ -288,7 +288,7 @@ class Turn:
 
 
 def _kind(piece: Any) -> str:
-    """What a piece can be joined with: plain text with plain text, thinking with thinking, the rest with nothing."""
+    """Return what a piece can be joined with: plain text and thinking with their like, the rest with nothing."""
     if isinstance(piece, str):
         return "text"
     return "marked text" if piece["type"] == "text" and len(piece) > 2 else str(piece["type"])

@@ -136,7 +136,7 @@ def as_chunk(completion: Mapping[str, Any]) -> ChatChunk:
 
 
 class _Choice:
-    """The turn of one choice, and its steps where tools run on Mistral's side.
+    """Grow the turn of one choice, and its steps where tools run on Mistral's side.
 
     A delta of a step says the step's index and role (inferred from the SDK's models). The calls of an assistant's step
     are kept back until the end, when it is known which of them Mistral ran.
@@ -219,7 +219,7 @@ class _Choice:
 
 
 class _Step:
-    """One message of several in a choice."""
+    """Grow one message of several in a choice."""
 
     __slots__ = ("call_id", "calls", "role", "turn")
 
@@ -235,7 +235,7 @@ class _Step:
 
 
 class _Calls:
-    """The tool calls of a turn; find out which of them a fragment belongs to.
+    """Grow the tool calls of a turn: find out which of them a fragment belongs to.
 
     Servers differ: Mistral sends a whole call in a delta; others send fragments, of which only the first has an
     id and a name, the rest an id of `null`, `"null"` or `""`; the index may be missing, or 0 on every call; a name may
@@ -296,7 +296,7 @@ class _Calls:
         return here if here is not None and self._fits(here, name, arguments) else None
 
     def _fits(self, position: int, name: str, arguments: str) -> bool:
-        """Whether a fragment that repeats an id or an index can be more of that call, not a parallel one."""
+        """Return whether a fragment that repeats an id or an index can be more of that call, not a parallel one."""
         call, known = self.turn.tool_calls[position], self._wire_names[position]
         if name and known and name != known:
             # More of the name comes before any arguments.

@@ -1,4 +1,4 @@
-"""Typed shapes of what Mistral's API takes and returns (source: Mistral's published OpenAPI schema).
+"""Name the shapes of what Mistral's API takes and returns (source: Mistral's published OpenAPI schema).
 
 Only shapes live here: plain dictionaries at run time, so that nothing is copied or validated on the way
 through. Fields that Mistral may leave out are `NotRequired`; a consumer reads them with `.get`.

@@ -23,13 +23,14 @@ USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
 
 @dataclass
 class Said:
-    """A message in no framework's form: calls are (id, name, arguments)."""
+    """A message in no framework's form: calls are (id, name, arguments); or, as `raw`, one that a framework gave."""
 
     role: str
     content: Any = ""
     calls: Sequence[tuple[str, str, Any]] = ()
     tool_call_id: str = ""
     name: str | None = None
+    raw: Any = None
 
 
 def user(content: Any = "Hello") -> Said:
@@ -180,6 +181,8 @@ class Framework:
 
 
 def _wire(said: Said) -> dict[str, Any]:
+    if said.raw is not None:
+        return said.raw.to_wire()  # type: ignore[no-any-return]
     message: dict[str, Any] = {"role": said.role, "content": said.content}
     if said.calls:
         message["tool_calls"] = [
@@ -194,6 +197,8 @@ def _wire(said: Said) -> dict[str, Any]:
 
 
 def _langchain_message(said: Said) -> Any:
+    if said.raw is not None:
+        return said.raw
     match said.role:
         case "user":
             return HumanMessage(said.content)
@@ -206,6 +211,8 @@ def _langchain_message(said: Said) -> Any:
 
 
 def _llama_index_message(said: Said) -> ChatMessage:
+    if said.raw is not None:
+        return said.raw  # type: ignore[no-any-return]
     blocks: Any = [TextBlock(text=said.content)] if isinstance(said.content, str) else list(said.content)
     blocks += [ToolCallBlock(tool_call_id=i, tool_name=n, tool_kwargs=a) for i, n, a in said.calls]
     kwargs = {"tool_call_id": said.tool_call_id} if said.tool_call_id else {}

@@ -191,10 +191,9 @@ def test_a_good_conversation_passes_as_it_is() -> None:
         ),
         ({"type": "thinking", "thinking": None}, {"type": "thinking", "thinking": []}),
         (
-            {"type": "reference", "reference_ids": [1, "2", "doc"]},
+            {"type": "reference", "reference_ids": [1, "2", "doc", None, {}]},
             {"type": "reference", "reference_ids": [1, 2]},
         ),
-        ({"type": "unknown", "x": 1}, {"type": "unknown", "x": 1}),
         ({"type": None}, {"type": None}),
         (5, 5),
     ],
@@ -214,6 +213,22 @@ def test_a_citation_of_which_the_schema_takes_no_id_is_left_out() -> None:
     assert strict([user(), assistant(cited), user()])[1]["content"] == [{"type": "text", "text": "a"}]
     with pytest.raises(InvalidRequestError, match="neither content"):
         strict([user(), assistant(cited[1:]), user()])
+
+
+def test_a_part_of_an_unknown_type_is_left_to_mistral() -> None:
+    parts = [{"type": "of_next_year", "x": 1}]
+    assert prepare([user(parts)]) == [user(parts)]
+
+
+@pytest.mark.parametrize("kind", ["tool_reference", "tool_file", "unknown", "of_next_year"])
+def test_what_answers_alone_may_hold_is_left_out(kind: str) -> None:
+    part = {"type": kind, "tool": "web_search", "title": "x"}
+    said = {"type": "text", "text": "a"}
+    assert prepare([user(), assistant([said, part]), user()])[1]["content"] == [said]
+    assert prepare([user(), assistant([part]), user()]) == [user(), user()]
+    source = {"type": "tool_reference", "tool": "web_search", "title": "x"}
+    thought = {"type": "thinking", "thinking": [said, source, {"type": "unknown"}]}
+    assert prepare([user(), assistant([thought]), user()])[1]["content"] == [thought | {"thinking": [said, source]}]
 
 
 def test_results_lose_what_the_schema_refuses() -> None:

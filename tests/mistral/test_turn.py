@@ -591,7 +591,8 @@ def test_an_empty_answer_with_a_finish_reason_is_one() -> None:
         {"type": "document_url", "document_url": None},
         {"type": "input_audio"},
         {"type": "file", "file_id": 5},
-        {"type": "resource"},
+        {"type": "resource", "uri": "lib://1"},
+        {"type": "tool_reference", "tool": "web_search"},
     ],
     ids=json.dumps,
 )

@@ -9,7 +9,7 @@ import pytest
 
 from lava_mistral.errors import LavaError
 from lava_mistral.gateway import LocalGateway
-from tests.fakes.frameworks import Framework, call, choice_answer, events, user
+from tests.fakes.frameworks import Framework, Said, call, choice_answer, events, user
 
 EMPTY: list[Any] = [
     {"choices": [{}]},
@@ -126,3 +126,12 @@ def test_an_answer_after_tools_on_mistrals_side_is_its_last_text_and_no_call(
         gateway.queue(choice_answer({"messages": STEPS}))
     reply = framework.send(gateway, [user()])
     assert (reply.text, reply.calls) == ("It is so.", [])
+
+
+@pytest.mark.parametrize("part", [part for part in (*ODD_PARTS, CITED) if part.get("type") != "input_audio"], ids=str)
+def test_every_answer_goes_back_into_the_conversation(gateway: LocalGateway, framework: Framework, part: Any) -> None:
+    framework.queue(gateway, {"content": [{"type": "text", "text": "Hi"}, part]})
+    reply = framework.send(gateway, [user()])
+    framework.send(gateway, [user(), Said("assistant", raw=reply.message), user("And?")])
+    assert gateway.requests[-1].status == 200
+    assert "Hi" in str(gateway.requests[-1].body["messages"][1]["content"])
