@@ -47,6 +47,7 @@ class AsyncSender:
         self._client = client
         self._options = options
         self._limiter = limiter
+        self._decoding = asyncio.Lock()
         self.stopped = False
         self.sending: set[asyncio.Task[Any] | None] = set()
 
@@ -67,7 +68,11 @@ class AsyncSender:
                     await asyncio.sleep(step.seconds)
                     step = next(steps)
                 else:
-                    step = steps.send(await self._send(step))
+                    answer = await self._send(step)
+                    # Answers that come together are decoded one by one; other tasks have their turn between two.
+                    async with self._decoding:
+                        await asyncio.sleep(0)
+                        step = steps.send(answer)
 
     async def _send(self, step: Send) -> EmbeddingAnswer | LavaError:
         with PermitScope(self._limiter) as scope:

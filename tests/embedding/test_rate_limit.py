@@ -235,6 +235,25 @@ def test_pauses_double_while_refusals_follow_each_other_and_begin_anew_after_an_
     assert rate.paused_until - now == 0.5
 
 
+@pytest.mark.parametrize("most", [1, 2, 16])
+def test_a_refusal_never_widens_the_limit_however_long_requests_take(most: int) -> None:
+    rate = AdaptiveRateLimiter(most)
+    rate.end(rate.start(0.0, 10), 60.0, "answered")
+    before = rate.width
+    rate.end(rate.start(60.0, 10), 61.0, "refused")
+    assert rate.width <= before <= most
+
+
+def test_no_more_requests_are_useful_than_the_account_keeps_busy() -> None:
+    rate = AdaptiveRateLimiter(16)
+    assert rate.useful_concurrency == 1
+    rate.end(rate.start(0.0, 10), 2.0, "answered")
+    assert rate.useful_concurrency == 16
+    # Sixty requests in ten seconds, two seconds each: twelve at once.
+    rate.end(rate.start(2.0, 10), 4.0, "answered", headers=headers(59))
+    assert rate.useful_concurrency == 12
+
+
 def test_a_pause_beyond_all_patience_is_not_waited_for() -> None:
     rate = AdaptiveRateLimiter(8, longest_wait=300.0)
     rate.end(rate.start(0.0, 10), 0.0, "refused", retry_after=3_600.0)
@@ -322,9 +341,12 @@ def test_headers_that_make_no_sense_do_no_harm(told: dict[str, str]) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["start", "answered", "refused", "failed"]), st.floats(0, 5)), max_size=200))
-def test_the_limit_holds_and_the_next_start_is_never_far(steps: list[tuple[str, float]]) -> None:
-    rate = AdaptiveRateLimiter(4, longest_wait=60.0)
+@given(
+    st.lists(st.tuples(st.sampled_from(["start", "answered", "refused", "failed"]), st.floats(0, 20)), max_size=200),
+    st.integers(1, 4),
+)
+def test_the_limit_holds_and_the_next_start_is_never_far(steps: list[tuple[str, float]], most: int) -> None:
+    rate = AdaptiveRateLimiter(most, longest_wait=60.0)
     now, permits = 0.0, list[Permit]()
     for what, amount in steps:
         now += amount
@@ -334,6 +356,7 @@ def test_the_limit_holds_and_the_next_start_is_never_far(steps: list[tuple[str, 
                 assert permits
                 continue
             assert wait <= 72.0
+            assert rate.useful_concurrency >= 1
             now += wait
             if rate.wait(now, 1_000) <= 1e-9:
                 permits.append(rate.start(now, 1_000))
@@ -341,8 +364,8 @@ def test_the_limit_holds_and_the_next_start_is_never_far(steps: list[tuple[str, 
             outcome: Outcome = what  # type: ignore[assignment]
             retry_after = amount if what == "refused" else None
             rate.end(permits.pop(0), now, outcome, headers=headers(int(amount)), retry_after=retry_after)
-        assert len(permits) == rate.in_flight <= 4
-        assert 0.0 < rate.width <= 4.0
+        assert len(permits) == rate.in_flight <= most
+        assert 0.0 < rate.width <= most
 
 
 class Room:

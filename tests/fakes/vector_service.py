@@ -49,6 +49,7 @@ class VectorService:
         base64: whether the format is honoured, and with how many bytes a number.
         latency: seconds, or a function that gives them.
         fault: what happens to any further request, by its inputs.
+        tokens: how the service counts the tokens of a text.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class VectorService:
         base64: Literal[0, 2, 4] = 4,
         latency: float | Callable[[], float] = 0.0,
         fault: Callable[[list[str]], Fault] = lambda inputs: None,
+        tokens: Callable[[str], int] = len,
     ) -> None:
         self.faults = iter(faults)
         self.base64 = base64
         self.latency = latency
         self.fault = fault
+        self.tokens = tokens
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[httpx.Headers] = []
         self.in_flight = self.most_in_flight = 0
@@ -145,7 +148,7 @@ class VectorService:
             data = [{**item, "embedding": "AAAA"} if size else item for item in data]
         elif fault == "garbage":
             return httpx.Response(200, content=b"<html>")
-        tokens = sum(map(len, body["input"]))
+        tokens = sum(map(self.tokens, body["input"]))
         usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
         answer = {"id": "e", "object": "list", "model": body["model"], "data": data, "usage": usage}
         headers = {"x-lava-request-id": f"req_{len(self.bodies)}", "content-type": "application/json"}
