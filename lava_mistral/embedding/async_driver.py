@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context
 from types import TracebackType
@@ -14,13 +14,13 @@ from typing import Any, Final, Protocol, Self
 from lava_mistral.billing.usage import Listener
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch
+from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.jobs import StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope, Stopped
 from lava_mistral.embedding.progress import ProgressReporter
 from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
 from lava_mistral.embedding.run import EmbeddingRun, Start, Step, supervised, take_finished
-from lava_mistral.embedding.sources import DirectSource, EndOfSource, Source, TaskSource, ThreadSource
+from lava_mistral.embedding.sources import EndOfSource, Source, TaskSource, ThreadSource
 from lava_mistral.errors import LavaError
 
 TURN: Final = 0.005
@@ -117,8 +117,10 @@ class TaskWorkers:
         task.add_done_callback(self._ended)
 
     def wake(self) -> None:
-        """Let `wait` return: something else has happened."""
-        self._changed.set()
+        """Let `wait` return: something else has happened, in whatever thread."""
+        # The loop may be closed before a source that is read in a thread gives its next text.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until a result is there or `wake` was called, or for so many seconds."""
@@ -143,6 +145,7 @@ class TaskWorkers:
                 task.cancel()
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
@@ -158,30 +161,6 @@ class TaskWorkers:
         result.error = Stopped() if task.cancelled() else task.exception()
         self.done.append(result)
         self._changed.set()
-
-
-def open_source(
-    texts: AsyncIterable[object] | Iterable[object], workers: TaskWorkers, context: Context | None
-) -> Source:
-    """Open the source of an async call, in its event loop.
-
-    Args:
-        texts: what to read.
-        workers: woken when there is something to read.
-        context: the context variables to read a plain iterable under in a thread; `None` to read it in the loop.
-    """
-    if isinstance(texts, AsyncIterable):
-        return TaskSource(texts, workers.wake)
-    if context is None:
-        return DirectSource(texts)
-    loop = asyncio.get_running_loop()
-
-    def wake() -> None:
-        # The loop may be closed before the source gives its next text.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(workers.wake)
-
-    return ThreadSource(texts, context, wake, MAX_REQUEST_INPUTS)
 
 
 class _Turns:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, get_args
+from typing import Any, Final, TypedDict, Unpack, get_args
 
 from lava_mistral._fork import ForkSafeLock
 from lava_mistral.billing.identity import Billing
@@ -21,7 +21,7 @@ from lava_mistral.billing.listeners import present_watch
 from lava_mistral.embedding import async_driver, sync_driver
 from lava_mistral.embedding.async_driver import AsyncEmbedder, AsyncEmbeddingStream, AsyncSender, TaskWorkers
 from lava_mistral.embedding.batch_request import Endpoint
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS, Batcher, Count
+from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
 from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
@@ -34,7 +34,7 @@ from lava_mistral.embedding.results import (
     PartialEmbedding,
     partial_of,
 )
-from lava_mistral.embedding.sources import DirectSource, Source, ThreadSource
+from lava_mistral.embedding.sources import DirectSource, open_source
 from lava_mistral.embedding.sync_driver import EmbeddingStream, SyncEmbedder, SyncSender, ThreadWorkers
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.tokenizers import count_text
@@ -62,6 +62,41 @@ MANY_LISTS: Final = 50_000
 """Vectors from which on lists of floats are warned of: each number takes 32 bytes, in an array 4."""
 _SAMPLE: Final = 32
 """Texts by which the tokens a character of a call's texts are estimated."""
+
+
+class EmbedOptions(TypedDict, total=False):
+    """What every call of the engine takes beside its texts.
+
+    Attributes:
+        billing: who pays for this call.
+        lava_metadata: stored by Lava with each of its requests.
+        as_numpy: give float32 arrays rather than lists of floats.
+        show_progress: draw a progress bar.
+        on_progress: called in the calling thread after each batch, with an `EmbeddingProgress`.
+        resume_from: `partial` of the error that ended an earlier call with the same texts.
+    """
+
+    billing: Billing | None
+    lava_metadata: Mapping[str, str] | None
+    as_numpy: bool
+    show_progress: bool
+    on_progress: OnProgress | None
+    resume_from: PartialEmbedding | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The options of one call."""
+
+    billing: Billing | None = None
+    lava_metadata: Mapping[str, str] | None = None
+    as_numpy: bool = False
+    show_progress: bool = False
+    on_progress: OnProgress | None = None
+    resume_from: PartialEmbedding | None = None
+
+    def reporter(self, job: EmbedJob | StreamJob) -> Callable[[], ProgressReporter]:
+        return partial(ProgressReporter, job, self.show_progress, self.on_progress)
 
 
 @dataclass
@@ -173,65 +208,40 @@ class EmbeddingEngine:
         for index, text in enumerate(texts):
             validator.check(index, text)
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        show_progress: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-    ) -> EmbeddingResult:
+    def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """The vectors of the texts, in their order.
 
         Every text is checked before anything is sent; equal texts are sent once.
 
         Args:
             texts: what to embed, any number of them, each of at most 8,192 tokens.
-            billing: who pays for this call.
-            lava_metadata: stored by Lava with each of its requests.
-            as_numpy: give one float32 array of shape (texts, dimensions) rather than lists of floats.
-            show_progress: draw a progress bar.
-            on_progress: told in the calling thread after each batch.
-            resume_from: `partial` of the error that ended an earlier call with the same texts.
+            **options: see `EmbedOptions`; `as_numpy=True` gives one array of shape (texts, dimensions).
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
             LavaError: a request failed for good. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`: the
                 vectors that are there.
         """
-        workers = self._threads(billing, lava_metadata)
+        settings = _Settings(**options)
+        workers = self._threads(settings)
         texts = _as_list(texts)
-        job = self._embed_job(texts, as_numpy, resume_from)
-        reporter = partial(ProgressReporter, job, show_progress, on_progress)
-        for _ in sync_driver.drive(job, lambda: DirectSource(texts), workers, reporter, present_watch().listeners):
+        job = self._embed_job(texts, settings)
+        source = partial(DirectSource, texts)
+        for _ in sync_driver.drive(job, source, workers, settings.reporter(job), present_watch().listeners):
             pass
         return job.result()
 
-    async def aembed(
-        self,
-        texts: Sequence[str],
-        *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        show_progress: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-    ) -> EmbeddingResult:
+    async def aembed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests.
 
         `partial_of` finds what was there behind a `TimeoutError` of `asyncio.wait_for` too.
         """
-        workers = self._tasks(billing, lava_metadata)
+        settings = _Settings(**options)
+        workers = self._tasks(settings)
         texts = _as_list(texts)
-        job = self._embed_job(texts, as_numpy, resume_from)
-        reporter = partial(ProgressReporter, job, show_progress, on_progress)
-        async for _ in async_driver.drive(
-            job, lambda: DirectSource(texts), workers, reporter, present_watch().listeners
-        ):
+        job = self._embed_job(texts, settings)
+        source = partial(DirectSource, texts)
+        async for _ in async_driver.drive(job, source, workers, settings.reporter(job), present_watch().listeners):
             pass
         return job.result()
 
@@ -239,13 +249,8 @@ class EmbeddingEngine:
         self,
         texts: Iterable[str],
         *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        show_progress: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
         read_in_thread: bool = False,
+        **options: Unpack[EmbedOptions],
     ) -> EmbeddingStream:
         """The vectors of a source of any length, one by one and in order, in constant memory.
 
@@ -258,15 +263,10 @@ class EmbeddingEngine:
 
         Args:
             texts: what to embed; read once.
-            billing: who pays for these requests.
-            lava_metadata: stored by Lava with each of them.
-            as_numpy: give float32 arrays rather than lists of floats.
-            show_progress: draw a progress bar.
-            on_progress: told in the iterating thread after each batch.
-            resume_from: `partial` of the error that ended an earlier stream over the same source, or of the stream
-                itself: what it had handed on is skipped, what it had got beside that is not paid again.
             read_in_thread: read the source in another thread, so that a pause of it holds nothing back. A thread that
                 waits for the source when the stream is closed ends with the source's next text.
+            **options: see `EmbedOptions`. `resume_from` is also the `partial()` of a stream that was left: what it had
+                handed on is skipped, what it had got beside that is not paid again.
 
         Returns:
             An iterator of `(index, vector)`; its `usage` says what it has taken so far, its `partial()` what it has
@@ -276,64 +276,52 @@ class EmbeddingEngine:
             InvalidRequestError: while iterating, when all before it was handed on: a text can't be embedded.
             LavaError: likewise: a request failed for good. Whatever is raised has `partial`.
         """
-        workers = self._threads(billing, lava_metadata)
-        job = self._stream_job(texts, as_numpy, resume_from)
-        context = copy_context()
-
-        def source() -> Source:
-            return (
-                ThreadSource(texts, context, workers.wake, MAX_REQUEST_INPUTS)
-                if read_in_thread
-                else DirectSource(texts)
-            )
-
-        reporter = partial(ProgressReporter, job, show_progress, on_progress)
-        vectors = sync_driver.drive(job, source, workers, reporter, present_watch().listeners)
+        settings = _Settings(**options)
+        workers = self._threads(settings)
+        job = self._stream_job(texts, settings)
+        source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
+        vectors = sync_driver.drive(job, source, workers, settings.reporter(job), present_watch().listeners)
         return EmbeddingStream(vectors, job, workers)
 
     def aembed_iter(
         self,
         texts: AsyncIterable[str] | Iterable[str],
         *,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        show_progress: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
         read_in_thread: bool = False,
+        **options: Unpack[EmbedOptions],
     ) -> AsyncEmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too.
 
         An async source that pauses holds nothing back: after 0.2 s a batch leaves as it is. A plain iterable is read in
         the event loop; one that blocks is better read in a thread of its own (`read_in_thread`).
         """
-        workers = self._tasks(billing, lava_metadata)
-        job = self._stream_job(texts, as_numpy, resume_from)
-        source = partial(async_driver.open_source, texts, workers, copy_context() if read_in_thread else None)
-        reporter = partial(ProgressReporter, job, show_progress, on_progress)
-        vectors = async_driver.drive(job, source, workers, reporter, present_watch().listeners)
+        settings = _Settings(**options)
+        workers = self._tasks(settings)
+        job = self._stream_job(texts, settings)
+        source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
+        vectors = async_driver.drive(job, source, workers, settings.reporter(job), present_watch().listeners)
         return AsyncEmbeddingStream(vectors, job, workers)
 
-    def _threads(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> ThreadWorkers:
+    def _threads(self, settings: _Settings) -> ThreadWorkers:
         if self.client is None:
             raise ConfigurationError("This engine was made without client=, which this call needs.")
-        sender = SyncSender(self.client, self._options(billing, lava_metadata), self._endpoint, self.limiter)
+        sender = SyncSender(self.client, self._request_options(settings), self._endpoint, self.limiter)
         return ThreadWorkers(sender, self.max_concurrency, copy_context())
 
-    def _tasks(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> TaskWorkers:
+    def _tasks(self, settings: _Settings) -> TaskWorkers:
         if self.async_client is None:
             raise ConfigurationError("This engine was made without async_client=, which this call needs.")
-        sender = AsyncSender(self.async_client, self._options(billing, lava_metadata), self.limiter)
+        sender = AsyncSender(self.async_client, self._request_options(settings), self.limiter)
         return TaskWorkers(sender, self._endpoint, copy_context())
 
-    def _options(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> dict[str, Any]:
-        given: dict[str, Any] = {"model": self.model, "output_dimension": self.dimensions, "billing": billing}
-        given |= {"lava_metadata": lava_metadata, "timeout": self.timeout}
+    def _request_options(self, settings: _Settings) -> dict[str, Any]:
+        """The keyword arguments of `embedding_request`."""
+        given: dict[str, Any] = {"model": self.model, "output_dimension": self.dimensions, "timeout": self.timeout}
+        given |= {"billing": settings.billing, "lava_metadata": settings.lava_metadata}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _embed_job(self, texts: Sequence[object], as_numpy: bool, resume_from: PartialEmbedding | None) -> EmbedJob:
-        if len(texts) >= MANY_LISTS and not as_numpy:
+    def _embed_job(self, texts: Sequence[object], settings: _Settings) -> EmbedJob:
+        if len(texts) >= MANY_LISTS and not settings.as_numpy:
             warnings.warn(
                 f"{len(texts):,} vectors as lists of floats take 8 times the memory of arrays, about 3 GB for each "
                 "100,000 vectors of 1,024 numbers: use as_numpy=True, or embed_iter, which holds few at once.",
@@ -345,11 +333,11 @@ class EmbeddingEngine:
             self._batcher,
             total=len(texts),
             concurrency=self.max_concurrency,
-            as_numpy=as_numpy,
-            resume_from=resume_from,
+            as_numpy=settings.as_numpy,
+            resume_from=settings.resume_from,
         )
 
-    def _stream_job(self, texts: object, as_numpy: bool, resume_from: PartialEmbedding | None) -> StreamJob:
+    def _stream_job(self, texts: object, settings: _Settings) -> StreamJob:
         _refuse_one_text(texts)
         return StreamJob(
             self._validator(),
@@ -357,8 +345,8 @@ class EmbeddingEngine:
             Batcher(self._count, self._endpoint.ratio),
             total=len(texts) if isinstance(texts, Sequence) else None,
             concurrency=self.max_concurrency,
-            as_numpy=as_numpy,
-            resume_from=resume_from,
+            as_numpy=settings.as_numpy,
+            resume_from=settings.resume_from,
         )
 
     def _batcher(self, texts: Sequence[str]) -> Batcher:

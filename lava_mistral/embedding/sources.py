@@ -10,6 +10,8 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from contextvars import Context
 from typing import Final, Protocol
 
+from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS
+
 _TASK_AHEAD: Final = 8
 """Texts that a task reads before they are taken."""
 
@@ -170,3 +172,18 @@ class TaskSource(_AheadSource):
                 raise
         finally:
             self._wake()
+
+
+def open_source(
+    texts: AsyncIterable[object] | Iterable[object], wake: Callable[[], None], context: Context | None
+) -> Source:
+    """Open the source of a call, where it will be read.
+
+    Args:
+        texts: what to read.
+        wake: called when there is something to take of a source that is read ahead.
+        context: the context variables to read a plain iterable under in a thread; `None` to read it where it is asked.
+    """
+    if isinstance(texts, AsyncIterable):
+        return TaskSource(texts, wake)
+    return DirectSource(texts) if context is None else ThreadSource(texts, context, wake, MAX_REQUEST_INPUTS)

@@ -71,7 +71,7 @@ async def test_the_event_loop_has_its_turn_while_a_stream_hands_on() -> None:
 
     async def take() -> None:
         async for _, vector in engine.aembed_iter([str(number) for number in range(4 * 256)]):
-            for _ in range(10):
+            for _ in range(40):
                 sum(vector)
 
     assert await busiest(take()) < 0.04
@@ -115,11 +115,11 @@ def test_one_absurd_count_of_tokens_does_not_shrink_later_batches(mode: Mode) ->
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_work_is_not_spread_over_more_requests_than_the_account_keeps_busy(mode: Mode) -> None:
     texts = [f"{number} ".ljust(300, "x") for number in range(100)]
-    with LocalGateway(latency=0.05, requests_per_second=40) as gateway:
+    with LocalGateway(latency=0.05, requests_per_second=12) as gateway:
         engine = engine_for(gateway, count_tokens=lambda text: 1_600)
         engine.embed(["warm"])
         run(mode, engine, texts)
-        assert len(gateway.requests) == 1 + 10
+        assert sum(request.status == 200 for request in gateway.requests) == 1 + 10
     with LocalGateway(latency=0.05) as gateway:
         engine = engine_for(gateway, count_tokens=lambda text: 1_600)
         engine.embed(["warm"])
