@@ -59,6 +59,7 @@ class AsyncSender:
             Stopped: the call is over.
         """
         steps = request.steps()
+        task = asyncio.current_task()
         with suppress(StopIteration):
             step = next(steps)
             while True:
@@ -67,17 +68,22 @@ class AsyncSender:
                 if isinstance(step, Sleep):
                     await asyncio.sleep(step.seconds)
                     step = next(steps)
-                else:
-                    answer = await self._send(step)
-                    # Answers that come together are decoded one by one; other tasks have their turn between two.
-                    async with self._decoding:
-                        await asyncio.sleep(0)
+                    continue
+                try:
+                    answer = await self._send(step, task)
+                    try:
+                        # Answers that come together are decoded one by one; other tasks have their turn between two.
+                        async with self._decoding:
+                            await asyncio.sleep(0)
+                    finally:
+                        # It was paid for, also where the task is cancelled now.
                         step = steps.send(answer)
+                finally:
+                    self.sending.discard(task)
 
-    async def _send(self, step: Send) -> EmbeddingAnswer | LavaError:
+    async def _send(self, step: Send, task: asyncio.Task[Any] | None) -> EmbeddingAnswer | LavaError:
         with PermitScope(self._limiter) as scope:
             scope.permit = await self._limiter.aacquire(step.batch.tokens)
-            task = asyncio.current_task()
             self.sending.add(task)
             try:
                 answer = await self._client.embedding_request(
@@ -86,8 +92,6 @@ class AsyncSender:
             except LavaError as error:
                 scope.failed(error)
                 return error
-            finally:
-                self.sending.discard(task)
             scope.answered(answer.headers)
             return answer
 
