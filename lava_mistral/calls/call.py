@@ -18,6 +18,7 @@ from lava_mistral.calls.error_mapping import (
     read_error_body,
     redact,
     shorten,
+    shown_id,
 )
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.errors import AnswerText, LavaError, ServerError
@@ -172,7 +173,7 @@ class Call:
             return self.unanswered(error)
         if isinstance(error, DeadlineExceeded):
             error = DeadlineExceeded("the answer had begun, but not come to its end")
-        return self.unanswered(error, response.headers.get("x-lava-request-id"))
+        return self.unanswered(error, shown_id(response.headers))
 
     def unanswered(self, error: TransportError, request_id: str | None = None) -> LavaError:
         """Return the error for a request whose answer did not come through."""
@@ -189,7 +190,7 @@ class Call:
         if response is None:
             self.charge.end(None, None, complete=False)
         elif is_success(response.status):
-            self.charge.end(None, response.headers.get("x-lava-request-id"), complete=False)
+            self.charge.end(None, shown_id(response.headers), complete=False)
         else:
             self.charge.free()
 
@@ -211,7 +212,7 @@ class Call:
         return ServerError(
             f"expected an answer from {self.target}, got one {what}{f': {shorten(said)}' if said else ''}",
             status_code=answer.status,
-            request_id=shown.headers.get("x-lava-request-id"),
+            request_id=shown_id(shown.headers),
             origin="lava",
             body=body,
             response=shown,

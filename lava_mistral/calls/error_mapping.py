@@ -35,6 +35,8 @@ _SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w
 # Far beyond any real error body; Python can't print or pickle what is nested a thousand times.
 _DEEPEST = 50
 _LONGEST_QUOTE = 500
+# Those of ASCII and Latin-1, line ends among them, and the signs that turn the direction of a text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 def redact(text: str) -> str:
@@ -82,13 +84,19 @@ def error_from_response(
         status_code=status,
         code=detail.code,
         type=detail.type,
-        request_id=headers.get("x-lava-request-id"),
+        request_id=shown_id(headers),
         retryable=status in (408, 429, 500, 502, 503, 504) if status >= 300 else None,
         retry_after=parse_retry_after(headers.get("retry-after")),
         origin=detail.origin,
         body=body,
         response=response,
     )
+
+
+def shown_id(headers: Mapping[str, str]) -> str | None:
+    """Return Lava's id of a request as it may be shown; a broken server can put anything there."""
+    request_id = headers.get("x-lava-request-id")
+    return None if request_id is None else shorten(redact(request_id))
 
 
 def forget_frames(error: BaseException) -> None:
@@ -152,7 +160,10 @@ class ErrorDetail:
     __slots__ = ("code", "message", "origin", "status", "type")
 
     def __init__(self, message: str, code: str | None, type: str | None, origin: Origin, status: int | None) -> None:
-        self.message, self.code, self.type, self.origin, self.status = message, code, type, origin, status
+        self.message = shorten(message)
+        self.code = None if code is None else shorten(code)
+        self.type = None if type is None else shorten(type)
+        self.origin, self.status = origin, status
 
 
 def parse_body(content: bytes) -> Any:
@@ -164,7 +175,8 @@ def parse_body(content: bytes) -> Any:
 
 
 def shorten(text: str) -> str:
-    """The beginning of a text that is too long for a message."""
+    """Return the beginning of a server's text, without control characters: a message may be shown in a terminal."""
+    text = _CONTROL.sub(" ", text[: 2 * _LONGEST_QUOTE])
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 

@@ -14,6 +14,7 @@ from lava_mistral.calls.error_mapping import (
     parse_body,
     read_error_body,
     shorten,
+    shown_id,
 )
 from lava_mistral.errors import LavaError, StreamInterruptedError, StreamStalledError
 from lava_mistral.mistral.json_codec import from_json
@@ -38,7 +39,7 @@ class StreamReader:
     def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
         self.call = call
         self.headers = headers
-        self.request_id = headers.get("x-lava-request-id")
+        self.request_id = shown_id(headers)
         self.ready: deque[Delta] = deque()
         self.done = False
         self._charge = call.charge
@@ -114,7 +115,8 @@ class StreamReader:
         failure, self._failure = self._failure, None
         if failure is not None:
             try:
-                raise failure
+                # Without the frames that read it: they hold what the server sent, which may repeat the key.
+                raise failure.with_traceback(None)
             finally:
                 # An exception that its own frames hold would keep all the frames below alive, and with them whatever
                 # stream their caller is about to leave, until the garbage collector finds them.

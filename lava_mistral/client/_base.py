@@ -226,11 +226,12 @@ class ClientBase:
         return self._guarded(call, transport.send(request, deadline))
 
     def _read(self, call: Call, response: Response, deadline: Deadline) -> Flow[Answer]:
-        content = yield from self._guarded(call, read(response, deadline), response)
-        answer = Answer(response.status, response.headers, content)
-        if not is_success(answer.status):
-            raise call.refused(answer)
-        return answer
+        content = self._guarded(call, read(response, deadline), response)
+        answers = [Answer(response.status, response.headers, (yield from content))]
+        if not is_success(answers[0].status):
+            # Handed over: what a server repeats of the key must not stand in the frames of the traceback.
+            raise call.refused(answers.pop())
+        return answers[0]
 
     def _guarded(self, call: Call, steps: Flow[_T], response: Response | None = None) -> Flow[_T]:
         """Make the steps of a request; if they fail, end it and raise the error that says so."""

@@ -16,10 +16,11 @@ Flow: TypeAlias = Generator[Any, Any, T]
 
 def drive(flow: Flow[T]) -> T:
     """Run a flow whose steps are values."""
-    value = None
+    # What was received is handed over, so that no frame of a traceback holds a server's bytes.
+    values: list[Any] = [None]
     try:
         while True:
-            value = flow.send(value)
+            values.append(flow.send(values.pop()))
     except StopIteration as end:
         result: T = end.value
         return result
@@ -28,16 +29,16 @@ def drive(flow: Flow[T]) -> T:
 async def adrive(flow: Flow[T]) -> T:
     """Run a flow whose steps are awaitables or `None`."""
     failure: BaseException | None = None
-    value = None
+    values: list[Any] = [None]
     try:
         while True:
             try:
                 # Out of the handler below, so that what the flow raises then has no context.
-                step = flow.send(value) if failure is None else flow.throw(failure)
+                step = flow.send(values.pop()) if failure is None else flow.throw(failure)
             finally:
                 failure = None
             try:
-                value = None if step is None else await step
+                values.append(None if step is None else await step)
             except GeneratorExit:
                 # The coroutine is closed, not awaited: nothing may be awaited any more.
                 flow.close()
