@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import httpx
 
-from lava_mistral.billing.credentials import Secret
-from lava_mistral.billing.identity import Billing
-from lava_mistral.transport.lava import Forwarder, shared_transport
+from lava_mistral.transport.lava import AsyncForwarding, SyncForwarding
 
 
-class LavaTransport(httpx.BaseTransport):
+class LavaTransport(SyncForwarding, httpx.BaseTransport):
     """Sends whatever an `httpx.Client` asks of Mistral through Lava.
 
     Args:
@@ -20,58 +16,17 @@ class LavaTransport(httpx.BaseTransport):
         base_url: by default `LAVA_BASE_URL`, else what the key's prefix says (sandbox or production).
         billing: who pays; `billed_to` blocks lie over it.
         metadata: stored by Lava with each request.
-        transport: what carries the bytes; by default a pool shared by the process, without a limit on connections.
+        transport: what carries the bytes; by default connections shared by the process, or by the event loop, without a
+            limit on their number.
 
     Raises:
         ConfigurationError: from a request for another host, or without a usable credential.
     """
 
-    def __init__(
-        self,
-        *,
-        api_key: Secret | None = None,
-        base_url: str | None = None,
-        billing: Billing | None = None,
-        metadata: Mapping[str, str] | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
-        self._inner = transport
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request through Lava."""
-        forwarded: httpx.Request = self._forwarder.readdress(httpx, request)
-        inner: httpx.BaseTransport = self._inner or shared_transport(httpx, forwarded.url, asynchronous=False)
-        return inner.handle_request(forwarded)
-
-    def close(self) -> None:
-        """Close the transport that was given; the shared pool stays open for others."""
-        if self._inner is not None:
-            self._inner.close()
+    _library = httpx
 
 
-class AsyncLavaTransport(httpx.AsyncBaseTransport):
-    """Sends whatever an `httpx.AsyncClient` asks of Mistral through Lava; see `LavaTransport`."""
+class AsyncLavaTransport(AsyncForwarding, httpx.AsyncBaseTransport):
+    """Sends whatever an `httpx.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    def __init__(
-        self,
-        *,
-        api_key: Secret | None = None,
-        base_url: str | None = None,
-        billing: Billing | None = None,
-        metadata: Mapping[str, str] | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
-        self._inner = transport
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request through Lava."""
-        forwarded: httpx.Request = self._forwarder.readdress(httpx, request)
-        inner: httpx.AsyncBaseTransport = self._inner or shared_transport(httpx, forwarded.url, asynchronous=True)
-        return await inner.handle_async_request(forwarded)
-
-    async def aclose(self) -> None:
-        """Close the transport that was given; the shared pool stays open for others."""
-        if self._inner is not None:
-            await self._inner.aclose()
+    _library = httpx

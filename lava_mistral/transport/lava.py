@@ -1,4 +1,4 @@
-"""The forward proxy: re-address a request for Mistral to Lava. Does no I/O.
+"""The forward proxy: re-address a request for Mistral to Lava.
 
 A request for `https://api.mistral.ai/…` becomes one for `{base}/forward?u=…` with Lava's credential and metadata. The
 transports of `httpx.py` and `httpx2.py` do that for whatever a library sends; the client does it for its own calls.
@@ -16,6 +16,8 @@ from lava_mistral.billing.credentials import Secret, hidden
 from lava_mistral.billing.identity import Billing, check_metadata, resolve_access, to_billing
 from lava_mistral.billing.scope import Identity, check_customer, identify
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.transport.connections import KEEPALIVE
+from lava_mistral.transport.pools import environment_proxy, per_loop, per_process, ssl_context
 from lava_mistral.transport.request import Url, parse_url
 
 MISTRAL_HOST = "api.mistral.ai"
@@ -109,24 +111,65 @@ def kept_headers(raw: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]
     return [(name, value) for name, value in raw if name.lower() not in _REPLACED]
 
 
-def shared_transport(library: Any, url: Any, *, asynchronous: bool) -> Any:
-    """Return a transport of httpx or httpx2 that the process or the running event loop shares.
+class Forwarding:
+    """What the transports of both libraries are made of; `lava_mistral.LavaTransport` tells of the arguments."""
 
-    It never makes a request wait for a connection.
+    _library: Any
+    _shared: str
 
-    Args:
-        library: `httpx` or `httpx2`.
-        url: the address of the request, which may need a proxy.
-        asynchronous: whether it is an async transport, of the running event loop.
-    """
-    from lava_mistral.transport.connections import KEEPALIVE
-    from lava_mistral.transport.pools import environment_proxy, per_loop, per_process, ssl_context
+    def __init__(
+        self,
+        *,
+        api_key: Secret | None = None,
+        base_url: str | None = None,
+        billing: Billing | None = None,
+        metadata: Mapping[str, str] | None = None,
+        transport: Any = None,
+    ) -> None:
+        self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
+        self._given = transport
 
-    proxy = environment_proxy(url.scheme, url.host)
-    kind, held = ("AsyncHTTPTransport", per_loop) if asynchronous else ("HTTPTransport", per_process)
+    def _inner(self, url: Any) -> Any:
+        """Return the transport that was given, or the library's own, which never makes a request wait."""
+        if self._given is not None:
+            return self._given
+        library, proxy = self._library, environment_proxy(url.scheme, url.host)
 
-    def make() -> Any:
-        limits = library.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
-        return getattr(library, kind)(verify=ssl_context(), limits=limits, proxy=proxy)
+        def make() -> Any:
+            limits = library.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
+            return getattr(library, self._shared)(verify=ssl_context(), limits=limits, proxy=proxy)
 
-    return held((library.__name__, proxy), make)
+        held = per_loop if self._shared.startswith("Async") else per_process
+        return held((library, proxy), make)
+
+
+class SyncForwarding(Forwarding):
+    """A transport for sync clients."""
+
+    _shared = "HTTPTransport"
+
+    def handle_request(self, request: Any) -> Any:
+        """Send the request through Lava."""
+        forwarded = self._forwarder.readdress(self._library, request)
+        return self._inner(forwarded.url).handle_request(forwarded)
+
+    def close(self) -> None:
+        """Close the transport that was given; the shared connections stay open for others."""
+        if self._given is not None:
+            self._given.close()
+
+
+class AsyncForwarding(Forwarding):
+    """A transport for async clients."""
+
+    _shared = "AsyncHTTPTransport"
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send the request through Lava."""
+        forwarded = self._forwarder.readdress(self._library, request)
+        return await self._inner(forwarded.url).handle_async_request(forwarded)
+
+    async def aclose(self) -> None:
+        """Close the transport that was given; the shared connections stay open for others."""
+        if self._given is not None:
+            await self._given.aclose()

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -26,104 +23,11 @@ from lava_mistral import (
     StreamStalledError,
     track_usage,
 )
+from tests.fakes.raw_server import END, LAST, STREAM_HEAD, USAGE, WORD, RawServer, chunked, event
 
 KEY = "aks_test_not-a-real-key"
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
-USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
-HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nx-lava-request-id: r\r\n\r\n"
-)
-END = b"0\r\n\r\n"
-
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-
-
-def chunked(data: bytes) -> bytes:
-    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
-
-
-def event(content: str = "", finish: str | None = None, **extra: Any) -> bytes:
-    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **extra}
-    return f"data: {json.dumps(chunk)}\n\n".encode()
-
-
-WORD = chunked(event("Hello"))
-LAST = chunked(event("", "stop", usage=USAGE) + b"data: [DONE]\n\n")
-
-
-class RawServer:
-    """Answers each request with the same bytes; a float among them waits. Knows which connections the client left."""
-
-    def __init__(self, *script: bytes | float) -> None:
-        self.script = script
-        self.requests = 0
-        self.connections = 0
-        self._open: list[socket.socket] = []
-        self.left = threading.Event()
-        self._closing = threading.Event()
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self._open.append(connection)
-            self._threads.append(threading.Thread(target=self._serve, args=(connection,), daemon=True))
-            self._threads[-1].start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection, connection.makefile("rb") as reading:
-            try:
-                while not self._closing.is_set():
-                    length = 0
-                    while (line := reading.readline()) not in (b"\r\n", b""):
-                        name, _, value = line.partition(b":")
-                        length = int(value) if name.lower() == b"content-length" else length
-                    if not line:
-                        break
-                    reading.read(length)
-                    self.requests += 1
-                    for step in self.script:
-                        if isinstance(step, bytes):
-                            connection.sendall(step)
-                        elif self._gone(connection, step):
-                            break
-            except OSError:
-                pass
-        self.left.set()
-
-    def _gone(self, connection: socket.socket, seconds: float) -> bool:
-        """Wait, and say whether the client hung up meanwhile."""
-        until = time.monotonic() + seconds
-        connection.settimeout(0.02)
-        try:
-            while time.monotonic() < until and not self._closing.is_set():
-                try:
-                    if connection.recv(1, socket.MSG_PEEK) == b"":
-                        return True
-                except TimeoutError:
-                    continue
-            return False
-        finally:
-            connection.settimeout(None)
-
-    def close(self) -> None:
-        self._closing.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for connection in self._open:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(5)
 
 
 @pytest.fixture
@@ -162,35 +66,35 @@ async def texts(server: RawServer, asynchronous: bool, pause: float = 0.0, **set
 
 @both
 async def test_the_answer_ends_at_done_though_the_body_does_not(serve: Any, asynchronous: bool) -> None:
-    server = serve(HEAD, WORD, LAST, 30.0, END)
+    server = serve(STREAM_HEAD, WORD, LAST, 30.0, END)
     began = time.monotonic()
     assert await texts(server, asynchronous) == ["Hello", ""]
     assert time.monotonic() - began < 10
     # Nobody waits for the rest: the connection is closed.
-    assert await asyncio.to_thread(server.left.wait, 10)
+    assert await asyncio.to_thread(server.ended.acquire, timeout=10)
 
 
 @both
 async def test_what_came_with_done_is_handed_on_before_the_end_of_the_body_is_waited_for(
     serve: Any, asynchronous: bool
 ) -> None:
-    server = serve(HEAD, chunked(event("Hello", "stop", usage=USAGE) + b"data: [DONE]\n\n"), 30.0, END)
+    server = serve(STREAM_HEAD, chunked(event("Hello", "stop", usage=USAGE) + b"data: [DONE]\n\n"), 30.0, END)
     settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url}
     if asynchronous:
         async with await AsyncLavaMistral(**settings).stream(ASK) as stream:
             assert (await anext(stream)).text == "Hello"
-            assert not await asyncio.to_thread(server.left.wait, 0.1)
+            assert not await asyncio.to_thread(server.ended.acquire, timeout=0.1)
             assert [delta async for delta in stream] == []
         return
     with await asyncio.to_thread(LavaMistral(**settings).stream, ASK) as lines:
         assert next(lines).text == "Hello"
-        assert not server.left.wait(0.1)
+        assert not server.ended.acquire(timeout=0.1)
         assert list(lines) == []
 
 
 @both
 async def test_comments_after_done_hold_nobody(serve: Any, asynchronous: bool) -> None:
-    server = serve(HEAD, WORD, LAST, *[chunked(b": keep\n\n"), 0.05] * 200, END)
+    server = serve(STREAM_HEAD, WORD, LAST, *[chunked(b": keep\n\n"), 0.05] * 200, END)
     began = time.monotonic()
     assert await texts(server, asynchronous) == ["Hello", ""]
     assert time.monotonic() - began < 5
@@ -198,7 +102,7 @@ async def test_comments_after_done_hold_nobody(serve: Any, asynchronous: bool) -
 
 @both
 async def test_an_answer_of_two_choices_is_not_whole_after_one(serve: Any, asynchronous: bool) -> None:
-    server = serve(HEAD, chunked(event("Hello", "stop")), END)
+    server = serve(STREAM_HEAD, chunked(event("Hello", "stop")), END)
     with pytest.raises(StreamInterruptedError):
         settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url, "max_retries": 0}
         if asynchronous:
@@ -210,7 +114,7 @@ async def test_an_answer_of_two_choices_is_not_whole_after_one(serve: Any, async
 
 @both
 async def test_a_body_that_ends_soon_gives_its_connection_back(serve: Any, asynchronous: bool) -> None:
-    server = serve(HEAD, WORD, LAST, 0.02, END)
+    server = serve(STREAM_HEAD, WORD, LAST, 0.02, END)
     for _ in range(3):
         assert await texts(server, asynchronous) == ["Hello", ""]
     assert (server.requests, server.connections) == (3, 1)
@@ -220,13 +124,13 @@ async def test_a_body_that_ends_soon_gives_its_connection_back(serve: Any, async
 async def test_a_slow_consumer_is_no_silent_server(serve: Any, asynchronous: bool) -> None:
     # One event in two pieces, and a comment: reads that bring no event, long after the one before.
     half = event(" world")
-    server = serve(HEAD, WORD, chunked(b": keep-alive\n\n"), chunked(half[:20]), chunked(half[20:]), LAST, END)
+    server = serve(STREAM_HEAD, WORD, chunked(b": keep-alive\n\n"), chunked(half[:20]), chunked(half[20:]), LAST, END)
     assert await texts(server, asynchronous, pause=0.5, stream_chunk_timeout=0.4) == ["Hello", " world", ""]
 
 
 @both
 async def test_comments_do_not_keep_a_silent_stream_alive(serve: Any, asynchronous: bool) -> None:
-    server = serve(HEAD, WORD, *[0.1, chunked(b": ping\n\n")] * 50, LAST, END)
+    server = serve(STREAM_HEAD, WORD, *[0.1, chunked(b": ping\n\n")] * 50, LAST, END)
     with pytest.raises(StreamStalledError) as caught:
         await texts(server, asynchronous, stream_chunk_timeout=0.5)
     assert caught.value.partial.text == "Hello"
@@ -235,13 +139,13 @@ async def test_comments_do_not_keep_a_silent_stream_alive(serve: Any, asynchrono
 @both
 async def test_a_word_ends_the_silence_before_it(serve: Any, asynchronous: bool) -> None:
     # In all, far more silence than the gap allows at once.
-    server = serve(HEAD, WORD, *[0.15, chunked(b": ping\n\n"), 0.03, WORD] * 6, LAST, END)
+    server = serve(STREAM_HEAD, WORD, *[0.15, chunked(b": ping\n\n"), 0.03, WORD] * 6, LAST, END)
     assert await texts(server, asynchronous, stream_chunk_timeout=0.6) == ["Hello"] * 7 + [""]
 
 
 @pytest.mark.parametrize("step", ["before the first delta", "in the middle"])
 async def test_a_cancelled_stream_closes_its_connection_at_once(serve: Any, step: str) -> None:
-    server = serve(HEAD, chunked(b": thinking\n\n"), *([WORD] if step == "in the middle" else []), 30.0)
+    server = serve(STREAM_HEAD, chunked(b": thinking\n\n"), *([WORD] if step == "in the middle" else []), 30.0)
     asked = asyncio.create_task(texts(server, True, api_key=KEY))
     while not server.requests:
         await asyncio.sleep(0.01)
@@ -249,7 +153,7 @@ async def test_a_cancelled_stream_closes_its_connection_at_once(serve: Any, step
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked
-    assert await asyncio.to_thread(server.left.wait, 10)
+    assert await asyncio.to_thread(server.ended.acquire, timeout=10)
 
 
 @both
@@ -298,11 +202,11 @@ async def test_an_answer_that_is_no_stream_is_quoted(serve: Any, asynchronous: b
 @both
 async def test_no_key_is_in_the_error_of_a_stream(serve: Any, asynchronous: bool) -> None:
     said = {"object": "error", "message": "Invalid key own-mistral-key", "type": "x", "raw_status_code": 401}
-    server = serve(HEAD, WORD, chunked(f"data: {json.dumps(said)}\n\n".encode()), END)
+    server = serve(STREAM_HEAD, WORD, chunked(f"data: {json.dumps(said)}\n\n".encode()), END)
     with pytest.raises(StreamInterruptedError, match=r"Invalid key \[redacted\]") as caught:
         await texts(server, asynchronous, billing=Billing(provider_key="own-mistral-key"))
     assert "own-mistral-key" not in repr(caught.value.body)
-    server = serve(HEAD, WORD, 0.01)
+    server = serve(STREAM_HEAD, WORD, 0.01)
     http: Any = httpx.AsyncClient() if asynchronous else httpx.Client()
     with pytest.raises(StreamInterruptedError) as caught:
         await texts(server, asynchronous, http_client=http, stream_chunk_timeout=0.2)
