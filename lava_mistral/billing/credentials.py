@@ -67,9 +67,10 @@ def reveal(secret: Secret, what: str) -> str:
         ConfigurationError: it is empty, no text, or holds white space or characters outside ASCII.
     """
     value: Any = secret() if callable(secret) else secret
-    # Plain text first: asking a protocol costs more than all the rest.
-    if not isinstance(value, str) and isinstance(value, SecretValue):
-        value = value.get_secret_value()
+    # Not by the protocol, which takes longer to ask than all the rest.
+    unwrap = getattr(value, "get_secret_value", None)
+    if callable(unwrap):
+        value = unwrap()
     if not isinstance(value, str):
         raise ConfigurationError(f"{what} must be text, not {type(value).__name__}.")
     if not value:
