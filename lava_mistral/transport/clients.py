@@ -158,9 +158,9 @@ class _Limits(dict[str, float | None]):
     """The limits of a request's steps as both libraries read them, each when its step begins."""
 
     def __init__(self, deadline: Deadline) -> None:
-        super().__init__(connect=None, read=None, write=None, pool=None)
         self._deadline = deadline
         self.gap: float | None = None
+        super().__init__((name, self.get(name)) for name in ("connect", "read", "write", "pool"))
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the seconds for a step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +24,9 @@ KEEPALIVE = 30.0
 """Seconds that an idle connection is kept."""
 LONGEST_CONNECT = 15.0
 """Seconds for a connection to be there, where the call may take longer."""
+
+_LONGEST_ADDRESS = 2.0
+"""Seconds for one address of a host that has others, such as one of IPv6 that leads nowhere."""
 
 
 class AnySocket(Protocol):
@@ -111,11 +115,14 @@ class Connection:
         host, port = (route.host, route.port) if proxy is None else (proxy.host, proxy.port)
         addresses = yield self._socket.resolve(host, port, deadline)
         for place, address in enumerate(addresses):
+            others = len(addresses) - place - 1
             try:
-                yield self._socket.connect(address, deadline.share(len(addresses) - place))
+                yield self._socket.connect(
+                    address, deadline.share(others + 1, _LONGEST_ADDRESS) if others else deadline
+                )
                 break
             except (DeadlineExceeded, ConnectionBroken):
-                if place == len(addresses) - 1:
+                if not others:
                     raise
         if proxy is not None:
             yield from self._tunnel(proxy, route, deadline)
@@ -185,7 +192,8 @@ class PooledResponse:
             connection.close()
 
     def __del__(self) -> None:
-        self.close()
+        if not sys.is_finalizing():
+            self.close()
 
 
 class Pool:

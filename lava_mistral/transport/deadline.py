@@ -46,7 +46,7 @@ class Deadline:
             sooner._moment = min(self._moment, sooner._moment)
         return sooner
 
-    def share(self, parts: int) -> Deadline:
-        """Return a deadline that leaves time for `parts` steps like the next one, this included."""
+    def share(self, parts: int, longest: float) -> Deadline:
+        """Return a deadline for one of so many steps, of at most `longest` seconds, that leaves time for the others."""
         left = self.left()
-        return self if left is None else self.within(left / parts)
+        return self.within(longest if left is None else min(left / parts, longest))

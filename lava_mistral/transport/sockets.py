@@ -84,7 +84,10 @@ class Socket:
     @property
     def quiet(self) -> bool:
         """Whether the connection is open and nothing has come that nobody asked for."""
-        return self._socket is not None and self._socket.fileno() >= 0 and not readable(self._socket.fileno())
+        if self._socket is None or self._socket.fileno() < 0:
+            return False
+        unread = self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
+        return not unread and not readable(self._socket.fileno())
 
     def close(self) -> None:
         """Close the connection, at once."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +18,7 @@ from mistralai.client.errors import MistralError
 
 import lava_mistral.httpx2
 from lava_mistral import (
+    APITimeoutError,
     AsyncLavaMistral,
     Billing,
     ConfigurationError,
@@ -24,7 +27,7 @@ from lava_mistral import (
     billed_to,
 )
 from lava_mistral.gateway import LocalGateway, Status
-from tests.fakes.raw_server import Peer, Server, answer_to, whole
+from tests.fakes.raw_server import JSON_HEAD, Peer, Server, answer_to, chunked, whole
 
 KEY = "aks_test_not-a-real-key"
 URL = "https://api.mistral.ai/v1"
@@ -178,6 +181,28 @@ async def test_calls_over_a_client_of_ones_own(
         await client.chat(ASK) if asynchronous else client.chat(ASK)
     assert caught.value.response.request.url == f"{URL}/chat/completions"
     assert not http.is_closed
+
+
+@pytest.mark.parametrize(
+    ("what", "asynchronous"),
+    # In sync code each read has the limit that was left when the reading began; only the body's are added up.
+    [("headers", True), ("body", True), ("body", False), ("silence", True), ("silence", False)],
+)
+async def test_the_timeout_holds_over_a_client_of_ones_own(
+    own: Callable[[bool], Any], serve: Callable[[Callable[[Peer], None]], Server], asynchronous: bool, what: str
+) -> None:
+    drip = [step for byte in b"HTTP/1.1 200 OK\r\n" + b"x-slow: 1\r\n" * 20 for step in (bytes([byte]), 0.1)]
+    steps = {"headers": drip, "body": [JSON_HEAD, *[chunked(b" "), 0.1] * 200], "silence": [30.0]}[what]
+    server = serve(lambda peer: peer.request() and peer.send(*steps) and None)
+    settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url, "max_retries": 0, "timeout": 0.8}
+    began = time.monotonic()
+    with pytest.raises(APITimeoutError):
+        if asynchronous:
+            await AsyncLavaMistral(**settings, http_client=own(True)).chat(ASK)
+        else:
+            await asyncio.to_thread(LavaMistral(**settings, http_client=own(False)).chat, ASK)
+    assert time.monotonic() - began < 4
+    assert await asyncio.to_thread(server.ended.acquire, timeout=10)
 
 
 @pytest.mark.parametrize("given", ["text", "async for sync", "sync for async"])
