@@ -75,6 +75,7 @@ def test_an_answer_may_come_in_any_pieces(data: st.DataObject) -> None:
         (b"gzip", b""),
         (b"identity", TEXT),
     ],
+    ids=["gzip", "deflate", "deflate without a header", "gzip of nothing", "gzip without data", "none"],
 )
 def test_compressed_bodies_are_decompressed(encoding: bytes, data: bytes) -> None:
     _, _, body = answer(with_length(data, b"Content-Encoding: " + encoding + b"\r\n"))
@@ -82,7 +83,9 @@ def test_compressed_bodies_are_decompressed(encoding: bytes, data: bytes) -> Non
     assert (body == TEXT) == (len(data) > 40)
 
 
-@pytest.mark.parametrize("data", [gzip.compress(TEXT)[:-20], TEXT, b"\x1f\x8b\x08\x00" + b"\xff" * 50])
+@pytest.mark.parametrize(
+    "data", [gzip.compress(TEXT)[:-20], TEXT, b"\x1f\x8b\x08\x00" + b"\xff" * 50], ids=["cut", "plain", "broken"]
+)
 def test_a_body_that_is_not_compressed_as_it_says_is_refused(data: bytes) -> None:
     with pytest.raises(ConnectionBroken, match="compressed"):
         answer(with_length(data, b"Content-Encoding: gzip\r\n"))
