@@ -3,6 +3,8 @@
 Names are imported when they are first used (PEP 562), so that a program loads only what it needs.
 """
 
+# ruff: noqa: F405
+
 from __future__ import annotations
 
 from importlib import import_module
@@ -22,21 +24,7 @@ if TYPE_CHECKING:
     from langchain_lava_mistral.callbacks import get_lava_usage_callback as get_lava_usage_callback
     from langchain_lava_mistral.chat_models import ChatLavaMistral as ChatLavaMistral
     from langchain_lava_mistral.embeddings import LavaMistralEmbeddings as LavaMistralEmbeddings
-    from langchain_lava_mistral.errors import APIConnectionError as APIConnectionError
-    from langchain_lava_mistral.errors import APITimeoutError as APITimeoutError
-    from langchain_lava_mistral.errors import AuthenticationError as AuthenticationError
-    from langchain_lava_mistral.errors import BillingError as BillingError
-    from langchain_lava_mistral.errors import ConfigurationError as ConfigurationError
-    from langchain_lava_mistral.errors import ContextOverflowError as ContextOverflowError
-    from langchain_lava_mistral.errors import InsufficientBalanceError as InsufficientBalanceError
-    from langchain_lava_mistral.errors import InvalidRequestError as InvalidRequestError
-    from langchain_lava_mistral.errors import NotFoundError as NotFoundError
-    from langchain_lava_mistral.errors import PermissionDeniedError as PermissionDeniedError
-    from langchain_lava_mistral.errors import RateLimitError as RateLimitError
-    from langchain_lava_mistral.errors import ServerError as ServerError
-    from langchain_lava_mistral.errors import SpendLimitError as SpendLimitError
-    from langchain_lava_mistral.errors import StreamInterruptedError as StreamInterruptedError
-    from langchain_lava_mistral.errors import StreamStalledError as StreamStalledError
+    from langchain_lava_mistral.errors import *  # noqa: F403
 
 # Where each public name is defined; the errors are in `errors`.
 _HOME = {

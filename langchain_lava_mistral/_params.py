@@ -3,50 +3,60 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NamedTuple
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from langchain_core.messages import BaseMessage
 from pydantic import Field, model_validator
 
-from langchain_lava_mistral._settings import LavaSettings
+from langchain_lava_mistral._settings import LavaSettings, Made, new_clients, shared_settings
+from langchain_lava_mistral._to_wire import to_wire
+from langchain_lava_mistral._tools import normalize
+from langchain_lava_mistral.callbacks import CallRun, traced
 from lava_mistral.calls.chat_body import refuse_keys
-from lava_mistral.errors import ConfigurationError
+from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 
 if TYPE_CHECKING:
     from lava_mistral.client.async_client import AsyncLavaMistral
     from lava_mistral.client.sync_client import LavaMistral
 
-PARAMETERS = {
-    "temperature": "temperature",
-    "max_tokens": "max_tokens",
-    "min_tokens": "min_tokens",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "stop": "stop",
-    "seed": "random_seed",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "repetition_penalty": "repetition_penalty",
-    "n": "n",
-    "safe_prompt": "safe_prompt",
-    "tool_choice": "tool_choice",
-    "parallel_tool_calls": "parallel_tool_calls",
-    "prompt_mode": "prompt_mode",
-    "reasoning_effort": "reasoning_effort",
-    "prediction": "prediction",
-    "response_format": "response_format",
-    "prompt_cache_key": "prompt_cache_key",
-    "logprobs": "logprobs",
-    "top_logprobs": "top_logprobs",
-    "prompt_logprobs": "prompt_logprobs",
-    "top_prompt_logprobs": "top_prompt_logprobs",
-    "service_tier": "service_tier",
-    "guardrails": "guardrails",
+
+class ChatParameters(LavaSettings):
+    """The fields of a request that the chat model and its calls take; `ChatLavaMistral` explains them."""
+
+    temperature: float | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: list[str] | str | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    n: int | None = Field(default=None, ge=1)
+    safe_prompt: bool | None = None
+    tool_choice: str | bool | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    prompt_mode: str | None = None
+    reasoning_effort: str | None = None
+    prediction: str | dict[str, Any] | None = None
+    response_format: Any = None
+    prompt_cache_key: str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    prompt_logprobs: bool | None = None
+    top_prompt_logprobs: int | None = None
+    service_tier: str | None = None
+    guardrails: list[Any] | None = None
     # Mistral's own; `metadata` is LangChain's, for traces. The core gives it its name on the wire.
-    "mistral_metadata": "mistral_metadata",
-}
+    mistral_metadata: dict[str, Any] | None = None
+
+
+PARAMETERS = {name: name for name in ChatParameters.__annotations__} | {"seed": "random_seed"}
 """Field → Mistral's name for it. Each can be given to a call too."""
 
 SETTINGS = frozenset(
@@ -103,6 +113,9 @@ _HINTS = {
 _BODY = frozenset(("model", "messages", "tools", *PARAMETERS.values()))
 KNOWN = frozenset((*PARAMETERS, *_BODY, *SETTINGS, *FRAMEWORK))
 """What a call understands, without synonyms."""
+# The settings of the model's clients that a call may change.
+_OF_A_CALL = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
+_IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 _RENAMED = frozenset((*CHAT_SYNONYMS, "model_kwargs"))
 
 
@@ -169,36 +182,26 @@ def by_field(
     return given, extra
 
 
-class ChatParameters(LavaSettings):
-    """The fields of the chat model that say what is asked and how; `ChatLavaMistral` explains them."""
+class ChatRequest(NamedTuple):
+    """A call of the framework, resolved: what is asked, of which client.
+
+    Attributes:
+        client: for sync code.
+        async_client: for async code.
+        arguments: of the client's `chat` or `stream`.
+        headers: whether the message is to hold the answer's headers.
+    """
+
+    client: LavaMistral
+    async_client: AsyncLavaMistral
+    arguments: dict[str, Any]
+    headers: bool
+
+
+class ChatSettings(ChatParameters):
+    """All fields of the chat model, and the requests that it makes of them."""
 
     model: str = "mistral-small-2603"
-    temperature: float | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    stop: list[str] | str | None = None
-    seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    n: int | None = Field(default=None, ge=1)
-    safe_prompt: bool | None = None
-    tool_choice: str | bool | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    prompt_mode: str | None = None
-    reasoning_effort: str | None = None
-    prediction: str | dict[str, Any] | None = None
-    response_format: Any = None
-    prompt_cache_key: str | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    prompt_logprobs: bool | None = None
-    top_prompt_logprobs: int | None = None
-    service_tier: str | None = None
-    guardrails: list[Any] | None = None
-    mistral_metadata: dict[str, Any] | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     # `None` beside false: LangChain takes a false that was ever set for "never stream", and sets every field anew
     # where it configures a model.
@@ -237,18 +240,60 @@ class ChatParameters(LavaSettings):
         given = {wire: fields[name] for name, wire in PARAMETERS.items() if fields[name] is not None}
         return {**given, **self.model_kwargs}
 
+    @staticmethod
+    def _check_names(kwargs: Mapping[str, Any]) -> None:
+        unknown = named(kwargs).keys() - KNOWN
+        if unknown:
+            check_call(unknown, free={**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {})})
 
-class ChatRequest(NamedTuple):
-    """A call of the framework, resolved: what is asked, of which client.
+    def _clients(self, changed: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
+        """Return the clients of the present settings, made anew only where one has changed."""
+        fields = self.__dict__
+        settings = {name: fields[name] for name in _OF_A_CALL} | {**changed}
+        if changed:
+            return new_clients(fields, **settings)
+        present = shared_settings(fields), settings, dict(self.lava_metadata or ())
+        if self._made.settings != present:
+            self._made = Made(present, new_clients(fields, **settings))
+        return cast("tuple[LavaMistral, AsyncLavaMistral]", self._made.value)
 
-    Attributes:
-        client: for sync code.
-        async_client: for async code.
-        arguments: of the client's `chat` or `stream`.
-        headers: whether the message is to hold the answer's headers.
-    """
-
-    client: LavaMistral
-    async_client: AsyncLavaMistral
-    arguments: dict[str, Any]
-    headers: bool
+    def _request(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+        run: CallRun,
+        *,
+        stream: bool = False,
+    ) -> ChatRequest:
+        """Return a call, resolved from the model's settings and its own arguments."""
+        parameters = self.parameters()
+        said: dict[str, Any] = {}
+        if not KNOWN.issuperset(kwargs):
+            self._check_names(kwargs)
+        for name, value in named(kwargs).items():
+            if name in SETTINGS:
+                said[name] = value
+            elif name not in FRAMEWORK:
+                parameters[PARAMETERS.get(name, name)] = value
+        if stop is not None:
+            parameters["stop"] = stop
+        if stream and (parameters.get("n") or 1) > 1:
+            raise InvalidRequestError("A stream is one message: ask for n > 1 with generate() or invoke().")
+        if not _IN_USERS_FORMS.isdisjoint(parameters):
+            normalize(parameters)
+        parameters.setdefault("model", self.model)
+        metadata = said.get("lava_metadata")
+        if said.get("trace_metadata", self.trace_metadata):
+            metadata = traced(metadata)
+        parameters["messages"] = to_wire(messages)
+        if parameters.get("prompt_cache_key") == "auto" and (thread := run.thread_id()) is not None:
+            # Without a thread the core derives one from the beginning of the conversation.
+            parameters["prompt_cache_key"] = sha256(thread.encode()).hexdigest()[:32]
+        parameters["billing"] = said.get("billing")
+        parameters["lava_metadata"] = metadata
+        parameters["repair_messages"] = said.get("repair_messages", self.repair_messages)
+        changed = {name: said[name] for name in _OF_A_CALL & said.keys()} if said else said
+        return ChatRequest(
+            *self._clients(changed), parameters, said.get("include_response_headers", self.include_response_headers)
+        )

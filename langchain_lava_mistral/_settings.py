@@ -74,8 +74,10 @@ class LavaSettings(BaseModel):
     http_client: _http_client("Client") = Field(default=None, exclude=True, repr=False)  # type: ignore[valid-type]
     http_async_client: _http_client("AsyncClient") = Field(default=None, exclude=True, repr=False)  # type: ignore[valid-type]
 
-    # An error must not show the key that was given beside the wrong setting.
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True)
+    # An error must not show the key that was given beside the wrong setting. Validators are built for the first object.
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True, defer_build=True
+    )
 
     _made: Made = PrivateAttr(default_factory=Made)
 

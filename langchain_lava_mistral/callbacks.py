@@ -150,7 +150,8 @@ class CallRun:
         manager = self.manager
         handlers = self._handlers if manager is None else manager.handlers
         run_id = self.config.get("run_id") if manager is None else manager.run_id
-        return watching(_totals(handlers), None if run_id is None else str(run_id), self._captured)
+        totals = _totals(handlers) if handlers else ()
+        return watching(totals, None if run_id is None else str(run_id), self._captured)
 
     def thread_id(self) -> str | None:
         """Return LangGraph's name of the conversation that the call is part of."""

@@ -2,64 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from hashlib import sha256
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import BaseModel, SecretStr, model_validator
+from pydantic import BaseModel, model_validator
 
-from langchain_lava_mistral._content_blocks import PROVIDER
-from langchain_lava_mistral._from_wire import added, head_metadata, tail_metadata, to_result
-from langchain_lava_mistral._params import (
-    FRAMEWORK,
-    KNOWN,
-    PARAMETERS,
-    SETTINGS,
-    ChatParameters,
-    ChatRequest,
-    check_call,
-    named,
-)
-from langchain_lava_mistral._profiles import profile_of
-from langchain_lava_mistral._settings import Made, new_clients, shared_settings
+from langchain_lava_mistral._from_wire import head_metadata, tail_metadata, to_result
+from langchain_lava_mistral._hooks import DescribedModel
+from langchain_lava_mistral._params import named
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import structured
-from langchain_lava_mistral._to_wire import to_wire
-from langchain_lava_mistral._tools import (
-    ToolLike,
-    names_of,
-    normalize,
-    to_response_format,
-    to_tools,
-    without_authorization,
-)
-from langchain_lava_mistral.callbacks import CallRun, traced
+from langchain_lava_mistral._tools import ToolLike, names_of, to_response_format, to_tools
+from langchain_lava_mistral.callbacks import CallRun
 from langchain_lava_mistral.errors import translated
-from lava_mistral.billing.scope import note_call
-from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.mistral.tools import to_tool_choice
-from lava_mistral.pricing.tokenizers import token_ids
-from lava_mistral.pricing.tokens import count_tokens
-
-if TYPE_CHECKING:
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
 
 _RUN = "_run"
-# The settings of the model's clients that a call may change.
-_OF_A_CALL = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
-_IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 
 
-class ChatLavaMistral(ChatParameters, BaseChatModel):
+class ChatLavaMistral(DescribedModel):
     """Mistral's chat models through Lava, for LangChain (`langchain_lava_mistral`).
 
     Everything that `BaseChatModel` does works: invoke, stream, batch, their async forms, tools, structured output,
@@ -89,33 +56,19 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         lava_metadata: text pairs that Lava stores with each request (`metadata` is LangChain's, for traces).
         trace_metadata: add LangChain's run id to them, as `langchain_run_id`, so that a request in Lava's dashboard
             leads to its trace.
+        require_customer: refuse a call that no customer is named for, before it is sent.
         spend_limit: USD that all calls of this model object may cost together, or a `SpendLimit` to share. A call that
             could pass it is refused before it is sent (`SpendLimitError`). It is not serialized.
-        temperature: 0 to 1.5.
-        max_tokens: of the answer.
-        min_tokens: of the answer.
-        top_p: nucleus sampling, 0 to 1.
-        top_k: how many tokens to choose from.
-        stop: texts that end the answer.
-        seed: makes answers repeatable (`random_seed` on the wire).
-        presence_penalty: -2 to 2.
-        frequency_penalty: -2 to 2.
-        repetition_penalty: above 0.
+        temperature, top_p, top_k, max_tokens, min_tokens, stop, seed, presence_penalty, frequency_penalty,
+            repetition_penalty, safe_prompt, parallel_tool_calls, prompt_mode, reasoning_effort, logprobs, top_logprobs,
+            prompt_logprobs, top_prompt_logprobs, service_tier, guardrails: as Mistral's API has them (`seed` is its
+            `random_seed`).
         n: how many answers; `generate` gives them all. More than one is not streamed.
-        safe_prompt: Mistral's safety prompt in front of the conversation.
         tool_choice: for calls with tools, in any form that `bind_tools` takes.
-        parallel_tool_calls: whether the model may call several tools in one turn.
-        prompt_mode: `"reasoning"` for magistral models.
-        reasoning_effort: how long the model thinks, from `"none"` to `"high"`.
         prediction: the expected answer, as text or in Mistral's form.
         response_format: JSON mode or a schema, in any form that `with_structured_output` takes.
         prompt_cache_key: groups prompts for Mistral's cache; `"auto"` takes LangGraph's `thread_id`, else the system
             prompt and the tools: agents then pay a tenth for what they send again.
-        logprobs: give the probabilities of the answer's tokens.
-        top_logprobs: of how many other tokens at each place.
-        prompt_logprobs: of the prompt's tokens.
-        service_tier: Mistral's tier of service.
-        guardrails: Mistral's own guardrails, in its form.
         mistral_metadata: Mistral's own `metadata`, stored with the request there.
         model_kwargs: further fields of the request's body.
         streaming: `True` streams under `invoke` too; `False` never streams.
@@ -126,6 +79,7 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         http_client: an `httpx.Client` or `httpx2.Client` to send with; it stays yours to close.
         http_async_client: an `httpx.AsyncClient` or `httpx2.AsyncClient` for async calls.
         repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
+        include_response_headers: put the answer's headers into `response_metadata`.
 
     Raises:
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).
@@ -136,83 +90,6 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         with translated():
             self._clients({})
         return self
-
-    # What LangChain asks of a model
-
-    @property
-    def model_name(self) -> str:
-        """The model's name, as many of LangChain's tools ask for it."""
-        return self.model
-
-    @property
-    def _llm_type(self) -> str:
-        return "lava-mistral-chat"
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """Return true: LangChain can write the model down; the key is left out and named, `billing` is left out."""
-        return True
-
-    @property
-    def lc_secrets(self) -> dict[str, str]:
-        """Where the key comes from when a model is read back."""
-        if isinstance(self.api_key, SecretStr):
-            forwards = not self.api_key.get_secret_value().startswith("aks_")
-        else:
-            forwards = self.api_key is None and "LAVA_FORWARD_TOKEN" in os.environ
-        return {"api_key": "LAVA_FORWARD_TOKEN" if forwards else "LAVA_SECRET_KEY"}
-
-    def __repr_args__(self) -> Any:
-        # LangChain shows what differs from the defaults, and a profile of twenty lines.
-        yield "model", self.model
-        yield from ((name, value) for name, value in super().__repr_args__() if name not in ("model", "profile"))
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.model, "base_url": self.base_url, **self.parameters()}
-
-    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        # What may hold a secret is refused when the call is made; its trace is written before that.
-        params = {"model": self.model, "base_url": self.base_url, **self.parameters(), "_type": "lava-mistral-chat"}
-        hidden = SETTINGS | FRAMEWORK
-        params.update((name, value) for name, value in named(kwargs).items() if name in KNOWN and name not in hidden)
-        if "tools" in params:
-            params["tools"] = without_authorization(params["tools"])
-        return params if stop is None else {**params, "stop": stop}
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        kwargs = {**named(kwargs)}
-        stop = kwargs.pop("stop", self.stop) if stop is None else stop
-        params = super()._get_ls_params(stop=[stop] if isinstance(stop, str) else stop, **kwargs)
-        params["ls_provider"] = PROVIDER
-        return params
-
-    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        # The key of a cache: what is asked, whoever pays for it. LangChain's own is made of a serialization that it
-        # keeps from the first call on, whatever is changed in the model.
-        hidden = SETTINGS | FRAMEWORK
-        given = {name: value for name, value in named(kwargs).items() if name not in hidden}
-        return str(sorted({**self._identifying_params, "stop": stop or self.stop, **given}.items(), key=itemgetter(0)))
-
-    def _resolve_model_profile(self) -> ModelProfile:
-        return profile_of(self.model)
-
-    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
-        combined: dict[str, Any] = {}
-        for output in llm_outputs:
-            added(combined, output or {})
-        return combined
-
-    def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
-        note_call()
-        generations = super()._convert_cached_generations([each.model_copy() for each in cache_val])
-        for generation in generations:
-            metadata = generation.message.response_metadata
-            if "cost" in metadata:
-                # LangChain counts a hit as free, and so it was.
-                update = {"response_metadata": {**metadata, "cost": "0"}}
-                generation.message = generation.message.model_copy(update=update)
-        return generations
 
     def _streaming_disabled(self, **kwargs: Any) -> bool:
         asked = kwargs.pop("streaming", None)
@@ -385,57 +262,6 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         run.manager = manager or run.manager
         return run
 
-    def _clients(self, changed: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
-        """Return the clients of the present settings, made anew only where one has changed."""
-        fields = self.__dict__
-        settings = {name: fields[name] for name in _OF_A_CALL} | {**changed}
-        if changed:
-            return new_clients(fields, **settings)
-        present = shared_settings(fields), settings, dict(self.lava_metadata or ())
-        if self._made.settings != present:
-            self._made = Made(present, new_clients(fields, **settings))
-        return cast("tuple[LavaMistral, AsyncLavaMistral]", self._made.value)
-
-    def _request(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None,
-        kwargs: Mapping[str, Any],
-        run: CallRun,
-        *,
-        stream: bool = False,
-    ) -> ChatRequest:
-        """Return a call, resolved from the model's settings and its own arguments."""
-        parameters = self.parameters()
-        said: dict[str, Any] = {}
-        self._check_names(kwargs)
-        for name, value in named(kwargs).items():
-            if name in SETTINGS:
-                said[name] = value
-            elif name not in FRAMEWORK:
-                parameters[PARAMETERS.get(name, name)] = value
-        if stop is not None:
-            parameters["stop"] = stop
-        if stream and (parameters.get("n") or 1) > 1:
-            raise InvalidRequestError("A stream is one message: ask for n > 1 with generate() or invoke().")
-        if not _IN_USERS_FORMS.isdisjoint(parameters):
-            normalize(parameters)
-        parameters.setdefault("model", self.model)
-        metadata = said.get("lava_metadata")
-        if said.get("trace_metadata", self.trace_metadata):
-            metadata = traced(metadata)
-        parameters["messages"] = to_wire(messages)
-        if parameters.get("prompt_cache_key") == "auto" and (thread := run.thread_id()) is not None:
-            # Without a thread the core derives one from the beginning of the conversation.
-            parameters["prompt_cache_key"] = sha256(thread.encode()).hexdigest()[:32]
-        parameters["billing"] = said.get("billing")
-        parameters["lava_metadata"] = metadata
-        parameters["repair_messages"] = said.get("repair_messages", self.repair_messages)
-        changed = {name: said[name] for name in _OF_A_CALL & said.keys()} if said else said
-        return ChatRequest(
-            *self._clients(changed), parameters, said.get("include_response_headers", self.include_response_headers)
-        )
-
     # Tools and schemas
 
     def bind(self, **kwargs: Any) -> Any:
@@ -447,12 +273,6 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         with translated():
             self._check_names(kwargs)
         return super().bind(**kwargs)
-
-    @staticmethod
-    def _check_names(kwargs: Mapping[str, Any]) -> None:
-        unknown = named(kwargs).keys() - KNOWN
-        if unknown:
-            check_call(unknown, free={**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {})})
 
     def bind_tools(
         self,
@@ -518,35 +338,3 @@ class ChatLavaMistral(ChatParameters, BaseChatModel):
         """
         with translated():
             return structured(self, schema, method=method, include_raw=include_raw, strict=strict, bound=kwargs)
-
-    # Tokens
-
-    def get_num_tokens(self, text: str) -> int:
-        """Count the tokens of a text: exactly with the extra `tokenizer`, else by an estimate that is not too low."""
-        if self.custom_get_token_ids is not None:
-            return len(self.custom_get_token_ids(text))
-        return count_tokens(text, self.model).tokens
-
-    def get_token_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text in the model's vocabulary.
-
-        Raises:
-            ConfigurationError: the extra `tokenizer` is not installed, or does not hold the model's vocabulary.
-        """
-        if self.custom_get_token_ids is not None:
-            return self.custom_get_token_ids(text)
-        ids = token_ids(text, self.model)
-        if ids is None:
-            with translated():
-                raise ConfigurationError(
-                    f"The vocabulary of {self.model!r} is not at hand. "
-                    'It may come with pip install "lava-mistral[tokenizer]"; get_num_tokens() works without it.'
-                )
-        return ids
-
-    def get_num_tokens_from_messages(
-        self, messages: Sequence[BaseMessage], tools: Sequence[ToolLike] | None = None
-    ) -> int:
-        """Count the tokens of a conversation, with its tools; see `get_num_tokens`."""
-        with translated():
-            return count_tokens(to_wire(messages), self.model, tools=to_tools(tools or ())).tokens
