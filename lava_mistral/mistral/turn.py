@@ -182,6 +182,8 @@ class Turn:
         turn = cls(index, message.get("content"), finish_reason=finish_reason)
         for call in as_list_of(message.get("tool_calls"), "tool_calls"):
             name, arguments = read_function(call)
+            if not name:
+                raise malformed("tool_calls", "calls with a name", call)
             identity = wire_id(call)
             if identity is None or any(other.id == identity for other in turn.tool_calls):
                 identity = fresh_call_id()

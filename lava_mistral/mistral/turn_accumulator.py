@@ -181,6 +181,8 @@ class _Choice:
             self.turn._loose.append(text)
         self.turn.logprobs += logprobs
         if finish_reason is not None:
+            if any(not call.name for call in self.turn.tool_calls):
+                raise malformed("tool_calls", "calls with a name", self.turn.tool_calls)
             if self._steps:
                 fragments = self.end_steps()
             self.turn.finish_reason = finish_reason
@@ -288,17 +290,17 @@ class _Calls:
         if identity is not None:
             known = self._by_id.get(identity)
             if known is not None:
-                return known if self._fits(known, name, arguments) else None
+                return known if self._fits(known, name, arguments, has_id=True) else None
             # An id that was never seen begins a call, unless a server invents one for every fragment.
             return here if not name and here is not None else None
         if not name:
             return here if here is not None else self._last
-        return here if here is not None and self._fits(here, name, arguments) else None
+        return here if here is not None and self._fits(here, name, arguments, has_id=False) else None
 
-    def _fits(self, position: int, name: str, arguments: str) -> bool:
+    def _fits(self, position: int, name: str, arguments: str, *, has_id: bool) -> bool:
         """Return whether a fragment that repeats an id or an index can be more of that call, not a parallel one."""
         call, known = self.turn.tool_calls[position], self._wire_names[position]
         if name and known and name != known:
-            # More of the name comes before any arguments.
-            return not (arguments or call.arguments)
+            # More of the name comes before any arguments; beside an id it is another call that has some.
+            return not call.arguments and not (arguments and has_id)
         return not (name and arguments and call.parsed() is not None)

@@ -82,7 +82,9 @@ def add(
     FAULTS[name] = Fault(name, respond, expect, **options)
     if not options.get("repeated", True) or options.get("before_sending"):
         return
-    recovers = {kind: {OK} for kind, outcomes in expect.items() if outcomes != {OK} and (kind != "stream" or not late)}
+    recovers = {
+        kind: {OK} for kind, outcomes in expect.items() if OK not in outcomes and (kind != "stream" or not late)
+    }
 
     async def once(exchange: Exchange) -> None:
         await (respond(exchange) if exchange.attempt == 1 else exchange.reply(good(exchange.body)))
@@ -423,7 +425,7 @@ for _name, _piece in {
     "nothing new": lambda body: event(chunk(body, {})),
 }.items():
     add(f"for ever, from the start: {_name}", _repeating(0, _piece), stream=STALLED | TIMEOUT)
-    add(f"for ever, in the middle: {_name}", _repeating(3, _piece), stream=STALLED, late=True)
+    add(f"for ever, in the middle: {_name}", _repeating(2, _piece), stream=STALLED, late=True)
 
 
 # ---- what a JSON answer holds

@@ -615,7 +615,10 @@ def test_ids_of_a_reference_are_numbers_and_texts(ids: Any, kept: list[Any]) -> 
 
 @pytest.mark.parametrize("id", [["a"], {}, 5, 0.5, True])
 def test_a_call_with_an_id_of_an_odd_type_gets_another(id: Any) -> None:
-    for turn in (assemble({"tool_calls": [call(id, "add", "{}")]})[0], Turn.from_message({"tool_calls": [call(id)]})):
+    for turn in (
+        assemble({"tool_calls": [call(id, "add", "{}")]})[0],
+        Turn.from_message({"tool_calls": [call(id, "add")]}),
+    ):
         assert isinstance(turn.tool_calls[0].id, str)
         assert len(turn.tool_calls[0].id) == 9
 
@@ -681,3 +684,10 @@ def test_a_turn_is_read_in_time_that_grows_with_its_length(piece: Any) -> None:
     began = time.perf_counter()
     assert turn.text or turn.thinking or turn.content
     assert time.perf_counter() - began < 1
+
+
+def test_a_call_without_a_name_is_no_answer() -> None:
+    with pytest.raises(ServerError, match="calls with a name"):
+        Turn.from_message({"tool_calls": [{"id": "abcdefgh1"}]})
+    with pytest.raises(ServerError, match="calls with a name"):
+        TurnAccumulator().add(chunk({"tool_calls": [{"index": 0, "id": "abcdefgh1", "function": None}]}, "tool_calls"))
