@@ -5,7 +5,6 @@ LlamaIndex's own program does not force the tool when it streams, and forgets th
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -38,6 +37,7 @@ from pydantic import (
 )
 
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.json_codec import unfenced
 from lava_mistral.pricing.catalog import get_model
 from llama_index_lava_mistral._redaction import CallContext, redacted, without_span
 from llama_index_lava_mistral._tools import CUT_OFF, function_of, partial_json, response_format_of
@@ -48,7 +48,6 @@ _T = TypeVar("_T")
 
 # What the way of asking decides.
 _DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*|\s*```\s*\Z")
 
 
 class AnswerForm(Generic[Model]):
@@ -132,7 +131,7 @@ class AnswerForm(Generic[Model]):
     def _text(self, response: ChatResponse) -> str:
         """Return the JSON text of the answer, as far as it came."""
         if self._by_schema:
-            return _FENCE.sub("", response.message.content or "")
+            return unfenced(response.message.content or "")
         calls = (block.tool_kwargs for block in response.message.blocks if isinstance(block, ToolCallBlock))
         return str(next(calls, ""))
 

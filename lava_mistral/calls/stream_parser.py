@@ -45,7 +45,7 @@ class StreamReader:
         self._charge = call.charge
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
-        self._assembler = TurnAccumulator(call.names)
+        self._accumulator = TurnAccumulator(call.names)
         # Seconds of reads that told the caller nothing; what the caller takes between two reads is not the server's.
         self._silence = 0.0
         self._heard = False
@@ -70,7 +70,7 @@ class StreamReader:
                 continue
             if text == "[DONE]":
                 self.done = True
-                self.ready.extend(self._assembler.end())
+                self.ready.extend(self._accumulator.end())
                 continue
             try:
                 chunk = from_json(text)
@@ -88,7 +88,7 @@ class StreamReader:
 
     def _take(self, chunk: Any) -> None:
         try:
-            deltas = self._assembler.add(chunk)
+            deltas = self._accumulator.add(chunk)
         except LavaError as error:
             raise self.interrupted(f"a chunk makes no sense: {error.message}") from error
         for delta in deltas:
@@ -138,13 +138,13 @@ class StreamReader:
                 detail = read_error_body(said)
                 why = f"what came was no event stream: {shorten(detail.message or str(said))}"
             raise self.interrupted(why)
-        if self._assembler.is_empty:
+        if self._accumulator.is_empty:
             raise self.interrupted("it held no answer")
 
     def settle(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""
         complete = self.finished and self._failure is None
-        self._charge.end(self.usage, self.request_id, answered_by=self._assembler.model, complete=complete)
+        self._charge.end(self.usage, self.request_id, answered_by=self._accumulator.model, complete=complete)
 
     def gap_left(self) -> float | None:
         """Seconds that the next read may take, `None` for no limit."""
@@ -193,7 +193,7 @@ class StreamReader:
     def finished(self) -> bool:
         """Whether the answer has come to its end, by a finish reason or by `[DONE]`."""
         wanted = (self.call.body or {}).get("n") or 1
-        return self.done or (self._assembler.complete and len(self.turns) >= wanted)
+        return self.done or (self._accumulator.complete and len(self.turns) >= wanted)
 
     @property
     def started(self) -> bool:
@@ -203,7 +203,7 @@ class StreamReader:
     @property
     def turns(self) -> list[Turn]:
         """The turns assembled so far, one a choice."""
-        return self._assembler.turns
+        return self._accumulator.turns
 
     @property
     def turn(self) -> Turn:
@@ -213,22 +213,22 @@ class StreamReader:
     @property
     def id(self) -> str:
         """Mistral's id of the answer; empty until the first chunk."""
-        return self._assembler.id
+        return self._accumulator.id
 
     @property
     def model(self) -> str:
         """The model that answers."""
-        return self._assembler.model or self.call.model
+        return self._accumulator.model or self.call.model
 
     @property
     def created(self) -> int:
         """When the answer began, as a POSIX timestamp."""
-        return self._assembler.created
+        return self._accumulator.created
 
     @property
     def usage(self) -> Usage | None:
         """Tokens, once the last chunk has come."""
-        return self._assembler.usage
+        return self._accumulator.usage
 
     @property
     def cost(self) -> Decimal | None:

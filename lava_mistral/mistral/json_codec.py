@@ -16,7 +16,7 @@ import orjson
 from lava_mistral.errors import ConfigurationError
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
-_FENCED = re.compile(r"\s*```[\w-]*\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+_FENCE = re.compile(r"\s*```[\w-]*\s*")
 
 
 def to_json(value: Any) -> bytes:
@@ -68,9 +68,9 @@ def to_text(value: Any) -> str:
 
 
 def unfenced(text: str) -> str:
-    """Return a text without the Markdown fence that some models put around JSON."""
-    found = _FENCED.fullmatch(text)
-    return text if found is None else found[1]
+    """Return a text, or the beginning of one, without the Markdown fence that some models put around JSON."""
+    fence = _FENCE.match(text)
+    return text if fence is None else text[fence.end() :].rstrip().removesuffix("```").rstrip()
 
 
 def from_json(data: bytes | str) -> Any:

@@ -107,8 +107,8 @@ class Framework:
             answer = choice_answer({"message": {"role": "assistant", **message}, "finish_reason": finish_reason})
             gateway.queue(answer)
 
-    def send(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[str] = (), **request: Any) -> Reply:
-        """Send a conversation; the tools are named, and add two numbers."""
+    def send(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[Any] = (), **request: Any) -> Reply:
+        """Send a conversation; the tools are names, of functions that add two numbers, or as Mistral takes them."""
         return getattr(self, f"_{self.kind}")(gateway, history, tools, request)  # type: ignore[no-any-return]
 
     def _run(self, whole: Any, stream: Any) -> Any:
@@ -126,14 +126,15 @@ class Framework:
 
         return asyncio.run(run())
 
-    def _core(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[str], request: Any) -> Reply:
+    def _core(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[Any], request: Any) -> Reply:
         kind: Any = AsyncLavaMistral if self.asynchronous else LavaMistral
         client = kind(api_key=gateway.secret_key, base_url=gateway.base_url)
         messages = [_wire(said) for said in history]
         parameters = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
         if tools:
             specs = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in tools]
-            request = {**request, "tools": specs}
+            given = [tool if isinstance(tool, dict) else spec for tool, spec in zip(tools, specs, strict=True)]
+            request = {**request, "tools": given}
         opened: list[Any] = []
 
         def stream() -> Any:
@@ -152,11 +153,12 @@ class Framework:
         turn = opened[0].turn if self.streamed else result.turn
         return Reply(turn.text, [(call.name, call.parsed()) for call in turn.tool_calls], turn)
 
-    def _langchain(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[str], request: Any) -> Reply:
+    def _langchain(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[Any], request: Any) -> Reply:
         model: Any = langchain_lava_mistral.ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
         if tools:
             choice = request.pop("tool_choice", None)
-            model = model.bind_tools([StructuredTool.from_function(add, name=n) for n in tools], tool_choice=choice)
+            bound = [n if isinstance(n, dict) else StructuredTool.from_function(add, name=n) for n in tools]
+            model = model.bind_tools(bound, tool_choice=choice)
         messages = [_langchain_message(said) for said in history]
         if self.asynchronous:
             result = self._run(lambda: model.ainvoke(messages, **request), lambda: model.astream(messages, **request))
@@ -165,10 +167,11 @@ class Framework:
         message = result[0].__add__(result[1:]) if self.streamed else result
         return Reply(message.text, [(call["name"], call["args"]) for call in message.tool_calls], message)
 
-    def _llama_index(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[str], request: Any) -> Reply:
+    def _llama_index(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[Any], request: Any) -> Reply:
         llm: Any = llama_index_lava_mistral.ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
         if tools:
-            request = {**request, "tools": [FunctionTool.from_defaults(add, name=name) for name in tools]}
+            given = [n if isinstance(n, dict) else FunctionTool.from_defaults(add, name=n) for n in tools]
+            request = {**request, "tools": given}
         messages = [_llama_index_message(said) for said in history]
         if self.asynchronous:
             result = self._run(lambda: llm.achat(messages, **request), lambda: llm.astream_chat(messages, **request))

@@ -146,6 +146,8 @@ def test_data_that_holds_itself_is_refused() -> None:
         ('\n```JSON\n{"a":\n1}```\n', '{"a":\n1}'),
         ('```json\n{"a": "```x```"}\n```', '{"a": "```x```"}'),
         ('{"a": 1}', '{"a": 1}'),
+        ('```json\n{"a": ', '{"a":'),
+        ("```js", ""),
         ('Here:\n```json\n{"a": 1}\n```', 'Here:\n```json\n{"a": 1}\n```'),
         ("", ""),
     ],

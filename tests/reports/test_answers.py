@@ -135,3 +135,27 @@ def test_every_answer_goes_back_into_the_conversation(gateway: LocalGateway, fra
     framework.send(gateway, [user(), Said("assistant", raw=reply.message), user("And?")])
     assert gateway.requests[-1].status == 200
     assert "Hi" in str(gateway.requests[-1].body["messages"][1]["content"])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kind", ["core", "langchain", "llama_index"])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "web_search"},
+        {"type": "image_generation"},
+        {"type": "document_library", "library_ids": ["l_1"]},
+        {"type": "code_interpreter"},
+        {"type": "connector", "connector_id": "c_1"},
+    ],
+    ids=lambda tool: tool["type"],
+)
+def test_tools_on_mistrals_side_go_out_as_they_are_and_their_calls_are_none_to_make(
+    gateway: LocalGateway, kind: str, asynchronous: bool, tool: Any
+) -> None:
+    for streamed in (False, True):
+        framework = Framework(kind, asynchronous, streamed)
+        framework.queue(gateway, {"content": "It is so.", "tool_calls": [SEARCHED]})
+        reply = framework.send(gateway, [user()], tools=[tool, "add"])
+        assert gateway.requests[-1].body["tools"][0] == tool
+        assert (reply.text, reply.calls) == ("It is so.", [])
