@@ -30,21 +30,23 @@ if TYPE_CHECKING:
     from lava_mistral.calls.stream_parser import StreamReader
 
 
-def response_of(completion: Completion) -> ChatResponse:
+def response_of(completion: Completion, with_headers: bool) -> ChatResponse:
     """Return the response for a whole answer; of several choices the first."""
+    facts = _facts(completion, completion.turn.finish_reason, completion.usage, completion.turn, with_headers)
     return ChatResponse(
         message=from_turn(completion.turn),
         raw=completion.raw,
         logprobs=_logprobs(completion.turn.logprobs),
-        additional_kwargs=_facts(completion, completion.turn.finish_reason, completion.usage, completion.turn),
+        additional_kwargs=facts,
     )
 
 
 class StreamedResponses:
     """Builds the cumulative response after each delta of a stream, always of new objects."""
 
-    def __init__(self, stream: StreamReader) -> None:
+    def __init__(self, stream: StreamReader, with_headers: bool) -> None:
         self._stream = stream
+        self._with_headers = with_headers
         # All that has come, as long as it is text alone; from then on it is in the turn.
         self._text: str | None = ""
         # The stream's own turn runs ahead of the deltas that it hands on.
@@ -87,7 +89,7 @@ class StreamedResponses:
             delta=delta.text,
             raw=self._raw(delta),
             logprobs=_logprobs(delta.logprobs),
-            additional_kwargs=_facts(self._stream, finish_reason, self._usage, turn),
+            additional_kwargs=_facts(self._stream, finish_reason, self._usage, turn, self._with_headers),
         )
 
     def _raw(self, delta: Delta) -> dict[str, Any]:
@@ -116,9 +118,15 @@ class StreamedResponses:
 
 
 def _facts(
-    answer: Completion | StreamReader, finish_reason: str | None, usage: Usage | None, turn: Turn | None = None
+    answer: Completion | StreamReader,
+    finish_reason: str | None,
+    usage: Usage | None,
+    turn: Turn | None,
+    with_headers: bool,
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {"lava_request_id": answer.request_id}
+    if with_headers:
+        facts["headers"] = dict(answer.headers)
     if finish_reason is not None:
         facts["finish_reason"] = finish_reason
     if usage is not None:

@@ -77,6 +77,9 @@ class LavaSettings(BaseModel):
     billing: SkipJsonSchema[Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]] | None = Field(
         None, description="Who pays.", exclude=True
     )
+    require_customer: bool = Field(
+        False, description="Refuse a call that no customer is named for; also LAVA_REQUIRE_CUSTOMER=1.", exclude=True
+    )
     lava_metadata: dict[str, str] | None = Field(
         None, description="Text pairs that Lava stores with each request.", exclude=True
     )
@@ -204,6 +207,7 @@ class LavaSettings(BaseModel):
             "api_key": self.api_key,
             "base_url": self.base_url,
             "billing": self.billing,
+            "require_customer": self.require_customer,
             "metadata": None if self.lava_metadata is None else dict(self.lava_metadata),
             "timeout": self.timeout,
             "max_retries": self.max_retries,
@@ -293,7 +297,7 @@ _SYNONYMS: Final[Mapping[str, str]] = {
 _CLIENT_SETTINGS: Final[tuple[str, ...]] = ("timeout", "max_retries", "stream_chunk_timeout")
 _CALL_ARGUMENTS: Final = frozenset(
     {*WIRE_NAMES, *_SYNONYMS, *_CLIENT_SETTINGS, "model", "tools", "billing", "lava_metadata", "trace_metadata"}
-    | {"repair_messages", "streaming", "additional_kwargs", "request_timeout"}
+    | {"repair_messages", "include_response_headers", "streaming", "additional_kwargs", "request_timeout"}
 )
 
 
@@ -312,10 +316,12 @@ class ChatRequest:
     Attributes:
         arguments: of the client's `chat` or `stream`.
         client_settings: settings of the client that this call overrides.
+        with_headers: whether the response carries the headers of Lava's answer.
     """
 
     arguments: dict[str, Any]
     client_settings: dict[str, Any]
+    with_headers: bool
 
 
 class ChatSettings(LavaSettings, ChatParameters):
@@ -329,6 +335,9 @@ class ChatSettings(LavaSettings, ChatParameters):
     )
     repair_messages: bool = Field(
         True, description="Repair conversations that Mistral would refuse; false refuses them."
+    )
+    include_response_headers: bool = Field(
+        False, description="Give each response the headers of Lava's answer, such as rate limits.", exclude=True
     )
 
     _synonyms: ClassVar[Mapping[str, str]] = {**LavaSettings._synonyms, **_SYNONYMS}
@@ -370,6 +379,7 @@ class ChatSettings(LavaSettings, ChatParameters):
             **self._set_parameters(),
             **{WIRE_NAMES.get(name, name): value for name, value in said.items()},
         }
+        with_headers = arguments.pop("include_response_headers", self.include_response_headers)
         _refuse_several(arguments.get("n"))
         if arguments.get("response_format") is not None:
             arguments["response_format"] = response_format_of(arguments["response_format"])
@@ -387,4 +397,4 @@ class ChatSettings(LavaSettings, ChatParameters):
             arguments["tool_choice"] = to_tool_choice(choice, names)
         else:
             arguments.pop("parallel_tool_calls", None)
-        return ChatRequest(arguments, settings)
+        return ChatRequest(arguments, settings, with_headers)

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from lava_mistral.client.sync_client import LavaMistral
 
 
-def _responses(stream: ChatStream) -> Generator[ChatResponse | None, None, None]:
+def _responses(stream: ChatStream, with_headers: bool) -> Generator[ChatResponse | None, None, None]:
     """Yield the responses of a stream, after a first `None`."""
-    so_far = StreamedResponses(stream)
+    so_far = StreamedResponses(stream, with_headers)
     with stream:
         yield None
         for delta in stream:
@@ -56,8 +56,8 @@ def _responses(stream: ChatStream) -> Generator[ChatResponse | None, None, None]
         yield last
 
 
-async def _aresponses(stream: AsyncChatStream) -> AsyncGenerator[ChatResponse | None, None]:
-    so_far = StreamedResponses(stream)
+async def _aresponses(stream: AsyncChatStream, with_headers: bool) -> AsyncGenerator[ChatResponse | None, None]:
+    so_far = StreamedResponses(stream, with_headers)
     async with stream:
         yield None
         async for delta in stream:
@@ -169,18 +169,18 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = self._request(messages, kwargs)
         with listening():
-            return response_of(self._clients(request)[0].chat(**request.arguments))
+            return response_of(self._clients(request)[0].chat(**request.arguments), request.with_headers)
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = self._request(messages, kwargs)
         with listening():
-            return response_of(await self._clients(request)[1].chat(**request.arguments))
+            return response_of(await self._clients(request)[1].chat(**request.arguments), request.with_headers)
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         request = self._request(messages, kwargs)
         with listening():
             stream = self._clients(request)[0].stream(**request.arguments)
-        responses = _responses(stream)
+        responses = _responses(stream, request.with_headers)
         # Into the block that closes the stream: nobody may ever ask for a response.
         next(responses)
         return cast("ChatResponseGen", responses)
@@ -189,7 +189,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         request = self._request(messages, kwargs)
         with listening():
             stream = await self._clients(request)[1].stream(**request.arguments)
-        responses = _aresponses(stream)
+        responses = _aresponses(stream, request.with_headers)
         await anext(responses)
         return cast("ChatResponseAsyncGen", responses)
 

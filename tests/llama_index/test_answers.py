@@ -146,3 +146,23 @@ def test_arguments_that_are_encoded_twice_are_decoded(caller: Caller, streamed: 
     response, llm = chat(caller, streamed, whole, stream({"tool_calls": [made]}, finish_reason="tool_calls"))
     (selection,) = llm.get_tool_calls_from_response(response)
     assert selection.tool_kwargs == {"city": "Rome"}
+
+
+@pytest.mark.parametrize("method", ["chat", "stream_chat", "complete", "stream_complete"])
+def test_the_headers_of_an_answer_on_demand(caller: Caller, method: str) -> None:
+    streamed = method.startswith("stream")
+    run = caller.all if streamed else caller.one
+    argument: Any = "Hello" if "complete" in method else ask()
+
+    def facts(settings: dict[str, Any], **given: Any) -> dict[str, Any]:
+        response = run(Scripted(stream("Hi") if streamed else answer()).llm(**settings), method, argument, **given)
+        found: dict[str, Any] = (response[-1] if streamed else response).additional_kwargs
+        return found
+
+    for headers in (
+        facts({"include_response_headers": True})["headers"],
+        facts({}, include_response_headers=True)["headers"],
+    ):
+        assert headers["x-lava-request-id"] == "req_1"
+    assert "headers" not in facts({})
+    assert "headers" not in facts({"include_response_headers": True}, include_response_headers=False)

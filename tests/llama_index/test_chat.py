@@ -254,6 +254,26 @@ def test_who_pays(caller: Caller, method: str) -> None:
     assert not {"billing", "lava_metadata", "metadata"} & mistral.body.keys()
 
 
+@pytest.mark.parametrize("method", ["chat", "stream_chat", "complete", "stream_complete"])
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_call_without_a_customer_is_refused_where_one_is_required(
+    caller: Caller, method: str, by_environment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_environment:
+        monkeypatch.setenv("LAVA_REQUIRE_CUSTOMER", "1")
+    mistral = Scripted(stream("Hi") if method.startswith("stream") else answer())
+    llm = mistral.llm(require_customer=not by_environment)
+    run = caller.all if method.startswith("stream") else caller.one
+    argument: Any = "Hello" if "complete" in method else ask()
+    with pytest.raises(ConfigurationError, match="customer"):
+        run(llm, method, argument)
+    assert not mistral.requests
+    run(llm, method, argument, billing=BILLING)
+    with billed_to("c_2", "chat"):
+        run(llm, method, argument)
+    assert len(mistral.requests) == 2
+
+
 def test_a_stream_is_billed_to_whom_it_was_opened_for() -> None:
     mistral = Scripted(stream("Hi"))
     with billed_to("c_2", "chat"):
