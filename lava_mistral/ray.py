@@ -21,7 +21,6 @@ The key is best left to the environment of the workers (`LAVA_SECRET_KEY`), so t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +139,5 @@ def _as_arrow(vectors: NDArray[np.float32]) -> Any:
 
 def _show_text(error: LavaError, texts: Sequence[Any]) -> None:
     """Let the error show how the text begins that it is about: its place in a batch means little in a job."""
-    named = re.match(r"input (\d+) ", error.message)
-    if named is not None:
-        error.message = f"{error.message}; it is {texts[int(named[1])]!r:.80}"
+    if len(error.inputs) == 1:
+        error.message = f"{error.message}; it is {texts[error.inputs[0]]!r:.80}"
