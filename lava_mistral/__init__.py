@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lava_mistral.billing.usage import CallRecord as CallRecord
     from lava_mistral.billing.usage_totals import UsageTotals as UsageTotals
     from lava_mistral.client.async_client import AsyncLavaMistral as AsyncLavaMistral
+    from lava_mistral.client.price_list import refresh_models as refresh_models
     from lava_mistral.client.sync_client import LavaMistral as LavaMistral
     from lava_mistral.embedding.results import PartialEmbedding as PartialEmbedding
     from lava_mistral.embedding.results import partial_of as partial_of
@@ -57,6 +58,7 @@ _HOME = {
     "CallRecord": "billing.usage",
     "UsageTotals": "billing.usage_totals",
     "AsyncLavaMistral": "client.async_client",
+    "refresh_models": "client.price_list",
     "LavaMistral": "client.sync_client",
     "PartialEmbedding": "embedding.results",
     "partial_of": "embedding.results",

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from lava_mistral.gateway import LocalGateway
+from lava_mistral.pricing.catalog import reset_models
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -32,6 +33,13 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test meets a key of the machine it runs on."""
     for name in [name for name in os.environ if name.startswith(("LAVA_", "MISTRAL_"))]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _shipped_catalogue() -> Iterator[None]:
+    """No test meets the models and prices that another one added."""
+    yield
+    reset_models()
 
 
 @pytest.fixture

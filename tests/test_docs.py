@@ -93,7 +93,9 @@ def test_the_block_to_paste_prints_what_the_readme_shows(tmp_path: Path) -> None
         port = str(free.getsockname()[1])
     installing = re.compile(r"^(git|pip|python3 -m venv)\b.*\n", flags=re.MULTILINE)
     script = installing.sub("", found[at][1]).replace("8788", port)
-    script = script.replace("lava-mistral gateway", f"{sys.executable} -m lava_mistral gateway --port {port}")
+    # What is installed there counts tokens quickly.
+    command = f"{sys.executable} -m lava_mistral gateway --tokenizer fast --port {port}"
+    script = script.replace("lava-mistral gateway", command)
     done = subprocess.run(
         ["bash", "-c", f"{script}\nkill $!"],
         cwd=tmp_path,

@@ -16,7 +16,7 @@ NAMES = {
         CallRecord ConfigurationError ContextOverflowError CostEstimate InsufficientBalanceError InvalidRequestError
         LavaError LavaMistral LavaTransport Model NotFoundError PartialEmbedding PermissionDeniedError RateLimitError
         RequestRecord ServerError SpendLimit SpendLimitError StreamInterruptedError StreamStalledError TokenCount
-        UsageReport UsageTotals billed_to count_tokens estimate_cost models partial_of track_usage
+        UsageReport UsageTotals billed_to count_tokens estimate_cost models partial_of refresh_models track_usage
     """,
     langchain_lava_mistral: """
         ChatLavaMistral LavaMistralEmbeddings LavaUsageCallbackHandler get_lava_usage_callback

@@ -115,6 +115,9 @@ def check_base_url(url: str) -> str:
     Raises:
         ConfigurationError: it is no URL, or plain http to another machine, where the key could be read on the way.
     """
+    if "@" in url:
+        # Before anything that shows the URL: user and password are in it.
+        raise ConfigurationError(f"The base URL must be plain scheme, host and path, like {PRODUCTION_URL}.")
     if not url.isprintable() or " " in url or "%20" in url:
         raise ConfigurationError(
             f"The base URL {url!r} (base_url= or LAVA_BASE_URL) holds white space, often a line break at its end: set "
@@ -133,6 +136,6 @@ def check_base_url(url: str) -> str:
         raise ConfigurationError(
             f"The base URL {url!r} would send the key unencrypted: write https:// (http:// is for this machine only)."
         )
-    if parts.query or parts.fragment or parts.username is not None:
+    if parts.query or parts.fragment:
         raise ConfigurationError(f"The base URL must be plain scheme, host and path, like {PRODUCTION_URL}.")
     return url.rstrip("/")

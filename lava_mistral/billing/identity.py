@@ -276,16 +276,30 @@ def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -
         name = "LAVA_FORWARD_TOKEN" if os.environ.get("LAVA_FORWARD_TOKEN") else "LAVA_SECRET_KEY"
         value = os.environ.get(name)
         if not value:
-            raise ConfigurationError(
-                "No Lava credential: give api_key=, or set LAVA_SECRET_KEY (aks_live_… or aks_test_…) or "
-                "LAVA_FORWARD_TOKEN. Keys are made at https://www.lava.so/dashboard."
-            )
+            said, advice = missing_key()
+            raise ConfigurationError(f"No Lava credential: there is no api_key=, and {said}.", advice=advice)
         key = reveal(value, name)
     else:
         # A framework's model has read the environment itself; what is wrong there can't be mended at the argument.
         key = reveal(api_key, getattr(api_key, "variable", "api_key"))
     url = base_url or os.environ.get("LAVA_BASE_URL")
     return Access(key, check_base_url(url) if url else _home_of(key))
+
+
+def missing_key() -> tuple[str, str]:
+    """Return what is wrong with an environment without a Lava credential, and what to do."""
+    said = "neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set"
+    if os.environ.get("LAVA_API_KEY"):
+        said += "; LAVA_API_KEY is, but that name is not read"
+    if os.environ.get("MISTRAL_API_KEY"):
+        said += (
+            "; MISTRAL_API_KEY is, but Lava wants a key of its own (Mistral's may go beside it, into "
+            "billing=Billing(provider_key=…))"
+        )
+    return said, (
+        "Make a key (aks_live_… or aks_test_…) at https://www.lava.so/dashboard, then: export LAVA_SECRET_KEY=aks_… "
+        "Without a key, `lava-mistral gateway` simulates Lava and Mistral on this machine and says what to export."
+    )
 
 
 @lru_cache(maxsize=64)

@@ -226,6 +226,64 @@ def _moment(text: Any) -> datetime | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Wallet:
+    """The merchant's wallet.
+
+    Attributes:
+        wallet_id: Lava's id of it.
+        balance: USD.
+    """
+
+    wallet_id: str
+    balance: Decimal
+
+    @classmethod
+    def from_wire(cls, value: Mapping[str, Any]) -> Wallet:
+        """Read it from its JSON object.
+
+        Raises:
+            ServerError: it names no balance.
+        """
+        if value.get("balance") is None:
+            raise _senseless("a wallet without a balance")
+        return cls(value.get("wallet_id") or "", _amount(value, "balance"))
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A customer's plan and the credit that is left on it.
+
+    Attributes:
+        total_remaining: USD in all.
+        cycle_remaining: USD of this cycle.
+        bundle_remaining: USD of bundles that were bought beside the plan.
+        plan: the plan, as Lava writes it.
+        pending_change: what the next cycle changes, as Lava writes it.
+    """
+
+    total_remaining: Decimal
+    cycle_remaining: Decimal
+    bundle_remaining: Decimal
+    plan: Mapping[str, Any]
+    pending_change: Any = None
+
+    @classmethod
+    def from_wire(cls, value: Mapping[str, Any]) -> Subscription | None:
+        """Read it from the JSON object around it; `None` for a customer without a plan.
+
+        Raises:
+            ServerError: an amount in it is no number.
+        """
+        held = value.get("subscription")
+        if not isinstance(held, Mapping):
+            return None
+        total, cycle, bundle = (
+            _amount(held.get("credits") or {}, f"{name}_remaining") for name in ("total", "cycle", "bundle")
+        )
+        return cls(total, cycle, bundle, held.get("plan") or {}, held.get("pending_change"))
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of requests, and where the next one begins; `cursor` is `None` for the last."""
 

@@ -13,6 +13,7 @@ from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.tools import with_object_schemas
 from lava_mistral.mistral.types import Message
+from lava_mistral.pricing.catalog import notice_status
 
 # What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
 _ADDRESSES = frozenset(("endpoint", "server_url", "mistral_api_url"))
@@ -85,6 +86,7 @@ def chat_body(
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     refuse_keys(given)
+    notice_status(model)
     if "mistral_metadata" in given:
         # `metadata` would be mistaken for what Lava stores.
         given["metadata"] = given.pop("mistral_metadata")

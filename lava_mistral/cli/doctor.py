@@ -1,37 +1,58 @@
-"""Finds out what keeps a call from working: interpreter, extras, key, base URL, network, model."""
+"""`lava-mistral doctor`: what keeps a call from working, and what to do about it."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from importlib import metadata
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
-import httpx
+import typer
+from rich.console import Console
+from rich.markup import escape
 
-from lava_mistral.billing.credentials import PRODUCTION_URL, decode_forward_token
-from lava_mistral.billing.identity import Access, resolve_access
-from lava_mistral.client._base import DEFAULT_EMBEDDING_MODEL
-from lava_mistral.client.sync_client import LavaMistral
-from lava_mistral.errors import LavaError
-from lava_mistral.pricing.catalog import get_model
+from lava_mistral.billing.credentials import PRODUCTION_URL, check_base_url, decode_forward_token, is_loopback
+from lava_mistral.billing.identity import missing_key, resolve_access
+from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
+from lava_mistral.calls.error_mapping import redact
+from lava_mistral.cli.output import JsonOption, counted, print_json
+from lava_mistral.errors import TOP_UP, ConfigurationError, InsufficientBalanceError, LavaError
+from lava_mistral.pricing.catalog import get_model, models
 from lava_mistral.pricing.cost import cost_of, format_cost
+from lava_mistral.transport.pools import proxy_for, ssl_context
+from lava_mistral.transport.request import parse_url
 
-Outcome = Literal["ok", "note", "failed", "skipped"]
+if TYPE_CHECKING:
+    from lava_mistral.client.sync_client import LavaMistral
+
+Outcome = Literal["failed", "note", "skipped", "ok"]
+_STYLES: Final[dict[Outcome, str]] = {"failed": "bold red", "note": "yellow", "skipped": "dim", "ok": "green"}
 
 EXTRAS: Final = {
     "langchain": ("langchain-core", "langchain-text-splitters"),
     "llama-index": ("llama-index-core",),
-    "gateway": ("pydantic", "uvicorn"),
+    "gateway": ("uvicorn", "pydantic"),
     "tokenizer": ("mistral-common", "sentencepiece"),
+    "documents": ("pypdf", "mammoth", "markdownify"),
+    "otel": ("opentelemetry-api",),
     "ray": ("ray", "pyarrow"),
     "plot": ("matplotlib",),
 }
-_OLDEST_PYTHON: Final = (3, 11)
+_HOSTS: Final = {
+    "api.lava.so": "production",
+    "api.lavapayments.com": "production",
+    "sandbox-api.lava.so": "sandbox",
+    "sandbox-api.lavapayments.com": "sandbox",
+}
 _PATIENCE: Final = 15.0  # seconds for a question to the network
 _LONGEST: Final = 240  # characters of a message
+_USERINFO: Final = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True)
@@ -40,8 +61,7 @@ class Finding:
 
     Attributes:
         check: what was looked at.
-        outcome: `"ok"`, `"note"` (works, but worth knowing), `"failed"`, or `"skipped"` (another failure is in the
-            way).
+        outcome: `"failed"`, `"note"` (works, but worth knowing), `"skipped"` (another failure is in the way) or `"ok"`.
         detail: what was found; nothing secret.
         advice: what to do about it.
     """
@@ -51,184 +71,269 @@ class Finding:
     detail: str
     advice: str = ""
 
-    def as_dict(self) -> dict[str, str]:
-        """The finding as plain text fields."""
-        return asdict(self)
+
+def doctor(
+    model: Annotated[str, typer.Option("--model", "-m", help="The model you want to use.")] = "mistral-small-2603",
+    spend: Annotated[
+        bool, typer.Option("--spend", help="Also make one tiny embedding: the only check that costs something.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check that key, network and model are right, and say what to do if not. It costs nothing without --spend."""
+    order = list(_STYLES)
+    findings = sorted(examine(model, spend=spend), key=lambda finding: order.index(finding.outcome))
+    failed = findings[0].outcome == "failed"
+    if json:
+        print_json({"ok": not failed, "findings": [asdict(finding) for finding in findings]})
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        for finding in findings:
+            mark = f"[{_STYLES[finding.outcome]}]{finding.outcome:<8}[/]"
+            advice = f" → {finding.advice}" if finding.advice else ""
+            console.print(f"{mark} [bold]{finding.check}[/bold]: {escape(finding.detail + advice)}")
+    raise typer.Exit(1 if failed else 0)
 
 
 def examine(model: str, *, spend: bool = False) -> Iterator[Finding]:
-    """Check one thing after the other; each finding comes as soon as it is there.
+    """Check one thing after the other.
 
     Args:
         model: the model that is to be used.
         spend: whether to make one tiny embedding, the only check that costs something.
     """
-    yield _python()
-    yield from _extras()
-    key = _key()
-    yield key
-    access: Access | None = None
-    if key.outcome != "failed":
-        try:
-            access = resolve_access()
-        except LavaError as error:
-            yield Finding("base URL", "failed", error.message, error.advice)
-        else:
-            yield Finding("base URL", "ok", f"{access.base_url} ({_origin_of_url()})")
-    yield (network := _network(access.base_url if access else os.environ.get("LAVA_BASE_URL") or PRODUCTION_URL))
-    if access is None or network.outcome == "failed":
-        why = "needs a key that can be used" if access is None else "needs the network"
-        yield Finding("credential", "skipped", why)
-        yield _catalogue_only(model)
-        return
-    yield from _account(model)
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("extras", _extras),
+        ("key", _key),
+        ("base URL", _base_url),
+        ("proxy", _proxy),
+        ("certificates", _certificates),
+        ("network", _network),
+        ("credential", lambda: _account(model)),
+    ]
     if spend:
-        yield _embedding()
+        checks.append(("embedding", _embedding))
+    yield Finding("Python", "ok", ".".join(map(str, sys.version_info[:3])))
+    failed: set[str] = set()
+    for name, check in checks:
+        if name in ("credential", "embedding") and failed & {"key", "base URL", "network", "credential", "wallet"}:
+            yield Finding(name, "skipped", f"needs {' and '.join(sorted(failed))} to be right")
+            if name == "credential":
+                yield from _model(model, None)
+            continue
+        for finding in _carefully(name, check):
+            if finding.outcome == "failed":
+                failed.add(finding.check)
+            yield finding
 
 
-def _python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info >= _OLDEST_PYTHON:
-        return Finding("Python", "ok", version)
-    oldest = ".".join(map(str, _OLDEST_PYTHON))
-    return Finding("Python", "failed", f"{version} is too old", f"Use Python {oldest} or newer.")
+def _carefully(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield what a check finds, without anything secret in it; an error that nobody foresaw is a finding too."""
+    try:
+        for finding in check():
+            yield Finding(finding.check, finding.outcome, _clean(finding.detail), _clean(finding.advice))
+    except LavaError as error:
+        yield Finding(name, "failed", _clean(error.message), _clean(error.advice))
+    except Exception as error:  # noqa: BLE001  # the user asked what is wrong, and a traceback is no answer
+        yield Finding(name, "failed", _clean(f"{type(error).__name__}: {error}"))
+
+
+def _clean(text: str) -> str:
+    """Return a text on one line, without credentials; a web server that is no Lava answers with a whole page."""
+    text = _USERINFO.sub("…@", redact(" ".join(text.split())))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _extras() -> Iterator[Finding]:
+    there, missing = [], []
     for extra, packages in EXTRAS.items():
-        versions, missing = [], []
-        for package in packages:
-            try:
-                versions.append(f"{package} {metadata.version(package)}")
-            except metadata.PackageNotFoundError:
-                missing.append(package)
-        if missing:
-            advice = f'If you want it: pip install "lava-mistral[{extra}]".'
-            yield Finding(f"extra [{extra}]", "note", f"not installed: {', '.join(missing)}", advice)
-        else:
-            yield Finding(f"extra [{extra}]", "ok", ", ".join(versions))
+        try:
+            versions = [f"{package} {metadata.version(package)}" for package in packages]
+            there.append(f"[{extra}] {versions[0]}")
+        except metadata.PackageNotFoundError:
+            missing.append(extra)
+    yield Finding("extras", "ok", ", ".join(there) or "none is installed")
+    if missing:
+        advice = f'If you want them: pip install "lava-mistral[{",".join(missing)}]"'
+        yield Finding("extras", "note", f"not installed: {', '.join(missing)}", advice)
 
 
-def _key() -> Finding:
-    """What kind of credential is set, told without any part of it that is secret."""
+def _key() -> Iterator[Finding]:
+    """Say what kind of credential is set, without any part of it that is secret."""
     names = [name for name in ("LAVA_FORWARD_TOKEN", "LAVA_SECRET_KEY") if os.environ.get(name)]
     if not names:
-        return Finding(
-            "key",
-            "failed",
-            "neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set",
-            "Make a key at https://www.lava.so/dashboard, then: export LAVA_SECRET_KEY=aks_live_… "
-            "Without a key, `lava-mistral demo` and `lava-mistral gateway` work on this machine with "
-            'pip install "lava-mistral[langchain,gateway]".',
-        )
+        said, advice = missing_key()
+        yield Finding("key", "failed", said, advice)
+        return
     name, value = names[0], os.environ[names[0]]
     also = f"; {names[1]} is set too and not used" if len(names) > 1 else ""
-    if value != value.strip() or not value.isprintable() or " " in value:
-        return Finding(
-            "key",
-            "failed",
-            f"{name} holds white space or a line break",
-            f'Set it again without: export {name}="$(printf %s "${name}" | tr -d "[:space:]")"',
-        )
-    if value.startswith("lava_sk_"):
-        return Finding(
-            "key",
-            "failed",
-            f"{name} holds a spend key (lava_sk_…), which Lava does not document for its forward proxy",
-            "Use a secret key: it starts with aks_live_ or aks_test_.",
-        )
     fields = decode_forward_token(value)
-    if fields is not None and fields.get("customer_id") and not fields.get("meter_slug"):
-        return Finding(
+    if value != value.strip() or not value.isprintable() or " " in value:
+        again = f'Set it again without: export {name}="$(printf %s "${name}" | tr -d "[:space:]")"'
+        yield Finding("key", "failed", f"{name} holds white space or a line break", again)
+    elif value.startswith("lava_sk_"):
+        what = f"{name} holds a spend key (lava_sk_…), which Lava does not document for its forward proxy"
+        yield Finding("key", "failed", what, "Use a secret key: it starts with aks_live_ or aks_test_.")
+    elif fields is not None and fields.get("customer_id") and not fields.get("meter_slug"):
+        yield Finding(
             "key",
             "failed",
             f"{name} holds a forward token with a customer_id and no meter_slug, which Lava refuses",
             "Make it again with both: Billing(customer_id=…, meter_slug=…).forward_token(secret_key).",
         )
-    if name == "LAVA_FORWARD_TOKEN":
-        return Finding("key", "ok", f"{name}: {_describe_token(value)}{also}")
-    if value.startswith(("aks_live_", "aks_test_")):
-        kind = "production" if value.startswith("aks_live_") else "sandbox"
-        return Finding("key", "ok", f"{name}: {value[:9]}… ({len(value)} characters), a {kind} key{also}")
-    if fields is not None:
-        return Finding("key", "note", f"{name} holds a forward token", "It works; its own name is LAVA_FORWARD_TOKEN.")
-    return Finding(
-        "key",
-        "note",
-        f"{name} does not look like a secret key ({len(value)} characters){also}",
-        "A secret key starts with aks_live_ or aks_test_; a forward token belongs into LAVA_FORWARD_TOKEN.",
-    )
+    elif name == "LAVA_FORWARD_TOKEN":
+        yield Finding("key", "ok", f"{name}: {_describe_token(value, fields)}{also}")
+    elif kind := _kind(value):
+        yield Finding("key", "ok", f"{name}: {value[:9]}… ({counted(len(value), 'character')}), a {kind} key{also}")
+    elif fields is not None:
+        yield Finding("key", "note", f"{name} holds a forward token", "It works; its own name is LAVA_FORWARD_TOKEN.")
+    else:
+        yield Finding(
+            "key",
+            "note",
+            f"{name} does not look like a secret key ({counted(len(value), 'character')}){also}",
+            "A secret key starts with aks_live_ or aks_test_; a forward token belongs into LAVA_FORWARD_TOKEN.",
+        )
 
 
-def _describe_token(token: str) -> str:
-    fields = decode_forward_token(token)
+def _kind(key: str) -> str:
+    """Return where a secret key belongs, as far as it shows."""
+    return {"aks_live_": "production", "aks_test_": "sandbox"}.get(key[:9], "")
+
+
+def _describe_token(token: str, fields: dict[str, Any] | None) -> str:
     if fields is None:
-        return f"an opaque forward token ({len(token)} characters), passed on as it is"
+        return f"an opaque forward token ({counted(len(token), 'character')}), passed on as it is"
     held = [name for name in ("customer_id", "meter_slug", "provider_key", "disable_billing") if fields.get(name)]
     return f"a forward token with {', '.join(held)}" if held else "a forward token of the merchant"
 
 
-def _origin_of_url() -> str:
-    return "from LAVA_BASE_URL" if os.environ.get("LAVA_BASE_URL") else "by the kind of the key"
+def _address() -> str:
+    """Return the base URL of calls; without a usable key, that of the environment or production.
 
-
-def _network(base_url: str) -> Finding:
-    """Whether anything answers there; no credential is sent."""
+    Raises:
+        ConfigurationError: it is none.
+    """
     try:
-        with httpx.Client(timeout=_PATIENCE) as client:
-            response = client.get(base_url)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return Finding(
-            "network",
-            "failed",
-            f"{base_url} can't be reached: {str(error) or type(error).__name__}",
-            "Check the connection, a firewall, and a proxy in HTTPS_PROXY; LAVA_BASE_URL if you set it.",
-        )
-    return Finding("network", "ok", f"{response.url.host} answers ({response.elapsed.total_seconds() * 1000:.0f} ms)")
+        return resolve_access().base_url
+    except ConfigurationError:
+        return check_base_url(os.environ.get("LAVA_BASE_URL") or PRODUCTION_URL)
+
+
+def _base_url() -> Iterator[Finding]:
+    address, given = _address(), bool(os.environ.get("LAVA_BASE_URL"))
+    key = os.environ.get("LAVA_FORWARD_TOKEN") or os.environ.get("LAVA_SECRET_KEY") or ""
+    kind = _kind(str((decode_forward_token(key) or {}).get("secret_key", key)))
+    place = _HOSTS.get(urlsplit(address).hostname or "")
+    if kind and place and kind != place:
+        what = f"LAVA_BASE_URL names {place} ({address}), and the key is one of {kind}"
+        yield Finding("base URL", "failed", what, f"Unset LAVA_BASE_URL, or take a key of {place}.")
+    elif not address.endswith("/v1"):
+        yield Finding("base URL", "note", f"{address} does not end in /v1", f"Lava's own is {PRODUCTION_URL}.")
+    else:
+        yield Finding("base URL", "ok", f"{address} ({'from LAVA_BASE_URL' if given else 'by the kind of the key'})")
+
+
+def _proxy() -> Iterator[Finding]:
+    proxy = proxy_for(parse_url(_address()))
+    if proxy is not None:
+        said = f"calls go through {proxy.host}:{proxy.port}, by HTTPS_PROXY, ALL_PROXY or the system's settings"
+        yield Finding("proxy", "ok", said)
+
+
+def _certificates() -> Iterator[Finding]:
+    given = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+    if _address().startswith("https://"):
+        ssl_context()
+        yield Finding("certificates", "ok", f"those of {' and '.join(given) or 'certifi'} can be read")
+    if os.environ.get("REQUESTS_CA_BUNDLE") and not given:
+        advice = "Give the same file as SSL_CERT_FILE."
+        yield Finding("certificates", "note", "REQUESTS_CA_BUNDLE is set and not read", advice)
+
+
+def _network() -> Iterator[Finding]:
+    """Ask for the public price list, the way that calls take; no credential is sent."""
+    from lava_mistral.client.price_list import fetch_price_list
+
+    address = _address()
+    began = time.monotonic()
+    try:
+        fetch_price_list(address, _PATIENCE)
+    except LavaError as error:
+        if error.status_code is None:
+            parts = urlsplit(address)
+            advice = "Check the connection, a firewall, a proxy in HTTPS_PROXY, and LAVA_BASE_URL if you set it."
+            if is_loopback(parts.hostname or ""):
+                advice = f"Is a gateway running there? Start one: lava-mistral gateway --port {parts.port or 80}"
+            yield Finding("network", "failed", f"{address} can't be reached: {error.message}", advice)
+            return
+    yield Finding("network", "ok", f"{urlsplit(address).hostname} answers ({(time.monotonic() - began) * 1000:.0f} ms)")
 
 
 def _account(model: str) -> Iterator[Finding]:
-    """Whether the credential is accepted and the model is there; listing models costs nothing."""
+    """Ask for the models, which costs nothing and shows whether the credential is accepted."""
+    from lava_mistral.client.sync_client import LavaMistral
+
+    client = LavaMistral(timeout=_PATIENCE, max_retries=1)
     try:
-        offered = {card["id"] for card in LavaMistral(timeout=_PATIENCE, max_retries=1).models()}
+        offered = {card["id"] for card in client.models()}
+    except InsufficientBalanceError:
+        offered = set()
+        yield Finding("credential", "ok", "accepted, but who is to pay has no credit")
     except LavaError as error:
         advice = error.advice or "Look the request up in Lava's dashboard."
-        yield Finding("credential", "failed", _short(error.message), advice)
-        yield _catalogue_only(model)
+        yield Finding("credential", "failed", error.message, advice)
+        yield from _model(model, None)
         return
-    yield Finding("credential", "ok", f"accepted; Mistral lists {len(offered)} models through it")
-    if model in offered or not offered:
-        priced = get_model(model).known
-        advice = "" if priced else "Its prices are not in the catalogue; give them with add_model(…) to see costs."
-        yield Finding("model", "ok" if priced else "note", f"{model} is offered", advice)
     else:
-        yield Finding(
-            "model", "failed", f"{model} is not offered", "`lava-mistral models` lists those that Lava bills."
-        )
+        yield Finding("credential", "ok", f"accepted; Mistral lists {counted(len(offered), 'model')} through it")
+    yield from _carefully("wallet", lambda: _wallet(client))
+    yield from _model(model, offered or None)
 
 
-def _short(message: str) -> str:
-    """A message on one line; a web server that is no Lava answers with a whole page."""
-    text = " ".join(message.split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _catalogue_only(model: str) -> Finding:
-    if get_model(model).known:
-        return Finding("model", "ok", f"{model} is on Lava's price list (the account was not asked)")
-    return Finding(
-        "model", "note", f"{model} is not on Lava's price list", "`lava-mistral models` lists those that are."
-    )
-
-
-def _embedding() -> Finding:
+def _wallet(client: LavaMistral) -> Iterator[Finding]:
     try:
-        answer = LavaMistral(timeout=_PATIENCE).embedding_request(["hello"])
+        balance = client.wallet().balance
     except LavaError as error:
-        return Finding("embedding", "failed", _short(error.message), error.advice)
+        yield Finding("wallet", "skipped", f"its balance can't be asked for: {error.message}")
+        return
+    if balance > 0:
+        yield Finding("wallet", "ok", f"{format_cost(balance)} left")
+    else:
+        advice = f"Calls that no customer pays for are refused: top up at {TOP_UP}."
+        yield Finding("wallet", "failed", f"{format_cost(balance)} left", advice)
+
+
+def _model(id: str, offered: set[str] | None) -> Iterator[Finding]:
+    """Say what is known of a model.
+
+    Args:
+        id: its name.
+        offered: the names that Mistral lists; `None` if it was not asked.
+    """
+    model = get_model(id)
+    advice = "" if model.known else "`lava-mistral models` lists those that Lava bills."
+    if near := [] if model.known else get_close_matches(id, [each.id for each in models()], n=1):
+        advice = f"Did you mean {near[0]}? {advice}"
+    if offered is not None and id not in offered:
+        yield Finding("model", "failed", model.notice or f"{id} is not offered", advice)
+    elif model.notice:
+        yield Finding("model", "note", model.notice)
+    elif offered is None:
+        listed = "is" if model.known else "is not"
+        said = f"{id} {listed} on Lava's price list (the account was not asked)"
+        yield Finding("model", "ok" if model.known else "note", said, advice)
+    elif model.known:
+        yield Finding("model", "ok", f"{id} is offered")
+    else:
+        unpriced = "Its prices are not in the catalogue; give them with add_model(…) to see costs."
+        yield Finding("model", "note", f"{id} is offered", unpriced)
+
+
+def _embedding() -> Iterator[Finding]:
+    from lava_mistral.client.sync_client import LavaMistral
+
+    answer = LavaMistral(timeout=_PATIENCE).embedding_request(["hello"])
     usage: Any = answer.response["usage"]
     cost = format_cost(cost_of(usage, DEFAULT_EMBEDDING_MODEL))
-    tokens = usage["prompt_tokens"]
-    return Finding(
-        "embedding", "ok", f"{tokens} token{'' if tokens == 1 else 's'} for {cost}, Lava request id {answer.request_id}"
-    )
+    said = f"{counted(usage['prompt_tokens'], 'token')} for {cost}, Lava request id {answer.request_id}"
+    yield Finding("embedding", "ok", said)

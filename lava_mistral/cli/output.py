@@ -1,14 +1,31 @@
-"""Prints rows in columns that a narrow terminal does not cut: an id or a name stays whole, to be copied."""
+"""Print results: JSON for programs, columns for people."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+
+
+def print_json(value: Any, *, indented: bool = True) -> None:
+    """Print JSON on standard output, in UTF-8 whatever the terminal's encoding is, and flush it.
+
+    Args:
+        value: what to print.
+        indented: over several lines; else on one.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2 if indented else None)
+    # An argument may hold bytes that the system's encoding did not know; most often they are UTF-8.
+    typer.echo(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())
 
 
 def print_columns(rows: Sequence[Sequence[str]], console: Console, *, right: Collection[int] = ()) -> None:
-    """Print a headline and rows, each column as wide as its longest entry.
+    """Print a headline and rows in columns; no entry is cut, so that an id can be copied.
 
     Args:
         rows: the headline, then the rows, all of one length.
@@ -23,3 +40,8 @@ def print_columns(rows: Sequence[Sequence[str]], console: Console, *, right: Col
         ]
         line = "  ".join(cells).rstrip()
         console.print(line, style="" if at else "bold", markup=False, highlight=False, soft_wrap=True)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number with the noun in its singular or plural: `"1 chunk"`, `"1,000 chunks"`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What was spent since when, by customer, model, day, meter or metadata: from Lava's records, summed up and drawn."""
+"""`lava-mistral usage`: what was spent, by customer, model, day, meter or metadata, from Lava's records."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
 
 from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageSum
+from lava_mistral.cli.output import JsonOption, print_columns, print_json
 from lava_mistral.client.lookups import LARGEST_PAGE
 from lava_mistral.pricing.cost import EXACT, format_cost
 
@@ -19,6 +23,50 @@ if TYPE_CHECKING:
 
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 _BARS: Final = 20
+
+
+def usage(
+    since: Annotated[str, typer.Option("--since", help="From when: 7d, 12h, 2w, or a date.")] = "7d",
+    until: Annotated[str | None, typer.Option("--until", help="To when; by default now.")] = None,
+    by: Annotated[
+        str, typer.Option("--by", help="What to sum by: customer, model, day, meter or metadata:KEY.")
+    ] = "customer",
+    customer: Annotated[str | None, typer.Option("--customer", help="Only this customer's.")] = None,
+    meter: Annotated[str | None, typer.Option("--meter", help="Only what is on this meter.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw a picture: a .png, .svg or .pdf file.", dir_okay=False)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what was used, what it cost, and what was charged, as Lava recorded it."""
+    from lava_mistral.client.sync_client import LavaMistral
+
+    now = datetime.now(UTC)
+    try:
+        start, end = parse_moment(since, now), now if until is None else parse_moment(until, now)
+        if by != "day":
+            name_of(by)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if end < start:
+        raise typer.BadParameter("--until lies before --since")
+    for name, value in (("--customer", customer), ("--meter", meter)):
+        if value is not None and not value.strip():
+            raise typer.BadParameter("it is empty", param_hint=name)
+    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter("it ends in .png, .svg or .pdf", param_hint="--plot")
+    spending = look_up(LavaMistral(), by, start, end, customer_id=customer, meter_id=meter)
+    if json:
+        print_json(spending.as_dict())
+    else:
+        rows = [(by.removeprefix("metadata:"), "requests", "tokens", "cost", "charged")]
+        for name, sums in (*((name or "–", sums) for name, sums in spending.items), ("total", spending.total)):
+            amounts = (format_cost(sums.cost), format_cost(sums.charge))
+            rows.append((name, f"{sums.requests:,}", f"{sums.tokens:,}", *amounts))
+        print_columns(rows, Console(), right=(1, 2, 3, 4))
+    if plot is not None:
+        draw(spending, plot)
+        typer.echo(f"Drawn to {plot}.", err=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,17 @@ def usage_lookup(
     return Lookup.at("usage", {**span, **_filters(customer_id, meter_id, metadata)}, timeout)
 
 
+def subscription_lookup(customer_id: str, timeout: float | None) -> Lookup:
+    """Ask for a customer's plan.
+
+    Raises:
+        ConfigurationError: the id is empty.
+    """
+    if not isinstance(customer_id, str) or not customer_id.strip():
+        raise ConfigurationError(f"A customer's id is text such as 'c_1', not {customer_id!r}.")
+    return Lookup.at(f"customers/{quote(customer_id, safe='')}/subscription", {}, timeout)
+
+
 def _filters(
     customer_id: str | None, meter_id: str | None, metadata: Mapping[str, str] | None
 ) -> dict[str, str | None]:

@@ -8,9 +8,17 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Protocol
 
-from lava_mistral.billing.lava_records import Moment, Page, RequestRecord, UsageReport
+from lava_mistral.billing.lava_records import Moment, Page, RequestRecord, Subscription, UsageReport, Wallet
 from lava_mistral.calls.call import Call
-from lava_mistral.client.lookups import LARGEST_PAGE, Patience, page_lookup, request_lookup, usage_lookup
+from lava_mistral.client.lookups import (
+    LARGEST_PAGE,
+    Lookup,
+    Patience,
+    page_lookup,
+    request_lookup,
+    subscription_lookup,
+    usage_lookup,
+)
 from lava_mistral.errors import NotFoundError
 
 DEFAULT_WAIT = 30.0
@@ -112,6 +120,28 @@ class History:
             self._ask(usage_lookup(self._timeout, start, end, customer_id, meter_id, metadata))
         )
 
+    def wallet(self) -> Wallet:
+        """Get the balance of the merchant's wallet.
+
+        Raises:
+            ConfigurationError: the credential is an opaque forward token.
+        """
+        return Wallet.from_wire(self._ask(Lookup.at("wallet", {}, self._timeout)))
+
+    def subscription(self, customer_id: str) -> Subscription | None:
+        """Get a customer's plan and what is left on it, to ask before a call that the customer pays for.
+
+        Args:
+            customer_id: Lava's id of the customer.
+
+        Returns:
+            The plan; `None` if the customer has none.
+
+        Raises:
+            NotFoundError: there is no such customer.
+        """
+        return Subscription.from_wire(self._ask(subscription_lookup(customer_id, self._timeout)))
+
     def reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> int:
         """Ask Lava for the cost of the requests that `account` does not know it of, and tell it.
 
@@ -189,6 +219,14 @@ class AsyncHistory:
         """What was used and charged between two moments; see `LavaMistral.usage`."""
         lookup = usage_lookup(self._timeout, start, end, customer_id, meter_id, metadata)
         return UsageReport.from_wire(await self._ask(lookup))
+
+    async def wallet(self) -> Wallet:
+        """Get the balance of the merchant's wallet; see `LavaMistral.wallet`."""
+        return Wallet.from_wire(await self._ask(Lookup.at("wallet", {}, self._timeout)))
+
+    async def subscription(self, customer_id: str) -> Subscription | None:
+        """Get a customer's plan and what is left on it; see `LavaMistral.subscription`."""
+        return Subscription.from_wire(await self._ask(subscription_lookup(customer_id, self._timeout)))
 
     async def reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> int:
         """Ask Lava for what `account` does not know; see `LavaMistral.reconcile`."""

@@ -37,6 +37,7 @@ from lava_mistral.embedding.results import (
 from lava_mistral.embedding.sources import DirectSource, open_source
 from lava_mistral.embedding.sync_driver import EmbeddingStream, SyncEmbedder, SyncSender, ThreadWorkers
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.pricing.catalog import notice_status
 from lava_mistral.pricing.tokenizers import count_text
 from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import RetryPolicy
@@ -316,6 +317,7 @@ class EmbeddingEngine:
 
     def _request_options(self, settings: _Settings) -> dict[str, Any]:
         """The keyword arguments of `embedding_request`."""
+        notice_status(self.model)
         given: dict[str, Any] = {"model": self.model, "output_dimension": self.dimensions, "timeout": self.timeout}
         given |= {"billing": settings.billing, "lava_metadata": settings.lava_metadata}
         return {name: value for name, value in given.items() if value is not None}

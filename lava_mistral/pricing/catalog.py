@@ -122,7 +122,12 @@ def add_model(model: Model) -> None:
         _catalog = {**_catalog, model.id: replace(model, known=True)}
 
 
-_noticed: set[str] = set()
+def reset_models() -> None:
+    """Go back to the models and prices of this package, without what was added or read since."""
+    global _catalog
+    with _lock:
+        _catalog = dict(_SHIPPED)
+        _noticed.clear()
 
 
 def notice_status(id: str) -> None:
@@ -163,4 +168,6 @@ def _read(content: bytes) -> Iterable[Model]:
 
 _log = logging.getLogger("lava_mistral")
 _lock = new_lock()
-_catalog: dict[str, Model] = {model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())}
+_noticed: set[str] = set()
+_SHIPPED: Final = {model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())}
+_catalog: dict[str, Model] = dict(_SHIPPED)

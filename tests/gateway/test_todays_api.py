@@ -145,7 +145,7 @@ def test_a_customers_credits_are_told(connect):
 
 
 def test_services_are_a_public_price_list(forward, gateway):
-    listed = forward.client.get(f"{gateway.base_url}/services", params={"provider": "mistral"}).json()["services"]
+    listed = forward.client.get(f"{gateway.base_url}/services", params={"provider": "mistral"}).json()["data"]
     assert [service["id"] for service in listed] == [model.id for model in models()]
     small = next(service for service in listed if service["id"] == "mistral-small-2603")
     assert small["pricing"]["type"] == "tokens_1m"
@@ -153,7 +153,7 @@ def test_services_are_a_public_price_list(forward, gateway):
     assert prices == {"input": Decimal("0.15"), "output": Decimal("0.60"), "cache_input_read": Decimal("0.015")}
     assert small["managed"]
     assert "tools" in small["capabilities"]
-    assert forward.client.get(f"{gateway.base_url}/services?provider=other").json() == {"services": []}
+    assert forward.client.get(f"{gateway.base_url}/services?provider=other").json()["data"] == []
 
 
 def test_errors_have_a_code_and_their_status(forward, gateway):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pickle
 import re
 import threading
-from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 
@@ -14,13 +13,6 @@ from lava_mistral.pricing.catalog import CAPABILITIES, Model, add_model, get_mod
 from tests.conftest import SHARED
 
 PRICE_LIST = SHARED / "facts" / "lava-mistral-provider.txt"
-
-
-@pytest.fixture(autouse=True)
-def _same_catalogue_afterwards() -> Iterator[None]:
-    before = catalog._catalog
-    yield
-    catalog._catalog = before
 
 
 def test_all_models_and_both_prices_are_those_of_lavas_list() -> None:

@@ -53,7 +53,7 @@ class Rest:
             case ["models"]:
                 return lambda: {"object": "list", "data": [_openai(model) for model in models()]}
             case ["services"]:
-                return lambda: {"services": _services(query.get("provider"))}
+                return lambda: {"object": "list", "data": _services(query.get("provider"))}
             case ["wallet"]:
                 return lambda: {"wallet_id": "wallet_local", "balance": _text(self._accounts.wallet.merchant)}
             case ["customers", customer_id, "subscription"] if customer_id:

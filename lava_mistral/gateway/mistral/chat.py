@@ -139,7 +139,7 @@ def _exact(body: Mapping[str, Any]) -> int:
     # It imports Mistral's tokenizers, which is slow and optional.
     from lava_mistral.pricing.tokens import count_tokens
 
-    return count_tokens(body["messages"], model=body["model"]).tokens
+    return count_tokens(body["messages"], model=body["model"], tools=body.get("tools")).tokens
 
 
 def _choice(body: Mapping[str, Any], number: int) -> stream.Choice:

@@ -1,0 +1,193 @@
+"""Read files as plain prose: Markdown and text, and with the extra `[documents]` PDF, HTML and Word."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lava_mistral.errors import ConfigurationError
+
+_TEXTS: Final = frozenset((".md", ".markdown", ".mdx", ".txt", ".text", ".rst"))
+_SKIPPED_FOLDERS: Final = frozenset(("node_modules", "__pycache__", "site-packages", "build", "dist"))
+_LARGEST_TEXT: Final = 2_000_000  # bytes; more is a data file rather than a text to read
+_LARGEST_FILE: Final = 50_000_000
+_NAMED: Final = 5  # files of other kinds that are named
+_CODE: Final = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.M | re.S)
+_IMAGE_OR_LINK: Final = re.compile(r"!\[[^\]]*\]\([^)]*\)|\[([^\]]+)\]\([^)]*\)")
+_ITEM: Final = re.compile(r"^([-*+>]|\d+[.)]) +")
+_SENTENCE: Final = re.compile(r"[^\n]+?(?:[.!?…][\"”’)]*(?=\s|$)|[。！？]|(?=\n)|$)")
+
+
+class Text(NamedTuple):
+    """A text and the name to cite it by."""
+
+    name: str
+    content: str
+
+
+@dataclass
+class Library:
+    """What was read of a folder.
+
+    Attributes:
+        place: where, for people.
+        texts: what was read, by name.
+        skipped: what was not, each with the reason.
+    """
+
+    place: str
+    texts: list[Text] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def read_library(path: Path) -> Library:
+    """Read the documents below a folder, or one file. Hidden folders and those of build tools are passed over.
+
+    Raises:
+        ConfigurationError: there is nothing to read.
+    """
+    root = path if path.is_dir() else path.parent
+    library, others = Library(_printable(root)), []
+    for file in sorted(_files(path)) if path.is_dir() else [path]:
+        name = _printable(file.relative_to(root))
+        suffix = file.suffix.lower()
+        if suffix not in _TEXTS and suffix not in _READERS and path.is_dir():
+            others.append(name)
+            continue
+        try:
+            content = _read(file)
+        except (OSError, ValueError, ImportError) as error:
+            library.skipped.append(f"{name} ({error})")
+            continue
+        if content:
+            library.texts.append(Text(name, content))
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        library.skipped.append(f"{', '.join(others[:_NAMED])}{more} (no kind of document that is read)")
+    if not library.texts:
+        why = f" Skipped: {'; '.join(library.skipped)}." if library.skipped else ""
+        raise ConfigurationError(
+            f"there is no document to read in {_printable(path)}.{why} "
+            f"Name a folder with files that end in {', '.join(sorted({*_TEXTS, *_READERS}))}."
+        )
+    return library
+
+
+def passages(text: str, longest: int) -> Iterator[str]:
+    """Cut a text into pieces of whole sentences.
+
+    Args:
+        text: paragraphs, each on a line.
+        longest: characters of a piece; one sentence may have more.
+    """
+    piece = ""
+    for match in _SENTENCE.finditer(text):
+        sentence = match[0].strip()
+        if piece and len(piece) + len(sentence) > longest:
+            yield piece
+            piece = ""
+        separator = "\n" if text[: match.start()].endswith("\n") else " "
+        piece += (separator if piece else "") + sentence
+    if piece:
+        yield piece
+
+
+def prose(text: str) -> str:
+    """Return the paragraphs of a Markdown text, each on a line after its heading, without code, tables and pictures."""
+    lines: list[str] = []
+    heading, joins = "", False
+    for line in map(str.strip, _IMAGE_OR_LINK.sub(r"\1", _CODE.sub("", text)).splitlines()):
+        if not line or line.startswith("|") or re.fullmatch(r"[-=*_ ]{3,}", line):
+            joins = False
+        elif line.startswith("#"):
+            heading, joins = line.strip("# ") + ": ", False
+        elif joins and not _ITEM.match(line):
+            lines[-1] = lines[-1][:-1] + line if re.search(r"[a-z]-$", lines[-1]) else f"{lines[-1]} {line}"
+        else:
+            lines.append(heading + _ITEM.sub("", line))
+            heading, joins = "", True
+    return "\n".join(lines)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
+        yield from (Path(parent) / name for name in files if not name.startswith("."))
+
+
+def _printable(path: Path) -> str:
+    """Return a path as text; a name on the disk may be of bytes that are none."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _read(file: Path) -> str:
+    """Read a file as prose; empty if it holds none.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is too large, or not what its name says.
+        ImportError: the extra is not installed.
+    """
+    reader = _READERS.get(file.suffix.lower())
+    largest = _LARGEST_FILE if reader else _LARGEST_TEXT
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(largest + 1)
+    except OSError as error:
+        raise OSError(error.strerror or "can't be read") from error
+    if len(content) > largest:
+        raise ValueError(f"larger than {largest // 1_000_000} MB")
+    if reader is None:
+        return prose(_decode(content))
+    try:
+        text = prose(reader(content))
+    except ImportError:
+        raise ImportError('needs pip install "lava-mistral[documents]"') from None
+    except Exception as error:  # the parsers raise whatever a broken file leads them to
+        raise ValueError(f"can't be read: {error}") from error
+    if not text:
+        raise ValueError("no text in it; a scan needs OCR first")
+    return text
+
+
+def _decode(content: bytes) -> str:
+    if b"\0" in content:
+        raise ValueError("binary")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8 text") from error
+
+
+def _pdf(content: bytes) -> str:
+    from pypdf import PdfReader
+
+    # It tells of each oddity that it can read over.
+    logging.getLogger("pypdf").setLevel(logging.ERROR)
+    return "\n\n".join(page.extract_text() for page in PdfReader(io.BytesIO(content)).pages)
+
+
+def _html(content: bytes) -> str:
+    from bs4 import BeautifulSoup
+    from markdownify import MarkdownConverter
+
+    page = BeautifulSoup(content, "html.parser")
+    for tag in page(["head", "script", "style", "nav"]):
+        tag.decompose()
+    text: str = MarkdownConverter(heading_style="ATX", strip=["a", "b", "strong", "i", "em", "img"]).convert_soup(page)
+    return text
+
+
+def _word(content: bytes) -> str:
+    import mammoth
+
+    return _html(mammoth.convert_to_html(io.BytesIO(content)).value.encode())
+
+
+_READERS: Final[dict[str, Callable[[bytes], str]]] = {".pdf": _pdf, ".html": _html, ".htm": _html, ".docx": _word}

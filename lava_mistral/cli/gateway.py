@@ -1,0 +1,110 @@
+"""`lava-mistral gateway`: a simulated Lava on this machine."""
+
+from __future__ import annotations
+
+import signal
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from lava_mistral.cli.output import JsonOption, print_json
+
+if TYPE_CHECKING:
+    from lava_mistral.gateway import LocalGateway
+
+_FAULTS: Final = {"reset": "Reset", "slow": "Slow", "garbage": "Garbage", "interrupted": "Interrupted"}
+_SLOW: Final = 5.0  # seconds
+
+
+def gateway(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8788,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds before the first byte of an answer.")] = 0.0,
+    customers: Annotated[
+        str | None,
+        typer.Option(help="The customers that exist, with their USD: c_1=5,c_2=0.50. By default any, with $100."),
+    ] = None,
+    faults: Annotated[
+        str | None,
+        typer.Option(
+            help="What goes wrong, and how often of 1: 0.1=429,0.05=reset. A status, reset, slow (5 s), garbage or "
+            "interrupted."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Literal["fast", "exact"] | None,
+        typer.Option(help="Count tokens quickly, or as Mistral does. By default exact, if [tokenizer] is installed."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Run a local Lava with a simulated Mistral behind it, until interrupted."""
+    if tokenizer is None:
+        tokenizer = "fast" if find_spec("mistral_common") is None else "exact"
+    elif tokenizer == "exact" and find_spec("mistral_common") is None:
+        raise ImportError('--tokenizer exact needs an extra: pip install "lava-mistral[tokenizer]"')
+    running = _start(port, latency=latency, customers=customers, faults=faults, tokenizer=tokenizer)
+    # A process manager stops it as Ctrl-C does: what is under way is broken off and the port is free again.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with running:
+            if json:
+                # One line, because a program reads it while the process goes on.
+                print_json({"base_url": running.base_url, "secret_key": running.secret_key}, indented=False)
+            else:
+                typer.echo(
+                    f"A simulated Lava is listening at {running.base_url} (no call leaves this machine). "
+                    "Use it with:\n\n"
+                    f"  export LAVA_BASE_URL={running.base_url}\n"
+                    f"  export LAVA_SECRET_KEY={running.secret_key}\n\n"
+                    f"{_COUNTS[tokenizer]}\nCtrl-C stops it."
+                )
+            running.wait()
+    except KeyboardInterrupt:
+        # It may come as soon as the address is told, before anybody waits.
+        return
+
+
+_COUNTS: Final = {
+    "exact": "Tokens are counted by Mistral's own tokenizers, as exact estimates are.",
+    "fast": "Tokens are counted quickly, and bills differ from exact estimates: --tokenizer exact.",
+}
+
+
+def _start(port: int, *, customers: str | None, faults: str | None, **options: Any) -> LocalGateway:
+    from lava_mistral.gateway import LocalGateway
+
+    try:
+        if customers is not None:
+            options["customers"] = _customers(customers)
+        if faults is not None:
+            options["faults"] = _faults(faults)
+        running = LocalGateway(port=port, **options)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    try:
+        return running.start()
+    except OSError as error:
+        raise OSError(f"can't listen on port {port} ({error.strerror or error}): choose another with --port") from error
+
+
+def _customers(text: str) -> dict[str, Any]:
+    from lava_mistral.gateway import Customer
+
+    pairs = [pair.strip().partition("=") for pair in text.split(",")]
+    return {name: Customer(balance=amount) if amount else Customer() for name, _, amount in pairs if name}
+
+
+def _faults(text: str) -> list[tuple[float, Any]]:
+    from lava_mistral import gateway as kinds
+
+    rules: list[tuple[float, Any]] = []
+    for pair in text.split(","):
+        chance, _, what = pair.strip().partition("=")
+        if what.isdigit():
+            fault: Any = kinds.Status(int(what))
+        elif what in _FAULTS:
+            fault = getattr(kinds, _FAULTS[what])(*([_SLOW] if what == "slow" else []))
+        else:
+            raise ValueError(f"{pair!r} is no fault: write PROBABILITY=STATUS, or one of {', '.join(_FAULTS)}")
+        rules.append((float(chance), fault))
+    return rules

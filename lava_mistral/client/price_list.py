@@ -1,0 +1,117 @@
+"""Bring the catalogue's prices up to date from Lava's public price list."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from lava_mistral.billing.credentials import PRODUCTION_URL, check_base_url
+from lava_mistral.billing.scope import Identity
+from lava_mistral.calls.call import JSON_HEADERS
+from lava_mistral.client.lookups import Lookup
+from lava_mistral.client.sync_client import LavaMistral
+from lava_mistral.errors import LavaError
+from lava_mistral.mistral.json_codec import to_json
+from lava_mistral.pricing.catalog import Model, add_model, models
+from lava_mistral.pricing.price_list import SERVICES_PATH, read_price_list
+from lava_mistral.transport.lava import Forwarder
+from lava_mistral.transport.request import Request, parse_url
+
+
+@dataclass(frozen=True)
+class PriceList:
+    """The models with their prices, and where those come from.
+
+    Attributes:
+        models: of the list; all of the catalogue where the list is the one in this package.
+        source: `"lava"`, `"cache"` (an earlier answer of Lava's) or `"package"` (shipped with this package).
+        read_at: when Lava gave the list; `None` for the one in this package.
+        error: why Lava was not the source.
+    """
+
+    models: tuple[Model, ...]
+    source: Literal["lava", "cache", "package"]
+    read_at: datetime | None = None
+    error: LavaError | None = None
+
+
+def refresh_models(*, base_url: str | None = None, cache: Path | None = None, timeout: float = 15.0) -> PriceList:
+    """Read Lava's price list and put its prices into the catalogue of this process. It never raises for the network.
+
+    Where Lava can't be asked, the last list that was read from the same address counts, then the one in this package.
+
+    Args:
+        base_url: of Lava; by default `LAVA_BASE_URL`, else production. No key is needed or sent.
+        cache: the file that keeps the last list; by default `lava-mistral/prices.json` in the user's cache folder
+            (`XDG_CACHE_HOME`, else `~/.cache`).
+        timeout: seconds for Lava's answer.
+
+    Raises:
+        ConfigurationError: the base URL is none.
+    """
+    base_url = check_base_url(base_url or os.environ.get("LAVA_BASE_URL") or PRODUCTION_URL)
+    cache = _default_cache() if cache is None else cache
+    try:
+        body = fetch_price_list(base_url, timeout)
+        prices = PriceList(tuple(read_price_list(body)), "lava", datetime.now(UTC))
+        _write(cache, base_url, body)
+    except LavaError as error:
+        prices = _read(cache, base_url, error) or PriceList(models(), "package", error=error)
+    for model in prices.models:
+        add_model(model)
+    return prices
+
+
+def fetch_price_list(base_url: str, timeout: float) -> Any:
+    """Get the body of the price list, over the connections that calls take.
+
+    Raises:
+        LavaError: no answer came, or one that is an error or no JSON.
+    """
+    client = LavaMistral(base_url=base_url, timeout=timeout, max_retries=0)
+    return client._ask(_PublicLookup(SERVICES_PATH.lstrip("/"), Identity(), timeout))
+
+
+class _PublicLookup(Lookup):
+    """A question that needs no credential, and gets none."""
+
+    def request(self, forwarder: Forwarder, extra: Any = ()) -> Request:
+        """Build the request for one try."""
+        self.address = f"{forwarder.base_url}/{self.target}"
+        url = parse_url(self.address)
+        host = (b"Host", url.authority.encode("ascii"))
+        return Request("GET", url, self.address, [host, *JSON_HEADERS, *extra])
+
+
+def _default_cache() -> Path:
+    folder = os.environ.get("XDG_CACHE_HOME")
+    return (Path(folder) if folder else Path("~/.cache").expanduser()) / "lava-mistral" / "prices.json"
+
+
+def _write(cache: Path, base_url: str, body: Any) -> None:
+    """Keep a list; one that can't be kept is read anew next time."""
+    kept = to_json({"base_url": base_url, "read_at": datetime.now(UTC).isoformat(), "body": body})
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all: others may read it at the same time.
+        with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as file:
+            file.write(kept)
+        os.replace(file.name, cache)
+
+
+def _read(cache: Path, base_url: str, error: LavaError) -> PriceList | None:
+    """Read the list that was kept; `None` if there is none from this address that can be read."""
+    try:
+        kept = json.loads(cache.read_bytes())
+        if kept["base_url"] != base_url:
+            return None
+        read_at = datetime.fromisoformat(kept["read_at"])
+        return PriceList(tuple(read_price_list(kept["body"])), "cache", read_at, error)
+    except (OSError, ValueError, KeyError, TypeError, LavaError):
+        return None

@@ -1,0 +1,97 @@
+"""What all commands have in common: help, wrong calls, encodings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lava_mistral import Billing, LavaMistral
+from lava_mistral.gateway import LocalGateway
+from tests.fakes.command_line import COMMAND, access, run
+
+ENCODINGS = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "cp1252"},
+    {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+]
+
+
+class TestEncodings:
+    """What is printed where standard output can't hold every sign."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "日本.md").write_text("日本の首都は東京です → 「東京」 is the capital of Japan…", encoding="utf-8")
+        return tmp_path
+
+    def spawn(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        command = [COMMAND, *map(str, arguments)]
+        return subprocess.run(command, env=os.environ | environment, capture_output=True, timeout=120)
+
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_for_people_what_it_lacks_is_replaced(
+        self, encoding: dict[str, str], folder: Path, gateway: LocalGateway
+    ) -> None:
+        told = encoding | access(gateway)
+        demo = self.spawn("demo", folder, "-q", "What is the capital of Japan?", **told)
+        assert (demo.returncode, demo.stderr) == (0, b"")
+        assert b"is the capital of Japan" in demo.stdout
+        LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url).chat(
+            [{"role": "user", "content": "Hello"}], billing=Billing(customer_id="日本", meter_slug="chat")
+        )
+        used = self.spawn("usage", **told)
+        assert (used.returncode, used.stderr) == (0, b"")
+        examined = self.spawn("doctor", "--model", "日本", **told)
+        assert (examined.returncode, examined.stderr) == (1, b"")
+        refused = self.spawn("demo", folder, **(told | {"LAVA_SECRET_KEY": "aks_test_→"}))
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(b"Failed: ")
+        helped = self.spawn("--help", **encoding)
+        assert (helped.returncode, helped.stderr) == (0, b"")
+
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_for_programs_json_is_always_utf_8(self, encoding: dict[str, str], gateway: LocalGateway) -> None:
+        told = encoding | access(gateway)
+        LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url).chat(
+            [{"role": "user", "content": "Hello"}], billing=Billing(customer_id="日本 é", meter_slug="chat")
+        )
+        used = json.loads(self.spawn("usage", "--json", **told).stdout.decode("utf-8"))
+        assert [item["name"] for item in used["items"]] == ["日本 é"]
+        examined = json.loads(self.spawn("doctor", "--json", "--model", "日本", **told).stdout.decode("utf-8"))
+        assert any("日本" in finding["detail"] for finding in examined["findings"])
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("lava-mistral 0.")
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("gateway",), ("doctor",), ("models",)])
+def test_help(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_an_unknown_command_exits_with_2() -> None:
+    assert run("dance").exit_code == 2
+    assert run().exit_code == 2
+
+
+def test_help_imports_neither_framework_nor_gateway() -> None:
+    script = (
+        "import sys\n"
+        "from lava_mistral.cli import main\n"
+        "sys.argv = ['lava-mistral', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'langchain_core', 'llama_index', 'uvicorn', 'numpy', 'mistral_common'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, stdout=subprocess.DEVNULL)
