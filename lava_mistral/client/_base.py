@@ -35,7 +35,7 @@ from lava_mistral.transport.failures import TransportError
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.lava import Forwarder
 from lava_mistral.transport.request import Request, Response, read
-from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
+from lava_mistral.transport.retry import Attempts, RetryPolicy
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.engine import (
@@ -74,6 +74,7 @@ class ClientBase:
         http_client: Any = None,
         spend_limit: Amount | SpendLimit | None = None,
         require_customer: bool = False,
+        retry: RetryPolicy | None = None,
     ) -> None:
         for name, limit in (("timeout", timeout), ("stream_chunk_timeout", stream_chunk_timeout)):
             if limit is not None and (not isinstance(limit, int | float) or limit <= 0):
@@ -88,8 +89,10 @@ class ClientBase:
         )
         self._timeout = timeout
         self._gap = stream_chunk_timeout
-        self._max_retries = max_retries
-        self._policy = RetryPolicy(max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries)
+        if retry is None and max_retries is not None:
+            retry = RetryPolicy(max_retries=max_retries)
+        self._retry = retry
+        self._policy = retry or RetryPolicy()
         self._own_transport: Transport | None = None
         if http_client is not None:
             self._own_transport = ClientTransport(http_client, asynchronous=self._asynchronous)
@@ -125,7 +128,7 @@ class ClientBase:
     def _engine_settings(self, model: str, dimensions: int | None, max_concurrency: int) -> dict[str, Any]:
         settings: dict[str, Any] = {"model": model, "dimensions": dimensions, "max_concurrency": max_concurrency}
         # The engine has a default of its own.
-        return settings if self._max_retries is None else settings | {"max_retries": self._max_retries}
+        return settings if self._retry is None else settings | {"retry": self._retry}
 
     def _chat_call(
         self,

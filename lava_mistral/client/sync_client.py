@@ -49,6 +49,8 @@ class LavaMistral(ClientBase, History):
             pass it is refused before it is sent (`SpendLimitError`).
         require_customer: refuse a call that no customer is named for, by a `billed_to` block, `billing=` or a forward
             token, before it is sent. `LAVA_REQUIRE_CUSTOMER=1` in the environment does so for all clients.
+        retry: a `lava_mistral.transport.retry.RetryPolicy`, which also says how long to wait; `max_retries` is ignored
+            where it is given.
 
     Raises:
         ConfigurationError: a setting is wrong. A missing key is reported by the first call.

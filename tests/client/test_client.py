@@ -7,10 +7,10 @@ import copy
 import json
 import logging
 import pickle
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from importlib.metadata import version
-from time import asctime, gmtime, sleep, time, tzset
+from time import asctime, gmtime, monotonic, time, tzset
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -40,9 +40,9 @@ from lava_mistral import (
     billed_to,
 )
 from lava_mistral.gateway import LocalGateway
+from tests.fakes.clients import BASE, KEY, Caller, at_once
+from tests.fakes.wire import DONE, Pieces, Wire, event
 
-KEY = "aks_test_not-a-real-key"
-BASE = "http://127.0.0.1:9/v1"
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
 ANSWER = {
@@ -55,127 +55,23 @@ ANSWER = {
 }
 
 
-class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that comes in the given pieces; a float waits, an exception is raised. Remembers whether it was closed."""
+class Both(Caller):
+    """One client, sync or async, that asks a script; tries follow each other at once."""
 
-    def __init__(self, *pieces: bytes | float | Exception) -> None:
-        self.pieces = pieces
-        self.closed = False
-        self.taken = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self.pieces:
-            self.taken += 1
-            if isinstance(piece, float):
-                sleep(piece)
-            elif isinstance(piece, Exception):
-                raise piece
-            else:
-                yield piece
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in iter(self):
-            yield piece
-
-    def close(self) -> None:
-        self.closed = True
-
-    async def aclose(self) -> None:
-        self.closed = True
-
-
-def event(content: str = "", finish: str | None = None, **extra: Any) -> bytes:
-    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **extra}
-    return f"data: {json.dumps(chunk)}\n\n".encode()
-
-
-DONE = b"data: [DONE]\n\n"
-Handler = Callable[[httpx.Request], httpx.Response]
-
-
-class Wire:
-    """Answers requests in order with the given answers, and keeps the requests. The last answer is repeated."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.requests: list[httpx.Request] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, Pieces):
-            return httpx.Response(200, stream=answer, headers={"x-lava-request-id": "req_s"})
-        if isinstance(answer, httpx.Response):
-            return answer
-        status, body = answer if isinstance(answer, tuple) else (200, answer)
-        return httpx.Response(status, json=body, headers={"x-lava-request-id": "req_1"})
-
-    @property
-    def bodies(self) -> list[Any]:
-        return [json.loads(request.content) for request in self.requests]
-
-
-class Both:
-    """One scenario on the sync client or on the async one."""
-
-    def __init__(self, wire: Wire, asynchronous: bool, **settings: Any) -> None:
-        self.asynchronous = asynchronous
-        settings = {"api_key": KEY, "base_url": BASE, **settings}
-        transport = httpx.MockTransport(wire)
-        self.client: Any
-        if asynchronous:
-            self.client = AsyncLavaMistral(http_client=httpx.AsyncClient(transport=transport), **settings)
-        else:
-            self.client = LavaMistral(http_client=httpx.Client(transport=transport), **settings)
+    def __init__(self, wire: Wire, asynchronous: bool, *, max_retries: int = 2, **settings: Any) -> None:
+        super().__init__(asynchronous)
+        self.made = self.client(wire, retry=at_once(max_retries), **settings)
 
     async def chat(self, messages: Any = ASK, **options: Any) -> Any:
-        answer = self.client.chat(messages, **options)
-        return await answer if self.asynchronous else answer
+        return await self.do(self.made.chat(messages, **options))
 
     async def stream(self, messages: Any = ASK, **options: Any) -> Any:
-        answer = self.client.stream(messages, **options)
-        return await answer if self.asynchronous else answer
-
-    async def take(self, stream: Any, count: int = 10_000) -> list[Any]:
-        taken = []
-        if self.asynchronous:
-            async for delta in stream:
-                taken.append(delta)
-                if len(taken) == count:
-                    break
-        else:
-            for delta in stream:
-                taken.append(delta)
-                if len(taken) == count:
-                    break
-        return taken
-
-    async def close(self, stream: Any) -> None:
-        if self.asynchronous:
-            await stream.aclose()
-        else:
-            stream.close()
+        return await self.do(self.made.stream(messages, **options))
 
 
 @pytest.fixture(params=["sync", "async"])
 def both(request: pytest.FixtureRequest) -> Callable[..., Both]:
     return lambda wire, **settings: Both(wire, request.param == "async", **settings)
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waits between tries take no time; what they would have been is kept."""
-    slept: list[float] = []
-
-    async def nap(seconds: float, *_: Any) -> None:
-        slept.append(seconds)
-
-    monkeypatch.setattr("lava_mistral.client.sync_client.time.sleep", slept.append)
-    monkeypatch.setattr("lava_mistral.client.async_client.asyncio.sleep", nap)
-    return slept
 
 
 @pytest.fixture
@@ -246,9 +142,9 @@ async def test_a_request_names_one_user_agent_the_callers_before_ours(both: Any,
     http = httpx.AsyncClient if run.asynchronous else httpx.Client
     settings: Any = {} if given is None else {"headers": {"user-agent": given}}
     http_client = http(transport=httpx.MockTransport(wire), **settings)
-    run.client = type(run.client)(api_key=KEY, base_url=BASE, http_client=http_client)
+    run.made = type(run.made)(api_key=KEY, base_url=BASE, http_client=http_client)
     await run.chat()
-    record = run.client.request("r")
+    record = run.made.request("r")
     assert (await record if run.asynchronous else record).request_id == "r"
     sent = given or f"lava-mistral/{version('lava-mistral')}"
     assert [request.headers.get_list("user-agent") for request in wire.requests] == [[sent], [sent]]
@@ -341,9 +237,9 @@ async def test_each_refusal_has_its_class_its_author_and_its_advice(
         await (run.stream() if streaming else run.chat())
     error = caught.value
     assert (error.origin, error.retryable, error.status_code) == (origin, retryable, status)
-    assert error.request_id == "req_1"
+    assert error.request_id == f"req_{len(wire.requests)}"
     assert f"HTTP {status}" in str(error)
-    assert "req_1" in str(error)
+    assert error.request_id in str(error)
     assert error.response is not None
     assert error.response.is_closed
     assert error.response.request.url == "https://api.mistral.ai/v1/chat/completions"
@@ -402,11 +298,13 @@ async def test_a_retry_after_date_without_a_zone_is_in_utc(both: Any, far_away: 
     assert 50 < caught.value.retry_after <= 60
 
 
-async def test_retry_after_is_obeyed_and_a_hopeless_one_ends_the_tries(both: Any, waits: list[float]) -> None:
-    wait = httpx.Response(429, json={"message": "slow down"}, headers={"retry-after": "7"})
-    wire = Wire(wait, ANSWER)
-    await both(wire).chat()
-    assert 7 <= waits[0] <= 8
+async def test_retry_after_is_obeyed_and_a_hopeless_one_ends_the_tries(both: Any) -> None:
+    wire = Wire(httpx.Response(429, json={"message": "slow down"}, headers={"retry-after": "0.2"}), ANSWER)
+    waits: list[float] = []
+    began = monotonic()
+    await both(wire).chat(on_retry=lambda error, tries, wait: waits.append(wait))
+    assert monotonic() - began >= 0.2
+    assert waits == [0.2]
     wire = Wire(httpx.Response(429, json={"message": "slow down"}, headers={"retry-after": "86400"}))
     with pytest.raises(RateLimitError) as caught:
         await both(wire).chat()
@@ -463,7 +361,8 @@ async def test_finish_reason_error_is_no_answer(both: Any) -> None:
 
 
 async def test_a_stream_gives_deltas_then_usage_and_cost(both: Any) -> None:
-    body = Pieces(event(""), event("He"), event("llo"), event("", "stop", usage=USAGE), DONE)
+    said = [event(text, id="c", model="m", created=1) for text in ("", "He", "llo")]
+    body = Pieces(*said, event("", "stop", usage=USAGE), DONE)
     wire = Wire(body)
     run = both(wire)
     stream = await run.stream()
@@ -471,7 +370,7 @@ async def test_a_stream_gives_deltas_then_usage_and_cost(both: Any) -> None:
     assert "".join(delta.text for delta in deltas) == "Hello"
     assert stream.turn.text == "Hello"
     assert (stream.usage, stream.cost) == (USAGE, Decimal("0.00045"))
-    assert (stream.request_id, stream.id, stream.model, stream.created) == ("req_s", "c", "m", 1)
+    assert (stream.request_id, stream.id, stream.model, stream.created) == ("req_1", "c", "m", 1)
     assert wire.bodies[0]["stream"] is True
     assert body.closed
     assert await run.take(stream) == []
@@ -514,7 +413,7 @@ async def test_a_stream_that_ends_early_raises_with_what_had_come(both: Any, end
                 seen.append(delta.text)
     assert "".join(seen) == "Hello"
     assert caught.value.partial.text == "Hello"
-    assert caught.value.request_id == "req_s"
+    assert caught.value.request_id == "req_1"
     assert len(wire.requests) == 1
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.partial.text == "Hello"
@@ -744,24 +643,26 @@ class Closing(httpx.MockTransport):
         self.closed = True
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("given", [0, 1])
-async def test_max_retries_holds_for_embeddings_too(both: Any, given: int) -> None:
-    wire = Wire((503, {}))
-    client = both(wire, max_retries=given).client
+async def test_max_retries_holds_for_embeddings_too(asynchronous: bool, given: int) -> None:
+    wire, caller = Wire((503, {})), Caller(asynchronous)
     with pytest.raises(ServerError):
-        embedded = client.embed(["a"])
-        await embedded if asyncio.iscoroutine(embedded) else embedded
+        await caller.do(caller.client(wire, max_retries=given).embed(["a"]))
     assert len(wire.requests) == 1 + given
 
 
-async def test_embeddings_are_tried_again_ten_times_by_default(both: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_embeddings_are_tried_again_ten_times_by_default(
+    asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     vector = {"data": [{"object": "embedding", "index": 0, "embedding": [0.5] * 1024}], "usage": {"prompt_tokens": 1}}
-    client = both(Wire(vector, (503, {}), vector)).client
+    caller = Caller(asynchronous)
+    client = caller.client(Wire(vector, (503, {}), vector), max_retries=None)
     with caplog.at_level(logging.INFO, "lava_mistral"):
         # The first answer shows that the address is right; until then fewer tries are made.
         for _ in range(2):
-            embedded = client.embed(["a"])
-            await embedded if asyncio.iscoroutine(embedded) else embedded
+            await caller.do(client.embed(["a"]))
     assert [record.getMessage()[:13] for record in caplog.records] == ["retry 1 of 10"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -20,50 +19,44 @@ from lava_mistral import (
 )
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Garbage, Interrupted, Reset, Slow, Status
+from tests.fakes.clients import Caller, at_once
+from tests.fakes.waiting import PATIENCE, aeventually
 
 ASK: list[Any] = [{"role": "user", "content": "Say something long about nothing in particular, please."}]
 
 
-class Caller:
-    """One scenario on the sync client or on the async one."""
+class OverHttp(Caller):
+    """Calls a gateway; tries follow each other at once."""
 
     def __init__(self, gateway: LocalGateway, asynchronous: bool) -> None:
-        self.gateway, self.asynchronous = gateway, asynchronous
+        super().__init__(asynchronous)
+        self.gateway = gateway
 
-    def client(self, **settings: Any) -> Any:
-        settings = {"api_key": self.gateway.secret_key, "base_url": self.gateway.base_url, **settings}
-        return AsyncLavaMistral(**settings) if self.asynchronous else LavaMistral(**settings)
+    def caller(self, max_retries: int = 2, **settings: Any) -> Any:
+        return self.client(gateway=self.gateway, retry=at_once(max_retries), **settings)
 
     async def chat(self, **settings: Any) -> Any:
-        client = self.client(**settings)
-        return await client.chat(ASK) if self.asynchronous else await asyncio.to_thread(client.chat, ASK)
+        return await self.do(self.caller(**settings).chat(ASK))
 
     async def stream(self, **settings: Any) -> tuple[list[str], Any]:
         """The texts that came, and the error that ended them."""
-        client, texts = self.client(**settings), []
-
-        def run() -> LavaError | None:
-            try:
+        client, texts = self.caller(**settings), []
+        try:
+            if self.asynchronous:
+                async with await client.stream(ASK) as stream:
+                    async for delta in stream:
+                        texts.append(delta.text)
+            else:
                 with client.stream(ASK) as stream:
                     texts.extend(delta.text for delta in stream)
-            except LavaError as error:
-                return error
-            return None
-
-        if not self.asynchronous:
-            return texts, await asyncio.to_thread(run)
-        try:
-            async with await client.stream(ASK) as stream:
-                async for delta in stream:
-                    texts.append(delta.text)
         except LavaError as error:
             return texts, error
         return texts, None
 
 
 @pytest.fixture(params=["sync", "async"])
-def caller(request: pytest.FixtureRequest, gateway: LocalGateway) -> Caller:
-    return Caller(gateway, request.param == "async")
+def caller(request: pytest.FixtureRequest, gateway: LocalGateway) -> OverHttp:
+    return OverHttp(gateway, request.param == "async")
 
 
 @pytest.mark.parametrize(
@@ -78,10 +71,10 @@ def caller(request: pytest.FixtureRequest, gateway: LocalGateway) -> Caller:
     ],
 )
 async def test_a_broken_stream_raises_with_the_partial_turn(
-    caller: Caller, how: Any, kind: type[StreamInterruptedError]
+    caller: OverHttp, how: Any, kind: type[StreamInterruptedError]
 ) -> None:
     caller.gateway.queue(Interrupted(after=4, how=how))
-    texts, error = await caller.stream(stream_chunk_timeout=0.4)
+    texts, error = await caller.stream(stream_chunk_timeout=0.4 if how == "stalled" else PATIENCE)
     assert type(error) is kind
     assert texts
     assert error.partial.text.startswith("".join(texts))
@@ -89,7 +82,7 @@ async def test_a_broken_stream_raises_with_the_partial_turn(
     assert len(caller.gateway.requests) == 1
 
 
-async def test_a_stream_without_done_but_with_a_finish_reason_is_whole(caller: Caller) -> None:
+async def test_a_stream_without_done_but_with_a_finish_reason_is_whole(caller: OverHttp) -> None:
     caller.gateway.queue(Interrupted(how="no done"))
     texts, error = await caller.stream()
     assert error is None
@@ -97,9 +90,9 @@ async def test_a_stream_without_done_but_with_a_finish_reason_is_whole(caller: C
 
 
 @pytest.mark.parametrize("how", ["clean", "closed", "reset", "stalled", "error event"])
-async def test_a_stream_broken_before_its_first_word_is_tried_again(caller: Caller, how: Any) -> None:
+async def test_a_stream_broken_before_its_first_word_is_tried_again(caller: OverHttp, how: Any) -> None:
     caller.gateway.queue(Interrupted(after=1, how=how))
-    texts, error = await caller.stream(stream_chunk_timeout=0.3)
+    texts, error = await caller.stream(stream_chunk_timeout=0.4 if how == "stalled" else PATIENCE)
     assert error is None
     assert "".join(texts)
     assert len(caller.gateway.requests) == 2
@@ -107,31 +100,37 @@ async def test_a_stream_broken_before_its_first_word_is_tried_again(caller: Call
 
 @pytest.mark.parametrize(
     ("fault", "kind"),
-    [(Reset(), APIConnectionError), (Slow(5.0), APITimeoutError), (Garbage(), ServerError), (Status(503), ServerError)],
+    [
+        (Reset(), APIConnectionError),
+        (Slow(PATIENCE), APITimeoutError),
+        (Garbage(), ServerError),
+        (Status(503), ServerError),
+    ],
 )
 async def test_a_failed_answer_is_tried_again_and_then_raised(
-    caller: Caller, fault: Any, kind: type[LavaError]
+    caller: OverHttp, fault: Any, kind: type[LavaError]
 ) -> None:
+    timeout = 0.5 if isinstance(fault, Slow) else PATIENCE
     caller.gateway.queue(fault)
-    assert (await caller.chat(timeout=0.5)).text
+    assert (await caller.chat(timeout=timeout)).text
     assert len(caller.gateway.requests) == 2
     caller.gateway.queue(fault)
     with pytest.raises(kind):
-        await caller.chat(timeout=0.5, max_retries=0)
+        await caller.chat(timeout=timeout, max_retries=0)
 
 
-async def test_the_wait_for_the_first_byte_may_be_longer_than_the_gap_between_chunks(caller: Caller) -> None:
-    caller.gateway.queue(Slow(0.6))
-    texts, error = await caller.stream(timeout=5.0, stream_chunk_timeout=0.3, max_retries=0)
+async def test_the_wait_for_the_first_byte_may_be_longer_than_the_gap_between_chunks(caller: OverHttp) -> None:
+    caller.gateway.queue(Slow(0.5))
+    texts, error = await caller.stream(timeout=PATIENCE, stream_chunk_timeout=0.3, max_retries=0)
     assert error is None
     assert "".join(texts)
 
 
-async def test_a_gap_may_be_longer_than_the_wait_for_the_first_byte(caller: Caller) -> None:
+async def test_a_gap_may_be_longer_than_the_wait_for_the_first_byte(caller: OverHttp) -> None:
     good = b'data: {"id":"1","model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
     last = good.replace(b"null", b'"stop"')
     caller.gateway.queue([good, 0.6, last, "data: [DONE]\n\n"])
-    texts, error = await caller.stream(timeout=0.3, stream_chunk_timeout=5.0, max_retries=0)
+    texts, error = await caller.stream(timeout=0.4, stream_chunk_timeout=PATIENCE, max_retries=0)
     assert error is None
     assert "".join(texts) == "aa"
 
@@ -148,29 +147,22 @@ async def test_leaving_a_stream_closes_its_connection() -> None:
         await anext(async_stream)
         await async_stream.aclose()
         assert await anext(async_stream, None) is None
-        deadline = time.monotonic() + 5
-        while gateway.in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        assert gateway.in_flight == 0
+        await aeventually(lambda: not gateway.in_flight)
 
 
 async def test_a_cancelled_call_leaves_nothing_behind() -> None:
-    with LocalGateway(latency=10.0) as gateway:
+    with LocalGateway(latency=2 * PATIENCE) as gateway:
         client = AsyncLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
         tasks = [asyncio.create_task(client.chat(ASK)) for _ in range(5)]
-        while gateway.in_flight < 5:
-            await asyncio.sleep(0.01)
+        await aeventually(lambda: gateway.in_flight == 5)
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(result) for result in results} == {asyncio.CancelledError}
-        deadline = time.monotonic() + 5
-        while gateway.in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        assert gateway.in_flight == 0
+        await aeventually(lambda: not gateway.in_flight)
 
 
-async def test_connections_are_used_again(caller: Caller) -> None:
+async def test_connections_are_used_again(caller: OverHttp) -> None:
     for _ in range(5):
         await caller.chat()
         await caller.stream()

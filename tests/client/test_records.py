@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import time
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +14,6 @@ import httpx
 import pytest
 
 from lava_mistral import (
-    AsyncLavaMistral,
     AuthenticationError,
     Billing,
     ConfigurationError,
@@ -29,8 +27,10 @@ from lava_mistral import (
 from lava_mistral.billing.lava_records import Charge, Page, UsageItem, UsageSum
 from lava_mistral.client.lookups import Patience, moment_text
 from lava_mistral.gateway import LocalGateway
+from tests.fakes.clients import KEY, Caller
+from tests.fakes.waiting import aeventually
+from tests.fakes.wire import DONE, Wire, event
 
-KEY = "aks_test_records"
 ASK: list[Any] = [{"role": "user", "content": "Hello there"}]
 # As Lava's Node SDK types it (RestRequest).
 RECORD: dict[str, Any] = {
@@ -71,48 +71,9 @@ RECORD: dict[str, Any] = {
 COUNTED = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
 
 
-def chunk(content: str, finish: str | None = None, **extra: Any) -> bytes:
-    delta = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
-    return f"data: {json.dumps({'id': 'c', 'model': 'm', 'choices': [delta], **extra})}\n\n".encode()
-
-
-class Side:
-    """The same question to either client."""
-
-    def __init__(self, asynchronous: bool) -> None:
-        self.asynchronous = asynchronous
-
-    def client(self, handler: Any = None, **settings: Any) -> Any:
-        settings = {"api_key": KEY, "base_url": "http://127.0.0.1:9/v1", "max_retries": 0, **settings}
-        if handler is not None:
-            transport = httpx.MockTransport(handler)
-            http: Any = httpx.AsyncClient if self.asynchronous else httpx.Client
-            settings["http_client"] = http(transport=transport)
-        return AsyncLavaMistral(**settings) if self.asynchronous else LavaMistral(**settings)
-
-    async def ask(self, made: Any) -> Any:
-        return await made if self.asynchronous else made
-
-    async def all(self, made: AsyncIterator[Any] | Iterator[Any]) -> list[Any]:
-        return [item async for item in made] if isinstance(made, AsyncIterator) else list(made)
-
-
 @pytest.fixture(params=["sync", "async"])
-def side(request: pytest.FixtureRequest) -> Side:
-    return Side(request.param == "async")
-
-
-@pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits, which take no time."""
-    waits: list[float] = []
-
-    async def nap(seconds: float) -> None:
-        waits.append(seconds)
-
-    monkeypatch.setattr("lava_mistral.client.records.time.sleep", waits.append)
-    monkeypatch.setattr("lava_mistral.client.records.asyncio.sleep", nap)
-    return waits
+def side(request: pytest.FixtureRequest) -> Caller:
+    return Caller(request.param == "async")
 
 
 def test_a_record_is_read_with_its_types() -> None:
@@ -155,7 +116,7 @@ def test_moments_are_written_in_utc() -> None:
     assert moment_text(datetime(2026, 8, 1)).endswith("Z")
 
 
-async def test_a_question_goes_to_lava_itself_with_the_secret_key(side: Side) -> None:
+async def test_a_question_goes_to_lava_itself_with_the_secret_key(side: Caller) -> None:
     seen: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -163,7 +124,7 @@ async def test_a_question_goes_to_lava_itself_with_the_secret_key(side: Side) ->
         return httpx.Response(200, json=RECORD)
 
     for credential in (KEY, Billing(customer_id="c", meter_slug="m").forward_token(KEY), lambda: KEY):
-        record = await side.ask(side.client(handle, api_key=credential).request("req/1 ä"))
+        record = await side.do(side.client(handle, api_key=credential).request("req/1 ä"))
         assert record.request_id == "req_1"
     for request in seen:
         assert request.method == "GET"
@@ -172,54 +133,53 @@ async def test_a_question_goes_to_lava_itself_with_the_secret_key(side: Side) ->
         assert "x-lava-metadata" not in request.headers
 
 
-async def test_a_record_may_call_its_moment_a_timestamp(side: Side) -> None:
+async def test_a_record_may_call_its_moment_a_timestamp(side: Caller) -> None:
     moment = "2026-08-01T10:00:00.000Z"
     record = {"request_id": "r", "status": "completed", "timestamp": moment}
     client = side.client(lambda _: httpx.Response(200, json=record))
-    assert (await side.ask(client.request("r"))).created_at == datetime(2026, 8, 1, 10, tzinfo=UTC)
+    assert (await side.do(client.request("r"))).created_at == datetime(2026, 8, 1, 10, tzinfo=UTC)
 
 
-async def test_an_opaque_token_can_ask_nothing(side: Side) -> None:
+async def test_an_opaque_token_can_ask_nothing(side: Caller) -> None:
     with pytest.raises(ConfigurationError, match="secret key") as caught:
-        await side.ask(side.client(lambda _: httpx.Response(200), api_key="opaque-token").request("r"))
+        await side.do(side.client(lambda _: httpx.Response(200), api_key="opaque-token").request("r"))
     assert "opaque-token" not in str(caught.value)
     with pytest.raises(ConfigurationError, match="not None"):
-        await side.ask(side.client().request(None))
+        await side.do(side.client().request(None))
 
 
-async def test_a_refusal_is_lavas_own_and_shows_no_key(side: Side) -> None:
+async def test_a_refusal_is_lavas_own_and_shows_no_key(side: Caller) -> None:
     client = side.client(lambda _: httpx.Response(401, json={"message": "Unauthorized"}))
     with pytest.raises(AuthenticationError) as caught:
-        await side.ask(client.request("r"))
+        await side.do(client.request("r"))
     error = caught.value
     assert (error.origin, error.response.request.url.path) == ("lava", "/v1/requests/r")
     assert "authorization" not in error.response.request.headers
 
 
-async def test_a_record_that_is_not_there_yet_is_waited_for(side: Side, naps: list[float]) -> None:
-    answers = [(404, {"error": "no"}), (404, {"error": "no"}), (200, RECORD | {"status": "pending"}), (200, RECORD)]
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        status, body = answers.pop(0)
-        return httpx.Response(status, json=body)
-
-    record = await side.ask(side.client(handle).request("req_1"))
+async def test_a_record_that_is_not_there_yet_is_waited_for(side: Caller) -> None:
+    wire = Wire((404, {"error": "no"}), (404, {"error": "no"}), RECORD | {"status": "pending"}, RECORD)
+    began = time.monotonic()
+    record = await side.do(side.client(wire).request("req_1"))
     assert record.status == "completed"
-    assert naps == pytest.approx([0.1, 0.15, 0.225])
+    assert len(wire.requests) == 4
+    # 0.1 s, half as much again, and so on.
+    assert time.monotonic() - began >= 0.475
 
 
-async def test_patience_ends(side: Side, naps: list[float]) -> None:
-    missing = side.client(lambda _: httpx.Response(404, json={"error": "Request not found"}))
+async def test_patience_ends(side: Caller) -> None:
+    wire = Wire((404, {"error": "Request not found"}))
     for wait in (0, None):
         with pytest.raises(NotFoundError):
-            await side.ask(missing.request("r", wait=wait))
-    assert not naps
+            await side.do(side.client(wire).request("r", wait=wait))
+    assert len(wire.requests) == 2
+    began = time.monotonic()
     with pytest.raises(NotFoundError):
-        await side.ask(missing.request("r", wait=20))
-    assert sum(naps) == pytest.approx(20)
-    assert max(naps) <= 5
-    pending = side.client(lambda _: httpx.Response(200, json=RECORD | {"status": "pending"}))
-    record = await side.ask(pending.request("r", wait=1))
+        await side.do(side.client(wire).request("r", wait=0.3))
+    assert time.monotonic() - began >= 0.3
+    assert len(wire.requests) == 6
+    pending = side.client(Wire(RECORD | {"status": "pending"}))
+    record = await side.do(pending.request("r", wait=0.1))
     assert record.status == "pending"
 
 
@@ -233,17 +193,17 @@ def test_patience_grows_and_is_bounded() -> None:
 
 @pytest.mark.parametrize("wrong", ["", " ", 7])
 @pytest.mark.parametrize("name", ["customer_id", "meter_id"])
-async def test_an_empty_filter_is_not_taken_for_none(side: Side, name: str, wrong: Any) -> None:
+async def test_an_empty_filter_is_not_taken_for_none(side: Caller, name: str, wrong: Any) -> None:
     asked: list[httpx.Request] = []
     client = side.client(lambda request: asked.append(request) or httpx.Response(200, json={}))
     with pytest.raises(ConfigurationError, match=f"{name} is text"):
-        await side.all(client.requests(**{name: wrong}))
+        await side.take(client.requests(**{name: wrong}))
     with pytest.raises(ConfigurationError, match=f"{name} is text"):
-        await side.ask(client.usage("2026-08-01", **{name: wrong}))
+        await side.do(client.usage("2026-08-01", **{name: wrong}))
     assert not asked
 
 
-async def test_pages_are_followed_by_their_cursor(side: Side) -> None:
+async def test_pages_are_followed_by_their_cursor(side: Caller) -> None:
     seen: list[dict[str, str]] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -256,26 +216,26 @@ async def test_pages_are_followed_by_their_cursor(side: Side) -> None:
         return httpx.Response(200, json=body | ({"next_cursor": str(start + len(data))} if more else {}))
 
     client = side.client(handle)
-    records = await side.all(client.requests(customer_id="c", meter_id="m", metadata={"a": "1", "b": "ü"}))
+    records = await side.take(client.requests(customer_id="c", meter_id="m", metadata={"a": "1", "b": "ü"}))
     assert [record.request_id for record in records] == [f"r{n}" for n in range(250)]
     filters = {"customer_id": "c", "meter_id": "m", "metadata_filters": '[["a","1"],["b","\\u00fc"]]', "limit": "100"}
     assert seen == [filters, filters | {"cursor": "100"}, filters | {"cursor": "200"}]
     seen.clear()
-    assert len(await side.all(client.requests(limit=120))) == 120
+    assert len(await side.take(client.requests(limit=120))) == 120
     assert [asked["limit"] for asked in seen] == ["100", "20"]
-    assert await side.all(client.requests(limit=0)) == []
+    assert await side.take(client.requests(limit=0)) == []
 
 
-async def test_a_page_that_leads_nowhere_ends_the_listing(side: Side) -> None:
+async def test_a_page_that_leads_nowhere_ends_the_listing(side: Caller) -> None:
     stuck = {"data": [RECORD], "has_more": True, "next_cursor": "here"}
     client = side.client(lambda _: httpx.Response(200, json=stuck))
-    assert len(await side.all(client.requests())) == 2
+    assert len(await side.take(client.requests())) == 2
     assert Page.from_wire({"data": [], "has_more": True, "next_cursor": "x"}).cursor is None
     with pytest.raises(ConfigurationError, match="metadata key"):
-        await side.all(client.requests(metadata={"a b": "c"}))
+        await side.take(client.requests(metadata={"a b": "c"}))
 
 
-async def test_usage_is_asked_for_a_span(side: Side) -> None:
+async def test_usage_is_asked_for_a_span(side: Caller) -> None:
     sums = {"total_requests": 2, "total_usage_tokens": 30, "total_cost": "0.1", "total_charge": "0.2"}
     day = {"date": "2026-08-01", "start": "2026-08-01T00:00:00Z", "end": "2026-08-02T00:00:00Z"}
     seen: list[dict[str, str]] = []
@@ -285,7 +245,7 @@ async def test_usage_is_asked_for_a_span(side: Side) -> None:
         return httpx.Response(200, json={"items": [day | sums], "totals": sums})
 
     start = datetime(2026, 8, 1, tzinfo=UTC)
-    report = await side.ask(side.client(handle).usage(start, "2026-08-02", customer_id="c", metadata={"k": "v"}))
+    report = await side.do(side.client(handle).usage(start, "2026-08-02", customer_id="c", metadata={"k": "v"}))
     assert seen == [
         {
             "start": "2026-08-01T00:00:00.000Z",
@@ -300,50 +260,49 @@ async def test_usage_is_asked_for_a_span(side: Side) -> None:
     assert report.items == (UsageItem(2, 30, Decimal("0.1"), Decimal("0.2"), "2026-08-01", start, end),)
 
 
-async def test_the_gateway_tells_what_was_sent(side: Side, gateway: LocalGateway) -> None:
-    client = side.client(api_key=gateway.secret_key, base_url=gateway.base_url)
+async def test_the_gateway_tells_what_was_sent(side: Caller, gateway: LocalGateway) -> None:
+    client = side.client(gateway=gateway)
     billing = Billing(customer_id="c_1", meter_slug="chat")
-    first = await side.ask(client.chat(ASK, billing=billing, lava_metadata={"team": "x"}))
-    await side.ask(client.chat(ASK, lava_metadata={"team": "y"}))
-    record = await side.ask(client.request(first.request_id))
+    first = await side.do(client.chat(ASK, billing=billing, lava_metadata={"team": "x"}))
+    await side.do(client.chat(ASK, lava_metadata={"team": "y"}))
+    record = await side.do(client.request(first.request_id))
     assert (record.cost, record.customer_id, record.metadata) == (first.cost, "c_1", {"team": "x"})
     assert record.usage.total_tokens == first.usage["total_tokens"]
-    listed = await side.all(client.requests(metadata={"team": "x"}))
+    listed = await side.take(client.requests(metadata={"team": "x"}))
     assert [each.request_id for each in listed] == [first.request_id]
-    assert len(await side.all(client.requests())) == 2
-    report = await side.ask(client.usage(date.today() - timedelta(days=2)))
+    assert len(await side.take(client.requests())) == 2
+    report = await side.do(client.usage(date.today() - timedelta(days=2)))
     assert report.totals.requests == 2
     assert report.totals.cost == sum(request.cost for request in gateway.requests)
-    filtered = await side.ask(client.usage(date.today() - timedelta(days=2), customer_id="c_1"))
+    filtered = await side.do(client.usage(date.today() - timedelta(days=2), customer_id="c_1"))
     assert filtered.totals.cost == first.cost
 
 
-async def test_a_record_that_lags_is_waited_for(side: Side) -> None:
+async def test_a_record_that_lags_is_waited_for(side: Caller) -> None:
     with LocalGateway(record_lag=0.3) as gateway:
-        client = side.client(api_key=gateway.secret_key, base_url=gateway.base_url)
-        answer = await side.ask(client.chat(ASK))
+        client = side.client(gateway=gateway)
+        answer = await side.do(client.chat(ASK))
         with pytest.raises(NotFoundError):
-            await side.ask(client.request(answer.request_id, wait=0))
-        assert (await side.ask(client.request(answer.request_id, wait=5))).cost == answer.cost
+            await side.do(client.request(answer.request_id, wait=0))
+        assert (await side.do(client.request(answer.request_id, wait=5))).cost == answer.cost
 
 
-async def test_what_a_left_stream_cost_is_learned_afterwards(side: Side, gateway: LocalGateway) -> None:
-    client = side.client(api_key=gateway.secret_key, base_url=gateway.base_url)
-    gateway.queue([chunk("Hi"), 0.5, chunk("", "stop", usage=COUNTED), b"data: [DONE]\n\n"])
+async def test_what_a_left_stream_cost_is_learned_afterwards(side: Caller, gateway: LocalGateway) -> None:
+    client = side.client(gateway=gateway)
+    gateway.queue([event("Hi"), 0.5, event("", "stop", usage=COUNTED), DONE])
     with track_usage() as usage:
-        stream = await side.ask(client.stream(ASK, billing=Billing(customer_id="c", meter_slug="m")))
+        stream = await side.do(client.stream(ASK, billing=Billing(customer_id="c", meter_slug="m")))
         # Its end is on the way, and charged, when the stream is left.
-        while not gateway.requests[0].cost:
-            await asyncio.sleep(0.01)
-        await side.ask(stream.aclose() if side.asynchronous else stream.close())
+        await aeventually(lambda: gateway.requests[0].cost)
+        await side.close(stream)
     assert usage.unknown == 1
-    assert await side.ask(client.reconcile(usage, wait=5)) == 0
+    assert await side.do(client.reconcile(usage, wait=5)) == 0
     assert gateway.requests[0].cost == Decimal("0.00045")
     assert (usage.unknown, usage.cost, usage.by_customer["c"].cost) == (0, Decimal("0.00045"), Decimal("0.00045"))
     assert usage.total_tokens == 1500
 
 
-async def test_what_lava_does_not_know_stays_unknown(side: Side) -> None:
+async def test_what_lava_does_not_know_stays_unknown(side: Caller) -> None:
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("req_pending"):
             return httpx.Response(200, json=RECORD | {"request_id": "req_pending", "status": "pending"})
@@ -358,7 +317,7 @@ async def test_what_lava_does_not_know_stays_unknown(side: Side) -> None:
         def settle(self, told: RequestRecord) -> None:
             self.settled.append(told)
 
-    assert await side.ask(side.client(handle).reconcile(Account(), wait=0)) == 2
+    assert await side.do(side.client(handle).reconcile(Account(), wait=0)) == 2
     assert not Account.settled
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from tests.fakes.wire import event
+
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 STREAM_HEAD = (
@@ -22,13 +24,6 @@ END = b"0\r\n\r\n"
 def chunked(data: bytes) -> bytes:
     """One chunk of a chunked body."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
-
-
-def event(content: str = "", finish: str | None = None, **extra: Any) -> bytes:
-    """One event of a streamed answer."""
-    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **extra}
-    return f"data: {json.dumps(chunk)}\n\n".encode()
 
 
 WORD = chunked(event("Hello"))

@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 from lava_mistral import APIConnectionError, AsyncLavaMistral, LavaMistral
-from lava_mistral.gateway import LocalGateway
+from lava_mistral.gateway import LocalGateway, Stall
 from lava_mistral.transport import pools
 from lava_mistral.transport.connections import Proxy
 from lava_mistral.transport.request import parse_url
+from tests.fakes.waiting import aeventually
+from tests.fakes.wire import event
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 
@@ -121,15 +123,21 @@ def test_a_client_works_in_a_spawned_process(gateway: LocalGateway) -> None:
     assert not done.stderr
 
 
-async def test_200_streams_run_at_once_through_one_client() -> None:
-    with LocalGateway(latency=2.5) as gateway:
-        client = AsyncLavaMistral(**settings(gateway))
-        streams = await asyncio.gather(*(client.stream(ASK) for _ in range(200)))
-        assert gateway.max_in_flight == 200
-        for stream in streams:
-            async for _ in stream:
-                pass
-    assert {stream.turn.finish_reason for stream in streams} == {"stop"}
+async def test_200_streams_run_at_once_through_one_client(gateway: LocalGateway) -> None:
+    client = AsyncLavaMistral(**settings(gateway))
+    # Each says a word, and then nothing for as long as it is kept.
+    gateway.queue(*[[event("Hello"), Stall()]] * 200)
+    streams = await asyncio.gather(*(client.stream(ASK) for _ in range(200)))
+    assert gateway.in_flight == gateway.max_in_flight == 200
+    await asyncio.gather(*(stream.aclose() for stream in streams))
+    await aeventually(lambda: not gateway.in_flight)
+
+    async def read() -> str | None:
+        async with await client.stream(ASK) as stream:
+            _ = [delta async for delta in stream]
+        return stream.turn.finish_reason
+
+    assert await asyncio.gather(*(read() for _ in range(200))) == ["stop"] * 200
 
 
 class RefusingProxy(BaseHTTPRequestHandler):
