@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 Outcome = Literal["answered", "refused", "failed"]
 
-_HEADER = re.compile(r"x-ratelimit-(limit|remaining)-(req|tokens)-(?:(\d+)-)?(second|minute)$")
+_HEADER = re.compile(r"x-ratelimit-(limit|remaining)-(req|tokens)-(?:(\d{1,6})-)?(second|minute)$")
 _SECONDS: Final = {"second": 1.0, "minute": 60.0}
 _KINDS: Final = {"req": "requests", "tokens": "tokens"}
 

@@ -254,6 +254,8 @@ for _value in ("absurd", "-1", "1e400", "9" * 400, "NaN", ""):
         all={OK},
     )
 
+add("rate-limit headers: a window without end", _headers((f"x-ratelimit-limit-req-{'9' * 400}-second", "5")), all={OK})
+
 
 def _informational(status: str, times: int) -> Respond:
     async def respond(exchange: Exchange) -> None:
