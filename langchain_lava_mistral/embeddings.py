@@ -14,6 +14,7 @@ from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral._fork import new_lock
 from lava_mistral.billing.identity import Billing
+from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A request that
             could pass it is refused before it is sent (`SpendLimitError`).
         dimensions: length of the vectors, for models that can shorten them.
+        on_empty: what becomes of an empty text: `"raise"`, `"skip"` (a vector of zeros) or `"placeholder"` (a full stop
+            is embedded).
         max_concurrency: requests in flight at most; `max_concurrent_requests` is understood too.
         max_retries: how often a failed request is repeated.
         timeout: seconds for one request; `None` for no limit.
@@ -88,6 +91,7 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
     model: str = "mistral-embed"
     dimensions: int | None = None
+    on_empty: OnEmpty = "raise"
     max_concurrency: int = Field(default=DEFAULT_MAX_CONCURRENCY)
     max_retries: int = 10
     show_progress_bar: bool = False
@@ -165,7 +169,9 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
     def _engine(self) -> EmbeddingEngine:
         """Return the engine of the present settings: one for all calls, since it keeps the limit."""
-        own = {name: getattr(self, name) for name in ("model", "dimensions", "max_concurrency", "max_retries")}
+        own = {
+            name: getattr(self, name) for name in ("model", "dimensions", "max_concurrency", "max_retries", "on_empty")
+        }
         present = shared_settings(self.__dict__), own, dict(self.lava_metadata or ())
         if self._made.settings != present:
             with _building:

@@ -24,6 +24,10 @@ _PART_FIELDS: dict[str, tuple[str, type]] = {
 }
 
 
+_DEEPEST = 50
+"""Levels of parts inside parts; real answers have two."""
+
+
 def malformed(name: str, expected: str, value: Any) -> ServerError:
     """Return the error for an answer in which something has not the shape that it should have."""
     return ServerError(
@@ -44,8 +48,12 @@ def as_list_of(value: Any, name: str) -> list[Any]:
     return value
 
 
-def read_parts(content: Any) -> list[Any]:
+def read_parts(content: Any, depth: int = 0) -> list[Any]:
     """Return content in any of its forms as a list of parts, without empty text.
+
+    Args:
+        content: a string, a list of strings and parts, or nothing.
+        depth: how many parts it is inside of.
 
     What has no type, or not what its type promises, becomes a part of the type "unknown".
 
@@ -58,10 +66,12 @@ def read_parts(content: Any) -> list[Any]:
         return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, Iterable) or isinstance(content, Mapping):
         raise malformed("content", "a string or a list", content)
-    return [part for item in content for part in _read_part(item)]
+    if depth > _DEEPEST:
+        raise malformed("content", f"nested {_DEEPEST} levels at most", content)
+    return [part for item in content for part in _read_part(item, depth)]
 
 
-def _read_part(item: Any) -> list[Any]:
+def _read_part(item: Any, depth: int) -> list[Any]:
     if isinstance(item, str):
         return read_parts(item)
     if not isinstance(item, dict):
@@ -74,7 +84,7 @@ def _read_part(item: Any) -> list[Any]:
         case "text":
             return []
         case "thinking":
-            return [item | {"thinking": read_parts(item.get("thinking"))}]
+            return [item | {"thinking": read_parts(item.get("thinking"), depth + 1)}]
         case "reference":
             ids = item.get("reference_ids")
             kept = [id for id in ids if isinstance(id, int | str)] if isinstance(ids, list) else []

@@ -253,3 +253,23 @@ def test_a_call_that_takes_too_long_keeps_what_was_paid() -> None:
         partial = partial_of(caught.value)
         assert partial is not None
         assert sorted(partial.vectors) == list(range(512))
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_empty_text_is_refused_skipped_or_replaced_as_asked(gateway: LocalGateway, way: str) -> None:
+    def embed(**settings: Any) -> Any:
+        model = LavaMistralEmbeddings(api_key=gateway.secret_key, base_url=gateway.base_url, **settings)
+        texts = ["one", "", "two"]
+        return model.embed_documents(texts) if way == "sync" else asyncio.run(model.aembed_documents(texts))
+
+    with pytest.raises(InvalidRequestError, match="1"):
+        embed()
+    assert not gateway.requests
+    skipped = embed(on_empty="skip")
+    assert set(skipped[1]) == {0.0}
+    assert gateway.requests[-1].body["input"] == ["one", "two"]
+    placed = embed(on_empty="placeholder")
+    assert gateway.requests[-1].body["input"] == ["one", ".", "two"]
+    assert placed[0] == skipped[0]
+    with pytest.raises(ValueError, match="on_empty"):
+        embed(on_empty="sometimes")
