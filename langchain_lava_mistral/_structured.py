@@ -22,13 +22,13 @@ from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.tools import object_schema, tool_name, unwrap, wrap_schema
 
 if TYPE_CHECKING:
-    from langchain_lava_mistral.chat_models import ChatLavaMistral
+    from langchain_core.language_models import BaseChatModel
 
 _BUILTIN = (str, int, float, bool, list, dict, tuple, set)
 
 
 def structured(
-    model: ChatLavaMistral,
+    model: BaseChatModel,
     schema: Any,
     *,
     method: str | None,
@@ -62,7 +62,7 @@ def structured(
         case "function_calling":
             function = answer_tool(schema, strict=strict)
             tool = function["function"]["name"]
-            llm = model.bind_tools([function], tool_choice="any", **bound)
+            llm = model.bind_tools([function], tool_choice="any", **bound)  # type: ignore[list-item]  # a wire tool is a dictionary
         case "json_schema":
             llm = model.bind(response_format=to_response_format(schema, strict=strict), **bound)
         case "json_mode":
