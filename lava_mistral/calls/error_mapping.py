@@ -77,6 +77,9 @@ def error_from_response(
     body = _without_secrets(parse_body(content))
     detail = read_error_body(body)
     message = detail.message or f"an answer with status {status} and no explanation"
+    if status == 403 and message.startswith("<"):
+        # Lava and Mistral answer in JSON.
+        detail.origin, message = "client", "a page of HTML came instead of an answer of Lava's"
     kind, advice = _classify(status, detail, payer)
     return kind(
         message,
@@ -203,7 +206,8 @@ def _detail(body: dict[str, Any], origin: Origin) -> ErrorDetail:
         message = "; ".join(_field_error(item) for item in message)
     elif isinstance(message, dict):
         message = orjson.dumps(message).decode()
-    code, kind, status = body.get("code"), body.get("type"), body.get("raw_status_code")
+    code, kind = body.get("code"), body.get("type")
+    status = body.get("raw_status_code", body.get("status"))
     return ErrorDetail(
         "" if message is None else str(message),
         None if code is None else str(code),
@@ -232,15 +236,25 @@ def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..
         case 401:
             return AuthenticationError, (
                 "Check the key: a secret key starts with aks_live_ or aks_test_; set LAVA_SECRET_KEY or api_key=. "
-                "`lava-mistral doctor` tests it."
+                "Spend keys (lava_sk_…) are not for the forward proxy. `lava-mistral doctor` tests it."
             )
         case 402:
             whose = payer or "the wallet that pays"
             if mistral:
                 return InsufficientBalanceError, "The Mistral account of the provider key has no credit left."
-            return InsufficientBalanceError, f"It is {whose} that has no credit left: top up at {TOP_UP}."
+            return InsufficientBalanceError, (
+                f"It is {whose} that would have been charged and has no credit left: top up at {TOP_UP}."
+            )
+        case 403 if mistral:
+            return PermissionDeniedError, (
+                "It is Mistral that refuses: by a guardrail, or because the provider key may not use this model."
+            )
+        case 403 if detail.origin == "client":
+            return PermissionDeniedError, (
+                "A firewall or a proxy in between refuses the request: ask who runs it to let it through."
+            )
         case 403:
-            whose = f" Charged: {payer}." if payer else ""
+            whose = f" Would have been charged: {payer}." if payer else ""
             return PermissionDeniedError, (
                 f"Check that the key may do this and that the meter is on the customer's plan.{whose}"
             )

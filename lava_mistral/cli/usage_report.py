@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -88,27 +89,23 @@ class Spending:
     total: UsageSum
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in JSON's types; amounts as text, so that no digit is lost."""
+        """Return all of it in JSON's types; amounts as text, so that no digit is lost."""
         return {
             "by": self.by,
             "since": self.start.isoformat(),
             "until": self.end.isoformat(),
-            "items": [{"name": name, **_dict(sums)} for name, sums in self.items],
-            "totals": _dict(self.total),
+            "items": [{"name": name, **_as_dict(sums)} for name, sums in self.items],
+            "totals": _as_dict(self.total),
         }
 
 
-def _dict(sums: UsageSum) -> dict[str, Any]:
-    return {
-        "requests": sums.requests,
-        "tokens": sums.tokens,
-        "cost": f"{sums.cost:f}",
-        "charge": f"{sums.charge:f}",
-    }
+def _as_dict(sums: UsageSum) -> dict[str, Any]:
+    amounts = {"cost": f"{sums.cost:f}", "charge": f"{sums.charge:f}"}
+    return {"requests": sums.requests, "tokens": sums.tokens, **amounts}
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """A point in time: `"7d"`, `"12h"` or `"2w"` before now, or an ISO date or time (UTC where it names no zone).
+    """Parse a point in time: `"7d"`, `"12h"` or `"2w"` before now, or an ISO date or time (UTC where it names no zone).
 
     Raises:
         ValueError: it is none.
@@ -123,8 +120,15 @@ def parse_moment(text: str, now: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
+_NAMES: Final[dict[str, Callable[[RequestRecord], str | None]]] = {
+    "customer": lambda record: record.customer_id,
+    "model": lambda record: record.model,
+    "meter": lambda record: record.meter_id,
+}
+
+
 def name_of(by: str) -> Callable[[RequestRecord], str | None]:
-    """What a request's sums stand under.
+    """Return what finds the name that a request is summed under.
 
     Args:
         by: `"customer"`, `"model"`, `"meter"` or `"metadata:KEY"`.
@@ -132,17 +136,14 @@ def name_of(by: str) -> Callable[[RequestRecord], str | None]:
     Raises:
         ValueError: it is none of these.
     """
+    if by in _NAMES:
+        return _NAMES[by]
     kind, _, key = by.partition(":")
-    match kind:
-        case "customer" if not key:
-            return lambda record: record.customer_id
-        case "model" if not key:
-            return lambda record: record.model
-        case "meter" if not key:
-            return lambda record: record.meter_id
-        case "metadata" if key:
-            return lambda record: record.metadata.get(key)
-    raise ValueError(f"{by!r} is not customer, model, day, meter or metadata:KEY")
+    if kind == "metadata" and key:
+        return lambda record: record.metadata.get(key)
+    near = get_close_matches(by, [*_NAMES, "day"], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"{by!r} is not customer, model, day, meter or metadata:KEY{hint}")
 
 
 def look_up(
@@ -154,15 +155,7 @@ def look_up(
     customer_id: str | None = None,
     meter_id: str | None = None,
 ) -> Spending:
-    """What was spent between two moments.
-
-    Args:
-        client: asks Lava.
-        by: `"day"`, or what `name_of` takes.
-        start: from when.
-        end: to before when.
-        customer_id: only for this customer.
-        meter_id: only on this meter.
+    """Sum up what was spent from one moment to before another, by `"day"` or by what `name_of` takes.
 
     Raises:
         ValueError: `by` is none.
@@ -175,7 +168,7 @@ def look_up(
 
 
 def by_day(report: UsageReport, start: datetime, end: datetime) -> Spending:
-    """Lava's own sums by day (UTC)."""
+    """Take Lava's own sums by day (UTC)."""
     return Spending("day", start, end, tuple((item.date, item) for item in report.items), report.totals)
 
 
@@ -186,12 +179,12 @@ def by_name(
     start: datetime,
     end: datetime,
 ) -> Spending:
-    """The sums of requests by name.
+    """Sum up requests by name.
 
     Args:
         records: the newest first; read as far as needed.
         by: what they are summed by, in words.
-        name: what a request's sums stand under.
+        name: finds the name that a request is summed under.
         start: from when.
         end: to before when.
     """

@@ -1,4 +1,4 @@
-"""The models that Lava offers: what they cost, how much they read, what they can do.
+"""Know the models that Lava offers: what they cost, how much they read, what they can do.
 
 The figures are in `catalog.json` beside this module, each with its source. Lava's price list is what is
 billed; a model that is not on it works all the same, with cautious defaults and unknown prices, and can be
@@ -37,7 +37,7 @@ DEFAULT_CAPABILITIES: Final[frozenset[str]] = frozenset(("chat", "tools", "struc
 
 @dataclass(frozen=True)
 class Model:
-    """One model.
+    """Describe one model.
 
     Attributes:
         id: its name in a request.
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def notice(self) -> str:
-        """What a user of a model that is not active should know, in a sentence; empty for an active one."""
+        """Say in a sentence what a user of a model that is not active should know; empty for an active one."""
         if self.status == "active":
             return ""
         what = "is deprecated" if self.status == "deprecated" else "is retired"
@@ -99,12 +99,12 @@ class Model:
 
 
 def models() -> tuple[Model, ...]:
-    """Every model of the catalogue: Lava's list in its order, then those that were added."""
+    """Return every model of the catalogue: Lava's list in its order, then those that were added."""
     return tuple(_catalog.values())
 
 
 def get_model(id: str) -> Model:
-    """The model of that name; it never raises.
+    """Return the model of that name; it never raises.
 
     A name that is not in the catalogue gives a model with `known=False`, no prices and cautious defaults:
     32,768 tokens, tools and structured output assumed. A fine-tuned model (`ft:BASE:…`) has the window and

@@ -1,13 +1,8 @@
-"""What a call cost, to the last digit.
+"""Compute what a call cost, to the last digit.
 
-Known: Lava lists one price for a million input tokens and one for a million output tokens of each model;
-Mistral bills tokens that came from its prompt cache at 10 % of the input price
-(https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching).
-
-Assumed where Lava's list names no price for cached tokens (`refresh_models` reads the one that does): Lava passes
-Mistral's 10 % on. If it does not,
-a call with cached tokens costs more than is said here, by 90 % of the input price for each of them; a call
-without them is not concerned. `GET {base}/requests/{id}` says what Lava recorded.
+Lava lists one price for a million input tokens of each model and one for a million output tokens. Where it names none
+for cached tokens (`refresh_models` reads the list that does), it is assumed to pass on Mistral's own: 10 % of the input
+price (https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching).
 
 Amounts are exact `Decimal` values in USD and are never rounded; `format_cost` makes text of them.
 """
@@ -30,7 +25,7 @@ EXACT: Final = Context(prec=200, traps=[Inexact])
 
 
 class CostParts(NamedTuple):
-    """What a call cost in USD, and for what."""
+    """Hold what a call cost in USD, and for what."""
 
     input_cost: Decimal
     """The prompt, its cached tokens included."""
@@ -43,7 +38,7 @@ class CostParts(NamedTuple):
 
 
 def cost_parts(usage: Usage, model: str | Model) -> CostParts | None:
-    """What the tokens of one call cost, apart for prompt and answer; `None` where the prices are not known.
+    """Compute what the tokens of one call cost, apart for prompt and answer; `None` where the prices are not known.
 
     Args:
         usage: what the response says, of a chat or an embedding; counts that it leaves out are 0.
@@ -67,7 +62,7 @@ def cost_parts(usage: Usage, model: str | Model) -> CostParts | None:
 
 
 def cost_of(usage: Usage, model: str | Model) -> Decimal | None:
-    """What the tokens of one call cost in USD, exact; `None` where the model's prices are not known.
+    """Compute what the tokens of one call cost in USD, exact; `None` where the model's prices are not known.
 
     Args:
         usage: what the response says, of a chat or an embedding.
@@ -78,7 +73,7 @@ def cost_of(usage: Usage, model: str | Model) -> Decimal | None:
 
 
 def priced(usage: Usage | None, asked: str, answered: str | None) -> Decimal | None:
-    """What a call cost: by the price of the model that was asked for or, where that is not known, that answered.
+    """Compute a cost by the price of the model that was asked for or, where that is not known, that answered.
 
     Args:
         usage: what the response says; `None` where it says nothing.
@@ -92,7 +87,7 @@ def priced(usage: Usage | None, asked: str, answered: str | None) -> Decimal | N
 
 
 def format_cost(cost: Decimal | None) -> str:
-    """The amount as text with every digit that counts and at least two decimals: `"$0.000123"`, `"$1.50"`.
+    """Return the amount as text with every digit that counts and at least two decimals: `"$0.000123"`, `"$1.50"`.
 
     Args:
         cost: USD; `None` gives `"unknown"`.

@@ -23,7 +23,7 @@ _UNCOUNTED: Final = frozenset(("document_url", "input_audio", "file"))
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """What a call may cost, in USD; the costs are `None` where the model's prices are not known.
+    """Hold what a call may cost, in USD; the costs are `None` where the model's prices are not known.
 
     An exact count is what Mistral bills. A `LocalGateway` bills the same with `tokenizer="exact"`, and its own quicker
     count without it.

@@ -1,4 +1,4 @@
-"""Prompts in the forms that people have at hand, as messages of Mistral's wire."""
+"""Convert prompts in the forms that people have at hand to messages of Mistral's wire."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register_messages(package: str, converter: Callable[[Sequence[Any]], Sequenc
 
 
 def to_messages(prompt: Any) -> list[Message]:
-    """The messages that a prompt stands for.
+    """Return the messages that a prompt stands for.
 
     Args:
         prompt: a text, which a user says; or a message or several: in Mistral's form, as `(role, text)`, LangChain's

@@ -1,4 +1,4 @@
-"""Mistral's own tokenizers, from the package mistral-common (extra `[tokenizer]`), loaded when first needed.
+"""Count with Mistral's own tokenizers, from the package mistral-common (extra `[tokenizer]`), loaded when first needed.
 
 Only files that the package holds are used: the SentencePiece vocabularies v1 to v7 and the Tekken vocabulary, which
 is one and the same for all models that use it. The chat template v13 of the models since 2025 is put over that
@@ -64,7 +64,7 @@ class Counted(NamedTuple):
 
 
 def count_text(text: str, model: str, *, enclosed: bool = False) -> Counted | None:
-    """The tokens of a text, or `None` where no tokenizer of the model is at hand.
+    """Count the tokens of a text; return `None` where no tokenizer of the model is at hand.
 
     Args:
         text: the text; what cannot be encoded as UTF-8 counts as a question mark.
@@ -76,7 +76,7 @@ def count_text(text: str, model: str, *, enclosed: bool = False) -> Counted | No
 
 
 def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | None:
-    """The numbers of the tokens of a text in the model's vocabulary; see `count_text`."""
+    """Return the numbers of the tokens of a text in the model's vocabulary; see `count_text`."""
     choice = _choose(model)
     tokenizer = _load(choice.tokenizer) if choice else None
     if tokenizer is None:
@@ -86,7 +86,7 @@ def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | N
 
 
 def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> Counted | None:
-    """The tokens of a prompt of texts and tool calls, or `None` where it can't be put through a template.
+    """Count the tokens of a prompt of texts and tool calls; return `None` where it can't be put through a template.
 
     Args:
         messages: the messages, in wire form.
@@ -123,7 +123,7 @@ def _choose(model: str) -> _Choice | None:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    """The message with what mistral-common's models accept: they refuse an unknown field."""
+    """Return the message with what mistral-common's models accept: they refuse an unknown field."""
     plain: dict[str, Any] = {key: value for key, value in message.items() if value not in (None, [])}
     if plain["role"] != "assistant":
         plain.pop("prefix", None)
@@ -152,7 +152,7 @@ _lock = new_lock()
 
 
 def _load(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
-    """The tokenizer, loaded once a process, or `None` without mistral-common or its SentencePiece extra."""
+    """Return the tokenizer, loaded once a process, or `None` without mistral-common or its SentencePiece extra."""
     if name not in _loaded:
         with _lock:
             if name not in _loaded:

@@ -620,3 +620,24 @@ def test_a_key_in_quotation_marks_is_refused() -> None:
 def test_a_base_url_with_a_port_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is not one"):
         check_base_url("https://lava.example:abc/v1")
+
+
+@pytest.mark.parametrize("name", ["MISTRAL_API_KEY", "LAVA_API_KEY"])
+def test_without_a_key_the_error_names_the_gateway_and_a_key_under_another_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="lava-mistral gateway") as caught:
+        resolve_access()
+    assert name not in str(caught.value)
+    monkeypatch.setenv(name, "abcdefgh")
+    with pytest.raises(ConfigurationError, match=f"{name} is, but") as caught:
+        resolve_access()
+    assert "abcdefgh" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["https", "http", "ftp"])
+@pytest.mark.parametrize("rest", ["@api.lava.so/v1", "@api.lava.so /v1", "@127.0.0.1:9/v1?x=1"])
+def test_no_error_shows_the_password_of_a_base_url(scheme: str, rest: str) -> None:
+    with pytest.raises(ConfigurationError, match="plain scheme, host and path") as caught:
+        resolve_access("aks_live_a", f"{scheme}://ada:enchantress{rest}")
+    assert "enchantress" not in str(caught.value)

@@ -180,7 +180,10 @@ def test_other_refusals_under_the_same_code_are_no_context_overflow() -> None:
         (401, {"detail": "Unauthorized"}, "check Billing(provider_key=…)"),
         (402, {"error": "empty"}, "top up at https://www.lava.so/"),
         (402, {"message": "empty"}, "The Mistral account of the provider key"),
+        (401, {"error": "Invalid credential"}, "Spend keys (lava_sk_…) are not for the forward proxy"),
         (403, {"error": "no"}, "the meter is on the customer's plan"),
+        (403, {"error": {"message": "no", "code": "forbidden", "status": 403}}, "the meter is on the customer's plan"),
+        (403, {"object": "error", "message": "Blocked", "type": "guardrail"}, "It is Mistral that refuses"),
         (404, {"error": "Not Found"}, "base_url or LAVA_BASE_URL: it ends in /v1"),
     ],
 )
@@ -193,6 +196,22 @@ def test_402_and_403_say_whose_wallet_it_is_and_are_one_class() -> None:
         error = error_from_response(status, {}, b'{"error": "no"}', payer="customer c_1 on meter m")
         assert isinstance(error, BillingError)
         assert "customer c_1 on meter m" in str(error)
+        assert "would have been charged" in str(error).lower()
+
+
+def test_a_page_of_a_firewall_is_not_mistaken_for_lavas_answer() -> None:
+    error = error_from_response(403, {}, b"<html><h1>Blocked by policy</h1></html>", payer="customer c_1 on meter m")
+    assert (type(error), error.origin) == (PermissionDeniedError, "client")
+    assert "firewall" in error.advice
+    assert "c_1" not in str(error)
+
+
+def test_lavas_own_errors_have_a_code_and_a_status() -> None:
+    body = {"error": {"message": "Insufficient balance", "code": "insufficient_balance", "status": 402}}
+    error = answer(402, body)
+    assert (type(error), error.code, error.origin) == (InsufficientBalanceError, "insufficient_balance", "lava")
+    late = error_from_event(body, request_id=None, partial=None)
+    assert (late.status_code, late.retryable) == (402, False)
 
 
 def test_retry_after_is_kept_and_said() -> None:

@@ -84,6 +84,21 @@ def test_an_unknown_command_exits_with_2() -> None:
     assert run().exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["modles"], "models"),
+        (["doctr"], "doctor"),
+        (["models", "--jsn"], "--json"),
+        (["demo", "--questio"], "--question"),
+    ],
+)
+def test_a_typo_gets_a_suggestion(arguments: list[str], meant: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert meant in result.stderr.rpartition("Error")[2]
+
+
 def test_help_imports_neither_framework_nor_gateway() -> None:
     script = (
         "import sys\n"

@@ -82,6 +82,12 @@ def test_filters_and_spans(used: LocalGateway) -> None:
     assert run(used, "--until", yesterday, "--since", "2020-01-01").stdout.splitlines()[-1].split()[0] == "total"
 
 
+def test_a_misspelt_sum_gets_a_suggestion(gateway: LocalGateway) -> None:
+    result = run(gateway, "--by", "custmer")
+    assert result.exit_code == 2
+    assert "did you mean customer?" in " ".join(result.stderr.replace("│", " ").split())
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
