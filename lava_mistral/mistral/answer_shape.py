@@ -192,6 +192,7 @@ def read_message(choice: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Any
     for message in as_list_of(messages, "messages"):
         if not isinstance(message, Mapping):
             raise malformed("messages", "objects", message)
+        read_parts(message.get("content"))
     last = next((m for m in reversed(messages) if m.get("role") in ("assistant", None)), None)
     if last is None:
         raise malformed("messages", "a list with an assistant's message", messages)

@@ -129,6 +129,8 @@ def as_chunk(completion: Mapping[str, Any]) -> ChatChunk:
         if not isinstance(choice, dict):
             raise malformed("choices", "objects", choice)
         *steps, last = as_list_of(choice.get("messages"), "messages") or [choice.get("message")]
+        if steps and not all(isinstance(message, dict) for message in (*steps, last)):
+            raise malformed("messages", "objects", choice["messages"])
         place = {"index": choice.get("index")}
         choices += [{**place, "delta": {**step, "index": at}} for at, step in enumerate(steps)]
         choices.append({**choice, "delta": {**last, "index": len(steps)} if steps else last})
