@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +51,6 @@ _HOSTS: Final = {
 }
 _PATIENCE: Final = 15.0  # seconds for a question to the network
 _LONGEST: Final = 240  # characters of a message
-_USERINFO: Final = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def _carefully(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 
 def _clean(text: str) -> str:
     """Return a text on one line, without credentials; a web server that is no Lava answers with a whole page."""
-    text = _USERINFO.sub("…@", redact(" ".join(text.split())))
+    text = redact(" ".join(text.split()))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
