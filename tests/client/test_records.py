@@ -349,3 +349,27 @@ def test_lavas_node_sdk_asks_in_the_same_words(node_sdk: Path, gateway: LocalGat
     assert [dict(record.raw) for record in ours] == theirs["list"]["data"] == [theirs["one"]]
     assert client.usage(start, metadata={"team": "x"}) == UsageReport.from_wire(theirs["usage"])
     assert theirs["usage"]["totals"]["total_requests"] == 1
+
+
+async def test_the_wallet_and_what_is_left_on_a_customers_plan(side: Caller) -> None:
+    with LocalGateway(balance="12.50", customers={"a 1": "3"}) as gateway:
+        client = side.client(gateway=gateway)
+        assert (await side.do(client.wallet())).balance == Decimal("12.50")
+        plan = await side.do(client.subscription("a 1"))
+        assert (plan.total_remaining, plan.cycle_remaining, plan.bundle_remaining) == (3, 3, 0)
+        assert plan.plan["name"] == "Local plan"
+        answer = await side.do(client.chat(ASK, billing=Billing(customer_id="a 1", meter_slug="chat")))
+        assert (await side.do(client.subscription("a 1"))).total_remaining == 3 - answer.cost
+        assert await side.do(client.subscription("b")) is None
+
+
+@pytest.mark.parametrize("body", [{}, {"balance": None}, {"balance": "much"}])
+async def test_a_wallet_that_makes_no_sense_says_so(side: Caller, body: Any) -> None:
+    with pytest.raises(ServerError, match="expected"):
+        await side.do(side.client(lambda _: httpx.Response(200, json=body)).wallet())
+
+
+@pytest.mark.parametrize("wrong", ["", " ", None])
+async def test_a_customer_without_an_id_is_refused(side: Caller, wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="customer's id"):
+        await side.do(side.client().subscription(wrong))
