@@ -11,7 +11,6 @@ The order (Mistral's error 3230; the request validators of mistral-common hold t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.message_shape import AnyMessage, clean, roles_of, says_nothing
@@ -44,10 +43,11 @@ class Repair:
         self._strict = strict
         self._messages = messages
         self._roles = roles_of(messages)
-        # The results of the calls of each message, by its index: those behind it, and those that came later.
-        self._results: dict[int, list[int]] = {}
-        self._last = 0
+        # By the index of each message that makes calls: the ids of the calls, and each result's index and call.
+        self._ids: dict[int, list[str]] = {}
+        self._results: dict[int, list[tuple[int, int]]] = {}
         self._orphans = self._find_results()
+        self._last = 0
         for index, message in enumerate(messages):
             match self._roles[index]:
                 case "tool":
@@ -111,12 +111,13 @@ class Repair:
     def _find_results(self) -> set[int]:
         """Give each result to the nearest message before it that makes its call; return the results without one."""
         orphans: set[int] = set()
+        results: dict[int, list[int]] = {}
         by_id: dict[str, int] = {}
         latest: int | None = None
         for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
             if role == "assistant" and message.get("tool_calls"):
                 latest = index
-                self._results[index] = []
+                results[index] = []
                 by_id.update((known_id(call.get("id")), index) for call in calls_of(message, index))
             elif role == "tool":
                 identity = known_id(message.get("tool_call_id"))
@@ -124,13 +125,13 @@ class Repair:
                 if owner is None:
                     orphans.add(index)
                 else:
-                    self._results[owner].append(index)
-        for owner, indices in self._results.items():
+                    results[owner].append(index)
+        for owner, indices in results.items():
             calls = self._messages[owner]["tool_calls"]
-            _, positions = paired(calls, [self._messages[index] for index in indices], owner)
-            spare = {index for index, position in zip(indices, positions, strict=True) if position is None}
-            orphans |= spare
-            self._results[owner] = [index for index in indices if index not in spare]
+            self._ids[owner], positions = paired(calls, [self._messages[index] for index in indices], owner)
+            found = list(zip(indices, positions, strict=True))
+            self._results[owner] = [(index, position) for index, position in found if position is not None]
+            orphans.update(index for index, position in found if position is None)
         return orphans
 
     def _assistant(self, index: int, message: AnyMessage) -> None:
@@ -149,19 +150,18 @@ class Repair:
 
     def _exchange(self, index: int, message: AnyMessage) -> None:
         """Put out a message with calls and a result for each of them."""
-        calls, indices = message["tool_calls"], self._results[index]
-        results = [self._messages[place] for place in indices]
-        ids, positions = paired(calls, results, index)
+        calls, ids, results = message["tool_calls"], self._ids[index], self._results[index]
         self.out.append(with_call_ids(message, calls, ids))
-        for place, result, position in zip(indices, results, cast("list[int]", positions), strict=True):
-            if set(self._roles[index + 1 : place]) - {"tool"}:
+        for at, (place, position) in enumerate(results, start=1):
+            if place > index + at and set(self._roles[index + 1 : place]) - {"tool"}:
                 self._fix(index, _unanswered(calls[position]), f"got the result messages[{place}], which came later")
-            self.out.append(with_result_id(result, ids[position]))
-        behind = index + len(indices) + 1
+            self.out.append(with_result_id(self._messages[place], ids[position]))
+        behind = index + len(results) + 1
         if self._strict and behind in self._orphans:
             self._orphan(behind, self._messages[behind])
+        answered = {position for _, position in results}
         for position, call in enumerate(calls):
-            if position not in positions:
+            if position not in answered:
                 name = call["function"].get("name")
                 self._fix(index, _unanswered(call), f"got a result for its call of {name!r}, which was not run")
                 self.out.append({"role": "tool", "tool_call_id": ids[position], "content": NOT_RUN})
