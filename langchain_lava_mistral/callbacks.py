@@ -20,7 +20,7 @@ from langchain_core.runnables.config import ensure_config, var_child_runnable_co
 from langchain_core.utils.uuid import uuid7
 
 from langchain_lava_mistral.errors import to_langchain
-from lava_mistral.billing.listeners import Surroundings, present_watch, track_usage, watching
+from lava_mistral.billing.listeners import CapturedContext, present_listeners, track_usage, watching
 from lava_mistral.billing.usage import LANGCHAIN_RUN
 from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals
 from lava_mistral.errors import LavaError
@@ -118,7 +118,7 @@ class CallRun:
         self.config: RunnableConfig = {}
         self.manager: Any = None
         self.opened: Any = None
-        self._captured: Surroundings | None = None
+        self._captured: CapturedContext | None = None
         self._handlers: list[BaseCallbackHandler] = []
         self._parent: UUID | None = None
         self._slept = 0.0
@@ -133,7 +133,7 @@ class CallRun:
             callbacks: the model's own.
         """
         run = cls()
-        run._captured = Surroundings.here()
+        run._captured = CapturedContext.here()
         around = ensure_config(config)
         run.config = {**(config or {})}
         run.config["run_id"] = run.config.get("run_id") or uuid7()
@@ -224,7 +224,7 @@ def counted_embedding() -> watching:
 
 def traced(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
     """Return the metadata of a call within one of these blocks, with the run that it belongs to, where there is one."""
-    run_id = present_watch().run_id
+    run_id = present_listeners().run_id
     return metadata if run_id is None else {LANGCHAIN_RUN: run_id, **(metadata or {})}
 
 

@@ -14,7 +14,7 @@ from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATT
 
 from lava_mistral.billing.generators import astepped, stepped
 from lava_mistral.billing.identity import Billing, to_billing
-from lava_mistral.billing.listeners import Surroundings
+from lava_mistral.billing.listeners import CapturedContext
 from lava_mistral.calls.chat_body import refuse_keys
 from llama_index_lava_mistral._tools import response_format_of
 
@@ -109,7 +109,7 @@ class CallContext:
     """
 
     def __init__(self) -> None:
-        self._surroundings = Surroundings.here()
+        self._surroundings = CapturedContext.here()
         self._billing = _billing.get()
 
     @contextmanager

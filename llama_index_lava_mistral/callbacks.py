@@ -15,7 +15,7 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags
 from pydantic import InstanceOf
 
 from lava_mistral.billing.listeners import watching
-from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallEffort, CallRecord
+from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord, RetryStats
 from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals
 
 _log = logging.getLogger("lava_mistral")
@@ -62,7 +62,7 @@ class LavaEffortEvent(BaseEvent):
         effort: what it did; the other fields are the same.
     """
 
-    effort: InstanceOf[CallEffort] = Field(exclude=True, repr=False)
+    effort: InstanceOf[RetryStats] = Field(exclude=True, repr=False)
     model: str
     retries: int
     duplicates: int
@@ -128,7 +128,7 @@ class _Emitter:
     def __call__(self, record: CallRecord) -> None:
         _send(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
 
-    def add_effort(self, effort: CallEffort) -> None:
+    def add_effort(self, effort: RetryStats) -> None:
         _send(LavaEffortEvent(effort=effort, model=effort.model, retries=effort.retries, duplicates=effort.duplicates))
 
 

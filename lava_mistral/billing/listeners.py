@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 from lava_mistral._fork import new_lock
 from lava_mistral.billing.generators import astepped, stepped
 from lava_mistral.billing.scope import BillingScope, in_scope, present_scope
-from lava_mistral.billing.usage import CallEffort, CallRecord, Listener
+from lava_mistral.billing.usage import CallRecord, Listener, RetryStats
 from lava_mistral.billing.usage_totals import UsageTotals
 
 _T = TypeVar("_T")
@@ -37,27 +37,27 @@ _log = logging.getLogger("lava_mistral")
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Listening:
     """Who is told of the calls that begin now, and the framework's run that they belong to."""
 
     listeners: tuple[Listener, ...] = ()
     run_id: str | None = None
-    outer: Watch | None = field(default=None, repr=False)
+    outer: Listening | None = field(default=None, repr=False)
     owner: object = field(default=None, repr=False)
 
 
-_NOBODY: Final = Watch()
-_watch: ContextVar[Watch] = ContextVar("lava_mistral_usage", default=_NOBODY)
+_NOBODY: Final = Listening()
+_watch: ContextVar[Listening] = ContextVar("lava_mistral_usage", default=_NOBODY)
 _subscribing = new_lock()
 _subscribed: tuple[Listener, ...] = ()
 
 
-def present_watch() -> Watch:
+def present_listeners() -> Listening:
     """Who is told of a call that begins now: the context's listeners and the process's, each once."""
     watch = _watch.get()
     if not _subscribed:
         return watch
-    return Watch(tuple(dict.fromkeys((*watch.listeners, *_subscribed))), watch.run_id)
+    return Listening(tuple(dict.fromkeys((*watch.listeners, *_subscribed))), watch.run_id)
 
 
 class watching:
@@ -72,7 +72,7 @@ class watching:
     __slots__ = ("_inside", "_listeners", "_outer", "_run_id", "_scope")
 
     def __init__(
-        self, listeners: Sequence[Listener] = (), run_id: str | None = None, inside: Surroundings | None = None
+        self, listeners: Sequence[Listener] = (), run_id: str | None = None, inside: CapturedContext | None = None
     ) -> None:
         self._listeners, self._run_id, self._inside = listeners, run_id, inside
 
@@ -86,7 +86,7 @@ class watching:
                 self._scope.__enter__()
         if self._listeners or self._run_id is not None:
             joined = tuple(dict.fromkeys((*outer.listeners, *self._listeners)))
-            outer = Watch(joined, outer.run_id if self._run_id is None else self._run_id)
+            outer = Listening(joined, outer.run_id if self._run_id is None else self._run_id)
         _watch.set(outer)
 
     def __exit__(self, *failure: Any) -> None:
@@ -95,14 +95,14 @@ class watching:
             self._scope.__exit__(*failure)
 
 
-class Surroundings(NamedTuple):
+class CapturedContext(NamedTuple):
     """The `billed_to` and `track_usage` blocks around a point, to begin a call later as if there."""
 
     scope: BillingScope | None
-    watch: Watch
+    watch: Listening
 
     @classmethod
-    def here(cls) -> Surroundings:
+    def here(cls) -> CapturedContext:
         """Those around this point."""
         return cls(present_scope(), _watch.get())
 
@@ -141,7 +141,7 @@ class track_usage:
     def __enter__(self) -> UsageTotals:
         outer = _watch.get()
         joined = tuple(dict.fromkeys((*outer.listeners, *self._listeners)))
-        _watch.set(Watch(joined, outer.run_id, outer, self))
+        _watch.set(Listening(joined, outer.run_id, outer, self))
         return self.usage
 
     def __exit__(
@@ -170,7 +170,7 @@ def unsubscribe(listener: Listener) -> None:
         _subscribed = tuple(known for known in _subscribed if known != listener)
 
 
-def tell(listeners: Sequence[Listener], record: CallRecord) -> None:
+def notify(listeners: Sequence[Listener], record: CallRecord) -> None:
     """Tell listeners of a call. One that fails is logged: the call itself did not."""
     for listener in listeners:
         try:
@@ -179,7 +179,7 @@ def tell(listeners: Sequence[Listener], record: CallRecord) -> None:
             _log.exception("A listener to usage failed: %r", listener)
 
 
-def tell_effort(listeners: Sequence[Listener], effort: CallEffort) -> None:
+def notify_retries(listeners: Sequence[Listener], effort: RetryStats) -> None:
     """Tell those listeners of it that have a method for it. One that fails is logged: the call itself did not."""
     if not effort.retries and not effort.duplicates:
         return

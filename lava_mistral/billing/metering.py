@@ -10,10 +10,10 @@ from time import monotonic
 from typing import Any
 
 from lava_mistral.billing.identity import MERCHANT, Billing
-from lava_mistral.billing.listeners import Watch, present_watch, tell, tell_effort
-from lava_mistral.billing.scope import Identity
+from lava_mistral.billing.listeners import Listening, notify, notify_retries, present_listeners
+from lava_mistral.billing.scope import BillingContext
 from lava_mistral.billing.spend_limit import SpendLimit
-from lava_mistral.billing.usage import CallEffort, CallRecord, Kind
+from lava_mistral.billing.usage import CallRecord, Kind, RetryStats
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.types import Usage
 from lava_mistral.mistral.usage import known_usage
@@ -21,7 +21,7 @@ from lava_mistral.pricing.cost import priced
 
 
 @dataclass(slots=True)
-class Account:
+class CallMeter:
     """What one call's requests are put down to: a call that is tried again is several requests.
 
     Attributes:
@@ -36,16 +36,16 @@ class Account:
 
     kind: Kind
     model: str
-    identity: Identity
+    identity: BillingContext
     streamed: bool
-    watch: Watch
+    watch: Listening
     most: Decimal
-    sent_as: Identity = field(init=False)
+    sent_as: BillingContext = field(init=False)
 
     def __post_init__(self) -> None:
         self.sent_as = self.identity
 
-    def open(self, token: Billing = MERCHANT) -> Charge:
+    def open(self, token: Billing = MERCHANT) -> RequestMeter:
         """Reserve what a request can cost under every limit, the innermost first.
 
         Args:
@@ -64,18 +64,18 @@ class Account:
                 limit.end(self.most, Decimal(0))
             raise
         self.sent_as = self.identity if token is MERCHANT else replace(self.identity, billing=token)
-        return Charge(self if token is MERCHANT else replace(self, identity=self.sent_as))
+        return RequestMeter(self if token is MERCHANT else replace(self, identity=self.sent_as))
 
     def retried(self) -> None:
         """A request of it failed and is about to be repeated."""
         who = self.sent_as
-        effort = CallEffort(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
-        tell_effort(self.watch.listeners, effort)
+        effort = RetryStats(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
+        notify_retries(self.watch.listeners, effort)
 
 
-def open_account(
-    kind: Kind, model: str, identity: Identity, most: Callable[[], Decimal], *, streamed: bool = False
-) -> Account | None:
+def open_call_meter(
+    kind: Kind, model: str, identity: BillingContext, most: Callable[[], Decimal], *, streamed: bool = False
+) -> CallMeter | None:
     """The account of a call that begins now; `None` where nobody listens and no limit holds.
 
     Args:
@@ -84,18 +84,18 @@ def open_account(
     Raises:
         ConfigurationError: a limit holds, and the model's price is not known.
     """
-    watch = present_watch()
+    watch = present_listeners()
     if not watch.listeners and not identity.limits:
         return None
-    return Account(kind, model, identity, streamed, watch, most() if identity.limits else Decimal(0))
+    return CallMeter(kind, model, identity, streamed, watch, most() if identity.limits else Decimal(0))
 
 
-class Charge:
+class RequestMeter:
     """One request, from its sending to its end. What ends it first counts; all later is without effect."""
 
     __slots__ = ("_began", "_open")
 
-    def __init__(self, account: Account | None) -> None:
+    def __init__(self, account: CallMeter | None) -> None:
         self._began = monotonic()
         # Taking an item off a list is one step, whichever thread is first.
         self._open = [] if account is None else [account]
@@ -126,14 +126,14 @@ class Charge:
         if account.watch.listeners:
             self._tell(account, known, cost, request_id, complete)
 
-    def _close(self) -> Account | None:
+    def _close(self) -> CallMeter | None:
         try:
             return self._open.pop()
         except IndexError:
             return None
 
     def _tell(
-        self, account: Account, usage: Usage | None, cost: Decimal | None, request_id: str | None, complete: bool
+        self, account: CallMeter, usage: Usage | None, cost: Decimal | None, request_id: str | None, complete: bool
     ) -> None:
         billing = account.identity.billing
         record = CallRecord(
@@ -150,7 +150,7 @@ class Charge:
             complete=complete,
             duration=monotonic() - self._began,
         )
-        tell(account.watch.listeners, record)
+        notify(account.watch.listeners, record)
 
     def __del__(self) -> None:
         # A stream that was neither read to its end nor closed.
@@ -158,5 +158,5 @@ class Charge:
             self.end(None, None, complete=False)
 
 
-UNCHARGED = Charge(None)
+UNMETERED = RequestMeter(None)
 """A request that nobody asks the cost of."""

@@ -251,7 +251,7 @@ def note_call() -> None:
 
 
 @dataclass(frozen=True)
-class Identity:
+class BillingContext:
     """What one call is sent with: who pays, the metadata stored with it, and the limits that it draws on."""
 
     billing: Billing = MERCHANT
@@ -259,7 +259,7 @@ class Identity:
     limits: tuple[SpendLimit, ...] = ()
 
 
-def warn_of_unused_block(identity: Identity, *, streams: bool) -> None:
+def warn_of_unused_block(identity: BillingContext, *, streams: bool) -> None:
     """Warn where a stream starts that was probably meant for a block, which was left without any call in it.
 
     Args:
@@ -287,7 +287,7 @@ def identify(
     call_metadata: Mapping[str, str] | None = None,
     limit: SpendLimit | None = None,
     api_key: Secret | None = None,
-) -> Identity:
+) -> BillingContext:
     """The identity of a call made now: the model's settings, under the enclosing blocks, under the call's own.
 
     Below all of them lies what a forward token says that is itself the credential. `call_billing` replaces the
@@ -330,10 +330,10 @@ def identify(
     limits = () if scope is None else scope.limits
     if limit is not None:
         limits = (*limits, limit)
-    return Identity(base, merged, tuple(dict.fromkeys(limits)) if len(limits) > 1 else limits)
+    return BillingContext(base, merged, tuple(dict.fromkeys(limits)) if len(limits) > 1 else limits)
 
 
-def check_customer(identity: Identity, required: bool = False) -> None:
+def check_customer(identity: BillingContext, required: bool = False) -> None:
     """Refuse a call that no customer is named for, where one is required.
 
     Args:

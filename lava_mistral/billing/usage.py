@@ -83,7 +83,7 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class CallEffort:
+class RetryStats:
     """What a call did beside the requests that are told of: of a chat at each retry, of an embedding when it is over.
 
     Attributes:
@@ -106,7 +106,7 @@ class CallEffort:
 Listener: TypeAlias = Callable[[CallRecord], object]
 """Told of each call when it is over, in the thread that ended it; it should be quick and must not block.
 
-One that has a method `add_effort` is told of each `CallEffort` by it."""
+One that has a method `add_effort` is told of each `RetryStats` by it."""
 
 
 @dataclass(slots=True)
@@ -154,7 +154,7 @@ class Tally:
         else:
             self.cost = EXACT.add(self.cost, record.cost)
 
-    def add_effort(self, effort: CallEffort) -> None:
+    def add_effort(self, effort: RetryStats) -> None:
         """Count retries and duplicates."""
         self.retries += effort.retries
         self.duplicates += effort.duplicates

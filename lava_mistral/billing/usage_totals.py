@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lava_mistral.billing.lava_records import RequestRecord
 
-from lava_mistral.billing.usage import LANGCHAIN_RUN, LLAMA_INDEX_SPAN, CallEffort, CallRecord, Tally
+from lava_mistral.billing.usage import LANGCHAIN_RUN, LLAMA_INDEX_SPAN, CallRecord, RetryStats, Tally
 from lava_mistral.billing.usage_table import usage_table
 
 OTHER: Final = "(other)"
@@ -57,7 +57,7 @@ class UsageTotals:
         """Count a call. Never waits for a lock: a call may end inside the garbage collector."""
         self._inbox.put(record)
 
-    def add_effort(self, effort: CallEffort) -> None:
+    def add_effort(self, effort: RetryStats) -> None:
         """Count the retries and duplicates of a call."""
         self._inbox.put(effort)
 
@@ -70,8 +70,8 @@ class UsageTotals:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _inbox=Inbox(self._apply))
 
-    def _apply(self, told: CallRecord | CallEffort) -> None:
-        if isinstance(told, CallEffort):
+    def _apply(self, told: CallRecord | RetryStats) -> None:
+        if isinstance(told, RetryStats):
             for tally in self._tallies(told):
                 tally.add_effort(told)
             return
@@ -82,7 +82,7 @@ class UsageTotals:
                 del self._unsettled[next(iter(self._unsettled))]
             self._unsettled[told.request_id] = told
 
-    def _tallies(self, told: CallRecord | CallEffort) -> Iterator[Tally]:
+    def _tallies(self, told: CallRecord | RetryStats) -> Iterator[Tally]:
         yield self._total
         yield self._models.setdefault(told.model, Tally())
         yield self._customers.setdefault(told.customer_id, Tally())

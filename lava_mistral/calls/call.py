@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from lava_mistral.billing.credentials import decode_forward_token
 from lava_mistral.billing.identity import billing_of_token, payer_of
-from lava_mistral.billing.metering import UNCHARGED, Account, Charge
-from lava_mistral.billing.scope import Identity
+from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
+from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.error_mapping import (
     error_from_failure,
     error_from_response,
@@ -90,15 +90,15 @@ class Call:
     """
 
     target: str
-    identity: Identity
+    identity: BillingContext
     timeout: float | None
     model: str = ""
     body: Mapping[str, Any] | None = None
     gap: float | None = None
     stream: bool = False
-    account: Account | None = None
+    account: CallMeter | None = None
     names: ToolNames = field(default_factory=ToolNames)
-    charge: Charge = field(init=False, default=UNCHARGED)
+    charge: RequestMeter = field(init=False, default=UNMETERED)
     credential: str = field(init=False, default="", repr=False)
     content: bytes | None = field(init=False, default=None)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from lava_mistral.billing.scope import Identity
+from lava_mistral.billing.scope import BillingContext
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.types import EmbeddingResponse, Usage
 from lava_mistral.pricing.cost import priced
@@ -50,7 +50,7 @@ class Completion:
     raw: dict[str, Any] = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     requested_model: str = field(default="", repr=False)
-    identity: Identity = field(default_factory=Identity, repr=False)
+    identity: BillingContext = field(default_factory=BillingContext, repr=False)
 
     @property
     def turn(self) -> Turn:
@@ -81,4 +81,4 @@ class EmbeddingAnswer:
     response: EmbeddingResponse
     headers: Mapping[str, str]
     request_id: str | None
-    identity: Identity = field(default_factory=Identity, repr=False)
+    identity: BillingContext = field(default_factory=BillingContext, repr=False)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, Type
 
 from lava_mistral.billing.credentials import Secret, check_base_url
 from lava_mistral.billing.identity import Billing, to_billing
-from lava_mistral.billing.metering import Account, open_account
+from lava_mistral.billing.metering import CallMeter, open_call_meter
 from lava_mistral.billing.pickling import carried
-from lava_mistral.billing.scope import Identity, check_customer, identify, warn_of_unused_block
+from lava_mistral.billing.scope import BillingContext, check_customer, identify, warn_of_unused_block
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, Call, client_headers, is_success
 from lava_mistral.calls.chat_body import chat_body
@@ -115,7 +115,7 @@ class ClientBase:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"
 
-    def _identity(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> Identity:
+    def _identity(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> BillingContext:
         return identify(
             self._forwarder.billing,
             self._forwarder.metadata,
@@ -138,7 +138,7 @@ class ClientBase:
         *,
         stream: bool,
         repair: bool,
-        identity: Identity,
+        identity: BillingContext,
         timeout: float | None,
         gap: float | None = None,
     ) -> Call:
@@ -155,7 +155,7 @@ class ClientBase:
             gap=self._gap if gap is None else gap,
             stream=stream,
             names=names,
-            account=open_account("chat", model, identity, lambda: most_of_chat(body), streamed=stream),
+            account=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=stream),
         )
 
     def _embedding_call(
@@ -164,7 +164,7 @@ class ClientBase:
         model: str,
         encoding_format: str | None,
         output_dimension: int | None,
-        identity: Identity,
+        identity: BillingContext,
         timeout: float | None,
     ) -> Call:
         check_customer(identity, self._require_customer)
@@ -173,7 +173,7 @@ class ClientBase:
             body["encoding_format"] = encoding_format
         if output_dimension is not None:
             body["output_dimension"] = output_dimension
-        account = open_account("embedding", model, identity, lambda: most_of_embedding(inputs, model))
+        account = open_call_meter("embedding", model, identity, lambda: most_of_embedding(inputs, model))
         timeout = self._timeout if timeout is None else timeout
         return Call(EMBEDDINGS_URL, identity, timeout, model, body, account=account)
 
@@ -255,7 +255,7 @@ class ClientBase:
             del failure
 
     def _retried(
-        self, attempt: Callable[[], Flow[_T]], account: Account | None, on_retry: OnRetry | None = None
+        self, attempt: Callable[[], Flow[_T]], account: CallMeter | None, on_retry: OnRetry | None = None
     ) -> Flow[_T]:
         """Make an attempt, and more as long as the policy allows."""
         attempts = Attempts(self._policy)

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from lava_mistral.billing.identity import check_metadata, resolve_access
 from lava_mistral.billing.lava_records import Moment
-from lava_mistral.billing.scope import Identity
+from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
@@ -48,7 +48,7 @@ class Lookup(Call):
             timeout: seconds.
         """
         given = {name: value for name, value in query.items() if value is not None}
-        return cls(f"{path}?{urlencode(given)}" if given else path, Identity(), timeout)
+        return cls(f"{path}?{urlencode(given)}" if given else path, BillingContext(), timeout)
 
     def request(self, forwarder: Forwarder, extra: Any = ()) -> Request:
         """The request for one try.

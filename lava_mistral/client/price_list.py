@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lava_mistral.billing.credentials import PRODUCTION_URL, check_base_url
-from lava_mistral.billing.scope import Identity
+from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.call import JSON_HEADERS
 from lava_mistral.client.lookups import Lookup
 from lava_mistral.client.sync_client import LavaMistral
@@ -75,7 +75,7 @@ def fetch_price_list(base_url: str, timeout: float) -> Any:
         LavaError: no answer came, or one that is an error or no JSON.
     """
     client = LavaMistral(base_url=base_url, timeout=timeout, max_retries=0)
-    return client._ask(_PublicLookup(SERVICES_PATH.lstrip("/"), Identity(), timeout))
+    return client._ask(_PublicLookup(SERVICES_PATH.lstrip("/"), BillingContext(), timeout))
 
 
 class _PublicLookup(Lookup):

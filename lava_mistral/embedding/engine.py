@@ -17,7 +17,7 @@ from typing import Any, Final, TypedDict, Unpack, get_args
 
 from lava_mistral._fork import ForkSafeLock
 from lava_mistral.billing.identity import Billing
-from lava_mistral.billing.listeners import present_watch
+from lava_mistral.billing.listeners import present_listeners
 from lava_mistral.embedding import async_driver, sync_driver
 from lava_mistral.embedding.async_driver import AsyncEmbedder, AsyncEmbeddingStream, AsyncSender, TaskWorkers
 from lava_mistral.embedding.batch_request import Endpoint
@@ -228,7 +228,7 @@ class EmbeddingEngine:
         texts = _as_list(texts)
         job = self._embed_job(texts, settings)
         source = partial(DirectSource, texts)
-        for _ in sync_driver.drive(job, source, workers, settings.reporter(job), present_watch().listeners):
+        for _ in sync_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners):
             pass
         return job.result()
 
@@ -242,7 +242,7 @@ class EmbeddingEngine:
         texts = _as_list(texts)
         job = self._embed_job(texts, settings)
         source = partial(DirectSource, texts)
-        async for _ in async_driver.drive(job, source, workers, settings.reporter(job), present_watch().listeners):
+        async for _ in async_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners):
             pass
         return job.result()
 
@@ -281,7 +281,7 @@ class EmbeddingEngine:
         workers = self._threads(settings)
         job = self._stream_job(texts, settings)
         source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
-        vectors = sync_driver.drive(job, source, workers, settings.reporter(job), present_watch().listeners)
+        vectors = sync_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners)
         return EmbeddingStream(vectors, job, workers)
 
     def aembed_iter(
@@ -300,7 +300,7 @@ class EmbeddingEngine:
         workers = self._tasks(settings)
         job = self._stream_job(texts, settings)
         source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
-        vectors = async_driver.drive(job, source, workers, settings.reporter(job), present_watch().listeners)
+        vectors = async_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners)
         return AsyncEmbeddingStream(vectors, job, workers)
 
     def _threads(self, settings: _Settings) -> ThreadWorkers:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lava_mistral.billing.scope import Identity
+from lava_mistral.billing.scope import BillingContext
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 
@@ -190,7 +190,7 @@ class BatchResult:
     tokens: int = 0
     cost: Decimal | None = Decimal(0)
     request_ids: list[str] = field(default_factory=list)
-    identity: Identity | None = None
+    identity: BillingContext | None = None
 
 
 class UsageTally:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from lava_mistral.billing.listeners import tell_effort
-from lava_mistral.billing.scope import Identity
-from lava_mistral.billing.usage import CallEffort, Listener
+from lava_mistral.billing.listeners import notify_retries
+from lava_mistral.billing.scope import BillingContext
+from lava_mistral.billing.usage import Listener, RetryStats
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.limiter import Stopped
@@ -114,7 +114,7 @@ class EmbeddingRun(ABC):
         self._resume = resume_from
         self._clock = clock
         self._tally = UsageTally(self._remembered)
-        self._identity: Identity | None = None
+        self._identity: BillingContext | None = None
         self._came = 0
         self._reading = True
         self._source_error: BaseException | None = None
@@ -201,11 +201,11 @@ class EmbeddingRun(ABC):
         """How far it has come."""
         return EmbeddingProgress(self.done, self.total, EmbeddingUsage(**self._tally.facts()))
 
-    def effort(self) -> CallEffort:
+    def effort(self) -> RetryStats:
         """Count what it did beside its requests."""
-        who = self._identity or Identity()
+        who = self._identity or BillingContext()
         billing, tally = who.billing, self._tally
-        return CallEffort(
+        return RetryStats(
             self._spec.model, tally.retries, tally.duplicates, billing.customer_id, billing.meter_slug, who.metadata
         )
 
@@ -300,4 +300,4 @@ def supervised(run: EmbeddingRun, workers: Workers, listeners: Sequence[Listener
                 error.partial = partial  # type: ignore[attr-defined]
         raise
     finally:
-        tell_effort(listeners, run.effort())
+        notify_retries(listeners, run.effort())

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from lava_mistral.billing.credentials import Secret, hidden
 from lava_mistral.billing.identity import Billing, check_metadata, resolve_access, to_billing
-from lava_mistral.billing.scope import Identity, check_customer, identify
+from lava_mistral.billing.scope import BillingContext, check_customer, identify
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.connections import KEEPALIVE
 from lava_mistral.transport.pools import environment_proxy, per_loop, per_process, ssl_context
@@ -58,7 +58,7 @@ class Forwarder:
         self.billing = to_billing(billing)
         self.metadata = check_metadata(metadata)
 
-    def address(self, target: str, identity: Identity) -> tuple[Url, str, list[tuple[bytes, bytes]]]:
+    def address(self, target: str, identity: BillingContext) -> tuple[Url, str, list[tuple[bytes, bytes]]]:
         """Return what a request to the provider address `target` is sent to: URL, credential and Lava's headers."""
         access = resolve_access(self.api_key, self.base_url)
         url = forward_url(access.base_url, target)

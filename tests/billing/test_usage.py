@@ -36,7 +36,7 @@ from lava_mistral import (
     track_usage,
 )
 from lava_mistral.billing.lava_records import ModelUsage, RequestRecord
-from lava_mistral.billing.listeners import present_watch, subscribe, unsubscribe, watching
+from lava_mistral.billing.listeners import present_listeners, subscribe, unsubscribe, watching
 from lava_mistral.billing.usage import LANGCHAIN_RUN
 from lava_mistral.billing.usage_totals import OTHER
 from lava_mistral.pricing.catalog import add_model
@@ -428,8 +428,8 @@ def test_a_listener_that_fails_is_logged_and_fails_nothing_else(caplog: pytest.L
 
 def test_nothing_is_put_down_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[object] = []
-    monkeypatch.setattr("lava_mistral.billing.metering.Account.__init__", lambda *args, **kwargs: built.append(args))
-    assert not present_watch().listeners
+    monkeypatch.setattr("lava_mistral.billing.metering.CallMeter.__init__", lambda *args, **kwargs: built.append(args))
+    assert not present_listeners().listeners
     client = Caller(False).client(answer(), Body(*WHOLE), VECTORS)
     client.chat(ASK)
     list(client.stream(ASK))

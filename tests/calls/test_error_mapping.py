@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lava_mistral.errors as module
-from lava_mistral.billing.scope import Identity
+from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.call import Call
 from lava_mistral.calls.error_mapping import error_from_event, error_from_failure, error_from_response, redact
 from lava_mistral.errors import (
@@ -318,7 +318,7 @@ def test_defect_21_no_error_shows_or_keeps_a_credential(secret: str) -> None:
         answer(422, {"object": "error", "message": {"detail": [{"loc": ["header", secret], "msg": said}]}}),
         answer(502, said.encode()),
         error_from_event({"error": {"message": said}}, request_id=None, partial=None),
-        Call("", Identity(), None).failed(NotConnected(said)),
+        Call("", BillingContext(), None).failed(NotConnected(said)),
     ]
     hidden = secret.removeprefix("Bearer ")
     for error in errors:
