@@ -56,7 +56,8 @@ def test_such_an_answer_goes_back_into_the_conversation(caller: Caller) -> None:
     llm = mistral.llm()
     message = ChatMessage.model_validate_json(caller.chat(llm, ask()).message.model_dump_json())
     caller.chat(llm, [*ask(), message, *ask("Sure?")])
-    assert mistral.body["messages"][1]["content"] == PARTS[:3]
+    # Mistral takes no source of its own tools back.
+    assert mistral.body["messages"][1]["content"] == [part for part in PARTS[:3] if part["type"] == "text"]
 
 
 TOKENS = [
