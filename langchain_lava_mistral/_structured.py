@@ -20,6 +20,7 @@ from pydantic import PydanticUserError, RootModel, TypeAdapter, create_model
 from langchain_lava_mistral._tools import answer_function, answer_tool, to_response_format
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.tools import object_schema, tool_name, unwrap, wrap_schema
+from lava_mistral.mistral.turn import CUT_OFF
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -150,7 +151,7 @@ class AnswerParser(BaseTransformOutputParser[Any]):
 
     def _check(self, message: AIMessage) -> None:
         reason = message.response_metadata.get("finish_reason")
-        if reason in ("length", "model_length"):
+        if reason in CUT_OFF:
             raise OutputParserException(
                 f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens.",
                 llm_output=message.text,

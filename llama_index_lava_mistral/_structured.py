@@ -38,9 +38,10 @@ from pydantic import (
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import unfenced
+from lava_mistral.mistral.turn import CUT_OFF
 from lava_mistral.pricing.catalog import get_model
 from llama_index_lava_mistral._redaction import CallContext, redacted, without_span
-from llama_index_lava_mistral._tools import CUT_OFF, function_of, partial_json, response_format_of
+from llama_index_lava_mistral._tools import function_of, partial_json, response_format_of
 
 dispatcher = get_dispatcher(__name__)
 

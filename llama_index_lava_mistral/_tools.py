@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.llms.llm import ToolSelection
@@ -15,13 +15,10 @@ from pydantic_core import from_json
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.tools import json_schema_format, tool_name
-from lava_mistral.mistral.turn import ToolCall
+from lava_mistral.mistral.turn import CUT_OFF, ToolCall
 from lava_mistral.mistral.types import Function, Tool, ToolCallPart
 
 _log = logging.getLogger("lava_mistral")
-
-CUT_OFF: Final = ("length", "model_length")
-"""Finish reasons of an answer that was longer than allowed."""
 
 
 def tool_specs(tools: Iterable[Any]) -> list[Tool]:

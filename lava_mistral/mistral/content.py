@@ -221,7 +221,9 @@ def add_part(parts: list[ContentPart], part: ContentPart) -> None:
     """Append a part; thinking after thinking becomes one part, since other providers cut it into paragraphs."""
     before = parts[-1] if parts else None
     if part["type"] == "thinking" and before is not None and before["type"] == "thinking":
-        joined = {**before, **part, "thinking": [*before["thinking"], *part["thinking"]]}
+        # Whether a thought is open, its last piece says.
+        first = {key: value for key, value in before.items() if key != "closed"}
+        joined = {**first, **part, "thinking": [*before["thinking"], *part["thinking"]]}
         parts[-1] = cast("ThinkingPart", joined)
     else:
         parts.append(part)

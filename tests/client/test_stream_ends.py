@@ -185,6 +185,14 @@ async def test_the_timeout_counts_from_the_sending(serve: Any, asynchronous: boo
 
 
 @both
+async def test_the_time_until_a_stream_begins_counts_from_the_sending(serve: Any, asynchronous: bool) -> None:
+    # The headers are in time, and the first word in time after them; both together are not.
+    server = serve(0.3, STREAM_HEAD, 1.35, chunked(b": thinking\n\n"), 0.05, WORD, LAST, END)
+    with pytest.raises(APITimeoutError, match=r"no answer within 1\.5 s"):
+        await texts(server, asynchronous, timeout=1.5)
+
+
+@both
 async def test_an_answer_that_is_no_stream_is_quoted(serve: Any, asynchronous: bool) -> None:
     body = b'{"error": {"message": "the wallet of own-mistral-key is empty"}}'
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()

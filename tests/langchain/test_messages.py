@@ -181,6 +181,19 @@ SAID: dict[str, tuple[AIMessage, Any]] = {
         AIMessage([{**THOUGHT, "signature": "s"}], response_metadata={"model_provider": "mistralai"}),
         [{**THOUGHT, "signature": "s"}],
     ),
+    "Mistral's thinking in two blocks": (
+        AIMessage(
+            [{**THOUGHT, "closed": False}, {**THOUGHT, "closed": True, "signature": "s"}],
+            response_metadata={"model_provider": "mistralai"},
+        ),
+        [
+            {
+                "type": "thinking",
+                "thinking": [*THOUGHT["thinking"], *THOUGHT["thinking"]],
+                "signature": "s",
+            }
+        ],
+    ),
     "thinking of nobody known": (AIMessage([{**THOUGHT, "signature": "s"}]), [THOUGHT]),
     "OpenAI's text": (AIMessage([{"type": "output_text", "text": "hi", "annotations": []}]), ["hi"]),
     "OpenAI's refusal": (AIMessage([{"type": "refusal", "refusal": "No."}]), ["No."]),

@@ -545,7 +545,9 @@ def test_arguments_that_are_none_call_a_tool_without_arguments(arguments: str, n
     assert ToolCall("aaaaaaaaa", name, arguments).parsed() == {}
 
 
-@pytest.mark.parametrize(("reason", "parsed"), [("tool_calls", {}), ("stop", {}), ("length", None), (None, None)])
+@pytest.mark.parametrize(
+    ("reason", "parsed"), [("tool_calls", {}), ("stop", {}), ("length", None), ("model_length", None), (None, None)]
+)
 def test_empty_arguments_are_none_at_all_unless_the_answer_was_cut_off(reason: Any, parsed: Any) -> None:
     wire = {"tool_calls": [call("aaaaaaaaa", "add", "")]}
     whole = Turn.from_choice({"message": wire, "finish_reason": reason})
