@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,14 @@ def gateway() -> Iterator[LocalGateway]:
     """A gateway of this test's own."""
     with LocalGateway() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def spawned() -> Iterator[Executor]:
+    """A spawned process that began outside of any block: one for all tests, since it takes seconds to begin."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(os.getpid).result()
+        yield pool
 
 
 def recordings(kind: str = "") -> list[Any]:

@@ -27,18 +27,18 @@ class Framework:
     def __init__(self, name: str, *, asynchronous: bool) -> None:
         self.name = name
         self.asynchronous = asynchronous
-        self._package: Any = langchain_lava_mistral if name == "langchain" else llama_index_lava_mistral
+        self.package: Any = langchain_lava_mistral if name == "langchain" else llama_index_lava_mistral
 
     def __repr__(self) -> str:
         return f"{self.name}-{'async' if self.asynchronous else 'sync'}"
 
     def llm(self, gateway: LocalGateway, **settings: Any) -> Any:
         """A chat model."""
-        return self._package.ChatLavaMistral(**self._settings(gateway, settings))
+        return self.package.ChatLavaMistral(**self._settings(gateway, settings))
 
     def embeddings(self, gateway: LocalGateway, **settings: Any) -> Any:
         """An embedding model."""
-        return self._package.LavaMistralEmbeddings(**self._settings(gateway, settings))
+        return self.package.LavaMistralEmbeddings(**self._settings(gateway, settings))
 
     def _settings(self, gateway: LocalGateway, settings: dict[str, Any]) -> dict[str, Any]:
         return {"api_key": gateway.secret_key, "base_url": gateway.base_url, **settings}

@@ -1,4 +1,4 @@
-"""One shared model object, a thousand customers at once: no call on the wrong wallet."""
+"""One shared model object, hundreds of customers at once: no call on the wrong wallet."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lava_mistral import Billing, billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
 from tests.billing.conftest import Framework, run_now
 
-CUSTOMERS = 1000
-THREADS = 64
+CUSTOMERS = 200
+THREADS = 32
 
 
 async def serve(framework: Framework, llm: Any, embeddings: Any, number: int) -> None:
@@ -39,7 +39,7 @@ async def serve(framework: Framework, llm: Any, embeddings: Any, number: int) ->
             await framework.embed(embeddings, [f"I am {customer}"], **options)
 
 
-def test_a_thousand_customers_at_once_through_one_model(framework: Framework) -> None:
+def test_hundreds_of_customers_at_once_through_one_model(framework: Framework) -> None:
     # In async code every request waits long enough that all are under way together; threads take turns.
     with (
         LocalGateway(latency=1.0 if framework.asynchronous else 0.05, customer_balance="5") as gateway,

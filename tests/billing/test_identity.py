@@ -383,19 +383,20 @@ def test_one_block_serves_many_threads_and_tasks_at_once() -> None:
         # The pool's threads go on, and bill nobody.
         assert pool.submit(present).result(10) is None
 
-    async def task(order: int, turns: list[asyncio.Event]) -> str | None:
+    async def task(order: int, turns: list[asyncio.Event], leave: list[asyncio.Event]) -> str | None:
         with block, track_usage():
             turns[order].set()
-            await turns[-1].wait()
-            await asyncio.sleep(0.001 * order)
+            await leave[order].wait()
+        if order + 1 < len(leave):
+            leave[order + 1].set()
         return present()
 
     async def tasks() -> list[str | None]:
-        turns = [asyncio.Event() for _ in range(4)]
-        running = [asyncio.create_task(task(order, turns)) for order in range(3)]
-        for turn in turns[:3]:
+        turns, leave = [asyncio.Event() for _ in range(3)], [asyncio.Event() for _ in range(3)]
+        running = [asyncio.create_task(task(order, turns, leave)) for order in range(3)]
+        for turn in turns:
             await turn.wait()
-        turns[-1].set()
+        leave[0].set()
         return await asyncio.gather(*running)
 
     assert asyncio.run(tasks()) == [None, None, None]
@@ -417,7 +418,9 @@ async def test_a_block_left_in_another_context_is_no_error() -> None:
     with pytest.warns(UserWarning, match="around a `yield`"):
         await read_one(left_early())
     gc.collect()
-    await asyncio.sleep(0.05)
+    # The loop closes the generator in a task of its own.
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert errors == []
 
 

@@ -126,8 +126,8 @@ async def test_the_prefix_of_the_key_says_sandbox_or_production(framework: Frame
     clients["http_async_client"] = httpx.AsyncClient(transport=transport)  # type: ignore[assignment]
     token = Billing(customer_id="c", meter_slug="m").forward_token("aks_test_x")
     for key in ("aks_live_x", "aks_test_x", token):
-        llm = framework._package.ChatLavaMistral(api_key=key, **clients)
-        embeddings = framework._package.LavaMistralEmbeddings(api_key=key, **clients)
+        llm = framework.package.ChatLavaMistral(api_key=key, **clients)
+        embeddings = framework.package.LavaMistralEmbeddings(api_key=key, **clients)
         with pytest.raises(LavaError):
             await framework.chat(llm, "Hello")
         with pytest.raises(LavaError):

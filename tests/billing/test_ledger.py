@@ -23,8 +23,9 @@ from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Garbage, Interrupted, Reset, Slow, Status
 from llama_index_lava_mistral import LavaUsageHandler
 from tests.billing.conftest import Framework, frameworks, run_now
+from tests.fakes.waiting import eventually
 
-CALLS = 2000
+CALLS = 600
 WORDS = (
     "river",
     "sea",
@@ -189,8 +190,7 @@ def test_ledger_and_listeners_agree_over_a_random_mix_of_calls(books: Books) -> 
             work(framework, gateway, books, range(place * each, (place + 1) * each))
         lava = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
         # The server needs a moment to see that the last clients have gone.
-        while gateway.in_flight:
-            asyncio.run(asyncio.sleep(0.01))
+        eventually(lambda: not gateway.in_flight)
         before = usage.total
         unsettled = usage.unsettled()
         for account in (usage, books.langchain.totals, books.llama_index.totals):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -311,33 +309,6 @@ def test_concurrent_blocks_do_not_meet(gateway: LocalGateway) -> None:
     asyncio.run(all_of_them())
     for request in gateway.requests:
         assert request.body["messages"][0]["content"] == f"I am {request.customer_id}"
-
-
-PICKLED = """
-import pickle, sys
-lang_llm, lang_embeddings, llama_llm, llama_embeddings, client = pickle.load(open(sys.argv[1], "rb"))
-lang_llm.invoke("Hello")
-lang_embeddings.embed_documents(["Hello"])
-llama_llm.complete("Hello")
-llama_embeddings.get_text_embedding_batch(["Hello"])
-client.chat([{"role": "user", "content": "Hello"}])
-"""
-
-
-def test_models_sent_to_another_process_are_billed_to_the_block_they_were_sent_from(
-    gateway: LocalGateway, tmp_path: Any
-) -> None:
-    own = {"app": "overridden"}
-    models = [make(gateway, lava_metadata=own) for make in (lang_llm, lang_embeddings, llama_llm, llama_embeddings)]
-    client = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url, metadata=own)
-    with billed_to(**ALICE, metadata={"app": "tests"}):
-        (tmp_path / "models").write_bytes(pickle.dumps([*models, client]))
-    subprocess.run([sys.executable, "-c", PICKLED, tmp_path / "models"], check=True)
-    all_for_alice(gateway, at_least=5)
-    # The models themselves are as they were, and so are copies of them that stay here.
-    for model in models:
-        assert model.billing is None
-        assert pickle.loads(pickle.dumps(model)).lava_metadata == own
 
 
 def test_a_limit_of_a_block_does_not_reach_another_process(gateway: LocalGateway) -> None:

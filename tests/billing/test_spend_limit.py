@@ -7,7 +7,6 @@ import copy
 import json
 import pickle
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -39,6 +38,8 @@ from lava_mistral.billing.lava_records import RequestRecord
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import add_model, get_model
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
+from tests.fakes.waiting import eventually
+from tests.fakes.wire import DONE, Wire, answer, event
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 # 1,000 tokens in at $0.15 a million, 100 out at $0.60.
@@ -46,40 +47,24 @@ USAGE = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
 COST = Decimal("0.00021")
 
 
-class Wire:
-    """Answers every chat with the same usage, or with what it is given; counts the requests."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.count = 0
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.count += 1
-        answer = self.answers.pop(0) if self.answers else 200
-        headers = {"x-lava-request-id": f"req_{self.count}"}
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, bytes) or answer != 200:
-            status, content = (200, answer) if isinstance(answer, bytes) else (answer, b"{}")
-            return httpx.Response(status, content=content, headers=headers)
-        if request.url.params["u"].endswith("embeddings"):
-            inputs = json.loads(request.content)["input"]
-            vector = [1.0] + [0.0] * 1023
-            data = [{"object": "embedding", "index": at, "embedding": vector} for at in range(len(inputs))]
-            return httpx.Response(200, json={"data": data, "usage": {"prompt_tokens": 1000}}, headers=headers)
-        message = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
-        return httpx.Response(200, json={"id": "c", "choices": [message], "usage": USAGE}, headers=headers)
+def good(request: httpx.Request) -> dict[str, Any]:
+    """The same usage for every chat, and vectors."""
+    if request.url.params["u"].endswith("embeddings"):
+        vector = [1.0] + [0.0] * 1023
+        data = [
+            {"object": "embedding", "index": at, "embedding": vector}
+            for at in range(len(json.loads(request.content)["input"]))
+        ]
+        return {"data": data, "usage": {"prompt_tokens": 1000}}
+    return answer(usage=USAGE)
 
 
 def client(wire: Wire, **settings: Any) -> LavaMistral:
-    return LavaMistral(
-        api_key="aks_test_x", http_client=httpx.Client(transport=httpx.MockTransport(wire)), max_retries=0, **settings
-    )
+    return LavaMistral(api_key="aks_test_x", http_client=wire.http(), max_retries=0, **settings)
 
 
 def aclient(wire: Wire, **settings: Any) -> AsyncLavaMistral:
-    http_client = httpx.AsyncClient(transport=httpx.MockTransport(wire))
-    return AsyncLavaMistral(api_key="aks_test_x", http_client=http_client, max_retries=0, **settings)
+    return AsyncLavaMistral(api_key="aks_test_x", http_client=wire.http(asynchronous=True), max_retries=0, **settings)
 
 
 NEEDED = most_of_chat({"model": "mistral-small-2603", "messages": ASK, "max_tokens": 100})
@@ -87,7 +72,7 @@ NEEDED = most_of_chat({"model": "mistral-small-2603", "messages": ASK, "max_toke
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_call_that_could_pass_the_limit_is_not_sent(streamed: bool) -> None:
-    wire = Wire()
+    wire = Wire(good)
     limit = SpendLimit(NEEDED - Decimal("0.000000001"))
     for call in (client(wire, spend_limit=limit), aclient(wire, spend_limit=limit)):
         made: Any = call.stream if streamed else call.chat
@@ -100,13 +85,13 @@ async def test_a_call_that_could_pass_the_limit_is_not_sent(streamed: bool) -> N
         assert "max_tokens=" in str(error)
         again = pickle.loads(pickle.dumps(error))
         assert (str(again), again.needed) == (str(error), NEEDED)
-    assert wire.count == 0
+    assert len(wire.requests) == 0
     assert limit.left == limit.limit
 
 
 def test_the_real_cost_takes_the_place_of_what_was_reserved() -> None:
     limit = SpendLimit("1")
-    wire = Wire()
+    wire = Wire(good)
     lava = client(wire, spend_limit=limit)
     lava.chat(ASK, max_tokens=100)
     assert (limit.spent, limit.reserved, limit.held, limit.left) == (COST, 0, 0, 1 - COST)
@@ -117,7 +102,7 @@ def test_the_real_cost_takes_the_place_of_what_was_reserved() -> None:
 
 def test_calls_go_on_until_the_limit_is_used_up() -> None:
     limit = SpendLimit(3 * COST + NEEDED)
-    lava = client(Wire(), spend_limit=limit)
+    lava = client(Wire(good), spend_limit=limit)
     for _ in range(4):
         lava.chat(ASK, max_tokens=100)
     with pytest.raises(SpendLimitError):
@@ -148,7 +133,7 @@ def test_a_call_of_unknown_cost_keeps_what_it_reserved_until_it_is_settled() -> 
 
 
 def test_every_limit_around_a_call_holds() -> None:
-    lava = client(Wire(), spend_limit="1")
+    lava = client(Wire(good), spend_limit="1")
     outer, inner = SpendLimit("10"), SpendLimit(NEEDED)
     with billed_to(spend_limit=outer):
         with billed_to(spend_limit=inner):
@@ -164,7 +149,7 @@ def test_every_limit_around_a_call_holds() -> None:
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_a_call_that_an_outer_limit_refuses_takes_nothing_from_the_inner_ones(asynchronous: bool) -> None:
-    wire = Wire()
+    wire = Wire(good)
     outer, middle, inner = SpendLimit(0), SpendLimit("1"), SpendLimit("1")
     with (
         billed_to(spend_limit=outer),
@@ -179,18 +164,18 @@ async def test_a_call_that_an_outer_limit_refuses_takes_nothing_from_the_inner_o
         (0, 0, 1),
         (0, 0, 1),
     ]
-    assert wire.count == 0
+    assert len(wire.requests) == 0
 
 
 def test_one_limit_that_holds_twice_is_drawn_on_once() -> None:
     limit = SpendLimit("1")
     with billed_to(spend_limit=limit), billed_to("c", "m", spend_limit=limit):
-        client(Wire(), spend_limit=limit).chat(ASK)
+        client(Wire(good), spend_limit=limit).chat(ASK)
     assert limit.spent == COST
 
 
 def test_a_block_says_what_was_spent_and_goes_on_with_its_limit() -> None:
-    lava = client(Wire())
+    lava = client(Wire(good))
     block = billed_to("c", "m", spend_limit="0.50")
     for _ in range(2):
         with block:
@@ -212,7 +197,7 @@ def test_calls_at_the_same_time_reserve_apart() -> None:
     def handle(request: httpx.Request) -> httpx.Response:
         entered.wait(10)
         go.wait(10)
-        return Wire()(request)
+        return Wire(good)(request)
 
     limit = SpendLimit(3 * NEEDED)
     transport = httpx.MockTransport(handle)
@@ -231,7 +216,7 @@ def test_calls_at_the_same_time_reserve_apart() -> None:
 
 async def test_a_thousand_tasks_never_pass_the_limit() -> None:
     limit = SpendLimit(100 * COST)
-    lava = aclient(Wire(), spend_limit=limit)
+    lava = aclient(Wire(good), spend_limit=limit)
     results = await asyncio.gather(*(lava.chat(ASK, max_tokens=100) for _ in range(1000)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, SpendLimitError)]
     assert limit.spent == (1000 - len(refused)) * COST <= limit.limit
@@ -241,29 +226,29 @@ async def test_a_thousand_tasks_never_pass_the_limit() -> None:
 
 def test_the_engine_stops_with_what_it_has_and_resumes() -> None:
     texts = [f"{number} " + "text " * 1000 for number in range(90)]
-    wire = Wire()
+    wire = Wire(good)
     # A request of a dozen such texts reserves 0.1 cent and more, and costs 0.01 cent.
     limit = SpendLimit("0.0018")
     with pytest.raises(SpendLimitError) as caught:
         client(wire, spend_limit=limit).embed(texts, max_concurrency=1)
-    sent = wire.count
+    sent = len(wire.requests)
     assert limit.spent == sent * Decimal("0.0001")
     assert 0 < len(caught.value.partial) < 90
     result = client(wire, spend_limit="1").embed(texts, max_concurrency=1, resume_from=caught.value.partial)
     assert len(result.vectors) == 90
     # 15 texts fit into a request.
-    assert wire.count <= 6 + 2
+    assert len(wire.requests) <= 6 + 2
 
 
 def test_a_limit_needs_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
-    wire = Wire()
+    wire = Wire(good)
     with pytest.raises(ConfigurationError, match=r"add_model\(Model\('mistral-unheard'"):
         client(wire, spend_limit="5").chat(ASK, model="mistral-unheard")
-    assert wire.count == 0
+    assert len(wire.requests) == 0
     client(wire).chat(ASK, model="mistral-unheard")
     add_model(Model("mistral-free", input_price=Decimal(0), output_price=Decimal(0)))
     client(wire, spend_limit=0).chat(ASK, model="mistral-free")
-    assert wire.count == 2
+    assert len(wire.requests) == 2
 
 
 @pytest.mark.parametrize("bad", ["much", -1, float("nan"), "Infinity", True, [], {"usd": 1}])
@@ -292,7 +277,7 @@ def test_a_limit_is_shared_by_copies_and_begins_anew_elsewhere() -> None:
 
 
 def test_a_transport_of_others_says_that_it_keeps_no_limit() -> None:
-    wire = Wire()
+    wire = Wire(good)
     transport = LavaTransport(api_key="aks_test_x", transport=httpx.MockTransport(wire))
     with (
         httpx.Client(transport=transport) as http,
@@ -300,7 +285,7 @@ def test_a_transport_of_others_says_that_it_keeps_no_limit() -> None:
         pytest.raises(ConfigurationError, match="LavaTransport"),
     ):
         http.get("https://api.mistral.ai/v1/models")
-    assert wire.count == 0
+    assert len(wire.requests) == 0
 
 
 limits = st.decimals("0", "2", places=4)
@@ -441,15 +426,11 @@ def test_no_call_costs_more_than_what_is_reserved_for_it(gateway: LocalGateway, 
 def test_reconciling_a_limit_asks_lava(gateway: LocalGateway) -> None:
     limit = SpendLimit("1")
     lava = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url, spend_limit=limit)
-    delta = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}
-    first = f"data: {json.dumps({'id': 'c', 'model': 'm', 'choices': [delta]})}\n\n".encode()
-    last = f"data: {json.dumps({'id': 'c', 'model': 'm', 'choices': [], 'usage': USAGE})}\n\n".encode()
-    gateway.queue([first, 0.5, last, b"data: [DONE]\n\n"])
+    gateway.queue([event("Hi"), 0.5, event("", "stop", usage=USAGE), DONE])
     with lava.stream(ASK) as stream:
         next(stream)
         # Its end is on the way, and charged, when the stream is left.
-        while not gateway.requests[0].cost:
-            time.sleep(0.01)
+        eventually(lambda: gateway.requests[0].cost)
     assert limit.held > 0
     assert lava.reconcile(limit) == 0
     assert (limit.held, limit.spent) == (0, COST)

@@ -10,8 +10,9 @@ import io
 import json
 import pickle
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from typing import Any
 
@@ -26,7 +27,6 @@ from lava_mistral import (
     CallRecord,
     InvalidRequestError,
     LavaError,
-    LavaMistral,
     Model,
     RateLimitError,
     ServerError,
@@ -37,10 +37,16 @@ from lava_mistral import (
 )
 from lava_mistral.billing.lava_records import ModelUsage, RequestRecord
 from lava_mistral.billing.listeners import present_listeners, subscribe, unsubscribe, watching
+from lava_mistral.billing.metering import open_call_meter
+from lava_mistral.billing.scope import BillingContext, identify
 from lava_mistral.billing.usage import LANGCHAIN_RUN
 from lava_mistral.billing.usage_totals import OTHER
 from lava_mistral.pricing.catalog import add_model
 from llama_index_lava_mistral import LavaUsageHandler
+from tests.fakes import wire
+from tests.fakes.clients import Caller, at_once
+from tests.fakes.waiting import PATIENCE, aeventually
+from tests.fakes.wire import DONE, Pieces, Wire
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500, "num_cached_tokens": 400}
@@ -48,92 +54,30 @@ USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500, 
 COST = Decimal("0.000396")
 
 
-def choice(finish: str = "stop") -> dict[str, Any]:
-    return {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": finish}
-
-
-def answer(**changes: Any) -> dict[str, Any]:
-    body = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice()], "usage": USAGE}
-    return body | changes
-
-
 def event(content: str, finish: str | None = None, **extra: Any) -> bytes:
-    delta = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
-    return f"data: {json.dumps({'id': 'c', 'model': 'm', 'choices': [delta], **extra})}\n\n".encode()
+    """An event under a name that has no price."""
+    return wire.event(content, finish, **{"model": "m"} | extra)
 
 
-WHOLE = (event("Hi"), event("", "stop", usage=USAGE), b"data: [DONE]\n\n")
+def answer(finish_reason: str = "stop", **changes: Any) -> dict[str, Any]:
+    """An answer under a name that has no price."""
+    return wire.answer(finish_reason=finish_reason) | {"model": "m", "usage": USAGE} | changes
+
+
+WHOLE = (event("Hi"), event("", "stop", usage=USAGE), DONE)
 VECTORS = {"id": "e", "object": "list", "model": "mistral-embed", "data": [], "usage": {"prompt_tokens": 10}}
 
 
-class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that comes in pieces; an exception among them is raised, a class of one likewise."""
-
-    def __init__(self, *pieces: Any) -> None:
-        self.pieces = pieces
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self.pieces:
-            if isinstance(piece, BaseException) or (isinstance(piece, type) and issubclass(piece, BaseException)):
-                raise piece
-            yield piece
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self:
-            yield piece
-
-
-class Wire:
-    """Answers requests in order; each answer has an id of its own. The last one is repeated."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.count = 0
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.count += 1
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        headers = {"x-lava-request-id": f"req_{self.count}"}
-        if isinstance(answer, BaseException):
-            raise answer
-        if isinstance(answer, Body):
-            return httpx.Response(200, stream=answer, headers=headers)
-        if isinstance(answer, bytes):
-            return httpx.Response(200, content=answer, headers=headers)
-        status, body = answer if isinstance(answer, tuple) else (200, answer)
-        return httpx.Response(status, json=body, headers=headers)
-
-
-class Caller:
-    """One scenario in sync code or in async code."""
-
-    def __init__(self, asynchronous: bool) -> None:
-        self.asynchronous = asynchronous
+class Scripted(Caller):
+    """A client that asks a script."""
 
     def client(self, *answers: Any, **settings: Any) -> Any:
-        transport = httpx.MockTransport(Wire(*answers))
-        settings = {"api_key": "aks_test_x", "base_url": "http://127.0.0.1:9/v1", "max_retries": 0, **settings}
-        if self.asynchronous:
-            return AsyncLavaMistral(http_client=httpx.AsyncClient(transport=transport), **settings)
-        return LavaMistral(http_client=httpx.Client(transport=transport), **settings)
-
-    async def do(self, made: Any) -> Any:
-        return await made if self.asynchronous else made
-
-    async def read(self, stream: Any, count: int = 1000) -> None:
-        for _ in range(count):
-            try:
-                await anext(stream) if self.asynchronous else next(stream)
-            except (StopIteration, StopAsyncIteration):
-                return
-
-    async def close(self, stream: Any) -> None:
-        await self.do(stream.aclose() if self.asynchronous else stream.close())
+        return super().client(Wire(*answers), **settings)
 
 
 @pytest.fixture(params=["sync", "async"])
-def caller(request: pytest.FixtureRequest) -> Caller:
-    return Caller(request.param == "async")
+def caller(request: pytest.FixtureRequest) -> Scripted:
+    return Scripted(request.param == "async")
 
 
 class Told(list[CallRecord]):
@@ -153,7 +97,7 @@ def told() -> Iterator[Told]:
     unsubscribe(records)
 
 
-async def test_a_chat_is_told_with_all_that_is_known_of_it(caller: Caller, told: Told) -> None:
+async def test_a_chat_is_told_with_all_that_is_known_of_it(caller: Scripted, told: Told) -> None:
     client = caller.client(answer(), metadata={"app": "a"})
     billing = Billing(customer_id="c_1", meter_slug="chat")
     with watching((), "run-1"):
@@ -178,19 +122,19 @@ async def test_a_chat_is_told_with_all_that_is_known_of_it(caller: Caller, told:
     assert json.loads(json.dumps(record.as_dict()))["cost"] == "0.000396"
 
 
-async def test_a_stream_is_told_at_its_end(caller: Caller, told: Told) -> None:
-    stream = await caller.do(caller.client(Body(*WHOLE)).stream(ASK))
-    await caller.read(stream, 1)
+async def test_a_stream_is_told_at_its_end(caller: Scripted, told: Told) -> None:
+    stream = await caller.do(caller.client(Pieces(*WHOLE)).stream(ASK))
+    await caller.take(stream, 1)
     assert not told
-    await caller.read(stream)
+    await caller.take(stream)
     await caller.close(stream)
     [record] = told
     assert (record.streamed, record.complete, record.cost, record.request_id) == (True, True, COST, "req_1")
 
 
-async def test_a_stream_that_is_closed_early_is_told_as_unknown(caller: Caller, told: Told) -> None:
-    stream = await caller.do(caller.client(Body(*WHOLE)).stream(ASK))
-    await caller.read(stream, 1)
+async def test_a_stream_that_is_closed_early_is_told_as_unknown(caller: Scripted, told: Told) -> None:
+    stream = await caller.do(caller.client(Pieces(*WHOLE)).stream(ASK))
+    await caller.take(stream, 1)
     await caller.close(stream)
     await caller.close(stream)
     [record] = told
@@ -198,16 +142,16 @@ async def test_a_stream_that_is_closed_early_is_told_as_unknown(caller: Caller, 
     assert (record.input_tokens, record.output_tokens, record.cached_tokens) == (None, None, None)
 
 
-async def test_a_stream_that_is_closed_after_its_usage_came_is_known(caller: Caller, told: Told) -> None:
-    stream = await caller.do(caller.client(Body(*WHOLE)).stream(ASK))
-    await caller.read(stream, 2)
+async def test_a_stream_that_is_closed_after_its_usage_came_is_known(caller: Scripted, told: Told) -> None:
+    stream = await caller.do(caller.client(Pieces(*WHOLE)).stream(ASK))
+    await caller.take(stream, 2)
     await caller.close(stream)
     assert [record.cost for record in told] == [COST]
 
 
-async def test_a_stream_that_is_dropped_is_told(caller: Caller, told: Told) -> None:
-    stream = await caller.do(caller.client(Body(*WHOLE)).stream(ASK))
-    await caller.read(stream, 1)
+async def test_a_stream_that_is_dropped_is_told(caller: Scripted, told: Told) -> None:
+    stream = await caller.do(caller.client(Pieces(*WHOLE)).stream(ASK))
+    await caller.take(stream, 1)
     del stream
     gc.collect()
     assert [(record.complete, record.usage) for record in told] == [(False, None)]
@@ -225,15 +169,15 @@ async def test_a_stream_that_is_dropped_is_told(caller: Caller, told: Told) -> N
     ids=["broken", "garbage", "cut", "error event", "finish reason error"],
 )
 async def test_an_interrupted_stream_is_told_with_what_is_known(
-    caller: Caller, told: Told, pieces: Any, usage: Any
+    caller: Scripted, told: Told, pieces: Any, usage: Any
 ) -> None:
-    stream = await caller.do(caller.client(Body(*pieces)).stream(ASK))
+    stream = await caller.do(caller.client(Pieces(*pieces)).stream(ASK))
     with pytest.raises(StreamInterruptedError):
-        await caller.read(stream)
+        await caller.take(stream)
     assert [(record.complete, record.usage) for record in told] == [(False, usage)]
 
 
-async def test_an_embedding_request_is_told(caller: Caller, told: Told) -> None:
+async def test_an_embedding_request_is_told(caller: Scripted, told: Told) -> None:
     await caller.do(caller.client(VECTORS).embedding_request(["text"]))
     assert [(r.kind, r.model, r.cost, r.output_tokens) for r in told] == [
         ("embedding", "mistral-embed", Decimal("0.000001"), 0)
@@ -241,7 +185,7 @@ async def test_an_embedding_request_is_told(caller: Caller, told: Told) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429, 500, 503])
-async def test_a_refusal_costs_nothing_and_is_not_told(caller: Caller, told: Told, status: int) -> None:
+async def test_a_refusal_costs_nothing_and_is_not_told(caller: Scripted, told: Told, status: int) -> None:
     client = caller.client((status, {"error": "no"}))
     for call in (client.chat, client.stream):
         with pytest.raises(LavaError):
@@ -252,7 +196,7 @@ async def test_a_refusal_costs_nothing_and_is_not_told(caller: Caller, told: Tol
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError("no"), httpx.ConnectTimeout("no"), httpx.PoolTimeout("no")])
-async def test_a_request_that_never_left_is_not_told(caller: Caller, told: Told, error: Exception) -> None:
+async def test_a_request_that_never_left_is_not_told(caller: Scripted, told: Told, error: Exception) -> None:
     with pytest.raises(LavaError):
         await caller.do(caller.client(error).chat(ASK))
     assert not told
@@ -261,15 +205,15 @@ async def test_a_request_that_never_left_is_not_told(caller: Caller, told: Told,
 @pytest.mark.parametrize(
     "error", [httpx.ReadTimeout("slow"), httpx.ReadError("reset"), httpx.RemoteProtocolError("gone")]
 )
-async def test_a_request_without_an_answer_is_told_as_unknown(caller: Caller, told: Told, error: Exception) -> None:
+async def test_a_request_without_an_answer_is_told_as_unknown(caller: Scripted, told: Told, error: Exception) -> None:
     with pytest.raises(LavaError):
         await caller.do(caller.client(error).chat(ASK))
     assert [(record.request_id, record.usage, record.complete) for record in told] == [(None, None, False)]
 
 
-async def test_an_answer_that_breaks_off_is_told_with_its_request_id(caller: Caller, told: Told) -> None:
+async def test_an_answer_that_breaks_off_is_told_with_its_request_id(caller: Scripted, told: Told) -> None:
     with pytest.raises(LavaError) as caught:
-        await caller.do(caller.client(Body(b'{"id"', httpx.ReadError("reset"))).chat(ASK))
+        await caller.do(caller.client(Pieces(b'{"id"', httpx.ReadError("reset"))).chat(ASK))
     assert caught.value.request_id == "req_1"
     assert [(record.request_id, record.usage) for record in told] == [("req_1", None)]
 
@@ -279,27 +223,22 @@ async def test_an_answer_that_breaks_off_is_told_with_its_request_id(caller: Cal
     [
         (b"not json", None),
         (answer(choices=[]), USAGE),
-        (answer(choices=[choice("error")]), USAGE),
+        (answer(finish_reason="error"), USAGE),
         (answer(usage={"prompt_tokens": "many"}, choices=[]), None),
     ],
     ids=["garbage", "no choices", "finish reason error", "senseless usage"],
 )
 async def test_an_answer_that_is_no_answer_was_paid_all_the_same(
-    caller: Caller, told: Told, body: Any, usage: Any
+    caller: Scripted, told: Told, body: Any, usage: Any
 ) -> None:
     with pytest.raises(ServerError):
         await caller.do(caller.client(body).chat(ASK))
     assert [(record.usage, record.complete, record.request_id) for record in told] == [(usage, False, "req_1")]
 
 
-async def test_each_try_that_was_paid_is_told(caller: Caller, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nap(*_: Any) -> None:
-        return None
-
-    monkeypatch.setattr("lava_mistral.client.sync_client.time.sleep", lambda _: None)
-    monkeypatch.setattr("lava_mistral.client.async_client.asyncio.sleep", nap)
-    tries = [(503, {}), answer(choices=[choice("error")]), (429, {}), httpx.ReadTimeout("slow"), answer()]
-    await caller.do(caller.client(*tries, max_retries=4).chat(ASK))
+async def test_each_try_that_was_paid_is_told(caller: Scripted, told: Told) -> None:
+    tries = [(503, {}), answer(finish_reason="error"), (429, {}), httpx.ReadTimeout("slow"), answer()]
+    await caller.do(caller.client(*tries, retry=at_once(4)).chat(ASK))
     assert [(record.request_id, record.complete) for record in told] == [
         ("req_2", False),
         (None, False),
@@ -308,13 +247,16 @@ async def test_each_try_that_was_paid_is_told(caller: Caller, told: Told, monkey
 
 
 async def test_a_cancelled_call_is_told_as_unknown(told: Told) -> None:
+    asked = asyncio.Event()
+
     async def never(request: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(60)
+        asked.set()
+        await asyncio.Event().wait()
         raise AssertionError("it was to be cancelled")
 
     client = AsyncLavaMistral(api_key="aks_test_x", http_client=httpx.AsyncClient(transport=httpx.MockTransport(never)))
     task = asyncio.create_task(client.chat(ASK))
-    await asyncio.sleep(0.05)
+    await asked.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -322,29 +264,22 @@ async def test_a_cancelled_call_is_told_as_unknown(told: Told) -> None:
 
 
 async def test_a_call_cancelled_while_its_body_comes_has_a_request_id(told: Told) -> None:
-    class Slow(httpx.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            yield b"{"
-            await asyncio.sleep(60)
-
-    def slow(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, stream=Slow(), headers={"x-lava-request-id": "req_slow"})
-
-    client = AsyncLavaMistral(api_key="aks_test_x", http_client=httpx.AsyncClient(transport=httpx.MockTransport(slow)))
-    for call in (client.chat, client.stream):
-        task = asyncio.create_task(call(ASK))
-        await asyncio.sleep(0.05)
+    for method in ("chat", "stream"):
+        body = Pieces(b"{", PATIENCE)
+        client = Scripted(True).client(body)
+        task = asyncio.create_task(getattr(client, method)(ASK))
+        await aeventually(lambda body=body: body.taken == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     del task
     gc.collect()
-    assert [(record.request_id, record.complete) for record in told] == [("req_slow", False)] * 2
+    assert [(record.request_id, record.complete) for record in told] == [("req_1", False)] * 2
 
 
 def test_listeners_are_those_of_where_the_call_began() -> None:
-    caller = Caller(False)
-    client = caller.client(Body(*WHOLE), Body(*WHOLE))
+    caller = Scripted(False)
+    client = caller.client(Pieces(*WHOLE), Pieces(*WHOLE))
     with track_usage() as usage:
         stream = client.stream(ASK)
     list(stream)
@@ -357,7 +292,7 @@ def test_listeners_are_those_of_where_the_call_began() -> None:
 
 
 def test_blocks_nest_and_each_listener_is_told_once() -> None:
-    client = Caller(False).client(answer())
+    client = Scripted(False).client(answer())
     totals = UsageTotals()
     single = Told()
     with track_usage(totals) as outer, track_usage(totals), watching([totals]), track_usage(listener=single) as inner:
@@ -371,7 +306,7 @@ def test_blocks_nest_and_each_listener_is_told_once() -> None:
     assert (totals.requests, inner.requests, len(single)) == (2, 2, 2)
 
 
-async def test_leaving_a_block_goes_back_to_the_one_around_it(caller: Caller) -> None:
+async def test_leaving_a_block_goes_back_to_the_one_around_it(caller: Scripted) -> None:
     client = caller.client(answer())
     with track_usage() as outer:
         with track_usage() as middle:
@@ -384,7 +319,7 @@ async def test_leaving_a_block_goes_back_to_the_one_around_it(caller: Caller) ->
 
 
 def test_one_block_can_be_entered_again() -> None:
-    client = Caller(False).client(answer())
+    client = Scripted(False).client(answer())
     block = track_usage()
     with block, block as usage:
         client.chat(ASK)
@@ -394,7 +329,7 @@ def test_one_block_can_be_entered_again() -> None:
 
 
 def test_threads_count_where_their_context_was_copied() -> None:
-    client = Caller(False).client(answer())
+    client = Scripted(False).client(answer())
     with track_usage() as usage, ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(contextvars.copy_context().run, client.chat, ASK) for _ in range(40)]
         for job in jobs:
@@ -403,7 +338,7 @@ def test_threads_count_where_their_context_was_copied() -> None:
 
 
 async def test_tasks_count_apart() -> None:
-    caller = Caller(True)
+    caller = Scripted(True)
     client = caller.client(answer())
 
     async def work(calls: int) -> int:
@@ -421,20 +356,24 @@ def test_a_listener_that_fails_is_logged_and_fails_nothing_else(caplog: pytest.L
         raise ZeroDivisionError("my fault")
 
     with track_usage(listener=bad), track_usage() as usage:
-        Caller(False).client(answer()).chat(ASK)
+        Scripted(False).client(answer()).chat(ASK)
     assert usage.requests == 1
     assert "my fault" in caplog.text
 
 
-def test_nothing_is_put_down_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[object] = []
-    monkeypatch.setattr("lava_mistral.billing.metering.CallMeter.__init__", lambda *args, **kwargs: built.append(args))
+def test_nothing_is_metered_where_nobody_listens() -> None:
     assert not present_listeners().listeners
-    client = Caller(False).client(answer(), Body(*WHOLE), VECTORS)
-    client.chat(ASK)
-    list(client.stream(ASK))
-    client.embedding_request(["text"])
-    assert not built
+    opened: list[Any] = []
+
+    def open_one() -> None:
+        opened.append(open_call_meter("chat", "mistral-small-2603", BillingContext(), lambda: Decimal(1)))
+
+    open_one()
+    with track_usage():
+        open_one()
+    with billed_to(spend_limit="1"):
+        opened.append(open_call_meter("chat", "m", identify(None, None), lambda: Decimal(1)))
+    assert [meter is None for meter in opened] == [True, False, False]
 
 
 def record(**fields: Any) -> CallRecord:
@@ -529,12 +468,14 @@ def test_what_was_unknown_is_settled_once() -> None:
     assert lava_says().usage == ModelUsage(input_tokens=7, output_tokens=2)
 
 
-def test_the_oldest_unsettled_are_forgotten_when_there_are_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(UsageTotals, "_UNSETTLED", 3)
-    usage = UsageTotals()
-    for number in range(5):
-        usage.add(record(usage=None, cost=None, request_id=f"r{number}"))
-    assert (usage.unsettled(), usage.unknown) == (("r2", "r3", "r4"), 5)
+def test_the_oldest_unsettled_are_forgotten_when_there_are_very_many() -> None:
+    usage, most = UsageTotals(), 100_000
+    lost = record(usage=None, cost=None)
+    for number in range(most + 2):
+        usage.add(replace(lost, request_id=f"r{number}"))
+    unsettled = usage.unsettled()
+    assert (len(unsettled), unsettled[0], unsettled[-1]) == (most, "r2", f"r{most + 1}")
+    assert usage.unknown == most + 2
 
 
 @pytest.mark.parametrize("copied", [lambda usage: pickle.loads(pickle.dumps(usage)), copy.deepcopy])
@@ -570,28 +511,30 @@ def test_the_table_shows_every_group_and_the_total() -> None:
 
 def test_a_model_without_a_price_is_counted_as_unpriced() -> None:
     with track_usage() as usage:
-        Caller(False).client(answer()).chat(ASK, model="mistral-unheard-of")
+        Scripted(False).client(answer()).chat(ASK, model="mistral-unheard-of")
     assert (usage.total.unpriced, usage.cost, usage.total_tokens) == (1, 0, 1500)
     add_model(Model("mistral-mine", input_price=Decimal(1), output_price=Decimal(2)))
     with track_usage() as usage:
-        Caller(False).client(answer(usage={"prompt_tokens": 3, "completion_tokens": 2})).chat(ASK, model="mistral-mine")
+        Scripted(False).client(answer(usage={"prompt_tokens": 3, "completion_tokens": 2})).chat(
+            ASK, model="mistral-mine"
+        )
     assert usage.cost == Decimal("0.000007")
 
 
 def test_a_call_that_is_refused_before_it_is_sent_is_not_told(told: Told) -> None:
     with pytest.raises(InvalidRequestError):
-        Caller(False).client(answer()).chat([])
+        Scripted(False).client(answer()).chat([])
     assert not told
 
 
 def test_a_block_of_billing_names_the_customer(told: Told) -> None:
     with billed_to("c_9", "chat", {"k": "v"}):
-        Caller(False).client(answer()).chat(ASK)
+        Scripted(False).client(answer()).chat(ASK)
     assert [(r.customer_id, r.meter_slug, dict(r.metadata)) for r in told] == [("c_9", "chat", {"k": "v"})]
 
 
 def test_rate_limits_of_an_engine_are_no_calls(told: Told) -> None:
-    client = Caller(False).client((429, {"message": "slow down"}), VECTORS | {"data": [vector()]})
+    client = Scripted(False).client((429, {"message": "slow down"}), VECTORS | {"data": [vector()]})
     with pytest.raises(RateLimitError):
         client.embedding_request(["a"])
     client.embedding_request(["a"])
@@ -599,14 +542,14 @@ def test_rate_limits_of_an_engine_are_no_calls(told: Told) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_the_price_is_that_of_the_model_that_was_asked_for(caller: Caller, told: Told, streamed: bool) -> None:
+async def test_the_price_is_that_of_the_model_that_was_asked_for(caller: Scripted, told: Told, streamed: bool) -> None:
     """An alias may be answered under the name of a model with another price."""
     other = "mistral-large-latest"
-    body = Body(event("Hi", "stop", model=other, usage=USAGE), b"data: [DONE]\n\n")
+    body = Pieces(event("Hi", "stop", model=other, usage=USAGE), DONE)
     client = caller.client(body if streamed else answer(model=other))
     if streamed:
         answered = await caller.do(client.stream(ASK))
-        await caller.read(answered)
+        await caller.take(answered)
     else:
         answered = await caller.do(client.chat(ASK))
     assert (answered.model, answered.cost, told[0].cost) == (other, COST, COST)
@@ -616,35 +559,16 @@ def vector() -> dict[str, Any]:
     return {"object": "embedding", "index": 0, "embedding": [0.5] * 4}
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_retries_of_a_chat_are_counted(asynchronous: bool, streamed: bool) -> None:
-    answers = iter([httpx.Response(500), httpx.Response(429, headers={"retry-after": "0"})])
-
-    def serve(request: httpx.Request) -> httpx.Response:
-        good = httpx.Response(200, stream=Body(*WHOLE)) if streamed else httpx.Response(200, json=answer())
-        return next(answers, good)
-
-    settings: dict[str, Any] = {"api_key": "aks_test_x", "billing": Billing("c_1", "m")}
+async def test_retries_of_a_chat_are_counted(caller: Scripted, streamed: bool) -> None:
+    failures = [500, httpx.Response(429, headers={"retry-after": "0"})]
+    client = caller.client(
+        *failures, Pieces(*WHOLE) if streamed else answer(), retry=at_once(2), billing=Billing("c_1", "m")
+    )
     with track_usage() as usage:
-        if asynchronous:
-            transport = httpx.AsyncClient(transport=httpx.MockTransport(serve))
-            client = AsyncLavaMistral(**settings, http_client=transport)
-
-            async def ask() -> None:
-                if streamed:
-                    async for _ in await client.stream(ASK):
-                        pass
-                else:
-                    await client.chat(ASK)
-
-            asyncio.run(ask())
-        else:
-            sync = LavaMistral(**settings, http_client=httpx.Client(transport=httpx.MockTransport(serve)))
-            if streamed:
-                list(sync.stream(ASK))
-            else:
-                sync.chat(ASK)
+        made = await caller.do((client.stream if streamed else client.chat)(ASK))
+        if streamed:
+            await caller.take(made)
     assert (usage.total.requests, usage.total.retries) == (1, 2)
     assert usage.by_customer["c_1"].retries == 2
 
@@ -679,7 +603,7 @@ def test_a_copy_of_totals_and_their_original_count_apart() -> None:
         assert usage.requests == usage.by_customer["c"].requests == usage.by_metadata("team")["red"].requests == count
 
 
-async def test_a_run_is_named_through_the_blocks_inside_it(caller: Caller, told: Told) -> None:
+async def test_a_run_is_named_through_the_blocks_inside_it(caller: Scripted, told: Told) -> None:
     client = caller.client(answer())
     with watching((), "run-1"), watching([Told()]), track_usage(), watching():
         await caller.do(client.chat(ASK))
