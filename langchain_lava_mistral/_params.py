@@ -152,7 +152,7 @@ def hint_for(name: str, known: Iterable[str]) -> str | None:
     """Return what to write instead of a name that has no meaning here or is nearly a known one."""
     if name in _HINTS:
         return f"{name!r} has no meaning here: {_HINTS[name]}."
-    near = get_close_matches(name, [each for each in known if not each.startswith("_")], n=1, cutoff=0.75)
+    near = get_close_matches(name, [each for each in known if not each.startswith("_")], n=1, cutoff=0.74)
     if not near:
         return None
     return f"There is no parameter {name!r}. Did you mean {near[0]!r}?"

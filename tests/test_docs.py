@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
+import json
 import re
 import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import typer
 from langchain_mistralai import ChatMistralAI, MistralAIEmbeddings
@@ -20,6 +24,7 @@ from llama_index.llms.mistralai import MistralAI
 from lava_mistral.cli.app import app
 from lava_mistral.gateway import LocalGateway
 from tests.conftest import ROOT
+from tests.fakes.pdf_file import pdf
 
 # A block is fenced at the margin or inside an indented tab. `python` blocks run, `bash` blocks line by line, the `sh`
 # block of the README as one script; `text` shows output.
@@ -27,7 +32,7 @@ BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", flags=re.DOTALL | re.MUL
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Without an end of their own, for another machine, or run by tests of their own.
 NOT_RUN = re.compile(
-    r"^(pip|uv|git|make|cd|export|unset|source|python3? -m venv|docker|bash|pytest|uvicorn|lava-mistral gateway)\b"
+    r"^(pip|uv|git|make|cd|export|unset|source|python3? -m venv|docker|bash|pytest|uvicorn|curl|lava-mistral gateway)\b"
 )
 
 
@@ -56,6 +61,7 @@ def test_the_python_of_a_page_runs(
     page: Path, gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "your.pdf").write_bytes(pdf("The lighthouse of Skagen is 46 metres", "high. It was built in 1858."))
     for name, value in gateway.environ.items():
         monkeypatch.setenv(name, value)
     names: dict[str, object] = {"__name__": "docs"}
@@ -65,6 +71,58 @@ def test_the_python_of_a_page_runs(
     names.clear()
     # What a page leaves open is reported here, not in another test.
     gc.collect()
+
+
+def titled(page: str, title: str) -> str:
+    """Return the block that a page shows as a file of this name."""
+    return (ROOT / page).read_text("utf-8").split(f'```python title="{title}"\n', 1)[1].split("```", 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            ["The lighthouse of Skagen is 46 metres", "high."],
+            "The lighthouse of Skagen is 46 metres high. [your.pdf, p. 1]",
+        ),
+        ([], "your.pdf: no text found; is it a scan?"),
+    ],
+)
+def test_the_script_for_a_pdf_stands_alone(lines: list[str], said: str, gateway: LocalGateway, tmp_path: Path) -> None:
+    (tmp_path / "your.pdf").write_bytes(pdf(*lines))
+    done = subprocess.run(
+        [sys.executable, "-c", titled("docs/guides/rag.md", "ask_pdf.py")],
+        cwd=tmp_path,
+        env=shell_environment(tmp_path, **gateway.environ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert said in done.stdout + done.stderr
+    assert done.returncode == (0 if lines else 1)
+    assert ("USD" in done.stdout) is bool(lines)
+
+
+def test_the_web_app_streams_with_its_cost_and_answers_402_where_the_plan_is_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names: dict[str, Any] = {"__name__": "app"}
+    exec(titled("docs/guides/billing.md", "app.py"), names)
+    monkeypatch.setenv("LAVA_REQUIRE_CUSTOMER", "1")
+
+    async def visit(customer: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app=names["app"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
+            return await browser.get("/ask", params={"question": "Water is wet. Is water wet?", "customer": customer})
+
+    with LocalGateway(customers={"cus_42": "1", "cus_poor": "0"}) as gateway:
+        for name, value in gateway.environ.items():
+            monkeypatch.setenv(name, value)
+        good, poor = asyncio.run(visit("cus_42")), asyncio.run(visit("cus_poor"))
+    [*words, cost] = good.text.strip().split("\n\n")
+    assert "".join(json.loads(word.removeprefix("data: ")) for word in words) == "Water is wet."
+    assert cost.startswith("event: cost\ndata: 0.0000")
+    assert (good.status_code, poor.status_code) == (200, 402)
 
 
 @pytest.mark.parametrize("page", pages_with("bash"))

@@ -98,6 +98,11 @@ def decode_forward_token(token: str) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) and isinstance(fields.get("secret_key"), str) else None
 
 
+def is_lava_credential(key: str) -> bool:
+    """Whether a key looks like one of Lava's: a secret or spend key, or a forward token that can be read."""
+    return key.startswith(("aks_", "lava_sk_")) or decode_forward_token(key) is not None
+
+
 def is_loopback(host: str) -> bool:
     """Whether the host is this machine."""
     if host == "localhost":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
 
-from lava_mistral.billing.credentials import decode_forward_token
+from lava_mistral.billing.credentials import decode_forward_token, is_lava_credential
 from lava_mistral.billing.identity import billing_of_token, payer_of
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
 from lava_mistral.billing.scope import BillingContext
@@ -87,6 +87,7 @@ class Call:
         account: what its requests are put down to; `None` where nobody asks what they cost.
         names: of the request's tools, which the calls in an answer are given.
         charge: the request that is under way.
+        host: where it was sent.
     """
 
     target: str
@@ -100,6 +101,7 @@ class Call:
     names: ToolNames = field(default_factory=ToolNames)
     charge: RequestMeter = field(init=False, default=UNMETERED)
     credential: str = field(init=False, default="", repr=False)
+    host: str = field(init=False, default="")
     content: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -113,6 +115,7 @@ class Call:
             SpendLimitError: it could pass a limit.
         """
         url, self.credential, headers = forwarder.address(self.target, self.identity)
+        self.host = url.host
         if self.account is not None:
             self.charge = self.account.open(billing_of_token(self.credential))
         return Request(
@@ -139,7 +142,12 @@ class Call:
         self.charge.free()
         shown = self._shown(answer)
         return error_from_response(
-            shown.status, shown.headers, shown.text.encode(), payer=payer_of(self.credential), response=shown
+            shown.status,
+            shown.headers,
+            shown.text.encode(),
+            payer=payer_of(self.credential),
+            looks_like_a_key=is_lava_credential(self.credential),
+            response=shown,
         )
 
     def _shown(self, answer: Answer) -> AnswerText:
@@ -177,7 +185,8 @@ class Call:
 
     def unanswered(self, error: TransportError, request_id: str | None = None) -> LavaError:
         """Return the error for a request whose answer did not come through."""
-        failure = error_from_failure(error, self.without_secrets(str(error)), timeout=self.timeout)
+        said = self.without_secrets(str(error))
+        failure = error_from_failure(error, said, timeout=self.timeout, host=self.host)
         failure.request_id = request_id
         return caused(failure, error)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from lava_mistral.billing.credentials import is_loopback
+from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import (
     TOP_UP,
     APIConnectionError,
@@ -26,7 +28,7 @@ from lava_mistral.errors import (
     ServerError,
     StreamInterruptedError,
 )
-from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, TransportError
+from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.retry import parse_retry_after
 
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
@@ -63,6 +65,7 @@ def error_from_response(
     content: bytes,
     *,
     payer: str = "",
+    looks_like_a_key: bool = True,
     response: Any = None,
 ) -> LavaError:
     """The error that an HTTP answer stands for.
@@ -72,6 +75,7 @@ def error_from_response(
         headers: its headers, by lower-case name.
         content: its whole body.
         payer: who was to pay, for 402 and 403: `"the merchant's wallet"`, `"customer c_1 on meter m"` …
+        looks_like_a_key: whether the credential is a Lava secret key or a readable forward token, for 401.
         response: the answer itself, or what makes it when it is asked for, to be kept on the error.
     """
     body = _without_secrets(parse_body(content))
@@ -81,6 +85,11 @@ def error_from_response(
         # Lava and Mistral answer in JSON.
         detail.origin, message = "client", "a page of HTML came instead of an answer of Lava's"
     kind, advice = _classify(status, detail, payer)
+    if status == 401 and detail.origin == "lava" and not looks_like_a_key:
+        advice = (
+            "This does not look like a Lava key; a Mistral key of your own goes into "
+            f"billing=Billing(provider_key=…), beside Lava's. {advice}"
+        )
     return kind(
         message,
         advice=advice,
@@ -132,13 +141,16 @@ def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> Lava
     )
 
 
-def error_from_failure(failure: TransportError, text: str, *, timeout: float | None = None) -> LavaError:
+def error_from_failure(
+    failure: TransportError, text: str, *, timeout: float | None = None, host: str = ""
+) -> LavaError:
     """The error for a request without an answer.
 
     Args:
         failure: what the transport says.
         text: its text, without secrets.
         timeout: seconds that the call had.
+        host: where it was sent.
     """
     said = shorten(text) or type(failure).__name__
     if isinstance(failure, ConnectTimeout):
@@ -150,11 +162,10 @@ def error_from_failure(failure: TransportError, text: str, *, timeout: float | N
             origin="lava",
             advice="Give a longer timeout= where the model needs more time.",
         )
-    return APIConnectionError(
-        f"the connection to Lava failed: {said}",
-        origin="lava",
-        advice="Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them.",
-    )
+    advice = "Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them."
+    if isinstance(failure, NotConnected) and is_loopback(host):
+        advice = "The base URL is on this machine: is `lava-mistral gateway` running?"
+    return APIConnectionError(f"the connection to Lava failed: {said}", origin="lava", advice=advice)
 
 
 class ErrorDetail:
@@ -236,7 +247,7 @@ def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..
         case 401:
             return AuthenticationError, (
                 "Check the key: a secret key starts with aks_live_ or aks_test_; set LAVA_SECRET_KEY or api_key=. "
-                "Spend keys (lava_sk_…) are not for the forward proxy. `lava-mistral doctor` tests it."
+                "Spend keys (lava_sk_…) are not for the forward proxy; `lava-mistral doctor` tests the key."
             )
         case 402:
             whose = payer or "the wallet that pays"
@@ -254,9 +265,10 @@ def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..
                 "A firewall or a proxy in between refuses the request: ask who runs it to let it through."
             )
         case 403:
-            whose = f" Would have been charged: {payer}." if payer else ""
+            whose = f"; it would have been charged to {payer}" if payer else ""
             return PermissionDeniedError, (
-                f"Check that the key may do this and that the meter is on the customer's plan.{whose}"
+                f"Nothing was charged{whose}. "
+                "Check the customer id, that the meter is on the customer's plan, and that the key may do this."
             )
         case 404 if not mistral:
             return NotFoundError, (
@@ -297,7 +309,10 @@ def _model_advice(message: str) -> str:
     known = {model.id: model for model in models()}
     advice = "`lava-mistral models` lists the models that Lava offers."
     if name in known:
-        what = "embeds texts and answers no chats" if known[name].can("embeddings") else "answers chats"
-        return f"{name!r} {what}; an embeddings request needs a model such as 'mistral-embed'. {advice}"
+        if known[name].can("embeddings"):
+            what = f"embeds texts and answers no chats; a chat needs a model such as {DEFAULT_CHAT_MODEL!r}"
+        else:
+            what = f"answers chats; an embeddings request needs a model such as {DEFAULT_EMBEDDING_MODEL!r}"
+        return f"{name!r} {what}. {advice}"
     near = get_close_matches(name, known, n=1)
     return f"Did you mean {near[0]!r}? {advice}" if near else advice

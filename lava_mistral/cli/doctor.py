@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ _HOSTS: Final = {
 }
 _PATIENCE: Final = 15.0  # seconds for a question to the network
 _LONGEST: Final = 240  # characters of a message
+_OWN_NAME: Final = re.compile(r"; `lava-mistral doctor` tests [^.]*")  # said to those who have not run it yet
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _carefully(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 
 def _clean(text: str) -> str:
     """Return a text on one line, without credentials; a web server that is no Lava answers with a whole page."""
-    text = redact(" ".join(text.split()))
+    text = _OWN_NAME.sub("", redact(" ".join(text.split())))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
@@ -228,7 +230,10 @@ def _base_url() -> Iterator[Finding]:
     elif not address.endswith("/v1"):
         yield Finding("base URL", "note", f"{address} does not end in /v1", f"Lava's own is {PRODUCTION_URL}.")
     else:
-        yield Finding("base URL", "ok", f"{address} ({'from LAVA_BASE_URL' if given else 'by the kind of the key'})")
+        said = f"{address} ({'from LAVA_BASE_URL' if given else 'by the kind of the key'})"
+        if is_loopback(urlsplit(address).hostname or ""):
+            said += "; it is on this machine, so that it may be a simulated gateway, whose answers are not Mistral's"
+        yield Finding("base URL", "ok", said)
 
 
 def _proxy() -> Iterator[Finding]:

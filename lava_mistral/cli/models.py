@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
 from lava_mistral.pricing.catalog import Model
 from lava_mistral.pricing.catalog import models as catalogue
@@ -31,6 +32,7 @@ def models(
     typer.echo(
         "USD for a million tokens in and out, as Lava bills them; context in tokens. Chat\n"
         "models call tools and write structured output; those with vision read PDFs too.\n"
+        f"A chat that names no model goes to {DEFAULT_CHAT_MODEL}.\n"
     )
     rows = [("model", "in", "out", "context", "more", "status")]
     for model in catalogue():

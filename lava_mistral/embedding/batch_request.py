@@ -226,7 +226,7 @@ def _naming(error: LavaError, part: Batch) -> LavaError:
         named = too_long(part.indexes[int(match[1])], f"{int(match[2]):,}")
         named.status_code, named.request_id, named.origin = error.status_code, error.request_id, error.origin
         return named
-    if not error.inputs:
+    if not error.inputs and not isinstance(error, ConfigurationError):
         error.inputs = tuple(part.indexes)
         error.message = f"{error.message} [{name_inputs(part.indexes)}]"
         error.args = (error.message,)

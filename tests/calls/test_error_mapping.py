@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import inspect
 import json
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lava_mistral.errors as module
+from lava_mistral import LavaMistral
 from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.call import Call
+from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.calls.error_mapping import error_from_event, error_from_failure, error_from_response, redact
 from lava_mistral.errors import (
     APIConnectionError,
@@ -33,6 +36,7 @@ from lava_mistral.errors import (
     ServerError,
     StreamInterruptedError,
 )
+from lava_mistral.gateway import LocalGateway
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.transport.failures import (
     ConnectionBroken,
@@ -42,6 +46,7 @@ from lava_mistral.transport.failures import (
     TransportError,
 )
 
+WRONG_TOKEN = base64.b64encode(b'{"secret_key":"aks_test_wrong"}').decode()
 SECRETS = [
     "aks_live_0123456789abcdef",
     "aks_test_0123456789abcdef",
@@ -197,6 +202,44 @@ def test_402_and_403_say_whose_wallet_it_is_and_are_one_class() -> None:
         assert isinstance(error, BillingError)
         assert "customer c_1 on meter m" in str(error)
         assert "would have been charged" in str(error).lower()
+
+
+def test_403_says_that_nothing_was_charged_and_what_to_check() -> None:
+    said = str(error_from_response(403, {}, b'{"error": "no"}', payer="the plan of customer 'c_1' on meter 'm'"))
+    assert "Nothing was charged; it would have been charged to the plan of customer 'c_1' on meter 'm'." in said
+    assert "Check the customer id" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "advised", "not_advised"),
+    [
+        ("mistral-embed", DEFAULT_CHAT_MODEL, "embeddings request"),
+        (DEFAULT_CHAT_MODEL, "mistral-embed", "a chat needs"),
+    ],
+)
+def test_a_model_for_something_else_is_told_from_one_that_fits(name: str, advised: str, not_advised: str) -> None:
+    said = str(answer(400, {"message": f"Invalid model: {name}", "code": "1500"}))
+    assert f"needs a model such as '{advised}'" in said
+    assert not_advised not in said
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("a-key-of-mistrals", True), ("aks_test_wrong", False), (WRONG_TOKEN, False)]
+)
+def test_a_key_that_is_none_of_lavas_is_told_so(key: str, said: bool, gateway: LocalGateway) -> None:
+    with pytest.raises(AuthenticationError) as caught:
+        LavaMistral(api_key=key, base_url=gateway.base_url).chat([{"role": "user", "content": "Hi"}])
+    assert ("This does not look like a Lava key; a Mistral key of your own goes into" in str(caught.value)) is said
+    assert key not in str(caught.value)
+
+
+def test_a_refused_connection_to_this_machine_asks_for_the_gateway() -> None:
+    refused = LavaMistral(api_key="aks_test_x", base_url="http://127.0.0.1:9/v1", max_retries=0)
+    with pytest.raises(APIConnectionError, match="is `lava-mistral gateway` running"):
+        refused.chat([{"role": "user", "content": "Hi"}])
+    elsewhere = error_from_failure(NotConnected("refused"), "refused", host="api.lava.so")
+    assert "gateway" not in elsewhere.advice
+    assert "`lava-mistral doctor` tests them" in elsewhere.advice
 
 
 def test_a_page_of_a_firewall_is_not_mistaken_for_lavas_answer() -> None:

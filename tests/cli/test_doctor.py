@@ -25,6 +25,7 @@ class TestDoctor:
         assert gateway.secret_key not in result.stdout
         for check in ("Python", "key", "base URL", "network", "credential", "model"):
             assert f"ok       {check}: " in result.stdout
+        assert "it may be a simulated gateway, whose answers are not Mistral's" in result.stdout
         assert [request.path for request in gateway.requests] == ["/v1/models"]
         assert gateway.wallet.merchant == 1000
 
@@ -197,6 +198,8 @@ class TestDoctor:
         assert result.exit_code == 1
         assert "failed   credential: " in result.stdout
         assert "someone_elses" not in result.output
+        assert "Spend keys (lava_sk_…) are not for the forward proxy." in result.stdout
+        assert "lava-mistral doctor" not in result.stdout
 
     def test_a_web_server_that_is_no_lava_is_not_printed_whole(self) -> None:
         page = "<!doctype html>\n<title>Shop</title>\n" + "<p>Buy our shoes.</p>\n" * 2_000

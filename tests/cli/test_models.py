@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import models
 from tests.fakes.command_line import run, spawn
@@ -30,6 +31,7 @@ def test_the_table_has_every_model_with_its_prices_and_status() -> None:
         assert listed[model.id][-1] == model.status
         assert model.notice in result.stdout
     assert listed["mistral-embed"][2] == "free"
+    assert f"A chat that names no model goes to {DEFAULT_CHAT_MODEL}." in result.stdout
     assert "pixtral-large-2411 is retired since 2026-05-31: use mistral-medium-2604." in result.stdout
 
 

@@ -143,3 +143,15 @@ def test_what_only_looks_like_a_label_is_kept():
     assert ask(facts, "What are the opening hours?") == "Opening hours: 9 to 5."
     listed = ("system", "Q: How long do refunds take?\nA: Refunds take five days.\nQ: How much is delivery?\nA: 9 EUR.")
     assert ask(listed, "How long do refunds take?") == "Refunds take five days."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The lighthouse of Skagen\nis 46 metres high. Oslo is a town.",
+        "In the north of the country the lighthouse\nSkagen stands, and is 46 metres high. Oslo is a town.",
+    ],
+)
+def test_a_sentence_goes_on_after_the_end_of_a_line(text):
+    said = ask(("system", f"Answer from this alone.\n\n{text}"), "How high is the lighthouse of Skagen?")
+    assert said == " ".join(text.removesuffix(" Oslo is a town.").split())

@@ -160,7 +160,13 @@ def test_an_unknown_argument_goes_to_the_body_with_a_warning(caller: Caller) -> 
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("temprature", "temperature"), ("max_token", "max_tokens"), ("seeds", "seed"), ("paralel_tool_calls", "parallel")],
+    [
+        ("temprature", "temperature"),
+        ("max_token", "max_tokens"),
+        ("max_output_tokens", "max_tokens"),
+        ("seeds", "seed"),
+        ("paralel_tool_calls", "parallel"),
+    ],
 )
 def test_a_misspelt_argument_is_refused_with_what_was_meant(wrong: str, meant: str, caller: Caller) -> None:
     asked = Script(answer())

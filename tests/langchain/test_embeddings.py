@@ -17,7 +17,7 @@ from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_lava_mistral import InvalidRequestError, LavaMistralEmbeddings, get_lava_usage_callback
-from lava_mistral import Billing, billed_to
+from lava_mistral import Billing, ConfigurationError, billed_to
 from lava_mistral.embedding.engine import partial_of
 from lava_mistral.gateway import LocalGateway, Slow, Status, WrongVectors
 from tests.langchain.scenario import KEY, Caller, Script, embeddings
@@ -91,6 +91,15 @@ def test_a_bad_text_is_named_before_anything_is_sent(gateway: LocalGateway, call
         caller.embed(embeddings(gateway), ["good", "word " * 9_000, "good"])
     assert isinstance(caught.value, InvalidRequestError)
     assert gateway.requests == []
+
+
+def test_a_missing_key_is_not_put_down_to_a_text(monkeypatch: pytest.MonkeyPatch, caller: Caller) -> None:
+    for name in ("LAVA_SECRET_KEY", "LAVA_FORWARD_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigurationError) as caught:
+        caller.embed(LavaMistralEmbeddings(), ["Hi"])
+    assert "No Lava credential" in str(caught.value)
+    assert "input 0" not in str(caught.value)
 
 
 def test_a_failure_keeps_what_was_done_and_goes_on_from_there(gateway: LocalGateway, caller: Caller) -> None:

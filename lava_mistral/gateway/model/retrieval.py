@@ -25,8 +25,12 @@ _WORD = re.compile(rf"[{EAST_ASIAN}]|[^\W_{EAST_ASIAN}]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A full stop ends a sentence only before white space: 3.5 and api.mistral.ai are none.
 _END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=\S)|(?<=[。！？])|\n")
-# A long line that ends without a stop goes on in the next, unless that is an item, a heading or a row of a table.
-_WRAP = re.compile(r"(?<=[^\n]{55}[^\n.!?:。！？])[ \t]*\n[ \t]*(?=[^\s\-*#>|\d])")
+# A line goes on in the next if it ends without a stop and is long, or the next begins in lower case; not before an
+# item, a heading, a row of a table or a label.
+_WRAP = re.compile(
+    r"(?:(?<=[^\n]{55}[^\n.!?:。！？])|(?<=[^\n]{24}[\w,;)])|(?<=[\w,;)])(?=[ \t]*\n[ \t]*[a-zß-ÿ]))"
+    r"[ \t]*\n[ \t]*(?=[^\s\-*#>|])(?!\d+[.)]\s|[\w ]{1,30}:)"
+)
 _RULER = re.compile(r"[-=_*#\s|:`~]*")
 
 
