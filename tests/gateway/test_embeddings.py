@@ -12,7 +12,6 @@ import orjson
 import pytest
 
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.gateway.model import embedder as embedder_module
 from lava_mistral.gateway.model import tokens as pieces
 from lava_mistral.gateway.model.embedder import Embedder
 
@@ -129,9 +128,8 @@ def test_counts_agree_with_the_tokens_of_the_text():
     assert embed(texts)[1] == embed.count(texts) == [pieces.count(text) for text in texts]
 
 
-def test_the_memory_of_words_is_bounded(monkeypatch):
-    monkeypatch.setattr(embedder_module, "MOST_WORDS", 6_000)
-    embed, random_words = Embedder(), random.Random(0)
+def test_words_are_forgotten_when_there_are_too_many():
+    embed, random_words = Embedder(most_words=6_000), random.Random(0)
     first = embed(["stable words"])[0]
     for _ in range(5):
         embed([" ".join(f"{random_words.getrandbits(60):x}" for _ in range(2_000))])

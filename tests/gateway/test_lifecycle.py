@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from lava_mistral.gateway import Interrupted, LocalGateway, Slow, Stall
+from tests.fakes.waiting import PATIENCE, eventually
 
 
 def run(code: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -36,12 +37,12 @@ def ping(gateway: LocalGateway) -> int:
 
 
 def test_it_starts_and_stops_quickly():
-    with LocalGateway():
-        pass
     begun = time.monotonic()
-    with LocalGateway() as gateway:
-        assert ping(gateway) == 200
-    assert time.monotonic() - begun < 0.5
+    for _ in range(10):
+        with LocalGateway() as gateway:
+            assert ping(gateway) == 200
+    # A tenth of it on an idle machine.
+    assert time.monotonic() - begun < 10
 
 
 def test_start_and_stop_may_be_called_twice_and_again():
@@ -105,21 +106,21 @@ def test_it_stops_while_streams_stand_still(fault, caplog):
             body = {"model": "mistral-small-2603", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
             url = f"{gateway.base_url}/forward?u=https://api.mistral.ai/v1/chat/completions"
             try:
-                httpx.post(url, json=body, headers={"authorization": f"Bearer {gateway.secret_key}"}, timeout=30)
+                httpx.post(
+                    url, json=body, headers={"authorization": f"Bearer {gateway.secret_key}"}, timeout=4 * PATIENCE
+                )
             except httpx.HTTPError as error:
                 ended.append(error)
 
         threads = [threading.Thread(target=wait) for _ in range(5)]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 5
-        while gateway.in_flight < 5 and time.monotonic() < deadline:
-            time.sleep(0.005)
+        eventually(lambda: gateway.in_flight == 5)
         time.sleep(0.05)
         begun = time.monotonic()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < PATIENCE
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE)
     assert len(ended) == 5
     assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
 
@@ -131,9 +132,7 @@ def test_a_client_that_goes_away_is_noticed(caplog):
         headers = {"authorization": f"Bearer {gateway.secret_key}"}
         with httpx.stream("POST", url, json=body, headers=headers) as response:
             next(response.iter_raw())
-        deadline = time.monotonic() + 5
-        while gateway.in_flight and time.monotonic() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: not gateway.in_flight)
         [record] = gateway.requests
         assert (gateway.in_flight, record.outcome, record.cost) == (0, "error", 0)
         assert gateway.wallet.merchant == 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -11,6 +10,7 @@ import pytest
 from lava_mistral.billing.identity import Billing
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import models
+from tests.fakes.waiting import eventually
 
 DAY = timedelta(days=1)
 
@@ -77,9 +77,7 @@ def test_recording_may_lag(connect):
         request_id = forward.chat().headers["x-lava-request-id"]
         assert forward.rest(f"/requests/{request_id}").status_code == 404
         assert forward.rest("/usage", start="2020-01-01").json()["totals"]["total_requests"] == 0
-        deadline = time.monotonic() + 5
-        while forward.rest(f"/requests/{request_id}").status_code == 404 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        eventually(lambda: forward.rest(f"/requests/{request_id}").status_code != 404)
         assert forward.rest(f"/requests/{request_id}").json()["status"] == "completed"
 
 

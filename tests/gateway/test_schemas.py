@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from lava_mistral.gateway.model.fill import Evidence, fill
+from tests.fakes.waiting import PATIENCE
 
 TEXT: dict[str, Any] = {"type": "string"}
 
@@ -128,7 +129,7 @@ def test_a_schema_that_grows_with_each_level_is_refused_at_once(forward, kind):
             schema["$defs"][f"l{at}"] = {kind: [{"$ref": f"#/$defs/l{at + 1}"}] * 2}
     begun = time.monotonic()
     response = forward.chat("Give me 3", tools=[tool(schema)], tool_choice="any")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE
     if kind == "anyOf":
         assert response.status_code == 200
     else:
@@ -145,7 +146,7 @@ def test_a_pattern_that_backtracks_takes_no_time(forward):
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}, "required": ["a"]}
     begun = time.monotonic()
     assert forward.chat("a" * 60 + "!", tools=[tool(schema)], tool_choice="any").status_code == 200
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE
 
 
 def test_a_reference_may_lead_nowhere():

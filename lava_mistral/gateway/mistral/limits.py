@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 
 class Bucket:
@@ -12,16 +13,18 @@ class Bucket:
     Args:
         rate: units a second.
         capacity: the most that it holds.
+        clock: tells the seconds.
     """
 
-    def __init__(self, rate: float, capacity: float) -> None:
+    def __init__(self, rate: float, capacity: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self.capacity = self.level = capacity
-        self._at = time.monotonic()
+        self._clock = clock
+        self._at = clock()
 
     def wait(self, units: float) -> float:
         """Return the seconds until that much can be taken; more than the capacity goes when it is full."""
-        now = time.monotonic()
+        now = self._clock()
         self.level = min(self.capacity, self.level + (now - self._at) * self.rate)
         self._at = now
         return max(0.0, (min(units, self.capacity) - self.level) / self.rate)
@@ -34,12 +37,19 @@ class RateLimit:
         requests_per_second: `None` for no limit.
         tokens_per_minute: `None` for no limit.
         burst: seconds' worth of either that may be spent at once.
+        clock: tells the seconds.
     """
 
-    def __init__(self, requests_per_second: float | None, tokens_per_minute: float | None, burst: float) -> None:
+    def __init__(
+        self,
+        requests_per_second: float | None,
+        tokens_per_minute: float | None,
+        burst: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         per_second = (requests_per_second, None if tokens_per_minute is None else tokens_per_minute / 60)
         self._requests, self._tokens = (
-            None if rate is None else Bucket(rate, max(1.0, rate * min(burst, longest)))
+            None if rate is None else Bucket(rate, max(1.0, rate * min(burst, longest)), clock)
             for rate, longest in zip(per_second, (10.0, 60.0), strict=True)
         )
 

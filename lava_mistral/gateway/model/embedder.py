@@ -24,9 +24,14 @@ MOST_WORDS: Final = 400_000
 
 
 class Embedder:
-    """Embeds batches of texts; safe to use from threads."""
+    """Embeds batches of texts; safe to use from threads.
 
-    def __init__(self) -> None:
+    Args:
+        most_words: how many words are kept, before all are forgotten.
+    """
+
+    def __init__(self, most_words: int = MOST_WORDS) -> None:
+        self._most_words = most_words
         self._lock = threading.Lock()
         self._forget()
 
@@ -61,7 +66,7 @@ class Embedder:
         return counts
 
     def _look_up(self, rows: list[list[str]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        if len(self._ids) > MOST_WORDS:
+        if len(self._ids) > self._most_words:
             self._forget()
         flat = [word for row in rows for word in row]
         for word in {word for word in flat if word not in self._ids}:
