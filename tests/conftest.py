@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from lava_mistral.billing.scope import BillingContext, warn_of_unused_block
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import reset_models
 
@@ -42,6 +43,12 @@ def _shipped_catalogue() -> Iterator[None]:
     """No test meets the models and prices that another one added."""
     yield
     reset_models()
+
+
+@pytest.fixture(autouse=True)
+def _no_block_of_another_test() -> None:
+    """No test is warned of a block that an earlier one left without a call: both run in one context."""
+    warn_of_unused_block(BillingContext(), streams=False)
 
 
 @pytest.fixture

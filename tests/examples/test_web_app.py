@@ -102,8 +102,9 @@ def test_a_closed_tab_closes_the_upstream_stream(site: str, slow_gateway: LocalG
     slow_gateway.queue(ENDLESS)
     question = {"text": "Tell me everything", "thread": "t"}
     with httpx.stream("POST", f"{site}/chat", json=question, headers={"x-customer": "cus_1"}, timeout=60) as response:
-        next(response.iter_text())
-        assert slow_gateway.in_flight == 1
+        first = next(response.iter_text())
+        assert first.startswith("event: text"), first
+        wait_until(lambda: slow_gateway.in_flight == 1)
     wait_until(lambda: slow_gateway.in_flight == 0)
     [request] = slow_gateway.requests
     assert request.outcome == "error"
