@@ -21,9 +21,10 @@ test: $(VENV)/.dev node-sdk
 	$(BIN)/python -m pytest $(TOGETHER)
 	$(BIN)/python -m pytest -q -m alone
 
-# The same tests, without those that need the machine for themselves.
+# What depends on the interpreter: parsing, prices, calls and connections, without the servers and the frameworks' suites.
 test-quick: $(VENV)/.dev node-sdk
-	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest $(TOGETHER) tests/mistral tests/pricing tests/calls tests/transport tests/test_public_names.py
+	$(BIN)/python tests/everyday.py
 
 # … and which branches of the packages they went through.
 coverage: $(VENV)/.dev node-sdk
@@ -45,9 +46,9 @@ chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos.matrix --peers --report docs/reliability.md
 	$(BIN)/python -m tests.chaos.endurance --count 10000 --in-flight 20
 
-# A twelfth of the cells, and a minute with fifty calls in flight.
+# Every twenty-fourth cell, and a minute with fifty calls in flight.
 chaos-quick: $(VENV)/.dev
-	$(BIN)/python -m tests.chaos.matrix --sample 12
+	$(BIN)/python -m tests.chaos.matrix --sample 24
 	$(BIN)/python -m tests.chaos.endurance --minutes 1 --in-flight 50 --seed 1
 
 # Each extra installs what it names and nothing of the other framework; a missing one is named on import.
