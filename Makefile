@@ -12,7 +12,7 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick chaos chaos-quick coverage lint types extras lowest newest dist docs notebooks live constraints clean
+.PHONY: demo test test-quick chaos chaos-quick foreign coverage lint types extras lowest newest dist docs notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
@@ -49,6 +49,10 @@ chaos: $(VENV)/.dev
 # A minute of random faults with fifty calls in flight.
 chaos-quick: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos.endurance --minutes 1 --in-flight 50 --seed 1
+
+# The agent tests that LangGraph's packages publish, and deepagents' agents, with this package's model.
+foreign: $(BIN)/uv
+	$(BIN)/python tests/foreign/run.py $(BIN)/uv -p no:warnings
 
 # Each extra installs what it names and nothing of the other framework; a missing one is named on import.
 extras: $(BIN)/uv
