@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lava_mistral.embedding.engine import EmbeddingEngine
 
 
 def work(model: Any) -> str:
@@ -34,3 +37,12 @@ def work_in_a_block(model: Any) -> None:
     work(model)
     with billed_to(meter_slug="inner"):
         work(model)
+
+
+def embed_in_both_ways(engine: EmbeddingEngine, texts: list[str]) -> list[list[float]]:
+    """The vectors by a sync call, which those of an async call equal."""
+    import asyncio
+
+    vectors: list[list[float]] = engine.embed(texts).vectors
+    assert asyncio.run(engine.aembed(texts)).vectors == vectors
+    return vectors

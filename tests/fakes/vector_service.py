@@ -178,3 +178,17 @@ def run(mode: Mode, engine: EmbeddingEngine, texts: Sequence[str], **options: An
             pairs = asyncio.run(collect())
     assert [index for index, _ in pairs] == list(range(len(pairs)))
     return [vector for _, vector in pairs]
+
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "finds", "that", "nobody", "cares"]
+
+
+def passages(count: int, *, words: int = 40, seed: int = 0) -> list[str]:
+    """Texts that are all different."""
+    draw = random.Random(seed)
+    return [f"{place}: " + " ".join(draw.choices(WORDS, k=draw.randint(1, words))) for place in range(count)]
+
+
+def engine_threads() -> list[threading.Thread]:
+    """The threads of engines that are running in this process."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("lava-mistral")]
