@@ -170,8 +170,7 @@ class ThreadWorkers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish()
-        for _ in self._threads:
-            self._todo.put(None)
+        self._todo.put(None)
         if not self._under_way:
             for thread in self._threads:
                 thread.join()
@@ -179,6 +178,8 @@ class ThreadWorkers:
     def _run(self) -> None:
         while (batch := self._todo.get()) is not None:
             self._done.put(self._context.copy().run(self._sender.perform, batch, self._stop))
+        # For the next thread: Ctrl-C may come between the start of one and its entry in the list.
+        self._todo.put(None)
 
 
 def drive(

@@ -719,8 +719,8 @@ class TestEverywhere:
     @pytest.mark.parametrize("method", ["fork", "spawn"])
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_forked_and_spawned_workers(self, gateway: LocalGateway, spawned: Executor, method: str) -> None:
-        engine = engine_for(gateway, max_concurrency=2, count_tokens=lambda text: 160)
-        texts = passages(300)
+        engine = engine_for(gateway, max_concurrency=2, count_tokens=len)
+        texts = passages(600)
         right = engine.embed(texts).vectors
         # A lock that a thread holds at the moment of the fork would stay locked for ever in the child.
         held = engine.limiter.acquire(1, _never())
