@@ -19,7 +19,8 @@ from langchain_lava_mistral._profiles import profile_of
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools, without_authorization
 from langchain_lava_mistral.errors import translated
-from lava_mistral.billing.scope import note_call
+from lava_mistral.billing.identity import to_billing
+from lava_mistral.billing.scope import identify, note_call
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.tokenizers import token_ids
 from lava_mistral.pricing.tokens import count_tokens
@@ -77,11 +78,20 @@ class DescribedModel(ChatSettings, BaseChatModel):
         return params
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        # The key of a cache: what is asked, whoever pays for it. LangChain's own is made of a serialization that it
-        # keeps from the first call on, whatever is changed in the model.
+        # The key of a cache. LangChain's own is made of a serialization that it keeps from the first call on, whatever
+        # is changed in the model.
         hidden = SETTINGS | FRAMEWORK
-        given = {name: value for name, value in named(kwargs).items() if name not in hidden}
-        return str(sorted({**self._identifying_params, "stop": stop or self.stop, **given}.items(), key=itemgetter(0)))
+        asked = {name: value for name, value in named(kwargs).items() if name not in hidden}
+        asked = {**self._identifying_params, "stop": stop or self.stop, **asked}
+        if self.cache_by_customer:
+            with translated():
+                key = self.api_key() if callable(self.api_key) else self.api_key
+                payer = identify(
+                    self.billing, None, call_billing=to_billing(kwargs.get("billing")), api_key=key
+                ).billing
+            if payer.customer_id is not None:
+                asked["customer"] = payer.customer_id
+        return str(sorted(asked.items(), key=itemgetter(0)))
 
     def _resolve_model_profile(self) -> ModelProfile:
         return profile_of(self.model)

@@ -210,6 +210,7 @@ class ChatSettings(ChatParameters):
     stream_chunk_timeout: float | None = 120.0
     repair_messages: bool = True
     include_response_headers: bool = False
+    cache_by_customer: bool = True
 
     @model_validator(mode="before")
     @classmethod

@@ -80,6 +80,8 @@ class ChatLavaMistral(DescribedModel):
         http_async_client: an `httpx.AsyncClient` or `httpx2.AsyncClient` for async calls.
         repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
         include_response_headers: put the answer's headers into `response_metadata`.
+        cache_by_customer: LangChain's cache (`cache=`, `set_llm_cache`) keeps the answers of each customer apart; false
+            answers a question that any customer has asked before.
 
     Raises:
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).

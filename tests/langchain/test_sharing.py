@@ -226,8 +226,7 @@ def test_the_cache_knows_one_model_and_question_from_another(gateway: LocalGatew
 def test_a_cached_answer_is_the_same_and_costs_nothing(gateway: LocalGateway, caller: Caller) -> None:
     model = chat(gateway, cache=InMemoryCache())
     first = caller.invoke(model, "Hi")
-    with billed_to("c_9", "m"):
-        second = caller.invoke(model, "Hi", billing=Billing("c_1", "m"), lava_metadata={"a": "b"})
+    second = caller.invoke(model, "Hi", billing=Billing(meter_slug="m"), lava_metadata={"a": "b"})
     third = caller.invoke(model, "Hi")
 
     assert len(gateway.requests) == 1
@@ -235,6 +234,36 @@ def test_a_cached_answer_is_the_same_and_costs_nothing(gateway: LocalGateway, ca
     assert first.response_metadata["cost"] != "0"
     assert (second.response_metadata["cost"], third.response_metadata["cost"]) == ("0", "0")
     assert second.response_metadata["lava_request_id"] == first.response_metadata["lava_request_id"]
+
+
+@pytest.mark.parametrize("streaming", [None, True])
+@pytest.mark.parametrize("named_by", ["block", "call", "model", "token", "function"])
+def test_the_cache_gives_no_answer_of_one_customer_to_another(
+    named_by: str, streaming: bool | None, gateway: LocalGateway, caller: Caller
+) -> None:
+    cache = InMemoryCache()
+
+    def ask(customer: str, **settings: Any) -> None:
+        billing = Billing(customer, "m")
+        if named_by in ("token", "function"):
+            token = billing.forward_token(gateway.secret_key)
+            settings["api_key"] = token if named_by == "token" else lambda: token
+        if named_by == "model":
+            settings["billing"] = billing
+        model = chat(gateway, cache=cache, streaming=streaming, **settings)
+        call = {"billing": billing} if named_by == "call" else {}
+        if named_by == "block":
+            with billed_to(customer, "m"):
+                caller.invoke(model, "Hi", **call)
+        else:
+            caller.invoke(model, "Hi", **call)
+
+    for customer in ("c_1", "c_2", "c_1", "c_2"):
+        ask(customer)
+    assert [request.customer_id for request in gateway.requests] == ["c_1", "c_2"]
+    ask("c_1", cache_by_customer=False)
+    ask("c_2", cache_by_customer=False)
+    assert [request.customer_id for request in gateway.requests] == ["c_1", "c_2", "c_1"]
 
 
 def test_an_answer_without_a_price_is_cached_too(caller: Caller) -> None:
