@@ -13,35 +13,13 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from lava_mistral.gateway.faults import (
-    Body,
-    Cut,
-    Garbage,
-    Interrupted,
-    Reset,
-    Slow,
-    Stall,
-    Status,
-    WrongVectors,
-)
+from lava_mistral.gateway.faults import Body, Cut, Garbage, Interrupted, Reset, Slow, Stall, Status, WrongVectors
 from lava_mistral.gateway.lava.accounts import Wallet
 from lava_mistral.gateway.local import LocalGateway
 from lava_mistral.gateway.options import Customer, Options
 from lava_mistral.gateway.records import RequestRecord
 
 __all__ = [
-    "Body",
-    "Customer",
-    "Cut",
-    "Garbage",
-    "Interrupted",
-    "LocalGateway",
-    "Options",
-    "RequestRecord",
-    "Reset",
-    "Slow",
-    "Stall",
-    "Status",
-    "Wallet",
-    "WrongVectors",
-]
+    "Body", "Customer", "Cut", "Garbage", "Interrupted", "LocalGateway", "Options", "RequestRecord", "Reset", "Slow",
+    "Stall", "Status", "Wallet", "WrongVectors",
+]  # fmt: skip

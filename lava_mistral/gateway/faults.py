@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from datetime import UTC, datetime
-from email.utils import format_datetime
+from datetime import datetime
+from http.client import responses
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import orjson
@@ -52,24 +52,20 @@ def to_bytes(body: Any) -> bytes:
 
 
 def steps_of(body: Any) -> Sequence[Step] | None:
-    """Return the steps that a body is played in; `None` for one that is sent as it is.
-
-    A tuple is steps, and so is a list unless it is JSON, which is objects or nothing.
-    """
+    """Return a body's steps: a tuple, or a list that is no JSON (of objects, or empty); `None` for any other body."""
     steps = isinstance(body, tuple) or (isinstance(body, list) and not all(isinstance(step, dict) for step in body))
     return body if steps else None
 
 
 def _checked_body(body: Any) -> Any:
-    for step in steps_of(body) or ():
-        if isinstance(step, bool) or not isinstance(step, Step):
-            raise ValueError(f"a step is bytes, text, seconds, Cut or Stall, not {type(step).__name__}")
-    try:
-        for part in steps_of(body) or (body,):
+    for part in steps_of(body) or (body,):
+        if part is not body and (isinstance(part, bool) or not isinstance(part, Step)):
+            raise ValueError(f"a step is bytes, text, seconds, Cut or Stall, not {type(part).__name__}")
+        try:
             if not isinstance(part, Cut | Stall):
                 to_bytes(part)
-    except (TypeError, UnicodeError) as error:
-        raise ValueError(f"a queued response's body can't be written: {error}") from None
+        except (TypeError, UnicodeError) as error:
+            raise ValueError(f"a queued response's body can't be written: {error}") from None
     return body
 
 
@@ -186,16 +182,10 @@ Fault: TypeAlias = Status | Body | Slow | Reset | Garbage | Interrupted | WrongV
 
 
 def to_fault(response: Any) -> Fault:
-    """Return what a queued response stands for.
-
-    Args:
-        response: a fault of this module; a dict (a JSON body with status 200); an int (the status of an error); a tuple
-            of status and body, with headers as a third if need be; bytes or text (a body, by its looks an event stream,
-            JSON, HTML or plain text); a list of bytes, text, pauses in seconds, `Cut` and `Stall` (a body played so);
-            an exception class or instance of `ConnectionError` (a reset).
+    """Return what a queued response stands for; `LocalGateway.queue` lists what it may be.
 
     Raises:
-        ValueError: it is none of these, or its status is none that an answer has.
+        ValueError: it is no response, or its status is none that an answer has.
     """
     match response:
         case bool():
@@ -213,26 +203,20 @@ def to_fault(response: Any) -> Fault:
             return Body(response[1], response[0], *response[2:])
         case list():
             return Body(tuple(response))
-        case ConnectionError():
-            return Reset()
-        case type() if issubclass(response, ConnectionError):
-            return Reset()
+    if isinstance(response, ConnectionError) or (isinstance(response, type) and issubclass(response, ConnectionError)):
+        return Reset()
     raise ValueError(
-        f"a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault, "
+        "a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault, "
         f"not {type(response).__name__}"
     )
 
 
-# Type, code and message for each status, as Mistral words them.
+# Type, code and message of the statuses that Mistral words in a way of its own.
 _ERRORS: dict[int, tuple[str | None, str | None, str]] = {
     400: ("invalid_request_invalid_args", "3051", "Bad request"),
-    402: (None, None, "Payment required"),
-    403: (None, None, "Forbidden"),
     404: (None, None, "no Route matched with those values"),
-    408: (None, None, "Request timeout"),
     429: ("rate_limited", "1300", "Rate limit exceeded"),
     500: ("internal_server_error", "3700", "Internal server error"),
-    502: (None, None, "Bad gateway"),
     503: ("unreachable_backend", "1100", "Internal server error"),
     504: (None, None, "The upstream server is timing out"),
 }
@@ -245,16 +229,9 @@ def error_body(status: int, message: Any = None, kind: str | None = None, code: 
     if status == 422 and message is None:
         message = {"detail": [{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}]}
     if message is None:
-        kind, code, message = _ERRORS.get(status, (None, None, f"Error {status}"))
+        kind, code, message = _ERRORS.get(status, (None, None, responses.get(status, f"Error {status}").capitalize()))
     error = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
     return {**error, "raw_status_code": status}
-
-
-def retry_after_header(value: float | datetime | str) -> str:
-    """Return a `Retry-After` header in seconds, or as an HTTP date."""
-    if isinstance(value, datetime):
-        return format_datetime(value.astimezone(UTC), usegmt=True)
-    return value if isinstance(value, str) else f"{value:g}"
 
 
 def content_type(body: bytes, *, streamed: bool) -> str:

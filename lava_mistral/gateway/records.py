@@ -14,12 +14,8 @@ import orjson
 
 from lava_mistral.mistral.types import Usage
 
-Outcome = Literal["pending", "completed", "error"]
-Payer = Literal["merchant", "customer", "nobody"]
 KINDS = ("chat", "embeddings", "models", "other")
 """What a request may be for; see `RequestRecord.kind`."""
-BODY_BYTES = 32_000_000
-"""How much of requests' bodies is kept, as they came over the wire."""
 
 
 @dataclass(slots=True)
@@ -58,15 +54,15 @@ class RequestRecord:
     status: int | None = None
     cost: Decimal = Decimal(0)
     charge: Decimal = Decimal(0)
-    payer: Payer = "nobody"
+    payer: Literal["merchant", "customer", "nobody"] = "nobody"
     usage: Usage | None = None
     model: str = ""
     streamed: bool = False
     response_id: str | None = None
-    outcome: Outcome = "pending"
+    outcome: Literal["pending", "completed", "error"] = "pending"
     completed_at: float | None = None
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Literal["completed", "error"]) -> None:
         """Note how it ended, unless that is known already."""
         if self.outcome == "pending":
             self.completed_at = time.time()
@@ -111,7 +107,7 @@ class RequestLog:
         body_bytes: how much of their bodies is kept; the oldest bodies go first.
     """
 
-    def __init__(self, keep: int, body_bytes: int = BODY_BYTES) -> None:
+    def __init__(self, keep: int, body_bytes: int = 32_000_000) -> None:
         self._lock = threading.Lock()
         self._keep, self._body_bytes = keep, body_bytes
         self.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from decimal import Decimal
 from typing import Any
@@ -191,22 +190,3 @@ def test_rest_refuses_more_than_its_rate_limit(forward):
     assert statuses[:1_000].count(200) == 1_000
     # A minute that begins meanwhile begins the count anew.
     assert 429 in statuses or len(windows) > 1
-
-
-def test_the_same_idempotency_key_is_charged_once(forward, gateway):
-    body = {"model": "mistral-small-2603", "messages": ASKED}
-    one, again = (forward("/v1/chat/completions", body, Idempotency_Key="k") for _ in range(2))
-    assert again.content == one.content
-    assert again.headers["x-lava-request-id"] == one.headers["x-lava-request-id"]
-    assert again.headers["idempotent-replayed"] == "true"
-    assert gateway.requests[1].cost == 0
-    other = forward("/v1/chat/completions", {**body, "top_k": 3}, Idempotency_Key="k")
-    assert (other.status_code, other.json()["error"]["code"]) == (409, "conflict")
-    assert forward("/v1/chat/completions", body, Idempotency_Key="l").json()["id"] != one.json()["id"]
-
-
-def test_a_failure_is_not_kept_by_its_idempotency_key(forward, gateway):
-    gateway.queue(503)
-    body = {"model": "mistral-small-2603", "messages": ASKED}
-    assert [forward("/v1/chat/completions", body, Idempotency_Key="k").status_code for _ in range(2)] == [503, 200]
-    assert json.loads(gateway.requests[1].raw_body) == body

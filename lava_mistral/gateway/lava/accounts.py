@@ -19,7 +19,7 @@ REQUESTS_PER_MINUTE: Final = 1_000
 """Requests to the REST interface with one key."""
 _CODES = {
     400: "invalid_request", 401: "unauthorized", 402: "insufficient_balance", 403: "forbidden", 404: "not_found",
-    405: "method_not_allowed", 408: "request_timeout", 409: "conflict", 429: "rate_limit_exceeded",
+    405: "method_not_allowed", 408: "request_timeout", 429: "rate_limit_exceeded",
 }  # fmt: skip
 
 
@@ -45,10 +45,10 @@ class Wallet:
     merchant's; a customer whose id is `"merchant"` is only among `wallet.customers`.
     """
 
-    def __init__(self, merchant: Amount, customers: Mapping[str, Decimal]) -> None:
+    def __init__(self, merchant: Amount, customers: Mapping[str, Amount]) -> None:
         self._lock = threading.Lock()
         self._merchant = to_amount(merchant)
-        self._customers = dict(customers)
+        self._customers = {name: to_amount(balance) for name, balance in customers.items()}
 
     def __repr__(self) -> str:
         return f"Wallet(merchant={self._merchant}, customers={self._customers})"
@@ -94,10 +94,10 @@ class Wallet:
             else:
                 self._customers[customer_id] -= amount
 
-    def open(self, customer_id: str, balance: Decimal) -> None:
+    def open(self, customer_id: str, balance: Amount) -> None:
         """Give a customer who is not known yet a balance."""
         with self._lock:
-            self._customers.setdefault(customer_id, balance)
+            self._customers.setdefault(customer_id, to_amount(balance))
 
 
 class Accounts:
@@ -117,7 +117,7 @@ class Accounts:
             for name, value in (options.customers or {}).items()
         }
         self._windows: dict[str, tuple[int, int]] = {}
-        self.wallet = Wallet(options.balance, {name: to_amount(plan.balance) for name, plan in self._plans.items()})
+        self.wallet = Wallet(options.balance, {name: plan.balance for name, plan in self._plans.items()})
 
     def authenticate(self, authorization: str | None) -> dict[str, Any]:
         """Return the credential that a request carries: the forward token's fields, or `{"secret_key": …}`.
@@ -159,15 +159,15 @@ class Accounts:
         if meter is not None and meters is not None and meter not in meters:
             raise Refusal(403, f"Meter {meter!r} does not exist")
         if customer_id is not None:
-            if self.wallet.of(customer_id) is None:
-                if self._options.customers is not None:
-                    raise Refusal(403, f"Customer {customer_id!r} does not exist or has no active plan")
-                self.wallet.open(customer_id, to_amount(self._options.customer_balance))
-            plan = self._plans.get(customer_id)
+            if self._options.customers is None:
+                self.wallet.open(customer_id, self._options.customer_balance)
+            balance, plan = self.wallet.of(customer_id), self._plans.get(customer_id)
+            if balance is None:
+                raise Refusal(403, f"Customer {customer_id!r} does not exist or has no active plan")
             if plan is not None and plan.meters is not None and meter not in plan.meters:
                 raise Refusal(403, f"Meter {meter!r} is not on the plan of customer {customer_id!r}")
             if not credential.get("disable_billing"):
-                if (self.wallet.of(customer_id) or 0) <= 0:
+                if balance <= 0:
                     raise Refusal(402, f"Insufficient balance: the plan of customer {customer_id!r} has no credit")
                 return
         if credential.get("provider_key") is None and self.wallet.merchant <= 0:
@@ -191,32 +191,27 @@ class Accounts:
         Raises:
             Refusal: 429 where there are too many in this minute.
         """
-        minute, counted = self._windows.get(key, (0, 0))
-        now = int(time.time())
-        counted = counted + 1 if minute == now // 60 else 1
-        self._windows[key] = (now // 60, counted)
+        minute = int(time.time()) // 60
+        begun, counted = self._windows.get(key, (minute, 0))
+        counted = counted + 1 if begun == minute else 1
+        self._windows[key] = (minute, counted)
         if counted > REQUESTS_PER_MINUTE:
             raise Refusal(429, f"Rate limit exceeded: {REQUESTS_PER_MINUTE} requests a minute")
-        left = REQUESTS_PER_MINUTE - counted
-        told = {"limit": REQUESTS_PER_MINUTE, "remaining": left, "reset": (now // 60 + 1) * 60}
+        told = {"limit": REQUESTS_PER_MINUTE, "remaining": REQUESTS_PER_MINUTE - counted, "reset": (minute + 1) * 60}
         return {f"x-ratelimit-{name}": str(value) for name, value in told.items()}
 
     def subscription(self, customer_id: str) -> dict[str, Any] | None:
         """Return a customer's plan and credits as Lava shows them; `None` for a customer who has none."""
-        balance = self.wallet.of(customer_id)
+        balance, plan = self.wallet.of(customer_id), self._plans.get(customer_id)
         if balance is None:
             return None
-        included = f"{to_amount(getattr(self._plans.get(customer_id), 'balance', self._options.customer_balance)):f}"
+        included = f"{to_amount(self._options.customer_balance if plan is None else plan.balance):f}"
+        named = {"name": "Local plan", "period_amount": "0", "billing_interval": "month", "included_credit": included}
         return {
             "subscription_id": f"sub_{customer_id}",
             "plan_id": "plan_local",
             "status": "active",
-            "plan": {
-                "name": "Local plan",
-                "period_amount": "0",
-                "included_credit": included,
-                "billing_interval": "month",
-            },
+            "plan": named,
             "credits": {"total_remaining": f"{balance:f}", "cycle_remaining": f"{balance:f}", "bundle_remaining": "0"},
             "pending_change": None,
         }

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Annotated, Any
 
 import orjson
+from pydantic import AfterValidator, BaseModel, Field, Json, ValidationError
 
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
-from lava_mistral.gateway.mistral.provider import CREATED
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.pricing.catalog import Model, models
 from lava_mistral.pricing.cost import CACHED_SHARE, CostParts, cost_parts
 
-USUAL_PAGE: Final = 10
-LARGEST_PAGE: Final = 100
+CREATED = 1_735_689_600
+"""When every model was made, as far as the gateway tells: a POSIX timestamp."""
+_Moment = Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.replace(tzinfo=UTC))]
+
+
+class _Query(BaseModel):
+    """What a list of requests is narrowed by."""
+
+    # Empty, taken for no filter, it would show everybody's requests to one who asks for a customer's.
+    customer_id: str | None = Field(None, min_length=1)
+    meter_id: str | None = Field(None, min_length=1)
+    metadata_filters: Json[list[tuple[str, str]]] = []
+    cursor: str = ""
+    limit: int = Field(10, ge=1, le=100)
+    start: _Moment | None = None
+    end: _Moment = Field(default_factory=lambda: datetime.now(UTC) + timedelta(seconds=1))
+
+    def select(self, records: Sequence[RequestRecord]) -> list[RequestRecord]:
+        wanted = {"customer_id": self.customer_id, "meter_slug": self.meter_id}
+        return [
+            record
+            for record in records
+            if all(value is None or getattr(record, name) == value for name, value in wanted.items())
+            and all(record.metadata.get(key) == value for key, value in self.metadata_filters)
+        ]
 
 
 class Rest:
@@ -37,43 +59,52 @@ class Rest:
             Refusal: the credential is not accepted, there is no such thing, or a parameter makes no sense.
         """
         names = path.split("/")[2:]
-        handler = self._handler(names, query)
-        if handler is None:
-            raise Refusal(404, f"There is no {path} here")
+        match names:
+            case ["models" | "services" | "wallet" | "requests" | "usage"] | ["requests", _]:
+                pass
+            case ["customers", _, "subscription"]:
+                pass
+            case _:
+                raise Refusal(404, f"There is no {path} here")
         if method != "GET":
             raise Refusal(405, f"Method not allowed: {method}")
         told = {"content-type": "application/json"}
         if names != ["services"]:
-            credential = self._accounts.authenticate(authorization)
-            told |= self._accounts.count(credential["secret_key"])
-        return Answer(200, told, orjson.dumps(handler()))
+            told |= self._accounts.count(self._accounts.authenticate(authorization)["secret_key"])
+        return Answer(200, told, orjson.dumps(self._body(names, query)))
 
-    def _handler(self, names: Sequence[str], query: Mapping[str, str]) -> Callable[[], Any] | None:
+    def _body(self, names: Sequence[str], query: Mapping[str, str]) -> dict[str, Any]:
         match names:
             case ["models"]:
-                return lambda: {"object": "list", "data": [_openai(model) for model in models()]}
+                listed = {"object": "model", "created": CREATED, "owned_by": "mistral"}
+                return {"object": "list", "data": [{"id": model.id, **listed} for model in models()]}
             case ["services"]:
-                return lambda: {"object": "list", "data": _services(query.get("provider"))}
+                served = query.get("provider") in (None, "mistral")
+                return {"object": "list", "data": [_service(model) for model in models() if served]}
             case ["wallet"]:
-                return lambda: {"wallet_id": "wallet_local", "balance": _text(self._accounts.wallet.merchant)}
-            case ["customers", customer_id, "subscription"] if customer_id:
-                return lambda: {"subscription": self._accounts.subscription(customer_id)}
-            case ["requests"]:
-                return lambda: list_requests(self._visible(), query)
+                return {"wallet_id": "wallet_local", "balance": _text(self._accounts.wallet.merchant)}
+            case ["customers", customer_id, _]:
+                return {"subscription": self._accounts.subscription(customer_id)}
+        visible = [record for record in self._log.all() if self._visible(record)]
+        match names:
             case ["requests", request_id]:
-                return lambda: self._request(request_id)
-            case ["usage"]:
-                return lambda: usage(self._visible(), query)
-        return None
+                record = self._log.get(request_id)
+                if record is None or not self._visible(record):
+                    raise Refusal(404, "Request not found")
+                return describe(record)
+        try:
+            asked = _Query.model_validate(query)
+        except ValidationError as error:
+            [first, *_] = error.errors()
+            raise Refusal(400, f"Invalid {first['loc'][0]}: {first['msg']}") from None
+        found = asked.select(visible)
+        return _usage(found, asked) if names == ["usage"] else _page(found, asked)
 
-    def _visible(self) -> list[RequestRecord]:
-        return [record for record in self._log.all() if _visible(record, self._options.record_lag)]
-
-    def _request(self, request_id: str) -> dict[str, Any]:
-        record = self._log.get(request_id)
-        if record is None or not _visible(record, self._options.record_lag):
-            raise Refusal(404, "Request not found")
-        return describe(record)
+    def _visible(self, record: RequestRecord) -> bool:
+        """Whether a request is recorded already: Lava did not refuse it, and it ended `record_lag` seconds ago."""
+        if not record.credential or record.status in (401, 402, 403) or record.completed_at is None:
+            return False
+        return time.time() - record.completed_at >= self._options.record_lag
 
 
 def new_id() -> str:
@@ -81,37 +112,18 @@ def new_id() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
-def _openai(model: Model) -> dict[str, Any]:
-    return {"id": model.id, "object": "model", "created": CREATED, "owned_by": "mistral"}
-
-
-def _services(provider: str | None) -> list[dict[str, Any]]:
-    """Lava's public price list; the names of its fields beside `pricing` are assumed."""
-    if provider not in (None, "mistral"):
-        return []
-    return [
-        {
-            "id": model.id,
-            "provider": "mistral",
-            "managed": True,
-            "capabilities": sorted(model.capabilities),
-            "context_window": model.context_window,
-            "pricing": {
-                "type": "tokens_1m",
-                "input": _text(model.input_price or Decimal(0)),
-                "output": _text(model.output_price or Decimal(0)),
-                "cache_input_read": _text((model.input_price or Decimal(0)) * CACHED_SHARE),
-            },
-        }
-        for model in models()
-    ]
-
-
-def _visible(record: RequestRecord, lag: float) -> bool:
-    """Whether a request is recorded already: Lava did not refuse it, and it ended at least `lag` seconds ago."""
-    if not record.credential or record.status in (401, 402, 403):
-        return False
-    return record.completed_at is not None and time.time() - record.completed_at >= lag
+def _service(model: Model) -> dict[str, Any]:
+    """An item of Lava's public price list; the names of its fields beside `pricing` are assumed."""
+    price = model.input_price or Decimal(0)
+    prices = {"input": price, "output": model.output_price or Decimal(0), "cache_input_read": price * CACHED_SHARE}
+    return {
+        "id": model.id,
+        "provider": "mistral",
+        "managed": True,
+        "capabilities": sorted(model.capabilities),
+        "context_window": model.context_window,
+        "pricing": {"type": "tokens_1m", **{name: _text(price) for name, price in prices.items()}},
+    }
 
 
 def describe(record: RequestRecord) -> dict[str, Any]:
@@ -146,94 +158,44 @@ def describe(record: RequestRecord) -> dict[str, Any]:
     }
 
 
-def list_requests(records: Sequence[RequestRecord], asked: Mapping[str, str]) -> dict[str, Any]:
-    """Return a page of `GET /requests`, the newest first.
-
-    Raises:
-        Refusal: a filter, the cursor or the limit makes no sense.
-    """
-    wanted, limit = _filter(asked), asked.get("limit", str(USUAL_PAGE))
-    # Python refuses to read a number of thousands of digits.
-    if not re.fullmatch("[0-9]{1,9}", limit) or not 1 <= int(limit) <= LARGEST_PAGE:
-        raise Refusal(400, f"Invalid limit: a number from 1 to {LARGEST_PAGE} is expected")
-    found = [record for record in reversed(records) if wanted(record)]
-    if asked.get("cursor"):
+def _page(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
+    """A page of `GET /requests`, the newest first."""
+    found = records[::-1]
+    if asked.cursor:
         ids = [record.request_id for record in found]
-        if asked["cursor"] not in ids:
+        if asked.cursor not in ids:
             raise Refusal(400, "Invalid cursor")
-        found = found[ids.index(asked["cursor"]) + 1 :]
-    page, more = found[: int(limit)], len(found) > int(limit)
+        found = found[ids.index(asked.cursor) + 1 :]
+    page, more = found[: asked.limit], len(found) > asked.limit
     following = {"next_cursor": page[-1].request_id} if more else {}
     return {"data": [describe(record) for record in page], "has_more": more, **following}
 
 
-def usage(records: Sequence[RequestRecord], asked: Mapping[str, str]) -> dict[str, Any]:
-    """Return `GET /usage`: the requests from `start` to before `end`, one item for each day (UTC), and their sums.
-
-    Raises:
-        Refusal: `start` is missing, or a value makes no sense.
-    """
-    if not asked.get("start"):
+def _usage(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
+    """`GET /usage`: the requests from `start` to before `end`, one item for each day (UTC), and their sums."""
+    if asked.start is None:
         raise Refusal(400, "Missing query parameter start: an ISO date")
-    start = _parse("start", asked["start"])
-    end = _parse("end", asked["end"]) if asked.get("end") else datetime.now(UTC) + timedelta(seconds=1)
-    if end < start:
+    if asked.end < asked.start:
         raise Refusal(400, "end must not be before start")
-    wanted = _filter(asked)
     days: dict[datetime, list[RequestRecord]] = {}
     for record in records:
         at = datetime.fromtimestamp(record.created_at, UTC)
-        if start <= at < end and wanted(record):
+        if asked.start <= at < asked.end:
             days.setdefault(at.replace(hour=0, minute=0, second=0, microsecond=0), []).append(record)
     items = []
-    for day in sorted(days):
+    for day, of_day in sorted(days.items()):
         span = {"start": day.isoformat(), "end": (day + timedelta(days=1)).isoformat()}
-        items.append({"date": day.date().isoformat(), **span, **_totals(days[day])})
-    return {"items": items, "totals": _totals(record for of_day in days.values() for record in of_day)}
+        items.append({"date": day.date().isoformat(), **span, **_totals(of_day)})
+    return {"items": items, "totals": _totals([record for of_day in days.values() for record in of_day])}
 
 
-def _totals(records: Iterable[RequestRecord]) -> dict[str, Any]:
-    counted = list(records)
-    tokens = (dict[str, Any](record.usage or {}).get("total_tokens") or 0 for record in counted)
+def _totals(records: Sequence[RequestRecord]) -> dict[str, Any]:
     return {
-        "total_requests": len(counted),
-        "total_usage_tokens": sum(tokens),
-        "total_cost": _text(sum((record.cost for record in counted), Decimal(0))),
-        "total_charge": _text(sum((record.charge for record in counted), Decimal(0))),
+        "total_requests": len(records),
+        "total_usage_tokens": sum(record.usage.get("total_tokens") or 0 for record in records if record.usage),
+        "total_cost": _text(sum((record.cost for record in records), Decimal(0))),
+        "total_charge": _text(sum((record.charge for record in records), Decimal(0))),
     }
-
-
-def _filter(asked: Mapping[str, str]) -> Callable[[RequestRecord], bool]:
-    for name in ("customer_id", "meter_id"):
-        # Taken for no filter, it would show everybody's requests to one who asks for a customer's.
-        if asked.get(name) == "":
-            raise Refusal(400, f"Invalid {name}: it is empty")
-    customer, meter = asked.get("customer_id"), asked.get("meter_id")
-    try:
-        pairs = orjson.loads(asked.get("metadata_filters") or "[]")
-    except orjson.JSONDecodeError:
-        pairs = None
-    if not isinstance(pairs, list) or not all(
-        isinstance(pair, list) and list(map(type, pair)) == [str, str] for pair in pairs
-    ):
-        raise Refusal(400, "Invalid metadata_filters: a JSON array of [key, value] pairs is expected")
-
-    def wanted(record: RequestRecord) -> bool:
-        return (
-            (customer is None or record.customer_id == customer)
-            and (meter is None or record.meter_slug == meter)
-            and all(record.metadata.get(key) == value for key, value in pairs)
-        )
-
-    return wanted
-
-
-def _parse(name: str, text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))
-    except ValueError:
-        raise Refusal(400, f"Invalid {name}: an ISO date is expected") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _text(amount: Decimal) -> str:

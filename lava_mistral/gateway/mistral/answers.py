@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any, Final
 
 import orjson
 
-from lava_mistral.gateway.faults import (
-    EVENT_STREAM,
-    JSON,
-    Body,
-    Cut,
-    Fault,
-    Garbage,
-    Interrupted,
-    Reset,
-    Stall,
-    Status,
-    Step,
-    content_type,
-    error_body,
-    retry_after_header,
-    steps_of,
-    to_bytes,
-)
-from lava_mistral.gateway.mistral.stream import DONE
+from lava_mistral.gateway import faults
+from lava_mistral.gateway.faults import EVENT_STREAM, JSON, Body, Cut, Garbage, Interrupted, Stall, Step, to_bytes
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 
+_DONE: Final = b"data: [DONE]\n\n"
 _TOGETHER: Final = 16
 """Events of a stream in one write where nobody can tell them apart: it is cheaper."""
 
@@ -69,17 +57,19 @@ def json_answer(
     return Answer(status, headers(JSON) | dict(more or {}), content, delay, before)
 
 
-def canned(fault: Fault | None, terms: Terms, *, streamed: bool) -> Answer | None:
+def canned(fault: faults.Fault | None, terms: Terms, *, streamed: bool) -> Answer | None:
     """Return the answer that a fault is in itself; `None` for one that changes the usual answer, or for none."""
     match fault:
-        case Reset():
+        case faults.Reset():
             return Answer(0, delay=terms.delay, reset=True)
-        case Status():
-            named = dict(fault.headers)
-            if fault.retry_after is not None:
-                named["retry-after"] = retry_after_header(fault.retry_after)
-            body = error_body(fault.status) if fault.body is None else fault.body
-            return _given(Body(body, fault.status, named), terms, streamed=streamed)
+        case faults.Status(retry_after=moment):
+            told = dict(fault.headers)
+            if isinstance(moment, datetime):
+                told["retry-after"] = format_datetime(moment.astimezone(UTC), usegmt=True)
+            elif moment is not None:
+                told["retry-after"] = moment if isinstance(moment, str) else f"{moment:g}"
+            body = faults.error_body(fault.status) if fault.body is None else fault.body
+            return _given(Body(body, fault.status, told), terms, streamed=streamed)
         case Body():
             return _given(fault, terms, streamed=streamed)
         case Garbage() if not streamed:
@@ -87,12 +77,10 @@ def canned(fault: Fault | None, terms: Terms, *, streamed: bool) -> Answer | Non
     return None
 
 
-def broken_off(answer: Answer, fault: Fault | None) -> Answer:
+def broken_off(answer: Answer, fault: faults.Fault | None) -> Answer:
     """Return a whole answer, or its first half where the fault is an interruption of the connection."""
-    if not isinstance(fault, Interrupted) or not isinstance(answer.body, bytes):
-        return answer
-    end = _end(fault)
-    if end is None:
+    end = _end(fault) if isinstance(fault, Interrupted) else None
+    if end is None or not isinstance(answer.body, bytes):
         return answer
     half, length = answer.body[: len(answer.body) // 2], str(len(answer.body))
     return Answer(answer.status, answer.headers | {"content-length": length}, iter([half, end]), answer.delay)
@@ -105,7 +93,7 @@ def _end(fault: Interrupted) -> Step | None:
 
 
 def played_stream(
-    events: Iterator[bytes], fault: Fault | None, *, pace: float, settle: Callable[[], None]
+    events: list[bytes], fault: faults.Fault | None, *, pace: float, settle: Callable[[], None]
 ) -> Iterator[Step]:
     """Play a stream, with what is to go wrong.
 
@@ -116,86 +104,67 @@ def played_stream(
         settle: called before the usage goes out.
     """
     how = fault.how if isinstance(fault, Interrupted) else ""
-    broken = isinstance(fault, Garbage) or how not in ("", "no done", "finish error")
-    after = fault.after if isinstance(fault, Garbage | Interrupted) else 0
-    waiting: list[bytes] = []
-    for at, (event, is_last) in enumerate(_marked(events)):
-        if broken and (at == after or (is_last and at < after)):
-            if isinstance(fault, Garbage):
-                yield b"data: {garbage\n\n"
-            elif how == "clean":
-                return
-            elif how == "error event":
-                yield b"data: " + orjson.dumps(error_body(503)) + b"\n\n" + DONE
-                return
-            elif isinstance(fault, Interrupted):
-                yield _end(fault) or Stall()
-        if is_last:
-            if how == "finish error":
-                head, _, tail = event.rpartition(b'"finish_reason":')
-                event = head + b'"finish_reason":"error"' + tail[tail.index(b"}") :]
+    whole = how in ("", "no done", "finish error")
+    at = min(fault.after, len(events) - 1) if isinstance(fault, Garbage | Interrupted) else 0
+    if isinstance(fault, Garbage):
+        events.insert(at, b"data: {garbage\n\n")
+    elif how == "finish error":
+        events[-1] = re.sub(rb'(.*"finish_reason":)"\w+"', rb'\1"error"', events[-1])
+    elif not whole:
+        events = events[:at]
+    if whole and how != "no done":
+        events[-1] += _DONE
+    size = _TOGETHER if fault is None and not pace else 1
+    # The first event goes out at once: a client measures the time until it.
+    for start in (0, *range(1, len(events), size)) if events else ():
+        end = start + size if start else 1
+        if pace and start:
+            yield pace
+        if whole and end >= len(events):
             settle()
-        if fault is not None or pace:
-            if pace and at:
-                yield pace
-            yield event
-            continue
-        waiting.append(event)
-        if at == 0 or is_last or len(waiting) == _TOGETHER:
-            yield b"".join(waiting) + (DONE if is_last else b"")
-            waiting = []
-    if (fault is not None or pace) and how != "no done":
-        yield DONE
-
-
-def _marked(events: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Each event, and whether it is the last one."""
-    event = next(events)
-    for following in events:
-        yield event, False
-        event = following
-    yield event, True
+        yield b"".join(events[start:end])
+    if how == "error event":
+        yield b"data: " + orjson.dumps(faults.error_body(503)) + b"\n\n" + _DONE
+    elif isinstance(fault, Interrupted) and _end(fault) is not None:
+        yield _end(fault) or Stall()
 
 
 def _given(fault: Body, terms: Terms, *, streamed: bool) -> Answer:
     """The answer with a body as it was given: JSON, text, bytes, or steps."""
-    steps = steps_of(fault.body)
-    parts = [fault.body] if steps is None else [step for step in steps if isinstance(step, bytes | str)]
-    whole = b"".join(map(to_bytes, parts))
-    # An error's usage is nobody's to pay.
-    end, usage = _usage(whole) if fault.status < 400 else (0, None)
+    steps = faults.steps_of(fault.body)
+    whole = b"".join(
+        to_bytes(part) for part in steps or (fault.body,) if steps is None or isinstance(part, bytes | str)
+    )
     # What is no text has been written as JSON just now, be it a bare number.
-    looks = steps is not None or isinstance(fault.body, bytes | str)
-    kind = content_type(whole, streamed=streamed) if looks else JSON
+    text = steps is not None or isinstance(fault.body, bytes | str)
+    kind = faults.content_type(whole, streamed=streamed) if text else JSON
     told = headers(kind) | {name.lower(): value for name, value in fault.headers.items()}
+    # An error's usage is nobody's to pay.
+    usage = _usage(whole) if fault.status < 400 else None
     if steps is not None or kind == EVENT_STREAM:
-        played = _played(steps or (whole,), end, (lambda: terms.settle(usage)) if usage else None)
-        return Answer(fault.status, told, played, terms.delay)
-    return Answer(fault.status, told, whole, terms.delay, (lambda: terms.settle(usage)) if usage else None)
+        return Answer(fault.status, told, _played(steps or (whole,), usage, terms.settle), terms.delay)
+    before = None if usage is None else lambda: terms.settle(usage)
+    return Answer(fault.status, told, whole, terms.delay, before)
 
 
-def _played(steps: Sequence[Step], end: int, settle: Callable[[], None] | None) -> Iterator[Step]:
+def _played(steps: Sequence[Step], usage: Usage | None, settle: Callable[[Usage], None]) -> Iterator[Step]:
     """Play given steps; the usage among them is settled before its last byte is out."""
-    sent = 0
+    sent = b""
     for step in steps:
-        sent += len(to_bytes(step)) if isinstance(step, bytes | str) else 0
-        if settle is not None and sent >= end:
-            settle()
-            settle = None
+        if usage is not None and isinstance(step, bytes | str):
+            sent += to_bytes(step)
+            if _usage(sent):
+                settle(usage)
+                usage = None
         yield step
 
 
-def _usage(body: bytes) -> tuple[int, Usage | None]:
-    """The first usage that a body tells, and the place where that ends: of a stream by lines, of JSON as a whole."""
-    lines, end = body.splitlines(keepends=True), 0
-    told = [line[5:] if line.startswith(b"data:") and line.endswith((b"\n", b"\r")) else b"" for line in lines]
-    for line, text in [*zip(lines, told, strict=True), (b"", body)]:
-        end += len(line)
-        if b'"usage"' in text:
-            try:
-                usage = orjson.loads(text)["usage"]
-            except (orjson.JSONDecodeError, LookupError, TypeError):
-                continue
-            if isinstance(usage, dict):
-                return end, usage  # type: ignore[return-value]
-    return 0, None
+def _usage(body: bytes) -> Usage | None:
+    """The first usage that a body tells: of a stream by lines, of JSON as a whole."""
+    if b'"usage"' in body:
+        for text in (*(line[5:] for line in body.splitlines() if line.startswith(b"data:")), body):
+            with suppress(orjson.JSONDecodeError, LookupError, TypeError):
+                usage: Any = orjson.loads(text)["usage"]
+                if isinstance(usage, dict):
+                    return usage  # type: ignore[return-value]
+    return None

@@ -29,8 +29,6 @@ from lava_mistral.pricing.catalog import Model, get_model, models
 _OLDER = ("mistral-tiny", "mistral-small", "open-mistral-7b", "open-mixtral-8x7b", "open-mixtral-8x22b")
 _EARS = ("voxtral-small-latest", "voxtral-mini-latest", "voxtral-small-2507", "voxtral-mini-2507")
 """Mistral's models that listen. Like the older names, Lava does not list them."""
-CREATED = 1_735_689_600
-"""When every model was made, as far as the gateway tells: a POSIX timestamp."""
 
 
 class Provider:
@@ -172,7 +170,7 @@ def _card(model: Model) -> dict[str, Any]:
     return {
         "id": model.id,
         "object": "model",
-        "created": CREATED,
+        "created": 1_735_689_600,
         "owned_by": "mistralai",
         "capabilities": {
             **{name: ability in model.capabilities for name, ability in abilities.items()},

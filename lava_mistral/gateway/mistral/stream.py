@@ -12,7 +12,6 @@ import orjson
 
 from lava_mistral.mistral.types import Usage
 
-DONE = b"data: [DONE]\n\n"
 _PADDING = b"abcdefghijklmnopqrstuvwxyz0123456789"
 _PADDINGS = [b',"p":"%s"}\n\n' % _PADDING[:length] for length in range(1, len(_PADDING) + 1)]
 
@@ -100,8 +99,8 @@ def _fragments(call: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
 
 def events(
     choices: Sequence[Choice], usage: Usage, named: Mapping[str, Any], *, fragment: int | None, draw: random.Random
-) -> Iterator[bytes]:
-    """Write the events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage.
+) -> list[bytes]:
+    """Return the events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage.
 
     Args:
         choices: the answers.
@@ -112,16 +111,15 @@ def events(
     """
     fields = {"id": named["id"], "object": "chat.completion.chunk", **named}
     head = b"data: " + orjson.dumps(fields)[:-1] + b',"choices":[{"index":'
-    for at in range(len(choices)):
-        yield head + b'%d,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n' % at
+    role = b',"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+    written = [b"%s%d%s" % (head, at, role) for at in range(len(choices))]
     deltas = [choice.deltas(fragment) for choice in choices]
-    heads = [head + b'%d,"delta":' % at for at in range(len(choices))]
-    reasons = [orjson.dumps(choice.finish) for choice in choices]
     last = max((len(of_choice), at) for at, of_choice in enumerate(deltas))
     for turn, together in enumerate(zip_longest(*deltas), start=1):
         for at, delta in enumerate(together):
-            if delta is None:
-                continue
-            reason = reasons[at] if turn == len(deltas[at]) else b"null"
-            told = b',"usage":' + orjson.dumps(usage) if (turn, at) == last else b""
-            yield b"".join((heads[at], delta, b',"finish_reason":', reason, b"}]", told, draw.choice(_PADDINGS)))
+            if delta is not None:
+                reason = b'"%s"' % choices[at].finish.encode() if turn == len(deltas[at]) else b"null"
+                told = b',"usage":' + orjson.dumps(usage) if (turn, at) == last else b""
+                parts = (head, b'%d,"delta":' % at, delta, b',"finish_reason":', reason, b"}]", told)
+                written.append(b"".join(parts) + draw.choice(_PADDINGS))
+    return written

@@ -11,7 +11,6 @@ from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
 from lava_mistral.gateway.server.http import Connection, Send
 
 _SHORT = 0.05  # Seconds of a pause that is not worth watching the client for.
-_BODILESS = (204, 304)
 
 
 @dataclass(slots=True)
@@ -50,20 +49,20 @@ async def play(
         return False
     if answer.before is not None:
         answer.before()
-    headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
-    headers.append((b"x-lava-request-id", request_id.encode()))
-    body = b"" if answer.status in _BODILESS else answer.body
-    if isinstance(body, bytes):
+    body, told = answer.body, {**answer.headers, "x-lava-request-id": request_id}
+    if answer.status in (204, 304):
         # RFC 9110, section 8.6: an answer without a body has no length either.
-        if answer.status in _BODILESS:
-            headers = [(name, value) for name, value in headers if name != b"content-type"]
-        else:
-            headers.append((b"content-length", str(len(body)).encode()))
+        body = b""
+        told.pop("content-type", None)
+    elif isinstance(body, bytes):
+        told["content-length"] = str(len(body))
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
+    if isinstance(body, bytes):
         ending()
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body})
         return not connection.gone
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     loop = asyncio.get_running_loop()
     due = loop.time()
     for step in body:
