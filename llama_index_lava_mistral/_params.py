@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage
-from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic import AfterValidator, BeforeValidator, InstanceOf, PrivateAttr
 from pydantic.json_schema import SkipJsonSchema
 
@@ -34,6 +33,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _building = new_lock()
+_SETTINGS_OF_CLIENTS: Final = (
+    *("api_key", "base_url", "billing", "require_customer", "timeout", "max_retries", "spend_limit"),
+    *("http_client", "async_http_client"),
+)
 
 
 def _http_client(kind: str) -> Callable[[Any], Any]:
@@ -50,12 +53,12 @@ def _http_client(kind: str) -> Callable[[Any], Any]:
 class _Built:
     """Holds what was built of a model's settings; copies and pickles of it are empty."""
 
-    def __init__(self, settings: Mapping[str, Any], value: Any) -> None:
+    def __init__(self, settings: Mapping[str, Any] | None = None, value: Any = None) -> None:
         self.settings = settings
         self.value = value
 
-    def __reduce__(self) -> tuple[type[_Built], tuple[None, None]]:
-        return _Built, (None, None)
+    def __reduce__(self) -> tuple[type[_Built], tuple[()]]:
+        return _Built, ()
 
 
 class LavaSettings(BaseModel):
@@ -71,7 +74,7 @@ class LavaSettings(BaseModel):
         exclude=True,
         repr=False,
     )
-    base_url: str | None = Field(
+    base_url: Annotated[str, AfterValidator(check_base_url)] | None = Field(
         None, description="Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production.", exclude=True
     )
     billing: SkipJsonSchema[Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]] | None = Field(
@@ -80,7 +83,7 @@ class LavaSettings(BaseModel):
     require_customer: bool = Field(
         False, description="Refuse a call that no customer is named for; also LAVA_REQUIRE_CUSTOMER=1.", exclude=True
     )
-    lava_metadata: dict[str, str] | None = Field(
+    lava_metadata: Annotated[dict[str, str], AfterValidator(check_metadata)] | None = Field(
         None, description="Text pairs that Lava stores with each request.", exclude=True
     )
     trace_metadata: bool = Field(
@@ -96,16 +99,10 @@ class LavaSettings(BaseModel):
         DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
     )
     http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("Client"))]] = Field(
-        None,
-        description="A client of httpx or httpx2 for sync code; stays yours to close.",
-        exclude=True,
-        repr=False,
+        None, description="A client of httpx or httpx2 for sync code; stays yours to close.", exclude=True, repr=False
     )
     async_http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("AsyncClient"))]] = Field(
-        None,
-        description="Its async twin.",
-        exclude=True,
-        repr=False,
+        None, description="Its async twin.", exclude=True, repr=False
     )
 
     _synonyms: ClassVar[Mapping[str, str]] = {
@@ -120,7 +117,7 @@ class LavaSettings(BaseModel):
         "stream_usage": "The usage always comes with the end of a stream. Leave it out.",
         "show_thinking": "Thinking always comes in a ThinkingBlock and, streamed, as thinking_delta. Leave it out.",
     }
-    _built: _Built | None = PrivateAttr(default=None)
+    _built: _Built = PrivateAttr(default_factory=_Built)
 
     def __init__(self, model: str | None = None, /, **settings: Any) -> None:
         """Make a model by its name and its settings."""
@@ -136,7 +133,10 @@ class LavaSettings(BaseModel):
         if not isinstance(values, dict):
             return values
         renamed = cls._renamed(values)
-        known = set(cls._names())
+        fields = cls.model_fields.items()
+        # Aliases are those of a subclass.
+        names = (name for key, field in fields for name in (key, field.alias, field.validation_alias))
+        known = {name for name in names if isinstance(name, str)}
         unknown = [name for name in renamed if name not in known]
         refuse_keys(unknown)
         cls._refuse_misspelt(unknown, known, cutoff=0.6)
@@ -154,29 +154,12 @@ class LavaSettings(BaseModel):
         return renamed
 
     @classmethod
-    def _names(cls) -> Iterator[str]:
-        for name, field in cls.model_fields.items():
-            yield name
-            # Those of a subclass.
-            yield from (alias for alias in (field.alias, field.validation_alias) if isinstance(alias, str))
-
-    @classmethod
     def _refuse_misspelt(cls, unknown: Sequence[str], known: Collection[str], cutoff: float) -> None:
         for name in unknown:
             if name in cls._hints:
                 raise ConfigurationError(f"{cls.__name__} has no setting {name}. {cls._hints[name]}")
             if near := get_close_matches(name, known, 1, cutoff):
                 raise ConfigurationError(f"{cls.__name__} has no setting {name}; did you mean {near[0]}?")
-
-    @field_validator("base_url")
-    @classmethod
-    def _check_base_url(cls, value: str | None) -> str | None:
-        return None if value is None else check_base_url(value)
-
-    @field_validator("lava_metadata")
-    @classmethod
-    def _check_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        return None if value is None else check_metadata(value)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
@@ -203,28 +186,17 @@ class LavaSettings(BaseModel):
         return f"llama_index_lava_mistral.{type(self).__name__}"
 
     def _client_settings(self) -> dict[str, Any]:
-        return {
-            "api_key": self.api_key,
-            "base_url": self.base_url,
-            "billing": self.billing,
-            "require_customer": self.require_customer,
-            "metadata": None if self.lava_metadata is None else dict(self.lava_metadata),
-            "timeout": self.timeout,
-            "max_retries": self.max_retries,
-            "spend_limit": self.spend_limit,
-            "http_client": self.http_client,
-            "async_http_client": self.async_http_client,
-        }
+        settings = {name: getattr(self, name) for name in _SETTINGS_OF_CLIENTS}
+        # A copy, which shows a change of the dictionary.
+        settings["metadata"] = self.lava_metadata and {**self.lava_metadata}
+        return settings
 
     def _build_once(self, settings: Mapping[str, Any], build: Callable[[Mapping[str, Any]], _T]) -> _T:
         """Return what was built of these settings; it is built anew when one has changed since the last call."""
-        built = self._built
-        if built is None or built.settings != settings:
-            with _building:
-                built = self._built
-                if built is None or built.settings != settings:
-                    built = self._built = _Built(settings, build(settings))
-        value: _T = built.value
+        with _building:
+            if self._built.settings != settings:
+                self._built = _Built(settings, build(settings))
+            value: _T = self._built.value
         return value
 
 
@@ -236,6 +208,21 @@ def clients_of(settings: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistr
     shared = dict(settings)
     http_client, async_http_client = shared.pop("http_client"), shared.pop("async_http_client")
     return LavaMistral(**shared, http_client=http_client), AsyncLavaMistral(**shared, http_client=async_http_client)
+
+
+def _refuse_several(n: Any) -> Any:
+    if isinstance(n, int) and n > 1:
+        raise ConfigurationError(
+            f"LlamaIndex has one answer a call; n={n} would pay for more, which nobody gets to see. Call {n} times, or "
+            "use langchain_lava_mistral or lava_mistral.LavaMistral."
+        )
+    return n
+
+
+def _check_further(fields: dict[str, Any]) -> dict[str, Any]:
+    refuse_keys(fields)
+    _refuse_several(fields.get("n"))
+    return fields
 
 
 class ChatParameters(BaseModel):
@@ -251,7 +238,9 @@ class ChatParameters(BaseModel):
     presence_penalty: float | None = Field(None, description="Against words that were used.")
     frequency_penalty: float | None = Field(None, description="Against words that were used often.")
     repetition_penalty: float | None = Field(None, description="Against repeated tokens.")
-    n: int | None = Field(None, description="1: LlamaIndex has one answer a call.", ge=1)
+    n: Annotated[int, AfterValidator(_refuse_several)] | None = Field(
+        None, description="1: LlamaIndex has one answer a call.", ge=1
+    )
     logprobs: bool | None = Field(None, description="Give the log probabilities of the answer's tokens.")
     top_logprobs: int | None = Field(None, description="And of so many likely tokens at each place.", ge=0)
     prompt_logprobs: bool | None = Field(None, description="The same for the prompt's tokens.")
@@ -263,21 +252,12 @@ class ChatParameters(BaseModel):
     prompt_mode: str | None = Field(None, description="'reasoning' for magistral models.")
     reasoning_effort: str | None = Field(None, description="How much to think, from 'none' to 'high'.")
     prediction: dict[str, Any] | None = Field(None, description="What is expected of the answer.")
-    response_format: dict[str, Any] | None = Field(None, description="Text, JSON or a JSON schema.")
+    response_format: Annotated[dict[str, Any], BeforeValidator(response_format_of)] | None = Field(
+        None, description="Text, JSON or a JSON schema; a pydantic class stands for its schema."
+    )
     prompt_cache_key: str | None = Field(None, description="Groups prompts for Mistral's cache, or 'auto'.")
     service_tier: str | None = Field(None, description="Mistral's service tier.")
     mistral_metadata: dict[str, Any] | None = Field(None, description="Mistral's own metadata of the request.")
-
-    @field_validator("response_format", mode="before")
-    @classmethod
-    def _take_a_class(cls, value: Any) -> Any:
-        return None if value is None else response_format_of(value)
-
-    @field_validator("n")
-    @classmethod
-    def _check_n(cls, value: int | None) -> int | None:
-        _refuse_several(value)
-        return value
 
 
 WIRE_NAMES: Final[Mapping[str, str]] = {
@@ -301,26 +281,17 @@ _CALL_ARGUMENTS: Final = frozenset(
 )
 
 
-def _refuse_several(n: Any) -> None:
-    if isinstance(n, int) and n > 1:
-        raise ConfigurationError(
-            f"LlamaIndex has one answer a call; n={n} would pay for more, which nobody gets to see. Call {n} times, or "
-            "use langchain_lava_mistral or lava_mistral.LavaMistral."
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(NamedTuple):
     """One chat call, resolved from the settings of the model and the arguments of the call.
 
     Attributes:
         arguments: of the client's `chat` or `stream`.
-        client_settings: settings of the client that this call overrides.
+        clients: a sync and an async one.
         with_headers: whether the response carries the headers of Lava's answer.
     """
 
     arguments: dict[str, Any]
-    client_settings: dict[str, Any]
+    clients: tuple[LavaMistral, AsyncLavaMistral]
     with_headers: bool
 
 
@@ -328,7 +299,9 @@ class ChatSettings(LavaSettings, ChatParameters):
     """The settings of the chat model."""
 
     model: str = Field(DEFAULT_CHAT_MODEL, description="The model's name.")
-    additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Further fields of Mistral's request.")
+    additional_kwargs: Annotated[dict[str, Any], AfterValidator(_check_further)] = Field(
+        default_factory=dict, description="Further fields of Mistral's request."
+    )
     streaming: bool | None = Field(None, description="Without effect: stream_chat and its like stream.", exclude=True)
     stream_chunk_timeout: float | None = Field(
         DEFAULT_TIMEOUT, description="Seconds between two chunks of a stream.", gt=0, exclude=True
@@ -342,20 +315,28 @@ class ChatSettings(LavaSettings, ChatParameters):
 
     _synonyms: ClassVar[Mapping[str, str]] = {**LavaSettings._synonyms, **_SYNONYMS}
 
-    @field_validator("additional_kwargs")
-    @classmethod
-    def _check_additional_kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
-        refuse_keys(value)
-        _refuse_several(value.get("n"))
-        return value
-
     def _client_settings(self) -> dict[str, Any]:
         return super()._client_settings() | {"stream_chunk_timeout": self.stream_chunk_timeout}
 
     def _set_parameters(self) -> dict[str, Any]:
         """Return the fields of the request that are set, by their name on the wire."""
-        values = ((wire, getattr(self, name)) for name, wire in WIRE_NAMES.items())
-        return {name: value for name, value in values if value is not None}
+        return {wire: value for name, wire in WIRE_NAMES.items() if (value := getattr(self, name)) is not None}
+
+    def _call_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by their name on the wire, and the further fields of the model.
+
+        Raises:
+            ConfigurationError: one is misspelt, or a setting that a call can't have.
+        """
+        said = self._renamed(kwargs)
+        self._refuse_misspelt([name for name in said if name not in _CALL_ARGUMENTS], _CALL_ARGUMENTS, cutoff=0.8)
+        own = self._renamed(self.additional_kwargs)
+        if said.get("tools") and own.get("tools"):
+            # Mistral's own tools, such as web search, beside those of an agent.
+            said["tools"] = [*said["tools"], *own["tools"]]
+        said = {**own, **(said.pop("additional_kwargs", None) or {}), **said}
+        said.pop("streaming", None)
+        return {WIRE_NAMES.get(name, name): value for name, value in said.items()}
 
     def _request(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatRequest:
         """Resolve a call with these arguments.
@@ -363,24 +344,17 @@ class ChatSettings(LavaSettings, ChatParameters):
         Raises:
             LavaError: an argument is misspelt or wrong, or the conversation holds what Mistral does not take.
         """
-        said = self._renamed(kwargs)
-        self._refuse_misspelt([name for name in said if name not in _CALL_ARGUMENTS], _CALL_ARGUMENTS, cutoff=0.8)
-        further = said.pop("additional_kwargs", None) or {}
-        own = self._renamed(self.additional_kwargs)
-        if said.get("tools") and own.get("tools"):
-            # Mistral's own tools, such as web search, beside those of an agent.
-            said["tools"] = [*said["tools"], *own["tools"]]
-        said = {**own, **further, **said}
-        said.pop("streaming", None)
-        settings = {name: said.pop(name) for name in _CLIENT_SETTINGS if name in said}
-        arguments: dict[str, Any] = {
-            "model": self.model,
-            "repair_messages": self.repair_messages,
-            **self._set_parameters(),
-            **{WIRE_NAMES.get(name, name): value for name, value in said.items()},
-        }
+        arguments: dict[str, Any] = {"model": self.model, **self._set_parameters()}
+        if kwargs or self.additional_kwargs:
+            arguments |= self._call_arguments(kwargs)
+            _refuse_several(arguments.get("n"))
+        settings = self._client_settings()
+        if own := {name: arguments.pop(name) for name in _CLIENT_SETTINGS if name in arguments}:
+            clients = clients_of(settings | own)
+        else:
+            clients = self._build_once(settings, clients_of)
         with_headers = arguments.pop("include_response_headers", self.include_response_headers)
-        _refuse_several(arguments.get("n"))
+        arguments.setdefault("repair_messages", self.repair_messages)
         if arguments.get("response_format") is not None:
             arguments["response_format"] = response_format_of(arguments["response_format"])
         arguments["billing"] = billing_of(arguments.get("billing"))
@@ -397,4 +371,4 @@ class ChatSettings(LavaSettings, ChatParameters):
             arguments["tool_choice"] = to_tool_choice(choice, names)
         else:
             arguments.pop("parallel_tool_calls", None)
-        return ChatRequest(arguments, settings, with_headers)
+        return ChatRequest(arguments, clients, with_headers)

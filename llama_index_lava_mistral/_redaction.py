@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -23,40 +23,33 @@ _T = TypeVar("_T")
 
 # The `billing=` of the call under way. Spans and events see its description in words, since it may hold a key.
 _billing: ContextVar[Billing | None] = ContextVar("llama_index_lava_mistral_billing", default=None)
-_FURTHER_FIELDS = ("additional_kwargs", "model_kwargs", "extra_body")
 
 
 def billing_of(value: Any) -> Billing | None:
     """Return the identity that a `billing=` argument names, be it the description that a span recorded."""
+    if value is None:
+        return None
     call = _billing.get()
     return call if call is not None and value == call.payer else to_billing(value)
 
 
-def _visible(kwargs: Mapping[str, Any], billing: Billing | None) -> dict[str, Any]:
-    """Return the arguments of a call as spans and events may record them.
+def _visible(kwargs: Mapping[str, Any]) -> tuple[Billing | None, dict[str, Any]]:
+    """Return who pays for a call, and its arguments as spans and events may record them.
 
     Raises:
         ConfigurationError: one is a key, or a setting that a call can't have.
     """
     refuse_keys(kwargs)
-    for name in _FURTHER_FIELDS:
+    for name in ("additional_kwargs", "model_kwargs", "extra_body"):
         if isinstance(kwargs.get(name), Mapping):
             refuse_keys(kwargs[name])
+    billing = billing_of(kwargs.get("billing"))
     visible = dict(kwargs)
     if billing is not None:
         visible["billing"] = billing.payer
     if visible.get("response_format") is not None:
         visible["response_format"] = response_format_of(visible["response_format"])
-    return visible
-
-
-@contextmanager
-def _billed(billing: Billing | None) -> Iterator[None]:
-    token = _billing.set(billing)
-    try:
-        yield
-    finally:
-        _billing.reset(token)
+    return billing, visible
 
 
 def without_span(method: _F) -> _F:
@@ -70,57 +63,57 @@ def redacted(method: _F) -> _F:
 
     Over `without_span` it redacts the arguments alone.
     """
-    spanned: Any = get_dispatcher(method.__module__).span(method)
     parameters = signature(method)
     nested = "llm_kwargs" in parameters.parameters
+    if not hasattr(method, DISPATCHER_SPAN_DECORATED_ATTR):
+        # Else each span works it out anew.
+        setattr(method, "__signature__", parameters)  # noqa: B010
+    spanned: Any = get_dispatcher(method.__module__).span(method)
 
-    @contextmanager
-    def opened(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Callable[[], Any]]:
-        given: Mapping[str, Any] = kwargs
+    def prepared(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Billing | None, Any, Any]:
         if nested:
             bound = parameters.bind(self, *args, **kwargs)
-            given = bound.arguments.get("llm_kwargs") or {}
-        billing = billing_of(given.get("billing"))
-        visible = _visible(given, billing)
-        if nested:
-            bound.arguments["llm_kwargs"] = visible
-            _, *args_left = bound.args
-            args, visible = tuple(args_left), bound.kwargs
-        with _billed(billing):
-            yield lambda: spanned.__get__(self, type(self))(*args, **visible)
+            billing, bound.arguments["llm_kwargs"] = _visible(bound.arguments.get("llm_kwargs") or {})
+            return billing, bound.args[1:], bound.kwargs
+        billing, visible = _visible(kwargs) if kwargs else (None, kwargs)
+        return billing, args, visible
 
     @wraps(method)
     def sync(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with opened(self, args, kwargs) as call:
-            return call()
+        billing, args, kwargs = prepared(self, args, kwargs)
+        token = _billing.set(billing)
+        try:
+            return spanned.__get__(self, type(self))(*args, **kwargs)
+        finally:
+            _billing.reset(token)
 
     @wraps(method)
     async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with opened(self, args, kwargs) as call:
-            return await call()
+        billing, args, kwargs = prepared(self, args, kwargs)
+        token = _billing.set(billing)
+        try:
+            return await spanned.__get__(self, type(self))(*args, **kwargs)
+        finally:
+            _billing.reset(token)
 
     return without_span(cast("_F", asynchronous if iscoroutinefunction(method) else sync))
 
 
-class CallContext:
-    """What surrounds a call, for a generator that calls the model only when it is read.
+def resumed(generator: _T) -> _T:
+    """Run each step of a generator, sync or async, as part of the call under way, wherever it is read.
 
-    These are the `billed_to` and `track_usage` blocks around this point, and the identity of the call itself.
+    That is with its `billing=`, inside the `billed_to` and `track_usage` blocks around this point.
     """
-
-    def __init__(self) -> None:
-        self._surroundings = CapturedContext.here()
-        self._billing = _billing.get()
+    blocks, billing = CapturedContext.here(), _billing.get()
 
     @contextmanager
-    def _restored(self) -> Iterator[None]:
-        with self._surroundings.again(), _billed(self._billing):
-            yield
+    def around() -> Iterator[None]:
+        token = _billing.set(billing)
+        try:
+            with blocks.again():
+                yield
+        finally:
+            _billing.reset(token)
 
-    def steps(self, generator: Generator[_T, Any, Any]) -> Generator[_T, Any, Any]:
-        """Run each step of the generator in this context, wherever it is read."""
-        return cast("Generator[_T, Any, Any]", stepped(self._restored, lambda: generator)())
-
-    def asteps(self, generator: AsyncGenerator[_T, Any]) -> AsyncGenerator[_T, Any]:
-        """Run each step of the async generator in this context, wherever it is read."""
-        return cast("AsyncGenerator[_T, Any]", astepped(self._restored, lambda: generator)())
+    run: Any = astepped if isinstance(generator, AsyncGenerator) else stepped
+    return cast("_T", run(around, lambda: generator)())

@@ -5,10 +5,10 @@ LlamaIndex's own program does not force the tool when it streams, and forgets th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -40,12 +40,10 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import unfenced
 from lava_mistral.mistral.turn import CUT_OFF
 from lava_mistral.pricing.catalog import get_model
-from llama_index_lava_mistral._redaction import CallContext, redacted, without_span
+from llama_index_lava_mistral._redaction import redacted, resumed, without_span
 from llama_index_lava_mistral._tools import function_of, partial_json, response_format_of
 
 dispatcher = get_dispatcher(__name__)
-
-_T = TypeVar("_T")
 
 # What the way of asking decides.
 _DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
@@ -63,7 +61,7 @@ class AnswerForm(Generic[Model]):
         ConfigurationError: there is no JSON schema for the type.
     """
 
-    def __init__(self, output_cls: Any, *, by_schema: bool) -> None:
+    def __init__(self, output_cls: Any, by_schema: bool) -> None:
         self._by_schema = by_schema
         self._name: str = getattr(output_cls, "__name__", str(output_cls))
         self.is_wrapped = not _is_object(output_cls)
@@ -71,21 +69,19 @@ class AnswerForm(Generic[Model]):
             self._cls: type[BaseModel] = (
                 create_model("Answer", value=(output_cls, ...)) if self.is_wrapped else output_cls
             )
-            self._arguments = self._asking()
+            if by_schema:
+                self._arguments: dict[str, Any] = {"response_format": response_format_of(self._cls)}
+            else:
+                function = function_of(self._cls)
+                self._arguments = {
+                    "tools": [{"type": "function", "function": function}],
+                    "tool_choice": function["name"],
+                    "parallel_tool_calls": False,
+                }
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
             raise ConfigurationError(
                 f"An answer can't be asked for as {output_cls!r}: there is no JSON schema for it. Use a pydantic class."
             ) from error
-
-    def _asking(self) -> dict[str, Any]:
-        if self._by_schema:
-            return {"response_format": response_format_of(self._cls)}
-        function = function_of(self._cls)
-        return {
-            "tools": [{"type": "function", "function": function}],
-            "tool_choice": function["name"],
-            "parallel_tool_calls": False,
-        }
 
     def arguments(self, llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the arguments of a chat that asks for the object."""
@@ -109,7 +105,7 @@ class AnswerForm(Generic[Model]):
             ) from error
         return cast("Model", made.value if self.is_wrapped else made)  # type: ignore[attr-defined]
 
-    def grow(self, responses: Iterable[ChatResponse]) -> Generator[Model | FlexibleModel, None, None]:
+    def grow(self, responses: Iterable[ChatResponse]) -> Generator[Any, None, None]:
         """Yield the object as it grows: of the class itself whenever what has come is one; at the end always.
 
         Raises:
@@ -120,7 +116,7 @@ class AnswerForm(Generic[Model]):
             yield from growing.take(response)
         yield from growing.end()
 
-    async def agrow(self, responses: AsyncIterable[ChatResponse]) -> AsyncGenerator[Model | FlexibleModel, None]:
+    async def agrow(self, responses: AsyncIterable[ChatResponse]) -> AsyncGenerator[Any, None]:
         """Yield the object as it grows; see `grow`."""
         growing = _Growing(self)
         async for response in responses:
@@ -140,7 +136,7 @@ class AnswerForm(Generic[Model]):
 @lru_cache(maxsize=256)
 def answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
     """Return the form for a type, which is built once; see `AnswerForm`."""
-    return AnswerForm(output_cls, by_schema=by_schema)
+    return AnswerForm(output_cls, by_schema)
 
 
 def _is_object(output_cls: Any) -> bool:
@@ -191,27 +187,13 @@ class StructuredModel(StructuredLLM):
     @without_span
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Return the object as it grows."""
-        return cast("ChatResponseGen", CallContext().steps(super().stream_chat(messages, **kwargs)))
+        return resumed(super().stream_chat(messages, **kwargs))
 
     @redacted
     @without_span
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Return the object as it grows."""
-        return cast("ChatResponseAsyncGen", CallContext().asteps(await super().astream_chat(messages, **kwargs)))
-
-
-@contextmanager
-def _structured_events(
-    output_cls: Any, prompt: BasePromptTemplate, prompt_args: dict[str, Any]
-) -> Iterator[Callable[[_T], _T]]:
-    """Send LlamaIndex's events at the start and, with the object, at the end."""
-    dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args))
-
-    def end(output: _T) -> _T:
-        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
-        return output
-
-    yield end
+        return resumed(await super().astream_chat(messages, **kwargs))
 
 
 class StructuredPrediction(FunctionCallingLLM):
@@ -240,12 +222,11 @@ class StructuredPrediction(FunctionCallingLLM):
         Raises:
             ValueError: the model's answer is no such object.
         """
-        form = self._answer_form(output_cls, llm_kwargs)
-        if form is None:
+        if (form := self._answer_form(output_cls, llm_kwargs)) is None:
             return cast("Model", super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
-        with _structured_events(output_cls, prompt, prompt_args) as end:
-            response = self.chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs))
-            return cast("Model", end(form.read(response)))
+        _tell_of_start(output_cls, prompt, prompt_args)
+        response = self.chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs))
+        return cast("Model", _tell_of_end(form.read(response)))
 
     @redacted
     async def astructured_predict(
@@ -256,12 +237,11 @@ class StructuredPrediction(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Model:
         """Return an object of a class, made by the model; see `structured_predict`."""
-        form = self._answer_form(output_cls, llm_kwargs)
-        if form is None:
+        if (form := self._answer_form(output_cls, llm_kwargs)) is None:
             return cast("Model", await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
-        with _structured_events(output_cls, prompt, prompt_args) as end:
-            response = await self.achat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs))
-            return cast("Model", end(form.read(response)))
+        _tell_of_start(output_cls, prompt, prompt_args)
+        response = await self.achat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs))
+        return cast("Model", _tell_of_end(form.read(response)))
 
     @redacted
     @without_span
@@ -272,12 +252,9 @@ class StructuredPrediction(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Model | FlexibleModel, None, None]:
-        """Return the object as it grows.
-
-        The model is asked when the first is read, and billed to whom this call is.
-        """
+        """Return the object as it grows. The model is asked when the first is read, and billed to whom this call is."""
         self._refuse_to_stream(output_cls, llm_kwargs)
-        return CallContext().steps(super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
+        return resumed(super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
 
     @redacted
     @without_span
@@ -290,20 +267,17 @@ class StructuredPrediction(FunctionCallingLLM):
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
         """Return the object as it grows; see `stream_structured_predict`."""
         self._refuse_to_stream(output_cls, llm_kwargs)
-        objects = await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return CallContext().asteps(objects)
+        return resumed(await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
 
     def _structured_stream_call(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
-        form = self._answer_form(output_cls, llm_kwargs)
-        if form is None:
+        if (form := self._answer_form(output_cls, llm_kwargs)) is None:
             return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
         return form.grow(self.stream_chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs)))
 
     async def _structured_astream_call(
         self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
     ) -> Any:
-        form = self._answer_form(output_cls, llm_kwargs)
-        if form is None:
+        if (form := self._answer_form(output_cls, llm_kwargs)) is None:
             return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **prompt_args)
         return form.agrow(await self.astream_chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs)))
 
@@ -328,3 +302,12 @@ class StructuredPrediction(FunctionCallingLLM):
 
     def _asked(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
         return self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+
+
+def _tell_of_start(output_cls: Any, prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> None:
+    dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args))
+
+
+def _tell_of_end(output: Model) -> Model:
+    dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+    return output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from llama_index.core.bridge.pydantic import Field
@@ -81,8 +80,7 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
         query_engine.query(…)
         usage.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
 
-    LlamaIndex's dispatchers belong to the process: the handler counts what all of its threads and tasks do. To count
-    what one block does, use `lava_mistral.track_usage`.
+    It counts what all threads and tasks of the process do; `lava_mistral.track_usage` counts what one block does.
 
     Attributes:
         totals: the sums; by default a new `UsageTotals`. Handlers may share one.
@@ -105,7 +103,7 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
             self.totals.add_effort(event.effort)
 
 
-def listening() -> AbstractContextManager[None]:
+def listening() -> watching:
     """Tell the handlers that ask for this package's events of the calls that begin in the block."""
     return watching((_emit,) if _handlers() else (), active_span_id.get())
 
@@ -118,8 +116,8 @@ def traced(metadata: Any) -> dict[str, str]:
 
 def run_id() -> str | None:
     """Return the id of the workflow's run that this call belongs to, such as an agent's; `None` outside of one."""
-    tags = active_instrument_tags.get()
-    return None if (run := tags.get("llamaindex.run_id")) is None else str(run)
+    run = active_instrument_tags.get().get("llamaindex.run_id")
+    return None if run is None else str(run)
 
 
 class _Emitter:
@@ -144,14 +142,13 @@ def _send(event: BaseEvent) -> None:
 
 
 def _handlers() -> list[BaseEventHandler]:
-    """Return the handlers that ask for this package's events; others, such as tracers, warn of events they don't know.
-
-    They are those of the dispatchers up to the root, like for any event of LlamaIndex.
-    """
+    """Return the handlers, up to the root's, that ask for these events; tracers warn of events they don't know."""
     asking: list[BaseEventHandler] = []
     at = dispatcher
     while at:
-        asking += [handler for handler in at.event_handlers if getattr(handler, "lava_events", False)]
+        for handler in at.event_handlers:
+            if getattr(handler, "lava_events", False):
+                asking.append(handler)
         if not at.propagate:
             break
         at = at.parent

@@ -30,7 +30,7 @@ from llama_index.core.llms.llm import ToolSelection
 
 from lava_mistral.pricing.catalog import get_model
 from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
-from llama_index_lava_mistral._params import ChatRequest, ChatSettings, clients_of
+from llama_index_lava_mistral._params import ChatSettings
 from llama_index_lava_mistral._redaction import redacted
 from llama_index_lava_mistral._structured import StructuredPrediction
 from llama_index_lava_mistral._tools import calls_of, named_choice, selection_of, tool_specs
@@ -39,9 +39,7 @@ from llama_index_lava_mistral.callbacks import listening
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
-    from lava_mistral.client.async_client import AsyncLavaMistral
     from lava_mistral.client.streams import AsyncChatStream, ChatStream
-    from lava_mistral.client.sync_client import LavaMistral
 
 
 def _responses(stream: ChatStream, with_headers: bool) -> Generator[ChatResponse | None, None, None]:
@@ -99,15 +97,13 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
     @property
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex asks of the model, from the catalogue; cautious figures for a model that it does not know."""
-        model = get_model(self.model)
+        model, window, calls_tools = get_model(self.model), self.context_window, self.is_function_calling_model
         return LLMMetadata(
-            context_window=model.context_window if self.context_window is None else self.context_window,
+            context_window=model.context_window if window is None else window,
             # LlamaIndex's own figure for "not limited".
             num_output=-1 if self.max_tokens is None else self.max_tokens,
             is_chat_model=True,
-            is_function_calling_model=model.can("tools")
-            if self.is_function_calling_model is None
-            else self.is_function_calling_model,
+            is_function_calling_model=model.can("tools") if calls_tools is None else calls_tools,
             model_name=self.model,
         )
 
@@ -167,37 +163,29 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
     apredict_and_call = redacted(FunctionCallingLLM.apredict_and_call)
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        request = self._request(messages, kwargs)
+        arguments, (client, _), with_headers = self._request(messages, kwargs)
         with listening():
-            return response_of(self._clients(request)[0].chat(**request.arguments), request.with_headers)
+            return response_of(client.chat(**arguments), with_headers)
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        request = self._request(messages, kwargs)
+        arguments, (_, client), with_headers = self._request(messages, kwargs)
         with listening():
-            return response_of(await self._clients(request)[1].chat(**request.arguments), request.with_headers)
+            return response_of(await client.chat(**arguments), with_headers)
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        request = self._request(messages, kwargs)
+        arguments, (client, _), with_headers = self._request(messages, kwargs)
         with listening():
-            stream = self._clients(request)[0].stream(**request.arguments)
-        responses = _responses(stream, request.with_headers)
+            responses = _responses(client.stream(**arguments), with_headers)
         # Into the block that closes the stream: nobody may ever ask for a response.
         next(responses)
         return cast("ChatResponseGen", responses)
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        request = self._request(messages, kwargs)
+        arguments, (_, client), with_headers = self._request(messages, kwargs)
         with listening():
-            stream = await self._clients(request)[1].stream(**request.arguments)
-        responses = _aresponses(stream, request.with_headers)
+            responses = _aresponses(await client.stream(**arguments), with_headers)
         await anext(responses)
         return cast("ChatResponseAsyncGen", responses)
-
-    def _clients(self, request: ChatRequest) -> tuple[LavaMistral, AsyncLavaMistral]:
-        settings = self._client_settings()
-        if request.client_settings:
-            return clients_of(settings | request.client_settings)
-        return self._build_once(settings, clients_of)
 
     @redacted
     def _prepare_chat_with_tools(
