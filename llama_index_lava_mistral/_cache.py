@@ -16,14 +16,7 @@ COLLECTION: Final = "embeddings"
 
 
 class CachedBatch:
-    """The texts of one call and the vectors that are known of them.
-
-    Args:
-        texts: the texts of the call.
-
-    Attributes:
-        vectors: those that were taken, in the order of the texts.
-    """
+    """The texts of one call, and those of their `vectors` that were taken, in the order of the texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts

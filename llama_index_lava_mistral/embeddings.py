@@ -74,21 +74,19 @@ _OF_A_CALL: Final = tuple(CallOptions.__annotations__)
 _OF_A_BATCH: Final = ("show_progress", *BatchOptions.__annotations__)
 _OF_A_STREAM: Final = tuple(StreamOptions.__annotations__)
 
+_OF_ENGINES: Final = ("model_name", "dimensions", "max_concurrency", "on_empty")
+
 # The options of the call under way, for which LlamaIndex's inner methods have no place.
 _options: ContextVar[Mapping[str, Any]] = ContextVar("llama_index_lava_mistral_options", default=MappingProxyType({}))
-
-
-def _check(options: Mapping[str, Any], known: Sequence[str]) -> None:
-    refuse_keys(options)
-    for name in options:
-        if name not in known:
-            raise TypeError(f"unexpected keyword argument {name!r}; a batch takes {', '.join(known)}")
 
 
 @contextmanager
 def _call(options: Mapping[str, Any], known: Sequence[str] = _OF_A_CALL) -> Iterator[None]:
     """Hold the options of a call while LlamaIndex's own method, which opens the span, makes it."""
-    _check(options, known)
+    refuse_keys(options)
+    for name in options:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}; a batch takes {', '.join(known)}")
     token = _options.set(options)
     try:
         yield
@@ -204,14 +202,28 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             LavaError: the call failed; `partial` has the vectors that are there.
         """
         with _call({"show_progress": show_progress, **options}, _OF_A_BATCH), self._events(texts) as finish:
-            if (cache := self.embeddings_cache) is None:
-                for _ in self._limited_windows(texts):
-                    self.rate_limiter.acquire()  # type: ignore[union-attr]  # else there are none
-                embeddings = self._get_text_embeddings(texts)
-            else:
-                embeddings = self._fill(CachedBatch(texts), texts, cache)
-            finish(embeddings)
-        return embeddings
+            batch = CachedBatch(texts)
+            if (cache := self.embeddings_cache) is not None:
+                self._engine().check(texts)
+                for text in batch.distinct:
+                    batch.look_up(text, cache.get(key=text, collection=COLLECTION))
+            if self.rate_limiter is not None:
+                for _ in self._windows(texts if cache is None else batch.missing):
+                    self.rate_limiter.acquire()
+            if cache is None:
+                return finish(self._get_text_embeddings(texts))
+            with self._open(EmbeddingEngine.embed_iter, texts, **self._for_the_engine(batch)) as stream:
+                try:
+                    for index, vector in stream:
+                        for key, entry in batch.take(index, vector):
+                            cache.put(key=key, val=entry, collection=COLLECTION)
+                except BaseException as error:
+                    # What was paid for is kept, even where the cache fails too.
+                    with suppress(Exception):
+                        for key, entry in batch.rest(error):
+                            cache.put(key=key, val=entry, collection=COLLECTION)
+                    raise
+            return finish(batch.vectors)
 
     @redacted
     async def aget_text_embedding_batch(
@@ -219,52 +231,27 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     ) -> list[Embedding]:
         """Like `get_text_embedding_batch`; the event loop goes on meanwhile."""
         with _call({"show_progress": show_progress, **options}, _OF_A_BATCH), self._events(texts) as finish:
-            if (cache := self.embeddings_cache) is None:
-                for _ in self._limited_windows(texts):
-                    await self.rate_limiter.async_acquire()  # type: ignore[union-attr]
-                embeddings = await self._aget_text_embeddings(texts)
-            else:
-                embeddings = await self._afill(CachedBatch(texts), texts, cache)
-            finish(embeddings)
-        return embeddings
-
-    def _fill(self, batch: CachedBatch, texts: list[str], cache: Any) -> list[Embedding]:
-        """Return the vectors of a batch; the cache is asked first, and written as they come in."""
-        self._engine().check(texts)
-        for text in batch.distinct:
-            batch.look_up(text, cache.get(key=text, collection=COLLECTION))
-        for _ in self._limited_windows(batch.missing):
-            self.rate_limiter.acquire()  # type: ignore[union-attr]
-        with self._open(EmbeddingEngine.embed_iter, texts, **self._for_the_engine(batch)) as stream:
-            try:
-                for index, vector in stream:
-                    for key, entry in batch.take(index, vector):
-                        cache.put(key=key, val=entry, collection=COLLECTION)
-            except BaseException as error:
-                # What was paid for is kept, even where the cache fails too.
-                with suppress(Exception):
-                    for key, entry in batch.rest(error):
-                        cache.put(key=key, val=entry, collection=COLLECTION)
-                raise
-        return batch.vectors
-
-    async def _afill(self, batch: CachedBatch, texts: list[str], cache: Any) -> list[Embedding]:
-        await asyncio.to_thread(self._engine().check, texts)
-        for text in batch.distinct:
-            batch.look_up(text, await cache.aget(key=text, collection=COLLECTION))
-        for _ in self._limited_windows(batch.missing):
-            await self.rate_limiter.async_acquire()  # type: ignore[union-attr]
-        async with self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine(batch)) as stream:
-            try:
-                async for index, vector in stream:
-                    for key, entry in batch.take(index, vector):
-                        await cache.aput(key=key, val=entry, collection=COLLECTION)
-            except BaseException as error:
-                with suppress(Exception):
-                    for key, entry in batch.rest(error):
-                        await cache.aput(key=key, val=entry, collection=COLLECTION)
-                raise
-        return batch.vectors
+            batch = CachedBatch(texts)
+            if (cache := self.embeddings_cache) is not None:
+                await asyncio.to_thread(self._engine().check, texts)
+                for text in batch.distinct:
+                    batch.look_up(text, await cache.aget(key=text, collection=COLLECTION))
+            if self.rate_limiter is not None:
+                for _ in self._windows(texts if cache is None else batch.missing):
+                    await self.rate_limiter.async_acquire()
+            if cache is None:
+                return finish(await self._aget_text_embeddings(texts))
+            async with self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine(batch)) as stream:
+                try:
+                    async for index, vector in stream:
+                        for key, entry in batch.take(index, vector):
+                            await cache.aput(key=key, val=entry, collection=COLLECTION)
+                except BaseException as error:
+                    with suppress(Exception):
+                        for key, entry in batch.rest(error):
+                            await cache.aput(key=key, val=entry, collection=COLLECTION)
+                    raise
+            return finish(batch.vectors)
 
     def embed_iter(self, texts: Iterable[str], **options: Unpack[StreamOptions]) -> EmbeddingStream:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
@@ -332,16 +319,12 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             options["resume_from"] = batch.resume_from(options.get("resume_from"))
         return options
 
-    def _windows(self, texts: list[str]) -> list[list[str]]:
+    def _windows(self, items: list[_S]) -> list[list[_S]]:
         size = self.embed_batch_size
-        return [texts[start : start + size] for start in range(0, len(texts), size)]
-
-    def _limited_windows(self, texts: list[str]) -> list[list[str]]:
-        """Return the windows of texts for which the rate limiter is asked."""
-        return [] if self.rate_limiter is None else self._windows(texts)
+        return [items[start : start + size] for start in range(0, len(items), size)]
 
     @contextmanager
-    def _events(self, texts: list[str]) -> Iterator[Callable[[list[Embedding]], None]]:
+    def _events(self, texts: list[str]) -> Iterator[Callable[[list[Embedding]], list[Embedding]]]:
         """Send LlamaIndex's events, one for each window of texts, around the one call that embeds them all."""
         payload = self.to_payload()
         windows = self._windows(texts)
@@ -352,29 +335,23 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
                 event = self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload})
                 events.append(stack.enter_context(event))
 
-            def finish(embeddings: list[Embedding]) -> None:
-                start = 0
-                for event, window in zip(events, windows, strict=True):
-                    vectors = embeddings[start : start + len(window)]
-                    start += len(window)
+            def finish(embeddings: list[Embedding]) -> list[Embedding]:
+                for event, window, vectors in zip(events, windows, self._windows(embeddings), strict=True):
                     event.on_end(payload={EventPayload.CHUNKS: window, EventPayload.EMBEDDINGS: vectors})
                     # Not validated: that would look at, and copy, a thousand numbers a text.
                     dispatcher.event(EmbeddingEndEvent.model_construct(chunks=window, embeddings=vectors))
+                return embeddings
 
             yield finish
 
     def _engine(self) -> EmbeddingEngine:
         """Return the engine of these settings, which is kept: the limit on requests under way is its own."""
-        settings = self._client_settings() | {
-            "model": self.model_name,
-            "dimensions": self.dimensions,
-            "max_concurrency": self.max_concurrency,
-            "on_empty": self.on_empty,
-        }
-        return self._build_once(settings, _engine_of)
+        return self._build_once(
+            self._client_settings() | {name: getattr(self, name) for name in _OF_ENGINES}, _engine_of
+        )
 
 
 def _engine_of(settings: Mapping[str, Any]) -> EmbeddingEngine:
-    client = dict(settings)
-    engine = {name: client.pop(name) for name in ("model", "dimensions", "max_concurrency", "on_empty")}
-    return EmbeddingEngine(*clients_of(client), **engine, max_retries=client["max_retries"])
+    clients = clients_of({name: value for name, value in settings.items() if name not in _OF_ENGINES})
+    engine = {name: settings[name] for name in _OF_ENGINES if name != "model_name"}
+    return EmbeddingEngine(*clients, model=settings["model_name"], max_retries=settings["max_retries"], **engine)
