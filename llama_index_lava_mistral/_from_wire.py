@@ -157,29 +157,29 @@ def from_turn(turn: Turn) -> ChatMessage:
     """Return the message for a turn, complete or as far as it came; it shares nothing with other messages.
 
     All text is one block, since LlamaIndex joins text blocks with line breaks. Parts for which it has no block are in
-    `additional_kwargs["parts"]`.
+    `additional_kwargs["parts"]`; where blocks do not say all of a turn, its content is in `["mistral_content"]`.
     """
     text = ""
     text_at: int | None = None
-    cited = references = 0
+    cited = 0
     blocks: list[ContentBlock] = []
     others: list[ContentPart] = []
-    for part in turn.content:
+    content = turn.content
+    in_blocks = True
+    for part in content:
         match part["type"]:
             case "text":
                 text_at = len(blocks) if text_at is None else text_at
                 text += part["text"]
+                continue
             case "thinking":
-                blocks.append(_thinking_block(part, len(text)))
+                blocks.append(_thinking_block(part))
+                if not text and all(piece.get("type") == "text" for piece in part["thinking"]):
+                    continue
             case "reference":
                 # One block for each source; it cites the text since the last reference.
-                for source in part["reference_ids"]:
-                    where = {"start": cited, "end": len(text), "reference": references}
-                    if isinstance(source, int):
-                        where["reference_id"] = source
-                    blocks.append(_citation(text, where, source, source))
+                blocks += [_citation(text, cited, source, source) for source in part["reference_ids"]]
                 cited = len(text)
-                references += 1
             case "image_url":
                 image = part["image_url"]
                 blocks.append(ImageBlock(url=image if isinstance(image, str) else image["url"]))
@@ -188,13 +188,15 @@ def from_turn(turn: Turn) -> ChatMessage:
             case _:
                 other: Any = part
                 if other["type"] == "tool_reference":
-                    where = {"start": cited, "end": len(text), "part": len(others)}
                     title = other.get("title") or other.get("tool")
-                    blocks.append(_citation(text, where, other.get("url") or title, title))
+                    blocks.append(_citation(text, cited, other.get("url") or title, title))
                     cited = len(text)
                 others.append(part)
+        in_blocks = False
     blocks.insert(len(blocks) if text_at is None else text_at, TextBlock(text=text))
     kwargs: dict[str, Any] = {"parts": others} if others else {}
+    if not in_blocks:
+        kwargs["mistral_content"] = content
     if turn.tool_calls:
         blocks += [
             ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
@@ -204,24 +206,17 @@ def from_turn(turn: Turn) -> ChatMessage:
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
 
 
-def _thinking_block(part: ThinkingPart, position: int) -> ThinkingBlock:
-    pieces = part["thinking"]
+def _thinking_block(part: ThinkingPart) -> ThinkingBlock:
     information: dict[str, Any] = {"provider": PROVIDER}
-    for key in ("closed", "signature"):
-        if part.get(key) is not None:
-            information[key] = part[key]
-    if any(piece.get("type") != "text" for piece in pieces):
-        information["thinking"] = pieces
-    if position:
-        information["position"] = position
-    text = "".join(piece["text"] for piece in pieces if piece.get("type") == "text")
+    information |= {key: part[key] for key in ("closed", "signature") if part.get(key) is not None}
+    text = "".join(piece["text"] for piece in part["thinking"] if piece.get("type") == "text")
     return ThinkingBlock(content=text, additional_information=information)
 
 
-def _citation(text: str, where: dict[str, int], source: Any, title: Any) -> CitationBlock:
+def _citation(text: str, start: int, source: Any, title: Any) -> CitationBlock:
     return CitationBlock(
-        cited_content=TextBlock(text=text[where["start"] :]),
+        cited_content=TextBlock(text=text[start:]),
         source=str(source),
         title=str(title),
-        additional_location_info=where,
+        additional_location_info={"start": start, "end": len(text)},
     )

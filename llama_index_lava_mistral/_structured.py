@@ -5,10 +5,9 @@ LlamaIndex's own program does not force the tool when it streams, and forgets th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Generic, cast
+from typing import Any, Generic, TypeAlias, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -45,6 +44,8 @@ from llama_index_lava_mistral._tools import function_of, partial_json, response_
 
 dispatcher = get_dispatcher(__name__)
 
+_Kwargs: TypeAlias = dict[str, Any] | None
+
 # What the way of asking decides.
 _DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
 
@@ -69,6 +70,7 @@ class AnswerForm(Generic[Model]):
             self._cls: type[BaseModel] = (
                 create_model("Answer", value=(output_cls, ...)) if self.is_wrapped else output_cls
             )
+            self._flexible: type[BaseModel] = create_flexible_model(self._cls)
             if by_schema:
                 self._arguments: dict[str, Any] = {"response_format": response_format_of(self._cls)}
             else:
@@ -111,19 +113,32 @@ class AnswerForm(Generic[Model]):
         Raises:
             ValueError: the whole answer is no such object.
         """
-        growing = _Growing(self)
-        for response in responses:
-            yield from growing.take(response)
-        yield from growing.end()
+        shown, last = None, ChatResponse(message=ChatMessage())
+        for last in responses:
+            if (grown := self._grown(last)) is not None and grown != shown:
+                shown = grown
+                yield grown
+        if (whole := self.read(last)) != shown:
+            yield whole
 
     async def agrow(self, responses: AsyncIterable[ChatResponse]) -> AsyncGenerator[Any, None]:
         """Yield the object as it grows; see `grow`."""
-        growing = _Growing(self)
-        async for response in responses:
-            for grown in growing.take(response):
+        shown, last = None, ChatResponse(message=ChatMessage())
+        async for last in responses:
+            if (grown := self._grown(last)) is not None and grown != shown:
+                shown = grown
                 yield grown
-        for whole in growing.end():
+        if (whole := self.read(last)) != shown:
             yield whole
+
+    def _grown(self, response: ChatResponse) -> Any:
+        data = partial_json(self._text(response))
+        if not data:
+            return None
+        try:
+            return self._cls.model_validate(data)
+        except ValidationError:
+            return self._flexible.model_validate(data)
 
     def _text(self, response: ChatResponse) -> str:
         """Return the JSON text of the answer, as far as it came."""
@@ -141,35 +156,6 @@ def answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
 
 def _is_object(output_cls: Any) -> bool:
     return isinstance(output_cls, type) and issubclass(output_cls, BaseModel) and not issubclass(output_cls, RootModel)
-
-
-class _Growing(Generic[Model]):
-    """Makes objects of a growing JSON text."""
-
-    def __init__(self, form: AnswerForm[Model]) -> None:
-        self._form = form
-        self._flexible = create_flexible_model(form._cls)
-        self._data: dict[str, Any] = {}
-        self._shown: Any = None
-        self._last = ChatResponse(message=ChatMessage())
-
-    def take(self, response: ChatResponse) -> Iterator[Any]:
-        self._last = response
-        data = partial_json(self._form._text(response))
-        if not data or data == self._data:
-            return
-        self._data = data
-        grown: BaseModel = self._flexible.model_validate(data)
-        with suppress(ValidationError):
-            grown = self._form._cls.model_validate(data)
-        if grown != self._shown:
-            self._shown = grown
-            yield grown
-
-    def end(self) -> Iterator[Model]:
-        whole = self._form.read(self._last)
-        if whole != self._shown:
-            yield whole
 
 
 class StructuredModel(StructuredLLM):
@@ -205,11 +191,7 @@ class StructuredPrediction(FunctionCallingLLM):
 
     @redacted
     def structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **prompt_args: Any
     ) -> Model:
         """Return an object of a class, made by the model.
 
@@ -230,11 +212,7 @@ class StructuredPrediction(FunctionCallingLLM):
 
     @redacted
     async def astructured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **prompt_args: Any
     ) -> Model:
         """Return an object of a class, made by the model; see `structured_predict`."""
         if (form := self._answer_form(output_cls, llm_kwargs)) is None:
@@ -246,11 +224,7 @@ class StructuredPrediction(FunctionCallingLLM):
     @redacted
     @without_span
     def stream_structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **prompt_args: Any
     ) -> Generator[Model | FlexibleModel, None, None]:
         """Return the object as it grows. The model is asked when the first is read, and billed to whom this call is."""
         self._refuse_to_stream(output_cls, llm_kwargs)
@@ -259,11 +233,7 @@ class StructuredPrediction(FunctionCallingLLM):
     @redacted
     @without_span
     async def astream_structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **prompt_args: Any
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
         """Return the object as it grows; see `stream_structured_predict`."""
         self._refuse_to_stream(output_cls, llm_kwargs)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 from llama_index.core.base.llms.types import (
     AudioBlock,
@@ -24,7 +24,6 @@ from llama_index.core.base.llms.types import (
 
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.content import (
-    add_part,
     audio_part,
     data_url,
     file_part,
@@ -37,10 +36,8 @@ from lava_mistral.mistral.content import (
 )
 from lava_mistral.mistral.types import (
     AssistantMessage,
-    Content,
     ContentPart,
     Message,
-    ReferencePart,
     ThinkingPart,
     ToolMessage,
 )
@@ -123,12 +120,22 @@ def _tool_result(message: ChatMessage) -> ToolMessage:
 
 
 def _assistant(message: ChatMessage) -> AssistantMessage:
-    wire: AssistantMessage = {"role": "assistant", "content": _assistant_content(message)}
+    # What a citation cites is in the text too.
+    content = _parts(block for block in message.blocks if not isinstance(block, CitationBlock))
+    whole = message.additional_kwargs.get("mistral_content")
+    if whole is not None and _text(whole) == _text(content):
+        # Nobody changed the text since the model wrote it.
+        content = whole
+    wire: AssistantMessage = {"role": "assistant", "content": _content(content)}
     if calls := calls_of(message):
         wire["tool_calls"] = call_parts(calls)
     if message.additional_kwargs.get("prefix"):
         wire["prefix"] = True
     return wire
+
+
+def _text(parts: Iterable[ContentPart]) -> str:
+    return "".join(part["text"] for part in parts if part["type"] == "text")
 
 
 def _parts(blocks: Iterable[ContentBlock]) -> list[ContentPart]:
@@ -140,12 +147,8 @@ def _block_parts(block: ContentBlock) -> Iterator[ContentPart]:
         case TextBlock():
             if block.text:
                 yield text_part(block.text)
-        case ImageBlock():
-            yield _image(block)
-        case AudioBlock():
-            yield _audio(block)
-        case DocumentBlock():
-            yield _document(block)
+        case ImageBlock() | AudioBlock() | DocumentBlock():
+            yield _file(block)
         case VideoBlock():
             raise refused("video")
         case CitableBlock():
@@ -154,8 +157,7 @@ def _block_parts(block: ContentBlock) -> Iterator[ContentPart]:
         case CitationBlock():
             yield from _block_parts(block.cited_content)
         case ThinkingBlock():
-            if (thinking := _thinking(block)) is not None:
-                yield thinking
+            yield from _thinking(block)
         case CachePoint() | ToolCallBlock():
             # Mistral caches by itself; calls have a field of their own.
             return
@@ -163,110 +165,52 @@ def _block_parts(block: ContentBlock) -> Iterator[ContentPart]:
             assert_never(block)
 
 
-def _image(block: ImageBlock) -> ContentPart:
-    if block.image is None and block.path is None:
-        if block.url is None:
-            raise _empty(block)
-        return image_part(str(block.url), detail=block.detail)
-    content = block.resolve_image().read()
+def _file(block: ImageBlock | AudioBlock | DocumentBlock) -> ContentPart:
+    """Return the part for a block that holds a file, or names it by its path or URL."""
+    resolve: Callable[[], Any]
+    match block:
+        case ImageBlock():
+            data, resolve = block.image, block.resolve_image
+        case AudioBlock():
+            data, resolve = block.audio, block.resolve_audio
+        case DocumentBlock():
+            data, resolve = block.data, block.resolve_document
+    content = None if data is None and block.path is None else resolve().read()
+    if content is None and block.url is None:
+        raise InvalidRequestError(f"{type(block).__name__} holds neither data nor a path nor a URL.")
+    match block:
+        case ImageBlock():
+            return image_part(str(block.url) if content is None else _image_url(block, content), detail=block.detail)
+        case AudioBlock():
+            return audio_part(str(block.url) if content is None else content)
+        case DocumentBlock():
+            name = block.title if block.title != _UNNAMED else None
+            if content is None:
+                return url_part(str(block.url), media_type=block.document_mimetype, name=name)
+            if name is None and block.path is not None:
+                name = PurePath(block.path).name
+            return file_part(content, media_type=block.document_mimetype, name=name)
+
+
+def _image_url(block: ImageBlock, content: bytes) -> str:
     media_type = block.image_mimetype or media_type_of(content)
     if media_type is None or not media_type.startswith("image/"):
         raise InvalidRequestError(
             "The content of an ImageBlock is no image of a known kind.",
             advice="Give its image_mimetype, such as 'image/png'.",
         )
-    return image_part(data_url(content, media_type), detail=block.detail)
+    return data_url(content, media_type)
 
 
-def _audio(block: AudioBlock) -> ContentPart:
-    if block.audio is None and block.path is None:
-        if block.url is None:
-            raise _empty(block)
-        return audio_part(str(block.url))
-    return audio_part(block.resolve_audio().read())
-
-
-def _document(block: DocumentBlock) -> ContentPart:
-    name = block.title if block.title != _UNNAMED else None
-    if block.data is None and block.path is None:
-        if block.url is None:
-            raise _empty(block)
-        return url_part(block.url, media_type=block.document_mimetype, name=name)
-    if name is None and block.path is not None:
-        name = PurePath(block.path).name
-    return file_part(block.resolve_document().read(), media_type=block.document_mimetype, name=name)
-
-
-def _empty(block: ContentBlock) -> InvalidRequestError:
-    return InvalidRequestError(f"{type(block).__name__} holds neither data nor a path nor a URL.")
-
-
-def _thinking(block: ThinkingBlock) -> ThinkingPart | None:
+def _thinking(block: ThinkingBlock) -> Iterator[ThinkingPart]:
+    part: ThinkingPart = {"type": "thinking", "thinking": [text_part(block.content)] if block.content else []}
     info = block.additional_information
-    if info.get("provider") != PROVIDER:
-        # Signatures, ids and encrypted content of other providers mean nothing to Mistral; their text does.
-        return {"type": "thinking", "thinking": [text_part(block.content)]} if block.content else None
-    pieces = info.get("thinking") or ([text_part(block.content)] if block.content else [])
-    part: ThinkingPart = {"type": "thinking", "thinking": pieces}
-    if "closed" in info:
-        part["closed"] = info["closed"]
-    if info.get("signature") is not None:
-        part["signature"] = info["signature"]
-    return part
-
-
-def _assistant_content(message: ChatMessage) -> Content:
-    """Return an assistant's content with thinking and references back at their places in the text."""
-    blocks, marks = message.blocks, _marks(message)
-    parts: list[ContentPart] = []
-    for block in blocks:
-        pieces: Iterable[ContentPart] = ()
-        match block:
-            case TextBlock():
-                pieces, marks = _interleaved(block.text, marks), []
-            case ThinkingBlock() if "position" in block.additional_information:
-                pass
-            case CitationBlock():
-                pass
-            case _:
-                pieces = _block_parts(block)
-        for piece in pieces:
-            add_part(parts, piece)
-    for _, piece in marks:
-        add_part(parts, piece)
-    return _content(parts)
-
-
-def _marks(message: ChatMessage) -> list[tuple[int, ContentPart]]:
-    """Return the parts inside the text of a turn, each with the number of characters before it."""
-    marks: list[tuple[int, ContentPart]] = []
-    references: dict[int, ReferencePart] = {}
-    for block in message.blocks:
-        if isinstance(block, ThinkingBlock):
-            position = block.additional_information.get("position")
-            if position is not None and (part := _thinking(block)) is not None:
-                marks.append((position, part))
-        elif isinstance(block, CitationBlock) and "part" in block.additional_location_info:
-            where = block.additional_location_info
-            # A slice: a memory may keep blocks alone.
-            parts = (message.additional_kwargs.get("parts") or [])[where["part"] :][:1]
-            marks += [(where["end"], part) for part in parts]
-        elif isinstance(block, CitationBlock) and "reference" in block.additional_location_info:
-            where = block.additional_location_info
-            reference = references.get(where["reference"])
-            if reference is None:
-                reference = references[where["reference"]] = {"type": "reference", "reference_ids": []}
-                marks.append((where["end"], reference))
-            reference["reference_ids"].append(where.get("reference_id", block.source))
-    return sorted(marks, key=lambda mark: mark[0])
-
-
-def _interleaved(text: str, marks: Iterable[tuple[int, ContentPart]]) -> Iterator[ContentPart]:
-    done = 0
-    for position, part in marks:
-        if text[done:position]:
-            yield text_part(text[done:position])
-            done = position
+    if info.get("provider") == PROVIDER:
+        if "closed" in info:
+            part["closed"] = info["closed"]
+        if info.get("signature") is not None:
+            part["signature"] = info["signature"]
         yield part
-    if text[done:]:
-        yield text_part(text[done:])
+    elif block.content:
+        # Signatures, ids and encrypted content of other providers mean nothing to Mistral; their text does.
+        yield part

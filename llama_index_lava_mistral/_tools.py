@@ -22,20 +22,14 @@ _log = logging.getLogger("lava_mistral")
 
 
 def tool_specs(tools: Iterable[Any]) -> list[Tool]:
-    """Return the definitions of tools, under their own names.
-
-    Args:
-        tools: LlamaIndex's tools, plain functions, or dictionaries in Mistral's form.
-    """
+    """Return the definitions of LlamaIndex's tools, plain functions, or dictionaries in Mistral's form."""
     return [_tool_spec(tool) for tool in tools]
 
 
 def _tool_spec(tool: Any) -> Tool:
     if isinstance(tool, dict):
         return tool  # type: ignore[return-value]  # Mistral checks it
-    if not isinstance(tool, BaseTool):
-        tool = FunctionTool.from_defaults(tool)
-    metadata = tool.metadata
+    metadata = (tool if isinstance(tool, BaseTool) else FunctionTool.from_defaults(tool)).metadata
     # Not `to_openai_tool`: OpenAI's limit on descriptions is not Mistral's, and it changes names.
     parameters = metadata.get_parameters_dict()
     if "properties" not in parameters and metadata.fn_schema is not None:
@@ -76,12 +70,10 @@ def response_format_of(form: Any) -> Any:
 
 def calls_of(message: ChatMessage) -> list[ToolCall]:
     """Return the tool calls of a message: its blocks, else the older `additional_kwargs["tool_calls"]`."""
-    calls = [
-        ToolCall(block.tool_call_id or "", block.tool_name, _json(block.tool_kwargs))
-        for block in message.blocks
-        if isinstance(block, ToolCallBlock)
-    ]
-    return calls or [_older_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if blocks:
+        return [ToolCall(block.tool_call_id or "", block.tool_name, _json(block.tool_kwargs)) for block in blocks]
+    return [_older_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
 
 
 def _older_call(call: Any) -> ToolCall:
@@ -90,9 +82,8 @@ def _older_call(call: Any) -> ToolCall:
         return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
 
     function = get(call, "function") or call
-    return ToolCall(
-        str(get(call, "id") or ""), str(get(function, "name") or ""), _json(get(function, "arguments") or {})
-    )
+    arguments = _json(get(function, "arguments") or {})
+    return ToolCall(str(get(call, "id") or ""), str(get(function, "name") or ""), arguments)
 
 
 def _json(arguments: Any) -> str:
@@ -116,49 +107,27 @@ def partial_json(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def arguments_of(call: ToolCall, finish_reason: str | None) -> dict[str, Any]:
-    """Return the arguments of a tool call: as far as they have come while the answer grows, then all of them.
-
-    Args:
-        call: the call.
-        finish_reason: of the answer; `None` while it grows.
-
-    Raises:
-        ValueError: the answer has ended, and the arguments are no JSON object. The tool must not run with the half that
-            is there.
-    """
-    if finish_reason is None:
-        return partial_json(call.arguments)
-    cut_off = finish_reason in CUT_OFF
-    whole = call.parsed()
-    if whole is None:
-        why = "the answer was cut off in them: give a larger max_tokens" if cut_off else "the model made a mistake"
-        raise ValueError(
-            f"Expected the arguments of {call.name!r} as a JSON object; got {call.arguments[:200]!r} ({why}). "
-            "The tool is not called."
-        )
-    return whole
-
-
 def selection_of(call: ToolCall, finish_reason: str | None, *, strict: bool) -> ToolSelection:
-    """Return the selection of a tool for a call; see `arguments_of`.
+    """Return the selection of a tool for a call, with its arguments as far as they have come while the answer grows.
 
     Args:
+        call: the call. One that is malformed when the answer has ended must not run with the half that is there.
+        finish_reason: of the answer; `None` while it grows.
         strict: raise for a malformed call. Otherwise the selection names a tool that does not exist, by a name that
             says why: an agent tells the model that there is no such tool, and runs none.
 
     Raises:
         ValueError: the call is malformed, and `strict` is set.
     """
-    try:
-        return ToolSelection(tool_id=call.id, tool_name=call.name, tool_kwargs=arguments_of(call, finish_reason))
-    except ValueError as error:
-        if strict:
-            raise
-        _log.warning("%s", error)
-        why = "were cut off; make them shorter" if finish_reason in CUT_OFF else "are not a JSON object"
-        return ToolSelection(
-            tool_id=call.id,
-            tool_name=f"{call.name} (not called, since its arguments {why})",
-            tool_kwargs=partial_json(call.arguments),
-        )
+    whole = partial_json(call.arguments) if finish_reason is None else call.parsed()
+    if whole is not None:
+        return ToolSelection(tool_id=call.id, tool_name=call.name, tool_kwargs=whole)
+    cut_off = finish_reason in CUT_OFF
+    why = "the answer was cut off in them: give a larger max_tokens" if cut_off else "the model made a mistake"
+    expected = f"Expected the arguments of {call.name!r} as a JSON object; got {call.arguments[:200]!r} ({why})"
+    if strict:
+        raise ValueError(f"{expected}. The tool is not called.")
+    _log.warning("%s. The tool is not called.", expected)
+    why = "were cut off; make them shorter" if cut_off else "are not a JSON object"
+    name = f"{call.name} (not called, since its arguments {why})"
+    return ToolSelection(tool_id=call.id, tool_name=name, tool_kwargs=partial_json(call.arguments))

@@ -40,20 +40,15 @@ dispatcher = get_dispatcher(__name__)
 _S = TypeVar("_S")
 
 
-class CallOptions(TypedDict, total=False):
-    """Options of one call."""
-
-    billing: Billing | None
-    lava_metadata: Mapping[str, str] | None
-
-
-class BatchOptions(CallOptions, total=False):
-    """Options of a call for many texts.
+class BatchOptions(TypedDict, total=False):
+    """Options of a call; the last two of calls for many texts.
 
     `on_progress` is called in the calling thread after each batch. `resume_from` is the `partial` of the error that
     ended an earlier call with the same texts, so that nothing is paid twice.
     """
 
+    billing: Billing | None
+    lava_metadata: Mapping[str, str] | None
     on_progress: OnProgress | None
     resume_from: PartialEmbedding | None
 
@@ -70,10 +65,9 @@ class StreamOptions(BatchOptions, total=False):
     read_in_thread: bool
 
 
-_OF_A_CALL: Final = tuple(CallOptions.__annotations__)
+_OF_A_CALL: Final = ("billing", "lava_metadata")
 _OF_A_BATCH: Final = ("show_progress", *BatchOptions.__annotations__)
 _OF_A_STREAM: Final = tuple(StreamOptions.__annotations__)
-
 _OF_ENGINES: Final = ("model_name", "dimensions", "max_concurrency", "on_empty")
 
 # The options of the call under way, for which LlamaIndex's inner methods have no place.
@@ -163,25 +157,25 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return payload if self.dimensions is None else {**payload, "dimensions": self.dimensions}
 
     @without_span
-    def get_query_embedding(self, query: str, **options: Unpack[CallOptions]) -> Embedding:
+    def get_query_embedding(self, query: str, **options: Unpack[BatchOptions]) -> Embedding:
         """Return the vector of a question."""
         with _call(options):
             return super().get_query_embedding(query)
 
     @without_span
-    async def aget_query_embedding(self, query: str, **options: Unpack[CallOptions]) -> Embedding:
+    async def aget_query_embedding(self, query: str, **options: Unpack[BatchOptions]) -> Embedding:
         """Return the vector of a question."""
         with _call(options):
             return await super().aget_query_embedding(query)
 
     @without_span
-    def get_text_embedding(self, text: str, **options: Unpack[CallOptions]) -> Embedding:
+    def get_text_embedding(self, text: str, **options: Unpack[BatchOptions]) -> Embedding:
         """Return the vector of a text."""
         with _call(options):
             return super().get_text_embedding(text)
 
     @without_span
-    async def aget_text_embedding(self, text: str, **options: Unpack[CallOptions]) -> Embedding:
+    async def aget_text_embedding(self, text: str, **options: Unpack[BatchOptions]) -> Embedding:
         """Return the vector of a text."""
         with _call(options):
             return await super().aget_text_embedding(text)
