@@ -1,38 +1,48 @@
-"""Embedding on many machines with Ray Data (extra `[ray]`): a class for `Dataset.map_batches`.
+"""Embedding on many machines with Ray (extra `[ray]`): a class for `Dataset.map_batches`, and jobs on a cluster.
 
     import ray
     from lava_mistral.ray import EmbedTexts
 
     chunks = ray.data.read_parquet("chunks/")
-    chunks.map_batches(
+    vectors = chunks.map_batches(
         EmbedTexts,
-        fn_constructor_kwargs={"column": "text"},
+        fn_constructor_kwargs={"column": "text", "error_column": "error"},
         batch_size=2_000,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=4),
-    ).write_parquet("vectors/")
+        num_cpus=0.5,
+        concurrency=(1, 4),
+    )
+    vectors.write_parquet("vectors/", mode="overwrite")
 
 Each actor has an engine of its own. They share the account: the rate-limit headers and refusals that all of them see
 make them settle at equal shares of its limits, however many there are. Ray restarts an actor that dies and gives its
-batch to another one; no row is lost and none comes twice.
+batch to another one; no row is lost and none comes twice. Half a CPU for each actor leaves one to read with on a
+machine of two.
 
 The key is best left to the environment of the workers (`LAVA_SECRET_KEY`), so that it is not stored with the job.
+
+A dataset that is embedded again is paid again. `EmbeddingJob.run(executor=RayExecutor("auto"))`, or `lava-mistral embed
+--ray auto`, goes on where it was, keeps one spend limit for all, and says what was paid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lava_mistral.billing.credentials import Secret
 from lava_mistral.billing.identity import Billing
-from lava_mistral.client._base import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.billing.spend_limit import Amount, SpendLimit
+from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.client.sync_client import LavaMistral
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS
 from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
-from lava_mistral.embedding.results import PartialEmbedding
-from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError
+from lava_mistral.jobs.inputs import Slice
+from lava_mistral.jobs.parts import Counter, PartEmbedder, price
+from lava_mistral.pricing.estimate import most_of_embedding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,13 +52,15 @@ if TYPE_CHECKING:
 class EmbedTexts:
     """Adds a column with the vectors of a text column to each batch of a Ray dataset.
 
-    It takes and gives batches in each of Ray's formats. `batch_format="pyarrow"` gives a column of fixed-size lists of
-    32-bit floats, which Parquet, Lance and vector databases read; `"numpy"` and `"default"` one of Ray's tensors;
-    `"pandas"` one of numpy arrays.
+    It takes batches in each of Ray's formats and gives pyarrow tables, with the vectors as lists of a fixed size, which
+    Parquet, Lance and vector databases read.
 
     Args:
         column: the name of the column that holds the texts.
         into: the name of the column to add.
+        error_column: the name of a column to add for the reasons why rows have no vector; without it, a text that
+            can't be embedded ends the job.
+        float16: 16-bit numbers instead of 32-bit ones.
         model: Mistral's name of the model.
         dimensions: length of the vectors, for models that can shorten them.
         max_concurrency: requests in flight at most, of each actor.
@@ -57,7 +69,8 @@ class EmbedTexts:
         api_key: Lava's key; by default from the environment of the worker.
         base_url: where Lava is; by default as for the clients.
         billing: who pays.
-        lava_metadata: stored by Lava with each request.
+        lava_metadata: stored by Lava with each request; `lava-mistral usage --by metadata:KEY` sums up by it.
+        spend_limit: USD that each actor may spend.
     """
 
     def __init__(
@@ -65,6 +78,8 @@ class EmbedTexts:
         *,
         column: str = "text",
         into: str = "vector",
+        error_column: str | None = None,
+        float16: bool = False,
         model: str = DEFAULT_EMBEDDING_MODEL,
         dimensions: int | None = None,
         max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
@@ -74,12 +89,19 @@ class EmbedTexts:
         base_url: str | None = None,
         billing: Billing | None = None,
         lava_metadata: Mapping[str, str] | None = None,
+        spend_limit: Amount | None = None,
     ) -> None:
         self.column = column
         self.into = into
-        self._length = dimensions or NATIVE_DIMENSIONS.get(model, 1)
+        self._error_column = error_column
+        self._type = "float16" if float16 else "float32"
+        length = dimensions or NATIVE_DIMENSIONS.get(model)
+        if length is None:
+            raise ConfigurationError(f"how long the vectors of {model!r} are is not known here: give dimensions=.")
+        self._length = length
+        access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "billing": billing}
         self.engine = EmbeddingEngine(
-            LavaMistral(api_key=api_key, base_url=base_url, billing=billing, metadata=lava_metadata, timeout=timeout),
+            LavaMistral(**access, metadata=lava_metadata, timeout=timeout, spend_limit=spend_limit),
             model=model,
             dimensions=dimensions,
             max_concurrency=max_concurrency,
@@ -87,57 +109,154 @@ class EmbedTexts:
         )
 
     def __call__(self, batch: Any) -> Any:
-        """The batch with its vectors.
+        """The batch as a pyarrow table, with its vectors.
 
         Args:
             batch: a pyarrow table, a pandas frame, or a mapping of names to numpy arrays.
 
         Raises:
             ConfigurationError: the batch has no such column, or one already where the vectors should go.
-            InvalidRequestError: a text of the batch can't be embedded; the message shows how it begins.
+            InvalidRequestError: a text of the batch can't be embedded, and there is no `error_column`; the message
+                shows how it begins.
             LavaError: a request failed for good.
         """
-        if hasattr(batch, "column_names"):
-            vectors = self._vectors(batch, batch.column_names)
-            return batch.append_column(self.into, _as_arrow(vectors))
-        vectors = self._vectors(batch, list(batch))
-        if isinstance(batch, Mapping):
-            return {**batch, self.into: vectors}
-        return batch.assign(**{self.into: list(vectors)})
+        import pyarrow as pa
 
-    def _vectors(self, batch: Any, columns: Sequence[str]) -> NDArray[np.float32]:
-        if self.column not in columns:
+        table = _as_table(batch)
+        if self.column not in table.column_names:
             raise ConfigurationError(
-                f"The dataset has no column {self.column!r}; it has {', '.join(map(repr, columns))}. "
+                f"The dataset has no column {self.column!r}; it has {', '.join(map(repr, table.column_names))}. "
                 "Name the one with the texts: column=…"
             )
-        if self.into in columns:
-            raise ConfigurationError(
-                f"The dataset has a column {self.into!r} already. Name another one for the vectors: into=…, or drop "
-                "that one before."
-            )
-        column = batch[self.column]
-        texts: list[Any] = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
-        try:
-            result = self.engine.embed(texts, as_numpy=True)
-        except BaseException as error:
-            # Ray sends the error to the driver; the vectors that were there would go with it.
-            if isinstance(getattr(error, "partial", None), PartialEmbedding):
-                error.partial = None  # type: ignore[attr-defined]
-            if isinstance(error, LavaError):
-                _show_text(error, texts)
-            raise
-        vectors: NDArray[np.float32] = result.vectors
-        return vectors if len(vectors) else vectors.reshape(0, self._length)
+        for name in (self.into, self._error_column):
+            if name in table.column_names:
+                raise ConfigurationError(
+                    f"The dataset has a column {name!r} already. Name another one for the vectors: into=…, and for "
+                    "the errors: error_column=…, or drop that one before."
+                )
+        texts: list[Any] = table.column(self.column).to_pylist()
+        reasons: list[str | None] = [None] * len(texts)
+        vectors = self._vectors(texts, reasons)
+        flat = pa.array(vectors.reshape(-1).astype(self._type))
+        bad = pa.array([reason is not None for reason in reasons], pa.bool_())
+        column = pa.FixedSizeListArray.from_arrays(flat, self._length, mask=bad)
+        table = table.append_column(self.into, column)
+        if self._error_column is not None:
+            table = table.append_column(self._error_column, pa.array(reasons, pa.string()))
+        return table
+
+    def _vectors(self, texts: list[Any], reasons: list[str | None]) -> NDArray[np.float32]:
+        """Return the vectors of texts, those of bad ones of zeros, and put the reasons for these into a list."""
+        import numpy as np
+
+        vectors = np.zeros((len(texts), self._length), np.float32)
+        while places := [place for place, reason in enumerate(reasons) if reason is None]:
+            try:
+                vectors[places] = self.engine.embed([texts[place] for place in places], as_numpy=True).vectors
+                break
+            except BaseException as error:
+                # Ray sends the error to the driver; the vectors that were there would go with it.
+                if hasattr(error, "partial"):
+                    error.partial = None
+                if not isinstance(error, LavaError):
+                    raise
+                bad = isinstance(error, InvalidRequestError) and len(error.inputs) == 1
+                if not bad or self._error_column is None:
+                    _show_text(error, [texts[place] for place in places])
+                    raise
+                reasons[places[error.inputs[0]]] = error.message.replace(f"input {error.inputs[0]} ", "the text ", 1)
+        return vectors
 
 
-def _as_arrow(vectors: NDArray[np.float32]) -> Any:
+def _as_table(batch: Any) -> Any:
     import pyarrow as pa
 
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    if hasattr(batch, "column_names"):
+        return batch
+    if isinstance(batch, Mapping):
+        return pa.table({name: pa.array(list(values)) for name, values in batch.items()})
+    return pa.Table.from_pandas(batch, preserve_index=False)
 
 
-def _show_text(error: LavaError, texts: Sequence[Any]) -> None:
+def _show_text(error: LavaError, texts: list[Any]) -> None:
     """Let the error show how the text begins that it is about: its place in a batch means little in a job."""
     if len(error.inputs) == 1:
         error.message = f"{error.message}; it is {texts[error.inputs[0]]!r:.80}"
+
+
+class RayExecutor:
+    """Embed the slices of an `EmbeddingJob` as Ray tasks, each of which writes its part.
+
+    The nodes share the job's folder and have the packages. Each CPU does one slice at a time. A task whose worker dies
+    is done again, from what its journal holds.
+
+    Args:
+        address: of the cluster, such as `"auto"`; by default a local one is started.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+
+    def __call__(
+        self, embedder: PartEmbedder, slices: Iterator[Slice], counter: Counter, limit: SpendLimit | None
+    ) -> None:
+        """Embed slices.
+
+        Args:
+            embedder: writes the parts.
+            slices: in order.
+            counter: counts what is done.
+            limit: what all of it may cost; the most that a slice can cost is set aside before it begins.
+
+        Raises:
+            SpendLimitError: the next slice could pass the limit.
+            LavaError: a request failed for good.
+        """
+        import ray
+
+        cluster: Any = ray
+        if not ray.is_initialized():
+            ray.init(address=self._address, log_to_driver=False)
+        task = ray.remote(num_cpus=1, max_retries=10)(_embed_slice)
+        shared = ray.put(embedder)
+        width = max(1, int(cluster.cluster_resources().get("CPU", 1)))
+        running: dict[Any, Decimal] = {}
+        try:
+            while True:
+                for part in islice(slices, width - len(running)):
+                    amount = Decimal(0)
+                    if limit is not None:
+                        amount = most_of_embedding(_texts(part, embedder.text), counter.model)
+                        limit.reserve(amount)
+                    running[task.remote(shared, part, counter.model)] = amount
+                if not running:
+                    return
+                for done in ray.wait(list(running))[0]:
+                    rows, rejected, tokens = ray.get(done)
+                    amount = running.pop(done)
+                    if limit is not None:
+                        limit.end(amount, price(tokens, counter.model))
+                    counter.done += rows
+                    counter.rejected += rejected
+                    counter.tokens += tokens
+                    counter.update()
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        finally:
+            for each in running:
+                ray.cancel(each)
+
+
+def _texts(part: Slice, column: str) -> list[str]:
+    return [text for text in part.read().table.column(column).to_pylist() if text]
+
+
+def _embed_slice(embedder: PartEmbedder, part: Slice, model: str) -> tuple[int, int, int]:
+    """Write the part of a slice, in a worker; the rows done, those of them rejected, and the tokens paid."""
+    if part.start in embedder.folder.done():
+        return part.end - part.start, 0, 0  # by this task, whose worker died after that
+    counter = Counter(model, None, 0, 0, 0, None)
+    number = part.start // embedder.rows_per_part
+    # Texts of this slice may be in the journal of the next one, if the job was begun in one process.
+    embedder.embed([part], counter, (number, number + 1))
+    return counter.done, counter.rejected, counter.tokens

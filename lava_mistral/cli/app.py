@@ -1,4 +1,4 @@
-"""Put the command line together: `lava-mistral demo | doctor | gateway | models | usage`.
+"""Put the command line together: `lava-mistral demo | doctor | embed | gateway | models | usage`.
 
 A command prints for people, or JSON with `--json`. It exits with 0 if it did its work, 1 if it failed (with a
 sentence on standard error that says what to do), 2 if it was called wrongly. Only what a command needs is imported.
@@ -20,6 +20,7 @@ from rich.markup import escape
 from lava_mistral.calls.error_mapping import redact
 from lava_mistral.cli.demo import demo
 from lava_mistral.cli.doctor import doctor
+from lava_mistral.cli.embed import embed
 from lava_mistral.cli.gateway import gateway
 from lava_mistral.cli.models import models
 from lava_mistral.cli.usage_report import usage
@@ -74,5 +75,5 @@ def _with_sentences(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _function in (demo, doctor, gateway, models, usage):
+for _function in (demo, doctor, embed, gateway, models, usage):
     app.command()(_with_sentences(_function))

@@ -41,7 +41,8 @@ EXTRAS: Final = {
     "tokenizer": ("mistral-common", "sentencepiece"),
     "documents": ("pypdf", "mammoth", "markdownify"),
     "otel": ("opentelemetry-api",),
-    "ray": ("ray", "pyarrow"),
+    "job": ("pyarrow",),
+    "ray": ("ray",),
     "plot": ("matplotlib",),
 }
 _HOSTS: Final = {

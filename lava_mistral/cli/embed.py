@@ -1,0 +1,172 @@
+"""`lava-mistral embed`: embed the rows of files into a folder of Parquet parts, as often interrupted as need be."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
+from lava_mistral.cli.output import counted
+from lava_mistral.pricing.cost import format_cost
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from lava_mistral.jobs import JobEstimate, JobProgress
+
+_INTERVAL = 10.0  # seconds between two lines of progress
+
+
+def embed(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Parquet, JSONL or CSV: files, globs, folders, or - for standard input."
+        ),
+    ],
+    text: Annotated[str, typer.Option("--text", help="The column with the texts.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the Parquet parts.", file_okay=False)],
+    id: Annotated[
+        str | None, typer.Option("--id", help="The column with the ids. By default the number of the row.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="Another column to keep; may be given several times.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="The embedding model.")] = DEFAULT_EMBEDDING_MODEL,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="Length of the vectors, if not the model's own.")
+    ] = None,
+    float16: Annotated[bool, typer.Option("--float16", help="Write 16-bit numbers instead of 32-bit ones.")] = False,
+    rows_per_part: Annotated[int, typer.Option(min=1, help="Rows of the input to a part.")] = 10_000,
+    max_concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at most.")] = 16,
+    spend_limit: Annotated[
+        str | None, typer.Option("--spend-limit", help="USD that the job may cost, all its runs together.")
+    ] = None,
+    customer: Annotated[str | None, typer.Option("--customer", help="The customer who pays; with --meter.")] = None,
+    meter: Annotated[str | None, typer.Option("--meter", help="The meter that the usage counts on.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a row that can't be embedded.")] = False,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: its address, auto, or local.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
+) -> None:
+    """Embed a column of files into a folder of Parquet parts with id, vector and the columns to keep.
+
+    It says first how many rows and tokens that is and what it will cost; to know the account's limits it sends one
+    request of a single token, unless --yes is given. A job that was stopped or killed goes on when the same command is
+    given again. Rows that can't be embedded are written to OUT/_job/rejected.jsonl with the reason.
+    """
+    from lava_mistral.billing.identity import Billing
+    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.jobs import EmbeddingJob
+
+    client = LavaMistral(billing=Billing(customer_id=customer, meter_slug=meter) if customer or meter else None)
+    job = EmbeddingJob(
+        _files(inputs, out),
+        out,
+        text=text,
+        id=id,
+        columns=columns or (),
+        client=client,
+        model=model,
+        dimensions=dimensions,
+        dtype="float16" if float16 else "float32",
+        rows_per_part=rows_per_part,
+        max_concurrency=max_concurrency,
+        strict=strict,
+    )
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    _show(job.estimate(ask_limits=not yes), console)
+    if not yes:
+        if not sys.stdin.isatty():
+            console.print("Not started, since nobody can be asked here: add --yes.")
+            raise typer.Exit(2)
+        typer.confirm("Start?", abort=True, err=True)
+    executor = None
+    if ray is not None:
+        from lava_mistral.ray import RayExecutor
+
+        executor = RayExecutor(None if ray == "local" else ray)
+    with _Reporter(console) as reporter:
+        try:
+            done = job.run(spend_limit=spend_limit, on_progress=reporter.update, executor=executor)
+        except KeyboardInterrupt:
+            console.print("Stopped. The same command goes on from here.")
+            raise typer.Exit(130) from None
+    console.print(f"{counted(done.rows_done - done.rejected, 'row')} embedded in {out}", end="", markup=False)
+    console.print(f", {done.tokens:,} tokens for {format_cost(done.cost)} in all.")
+    if done.rejected:
+        console.print(f"{counted(done.rejected, 'row')} rejected: the reasons are in {job.rejected}.", style="yellow")
+
+
+def _files(inputs: list[str], out: Path) -> list[str | Path]:
+    if "-" not in inputs:
+        return list(inputs)
+    if len(inputs) > 1:
+        raise typer.BadParameter("standard input (-) can't be mixed with files", param_hint="INPUT")
+    from lava_mistral.jobs.inputs import spool
+
+    folder = out / "_job"
+    folder.mkdir(parents=True, exist_ok=True)
+    return [spool(sys.stdin.buffer, folder)]
+
+
+def _show(estimate: JobEstimate, console: Console) -> None:
+    there = f", {estimate.rows_done:,} of them done before" if estimate.rows_done else ""
+    console.print(f"rows    {estimate.rows:,}{there}")
+    how = "" if estimate.counted else ", by a sample"
+    console.print(f"tokens  {'about' if estimate.exact else 'at most'} {estimate.tokens:,}{how}")
+    console.print(f"cost    {_rounded(estimate.low)} to {_rounded(estimate.high)}, likely {_rounded(estimate.likely)}")
+    if estimate.seconds is not None:
+        console.print(f"time    about {_span(estimate.seconds)} at the account's limits")
+
+
+def _rounded(cost: Decimal | None) -> str:
+    return format_cost(None if cost is None else round(cost, 4))
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+    )
+
+
+class _Reporter:
+    """Show how far a job has come: a bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Any = None
+        self._told = time.monotonic()
+
+    def __enter__(self) -> _Reporter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, now: JobProgress) -> None:
+        if self._console.is_terminal:
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=now.rows, initial=now.rows_before, unit="row", desc="Embedding")
+            self._bar.set_postfix_str(_rounded(now.cost), refresh=False)
+            self._bar.update(now.rows_done - self._bar.n)
+        elif (moment := time.monotonic()) - self._told >= _INTERVAL:
+            self._told = moment
+            rate = (now.rows_done - now.rows_before) / max(now.seconds, 1e-3)
+            left = f", {_span((now.rows - now.rows_done) / rate)} left" if now.rows is not None and rate else ""
+            of = "" if now.rows is None else f" of {now.rows:,}"
+            self._console.print(f"{now.rows_done:,}{of} rows, {rate:,.0f} a second, {_rounded(now.cost)}{left}")

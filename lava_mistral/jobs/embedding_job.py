@@ -1,0 +1,219 @@
+"""Embed a column of files into a folder of Parquet parts, resumably (see `folder`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import pyarrow as pa
+
+from lava_mistral.billing.scope import billed_to
+from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_amount
+from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
+from lava_mistral.client.sync_client import LavaMistral
+from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
+from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS
+from lava_mistral.embedding.engine import EmbeddingEngine
+from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.jobs.folder import JobFolder
+from lava_mistral.jobs.inputs import Input, Slice, find_files, fingerprint
+from lava_mistral.jobs.parts import Counter, JobProgress, PartEmbedder, price
+from lava_mistral.pricing.estimate import estimate_cost
+
+Executor: TypeAlias = Callable[[PartEmbedder, Iterator[Slice], Counter, SpendLimit | None], None]
+"""Embeds slices: in this process, or elsewhere, as `lava_mistral.ray.RayExecutor` does."""
+
+_SAMPLE: Final = 2_000
+"""Rows at least by whose tokens those of all are estimated."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEstimate:
+    """Say what a job, or the rest of it, will take.
+
+    Attributes:
+        rows: of the input.
+        rows_done: those that parts stand for already.
+        tokens: of the other rows.
+        counted: whether every row was counted, rather than a sample of 2,000 or more.
+        exact: whether the count is Mistral's own (extra `[tokenizer]`), rather than an upper estimate.
+        low: USD at least; `None`, as the other two, where the model's price is not known.
+        likely: USD as expected.
+        high: USD at most. The sample may lie off by a few percent more.
+        seconds: at the account's limits, where they were asked for.
+    """
+
+    rows: int
+    rows_done: int
+    tokens: int
+    counted: bool
+    exact: bool
+    low: Decimal | None
+    likely: Decimal | None
+    high: Decimal | None
+    seconds: float | None
+
+
+class EmbeddingJob:
+    """Embed a column of Parquet, JSONL or CSV files into a folder of Parquet parts.
+
+    A job that ended early, by whatever, goes on where it was when it is run again with the same arguments; only
+    requests that were in flight are paid again. Each part holds the rows of one range of the input, in order, with the
+    columns `id`, `vector` (a list of fixed size) and those to keep.
+
+    Args:
+        inputs: files, globs and folders, all of one format; JSONL and CSV also with `.gz`.
+        out: the folder of the parts.
+        text: the column with the texts.
+        id: the column with the ids; by default the number of the row, from 0.
+        columns: further columns to keep.
+        client: sends the requests and says who pays; by default one made from the environment.
+        model: Mistral's name of the model.
+        dimensions: length of the vectors, for models that can shorten them.
+        dtype: type of the numbers. Those of `mistral-embed` have 16 bits, so that `"float16"` loses nothing.
+        rows_per_part: how many rows of the input a part stands for.
+        max_concurrency: requests in flight at most.
+        strict: end with an error at a row that can't be embedded, rather than reject it.
+
+    Attributes:
+        rejected: the file that rejected rows are written to, JSONL with `row`, `reason` and `content`.
+
+    Raises:
+        ConfigurationError: there is no such file or column, or the length of the vectors is not known.
+    """
+
+    def __init__(
+        self,
+        inputs: str | Path | Sequence[str | Path],
+        out: str | Path,
+        *,
+        text: str = "text",
+        id: str | None = None,
+        columns: Sequence[str] = (),
+        client: LavaMistral | None = None,
+        model: str = DEFAULT_EMBEDDING_MODEL,
+        dimensions: int | None = None,
+        dtype: Literal["float32", "float16"] = "float32",
+        rows_per_part: int = 10_000,
+        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
+        strict: bool = False,
+    ) -> None:
+        length = dimensions or NATIVE_DIMENSIONS.get(model)
+        if length is None:
+            raise ConfigurationError(f"how long the vectors of {model!r} are is not known here: give dimensions=.")
+        if rows_per_part < 1 or dtype not in ("float32", "float16"):
+            raise ConfigurationError(
+                f'rows_per_part must be 1 or more and dtype "float32" or "float16", not {rows_per_part} and {dtype!r}.'
+            )
+        kept = [name for name in dict.fromkeys(columns) if name != id]
+        if clash := [name for name in kept if name in ("id", "vector")]:
+            raise ConfigurationError(f"the column {clash[0]!r} can't be kept: the parts have one of their own.")
+        self._files = find_files([inputs] if isinstance(inputs, str | Path) else inputs)
+        self._input = Input(self._files, [text, *([] if id is None else [id]), *kept])
+        types = self._input.schema
+        schema = pa.schema(
+            [
+                ("id", pa.int64() if id is None else types.field(id).type),
+                ("vector", pa.list_(pa.float16() if dtype == "float16" else pa.float32(), length)),
+                *((name, types.field(name).type) for name in kept),
+            ]
+        )
+        self._settings = {"text": text, "id": id, "columns": kept, "model": model, "dimensions": length}
+        self._settings |= {"dtype": dtype, "rows_per_part": rows_per_part}
+        self._folder = JobFolder(Path(out))
+        self.rejected = self._folder.rejected
+        self._model = model
+        self._rows: int | None = None
+        engine = {"model": model, "dimensions": dimensions, "max_concurrency": max_concurrency}
+        self._embedder = PartEmbedder(
+            self._folder, client or LavaMistral(), engine, schema, text, id, rows_per_part, strict
+        )
+
+    def estimate(self, *, ask_limits: bool = False) -> JobEstimate:
+        """Count the rows, and estimate what those that are not done yet will take.
+
+        Args:
+            ask_limits: send one request of a single token, whose answer tells the account's limits.
+
+        Raises:
+            LavaError: that request failed.
+        """
+        done = self._folder.done()
+        rows = left = counted = 0
+        every = 1
+        sample: list[str] = []
+        for part in self._input.slices(self._embedder.rows_per_part):
+            rows = part.end
+            if part.start in done:
+                continue
+            left += part.end - part.start
+            texts = [text for text in part.read().table.column(0).to_pylist() if text]
+            sample += texts[-counted % every :: every]
+            counted += len(texts)
+            while len(sample) > 2 * _SAMPLE:
+                sample, every = sample[::2], 2 * every
+        self._rows = rows
+        cost = estimate_cost(sample, self._model)
+        share = Decimal(counted) / max(1, len(sample))
+        low, likely, high = (None if each is None else each * share for each in (cost.low, cost.likely, cost.high))
+        tokens = int(cost.input_tokens * share)
+        seconds = self._seconds(tokens, left) if ask_limits and left else None
+        return JobEstimate(rows, rows - left, tokens, every == 1, cost.exact, low, likely, high, seconds)
+
+    def run(
+        self,
+        *,
+        spend_limit: Amount | None = None,
+        on_progress: Callable[[JobProgress], object] | None = None,
+        executor: Executor | None = None,
+    ) -> JobProgress:
+        """Embed what is not embedded yet.
+
+        Args:
+            spend_limit: USD that all runs of the job may cost together.
+            on_progress: called in this thread after each answer.
+            executor: does the work elsewhere; by default it is done here.
+
+        Raises:
+            ConfigurationError: the folder is another job's, or somebody is at work in it, or the input has changed.
+            InvalidRequestError: with `strict`, a row can't be embedded.
+            SpendLimitError: the next request could pass the limit.
+            LavaError: a request failed for good. What was done is kept.
+        """
+        limit = None if spend_limit is None else to_amount(spend_limit)
+        with self._folder.locked():
+            self._folder.claim({"version": 1, **self._settings, "files": [fingerprint(file) for file in self._files]})
+            done, rows = self._folder.done(), self._embedder.rows_per_part
+            paid = self._folder.tokens_paid()
+            counter = Counter(
+                self._model, self._rows, sum(done.values()), self._folder.count_rejected(), paid, on_progress
+            )
+            pending = (part for part in self._input.slices(rows) if part.start not in done)
+            left = None if limit is None else SpendLimit(max(limit - (price(paid, self._model) or 0), Decimal(0)))
+            (executor or _here)(self._embedder, pending, counter, left)
+            self._folder.tidy()
+            counter.rejected, counter.tokens = self._folder.count_rejected(), self._folder.tokens_paid()
+            return counter.progress()
+
+    def _seconds(self, tokens: int, rows: int) -> float:
+        began = time.monotonic()
+        engine = EmbeddingEngine(self._embedder.client, **self._embedder.settings)
+        engine.embed(["."])
+        latency = time.monotonic() - began
+        requests = max(tokens / MAX_REQUEST_TOKENS, rows / MAX_REQUEST_INPUTS)
+        needed = {"requests": requests, "tokens": tokens}
+        paces = [needed[kind] * span / window.limit for (kind, span), window in engine.limiter.rate.windows.items()]
+        return max(latency * requests / engine.max_concurrency, *paces, latency)
+
+
+def _here(embedder: PartEmbedder, slices: Iterator[Slice], counter: Counter, limit: SpendLimit | None) -> None:
+    if limit is None:
+        embedder.embed(slices, counter)
+        return
+    with billed_to(spend_limit=limit):
+        embedder.embed(slices, counter)

@@ -1,0 +1,146 @@
+"""`lava-mistral embed`: the estimate, standard input, Ctrl-C, and twenty kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lava_mistral.gateway import LocalGateway
+from tests.fakes.command_line import COMMAND, access, run
+
+pq = pytest.importorskip("pyarrow.parquet", reason="the extra [job] is not installed")
+
+
+def write(path: Path, count: int, words: int) -> Path:
+    lines = (json.dumps({"key": number, "text": f"text {number}" + " word" * words}) for number in range(count))
+    path.write_text("\n".join(lines))
+    return path
+
+
+def ids(folder: Path) -> list[Any]:
+    found: list[Any] = pq.read_table(folder)["id"].to_pylist()
+    return found
+
+
+def test_it_says_what_it_will_cost_and_starts_with_yes(gateway: LocalGateway, tmp_path: Path) -> None:
+    path, out = write(tmp_path / "in.jsonl", 300, 50), tmp_path / "out"
+    command = ("embed", path, "--text", "text", "--id", "key", "--out", out)
+    asked = run(*command, **access(gateway))
+    assert asked.exit_code == 2
+    assert "rows    300\n" in asked.stderr
+    assert "at the account's limits" in asked.stderr
+    assert "add --yes" in asked.stderr
+    assert [request.body["input"] for request in gateway.requests] == [["."]]
+    done = run(*command, "--yes", "--customer", "c_1", "--meter", "ingest", **access(gateway))
+    assert done.exit_code == 0, done.stderr
+    assert "300 rows embedded in" in done.stderr
+    assert {request.customer_id for request in gateway.requests[1:]} == {"c_1"}
+    assert ids(out) == list(range(300))
+    again = run(*command, "--yes", **access(gateway))
+    assert "300, 300 of them done before" in again.stderr
+
+
+def test_bad_rows_and_failures_are_told(gateway: LocalGateway, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text('text\none\n""\n')
+    command = ("embed", path, "--text", "text", "--yes", "--out")
+    done = run(*command, tmp_path / "out", **access(gateway))
+    assert done.exit_code == 0
+    assert "1 row rejected: the reasons are in" in done.stderr
+    strict = run(*command, tmp_path / "strict", "--strict", **access(gateway))
+    assert strict.exit_code == 1
+    assert "row 1 can't be embedded: the text is empty" in strict.stderr
+    limited = run(*command, tmp_path / "limited", "--spend-limit", "0", **access(gateway))
+    assert limited.exit_code == 1
+    assert "spend limit" in limited.stderr
+    assert run(*command, tmp_path / "x", "--text", "body", **access(gateway)).exit_code == 1
+
+
+@pytest.mark.parametrize("given", [b'{"text": "one"}\n{"text": "two"}\n', b"text,n\none,1\ntwo,2\n"])
+def test_standard_input_is_read_and_remembered(gateway: LocalGateway, tmp_path: Path, given: bytes) -> None:
+    command = [COMMAND, "embed", "-", "--text", "text", "--column", "text", "--out", str(tmp_path), "--yes"]
+    environment = os.environ | access(gateway)
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, input=given, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert len(gateway.requests) == 1
+    assert pq.read_table(tmp_path)["text"].to_pylist() == ["one", "two"]
+    done = subprocess.run(command, env=environment, input=given + b"x,3\n", capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"is new or has changed" in done.stderr
+
+
+def test_ctrl_c_stops_it_and_it_goes_on(tmp_path: Path, interruptible: None) -> None:
+    path, out = write(tmp_path / "in.jsonl", 1_500, 100), tmp_path / "out"
+    command = [COMMAND, "embed", str(path), "--text", "text", "--out", str(out), "--yes", "--max-concurrency", "2"]
+    with LocalGateway(latency=0.1) as gateway:
+        with subprocess.Popen(command, env=os.environ | access(gateway), stderr=subprocess.PIPE) as process:
+            while len(gateway.requests) < 3:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert b"The same command goes on from here." in said
+        assert b"Traceback" not in said
+        assert subprocess.run(command, env=os.environ | access(gateway), stderr=subprocess.PIPE).returncode == 0
+    assert ids(out) == list(range(1_500))
+
+
+@pytest.mark.alone
+def test_twenty_kills_lose_nothing_and_only_what_was_in_flight_is_paid_twice(tmp_path: Path) -> None:
+    draw = random.Random(12)
+    path, out, undisturbed = write(tmp_path / "in.jsonl", 5_000, 100), tmp_path / "out", tmp_path / "undisturbed"
+    in_flight = 4
+    options = ["--text", "text", "--id", "key", "--yes", "--rows-per-part", "1000"]
+    options += ["--max-concurrency", str(in_flight)]
+    with LocalGateway(latency=0.05, keep_requests=1_000_000) as gateway:
+        command = [COMMAND, "embed", str(path), *options, "--out", str(out)]
+        runs: list[list[list[str]]] = []
+        kills = 0
+        while True:
+            before = len(gateway.requests)
+            process = subprocess.Popen(
+                command, env=os.environ | access(gateway), stderr=subprocess.PIPE, start_new_session=True
+            )
+            if kills < 20:
+                wanted = before + draw.randint(0, 3)
+                while len(gateway.requests) < wanted and process.poll() is None:
+                    time.sleep(0.002)
+                time.sleep(draw.uniform(0, 0.06) if wanted > before else draw.uniform(0.2, 0.8))
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    kills += 1
+            _, said = process.communicate(timeout=60)
+            # What has reached the gateway is answered and paid, although nobody reads it any more.
+            while gateway.in_flight:
+                time.sleep(0.005)
+            runs.append([request.body["input"] for request in gateway.requests[before:] if request.status == 200])
+            if process.returncode != -signal.SIGKILL:
+                break
+        assert (process.returncode, kills) == (0, 20), said
+        subprocess.run(
+            [COMMAND, "embed", str(path), *options, "--out", str(undisturbed)],
+            env=os.environ | access(gateway),
+            check=True,
+            stderr=subprocess.PIPE,
+        )
+    assert pq.read_table(out).equals(pq.read_table(undisturbed))
+    assert {part.name for part in out.glob("*.parquet")} == {part.name for part in undisturbed.glob("*.parquet")}
+    paid = Counter(text for requests in runs for texts in requests for text in texts)
+    assert len(paid) == 5_000
+    again: set[str] = set()
+    for requests in reversed(runs):
+        lost = [texts for texts in requests if again.intersection(texts)]
+        assert len(lost) <= in_flight
+        again |= {text for texts in requests for text in texts}
+    twice = sum(paid.values()) - 5_000
+    assert 0 < twice < 20 * in_flight * 140
