@@ -17,8 +17,8 @@ import orjson
 from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
 from lava_mistral.gateway.mistral import rules, stream
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, headers, json_answer, played_stream
-from lava_mistral.gateway.model import tokens
-from lava_mistral.gateway.model.json_schema import SchemaProblem
+from lava_mistral.gateway.model import text as pieces
+from lava_mistral.gateway.model.fill import SchemaProblem
 from lava_mistral.gateway.model.prompt import text_of
 from lava_mistral.gateway.model.reply import Call, Reply, answer
 from lava_mistral.gateway.options import Options
@@ -60,7 +60,7 @@ class Chat:
             counts = [rules.message_tokens(message) for message in body["messages"]]
             counts[0] += 1
             if body.get("tools"):
-                counts[0] += _TOOL_MARKERS + tokens.count(orjson.dumps(body["tools"]).decode())
+                counts[0] += _TOOL_MARKERS + pieces.count(orjson.dumps(body["tools"]).decode())
         rules.check_window(sum(counts), model)
         return counts
 
@@ -91,7 +91,7 @@ class Chat:
         if isinstance(fault, Interrupted) and fault.how == "finish error":
             finished[0]["finish_reason"] = "error"
         if body.get("prompt_logprobs"):
-            prompt = tokens.split("".join(text_of(message.get("content")) for message in body["messages"]))
+            prompt = pieces.split("".join(text_of(message.get("content")) for message in body["messages"]))
             read = {"content": stream.logprobs(prompt, body.get("top_prompt_logprobs") or 0)}
             finished = [{**choice, "prompt_logprobs": read} for choice in finished]
         response = {**named, "usage": usage, "object": "chat.completion", "choices": finished}
@@ -151,8 +151,8 @@ def _choice(body: Mapping[str, Any], number: int) -> stream.Choice:
         return stream.Choice(text=[" "] * allowed, finish="length")
     text = _stopped(_prefixed(body, reply), body.get("stop"))
     choice = stream.Choice(
-        thinking=tokens.split(reply.thinking),
-        text=tokens.split(text),
+        thinking=pieces.split(reply.thinking),
+        text=pieces.split(text),
         calls=list(map(_call, reply.calls)),
         steps=[step for call in reply.built_in for step in _step(call)],
         finish="tool_calls" if reply.calls else "stop",
@@ -186,11 +186,11 @@ def _completion_tokens(choice: stream.Choice) -> int:
 
 def _head(call: Mapping[str, Any]) -> int:
     """The tokens of a tool call before its arguments: its name and what marks it as a call."""
-    return _CALL_MARKERS + tokens.count(call["function"]["name"])
+    return _CALL_MARKERS + pieces.count(call["function"]["name"])
 
 
 def _tail(call: Mapping[str, Any]) -> int:
-    return tokens.count(call["function"]["arguments"])
+    return pieces.count(call["function"]["arguments"])
 
 
 def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:
@@ -226,7 +226,7 @@ def _cut(choice: stream.Choice, limit: int | None) -> stream.Choice:
             break
         choice.calls.append(call)
         if _tail(call) > left:
-            call["function"]["arguments"] = "".join(tokens.split(call["function"]["arguments"])[:left])
+            call["function"]["arguments"] = "".join(pieces.split(call["function"]["arguments"])[:left])
             break
         left -= _tail(call)
     return choice

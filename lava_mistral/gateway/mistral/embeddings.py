@@ -15,6 +15,7 @@ from lava_mistral.gateway.faults import Fault, WrongVectors
 from lava_mistral.gateway.mistral import rules
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, json_answer
 from lava_mistral.gateway.model.embedder import DIMENSIONS, Embedder
+from lava_mistral.gateway.model.text import count
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
@@ -23,8 +24,6 @@ from lava_mistral.mistral.types import Usage
 Vectors: TypeAlias = npt.NDArray[np.float16]
 # Characters whose embedding takes a millisecond: worth a thread, so that streams flow on meanwhile.
 _MANY = 8_000
-# Characters that most likely are too many tokens: worth a look before the vectors are made for nothing.
-_TOO_MANY = 200_000
 
 
 class Embeddings:
@@ -46,17 +45,15 @@ class Embeddings:
         if dimensions > DIMENSIONS:
             said = f"output_dimension must be at most {DIMENSIONS}"
             raise rules.Rejection(said, "invalid_request_invalid_args", "3051")
-        size = sum(map(len, texts))
-        if size > _TOO_MANY:
-            rules.check_input_tokens(await asyncio.to_thread(self._embedder.count, texts))
-        if size > _MANY:
-            vectors, counts = await asyncio.to_thread(self._embedder, texts, dimensions=dimensions)
-        else:
-            vectors, counts = self._embedder(texts, dimensions=dimensions)
+        large = sum(map(len, texts)) > _MANY
         if self._options.tokenizer == "exact":
             counts = await asyncio.to_thread(_exact, texts, body["model"])
+        else:
+            counts = list(map(count, texts)) if not large else await asyncio.to_thread(lambda: list(map(count, texts)))
         rules.check_input_tokens(counts)
-        return vectors, sum(counts)
+        if large:
+            return await asyncio.to_thread(self._embedder, texts, dimensions=dimensions), sum(counts)
+        return self._embedder(texts, dimensions=dimensions), sum(counts)
 
     def answer(
         self,

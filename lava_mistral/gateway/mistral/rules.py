@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lava_mistral.gateway.faults import error_body
-from lava_mistral.gateway.model.json_schema import Document, SchemaProblem
-from lava_mistral.gateway.model.tokens import count
+from lava_mistral.gateway.model.fill import SchemaProblem, check_schema
+from lava_mistral.gateway.model.text import count
 from lava_mistral.pricing.catalog import Model
 
 MOST_TOOLS = 128
@@ -129,7 +129,7 @@ def check_tools(body: Mapping[str, Any]) -> None:
         raise _arguments("response_format of type json_schema needs a json_schema")
     for name, schema in given:
         try:
-            Document(schema)
+            check_schema(schema)
         except SchemaProblem as problem:
             raise _arguments(f"Invalid JSON schema of {name}: {problem}") from None
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from pydantic import Field, TypeAdapter, ValidationError
+import orjson
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
+from typing_extensions import TypedDict
 
-from lava_mistral.gateway.model.json_schema import Document
-from lava_mistral.gateway.model.retrieval import STOP_WORDS, sentences, stem, tool_terms
+from lava_mistral.gateway.model.text import STOP_WORDS, sentences, stem, tool_terms
 
 QUOTED: Final = re.compile(r'"([^"\n]{1,400})"|“([^“”\n]{1,400})”|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)')
 """A quoted span, its content in one of the groups."""
@@ -28,8 +30,72 @@ _URL = re.compile(r"https?://[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]")
 _ASK = "body content context input message prompt query question request search task"
 _TELL = "answer comment conclusion description explanation note reason response result summary text"
 _ASKING, _TELLING = frozenset(map(stem, _ASK.split())), frozenset(map(stem, _TELL.split()))
+_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+_LIMITS: dict[str, Callable[[Any, Any], bool]] = {
+    "minimum": operator.ge,
+    "maximum": operator.le,
+    "exclusiveMinimum": operator.gt,
+    "exclusiveMaximum": operator.lt,
+    "multipleOf": lambda value, step: float(value / step).is_integer(),
+}
+_BOUNDS = frozenset(("format", "maxLength", "minLength", "pattern", *_LIMITS))
+MOST_STEPS: Final = 50_000
+"""Parts of a schema that are looked at to fill it; one that needs more is refused."""
 _DEEPEST = 8
 """Levels of objects that are filled of one's own accord; below, only what is required."""
+_ENDLESS = 120
+"""Levels beyond which a schema that refers to itself has no end; one without references has at most so many."""
+
+_Named, _Listed = "dict[str, JsonSchema | bool]", "list[JsonSchema | bool]"
+_Size, _Least = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0, le=10_000)]
+_KEYWORDS: dict[str, Any] = {
+    **dict.fromkeys(("properties", "$defs", "definitions"), _Named),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), _Listed),
+    **dict.fromkeys(("items", "additionalProperties"), "JsonSchema | bool"),
+    **dict.fromkeys(("$ref", "pattern"), str),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), int | float),
+    **dict.fromkeys(("maxItems", "maxLength"), _Size),
+    **dict.fromkeys(("minItems", "minLength"), _Least),
+    "multipleOf": Annotated[float, Field(gt=0)],
+    "enum": list[Any],
+    "required": list[str],
+    "type": str | list[str],
+}
+JsonSchema = TypedDict("JsonSchema", _KEYWORDS, total=False)  # type: ignore[misc]
+"""The keywords that are understood; others are ignored."""
+JsonSchema.__pydantic_config__ = ConfigDict(strict=True)  # type: ignore[attr-defined]
+_ADAPTER: Final[TypeAdapter[Any]] = TypeAdapter(JsonSchema)
+
+
+class SchemaProblem(ValueError):
+    """A schema is malformed, nothing finite fits it, or filling it is too much work."""
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Check a schema's keywords, and those of all parts that it refers to.
+
+    Raises:
+        SchemaProblem: one is malformed, or the schema is nested too deeply.
+    """
+    try:
+        references = re.findall(r'"\$ref":"([^"]*)"', orjson.dumps(schema).decode())
+    except TypeError:
+        raise SchemaProblem("it is nested too many levels deep") from None
+    for where in dict.fromkeys(("#", *references)):
+        try:
+            _ADAPTER.validate_python(_target(schema, where))
+        except ValidationError as error:
+            [first, *_] = error.errors()
+            names = [str(name) for name in first["loc"] if name not in ("JsonSchema", "bool", "str", "int", "float")]
+            raise SchemaProblem(f"{'/'.join([where, *names])}: {first['msg']}") from None
+
+
+def _target(root: Any, reference: str) -> Mapping[str, Any]:
+    """What a reference stands for; anything at all where it leads nowhere, or out of the document."""
+    target = root if reference.startswith("#") else None
+    for step in reference[1:].split("/")[1:]:
+        target = target.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
+    return target if isinstance(target, Mapping) else {}
 
 
 class Evidence:
@@ -45,20 +111,12 @@ class Evidence:
         self.text = text.strip()
         self.answer = answer or self.text
         self.records = _joined(records)
-        self.quoted = [next(filter(None, match.groups())) for match in QUOTED.finditer(text)]
+        self.quoted = quoted(text)
         # Beyond 64 bits the JSON of most languages holds no whole number.
         found = [match.group().replace(",", "") for match in _NUMBER.finditer(_DATE.sub(" ", text))]
         numbers = [(written, float(written)) for written in found]
         self.numbers = [int(w) if w.lstrip("-").isdigit() else n for w, n in numbers if abs(n) < 2**63]
         self.names = names(text)
-
-    def number(self, fits: Any) -> float | None:
-        """Give out the next number for which `fits` is true."""
-        at = next((at for at, number in enumerate(self.numbers) if fits(number)), None)
-        if at is None:
-            return None
-        found, self.numbers = self.numbers[at], self.numbers[at + 1 :]
-        return found
 
     def mentioned(self, values: Sequence[Any]) -> list[Any]:
         """Return those of some values that the prompt names, in its order."""
@@ -72,25 +130,28 @@ class Evidence:
         return [places[at] for at in sorted(places)]
 
 
-def fill(schema: Mapping[str, Any] | Document, evidence: Evidence) -> Any:
+def fill(schema: Mapping[str, Any], evidence: Evidence) -> Any:
     """Make a value that fits the schema, out of the evidence.
 
     Numbers are the prompt's in order, else within bounds; texts are quoted spans, then names, then the prompt
     itself. Optional fields are filled where there is evidence for them.
 
     Raises:
-        SchemaProblem: the schema is malformed, or filling it is too much work.
+        SchemaProblem: the schema is malformed, has no end, or filling it is too much work.
     """
-    document = schema if isinstance(schema, Document) else Document(schema)
-    return _Filler(document, evidence).value(document.root)
+    return _Filler(schema, evidence).value(schema)
 
 
 class _Filler:
-    def __init__(self, document: Document, evidence: Evidence) -> None:
-        self._document, self._evidence = document, evidence
+    def __init__(self, root: Mapping[str, Any], evidence: Evidence) -> None:
+        self._root, self._evidence = root, evidence
+        self._steps = 0
+        self._reference = "#"
 
     def value(self, schema: Any, name: str = "", depth: int = 0) -> Any:
-        schema = self._document.resolve(schema)
+        if depth > _ENDLESS:
+            raise SchemaProblem(f"{self._reference} contains itself without an end")
+        schema = self._resolve(schema)
         if "const" in schema:
             return schema["const"]
         if schema.get("enum"):
@@ -98,7 +159,7 @@ class _Filler:
             return next(iter([*self._evidence.mentioned(real), *real, None]))
         members = schema.get("anyOf") or schema.get("oneOf")
         if members:
-            return self.value(self._member(members, depth), name, depth)
+            return self.value(self._member(members, depth), name, depth + 1)
         match _kind(schema):
             case "object":
                 return self._object(schema, depth)
@@ -112,13 +173,35 @@ class _Filler:
                 return None
         return self._string(schema, name)
 
+    def _resolve(self, schema: Any, seen: tuple[str, ...] = ()) -> Mapping[str, Any]:
+        """The schema behind references, with the parts of `allOf` put together."""
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            raise SchemaProblem(f"it takes more than {MOST_STEPS} steps to fill it")
+        if not isinstance(schema, Mapping):
+            return {}
+        own = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
+        parts: list[Mapping[str, Any]] = []
+        if "$ref" in schema:
+            self._reference = schema["$ref"]
+            if self._reference in seen:
+                raise SchemaProblem(f"{self._reference} contains itself without an end")
+            seen = (*seen, self._reference)
+            parts.append(self._resolve(_target(self._root, self._reference), seen))
+        parts += [self._resolve(part, seen) for part in schema.get("allOf", ())]
+        if not parts:
+            return own
+        parts.append(own)
+        merged = {key: value for part in parts for key, value in part.items()}
+        properties = {name: field for part in parts for name, field in part.get("properties", {}).items()}
+        required = [name for part in parts for name in part.get("required", ())]
+        return {**merged, **({"properties": properties, "required": required} if properties else {})}
+
     def _member(self, members: Sequence[Any], depth: int) -> Any:
-        """The member of a union that the evidence speaks for; far down null, or what ends soonest."""
-        resolved = [(_kind(self._document.resolve(member)), member) for member in members]
+        """The member of a union that the evidence speaks for; far down null, or one that refers to no other."""
+        resolved = [(_kind(self._resolve(member)), member) for member in members]
         if depth >= _DEEPEST:
-            return next((member for kind, member in resolved if kind == "null"), None) or min(
-                members, key=self._document.height
-            )
+            return min(resolved, key=lambda one: (one[0] != "null", "$ref" in str(self._resolve(one[1]))))[1]
         real = [(kind, member) for kind, member in resolved if kind != "null"] or resolved
         numeric = [member for kind, member in real if kind in ("integer", "number") and self._evidence.numbers]
         return (numeric or [real[0][1]])[0]
@@ -140,27 +223,26 @@ class _Filler:
 
     def _accepts(self, schema: Any, value: Any) -> bool:
         """Whether a plain value surely fits a schema; one with bounds or a pattern is never sure."""
-        schema = self._document.resolve(schema)
+        schema = self._resolve(schema)
         if "enum" in schema:
             return value in schema["enum"]
         if schema.get("anyOf"):
             return any(self._accepts(member, value) for member in schema["anyOf"])
         kinds = schema.get("type")
-        return (
-            _KINDS.get(type(value)) in (kinds if isinstance(kinds, list) else [kinds]) and not schema.keys() & _BOUNDS
-        )
+        fits = _KINDS.get(type(value)) in (kinds if isinstance(kinds, list) else [kinds])
+        return fits and not schema.keys() & _BOUNDS
 
     def _evident(self, field: Any) -> bool:
         """Whether the prompt still holds something for an optional field."""
-        field = self._document.resolve(field)
+        field = self._resolve(field)
         members = field.get("anyOf") or field.get("oneOf")
         if members:
             return any(map(self._evident, members))
         if "enum" in field:
             return bool(self._evidence.mentioned(field["enum"]))
-        evidence = {"string": self._evidence.quoted, "integer": self._evidence.numbers}
-        evidence |= {"number": evidence["integer"], "object": [*self._evidence.quoted, *self._evidence.numbers]}
-        return bool(evidence.get(_kind(field)))
+        quoted, numbers = bool(self._evidence.quoted), bool(self._evidence.numbers)
+        evident = {"string": quoted, "integer": numbers, "number": numbers, "object": quoted or numbers}
+        return evident.get(_kind(field), False)
 
     def _array(self, schema: Mapping[str, Any], name: str, depth: int) -> list[Any]:
         evidence, least, most = self._evidence, schema.get("minItems", 0), schema.get("maxItems", 16)
@@ -168,39 +250,37 @@ class _Filler:
             return [self.value(item, name, depth + 1) for item in schema["prefixItems"]]
         if depth >= _DEEPEST and least == 0:
             return []
-        item = self._document.resolve(schema.get("items", {}))
+        item = self._resolve(schema.get("items", {}))
         records = [record for record in evidence.records if record.keys() & item.get("properties", {}).keys()]
         if records and least <= len(records) <= most:
             return [self._object(item, depth + 1, record) for record in records]
         named = evidence.mentioned(item.get("enum", ()))
         if named and least <= len(named) <= most:
             return named
-        found = {"integer": evidence.numbers, "number": evidence.numbers, "string": evidence.quoted or evidence.names}
+        found: dict[str, Sequence[Any]] = {
+            "integer": evidence.numbers,
+            "number": evidence.numbers,
+            "string": evidence.quoted or evidence.names,
+        }
         wanted = 1 if item.get("enum") else len(found.get(_kind(item), ()))
         return [self.value(item, name, depth + 1) for _ in range(min(max(wanted, least, 1), max(most, least)))]
 
     def _number(self, schema: Mapping[str, Any], *, whole: bool) -> float:
-        low, high, step = schema.get("minimum"), schema.get("maximum"), schema.get("multipleOf")
-        above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-
         def fits(value: float) -> bool:
-            return (
-                (not whole or float(value).is_integer())
-                and (low is None or value >= low)
-                and (high is None or value <= high)
-                and (above is None or value > above)
-                and (below is None or value < below)
-                and (step is None or float(value / step).is_integer())
-            )
+            limits = ((test, schema[name]) for name, test in _LIMITS.items() if schema.get(name) is not None)
+            return (not whole or float(value).is_integer()) and all(test(value, limit) for test, limit in limits)
 
-        found = self._evidence.number(fits)
-        if found is None:
-            unit = step or (1 if whole else 0.5)
-            least = max((bound for bound in (low, above) if bound is not None), default=0)
-            most = min((bound for bound in (high, below) if bound is not None), default=least)
-            guesses = (1, 0, least, most, least + unit, most - unit, (least + most) / 2)
-            multiples = (-(-least // unit) * unit, (least // unit + 1) * unit)
-            found = next((guess for guess in (*guesses, *multiples) if fits(guess)), 1)
+        numbers = self._evidence.numbers
+        for at, number in enumerate(numbers):
+            if fits(number):
+                self._evidence.numbers = numbers[at + 1 :]
+                return int(number) if whole else number
+        unit = schema.get("multipleOf") or (1 if whole else 0.5)
+        least = max((schema[name] for name in ("minimum", "exclusiveMinimum") if name in schema), default=0)
+        most = min((schema[name] for name in ("maximum", "exclusiveMaximum") if name in schema), default=least)
+        guesses = (1, 0, least, most, least + unit, most - unit, (least + most) / 2)
+        multiples = (-(-least // unit) * unit, (least // unit + 1) * unit)
+        found = next((guess for guess in (*guesses, *multiples) if fits(guess)), 1)
         return int(found) if whole else found
 
     def _string(self, schema: Mapping[str, Any], name: str) -> str:
@@ -231,11 +311,6 @@ class _Filler:
         return str(value[: schema.get("maxLength")].ljust(schema.get("minLength", 0), "."))
 
 
-_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
-_UNSURE = "exclusiveMaximum exclusiveMinimum format maxLength maximum minLength minimum multipleOf pattern"
-_BOUNDS = frozenset(_UNSURE.split())
-
-
 def _kind(schema: Mapping[str, Any]) -> Any:
     """The type of a resolved schema, the first that is not null where it lists several."""
     kind = schema.get("type")
@@ -248,11 +323,11 @@ def _joined(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The records with those put together that speak of the same: they share keys and agree in all of them."""
     joined: list[dict[str, Any]] = []
     for record in records:
-        for other in joined:
-            shared = record.keys() & other.keys()
-            if shared and all(record[key] == other[key] for key in shared):
-                other |= record
-                break
+        same = [
+            one for one in joined if (keys := record.keys() & one.keys()) and all(record[k] == one[k] for k in keys)
+        ]
+        if same:
+            same[0].update(record)
         else:
             joined.append(dict(record))
     return joined
@@ -266,11 +341,15 @@ def _matching(pattern: str, evidence: Evidence) -> str | None:
         return None
     for word in [*evidence.quoted, *evidence.names, *re.findall(r"[\w.@:/+-]+", evidence.text), evidence.text]:
         try:
-            accepts.validate_python(word)
+            return str(accepts.validate_python(word))
         except ValidationError:
             continue
-        return str(word)
     return None
+
+
+def quoted(text: str) -> list[str]:
+    """List the quoted spans of a text, without their quotes."""
+    return [next(filter(None, match.groups())) for match in QUOTED.finditer(text)]
 
 
 def names(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from lava_mistral.gateway.model.retrieval import sentences, stem, terms
+from lava_mistral.gateway.model.text import sentences, stem, terms
 
 NOTHING: Final = "I found nothing about that in the text I was given."
 """What the model says when it has no answer; it does not answer from its own refusals later."""
@@ -31,7 +31,6 @@ _BESIDE = """new original existing previous prior given following follow retriev
     respond using read consider based summarize summarise sum explain list extract translate write give tell find refer
     write concise answer solely end"""
 _LABEL_TERMS = frozenset(_KIND_OF) | frozenset(map(stem, _BESIDE.split()))
-_EARLIER = re.compile(r"\b(?:existing|original|previous)\b", re.I)
 # Sentences that tell a model how to behave, and headings of what follows: nothing that answers a question.
 _INSTRUCTION = re.compile(
     r"(?:\d+[.)]\s+|[-*]\s+)?(?:you (?:are|must|should|can|will|have)|answer|respond|reply|begin|think|keep|treat"
@@ -48,11 +47,8 @@ _BID = re.compile(
     re.I,
 )
 _ATTACHMENTS = {"image_url": "an image", "document_url": "a document", "input_audio": "a recording", "file": "a file"}
-_TURNS = {
-    "my": "your", "mine": "yours", "i": "you", "me": "you", "i'm": "you're", "myself": "yourself", "am": "are",
-    "i've": "you've", "i'll": "you'll", "i'd": "you'd",
-}  # fmt: skip
-_FIRST_PERSON = re.compile(r"(?<![\w'])(?:my|mine|i'(?:m|ve|ll|d)|i|me|myself|am)(?![\w'])", re.I)
+_TURNS = {"my": "your", "mine": "yours", "i": "you", "me": "you", "i'm": "you're", "am": "are", "i've": "you've"}
+_FIRST_PERSON = re.compile(r"(?<![\w'])(?:my|mine|i'(?:m|ve)|i|me|am)(?![\w'])", re.I)
 
 
 class Segment(NamedTuple):
@@ -115,12 +111,8 @@ def text_of(content: Any) -> str:
 
 def turned(sentence: str) -> str:
     """Say back to users what they said of themselves."""
-
-    def turn(match: re.Match[str]) -> str:
-        word = _TURNS[match.group().casefold()]
-        return word[0].upper() + word[1:] if match.start() == 0 else word
-
-    return _FIRST_PERSON.sub(turn, sentence)
+    said = _FIRST_PERSON.sub(lambda match: _TURNS[match.group().casefold()], sentence)
+    return said if said == sentence else said[0].upper() + said[1:]
 
 
 def _statements(text: str) -> list[str]:
@@ -146,8 +138,7 @@ def _segments(text: str) -> list[Segment]:
     found: list[Segment] = []
     kind, label, start = "", "", 0
     for match in _LABEL.finditer(text):
-        of = _kind(match)
-        if of:
+        if of := _kind(match):
             found.append(Segment(kind, label, text[start : match.start()].strip(" \t\n-=_")))
             kind, label, start = ("", "", match.end()) if match["end"] else (of, match[0].strip(), match.end())
     return [*found, Segment(kind, label, text[start:].strip(" \t\n-=_"))]
@@ -161,7 +152,6 @@ def _read(request: str) -> Reading:
     parts = _segments(request)
     # An empty label at the end only says where the answer goes; it may say what kind of answer that is.
     wanted = parts[-1].label if not parts[-1].content else ""
-    everything = "\n\n".join(part.content for part in parts)
     asking = [part for part in parts if part.kind == "question" and part.content]
     if asking:
         first, _, rest = asking[-1].content.partition("\n\n")
@@ -169,29 +159,28 @@ def _read(request: str) -> Reading:
         if line.rstrip().endswith(("?", "？")):
             first, rest = line, f"{more}\n\n{rest}"
         others = "\n\n".join([*(part.content for part in parts if part is not asking[-1]), rest])
-        earlier = [part.content for part in parts if part.kind == "answer" and _EARLIER.search(part.label)]
-        rewrites = re.search(r"(?:stand-?alone|rephrased|rewritten|condensed).*question", wanted, re.I) is not None
-        return Reading(first.strip(), others, (*earlier, "")[0].partition("\n")[0], rewrites)
+        earlier = [part for part in parts if re.match(r"(?i:existing|original|previous) answer", part.label)]
+        told = earlier[0].content.partition("\n")[0] if earlier else ""
+        return Reading(
+            first.strip(), others, told, re.search(r"(?i:stand-?alone|rephrased) question", wanted) is not None
+        )
     bidding = [part.label for part in parts if part.content and _BID.match(part.label)]
     if bidding or SUMMARY.search(wanted):
-        return Reading([*bidding, wanted][0], everything)
+        return Reading([*bidding, wanted][0], "\n\n".join(part.content for part in parts))
     return _read_unlabelled(_unlabelled(request).strip())
 
 
 def _read_unlabelled(request: str) -> Reading:
     paragraphs, found = request.split("\n\n"), sentences(request)
-    head, colon, rest = request.partition(":")
-    for pieces in ([head, rest] if colon and rest.strip() else [], paragraphs, found):
+    for pieces in (list(request.partition(":")[::2]), paragraphs, found):
         for at in (0, -1):
-            if len(pieces) > 1 and len(pieces[at]) <= 300 and _BID.match(pieces[at]):
+            if len(pieces) > 1 and pieces[-1].strip() and len(pieces[at]) <= 300 and _BID.match(pieces[at]):
                 return Reading(pieces[at], "\n\n".join(pieces[1:] if at == 0 else pieces[:-1]))
     asking = [sentence for sentence in found if sentence.rstrip("\"'”’) ").endswith(("?", "？"))]
     if len(found) > 1 and asking:
         return Reading(asking[-1], "\n".join(sentence for sentence in found if sentence != asking[-1]))
-    if len(paragraphs) == 1:
-        return Reading(request, "")
-    first, *between, last = paragraphs
     # An instruction stands before or after what it is about, and is the shorter of the two.
-    if len(first) <= len(last) or (len(first) < 200 and first.rstrip().endswith(":")):
+    first, *between, last = ["", *paragraphs] if len(paragraphs) == 1 else paragraphs
+    if first and (len(first) <= len(last) or (len(first) < 200 and first.rstrip().endswith(":"))):
         return Reading(first, "\n\n".join([*between, last]))
     return Reading(last, "\n\n".join([first, *between]))

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lava_mistral.gateway.model.fill import QUOTED, Evidence, fill, names
+from lava_mistral.gateway.model.fill import QUOTED, Evidence, fill, names, quoted
 from lava_mistral.gateway.model.prompt import NOTED, NOTHING, SUMMARY, Prompt, turned
-from lava_mistral.gateway.model.retrieval import best, central, sentences, terms, tool_terms
+from lava_mistral.gateway.model.text import best, central, sentences, terms, tool_terms
 
 
 class Call(NamedTuple):
@@ -63,32 +63,27 @@ def answer(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = False)
         choice: which of `n` answers; each looks at the question anew.
         reasoning: whether it thinks first.
     """
-    prompt = Prompt(body["messages"])
-    calls = _calls(body, prompt)
+    prompt, tools = Prompt(body["messages"]), body.get("tools") or ()
+    functions = [tool["function"] for tool in tools if "function" in tool]
+    calls = _calls(functions, body, prompt) if functions and body.get("tool_choice") != "none" else []
     reply = Reply(calls=calls) if calls else _write(body, prompt, choice)
     if not calls and not prompt.results and body.get("tool_choice") != "none":
-        tools = [tool for tool in body.get("tools") or () if tool.get("type", "function") != "function"]
-        reply.built_in = [Call(tool["type"], {"query": prompt.question}) for tool in _about(tools, prompt.request)]
+        said, kinds = set(terms(prompt.request)), [tool["type"] for tool in tools if "function" not in tool]
+        used = [kind for kind in kinds if said & set(terms(kind.replace("_", " ")))]
+        reply.built_in = [Call(kind, {"query": prompt.question}) for kind in used]
     if reasoning:
         seen = f"{len(prompt.results)} tool results" if prompt.results else f"{len(prompt.passages)} sentences"
-        needed = ", ".join(dict.fromkeys(call.name for call in calls))
-        asked = _shortened(prompt.question) or "nothing yet"
+        asked, needed = (
+            _shortened(prompt.question) or "nothing yet",
+            ", ".join(dict.fromkeys(call.name for call in calls)),
+        )
         reply.thinking = f"The user asks: {asked} " + (f"This needs {needed}." if calls else f"I look through {seen}.")
     return reply
 
 
-def _about(tools: Sequence[Mapping[str, Any]], request: str) -> list[Mapping[str, Any]]:
-    """The built-in tools that a request is about: it says a word of their names."""
-    said = set(terms(request))
-    return [tool for tool in tools if said & set(terms(tool["type"].replace("_", " ")))]
-
-
-def _calls(body: Mapping[str, Any], prompt: Prompt) -> list[Call]:
+def _calls(tools: Sequence[Mapping[str, Any]], body: Mapping[str, Any], prompt: Prompt) -> list[Call]:
     """The functions that the model calls; none when it writes."""
-    tools = [tool["function"] for tool in body.get("tools") or () if "function" in tool]
     choice = body.get("tool_choice", "auto")
-    if not tools or choice == "none":
-        return []
     if isinstance(choice, dict):
         return [_call(tool, prompt) for tool in tools if tool["name"] == choice["function"]["name"]][:1]
     chosen = _matching(tools, prompt.request)
@@ -96,38 +91,34 @@ def _calls(body: Mapping[str, Any], prompt: Prompt) -> list[Call]:
         chosen = [] if prompt.results else chosen
     else:
         # One that was called already would be called for ever by an agent that must call something.
-        chosen = ([tool for tool in [*chosen, *tools] if tool["name"] not in prompt.called] or tools)[:1]
+        chosen = ([tool for tool in [*chosen, *tools] if tool["name"] not in prompt.called] or [*tools])[:1]
     if body.get("parallel_tool_calls") is False:
         return [_call(tool, prompt) for tool in chosen[:1]]
-    return [
-        call for tool in sorted(chosen, key=lambda tool: _place(tool, prompt.request)) for call in _each(tool, prompt)
-    ]
+    said = terms(prompt.request.replace("_", " "))
+
+    def place(tool: Mapping[str, Any]) -> int:
+        wanted = tool_terms(tool["name"]) or tool_terms(tool.get("description", ""))
+        return next((at for at, term in enumerate(said) if term in wanted), len(said))
+
+    return [call for tool in sorted(chosen, key=place) for call in _each(tool, prompt)]
 
 
 def _matching(tools: Sequence[Mapping[str, Any]], request: str) -> list[Mapping[str, Any]]:
     """The tools that a request is about, the best first; a further one only if a word of its name alone is there."""
     said, scored = tool_terms(request), []
-    for at, tool in enumerate(tools):
+    for tool in tools:
         name = tool_terms(tool["name"]) & said
         # A name whose words are all common ones, such as get_data, counts when it is said as a whole.
         if re.search(rf"(?<!\w){re.escape(tool['name'])}(?!\w)", request):
             name |= {tool["name"], f"{tool['name']}()"}
-        score = 2 * len(name) + len(tool_terms(tool.get("description", "")) & said - name)
-        scored.append((-score, at, tool, name))
+        scored.append((2 * len(name) + len(tool_terms(tool.get("description", "")) & said - name), tool, name))
     chosen: list[Mapping[str, Any]] = []
     taken: set[str] = set()
-    for score, _, tool, name in sorted(scored, key=lambda entry: entry[:2]):
+    for score, tool, name in sorted(scored, key=lambda entry: -entry[0]):
         if score and (not chosen or name - taken):
             chosen.append(tool)
             taken |= name
     return chosen
-
-
-def _place(tool: Mapping[str, Any], request: str) -> int:
-    """Where a request speaks of a tool first."""
-    wanted = tool_terms(tool["name"]) or tool_terms(tool.get("description", ""))
-    said = terms(request.replace("_", " "))
-    return next((at for at, term in enumerate(said) if term in wanted), len(said))
 
 
 def _each(tool: Mapping[str, Any], prompt: Prompt) -> list[Call]:
@@ -139,8 +130,7 @@ def _each(tool: Mapping[str, Any], prompt: Prompt) -> list[Call]:
         found = names(prompt.request)
         rest = [name for name in found if re.search(rf"(?:,|\band\b|\bor\b|&)\s+{re.escape(name)}", prompt.request)]
         if rest:
-            listed = dict.fromkeys([found[0], *rest])
-            return [_call(tool, prompt, name) for name in listed]
+            return [_call(tool, prompt, name) for name in dict.fromkeys([found[0], *rest])]
     return [_call(tool, prompt)]
 
 
@@ -163,11 +153,9 @@ def _write(body: Mapping[str, Any], prompt: Prompt, choice: int) -> Reply:
             return Reply(endless=True)
         case "json_object":
             # Without a schema, the identifiers that the prompt quotes become keys.
-            quoted = [
-                next(filter(None, match.groups())) for match in QUOTED.finditer(prompt.request or prompt.all_text)
-            ]
-            keys = dict.fromkeys(key for key in quoted if re.fullmatch(r"[A-Za-z_][\w-]*", key)) or {"answer": None}
-            fields = {"properties": {key: {"type": "string"} for key in keys}, "required": list(keys)}
+            spans = quoted(prompt.request or prompt.all_text)
+            keys = list(dict.fromkeys(key for key in spans if re.fullmatch(r"[A-Za-z_][\w-]*", key))) or ["answer"]
+            fields = {"properties": {key: {"type": "string"} for key in keys}, "required": keys}
             value = fill(fields, Evidence(QUOTED.sub(" ", prompt.request), answer=said))
         case _:
             return Reply(said)
@@ -182,8 +170,7 @@ def _said(prompt: Prompt, choice: int) -> str:
         return _looked_at(prompt) or "Hello! How can I help you?"
     if _GREETING.match(prompt.request):
         return ("Hello! How can I help you today?", "Hi there! What can I do for you?")[choice % 2]
-    quoted = QUOTED.search(prompt.request) if _SAY.search(prompt.request) else None
-    return str(next(filter(None, quoted.groups()))) if quoted else _extracted(prompt, choice)
+    return next(iter(quoted(prompt.request) if _SAY.search(prompt.request) else ()), "") or _extracted(prompt, choice)
 
 
 def _extracted(prompt: Prompt, choice: int) -> str:
@@ -191,8 +178,7 @@ def _extracted(prompt: Prompt, choice: int) -> str:
         return prompt.question
     if SUMMARY.search(prompt.question) and prompt.passages:
         return " ".join(central(prompt.passages))
-    found = best(prompt.question, prompt.passages)
-    if found:
+    if found := best(prompt.question, prompt.passages):
         # Further choices begin with another of the sentences, so that they differ where there is more than one.
         turn = choice % len(found)
         return " ".join(found[turn:] + found[:turn])
