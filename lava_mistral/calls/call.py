@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
@@ -34,31 +34,27 @@ CHAT_URL = f"{MISTRAL_URL}/chat/completions"
 EMBEDDINGS_URL = f"{MISTRAL_URL}/embeddings"
 MODELS_URL = f"{MISTRAL_URL}/models"
 
-_AGENT = (b"User-Agent", f"lava-mistral/{version('lava-mistral')}".encode("ascii"))
-JSON_HEADERS: Final = [
-    (b"Content-Type", b"application/json"),
-    (b"Accept", b"application/json"),
-    (b"Accept-Encoding", b"gzip, deflate"),
-]
-_EVENTS = [(b"Content-Type", b"application/json"), (b"Accept", b"text/event-stream")]
+_AGENT = f"lava-mistral/{version('lava-mistral')}"
+JSON_HEADERS: Final = {
+    "content-type": "application/json",
+    "accept": "application/json",
+    "accept-encoding": "gzip, deflate",
+}
+_EVENTS = {"content-type": "application/json", "accept": "text/event-stream"}
 _LONGEST_ERROR = 100_000
 _OF_THE_BODY = ("content-length", "content-encoding", "transfer-encoding")
-_OWN = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"accept", b"accept-encoding"})
+_OWN = ("authorization", "host", "content-length", "content-type", "accept", "accept-encoding", "connection")
 
 
-def client_headers(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of an HTTP client that go with every request: not the ones that its library or Lava set.
+def client_headers(http_client: Any) -> dict[str, str]:
+    """The headers that go with every request: those of a caller's client that neither its library nor Lava sets.
 
     There is one User-Agent: the client's own, or this package's where the client has its library's.
     """
-    kept = [
-        (name, value)
-        for name, value in raw
-        if name.lower() not in _OWN
-        and name.lower() != b"connection"
-        and not (name.lower() == b"user-agent" and value.startswith(b"python-httpx"))
-    ]
-    return kept if any(name.lower() == b"user-agent" for name, _ in kept) else [_AGENT, *kept]
+    given = {} if http_client is None else {name.lower(): value for name, value in http_client.headers.items()}
+    if given.get("user-agent", "").startswith("python-httpx"):
+        del given["user-agent"]
+    return {"user-agent": _AGENT} | {name: value for name, value in given.items() if name not in _OWN}
 
 
 def caused(failure: LavaError, error: TransportError) -> LavaError:
@@ -108,7 +104,7 @@ class Call:
         if self.body is not None:
             self.content = to_json(self.body)
 
-    def request(self, forwarder: Forwarder, extra: Sequence[tuple[bytes, bytes]] = ()) -> Request:
+    def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
         """The request to Lava for one try.
 
         Raises:
@@ -122,7 +118,7 @@ class Call:
             self.method,
             url,
             self.target,
-            [*headers, *(_EVENTS if self.stream else JSON_HEADERS), *extra],
+            {**extra, **headers, **(_EVENTS if self.stream else JSON_HEADERS)},
             self.content,
             self.gap if self.stream else None,
         )

@@ -96,7 +96,7 @@ class ClientBase:
         self._own_transport: Transport | None = None
         if http_client is not None:
             self._own_transport = ClientTransport(http_client, asynchronous=self._asynchronous)
-        self._extra_headers = client_headers(() if http_client is None else http_client.headers.raw)
+        self._extra_headers = client_headers(http_client)
         self.spend_limit = to_limit(spend_limit)
         self._require_customer = require_customer
         # One engine for each way to embed, since the engine holds the limit of requests in flight.

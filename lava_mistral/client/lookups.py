@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, urlencode
 
 from lava_mistral.billing.identity import check_metadata, resolve_access
@@ -50,7 +50,7 @@ class Lookup(Call):
         given = {name: value for name, value in query.items() if value is not None}
         return cls(f"{path}?{urlencode(given)}" if given else path, BillingContext(), timeout)
 
-    def request(self, forwarder: Forwarder, extra: Any = ()) -> Request:
+    def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
         """The request for one try.
 
         Raises:
@@ -66,7 +66,8 @@ class Lookup(Call):
                 "Give the secret key (LAVA_SECRET_KEY or api_key=)."
             ) from error
         url = parse_url(self.address)
-        return Request("GET", url, self.address, [*lava_headers(url, self.credential, {}), *JSON_HEADERS, *extra])
+        headers = {**extra, **lava_headers(url, self.credential, {}), **JSON_HEADERS}
+        return Request("GET", url, self.address, headers)
 
     @property
     def shown_url(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -81,12 +82,11 @@ def fetch_price_list(base_url: str, timeout: float) -> Any:
 class _PublicLookup(Lookup):
     """A question that needs no credential, and gets none."""
 
-    def request(self, forwarder: Forwarder, extra: Any = ()) -> Request:
+    def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
         """Build the request for one try."""
         self.address = f"{forwarder.base_url}/{self.target}"
         url = parse_url(self.address)
-        host = (b"Host", url.authority.encode("ascii"))
-        return Request("GET", url, self.address, [host, *JSON_HEADERS, *extra])
+        return Request("GET", url, self.address, {"host": url.authority, **JSON_HEADERS, **extra})
 
 
 def _default_cache() -> Path:

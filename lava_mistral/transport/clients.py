@@ -62,7 +62,7 @@ class ClientTransport:
         native = self.library.Request(
             request.method,
             str(request.url),
-            headers=list(request.headers),
+            headers=request.headers,
             content=request.content,
             extensions={"timeout": limits},
         )

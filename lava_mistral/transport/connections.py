@@ -48,7 +48,7 @@ class Proxy:
 
     host: str
     port: int
-    authorization: bytes | None = field(default=None, repr=False)
+    authorization: str | None = field(default=None, repr=False)
 
     @classmethod
     def parse(cls, url: str) -> Proxy:
@@ -57,7 +57,7 @@ class Proxy:
         authorization = None
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            authorization = b"Basic " + base64.b64encode(pair.encode())
+            authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
         return cls(parts.hostname or "", parts.port or 80, authorization)
 
 
@@ -86,7 +86,7 @@ class Connection:
         return (yield from self._head(deadline))
 
     def _head(self, deadline: Deadline) -> Flow[Head]:
-        while (head := self._http.head()) is None:
+        while (head := self._http.head) is None:
             self._http.feed((yield self._socket.receive(deadline)))
         return head
 

@@ -1,17 +1,22 @@
-"""Speak HTTP/1.1 as a client, on h11. Does no I/O."""
+"""Speak HTTP/1.1 as a client; answers are parsed by llhttp (httptools). Does no I/O."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import NamedTuple
 
-import h11
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.failures import ConnectionBroken
 from lava_mistral.transport.request import Headers, Request
 
 LONGEST_HEAD = 256 * 1024
-"""Bytes of an answer's headers in all."""
+"""Bytes of an answer's headers, or of what else comes without a byte of the body."""
+
+# A request line, and lines of names that are tokens and values without control characters (RFC 9110, section 5).
+_HEAD = re.compile(r"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~\x80-\xff]*\r\n)*")
 
 
 class Head(NamedTuple):
@@ -22,92 +27,132 @@ class Head(NamedTuple):
 
 
 class Http11:
-    """The state of one connection, which carries one request after another."""
+    """The state of one connection, which carries one request after another.
+
+    Attributes:
+        head: the beginning of the answer; `None` until it is there.
+    """
 
     def __init__(self) -> None:
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=LONGEST_HEAD)
+        self._parser = HttpResponseParser(self)
+        self.restart()
+
+    def restart(self) -> None:
+        """Prepare for the next request on the same connection."""
+        self.head: Head | None = None
         self._decoder: _Decoder | None = None
+        self._lines: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._begun = self._done = self._stray = self._stays = False
+        self._without_event = 0
 
     def request(self, request: Request) -> bytes:
         """Return the bytes of a request."""
-        headers = list(request.headers)
-        if request.content is not None:
-            headers.append((b"Content-Length", b"%d" % len(request.content)))
-        return self._send(request.method, request.url.target, headers, request.content)
+        content = request.content
+        if content is None:
+            return self._head(request.method, request.url.target, request.headers)
+        length = {"content-length": str(len(content))}
+        return self._head(request.method, request.url.target, request.headers | length) + content
 
-    def connect(self, authority: str, authorization: bytes | None) -> bytes:
+    def connect(self, authority: str, authorization: str | None) -> bytes:
         """Return the bytes that ask a proxy for a tunnel to `host:port`."""
-        headers = [(b"Host", authority.encode("ascii"))]
-        if authorization is not None:
-            headers.append((b"Proxy-Authorization", authorization))
-        return self._send("CONNECT", authority, headers, None)
+        headers = {"host": authority} | ({} if authorization is None else {"proxy-authorization": authorization})
+        return self._head("CONNECT", authority, headers)
 
-    def _send(self, method: str, target: str, headers: list[tuple[bytes, bytes]], content: bytes | None) -> bytes:
-        pieces = [self._h11.send(h11.Request(method=method, target=target, headers=headers))]
-        if content:
-            pieces.append(self._h11.send(h11.Data(data=content)))
-        pieces.append(self._h11.send(h11.EndOfMessage()))
-        return b"".join(filter(None, pieces))
+    def _head(self, method: str, target: str, headers: dict[str, str]) -> bytes:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        head = f"{method} {target} HTTP/1.1\r\n{lines}"
+        if _HEAD.fullmatch(head) is None or head.count("\n") != len(headers) + 1:
+            raise ConfigurationError(
+                "The request has a header whose name or value can't be sent: control characters, or others than those "
+                "of Latin-1. Look at the headers of http_client=."
+            )
+        return head.encode("latin-1") + b"\r\n"
 
     def feed(self, data: bytes) -> None:
         """Take bytes that were received; none mean that the connection has ended.
 
         Raises:
-            ConnectionBroken: it has ended before anything of an answer came.
+            ConnectionBroken: it has ended before the answer did, or what came breaks the rules of HTTP/1.1.
         """
-        if not data and self._h11.their_state is h11.SEND_RESPONSE:
+        if not data:
+            self._end()
+            return
+        self._begun = True
+        self._without_event += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if not self._done:
+                raise ConnectionBroken(f"what came is not HTTP/1.1: {error}") from None
+            self._stray = True
+        if self._without_event > LONGEST_HEAD:
+            raise ConnectionBroken("what came is not HTTP/1.1: the headers have no end")
+        if self._done and self.head is not None:
+            # llhttp passes over line ends after an answer without a word.
+            by_length = self._pieces and "content-length" in self.head.headers
+            stray = not data.endswith(self._pieces[-1]) if by_length else data.endswith((b"\n\r\n\r\n", b"\n\n"))
+            self._stray = self._stray or stray
+
+    def _end(self) -> None:
+        if not self._begun:
             raise ConnectionBroken("the server closed the connection without an answer")
-        self._h11.receive_data(data)
+        if self.head is None or not {"content-length", "transfer-encoding"}.isdisjoint(self.head.headers):
+            raise ConnectionBroken("the server closed the connection before the end of its answer")
+        self._done, self._stray = True, True
 
-    def head(self) -> Head | None:
-        """Return the beginning of the answer, or `None` where more bytes are needed.
+    # What the parser calls.
 
-        Raises:
-            ConnectionBroken: what came is no answer to the request.
-        """
-        while True:
-            event = self._next()
-            if event is h11.NEED_DATA:
-                return None
-            if isinstance(event, h11.Response):
-                headers = Headers.read(event.headers)
-                self._decoder = _decoder(headers.get("content-encoding", ""))
-                return Head(event.status_code, headers)
-            if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
-                raise ConnectionBroken("the server wants to speak another protocol than HTTP/1.1")
+    def on_message_begin(self) -> None:
+        self._stray = self._done
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head is None:
+            self._lines.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._without_event = 0
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._lines.clear()
+        elif self.head is None:
+            headers = Headers.read(self._lines)
+            if self._parser.get_http_version() not in ("1.0", "1.1"):
+                raise ConnectionBroken("its version is another")
+            if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+                raise ConnectionBroken("its transfer encoding is another than chunked")
+            self.head = Head(status, headers)
+            self._stays = self._parser.should_keep_alive()
+            self._decoder = _decoder(headers.get("content-encoding", ""))
+
+    def on_body(self, data: bytes) -> None:
+        self._without_event = 0
+        if not self._done:
+            self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self._done = self.head is not None
 
     def body(self) -> bytes | None:
         """Return the next decoded bytes of the body, none at its end, or `None` where more are needed.
 
         Raises:
-            ConnectionBroken: the connection ended before the body did, or what came breaks the framing or the encoding.
+            ConnectionBroken: the body is not compressed as the headers say.
         """
-        pieces: list[bytes] = []
-        while self._h11.their_state is h11.SEND_BODY:
-            event = self._next()
-            if isinstance(event, h11.Data):
-                pieces.append(event.data if self._decoder is None else self._decoder.decode(event.data))
-            elif event is h11.NEED_DATA:
-                return b"".join(pieces) or None
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if data and self._decoder is not None:
+            data = self._decoder.decode(data)
+        if data or not self._done:
+            return data or None
         if self._decoder is not None:
-            pieces.append(self._decoder.end())
-        return b"".join(pieces)
-
-    def _next(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        try:
-            return self._h11.next_event()
-        except h11.RemoteProtocolError as error:
-            raise ConnectionBroken(f"what came is not HTTP/1.1: {error}") from None
+            self._decoder.end()
+        return b""
 
     @property
     def in_order(self) -> bool:
-        """Whether request and answer are whole and nothing came beyond them."""
-        states = (self._h11.our_state, self._h11.their_state)
-        return states == (h11.DONE, h11.DONE) and self._h11.trailing_data == (b"", False)
-
-    def restart(self) -> None:
-        """Prepare for the next request on the same connection."""
-        self._h11.start_next_cycle()
+        """Whether the answer is whole, another may follow it, and nothing came beyond it."""
+        return self._done and self._stays and not self._stray
 
 
 class _Decoder:
@@ -120,31 +165,23 @@ class _Decoder:
         self._fed = False
 
     def decode(self, data: bytes) -> bytes:
-        """Return the next bytes of the text.
-
-        Raises:
-            ConnectionBroken: the data is not compressed as the headers say.
-        """
-        self._fed = self._fed or bool(data)
+        """Return the next bytes of the text."""
+        self._fed = True
         try:
             text = self._zlib.decompress(data)
-            self._bare = False
-            return text
         except zlib.error as error:
             if not self._bare:
                 raise ConnectionBroken(f"the answer is not compressed as it says: {error}") from None
-        self._bare, self._zlib = False, zlib.decompressobj(-zlib.MAX_WBITS)
-        return self.decode(data)
+            self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
+            self._bare = False
+            return self.decode(data)
+        self._bare = False
+        return text
 
-    def end(self) -> bytes:
-        """Return what is left of the text.
-
-        Raises:
-            ConnectionBroken: the compressed data was cut off.
-        """
+    def end(self) -> None:
+        """Check that the compressed data is whole."""
         if self._fed and not self._zlib.eof:
             raise ConnectionBroken("the compressed answer was cut off")
-        return b""
 
 
 def _decoder(encoding: str) -> _Decoder | None:

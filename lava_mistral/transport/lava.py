@@ -7,7 +7,7 @@ transports of `httpx.py` and `httpx2.py` do that for whatever a library sends; t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -33,12 +33,12 @@ def forward_url(base_url: str, target: str) -> Url:
     return parse_url(f"{base_url}/forward?u={quote(target, safe='')}")
 
 
-def lava_headers(url: Url, bearer: str, metadata: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def lava_headers(url: Url, bearer: str, metadata: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that Lava itself reads."""
-    headers = [(b"Host", url.authority.encode("ascii")), (b"Authorization", b"Bearer " + bearer.encode("ascii"))]
+    headers = {"host": url.authority, "authorization": f"Bearer {bearer}"}
     if metadata:
         # ASCII escapes: a header can't hold other characters.
-        headers.append((b"x-lava-metadata", json.dumps(dict(metadata), separators=(",", ":")).encode("ascii")))
+        headers["x-lava-metadata"] = json.dumps(dict(metadata), separators=(",", ":"))
     return headers
 
 
@@ -58,7 +58,7 @@ class Forwarder:
         self.billing = to_billing(billing)
         self.metadata = check_metadata(metadata)
 
-    def address(self, target: str, identity: BillingContext) -> tuple[Url, str, list[tuple[bytes, bytes]]]:
+    def address(self, target: str, identity: BillingContext) -> tuple[Url, str, dict[str, str]]:
         """Return what a request to the provider address `target` is sent to: URL, credential and Lava's headers."""
         access = resolve_access(self.api_key, self.base_url)
         url = forward_url(access.base_url, target)
@@ -97,18 +97,14 @@ class Forwarder:
         # Neither user and password nor a fragment of the address go with it.
         target = f"https://{MISTRAL_HOST}{url.raw_path.decode('ascii')}"
         address, _, headers = self.address(target, identity)
+        kept = [(name, value) for name, value in request.headers.raw if name.lower() not in _REPLACED]
         return library.Request(
             request.method,
             str(address),
-            headers=[*headers, *kept_headers(request.headers.raw)],
+            headers=[*((name.encode(), value.encode()) for name, value in headers.items()), *kept],
             stream=request.stream,
             extensions=dict(request.extensions),
         )
-
-
-def kept_headers(raw: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a library's request that go to Lava with it."""
-    return [(name, value) for name, value in raw if name.lower() not in _REPLACED]
 
 
 class Forwarding:

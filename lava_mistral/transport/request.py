@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -16,18 +16,17 @@ _PORTS = {"https": 443, "http": 80}
 
 
 class Url(NamedTuple):
-    """An address: where to connect to, and what to ask for there."""
+    """An address: where to connect to, and what to ask for there.
+
+    Attributes:
+        authority: the host, and the port where it is not the scheme's own.
+    """
 
     scheme: str
     host: str
     port: int
+    authority: str
     target: str
-
-    @property
-    def authority(self) -> str:
-        """The host, and the port where it is not the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.target}"
@@ -52,7 +51,9 @@ def parse_url(text: str) -> Url:
         host = ""
     if not host:
         raise ConfigurationError("The base URL is not an address of http:// or https:// with a valid host name.")
-    return Url(parts.scheme, host, port, target)
+    shown = f"[{host}]" if ":" in host else host
+    authority = shown if port == _PORTS[parts.scheme] else f"{shown}:{port}"
+    return Url(parts.scheme, host, port, authority, target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Request:
 
     Attributes:
         target: the address as the caller knows it, the provider's.
-        headers: Host and the credential among them; never shown.
+        headers: by lower-case name, the credential among them; never shown.
         content: the body; `None` for a request without one.
         gap: seconds between two reads of a streamed body; for clients that take one limit for all of them.
     """
@@ -69,7 +70,7 @@ class Request:
     method: str
     url: Url
     target: str
-    headers: Sequence[tuple[bytes, bytes]] = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
     content: bytes | None = field(default=None, repr=False)
     gap: float | None = None
 
@@ -80,11 +81,11 @@ class Headers(dict[str, str]):
     @classmethod
     def read(cls, raw: Iterable[tuple[bytes, bytes]]) -> Headers:
         """Decode header lines."""
-        headers = cls()
+        read: dict[str, str] = {}
         for name, value in raw:
-            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-            headers[key] = f"{headers[key]}, {text}" if key in headers else text
-        return headers
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+            read[key] = f"{read[key]}, {text}" if key in read else text
+        return cls(read)
 
     def __missing__(self, name: str) -> str:
         if name.islower():
