@@ -12,7 +12,7 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick chaos chaos-quick foreign coverage lint types extras lowest newest dist docs notebooks live constraints clean
+.PHONY: demo test test-quick chaos chaos-quick foreign bench bench-quick coverage lint types extras lowest newest dist docs notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
@@ -53,6 +53,14 @@ chaos-quick: $(VENV)/.dev
 # The agent tests that LangGraph's packages publish, and deepagents' agents, with this package's model.
 foreign: $(BIN)/uv
 	$(BIN)/python tests/foreign/run.py $(BIN)/uv -p no:warnings
+
+# Speed beside the peers, on a quiet machine: writes docs/performance.md; about a quarter of an hour.
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py
+
+# … and in CI: no row of calls, chunks and imports costs over one and a half times the committed ratio.
+bench-quick: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py --quick
 
 # Each extra installs what it names and nothing of the other framework; a missing one is named on import.
 extras: $(BIN)/uv
