@@ -8,8 +8,8 @@ import secrets
 import string
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -17,15 +17,16 @@ import orjson
 from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
 from lava_mistral.gateway.mistral import rules, stream
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, headers, json_answer, played_stream
-from lava_mistral.gateway.model import text as pieces
 from lava_mistral.gateway.model.fill import SchemaProblem
 from lava_mistral.gateway.model.prompt import text_of
 from lava_mistral.gateway.model.reply import Call, Reply, answer
+from lava_mistral.gateway.model.text import count, split
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model
+from lava_mistral.pricing.tokens import count_tokens
 
 _ALPHABET = string.ascii_letters + string.digits
 _ENDLESS_TOKENS = 200
@@ -41,7 +42,7 @@ class Chat:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._draw = random.Random(options.seed)
-        self._cached: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
+        self._cached: dict[tuple[str, str], list[int]] = {}
 
     async def prompt_tokens(self, body: Mapping[str, Any], model: Model) -> list[int]:
         """Check what the schema does not, and count the tokens of each message.
@@ -55,12 +56,15 @@ class Chat:
         rules.check_tools(body)
         rules.check_media(body["messages"], model)
         if self._options.tokenizer == "exact":
-            counts = [await asyncio.to_thread(_exact, body)]
+            exact = await asyncio.to_thread(
+                count_tokens, body["messages"], model=body["model"], tools=body.get("tools")
+            )
+            counts = [exact.tokens]
         else:
             counts = [rules.message_tokens(message) for message in body["messages"]]
             counts[0] += 1
             if body.get("tools"):
-                counts[0] += _TOOL_MARKERS + pieces.count(orjson.dumps(body["tools"]).decode())
+                counts[0] += _TOOL_MARKERS + count(orjson.dumps(body["tools"]).decode())
         rules.check_window(sum(counts), model)
         return counts
 
@@ -79,7 +83,7 @@ class Chat:
         try:
             choices = [_choice(body, number) for number in range(body.get("n") or 1)]
         except SchemaProblem as problem:
-            raise rules.Rejection(f"Invalid JSON schema: {problem}", "invalid_request_invalid_args", "3051") from None
+            raise rules.Rejection(f"Invalid JSON schema: {problem}", *rules.ARGUMENTS) from None
         usage = self._usage(body, counts, choices)
         record.response_id = uuid.uuid4().hex
         named = {"id": record.response_id, "created": int(time.time()), "model": body["model"]}
@@ -91,7 +95,7 @@ class Chat:
         if isinstance(fault, Interrupted) and fault.how == "finish error":
             finished[0]["finish_reason"] = "error"
         if body.get("prompt_logprobs"):
-            prompt = pieces.split("".join(text_of(message.get("content")) for message in body["messages"]))
+            prompt = split("".join(text_of(message.get("content")) for message in body["messages"]))
             read = {"content": stream.logprobs(prompt, body.get("top_prompt_logprobs") or 0)}
             finished = [{**choice, "prompt_logprobs": read} for choice in finished]
         response = {**named, "usage": usage, "object": "chat.completion", "choices": finished}
@@ -113,33 +117,20 @@ class Chat:
             usage["prompt_tokens_details"] = {"cached_tokens": usage["num_cached_tokens"]}
         if body.get("service_tier") is not None:
             usage["service_tier"] = "standard"
-        thought = sum(len(choice.thinking) for choice in choices)
-        if thought:
+        if thought := sum(len(choice.thinking) for choice in choices):
             usage["completion_tokens_details"] = {"reasoning_tokens": thought}
         return usage  # type: ignore[return-value]
 
     def _cache(self, body: Mapping[str, Any], counts: Sequence[int]) -> int:
         """Count the tokens at the prompt's start that the last prompt of the same key had, in whole blocks."""
         key = (body["model"], body["prompt_cache_key"])
-        digests = [hash(orjson.dumps([message, at == 0 and body.get("tools")])) for at, message in
-                   enumerate(body["messages"])]  # fmt: skip
-        before = self._cached.pop(key, [])
-        self._cached[key] = digests
+        messages = [body.get("tools"), *body["messages"]]
+        now, before = [hash(orjson.dumps(message)) for message in messages], self._cached.pop(key, [])
+        self._cached[key] = now
         if len(self._cached) > _MOST_CACHED:
-            self._cached.popitem(last=False)
-        same = 0
-        for old, new, held in zip(before, digests, counts, strict=False):
-            if old != new:
-                break
-            same += held
-        return same // _CACHE_BLOCK * _CACHE_BLOCK
-
-
-def _exact(body: Mapping[str, Any]) -> int:
-    # It imports Mistral's tokenizers, which is slow and optional.
-    from lava_mistral.pricing.tokens import count_tokens
-
-    return count_tokens(body["messages"], model=body["model"], tools=body.get("tools")).tokens
+            del self._cached[next(iter(self._cached))]
+        same = takewhile(lambda held: held[0] == held[1], zip(before, now, (0, *counts), strict=False))
+        return sum(tokens for _, _, tokens in same) // _CACHE_BLOCK * _CACHE_BLOCK
 
 
 def _choice(body: Mapping[str, Any], number: int) -> stream.Choice:
@@ -149,10 +140,11 @@ def _choice(body: Mapping[str, Any], number: int) -> stream.Choice:
     if reply.endless:
         allowed = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)
         return stream.Choice(text=[" "] * allowed, finish="length")
-    text = _stopped(_prefixed(body, reply), body.get("stop"))
+    text, stop = _prefixed(body, reply), body.get("stop") or ()
+    ends = [text.index(end) for end in ([stop] if isinstance(stop, str) else stop) if end and end in text]
     choice = stream.Choice(
-        thinking=pieces.split(reply.thinking),
-        text=pieces.split(text),
+        thinking=split(reply.thinking),
+        text=split(text[: min(ends, default=None)]),
         calls=list(map(_call, reply.calls)),
         steps=[step for call in reply.built_in for step in _step(call)],
         finish="tool_calls" if reply.calls else "stop",
@@ -180,34 +172,19 @@ def _step(call: Call) -> list[dict[str, Any]]:
     ]
 
 
-def _completion_tokens(choice: stream.Choice) -> int:
-    return len(choice.thinking) + len(choice.text) + sum(_head(call) + _tail(call) for call in choice.calls)
-
-
-def _head(call: Mapping[str, Any]) -> int:
-    """The tokens of a tool call before its arguments: its name and what marks it as a call."""
-    return _CALL_MARKERS + pieces.count(call["function"]["name"])
-
-
-def _tail(call: Mapping[str, Any]) -> int:
-    return pieces.count(call["function"]["arguments"])
-
-
 def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:
     """The answer, begun with the text of a last assistant message."""
     last = body["messages"][-1]
-    if last["role"] != "assistant" or reply.calls:
-        return reply.text
-    content = text_of(last.get("content"))
+    content = "" if reply.calls or last["role"] != "assistant" else text_of(last.get("content"))
     if reply.text.startswith(content):
         return reply.text
-    gap = "" if not content or content[-1].isspace() or not reply.text else " "
-    return content + gap + reply.text
+    return content + ("" if content[-1].isspace() or not reply.text else " ") + reply.text
 
 
-def _stopped(text: str, stop: str | Sequence[str] | None) -> str:
-    ends = [stop] if isinstance(stop, str) else stop or ()
-    return text[: min((text.index(end) for end in ends if end and end in text), default=len(text))]
+def _completion_tokens(choice: stream.Choice) -> int:
+    calls = [call["function"] for call in choice.calls]
+    named = sum(_CALL_MARKERS + count(call["name"]) + count(call["arguments"]) for call in calls)
+    return len(choice.thinking) + len(choice.text) + named
 
 
 def _cut(choice: stream.Choice, limit: int | None) -> stream.Choice:
@@ -220,13 +197,12 @@ def _cut(choice: stream.Choice, limit: int | None) -> stream.Choice:
     left = limit - len(choice.thinking) - len(choice.text)
     calls, choice.calls = choice.calls, []
     for call in calls:
-        left -= _head(call)
+        left -= _CALL_MARKERS + count(call["function"]["name"])
         # Of a call whose name is not out yet there is nothing to tell.
         if left < 0:
             break
         choice.calls.append(call)
-        if _tail(call) > left:
-            call["function"]["arguments"] = "".join(pieces.split(call["function"]["arguments"])[:left])
-            break
-        left -= _tail(call)
+        arguments = split(call["function"]["arguments"])
+        call["function"]["arguments"] = "".join(arguments[:left])
+        left -= len(arguments)
     return choice

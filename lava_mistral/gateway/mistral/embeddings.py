@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
+from lava_mistral.pricing.tokens import count_tokens
 
 Vectors: TypeAlias = npt.NDArray[np.float16]
 # Characters whose embedding takes a millisecond: worth a thread, so that streams flow on meanwhile.
@@ -43,16 +44,16 @@ class Embeddings:
         rules.check_inputs(len(texts))
         dimensions = body.get("output_dimension") or DIMENSIONS
         if dimensions > DIMENSIONS:
-            said = f"output_dimension must be at most {DIMENSIONS}"
-            raise rules.Rejection(said, "invalid_request_invalid_args", "3051")
-        large = sum(map(len, texts)) > _MANY
-        if self._options.tokenizer == "exact":
-            counts = await asyncio.to_thread(_exact, texts, body["model"])
-        else:
-            counts = list(map(count, texts)) if not large else await asyncio.to_thread(lambda: list(map(count, texts)))
-        rules.check_input_tokens(counts)
-        if large:
+            raise rules.Rejection(f"output_dimension must be at most {DIMENSIONS}", *rules.ARGUMENTS)
+        exact = self._options.tokenizer == "exact"
+
+        def counted() -> list[int]:
+            return [count_tokens(text, model=body["model"]).tokens if exact else count(text) for text in texts]
+
+        if exact or sum(map(len, texts)) > _MANY:
+            rules.check_input_tokens(counts := await asyncio.to_thread(counted))
             return await asyncio.to_thread(self._embedder, texts, dimensions=dimensions), sum(counts)
+        rules.check_input_tokens(counts := counted())
         return self._embedder(texts, dimensions=dimensions), sum(counts)
 
     def answer(
@@ -77,13 +78,6 @@ class Embeddings:
         response = {"id": record.response_id, "object": "list", "data": data, "model": body["model"], "usage": told}
         whole = json_answer(200, response, terms.limits(tokens), delay=terms.delay, before=lambda: terms.settle(usage))
         return broken_off(whole, fault)
-
-
-def _exact(texts: Sequence[str], model: str) -> list[int]:
-    # It imports Mistral's tokenizers, which is slow and optional.
-    from lava_mistral.pricing.tokens import count_tokens
-
-    return [count_tokens(text, model=model).tokens for text in texts]
 
 
 def _rows(vectors: Vectors, dtype: str, *, as_text: bool) -> npt.NDArray[Any]:

@@ -8,13 +8,7 @@ from collections.abc import Callable
 
 
 class Bucket:
-    """Fills steadily up to a capacity; each request takes from it.
-
-    Args:
-        rate: units a second.
-        capacity: the most that it holds.
-        clock: tells the seconds.
-    """
+    """Fills steadily, at a rate (units a second), up to a capacity; each request takes from it."""
 
     def __init__(self, rate: float, capacity: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
@@ -47,11 +41,11 @@ class RateLimit:
         burst: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        per_second = (requests_per_second, None if tokens_per_minute is None else tokens_per_minute / 60)
-        self._requests, self._tokens = (
-            None if rate is None else Bucket(rate, max(1.0, rate * min(burst, longest)), clock)
-            for rate, longest in zip(per_second, (10.0, 60.0), strict=True)
-        )
+        def bucket(rate: float, longest: float) -> Bucket:
+            return Bucket(rate, max(1.0, rate * min(burst, longest)), clock)
+
+        self._requests = bucket(requests_per_second, 10.0) if requests_per_second else None
+        self._tokens = bucket(tokens_per_minute / 60, 60.0) if tokens_per_minute else None
 
     def take(self, tokens: int) -> float:
         """Take one request of so many tokens; returns 0, or the seconds to wait if it is too much now."""
@@ -69,14 +63,13 @@ class RateLimit:
         requests, per_minute = self._requests, self._tokens
         limit = 60_000 if requests is None else max(1, math.floor(requests.rate * 10))
         minute = 20_000_000 if per_minute is None else math.floor(per_minute.rate * 60)
-        left = limit - 1 if requests is None else max(0, math.floor(requests.level))
-        left_in_minute = minute - tokens if per_minute is None else max(0, math.floor(per_minute.level))
-        return {
-            "x-ratelimit-limit-req-10-second": str(limit),
-            "x-ratelimit-remaining-req-10-second": str(left),
-            "x-ratelimit-limit-tokens-minute": str(minute),
-            "x-ratelimit-remaining-tokens-minute": str(left_in_minute),
-            "x-ratelimit-limit-tokens-month": "200000000000",
-            "x-ratelimit-remaining-tokens-month": str(200_000_000_000 - tokens),
-            "x-ratelimit-tokens-query-cost": str(tokens),
+        told = {
+            "limit-req-10-second": limit,
+            "remaining-req-10-second": limit - 1 if requests is None else max(0, math.floor(requests.level)),
+            "limit-tokens-minute": minute,
+            "remaining-tokens-minute": minute - tokens if per_minute is None else max(0, math.floor(per_minute.level)),
+            "limit-tokens-month": 200_000_000_000,
+            "remaining-tokens-month": 200_000_000_000 - tokens,
+            "tokens-query-cost": tokens,
         }
+        return {f"x-ratelimit-{name}": str(value) for name, value in told.items()}

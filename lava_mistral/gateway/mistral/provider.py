@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from lava_mistral.gateway.faults import Fault, Slow, error_body, to_fault
+from lava_mistral.gateway.faults import Fault, Slow, to_fault
 from lava_mistral.gateway.mistral import schema
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, canned, json_answer
 from lava_mistral.gateway.mistral.chat import Chat
@@ -26,9 +26,9 @@ from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model, models
 
+# Models that Lava does not list: older names, and those that listen.
 _OLDER = ("mistral-tiny", "mistral-small", "open-mistral-7b", "open-mixtral-8x7b", "open-mixtral-8x22b")
 _EARS = ("voxtral-small-latest", "voxtral-mini-latest", "voxtral-small-2507", "voxtral-mini-2507")
-"""Mistral's models that listen. Like the older names, Lava does not list them."""
 
 
 class Provider:
@@ -96,12 +96,10 @@ class Provider:
                     return json_answer(405, {"detail": "Method Not Allowed"})
             lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
             return json_answer(404, lost)
-        except _Limited as limited:
-            # The header knows whole seconds only (RFC 9110, section 10.2.3).
-            told = self._limit.headers(0) | {"retry-after": str(math.ceil(limited.seconds))}
-            return json_answer(429, error_body(429), told)
         except Rejection as rejection:
-            return json_answer(rejection.status, rejection.body)
+            # The header knows whole seconds only (RFC 9110, section 10.2.3).
+            told = self._limit.headers(0) | {"retry-after": str(math.ceil(rejection.wait))} if rejection.wait else {}
+            return json_answer(rejection.status, rejection.body, told)
 
     def _models(self, name: str) -> dict[str, Any]:
         if not name:
@@ -119,7 +117,7 @@ class Provider:
         return replace(model, capabilities=model.capabilities | {"audio"}) if name in _EARS else model
 
     def _known(self, name: str) -> bool:
-        return get_model(name).known or name in (*_OLDER, *_EARS) or name in self._options.models
+        return get_model(name).known or name in (*_OLDER, *_EARS, *self._options.models)
 
     def _terms(
         self, record: RequestRecord, tokens: int, allowed: int, settle: Callable[[Usage], None]
@@ -127,7 +125,7 @@ class Provider:
         """What goes wrong with a request of so many tokens, if anything, and what surrounds its answer."""
         seconds = self._limit.take(tokens + allowed)
         if seconds:
-            raise _Limited(seconds)
+            raise Rejection(None, status=429, wait=seconds)
         delay = self._options.latency + self._options.latency_per_token * tokens
         fault = self._next_fault(record)
         while isinstance(fault, Slow):
@@ -140,17 +138,11 @@ class Provider:
                 if path in (None, record.kind):
                     del self._queue[at]
                     return fault
-        for rule, fault in self._options.faults:
-            if rule(record) if callable(rule) else self._draw.random() < rule:
-                drawn: Fault = fault
-                return drawn
-        return None
+        drawn = (fault for rule, fault in self._options.faults if self._applies(rule, record))
+        return next(drawn, None)
 
-
-class _Limited(Exception):
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+    def _applies(self, rule: Any, record: RequestRecord) -> bool:
+        return bool(rule(record)) if callable(rule) else self._draw.random() < rule
 
 
 def _checked(body: Any, adapter: TypeAdapter[Any]) -> dict[str, Any]:
@@ -167,23 +159,17 @@ def _checked(body: Any, adapter: TypeAdapter[Any]) -> dict[str, Any]:
 def _card(model: Model) -> dict[str, Any]:
     """A model as `GET /v1/models` shows it."""
     abilities = {"completion_chat": "chat", "function_calling": "tools", "vision": "vision", "audio": "audio"}
+    capabilities = {name: ability in model.capabilities for name, ability in abilities.items()}
+    nothing = ("description", "deprecation", "deprecation_replacement_model", "default_model_temperature")
     return {
         "id": model.id,
         "object": "model",
         "created": 1_735_689_600,
         "owned_by": "mistralai",
-        "capabilities": {
-            **{name: ability in model.capabilities for name, ability in abilities.items()},
-            "completion_fim": model.id.startswith("codestral"),
-            "fine_tuning": False,
-            "classification": False,
-        },
+        "capabilities": {**capabilities, "completion_fim": "codestral" in model.id, "fine_tuning": False},
         "name": model.id,
-        "description": None,
         "max_context_length": model.context_window,
         "aliases": [],
-        "deprecation": None,
-        "deprecation_replacement_model": None,
-        "default_model_temperature": None,
         "type": "base",
+        **dict.fromkeys(nothing),
     }

@@ -21,7 +21,12 @@ MOST_BATCH_TOKENS = 16_384
 _IMAGE_TOKENS = 256
 _TOOL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF")
+# Mistral's types and codes of errors.
+_ORDER = ("invalid_request_message_order", "3230")
+_CALL = ("invalid_function_call", "3280")
+ARGUMENTS = ("invalid_request_invalid_args", "3051")
+_PROMPT = ("invalid_request_prompt", "3210")
+_UNEQUAL = "Not the same number of function calls and responses"
 
 
 class Rejection(Exception):
@@ -32,23 +37,15 @@ class Rejection(Exception):
         kind: Mistral's type of the error.
         code: Mistral's code of it.
         status: the HTTP status.
+        wait: seconds after which another attempt makes sense.
     """
 
-    def __init__(self, message: Any, kind: str | None = None, code: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self, message: Any, kind: str | None = None, code: str | None = None, *, status: int = 400, wait: float = 0.0
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.wait = status, wait
         self.body = error_body(status, message, kind, code)
-
-
-def _order(message: str) -> Rejection:
-    return Rejection(message, "invalid_request_message_order", "3230")
-
-
-def _arguments(message: str) -> Rejection:
-    return Rejection(message, "invalid_request_invalid_args", "3051")
-
-
-_UNEQUAL = "Not the same number of function calls and responses"
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
@@ -58,95 +55,97 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         Rejection: with 3230, 3240 or 3280.
     """
     if not messages:
-        raise _order("Conversation must have at least one message")
+        raise Rejection("Conversation must have at least one message", *_ORDER)
     waiting: list[str] = []
     previous = "start"
     for message in messages:
-        role = message["role"]
+        role, call_id = message["role"], message.get("tool_call_id")
+        if (role == "tool" and previous not in ("assistant", "tool")) or (
+            previous == "tool" and role not in ("tool", "assistant")
+        ):
+            raise Rejection(f"Unexpected role '{role}' after role '{previous}'", *_ORDER)
         if role == "tool":
-            if previous not in ("assistant", "tool"):
-                raise _order(f"Unexpected role 'tool' after role '{previous}'")
-            _take(waiting, message.get("tool_call_id"))
-        elif previous == "tool" and role != "assistant":
-            raise _order(f"Unexpected role '{role}' after role 'tool'")
+            _check_ids([] if call_id is None else [call_id])
+            if not waiting:
+                raise Rejection(_UNEQUAL, *_ORDER)
+            if call_id is not None and call_id not in waiting:
+                raise Rejection(f"Unexpected tool call id {call_id} in tool results", *_ORDER)
+            waiting.remove(waiting[0] if call_id is None else call_id)
         elif waiting:
-            raise _order(_UNEQUAL)
+            raise Rejection(_UNEQUAL, *_ORDER)
         if role == "assistant":
             calls = message.get("tool_calls") or []
             if not calls and not message.get("content"):
                 said = "Assistant message must have either content or tool_calls, but not none."
                 raise Rejection(said, "invalid_request_assistant_message", "3240")
-            waiting = [_checked_id(call.get("id") or "null") for call in calls]
-            for call in calls:
-                _check_name(call["function"]["name"])
+            waiting = [call.get("id") or "null" for call in calls]
+            _check_ids(waiting)
+            _check_names([call["function"]["name"] for call in calls])
         previous = role
     # By its words a last system message is refused too; by mistral-common's check, whose words these are, it is not.
     if previous == "assistant" and not messages[-1].get("prefix"):
-        raise _order("Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant")
+        said = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
+        raise Rejection(said, *_ORDER)
     if waiting:
-        raise _order(_UNEQUAL)
+        raise Rejection(_UNEQUAL, *_ORDER)
 
 
-def _take(waiting: list[str], call_id: str | None) -> None:
-    if call_id is not None:
-        _checked_id(call_id)
-    if not waiting:
-        raise _order(_UNEQUAL)
-    if call_id is not None and call_id not in waiting:
-        raise _order(f"Unexpected tool call id {call_id} in tool results")
-    waiting.remove(waiting[0] if call_id is None else call_id)
+def _check_ids(ids: Sequence[str]) -> None:
+    for call_id in ids:
+        if not _TOOL_ID.fullmatch(call_id):
+            raise Rejection(f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9.", *_CALL)
 
 
-def _checked_id(call_id: str) -> str:
-    if not _TOOL_ID.fullmatch(call_id):
-        said = f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9."
-        raise Rejection(said, "invalid_function_call", "3280")
-    return call_id
-
-
-def _check_name(name: str) -> None:
-    if not _TOOL_NAME.fullmatch(name):
-        said = f"Function name was {name} but must be a-z, A-Z, 0-9, or contain underscores and dashes, "
-        raise Rejection(f"{said}with a maximum length of 64.", "invalid_function_call", "3280")
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not _TOOL_NAME.fullmatch(name):
+            said = f"Function name was {name} but must be a-z, A-Z, 0-9, or contain underscores and dashes, "
+            raise Rejection(f"{said}with a maximum length of 64.", *_CALL)
 
 
 def check_tools(body: Mapping[str, Any]) -> None:
     """Check the tools' number, names and schemas, the chosen one, and the schema of the answer."""
     tools = body.get("tools") or []
     if len(tools) > MOST_TOOLS:
-        raise _arguments(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}")
-    functions = [tool["function"] for tool in tools if "function" in tool]
-    for function in functions:
-        _check_name(function["name"])
+        raise Rejection(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}", *ARGUMENTS)
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools if "function" in tool}
+    _check_names(list(schemas))
     choice = body.get("tool_choice")
-    if isinstance(choice, dict) and choice["function"]["name"] not in [function["name"] for function in functions]:
-        raise _arguments(f"Tool choice {choice['function']['name']} is not among the tools of the request")
-    given = [(f"tool {function['name']}", function["parameters"]) for function in functions]
+    if isinstance(choice, dict) and (name := choice["function"]["name"]) not in schemas:
+        raise Rejection(f"Tool choice {name} is not among the tools of the request", *ARGUMENTS)
+    given = [(f"tool {name}", schema) for name, schema in schemas.items()]
     wanted = body.get("response_format") or {}
     if wanted.get("json_schema"):
         given.append((f"json_schema {wanted['json_schema']['name']}", wanted["json_schema"]["schema"]))
     elif wanted.get("type") == "json_schema":
-        raise _arguments("response_format of type json_schema needs a json_schema")
+        raise Rejection("response_format of type json_schema needs a json_schema", *ARGUMENTS)
     for name, schema in given:
         try:
             check_schema(schema)
         except SchemaProblem as problem:
-            raise _arguments(f"Invalid JSON schema of {name}: {problem}") from None
+            raise Rejection(f"Invalid JSON schema of {name}: {problem}", *ARGUMENTS) from None
 
 
 def check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
     """Check that the model takes the images and recordings that it is given, and that the images can be read."""
-    for part in parts(messages):
+    for part in _parts(messages):
         if part["type"] == "input_audio" and not model.can("audio"):
-            raise _arguments("Audio input is not enabled for this model")
+            raise Rejection("Audio input is not enabled for this model", *ARGUMENTS)
         if part["type"] != "image_url":
             continue
         if not model.can("vision"):
-            raise _arguments("Image input is not enabled for this model")
+            raise Rejection("Image input is not enabled for this model", *ARGUMENTS)
         url = part["image_url"] if isinstance(part["image_url"], str) else part["image_url"]["url"]
         kind, _, content = url.partition(";base64,")
         if kind.startswith("data:image/"):
-            _check_image(content)
+            try:
+                start = base64.b64decode(content, validate=True)[:8]
+            except binascii.Error:
+                start = b""
+            # The code and its words are assumed; that such a picture is refused is not.
+            if not start.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF")):
+                said = "Image could not be loaded as base64 encoded image"
+                raise Rejection(said, "invalid_request_file", "3310")
         elif not url.startswith("https"):
             said = (
                 "Value error, Image content must be a URL (starting with 'https') or base64 encoded image "
@@ -156,31 +155,19 @@ def check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
             raise Rejection({"detail": detail}, "invalid_request_error", status=422)
 
 
-def _check_image(content: str) -> None:
-    try:
-        start = base64.b64decode(content, validate=True)[:8]
-    except binascii.Error:
-        start = b""
-    # The code and its words are assumed; that such a picture is refused is not.
-    if not start.startswith(_IMAGE_STARTS):
-        raise Rejection("Image could not be loaded as base64 encoded image", "invalid_request_file", "3310")
-
-
 def check_window(prompt_tokens: int, model: Model) -> None:
     """Check that the prompt fits into the model's context window."""
     if prompt_tokens > model.context_window:
-        raise _arguments(
-            f"Prompt contains {prompt_tokens} tokens and 0 draft tokens, "
-            f"too large for model with {model.context_window} maximum context length"
-        )
+        said = f"Prompt contains {prompt_tokens} tokens and 0 draft tokens, too large for model with "
+        raise Rejection(f"{said}{model.context_window} maximum context length", *ARGUMENTS)
 
 
 def check_inputs(number: int) -> None:
     """Check the number of texts to embed."""
     if number == 0:
-        raise _arguments("Input can't be empty")
+        raise Rejection("Input can't be empty", *ARGUMENTS)
     if number > MOST_INPUTS:
-        raise Rejection("Too many inputs in request, split into more batches.", "invalid_request_prompt", "3210")
+        raise Rejection("Too many inputs in request, split into more batches.", *_PROMPT)
 
 
 def check_input_tokens(counts: Sequence[int]) -> None:
@@ -189,11 +176,10 @@ def check_input_tokens(counts: Sequence[int]) -> None:
         if tokens > MOST_INPUT_TOKENS:
             raise Rejection(f"Input id {at} has {tokens} tokens, exceeding max {MOST_INPUT_TOKENS} tokens.")
     if sum(counts) > MOST_BATCH_TOKENS:
-        raise Rejection("Too many tokens overall, split into more batches.", "invalid_request_prompt", "3210")
+        raise Rejection("Too many tokens overall, split into more batches.", *_PROMPT)
 
 
-def parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Iterate over every content part of a conversation; plain text is none."""
+def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     for message in messages:
         if isinstance(message.get("content"), list):
             yield from message["content"]

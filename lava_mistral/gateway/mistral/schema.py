@@ -62,11 +62,18 @@ def _strict(annotation: Any) -> Any:
     origin, members = get_origin(annotation), get_args(annotation)
     if origin is list:
         return Annotated[list[_strict(members[0])], Tag("list")]  # type: ignore[misc]
-    if origin in (NotRequired, dict, Literal) or not members:
-        return NotRequired[_strict(members[0])] if origin is NotRequired else annotation
-    if all(map(is_typeddict, members)):
-        return _tagged(members)
-    return Union[tuple(_strict(member) for member in members)]  # noqa: UP007 - made of a tuple
+    if origin is NotRequired:
+        return NotRequired[_strict(members[0])]
+    if origin in (dict, Literal) or not members:
+        return annotation
+    if types.Tool in members:
+        tagged = [(_strict(one), get_args(get_type_hints(one)["type"])) for one in members]
+        members = tuple(Annotated[one, Tag(name)] for one, names in tagged for name in names)
+        return Annotated[Union[members], Discriminator(_tool_type)]  # noqa: UP007 - made of a tuple
+    union = Union[tuple(map(_strict, members))]  # noqa: UP007 - made of a tuple
+    if not all(map(is_typeddict, members)):
+        return union
+    return Annotated[union, Discriminator("role" if "role" in members[0].__annotations__ else "type")]
 
 
 def _closed(source: Any) -> Any:
@@ -79,17 +86,6 @@ def _closed(source: Any) -> Any:
     closed = TypedDict(source.__name__, fields)  # type: ignore[misc]
     closed.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
     return closed
-
-
-def _tagged(members: tuple[Any, ...]) -> Any:
-    """A union of TypedDicts by their `role` or `type`."""
-    tag = "role" if "role" in members[0].__annotations__ else "type"
-    if types.Tool not in members:
-        return Annotated[Union[tuple(map(_strict, members))], Discriminator(tag)]  # noqa: UP007 - made of a tuple
-    labelled = [
-        Annotated[_strict(member), Tag(name)] for member in members for name in get_args(get_type_hints(member)[tag])
-    ]
-    return Annotated[Union[tuple(labelled)], Discriminator(_tool_type)]  # noqa: UP007 - made of a list
 
 
 def _tool_type(tool: Any) -> Any:
