@@ -15,8 +15,7 @@ from lava_mistral.gateway.options import Amount, Customer, Options, to_amount
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.pricing.cost import cost_of
 
-REQUESTS_PER_MINUTE: Final = 1_000
-"""Requests to the REST interface with one key."""
+REQUESTS_PER_MINUTE: Final = 1_000  # To the REST interface with one key.
 _CODES = {
     400: "invalid_request", 401: "unauthorized", 402: "insufficient_balance", 403: "forbidden", 404: "not_found",
     405: "method_not_allowed", 408: "request_timeout", 429: "rate_limit_exceeded",
@@ -24,12 +23,7 @@ _CODES = {
 
 
 class Refusal(Exception):
-    """Lava itself refuses the request.
-
-    Args:
-        status: the HTTP status.
-        message: what the body says.
-    """
+    """Lava itself refuses the request, with an HTTP status and a message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -82,9 +76,12 @@ class Wallet:
     def __contains__(self, payer: object) -> bool:
         return payer == "merchant" or payer in self._customers
 
-    def of(self, customer_id: str) -> Decimal | None:
-        """Return a customer's balance, whatever the id; `None` where there is no such customer."""
-        return self._customers.get(customer_id)
+    def of(self, customer_id: str, first: Amount | None = None) -> Decimal | None:
+        """Return a customer's balance; one who is not known yet begins with `first`, if that is given."""
+        with self._lock:
+            if first is not None:
+                self._customers.setdefault(customer_id, to_amount(first))
+            return self._customers.get(customer_id)
 
     def charge(self, amount: Decimal, customer_id: str | None = None) -> None:
         """Take an amount from the customer's balance, or the merchant's; it may fall below zero."""
@@ -93,11 +90,6 @@ class Wallet:
                 self._merchant -= amount
             else:
                 self._customers[customer_id] -= amount
-
-    def open(self, customer_id: str, balance: Amount) -> None:
-        """Give a customer who is not known yet a balance."""
-        with self._lock:
-            self._customers.setdefault(customer_id, to_amount(balance))
 
 
 class Accounts:
@@ -120,11 +112,7 @@ class Accounts:
         self.wallet = Wallet(options.balance, {name: plan.balance for name, plan in self._plans.items()})
 
     def authenticate(self, authorization: str | None) -> dict[str, Any]:
-        """Return the credential that a request carries: the forward token's fields, or `{"secret_key": …}`.
-
-        Raises:
-            Refusal: 401 where it is missing or not accepted, 400 for a customer without a meter.
-        """
+        """Return the credential that a request carries: the forward token's fields, or `{"secret_key": …}`."""
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -150,18 +138,13 @@ class Accounts:
         return credential
 
     def admit(self, credential: Mapping[str, Any]) -> None:
-        """Check that the plan allows the request and that the payer has credit.
-
-        Raises:
-            Refusal: 403 or 402.
-        """
+        """Check that the plan allows the request and that the payer has credit."""
         customer_id, meter, meters = credential.get("customer_id"), credential.get("meter_slug"), self._options.meters
         if meter is not None and meters is not None and meter not in meters:
             raise Refusal(403, f"Meter {meter!r} does not exist")
         if customer_id is not None:
-            if self._options.customers is None:
-                self.wallet.open(customer_id, self._options.customer_balance)
-            balance, plan = self.wallet.of(customer_id), self._plans.get(customer_id)
+            first = self._options.customer_balance if self._options.customers is None else None
+            balance, plan = self.wallet.of(customer_id, first), self._plans.get(customer_id)
             if balance is None:
                 raise Refusal(403, f"Customer {customer_id!r} does not exist or has no active plan")
             if plan is not None and plan.meters is not None and meter not in plan.meters:
@@ -186,11 +169,7 @@ class Accounts:
             self.wallet.charge(record.charge, customer_id)
 
     def count(self, key: str) -> dict[str, str]:
-        """Count a request to the REST interface and return the headers on its limit.
-
-        Raises:
-            Refusal: 429 where there are too many in this minute.
-        """
+        """Count a request to the REST interface and return the headers on its limit."""
         minute = int(time.time()) // 60
         begun, counted = self._windows.get(key, (minute, 0))
         counted = counted + 1 if begun == minute else 1

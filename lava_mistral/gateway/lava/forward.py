@@ -108,14 +108,7 @@ class Lava:
         return await self._provider.handle(record, body, lambda usage: self._settle(record, usage))
 
     def _admit(self, record: RequestRecord, query: str, headers: dict[bytes, bytes], content: bytes) -> Any:
-        """Read what Lava reads of a request, and record it.
-
-        Returns:
-            The parsed body, or the error of one that can't be parsed; `None` for a GET.
-
-        Raises:
-            Refusal: Lava does not pass it on.
-        """
+        """Read what Lava reads of a request, record it, and return its body, or the error of one that is no JSON."""
         asked = dict(parse_qsl(query, keep_blank_values=True))
         try:
             target = urlsplit(asked.get("u", ""))

@@ -53,11 +53,7 @@ class Rest:
         self._options, self._accounts, self._log = options, accounts, log
 
     def answer(self, method: str, path: str, authorization: str | None, query: Mapping[str, str]) -> Answer:
-        """Answer one request; the path begins with `/v1/`.
-
-        Raises:
-            Refusal: the credential is not accepted, there is no such thing, or a parameter makes no sense.
-        """
+        """Answer one request; the path begins with `/v1/`."""
         names = path.split("/")[2:]
         match names:
             case ["models" | "services" | "wallet" | "requests" | "usage"] | ["requests", _]:

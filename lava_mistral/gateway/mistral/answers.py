@@ -15,6 +15,7 @@ import orjson
 
 from lava_mistral.gateway import faults
 from lava_mistral.gateway.faults import EVENT_STREAM, JSON, Body, Cut, Garbage, Interrupted, Stall, Step, to_bytes
+from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 
@@ -25,17 +26,13 @@ _TOGETHER: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What surrounds an answer.
+    """What surrounds an answer."""
 
-    Attributes:
-        delay: seconds until the first byte.
-        limits: makes the headers on rate limits for so many tokens.
-        settle: charges for the usage; called when the answer is about to tell it, and not if the client has gone.
-    """
-
-    delay: float
-    limits: Callable[[int], dict[str, str]]
-    settle: Callable[[Usage], None]
+    record: RequestRecord
+    fault: faults.Fault | None  # What goes wrong, if anything.
+    delay: float  # Seconds until the first byte.
+    limits: Callable[[int], dict[str, str]]  # The headers on rate limits for so many tokens.
+    settle: Callable[[Usage], None]  # Charges for the usage; called when the answer is about to tell it.
 
 
 def headers(content_type: str) -> dict[str, str]:
@@ -57,9 +54,9 @@ def json_answer(
     return Answer(status, headers(JSON) | dict(more or {}), content, delay, before)
 
 
-def canned(fault: faults.Fault | None, terms: Terms, *, streamed: bool) -> Answer | None:
+def canned(terms: Terms, *, streamed: bool = False) -> Answer | None:
     """Return the answer that a fault is in itself; `None` for one that changes the usual answer, or for none."""
-    match fault:
+    match fault := terms.fault:
         case faults.Reset():
             return Answer(0, delay=terms.delay, reset=True)
         case faults.Status(retry_after=moment):
@@ -95,14 +92,7 @@ def _end(fault: Interrupted) -> Step | None:
 def played_stream(
     events: list[bytes], fault: faults.Fault | None, *, pace: float, settle: Callable[[], None]
 ) -> Iterator[Step]:
-    """Play a stream, with what is to go wrong.
-
-    Args:
-        events: all but `[DONE]`; the last one holds the usage.
-        fault: what goes wrong, if it is something that does in a stream.
-        pace: seconds before each event but the first.
-        settle: called before the usage goes out.
-    """
+    """Play a stream's events, of which the last one holds the usage, with what is to go wrong, and `[DONE]`."""
     how = fault.how if isinstance(fault, Interrupted) else ""
     whole = how in ("", "no done", "finish error")
     at = min(fault.after, len(events) - 1) if isinstance(fault, Garbage | Interrupted) else 0

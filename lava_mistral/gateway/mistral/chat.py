@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
+from lava_mistral.gateway.faults import EVENT_STREAM, Interrupted
 from lava_mistral.gateway.mistral import rules, stream
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, headers, json_answer, played_stream
 from lava_mistral.gateway.model.fill import SchemaProblem
@@ -22,7 +22,6 @@ from lava_mistral.gateway.model.prompt import text_of
 from lava_mistral.gateway.model.reply import Call, Reply, answer
 from lava_mistral.gateway.model.text import count, split
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model
@@ -45,13 +44,7 @@ class Chat:
         self._cached: dict[tuple[str, str], list[int]] = {}
 
     async def prompt_tokens(self, body: Mapping[str, Any], model: Model) -> list[int]:
-        """Check what the schema does not, and count the tokens of each message.
-
-        The tokens of the tools and of the prompt's start count to the first message.
-
-        Raises:
-            Rejection: Mistral refuses the request.
-        """
+        """Check what the schema does not, and count the tokens of each message; those of tools go to the first."""
         rules.check_messages(body["messages"])
         rules.check_tools(body)
         rules.check_media(body["messages"], model)
@@ -68,31 +61,21 @@ class Chat:
         rules.check_window(sum(counts), model)
         return counts
 
-    def answer(
-        self, record: RequestRecord, body: Mapping[str, Any], counts: Sequence[int], fault: Fault | None, terms: Terms
-    ) -> Answer:
-        """Answer with what the simulated model says.
-
-        Args:
-            record: the request's record; the answer's id is noted there.
-            body: a request that was checked.
-            counts: the tokens of each message.
-            fault: what goes wrong on the way, if anything.
-            terms: delay, rate-limit headers and charge.
-        """
+    def answer(self, body: Mapping[str, Any], counts: Sequence[int], terms: Terms) -> Answer:
+        """Answer a request that was checked with what the simulated model says."""
         try:
             choices = [_choice(body, number) for number in range(body.get("n") or 1)]
         except SchemaProblem as problem:
             raise rules.Rejection(f"Invalid JSON schema: {problem}", *rules.ARGUMENTS) from None
         usage = self._usage(body, counts, choices)
-        record.response_id = uuid.uuid4().hex
-        named = {"id": record.response_id, "created": int(time.time()), "model": body["model"]}
+        terms.record.response_id = uuid.uuid4().hex
+        named = {"id": terms.record.response_id, "created": int(time.time()), "model": body["model"]}
         if body.get("stream"):
             events = stream.events(choices, usage, named, fragment=self._options.fragment_tool_calls, draw=self._draw)
-            steps = played_stream(events, fault, pace=self._options.pace, settle=lambda: terms.settle(usage))
+            steps = played_stream(events, terms.fault, pace=self._options.pace, settle=lambda: terms.settle(usage))
             return Answer(200, headers(EVENT_STREAM) | terms.limits(sum(counts)), steps, terms.delay)
         finished = [choice.whole(at) for at, choice in enumerate(choices)]
-        if isinstance(fault, Interrupted) and fault.how == "finish error":
+        if isinstance(terms.fault, Interrupted) and terms.fault.how == "finish error":
             finished[0]["finish_reason"] = "error"
         if body.get("prompt_logprobs"):
             prompt = split("".join(text_of(message.get("content")) for message in body["messages"]))
@@ -102,7 +85,7 @@ class Chat:
         late = terms.delay + self._options.latency_per_token * usage["completion_tokens"]
         told = terms.limits(usage["total_tokens"])
         whole = json_answer(200, response, told, delay=late, before=lambda: terms.settle(usage))
-        return broken_off(whole, fault)
+        return broken_off(whole, terms.fault)
 
     def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[stream.Choice]) -> Usage:
         prompt, completion = sum(counts), sum(map(_completion_tokens, choices))

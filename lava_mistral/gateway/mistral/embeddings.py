@@ -11,13 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lava_mistral.gateway.faults import Fault, WrongVectors
+from lava_mistral.gateway.faults import WrongVectors
 from lava_mistral.gateway.mistral import rules
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, json_answer
 from lava_mistral.gateway.model.embedder import DIMENSIONS, Embedder
 from lava_mistral.gateway.model.text import count
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.tokens import count_tokens
@@ -35,11 +34,7 @@ class Embeddings:
         self._embedder = Embedder()
 
     async def embed(self, body: Mapping[str, Any]) -> tuple[Vectors, int]:
-        """Return the vectors of a request's texts and their number of tokens.
-
-        Raises:
-            Rejection: there are too many texts or tokens, or the dimension is too large.
-        """
+        """Return the vectors of a request's texts and their number of tokens."""
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         rules.check_inputs(len(texts))
         dimensions = body.get("output_dimension") or DIMENSIONS
@@ -56,28 +51,26 @@ class Embeddings:
         rules.check_input_tokens(counts := counted())
         return self._embedder(texts, dimensions=dimensions), sum(counts)
 
-    def answer(
-        self,
-        record: RequestRecord,
-        body: Mapping[str, Any],
-        vectors: Vectors,
-        tokens: int,
-        fault: Fault | None,
-        terms: Terms,
-    ) -> Answer:
+    def answer(self, body: Mapping[str, Any], vectors: Vectors, tokens: int, terms: Terms) -> Answer:
         """Return the vectors as Mistral sends them, or wrong where the fault says so."""
         as_text = body.get("encoding_format") == "base64" and self._options.base64
         rows = _rows(vectors, body.get("output_dtype", "float"), as_text=as_text)
         written = [b64encode(row.tobytes()).decode() for row in rows] if as_text else list(rows)
         data = [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
-        if isinstance(fault, WrongVectors):
-            data = _wrong(data, fault.how, as_text=as_text, dimensions=vectors.shape[1])
+        if isinstance(terms.fault, WrongVectors):
+            data = _wrong(data, terms.fault.how, as_text=as_text, dimensions=vectors.shape[1])
         usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
-        record.response_id = uuid.uuid4().hex
+        terms.record.response_id = uuid.uuid4().hex
         told = {"prompt_audio_seconds": None, **usage, "prompt_token_details": None}
-        response = {"id": record.response_id, "object": "list", "data": data, "model": body["model"], "usage": told}
+        response = {
+            "id": terms.record.response_id,
+            "object": "list",
+            "data": data,
+            "model": body["model"],
+            "usage": told,
+        }
         whole = json_answer(200, response, terms.limits(tokens), delay=terms.delay, before=lambda: terms.settle(usage))
-        return broken_off(whole, fault)
+        return broken_off(whole, terms.fault)
 
 
 def _rows(vectors: Vectors, dtype: str, *, as_text: bool) -> npt.NDArray[Any]:

@@ -25,14 +25,7 @@ class Bucket:
 
 
 class RateLimit:
-    """Two buckets, one of requests and one of tokens; used in one thread.
-
-    Args:
-        requests_per_second: `None` for no limit.
-        tokens_per_minute: `None` for no limit.
-        burst: seconds' worth of either that may be spent at once.
-        clock: tells the seconds.
-    """
+    """Two buckets, one of requests and one of tokens, with `burst` seconds' worth at most; used in one thread."""
 
     def __init__(
         self,

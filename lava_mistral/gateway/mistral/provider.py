@@ -62,13 +62,7 @@ class Provider:
             self._queue.clear()
 
     async def handle(self, record: RequestRecord, body: Any, settle: Callable[[Usage], None]) -> Answer:
-        """Answer one request to api.mistral.ai.
-
-        Args:
-            record: the request.
-            body: its parsed body, or the error of a body that can't be parsed.
-            settle: charges for the usage.
-        """
+        """Answer one request to api.mistral.ai; the body is parsed, or the error of one that can't be."""
         try:
             key, accepted = record.credential.get("provider_key"), self._options.provider_keys
             if key is not None and accepted is not None and key not in accepted:
@@ -77,21 +71,20 @@ class Provider:
                 case "POST", "/v1/chat/completions":
                     request = _checked(body, schema.CHAT)
                     counts = await self._chat.prompt_tokens(request, self._model(request["model"], "chat"))
-                    fault, terms = self._terms(record, sum(counts), request.get("max_tokens") or 0, settle)
-                    given = canned(fault, terms, streamed=bool(request.get("stream")))
-                    return given or self._chat.answer(record, request, counts, fault, terms)
+                    terms = self._terms(record, sum(counts), request.get("max_tokens") or 0, settle)
+                    given = canned(terms, streamed=bool(request.get("stream")))
+                    return given or self._chat.answer(request, counts, terms)
                 case "POST", "/v1/embeddings":
                     request = _checked(body, schema.EMBEDDINGS)
                     self._model(request["model"], "embeddings")
                     vectors, tokens = await self._embeddings.embed(request)
-                    fault, terms = self._terms(record, tokens, 0, settle)
-                    given = canned(fault, terms, streamed=False)
-                    return given or self._embeddings.answer(record, request, vectors, tokens, fault, terms)
+                    terms = self._terms(record, tokens, 0, settle)
+                    return canned(terms) or self._embeddings.answer(request, vectors, tokens, terms)
                 case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
                     shown = self._models(path.removeprefix("/v1/models").removeprefix("/"))
-                    fault, terms = self._terms(record, 0, 0, settle)
-                    given = canned(fault, terms, streamed=False)
-                    return given or broken_off(json_answer(200, shown, terms.limits(0), delay=terms.delay), fault)
+                    terms = self._terms(record, 0, 0, settle)
+                    listed = json_answer(200, shown, terms.limits(0), delay=terms.delay)
+                    return canned(terms) or broken_off(listed, terms.fault)
                 case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":
                     return json_answer(405, {"detail": "Method Not Allowed"})
             lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
@@ -119,10 +112,8 @@ class Provider:
     def _known(self, name: str) -> bool:
         return get_model(name).known or name in (*_OLDER, *_EARS, *self._options.models)
 
-    def _terms(
-        self, record: RequestRecord, tokens: int, allowed: int, settle: Callable[[Usage], None]
-    ) -> tuple[Fault | None, Terms]:
-        """What goes wrong with a request of so many tokens, if anything, and what surrounds its answer."""
+    def _terms(self, record: RequestRecord, tokens: int, allowed: int, settle: Callable[[Usage], None]) -> Terms:
+        """What surrounds the answer to a request of so many tokens."""
         seconds = self._limit.take(tokens + allowed)
         if seconds:
             raise Rejection(None, status=429, wait=seconds)
@@ -130,7 +121,7 @@ class Provider:
         fault = self._next_fault(record)
         while isinstance(fault, Slow):
             delay, fault = delay + fault.seconds, fault.then
-        return fault, Terms(delay, self._limit.headers, settle)
+        return Terms(record, fault, delay, self._limit.headers, settle)
 
     def _next_fault(self, record: RequestRecord) -> Fault | None:
         with self._queue_lock:

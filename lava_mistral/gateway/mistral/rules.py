@@ -30,15 +30,7 @@ _UNEQUAL = "Not the same number of function calls and responses"
 
 
 class Rejection(Exception):
-    """Mistral refuses the request.
-
-    Args:
-        message: what is wrong; a dict for the detail list of a 422.
-        kind: Mistral's type of the error.
-        code: Mistral's code of it.
-        status: the HTTP status.
-        wait: seconds after which another attempt makes sense.
-    """
+    """Mistral refuses the request, with its type (kind) and code of the error; `wait` is in seconds."""
 
     def __init__(
         self, message: Any, kind: str | None = None, code: str | None = None, *, status: int = 400, wait: float = 0.0
@@ -49,11 +41,7 @@ class Rejection(Exception):
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Check the order of roles, that calls and results belong together, and the ids of tool calls.
-
-    Raises:
-        Rejection: with 3230, 3240 or 3280.
-    """
+    """Check the order of roles, that calls and results belong together, and the ids of tool calls."""
     if not messages:
         raise Rejection("Conversation must have at least one message", *_ORDER)
     waiting: list[str] = []

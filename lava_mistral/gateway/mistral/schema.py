@@ -70,7 +70,7 @@ def _strict(annotation: Any) -> Any:
         tagged = [(_strict(one), get_args(get_type_hints(one)["type"])) for one in members]
         members = tuple(Annotated[one, Tag(name)] for one, names in tagged for name in names)
         return Annotated[Union[members], Discriminator(_tool_type)]  # noqa: UP007 - made of a tuple
-    union = Union[tuple(map(_strict, members))]  # noqa: UP007 - made of a tuple
+    union: Any = Union[tuple(map(_strict, members))]  # noqa: UP007 - made of a tuple
     if not all(map(is_typeddict, members)):
         return union
     return Annotated[union, Discriminator("role" if "role" in members[0].__annotations__ else "type")]

@@ -18,23 +18,14 @@ _PADDINGS = [b',"p":"%s"}\n\n' % _PADDING[:length] for length in range(1, len(_P
 
 @dataclass(slots=True)
 class Choice:
-    """One finished answer.
-
-    Attributes:
-        thinking: what a reasoning model wrote first, in tokens.
-        text: the answer, in tokens.
-        calls: the tool calls in wire form, without an index.
-        steps: the messages of tools that ran on Mistral's side, before the answer.
-        finish: the finish reason.
-        top: how many alternatives each token's log probability comes with; `None` for no log probabilities.
-    """
+    """One finished answer; thinking and text are in tokens, tool calls in wire form without an index."""
 
     thinking: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)  # Messages of tools that ran on Mistral's side.
     finish: str = "stop"
-    top: int | None = None
+    top: int | None = None  # Alternatives of each token, where log probabilities are asked for.
 
     def whole(self, index: int) -> dict[str, Any]:
         """Return the choice of an answer that is not streamed."""
@@ -49,11 +40,7 @@ class Choice:
         return {"index": index, "finish_reason": self.finish, **said, **logged}
 
     def deltas(self, fragment: int | None) -> list[bytes]:
-        """Return what follows the role in a stream: deltas in JSON; the last one goes with the finish reason.
-
-        Args:
-            fragment: characters of arguments in a delta, or `None` for whole tool calls.
-        """
+        """Return what follows the role in a stream, in JSON; a delta has so many characters of arguments, or all."""
         # Which message a delta belongs to is told only where there are several.
         told = {"index": len(self.steps), "role": "assistant"} if self.steps else {}
         deltas: list[dict[str, Any]] = [{"index": at, **step} for at, step in enumerate(self.steps)]
@@ -102,12 +89,7 @@ def events(
 ) -> list[bytes]:
     """Return the events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage.
 
-    Args:
-        choices: the answers.
-        usage: the count of tokens.
-        named: the answer's `id`, `created` (a POSIX timestamp) and `model`.
-        fragment: characters of arguments in a delta, or `None` for whole tool calls.
-        draw: where the lengths of the padding come from.
+    `named` holds the answer's `id`, `created` (a POSIX timestamp) and `model`; the padding's lengths are drawn.
     """
     fields = {"id": named["id"], "object": "chat.completion.chunk", **named}
     head = b"data: " + orjson.dumps(fields)[:-1] + b',"choices":[{"index":'

@@ -22,11 +22,7 @@ FEATURES: Final = 8
 
 
 class Embedder:
-    """Embeds batches of texts; safe to use from threads.
-
-    Args:
-        most_words: how many words are kept, at about 200 bytes a word, before all are forgotten.
-    """
+    """Embeds batches of texts; safe to use from threads. It keeps so many words, before all are forgotten."""
 
     def __init__(self, most_words: int = 400_000) -> None:
         self._lock = threading.Lock()
@@ -37,12 +33,7 @@ class Embedder:
         self._hashes: npt.NDArray[np.uint32] = np.zeros(most_words, np.uint32)
 
     def __call__(self, texts: Sequence[str], *, dimensions: int = DIMENSIONS) -> npt.NDArray[np.float16]:
-        """Return the texts' vectors, of unit length in 16-bit floats as Mistral's are.
-
-        Args:
-            texts: at least one.
-            dimensions: the length of a vector, at most 1024.
-        """
+        """Return the texts' vectors, of unit length in 16-bit floats as Mistral's are; at least one text is needed."""
         rows = list(map(words, texts))
         flat = [word for row in rows for word in row]
         with self._lock:

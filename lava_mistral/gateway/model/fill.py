@@ -72,11 +72,7 @@ class SchemaProblem(ValueError):
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Check a schema's keywords, and those of all parts that it refers to.
-
-    Raises:
-        SchemaProblem: one is malformed, or the schema is nested too deeply.
-    """
+    """Check a schema's keywords, and those of all parts that it refers to."""
     try:
         references = re.findall(r'"\$ref":"([^"]*)"', orjson.dumps(schema).decode())
     except TypeError:
@@ -99,13 +95,7 @@ def _target(root: Any, reference: str) -> Mapping[str, Any]:
 
 
 class Evidence:
-    """What a prompt offers; each number, quoted span and name is given out once.
-
-    Args:
-        text: the prompt.
-        answer: prose for the fields that ask for an answer.
-        records: JSON objects that tools have returned, by whose keys fields are filled.
-    """
+    """What a prompt offers, each number, quoted span and name once; an answer in prose; what tools have returned."""
 
     def __init__(self, text: str, *, answer: str = "", records: Sequence[Mapping[str, Any]] = ()) -> None:
         self.text = text.strip()

@@ -27,21 +27,13 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Reply:
-    """What the model says before stop words and limits cut it.
-
-    Attributes:
-        text: the answer; with tool calls it is empty.
-        thinking: what a reasoning model writes first.
-        calls: the tools that it calls.
-        built_in: the tools of Mistral's that it used on the way.
-        endless: it writes white space without end, as Mistral does in JSON mode when nothing asks for JSON.
-    """
+    """What the model says before stop words and limits cut it."""
 
     text: str = ""
     thinking: str = ""
     calls: list[Call] = field(default_factory=list)
-    built_in: list[Call] = field(default_factory=list)
-    endless: bool = False
+    built_in: list[Call] = field(default_factory=list)  # Tools that Mistral runs itself.
+    endless: bool = False  # White space, as Mistral writes in JSON mode when nothing asks for JSON.
 
 
 _GREETING = re.compile(
@@ -56,13 +48,7 @@ _DEEPEST_RESULT = 20
 
 
 def answer(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = False) -> Reply:
-    """Answer a valid chat request.
-
-    Args:
-        body: the request.
-        choice: which of `n` answers; each looks at the question anew.
-        reasoning: whether it thinks first.
-    """
+    """Answer a valid chat request; each choice of `n` begins with another sentence, a reasoning one with thoughts."""
     prompt, tools = Prompt(body["messages"]), body.get("tools") or ()
     functions = [tool["function"] for tool in tools if "function" in tool]
     calls = _calls(functions, body, prompt) if functions and body.get("tool_choice") != "none" else []

@@ -15,32 +15,22 @@ _SHORT = 0.05  # Seconds of a pause that is not worth watching the client for.
 
 @dataclass(slots=True)
 class Answer:
-    """What the provider answers.
-
-    Attributes:
-        status: the HTTP status.
-        headers: its headers; lower-case names.
-        body: the whole body, or the steps of one that is streamed.
-        delay: seconds until the first byte.
-        before: called after the delay, before the first byte, unless the client has gone.
-        reset: reset the connection instead of answering.
-    """
+    """What the provider answers; header names are in lower case, the body is whole or in steps."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | Iterator[Step] = b""
-    delay: float = 0.0
-    before: Callable[[], None] | None = None
-    reset: bool = False
+    delay: float = 0.0  # Seconds until the first byte.
+    before: Callable[[], None] | None = None  # Called just before the first byte, unless the client has gone.
+    reset: bool = False  # Reset the connection instead.
 
 
 async def play(
     answer: Answer, request_id: str, connection: Connection, send: Send, *, ending: Callable[[], None]
 ) -> bool:
-    """Send an answer; `ending` is called before the last byte: whoever has read it finds the request ended.
+    """Send an answer, and return whether all of it went to a client that was still there.
 
-    Returns:
-        Whether all of it was sent to a client that was still there; else the connection is closed or about to be.
+    `ending` is called before the last byte: whoever has read it finds the request ended.
     """
     if answer.delay > 0 and not await _wait(connection, answer.delay):
         return False

@@ -121,15 +121,7 @@ def _protocol(base: Any, traffic: Traffic, read_timeout: float) -> Callable[...,
 
 
 class ServerThread:
-    """A server in a daemon thread with an event loop of its own.
-
-    Args:
-        app: the ASGI application.
-        traffic: where connections are counted.
-        host: the address to listen on.
-        port: the port; 0 for a free one.
-        read_timeout: seconds that a client may take to send a request's head.
-    """
+    """A server in a daemon thread with an event loop of its own; a client has `read_timeout` seconds for a head."""
 
     def __init__(self, app: App, traffic: Traffic, *, host: str, port: int, read_timeout: float) -> None:
         self._socket = _listen(host, port)
