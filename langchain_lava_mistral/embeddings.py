@@ -12,7 +12,7 @@ from langchain_lava_mistral._params import EMBEDDING_SYNONYMS, by_field
 from langchain_lava_mistral._settings import LavaSettings, Made, new_clients, shared_settings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral._fork import new_lock
+from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing
 from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, PartialEmbedding
     from lava_mistral.embedding.progress import OnProgress
 
-_building = new_lock()
+_building = ForkSafeLock()
 
 
 class CallOptions(TypedDict, total=False):

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from lava_mistral.billing.identity import Billing as Billing
     from lava_mistral.billing.lava_records import RequestRecord as RequestRecord
     from lava_mistral.billing.lava_records import UsageReport as UsageReport
-    from lava_mistral.billing.listeners import track_usage as track_usage
     from lava_mistral.billing.scope import billed_to as billed_to
     from lava_mistral.billing.spend_limit import SpendLimit as SpendLimit
     from lava_mistral.billing.usage import CallRecord as CallRecord
     from lava_mistral.billing.usage_totals import UsageTotals as UsageTotals
+    from lava_mistral.billing.usage_totals import track_usage as track_usage
     from lava_mistral.client.async_client import AsyncLavaMistral as AsyncLavaMistral
     from lava_mistral.client.price_list import refresh_models as refresh_models
     from lava_mistral.client.sync_client import LavaMistral as LavaMistral
@@ -52,7 +52,7 @@ _HOME = {
     "Billing": "billing.identity",
     "RequestRecord": "billing.lava_records",
     "UsageReport": "billing.lava_records",
-    "track_usage": "billing.listeners",
+    "track_usage": "billing.usage_totals",
     "billed_to": "billing.scope",
     "SpendLimit": "billing.spend_limit",
     "CallRecord": "billing.usage",

@@ -31,8 +31,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from lava_mistral.billing.credentials import Secret
-from lava_mistral.billing.identity import Billing
+from lava_mistral.billing.identity import Billing, Secret
 from lava_mistral.billing.spend_limit import Amount, SpendLimit
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.client.sync_client import LavaMistral

@@ -11,9 +11,8 @@ from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, Secre
 from pydantic import AfterValidator, BeforeValidator, InstanceOf, PrivateAttr
 from pydantic.json_schema import SkipJsonSchema
 
-from lava_mistral._fork import new_lock
-from lava_mistral.billing.credentials import check_base_url
-from lava_mistral.billing.identity import Billing, check_metadata, to_billing
+from lava_mistral._locks import ForkSafeLock
+from lava_mistral.billing.identity import Billing, check_base_url, check_metadata, to_billing
 from lava_mistral.billing.pickling import carried_fields
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
 from lava_mistral.calls.chat_body import refuse_keys
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_building = new_lock()
+_building = ForkSafeLock()
 _SETTINGS_OF_CLIENTS: Final = (
     *("api_key", "base_url", "billing", "require_customer", "timeout", "max_retries", "spend_limit"),
     *("http_client", "async_http_client"),

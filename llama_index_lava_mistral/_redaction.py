@@ -12,9 +12,9 @@ from typing import Any, TypeVar, cast
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
+from lava_mistral.billing.context import CapturedContext
 from lava_mistral.billing.generators import astepped, stepped
 from lava_mistral.billing.identity import Billing, to_billing
-from lava_mistral.billing.listeners import CapturedContext
 from lava_mistral.calls.chat_body import refuse_keys
 from llama_index_lava_mistral._tools import response_format_of
 

@@ -13,7 +13,7 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 from pydantic import InstanceOf
 
-from lava_mistral.billing.listeners import watching
+from lava_mistral.billing.context import watching
 from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord, RetryStats
 from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals
 

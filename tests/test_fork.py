@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lava_mistral._fork import ForkSafeLock
+from lava_mistral._locks import ForkSafeLock
 from tests.conftest import ROOT
 
 pytestmark = [
@@ -50,5 +50,5 @@ def test_every_lock_of_the_packages_is_one_that_a_child_finds_free() -> None:
     for package in ("lava_mistral", "langchain_lava_mistral", "llama_index_lava_mistral"):
         for file in (ROOT / package).rglob("*.py"):
             # The gateway is a server of its own; a forked child closes what it inherits of it.
-            if file.name != "_fork.py" and "gateway" not in file.parts:
+            if file.name != "_locks.py" and "gateway" not in file.parts:
                 assert not re.search(r"threading\.(R?Lock|Condition)\(", file.read_text("utf-8")), file

@@ -1,4 +1,4 @@
-"""Who pays for a call: the billing identity, the metadata stored with it, and the credential that says both to Lava."""
+"""Who pays for a call, and what says it to Lava: keys, addresses, `Billing` and forward tokens."""
 
 from __future__ import annotations
 
@@ -6,21 +6,136 @@ import base64
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from ipaddress import ip_address
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+from urllib.parse import urlsplit
 
-from lava_mistral.billing.credentials import (
-    PRODUCTION_URL,
-    SANDBOX_URL,
-    Secret,
-    check_base_url,
-    decode_forward_token,
-    hidden,
-    reveal,
-)
 from lava_mistral.errors import ConfigurationError
+
+PRODUCTION_URL = "https://api.lava.so/v1"
+SANDBOX_URL = "https://sandbox-api.lava.so/v1"
+FIELDS = ("customer_id", "meter_slug", "provider_key", "disable_billing")
+_METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}\Z")
+
+
+@runtime_checkable
+class SecretValue(Protocol):
+    """A wrapped secret, such as pydantic's `SecretStr`."""
+
+    def get_secret_value(self) -> str: ...
+
+
+Secret: TypeAlias = str | SecretValue | Callable[[], str]
+"""A key: plain, wrapped, or a function that returns the one that is valid now."""
+
+
+class HiddenText:
+    """A key that is shown to nobody who prints it, walks its fields or writes it into a trace."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def get_secret_value(self) -> str:
+        """The key."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "'**********'"
+
+    def __eq__(self, other: object) -> bool:
+        return self._value == (other._value if isinstance(other, HiddenText) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+def hidden(secret: Secret | None) -> Secret | None:
+    """The secret in a form that does not show it."""
+    return HiddenText(secret) if isinstance(secret, str) else secret
+
+
+def reveal(secret: Secret, what: str) -> str:
+    """The plain text of a secret, checked to be usable in a header.
+
+    Args:
+        secret: the key, a wrapper around it, or a function that returns it.
+        what: its name in the error.
+
+    Raises:
+        ConfigurationError: it is empty, no text, or holds white space or characters outside ASCII.
+    """
+    value: Any = secret() if callable(secret) else secret
+    if callable(unwrap := getattr(value, "get_secret_value", None)):
+        value = unwrap()
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{what} must be text, not {type(value).__name__}.")
+    if not value:
+        raise ConfigurationError(f"{what} is empty. Leave it out, or give the key.")
+    if value[0] in "\"'":
+        raise ConfigurationError(f"{what} begins with a quotation mark, which is no part of a key: leave it out.")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        advice = f"Write {what}=key.strip(), or copy it again."
+        raise ConfigurationError(
+            f"{what} holds white space or a character that no key has (often a line break at its end). "
+            + ("Set it again without that." if what.startswith("LAVA_") else advice)
+        )
+    return value
+
+
+def decode_forward_token(token: str) -> dict[str, Any] | None:
+    """The fields of a forward token, or `None` for an opaque one."""
+    try:
+        fields = json.loads(base64.b64decode(token, validate=True))
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) and isinstance(fields.get("secret_key"), str) else None
+
+
+def is_lava_credential(key: str) -> bool:
+    """Whether a key looks like one of Lava's: a secret or spend key, or a forward token that can be read."""
+    return key.startswith(("aks_", "lava_sk_")) or decode_forward_token(key) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def check_base_url(url: str) -> str:
+    """The base URL without a trailing slash, if it is one of https, or of http to this machine."""
+    if "@" in url:
+        # Before anything that shows the URL: user and password are in it.
+        raise ConfigurationError(f"The base URL must be plain scheme, host and path, like {PRODUCTION_URL}.")
+    if not url.isprintable() or " " in url or "%20" in url:
+        raise ConfigurationError(
+            f"The base URL {url!r} (base_url= or LAVA_BASE_URL) holds white space, often a line break at its end: set "
+            "it again without."
+        )
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        # Read, since only then it is checked.
+        _ = parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise ConfigurationError(f"The base URL {url!r} is not one: write it like {PRODUCTION_URL}.")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ConfigurationError(
+            f"The base URL {url!r} would send the key unencrypted: write https:// (http:// is for this machine only)."
+        )
+    if parts.query or parts.fragment:
+        raise ConfigurationError(f"The base URL must be plain scheme, host and path, like {PRODUCTION_URL}.")
+    return url.rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -81,15 +196,11 @@ class Billing:
         Args:
             secret_key: Lava's secret key (`aks_live_…` or `aks_test_…`).
         """
-        fields: dict[str, Any] = {
-            "secret_key": reveal(secret_key, "secret_key"),
-            "customer_id": self.customer_id,
-            "meter_slug": self.meter_slug,
-            "provider_key": None if self.provider_key is None else reveal(self.provider_key, "provider_key"),
-            "disable_billing": self.disable_billing,
-        }
-        present = {name: value for name, value in fields.items() if value is not None}
-        text = json.dumps(present, ensure_ascii=False, separators=(",", ":"))
+        fields: dict[str, Any] = {"secret_key": reveal(secret_key, "secret_key")}
+        fields |= {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+        if self.provider_key is not None:
+            fields["provider_key"] = reveal(self.provider_key, "provider_key")
+        text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         # JavaScript escapes a lone surrogate as \udXXX; Python would refuse to encode it.
         text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
         return base64.b64encode(text.encode()).decode("ascii")
@@ -111,18 +222,11 @@ class Billing:
         if self.customer_id is not None:
             who = f"customer {self.customer_id!r} on meter {self.meter_slug!r}"
             return f"the merchant's wallet (tracked for {who})" if self.disable_billing else f"the plan of {who}"
-        return (
-            "the merchant's wallet"
-            if self.meter_slug is None
-            else f"the merchant's wallet, on meter {self.meter_slug!r}"
-        )
+        return "the merchant's wallet" + ("" if self.meter_slug is None else f", on meter {self.meter_slug!r}")
 
 
 MERCHANT = Billing()
 """The merchant's own wallet pays."""
-
-
-FIELDS = ("customer_id", "meter_slug", "provider_key", "disable_billing")
 
 
 def to_billing(value: Any) -> Billing | None:
@@ -141,9 +245,6 @@ def to_billing(value: Any) -> Billing | None:
         f"billing= takes a Billing, or its fields in a dictionary, not {type(value).__name__}: write "
         'Billing(customer_id="…", meter_slug="…").'
     )
-
-
-_METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}\Z")
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
@@ -165,14 +266,11 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     for key, value in metadata.items():
         if not isinstance(key, str) or not _METADATA_KEY.match(key):
             raise ConfigurationError(f"The metadata key {key!r} must be 1 to 255 ASCII letters, digits or underscores.")
+        what = f"The metadata value of {key!r}"
         if not isinstance(value, str):
-            raise ConfigurationError(
-                f"The metadata value of {key!r} must be text, not {type(value).__name__}: write str(…)."
-            )
+            raise ConfigurationError(f"{what} must be text, not {type(value).__name__}: write str(…).")
         if not 1 <= len(value) <= 255:
-            raise ConfigurationError(
-                f"The metadata value of {key!r} must have 1 to 255 characters; it has {len(value)}."
-            )
+            raise ConfigurationError(f"{what} must have 1 to 255 characters; it has {len(value)}.")
     return dict(metadata)
 
 
@@ -242,15 +340,10 @@ def billing_of_token(key: str) -> Billing:
 
 
 def credential_billing(api_key: Secret | None) -> Billing:
-    """Who pays by the credential itself: what a readable forward token says, else the merchant.
-
-    Args:
-        api_key: the credential as `resolve_access` takes it. A function is not asked: it is called for each request.
-    """
+    """Who pays by the credential itself; of a function that gives it, the merchant: each request asks it anew."""
     key: Any = os.environ.get("LAVA_FORWARD_TOKEN") if api_key is None else api_key
-    wrapped = getattr(key, "get_secret_value", None)
-    if wrapped is not None:
-        key = wrapped()
+    if (unwrap := getattr(key, "get_secret_value", None)) is not None:
+        key = unwrap()
     return billing_of_token(key) if isinstance(key, str) else MERCHANT
 
 
@@ -292,10 +385,8 @@ def missing_key() -> tuple[str, str]:
     if os.environ.get("LAVA_API_KEY"):
         said += "; LAVA_API_KEY is, but that name is not read"
     if os.environ.get("MISTRAL_API_KEY"):
-        said += (
-            "; MISTRAL_API_KEY is, but Lava wants a key of its own (Mistral's may go beside it, into "
-            "billing=Billing(provider_key=…))"
-        )
+        said += "; MISTRAL_API_KEY is, but Lava wants a key of its own (Mistral's may go beside it, into "
+        said += "billing=Billing(provider_key=…))"
     return said, (
         "Make a key (aks_live_… or aks_test_…) at https://www.lava.so/dashboard, then: export LAVA_SECRET_KEY=aks_… "
         "Without a key, `lava-mistral gateway` simulates Lava and Mistral on this machine and says what to export."

@@ -18,20 +18,13 @@ or was cancelled, nobody here knows: such a record has `usage` and `cost` `None`
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final
 
-from lava_mistral._fork import new_lock
-from lava_mistral.billing.generators import astepped, stepped
-from lava_mistral.billing.scope import BillingScope, in_scope, present_scope
+from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.usage import CallRecord, Listener, RetryStats
-from lava_mistral.billing.usage_totals import UsageTotals
-
-_T = TypeVar("_T")
 
 _log = logging.getLogger("lava_mistral")
 
@@ -46,111 +39,19 @@ class Listening:
     owner: object = field(default=None, repr=False)
 
 
-_NOBODY: Final = Listening()
-_watch: ContextVar[Listening] = ContextVar("lava_mistral_usage", default=_NOBODY)
-_subscribing = new_lock()
+NOBODY: Final = Listening()
+listening: ContextVar[Listening] = ContextVar("lava_mistral_usage", default=NOBODY)
+"""Who listens at this point, without those of the whole process."""
+_subscribing = ForkSafeLock()
 _subscribed: tuple[Listener, ...] = ()
 
 
 def present_listeners() -> Listening:
     """Who is told of a call that begins now: the context's listeners and the process's, each once."""
-    watch = _watch.get()
+    watch = listening.get()
     if not _subscribed:
         return watch
     return Listening(tuple(dict.fromkeys((*watch.listeners, *_subscribed))), watch.run_id)
-
-
-class watching:
-    """Tell further listeners of the calls that begin in the block, and of the framework's run they belong to.
-
-    Args:
-        listeners: each is told once of a call, also where it listens by another way.
-        run_id: LangChain's run id or LlamaIndex's span id; the outer block's by default.
-        inside: blocks to begin the calls in, instead of those around this one.
-    """
-
-    __slots__ = ("_inside", "_listeners", "_outer", "_run_id", "_scope")
-
-    def __init__(
-        self, listeners: Sequence[Listener] = (), run_id: str | None = None, inside: CapturedContext | None = None
-    ) -> None:
-        self._listeners, self._run_id, self._inside = listeners, run_id, inside
-
-    def __enter__(self) -> None:
-        self._outer = outer = _watch.get()
-        self._scope: AbstractContextManager[None] | None = None
-        if self._inside is not None:
-            outer = self._inside.watch
-            if self._inside.scope is not present_scope():
-                self._scope = in_scope(self._inside.scope)
-                self._scope.__enter__()
-        if self._listeners or self._run_id is not None:
-            joined = tuple(dict.fromkeys((*outer.listeners, *self._listeners)))
-            outer = Listening(joined, outer.run_id if self._run_id is None else self._run_id)
-        _watch.set(outer)
-
-    def __exit__(self, *failure: Any) -> None:
-        _watch.set(self._outer)
-        if self._scope is not None:
-            self._scope.__exit__(*failure)
-
-
-class CapturedContext(NamedTuple):
-    """The `billed_to` and `track_usage` blocks around a point, to begin a call later as if there."""
-
-    scope: BillingScope | None
-    watch: Listening
-
-    @classmethod
-    def here(cls) -> CapturedContext:
-        """Those around this point."""
-        return cls(present_scope(), _watch.get())
-
-    def again(self) -> watching:
-        """A block inside them, whatever is around it."""
-        return watching(inside=self)
-
-    def steps(self, generator: Generator[_T, Any, Any]) -> Generator[_T, Any, Any]:
-        """The generator, each of whose steps is taken inside them, wherever it is read."""
-        return cast("Generator[_T, Any, Any]", stepped(self.again, lambda: generator)())
-
-    def asteps(self, generator: AsyncGenerator[_T, Any]) -> AsyncGenerator[_T, Any]:
-        """The async generator, each of whose steps is taken inside them, wherever it is read."""
-        return cast("AsyncGenerator[_T, Any]", astepped(self.again, lambda: generator)())
-
-
-class track_usage:
-    """Sum up the calls that begin in the block, whatever makes them.
-
-        with track_usage() as usage:
-            …
-        print(usage.cost, usage.by_model)
-
-    The block holds for tasks and for the threads that the frameworks start, like `billed_to`. Blocks nest; each sums
-    up its own calls and those of the blocks inside.
-
-    Args:
-        usage: what to sum up in; by default a new `UsageTotals`.
-        listener: told of each call too.
-    """
-
-    def __init__(self, usage: UsageTotals | None = None, *, listener: Listener | None = None) -> None:
-        self.usage = UsageTotals() if usage is None else usage
-        self._listeners = (self.usage,) if listener is None else (self.usage, listener)
-
-    def __enter__(self) -> UsageTotals:
-        outer = _watch.get()
-        joined = tuple(dict.fromkeys((*outer.listeners, *self._listeners)))
-        _watch.set(Listening(joined, outer.run_id, outer, self))
-        return self.usage
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        present = _watch.get()
-        # A generator may be closed in another context than it was entered in; there is nothing to leave there.
-        if present.owner is self:
-            _watch.set(present.outer or _NOBODY)
 
 
 def subscribe(listener: Listener) -> None:
@@ -170,24 +71,17 @@ def unsubscribe(listener: Listener) -> None:
         _subscribed = tuple(known for known in _subscribed if known != listener)
 
 
-def notify(listeners: Sequence[Listener], record: CallRecord) -> None:
-    """Tell listeners of a call. One that fails is logged: the call itself did not."""
-    for listener in listeners:
-        try:
-            listener(record)
-        except Exception:  # noqa: BLE001 - what a listener does is not the call's fault
-            _log.exception("A listener to usage failed: %r", listener)
+def notify(listeners: Sequence[Listener], told: CallRecord | RetryStats) -> None:
+    """Tell listeners of a call, or those that have an `add_effort` of what it did beside.
 
-
-def notify_retries(listeners: Sequence[Listener], effort: RetryStats) -> None:
-    """Tell those listeners of it that have a method for it. One that fails is logged: the call itself did not."""
-    if not effort.retries and not effort.duplicates:
+    One that fails is logged: the call itself did not.
+    """
+    if isinstance(told, RetryStats) and not (told.retries or told.duplicates):
         return
     for listener in listeners:
-        add_effort = getattr(listener, "add_effort", None)
-        if add_effort is None:
-            continue
+        tell: Any = listener if isinstance(told, CallRecord) else getattr(listener, "add_effort", None)
         try:
-            add_effort(effort)
+            if tell is not None:
+                tell(told)
         except Exception:  # noqa: BLE001 - what a listener does is not the call's fault
             _log.exception("A listener to usage failed: %r", listener)

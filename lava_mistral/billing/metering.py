@@ -10,13 +10,12 @@ from time import monotonic
 from typing import Any
 
 from lava_mistral.billing.identity import MERCHANT, Billing
-from lava_mistral.billing.listeners import Listening, notify, notify_retries, present_listeners
+from lava_mistral.billing.listeners import Listening, notify, present_listeners
 from lava_mistral.billing.scope import BillingContext
 from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.billing.usage import CallRecord, Kind, RetryStats
 from lava_mistral.errors import SpendLimitError
-from lava_mistral.mistral.types import Usage
-from lava_mistral.mistral.usage import known_usage
+from lava_mistral.mistral.usage import Usage, known_usage
 from lava_mistral.pricing.cost import priced
 
 
@@ -70,7 +69,7 @@ class CallMeter:
         """A request of it failed and is about to be repeated."""
         who = self.sent_as
         effort = RetryStats(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
-        notify_retries(self.watch.listeners, effort)
+        notify(self.watch.listeners, effort)
 
 
 def open_call_meter(

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lava_mistral.billing.credentials import Secret
-from lava_mistral.billing.identity import Billing
+from lava_mistral.billing.identity import Billing, Secret
 from lava_mistral.billing.scope import identify, open_scopes, present_scope
 from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.errors import ConfigurationError

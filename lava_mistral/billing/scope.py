@@ -14,10 +14,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from lava_mistral._fork import after_fork
-from lava_mistral.billing.credentials import Secret, hidden
+from lava_mistral._locks import after_fork
 from lava_mistral.billing.generators import astepped, calling_generator, stepped, yields_in_block
-from lava_mistral.billing.identity import FIELDS, MERCHANT, Billing, check_metadata, credential_billing
+from lava_mistral.billing.identity import FIELDS, MERCHANT, Billing, Secret, check_metadata, credential_billing, hidden
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.errors import ConfigurationError
 

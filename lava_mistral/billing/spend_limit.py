@@ -14,19 +14,25 @@ reservation stays: a limit is never passed on a guess. `LavaMistral.reconcile(li
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from lava_mistral._inbox import Inbox
+from lava_mistral._locks import Inbox
 from lava_mistral.errors import ConfigurationError, SpendLimitError
-from lava_mistral.pricing.cost import EXACT, format_cost
-
-if TYPE_CHECKING:
-    from lava_mistral.billing.lava_records import RequestRecord
+from lava_mistral.pricing.amounts import EXACT, format_cost
 
 Amount: TypeAlias = Decimal | str | int | float
 """USD. A float is taken as it prints: 0.1 is ten cents."""
 
 _ZERO = Decimal(0)
+
+
+class Recorded(Protocol):
+    """A request whose cost Lava knows, such as a `RequestRecord`."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def cost(self) -> Decimal: ...
 
 
 class SpendLimit:
@@ -124,7 +130,7 @@ class SpendLimit:
         with self._inbox:
             return tuple(self._unsettled)
 
-    def settle(self, told: RequestRecord) -> None:
+    def settle(self, told: Recorded) -> None:
         """Put what Lava recorded in the place of what is held for a request; without effect for any other."""
         with self._inbox:
             amount = self._unsettled.pop(told.request_id, None)

@@ -6,15 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from lava_mistral.mistral.types import Usage
-from lava_mistral.mistral.usage import cached_tokens
-from lava_mistral.pricing.cost import EXACT
-
-if TYPE_CHECKING:
-    from lava_mistral.billing.lava_records import RequestRecord
-
+from lava_mistral.mistral.usage import Usage, cached_tokens
+from lava_mistral.pricing.amounts import EXACT
 
 Kind: TypeAlias = Literal["chat", "embedding"]
 
@@ -159,12 +154,12 @@ class Tally:
         self.retries += effort.retries
         self.duplicates += effort.duplicates
 
-    def settle(self, told: RequestRecord) -> None:
-        """Count what Lava recorded of a request that was unknown."""
+    def settle(self, input_tokens: int, output_tokens: int, cost: Decimal) -> None:
+        """Count what is known by now of a request that was unknown."""
         self.unknown -= 1
-        self.input_tokens += told.usage.input_tokens
-        self.output_tokens += told.usage.output_tokens
-        self.cost = EXACT.add(self.cost, told.cost)
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self.cost = EXACT.add(self.cost, cost)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the sums in JSON's types; the cost as text, so that no digit is lost."""

@@ -6,18 +6,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from decimal import Decimal
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from lava_mistral._inbox import Inbox
-from lava_mistral.pricing.cost import format_cost
+from lava_mistral._locks import Inbox
+from lava_mistral.pricing.amounts import format_cost
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from lava_mistral.billing.lava_records import RequestRecord
 
-from lava_mistral.billing.usage import LANGCHAIN_RUN, LLAMA_INDEX_SPAN, CallRecord, RetryStats, Tally
-from lava_mistral.billing.usage_table import usage_table
+from lava_mistral.billing.listeners import NOBODY, Listening, listening
+from lava_mistral.billing.usage import LANGCHAIN_RUN, LLAMA_INDEX_SPAN, CallRecord, Listener, RetryStats, Tally
 
 OTHER: Final = "(other)"
 """Stands for all further values of a metadata key that has very many."""
@@ -173,7 +174,7 @@ class UsageTotals:
             record = self._unsettled.pop(told.request_id, None)
             if record is not None:
                 for tally in self._tallies(record):
-                    tally.settle(told)
+                    tally.settle(told.usage.input_tokens, told.usage.output_tokens, told.cost)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything in JSON's types; costs as text, so that no digit is lost. The name for no customer is `""`."""
@@ -196,7 +197,7 @@ class UsageTotals:
         Raises:
             ValueError: there is no such section.
         """
-        return usage_table({name: self._section(name) for name in by or self._usual_sections()}, self.total)
+        return _table({name: self._section(name) for name in by or self._usual_sections()}, self.total)
 
     def _usual_sections(self) -> Sequence[str]:
         named = set(self.by_customer) - {None}
@@ -265,3 +266,68 @@ class CountsInTotals:
 
 def _dicts(groups: Mapping[Any, Tally]) -> dict[str, dict[str, Any]]:
     return {name or "": tally.as_dict() for name, tally in groups.items()}
+
+
+def _table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Table:
+    """Sums as a rich table: each section's rows with the dearest first, then the total."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=None, show_footer=True)
+    doubtful = total.unknown or total.unpriced
+    columns = [("requests", total.requests), ("input", total.input_tokens), ("cached", total.cached_tokens)]
+    columns.append(("output", total.output_tokens))
+    table.add_column("", footer="total", overflow="fold", min_width=18)
+    for name, value in columns:
+        table.add_column(name, footer=f"{value:,}", justify="right")
+    table.add_column("cost", footer=format_cost(total.cost), justify="right")
+    if doubtful:
+        table.add_column("cost\nunknown", footer=f"{total.unknown + total.unpriced:,}", justify="right")
+    for name, value in (("retries", total.retries), ("duplicates", total.duplicates)):
+        if value:
+            table.add_column(name, footer=f"{value:,}", justify="right")
+    for section, groups in sections.items():
+        table.add_section()
+        table.add_row(f"[bold]by {section.removeprefix('metadata:')}[/bold]")
+        for label, tally in sorted(groups.items(), key=lambda item: (-item[1].cost, item[0] or "")):
+            cells = [tally.requests, tally.input_tokens, tally.cached_tokens, tally.output_tokens]
+            row = [escape(label or "–"), *(f"{cell:,}" for cell in cells), format_cost(tally.cost)]
+            rest = [tally.unknown + tally.unpriced] if doubtful else []
+            rest += [tally.retries] if total.retries else []
+            rest += [tally.duplicates] if total.duplicates else []
+            table.add_row(*row, *(f"{cell:,}" for cell in rest))
+    return table
+
+
+class track_usage:
+    """Sum up the calls that begin in the block, whatever makes them.
+
+        with track_usage() as usage:
+            …
+        print(usage.cost, usage.by_model)
+
+    The block holds for tasks and for the threads that the frameworks start, like `billed_to`. Blocks nest; each sums
+    up its own calls and those of the blocks inside.
+
+    Args:
+        usage: what to sum up in; by default a new `UsageTotals`.
+        listener: told of each call too.
+    """
+
+    def __init__(self, usage: UsageTotals | None = None, *, listener: Listener | None = None) -> None:
+        self.usage = UsageTotals() if usage is None else usage
+        self._listeners = (self.usage,) if listener is None else (self.usage, listener)
+
+    def __enter__(self) -> UsageTotals:
+        outer = listening.get()
+        joined = tuple(dict.fromkeys((*outer.listeners, *self._listeners)))
+        listening.set(Listening(joined, outer.run_id, outer, self))
+        return self.usage
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        present = listening.get()
+        # A generator may be closed in another context than it was entered in; there is nothing to leave there.
+        if present.owner is self:
+            listening.set(present.outer or NOBODY)

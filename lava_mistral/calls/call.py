@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
 
-from lava_mistral.billing.credentials import decode_forward_token, is_lava_credential
-from lava_mistral.billing.identity import billing_of_token, payer_of
+from lava_mistral.billing.identity import billing_of_token, decode_forward_token, is_lava_credential, payer_of
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
 from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.error_mapping import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.billing.credentials import is_loopback
+from lava_mistral.billing.identity import is_loopback
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import (
     TOP_UP,

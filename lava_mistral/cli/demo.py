@@ -14,14 +14,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lava_mistral.billing.credentials import is_loopback
-from lava_mistral.billing.identity import resolve_access
-from lava_mistral.billing.listeners import track_usage
+from lava_mistral.billing.identity import is_loopback, resolve_access
 from lava_mistral.billing.usage import CallRecord, Tally
+from lava_mistral.billing.usage_totals import track_usage
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.cli.documents import Library, Text, passages, prose, read_library
 from lava_mistral.cli.output import counted, print_columns
-from lava_mistral.pricing.cost import format_cost
+from lava_mistral.pricing.amounts import format_cost
 
 Framework = Literal["langchain", "llama-index"]
 
@@ -169,8 +168,10 @@ class LangChainEngine:
 
     def __init__(self, api_key: str, base_url: str) -> None:
         # First our own package: it says which extra is missing.
-        from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings  # isort: split
+        from langchain_lava_mistral.chat_models import ChatLavaMistral  # isort: split
         from langchain_core.vectorstores import InMemoryVectorStore
+
+        from langchain_lava_mistral.embeddings import LavaMistralEmbeddings
 
         access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
         self._store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
@@ -198,8 +199,10 @@ class LlamaIndexEngine:
     title = "LlamaIndex"
 
     def __init__(self, api_key: str, base_url: str) -> None:
-        from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings  # isort: split
+        from llama_index_lava_mistral.llms import ChatLavaMistral  # isort: split
         from llama_index.core import VectorStoreIndex
+
+        from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
 
         access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
         embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)

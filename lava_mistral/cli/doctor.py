@@ -17,14 +17,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lava_mistral.billing.credentials import PRODUCTION_URL, check_base_url, decode_forward_token, is_loopback
-from lava_mistral.billing.identity import missing_key, resolve_access
+from lava_mistral.billing.identity import (
+    PRODUCTION_URL,
+    check_base_url,
+    decode_forward_token,
+    is_loopback,
+    missing_key,
+    resolve_access,
+)
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.calls.error_mapping import redact
 from lava_mistral.cli.output import JsonOption, counted, print_json
 from lava_mistral.errors import TOP_UP, ConfigurationError, InsufficientBalanceError, LavaError
+from lava_mistral.pricing.amounts import format_cost
 from lava_mistral.pricing.catalog import get_model, models
-from lava_mistral.pricing.cost import cost_of, format_cost
+from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.pools import proxy_for, ssl_context
 from lava_mistral.transport.request import parse_url
 

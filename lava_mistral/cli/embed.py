@@ -12,12 +12,13 @@ from rich.console import Console
 
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.cli.output import counted
-from lava_mistral.pricing.cost import format_cost
+from lava_mistral.pricing.amounts import format_cost
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from lava_mistral.jobs import JobEstimate, JobProgress
+    from lava_mistral.jobs.embedding_job import JobEstimate
+    from lava_mistral.jobs.parts import JobProgress
 
 _INTERVAL = 10.0  # seconds between two lines of progress
 
@@ -63,7 +64,7 @@ def embed(
     """
     from lava_mistral.billing.identity import Billing
     from lava_mistral.client.sync_client import LavaMistral
-    from lava_mistral.jobs import EmbeddingJob
+    from lava_mistral.jobs.embedding_job import EmbeddingJob
 
     client = LavaMistral(billing=Billing(customer_id=customer, meter_slug=meter) if customer or meter else None)
     job = EmbeddingJob(

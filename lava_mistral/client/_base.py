@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
 
-from lava_mistral.billing.credentials import Secret, check_base_url
-from lava_mistral.billing.identity import Billing, to_billing
+from lava_mistral.billing.identity import Billing, Secret, check_base_url, to_billing
 from lava_mistral.billing.metering import CallMeter, open_call_meter
 from lava_mistral.billing.pickling import carried
 from lava_mistral.billing.scope import BillingContext, check_customer, identify, warn_of_unused_block
@@ -24,7 +23,6 @@ from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL as DEFAULT_EMBED
 from lava_mistral.calls.defaults import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
 from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, Completion
-from lava_mistral.client.streams import StreamBase
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.types import Message
@@ -37,17 +35,20 @@ from lava_mistral.transport.lava import Forwarder
 from lava_mistral.transport.request import Request, Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
 
-if TYPE_CHECKING:
-    from lava_mistral.embedding.engine import (
-        EmbeddingEngine,
-    )
-
-
 OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
 """Told before each wait: the error, how many tries were made, seconds to the next."""
 
 _T = TypeVar("_T")
-_Stream = TypeVar("_Stream", bound=StreamBase)
+
+
+class Stream(Protocol):
+    """A streamed answer, sync or async."""
+
+    def __init__(self, call: Call, response: Response, deadline: Deadline) -> None: ...
+    def prime(self) -> Flow[None]: ...
+
+
+_Stream = TypeVar("_Stream", bound=Stream)
 
 
 class Transport(Protocol):
@@ -100,7 +101,7 @@ class ClientBase:
         self.spend_limit = to_limit(spend_limit)
         self._require_customer = require_customer
         # One engine for each way to embed, since the engine holds the limit of requests in flight.
-        self._engines: dict[tuple[str, int | None, int], EmbeddingEngine] = {}
+        self._engines: dict[tuple[str, int | None, int], Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Nothing in it ever changes, and a caller's HTTP client can't be copied.

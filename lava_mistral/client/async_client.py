@@ -162,7 +162,7 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
         from lava_mistral.embedding.engine import EmbeddingEngine
 
         key = (model, dimensions, max_concurrency)
-        engine = self._engines.get(key)
+        engine: EmbeddingEngine | None = self._engines.get(key)
         if engine is None:
             new = EmbeddingEngine(None, self, **self._engine_settings(model, dimensions, max_concurrency))
             engine = self._engines.setdefault(key, new)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lava_mistral.billing.credentials import PRODUCTION_URL, check_base_url
+from lava_mistral.billing.identity import PRODUCTION_URL, check_base_url
 from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.call import JSON_HEADERS
 from lava_mistral.client.lookups import Lookup

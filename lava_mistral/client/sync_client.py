@@ -224,7 +224,7 @@ class LavaMistral(ClientBase, History):
         from lava_mistral.embedding.engine import EmbeddingEngine
 
         key = (model, dimensions, max_concurrency)
-        engine = self._engines.get(key)
+        engine: EmbeddingEngine | None = self._engines.get(key)
         if engine is None:
             new = EmbeddingEngine(self, **self._engine_settings(model, dimensions, max_concurrency))
             engine = self._engines.setdefault(key, new)

@@ -9,13 +9,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, cast
 
 from lava_mistral.billing.usage import Listener
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
 from lava_mistral.embedding.batching import Batch
-from lava_mistral.embedding.jobs import StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope, Stopped
 from lava_mistral.embedding.progress import ProgressReporter
 from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
@@ -240,7 +239,7 @@ class AsyncEmbeddingStream:
     It is an async context manager too; leaving it, `aclose()` and exhausting it end its tasks.
     """
 
-    def __init__(self, vectors: AsyncGenerator[tuple[int, Any], None], job: StreamJob, workers: TaskWorkers) -> None:
+    def __init__(self, vectors: AsyncGenerator[tuple[int, Any], None], job: EmbeddingRun, workers: TaskWorkers) -> None:
         self._vectors = vectors
         self._job = job
         self._workers = workers
@@ -271,4 +270,4 @@ class AsyncEmbeddingStream:
     def partial(self) -> PartialEmbedding:
         """What is there and was not handed on, to be given as `resume_from=` to a later call over the same source."""
         take_finished(self._job, self._workers)
-        return self._job.partial()
+        return cast("PartialEmbedding", self._job.partial())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypedDict, Unpack, get_args
 
-from lava_mistral._fork import ForkSafeLock
+from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.listeners import present_listeners
 from lava_mistral.embedding import async_driver, sync_driver

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from lava_mistral._inbox import Inbox
+from lava_mistral._locks import Inbox
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit
 from lava_mistral.errors import LavaError, RateLimitError
 

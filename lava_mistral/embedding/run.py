@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from lava_mistral.billing.listeners import notify_retries
+from lava_mistral.billing.listeners import notify
 from lava_mistral.billing.scope import BillingContext
 from lava_mistral.billing.usage import Listener, RetryStats
 from lava_mistral.embedding.batching import Batch
@@ -300,4 +300,4 @@ def supervised(run: EmbeddingRun, workers: Workers, listeners: Sequence[Listener
                 error.partial = partial  # type: ignore[attr-defined]
         raise
     finally:
-        notify_retries(listeners, run.effort())
+        notify(listeners, run.effort())

@@ -9,13 +9,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, cast
 
 from lava_mistral.billing.usage import Listener
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
 from lava_mistral.embedding.batching import Batch
-from lava_mistral.embedding.jobs import StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope, StopSignal
 from lava_mistral.embedding.progress import ProgressReporter
 from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
@@ -240,7 +239,9 @@ class EmbeddingStream:
     It is a context manager too; leaving it, `close()` and exhausting it stop its threads.
     """
 
-    def __init__(self, vectors: Generator[tuple[int, Any], None, None], job: StreamJob, workers: ThreadWorkers) -> None:
+    def __init__(
+        self, vectors: Generator[tuple[int, Any], None, None], job: EmbeddingRun, workers: ThreadWorkers
+    ) -> None:
         self._vectors = vectors
         self._job = job
         self._workers = workers
@@ -274,4 +275,4 @@ class EmbeddingStream:
         After `close()` it may grow while requests in flight end.
         """
         take_finished(self._job, self._workers)
-        return self._job.partial()
+        return cast("PartialEmbedding", self._job.partial())

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import struct
-import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lava_mistral._locks import ForkSafeLock
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.decoding import BadAnswer, read_rows
 from lava_mistral.embedding.results import digest
@@ -183,7 +183,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def add(self, texts: Sequence[str], rows: NDArray[np.float32]) -> None:
         """Add the vectors of an answer."""

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 from lava_mistral.errors import ServerError
-from lava_mistral.mistral.json_codec import to_json
 
 # What stands for a missing tool-call id, beside `None`: "null" is the schema's default.
 _NO_ID = frozenset(("", "null"))
@@ -137,7 +136,7 @@ def read_function(call: Any) -> tuple[str, str]:
     if arguments is None:
         arguments = ""
     elif not isinstance(arguments, str):
-        arguments = to_json(arguments).decode()
+        arguments = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
     name = function.get("name") or ""
     if not isinstance(name, str):
         raise malformed("name", "a string", name)

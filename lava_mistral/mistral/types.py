@@ -10,6 +10,8 @@ from typing import Any, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
+from lava_mistral.mistral.usage import Usage as Usage
+
 FinishReason: TypeAlias = Literal["stop", "length", "model_length", "error", "tool_calls"]
 """Further ones may come."""
 
@@ -265,26 +267,6 @@ class EmbeddingRequest(TypedDict):
     output_dimension: NotRequired[int | None]
     output_dtype: NotRequired[Literal["float", "int8", "uint8", "binary", "ubinary"]]
     encoding_format: NotRequired[Literal["float", "base64"]]
-
-
-class PromptTokensDetails(TypedDict, total=False):
-    cached_tokens: int
-
-
-class CompletionTokensDetails(TypedDict, total=False):
-    reasoning_tokens: int | None
-
-
-class Usage(TypedDict):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    num_cached_tokens: NotRequired[int | None]
-    prompt_tokens_details: NotRequired[PromptTokensDetails | None]
-    prompt_token_details: NotRequired[PromptTokensDetails | None]
-    prompt_audio_seconds: NotRequired[int | None]
-    completion_tokens_details: NotRequired[CompletionTokensDetails | None]
-    service_tier: NotRequired[str | None]
 
 
 class TokenLogprob(TypedDict):

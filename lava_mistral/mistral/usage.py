@@ -1,10 +1,30 @@
-"""Count what an answer says of its usage. Pure."""
+"""Read what an answer says of its usage. Pure."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NotRequired, cast
 
-from lava_mistral.mistral.types import Usage
+from typing_extensions import TypedDict
+
+
+class PromptTokensDetails(TypedDict, total=False):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(TypedDict, total=False):
+    reasoning_tokens: int | None
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    num_cached_tokens: NotRequired[int | None]
+    prompt_tokens_details: NotRequired[PromptTokensDetails | None]
+    prompt_token_details: NotRequired[PromptTokensDetails | None]
+    prompt_audio_seconds: NotRequired[int | None]
+    completion_tokens_details: NotRequired[CompletionTokensDetails | None]
+    service_tier: NotRequired[str | None]
 
 
 def known_usage(value: Any) -> Usage | None:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from lava_mistral._fork import new_lock
+from lava_mistral._locks import ForkSafeLock
 
 Capability = Literal["chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents"]
 CAPABILITIES: Final[frozenset[str]] = frozenset(
@@ -167,7 +167,7 @@ def _read(content: bytes) -> Iterable[Model]:
 
 
 _log = logging.getLogger("lava_mistral")
-_lock = new_lock()
+_lock = ForkSafeLock()
 _noticed: set[str] = set()
 _SHIPPED: Final = {model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())}
 _catalog: dict[str, Model] = dict(_SHIPPED)

@@ -4,24 +4,22 @@ Lava lists one price for a million input tokens of each model and one for a mill
 for cached tokens (`refresh_models` reads the list that does), it is assumed to pass on Mistral's own: 10 % of the input
 price (https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching).
 
-Amounts are exact `Decimal` values in USD and are never rounded; `format_cost` makes text of them.
+Amounts are exact `Decimal` values in USD and are never rounded.
 """
 
 from __future__ import annotations
 
-from decimal import Context, Decimal, Inexact, localcontext
+from decimal import Decimal, localcontext
 from typing import Any, Final, NamedTuple
 
-from lava_mistral.mistral.types import Usage
-from lava_mistral.mistral.usage import cached_tokens
+from lava_mistral.mistral.usage import Usage, cached_tokens
+from lava_mistral.pricing.amounts import EXACT
 from lava_mistral.pricing.catalog import Model, get_model
 
 CACHED_SHARE: Final = Decimal("0.1")
 """The share of the input price that a token from Mistral's prompt cache costs."""
 
 _TOKENS_PER_PRICE: Final = Decimal(10) ** 6
-# The caller's own decimal context may be of low precision; this one is wide, and raises rather than rounds.
-EXACT: Final = Context(prec=200, traps=[Inexact])
 
 
 class CostParts(NamedTuple):
@@ -84,16 +82,3 @@ def priced(usage: Usage | None, asked: str, answered: str | None) -> Decimal | N
         return None
     cost = cost_of(usage, asked) if asked else None
     return cost_of(usage, answered) if cost is None and answered else cost
-
-
-def format_cost(cost: Decimal | None) -> str:
-    """Return the amount as text with every digit that counts and at least two decimals: `"$0.000123"`, `"$1.50"`.
-
-    Args:
-        cost: USD; `None` gives `"unknown"`.
-    """
-    if cost is None:
-        return "unknown"
-    sign, digits = ("-" if cost < 0 else ""), f"{cost.copy_abs():f}"
-    whole, _, decimals = digits.partition(".")
-    return f"{sign}${whole}.{decimals.rstrip('0').ljust(2, '0')}"

@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
+from lava_mistral.pricing.amounts import EXACT
 from lava_mistral.pricing.catalog import Model, get_model
-from lava_mistral.pricing.cost import EXACT
 from lava_mistral.pricing.prompts import Prompt, to_messages
 from lava_mistral.pricing.tokens import DEFAULT_MODEL, TokenCount, count_tokens, estimate_tokens
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 
-from lava_mistral._fork import new_lock
+from lava_mistral._locks import ForkSafeLock
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
 
@@ -148,7 +148,7 @@ def _plain_tool(tool: Tool) -> dict[str, Any]:
 
 
 _loaded: dict[_Name, MistralTokenizer[Any, Any, Any, Any, Any] | None] = {}
-_lock = new_lock()
+_lock = ForkSafeLock()
 
 
 def _load(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:

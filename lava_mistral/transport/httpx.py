@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from lava_mistral.transport.lava import AsyncForwarding, SyncForwarding
+from lava_mistral.transport.forwarding import AsyncForwarding, SyncForwarding
 
 
 class LavaTransport(SyncForwarding, httpx.BaseTransport):

@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from lava_mistral._fork import new_lock
-from lava_mistral.billing.credentials import is_loopback
+from lava_mistral._locks import ForkSafeLock
+from lava_mistral.billing.identity import is_loopback
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.connections import Pool, Proxy
 from lava_mistral.transport.request import Url
@@ -28,7 +28,7 @@ _PROXY_VARIABLES = tuple(
     spelled for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for spelled in (name, name.upper())
 )
 
-_lock = new_lock()
+_lock = ForkSafeLock()
 _of_process: dict[Any, Any] = {}
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = WeakKeyDictionary()
 # A forked child must not close what its parent still uses; keeping the objects alive keeps their finalizers quiet.

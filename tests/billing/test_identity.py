@@ -24,8 +24,18 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from lava_mistral import Billing, ConfigurationError, LavaMistral, billed_to, track_usage
-from lava_mistral.billing.credentials import PRODUCTION_URL, SANDBOX_URL, check_base_url, decode_forward_token, reveal
-from lava_mistral.billing.identity import Access, check_metadata, payer_of, resolve_access, to_billing
+from lava_mistral.billing.identity import (
+    PRODUCTION_URL,
+    SANDBOX_URL,
+    Access,
+    check_base_url,
+    check_metadata,
+    decode_forward_token,
+    payer_of,
+    resolve_access,
+    reveal,
+    to_billing,
+)
 from lava_mistral.billing.scope import identify
 
 KEY = "aks_live_0123456789abcdef"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lava_mistral.pricing.amounts import format_cost
 from lava_mistral.pricing.catalog import Model, get_model, models
-from lava_mistral.pricing.cost import cost_of, cost_parts, format_cost
+from lava_mistral.pricing.cost import cost_of, cost_parts
 
 PRICED = st.sampled_from([model.id for model in models()])
 TOKENS = st.integers(0, 10**12)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
-from lava_mistral.billing.credentials import is_loopback
+from lava_mistral.billing.identity import is_loopback
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
 from lava_mistral.gateway.lava.rest import Rest, new_id
 from lava_mistral.gateway.mistral.provider import Provider

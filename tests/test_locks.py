@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from lava_mistral._inbox import Inbox
+from lava_mistral._locks import Inbox
 
 
 def test_an_item_is_applied_at_once_where_nobody_holds_the_lock() -> None:
