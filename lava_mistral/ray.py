@@ -1,27 +1,9 @@
 """Embedding on many machines with Ray (extra `[ray]`): a class for `Dataset.map_batches`, and jobs on a cluster.
 
-    import ray
-    from lava_mistral.ray import EmbedTexts
-
-    chunks = ray.data.read_parquet("chunks/")
-    vectors = chunks.map_batches(
-        EmbedTexts,
-        fn_constructor_kwargs={"column": "text", "error_column": "error"},
-        batch_size=2_000,
-        num_cpus=0.5,
-        concurrency=(1, 4),
-    )
-    vectors.write_parquet("vectors/", mode="overwrite")
-
-Each actor has an engine of its own. They share the account: the rate-limit headers and refusals that all of them see
-make them settle at equal shares of its limits, however many there are. Ray restarts an actor that dies and gives its
-batch to another one; no row is lost and none comes twice. Half a CPU for each actor leaves one to read with on a
-machine of two.
+The guide on embeddings has both. Each actor or task has an engine of its own. They share the account: the rate-limit
+headers and refusals that all of them see make them settle at equal shares of its limits, however many there are.
 
 The key is best left to the environment of the workers (`LAVA_SECRET_KEY`), so that it is not stored with the job.
-
-A dataset that is embedded again is paid again. `EmbeddingJob.run(executor=RayExecutor("auto"))`, or `lava-mistral embed
---ray auto`, goes on where it was, keeps one spend limit for all, and says what was paid.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 from lava_mistral import AuthenticationError, ConfigurationError, InvalidRequestError, SpendLimitError
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.ray import EmbedTexts
-from lava_mistral.ray import __doc__ as recipe
 
 pa = pytest.importorskip("pyarrow", reason="the extra [ray] is not installed")
 pytest.importorskip("pyarrow.compute")
@@ -25,6 +23,7 @@ pytest.importorskip("pyarrow.parquet")
 pd = pytest.importorskip("pandas", reason="the extra [ray] is not installed")
 
 JOB = Path(__file__).parent / "fakes" / "ray_job.py"
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "embeddings.md"
 CLUSTER = Path(__file__).resolve().parents[1] / "benchmarks" / "ingest_ray.py"
 TEXTS = ["one", "two", "three", "one"]
 
@@ -155,7 +154,7 @@ def test_the_recipe_runs_as_printed_on_two_cpus_and_again(gateway: LocalGateway,
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     (tmp_path / "chunks").mkdir()
     pa.parquet.write_table(as_table(["one", None, "three"]), tmp_path / "chunks" / "chunks.parquet")
-    code = textwrap.dedent((recipe or "").split("\n\n", 1)[1].split("Each actor")[0])
+    code = GUIDE.read_text("utf-8").split("```py\n")[1].split("```")[0]
     script = f"import ray\nray.init(num_cpus=2, include_dashboard=False)\n{code}\n{code}"
     environment = os.environ | {"LAVA_SECRET_KEY": gateway.secret_key, "LAVA_BASE_URL": gateway.base_url}
     command = [sys.executable, "-c", script]

@@ -226,7 +226,8 @@ class Input:
     def _tables(self, size: int) -> Iterator[pa.Table]:
         held = self.schema.empty_table()
         for path in self._files:
-            with pq.ParquetFile(path) as file:
+            # Buffers that are read ahead stay until the file is closed.
+            with pq.ParquetFile(path, pre_buffer=False) as file:
                 for batch in file.iter_batches(size, columns=self._columns):
                     table = pa.Table.from_batches([batch])
                     try:
