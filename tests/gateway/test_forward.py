@@ -321,15 +321,15 @@ def test_metadata_comes_in_the_header_or_the_query(forward, gateway):
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ("nonsense", "not a JSON object"),
-        ('["a"]', "not a JSON object"),
+        ("nonsense", "Invalid JSON"),
+        ('["a"]', "should be an object"),
         ('{"a-b":"1"}', "'a-b'"),
         ('{"":"1"}', "''"),
-        (json.dumps({"k" * 256: "1"}), "255 ASCII letters"),
-        ('{"a":""}', "1 to 255 characters"),
-        ('{"a":1}', "1 to 255 characters"),
-        (json.dumps({"a": "x" * 256}), "1 to 255 characters"),
-        (json.dumps({f"k{n}": "v" for n in range(101)}), "at most 100"),
+        (json.dumps({"k" * 256: "1"}), "kkk"),
+        ('{"a":""}', "at 'a'"),
+        ('{"a":1}', "at 'a'"),
+        (json.dumps({"a": "x" * 256}), "at 'a'"),
+        (json.dumps({f"k{n}": "v" for n in range(101)}), "at most 100 items"),
     ],
 )
 def test_metadata_that_breaks_the_rules_is_refused(forward, metadata, said):

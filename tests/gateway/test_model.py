@@ -203,9 +203,8 @@ def test_of_long_results_it_says_what_was_asked():
 
 def test_what_tools_returned_goes_into_the_fields_of_the_same_name():
     results = [
-        {"city": "Oslo", "degrees": -3},
+        {"city": "Oslo", "degrees": -3, "sky": "overcast"},
         {"city": "Rome", "degrees": 15, "sky": "clear"},
-        {"city": "Oslo", "sky": "overcast"},
     ]
     messages = [
         {"role": "user", "content": "How is the weather?"},

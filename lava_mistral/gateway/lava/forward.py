@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lava_mistral.billing.identity import is_loopback
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
@@ -24,8 +24,9 @@ from lava_mistral.mistral.types import Usage
 from lava_mistral.mistral.usage import known_usage
 
 HOST = "api.mistral.ai"
-MOST_METADATA = 100
-_METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}")
+_Key = Annotated[str, Field(pattern="^[A-Za-z0-9_]{1,255}$")]
+_Value = Annotated[str, Field(min_length=1, max_length=255)]
+_METADATA: TypeAdapter[dict[str, str]] = TypeAdapter(Annotated[dict[_Key, _Value], Field(max_length=100)])
 _LOG = logging.getLogger("lava_mistral.gateway")
 
 
@@ -168,16 +169,8 @@ def _refused(error: Exception, scope: Scope) -> Answer:
 
 def _metadata(text: str | bytes | None) -> dict[str, str]:
     try:
-        value = orjson.loads(text) if text else {}
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise Refusal(400, "Invalid metadata: not a JSON object")
-    if len(value) > MOST_METADATA:
-        raise Refusal(400, f"Invalid metadata: {len(value)} pairs, at most {MOST_METADATA} are allowed")
-    for key, member in value.items():
-        if not _METADATA_KEY.fullmatch(key):
-            raise Refusal(400, f"Invalid metadata key {key!r}: 1 to 255 ASCII letters, digits, underscores are allowed")
-        if not isinstance(member, str) or not 1 <= len(member) <= 255:
-            raise Refusal(400, f"Invalid metadata value of {key!r}: a string of 1 to 255 characters is expected")
-    return value
+        return _METADATA.validate_json(text or "{}")
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        where = f" at {first['loc'][0]!r}" if first["loc"] else ""
+        raise Refusal(400, f"Invalid metadata{where}: {first['msg']}") from None

@@ -8,14 +8,15 @@ import secrets
 import string
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile, zip_longest
 from typing import Any
 
 import orjson
 
 from lava_mistral.gateway.faults import EVENT_STREAM, Interrupted
-from lava_mistral.gateway.mistral import rules, stream
+from lava_mistral.gateway.mistral import rules
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, headers, json_answer, played_stream
 from lava_mistral.gateway.model.fill import SchemaProblem
 from lava_mistral.gateway.model.prompt import text_of
@@ -33,6 +34,101 @@ _CACHE_BLOCK = 16
 _TOOL_MARKERS = 4  # What stands around the tools in a prompt.
 _CALL_MARKERS = 3  # What marks a tool call as one in an answer.
 _MOST_CACHED = 1_000
+
+
+_PADDING = b"abcdefghijklmnopqrstuvwxyz0123456789"
+_PADDINGS = [b',"p":"%s"}\n\n' % _PADDING[:length] for length in range(1, len(_PADDING) + 1)]
+
+
+@dataclass(slots=True)
+class Choice:
+    """One finished answer; thinking and text are in tokens, tool calls in wire form without an index."""
+
+    thinking: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)  # Messages of tools that ran on Mistral's side.
+    finish: str = "stop"
+    top: int | None = None  # Alternatives of each token, where log probabilities are asked for.
+
+    def whole(self, index: int) -> dict[str, Any]:
+        """Return the choice of an answer that is not streamed."""
+        content: Any = "".join(self.text)
+        if self.thinking:
+            thought = {"type": "text", "text": "".join(self.thinking)}
+            spoken = [{"type": "text", "text": content}] if content else []
+            content = [{"type": "thinking", "thinking": [thought], "closed": True}, *spoken]
+        message = {"role": "assistant", "tool_calls": self._indexed() or None, "content": content}
+        said = {"messages": [*self.steps, message]} if self.steps else {"message": message}
+        logged = {"logprobs": {"content": _logprobs(self.text, self.top)}} if self.top is not None else {}
+        return {"index": index, "finish_reason": self.finish, **said, **logged}
+
+    def deltas(self, fragment: int | None) -> list[bytes]:
+        """Return what follows the role in a stream, in JSON; a delta has so many characters of arguments, or all."""
+        # Which message a delta belongs to is told only where there are several.
+        told = {"index": len(self.steps), "role": "assistant"} if self.steps else {}
+        deltas: list[dict[str, Any]] = [{"index": at, **step} for at, step in enumerate(self.steps)]
+        for piece in self.thinking:
+            part = {"type": "thinking", "thinking": [{"type": "text", "text": piece}]}
+            deltas.append({"content": [part], **told})
+        deltas += [{"content": piece, **told} for piece in self.text]
+        if not self.calls:
+            deltas.append({"content": "", **told})
+        elif fragment is None:
+            deltas.append({"content": "", "tool_calls": self._indexed(), **told})
+        else:
+            fragments = [piece for call in self._indexed() for piece in _fragments(call, fragment)]
+            deltas += [{"content": "", "tool_calls": [piece], **told} for piece in fragments]
+        written = [orjson.dumps(delta) for delta in deltas]
+        if self.top is not None:
+            first = len(self.steps) + len(self.thinking)
+            for at, entry in enumerate(_logprobs(self.text, self.top), first):
+                written[at] += b',"logprobs":' + orjson.dumps({"content": [entry]})
+        return written
+
+    def _indexed(self) -> list[dict[str, Any]]:
+        return [{**call, "index": at} for at, call in enumerate(self.calls)]
+
+
+def _logprobs(tokens: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Make up log probabilities: each token nearly certain, each alternative less likely than the one before."""
+    entries = []
+    for at, token in enumerate(tokens):
+        entry = {"token": token, "logprob": -0.01, "bytes": list(token.encode("utf-8", "replace")), "token_id": at}
+        others = [{**entry, "logprob": -0.01 - number} for number in range(top)]
+        entries.append({**entry, "top_logprobs": others})
+    return entries
+
+
+def _fragments(call: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
+    """One tool call in pieces: the first has id and name, the others the id "null" and no name, as seen in the wild."""
+    arguments = call["function"]["arguments"]
+    for at in range(0, max(len(arguments), 1), size):
+        function = {"name": "" if at else call["function"]["name"], "arguments": arguments[at : at + size]}
+        yield {"id": "null" if at else call["id"], "function": function, "index": call["index"]}
+
+
+def _events(
+    choices: Sequence[Choice], usage: Usage, named: Mapping[str, Any], *, fragment: int | None, draw: random.Random
+) -> list[bytes]:
+    """Return the events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage.
+
+    `named` holds the answer's `id`, `created` (a POSIX timestamp) and `model`; the padding's lengths are drawn.
+    """
+    fields = {"id": named["id"], "object": "chat.completion.chunk", **named}
+    head = b"data: " + orjson.dumps(fields)[:-1] + b',"choices":[{"index":'
+    role = b',"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+    written = [b"%s%d%s" % (head, at, role) for at in range(len(choices))]
+    deltas = [choice.deltas(fragment) for choice in choices]
+    last = max((len(of_choice), at) for at, of_choice in enumerate(deltas))
+    for turn, together in enumerate(zip_longest(*deltas), start=1):
+        for at, delta in enumerate(together):
+            if delta is not None:
+                reason = b'"%s"' % choices[at].finish.encode() if turn == len(deltas[at]) else b"null"
+                told = b',"usage":' + orjson.dumps(usage) if (turn, at) == last else b""
+                parts = (head, b'%d,"delta":' % at, delta, b',"finish_reason":', reason, b"}]", told)
+                written.append(b"".join(parts) + draw.choice(_PADDINGS))
+    return written
 
 
 class Chat:
@@ -71,7 +167,7 @@ class Chat:
         terms.record.response_id = uuid.uuid4().hex
         named = {"id": terms.record.response_id, "created": int(time.time()), "model": body["model"]}
         if body.get("stream"):
-            events = stream.events(choices, usage, named, fragment=self._options.fragment_tool_calls, draw=self._draw)
+            events = _events(choices, usage, named, fragment=self._options.fragment_tool_calls, draw=self._draw)
             steps = played_stream(events, terms.fault, pace=self._options.pace, settle=lambda: terms.settle(usage))
             return Answer(200, headers(EVENT_STREAM) | terms.limits(sum(counts)), steps, terms.delay)
         finished = [choice.whole(at) for at, choice in enumerate(choices)]
@@ -79,7 +175,7 @@ class Chat:
             finished[0]["finish_reason"] = "error"
         if body.get("prompt_logprobs"):
             prompt = split("".join(text_of(message.get("content")) for message in body["messages"]))
-            read = {"content": stream.logprobs(prompt, body.get("top_prompt_logprobs") or 0)}
+            read = {"content": _logprobs(prompt, body.get("top_prompt_logprobs") or 0)}
             finished = [{**choice, "prompt_logprobs": read} for choice in finished]
         response = {**named, "usage": usage, "object": "chat.completion", "choices": finished}
         late = terms.delay + self._options.latency_per_token * usage["completion_tokens"]
@@ -87,7 +183,7 @@ class Chat:
         whole = json_answer(200, response, told, delay=late, before=lambda: terms.settle(usage))
         return broken_off(whole, terms.fault)
 
-    def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[stream.Choice]) -> Usage:
+    def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[Choice]) -> Usage:
         prompt, completion = sum(counts), sum(map(_completion_tokens, choices))
         usage: dict[str, Any] = {
             "prompt_tokens": prompt,
@@ -116,16 +212,16 @@ class Chat:
         return sum(tokens for _, _, tokens in same) // _CACHE_BLOCK * _CACHE_BLOCK
 
 
-def _choice(body: Mapping[str, Any], number: int) -> stream.Choice:
+def _choice(body: Mapping[str, Any], number: int) -> Choice:
     reasoning = body["model"].startswith("magistral") or body.get("reasoning_effort") not in (None, "none")
     reply = answer(body, choice=number + (body.get("random_seed") or 0), reasoning=reasoning)
     limit = body.get("max_tokens")
     if reply.endless:
         allowed = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)
-        return stream.Choice(text=[" "] * allowed, finish="length")
+        return Choice(text=[" "] * allowed, finish="length")
     text, stop = _prefixed(body, reply), body.get("stop") or ()
     ends = [text.index(end) for end in ([stop] if isinstance(stop, str) else stop) if end and end in text]
-    choice = stream.Choice(
+    choice = Choice(
         thinking=split(reply.thinking),
         text=split(text[: min(ends, default=None)]),
         calls=list(map(_call, reply.calls)),
@@ -164,13 +260,13 @@ def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:
     return content + ("" if content[-1].isspace() or not reply.text else " ") + reply.text
 
 
-def _completion_tokens(choice: stream.Choice) -> int:
+def _completion_tokens(choice: Choice) -> int:
     calls = [call["function"] for call in choice.calls]
     named = sum(_CALL_MARKERS + count(call["name"]) + count(call["arguments"]) for call in calls)
     return len(choice.thinking) + len(choice.text) + named
 
 
-def _cut(choice: stream.Choice, limit: int | None) -> stream.Choice:
+def _cut(choice: Choice, limit: int | None) -> Choice:
     """The answer within `max_tokens`, thinking and tool calls included; a call's arguments may break off."""
     if limit is None or _completion_tokens(choice) <= limit:
         return choice

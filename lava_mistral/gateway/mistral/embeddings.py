@@ -88,17 +88,14 @@ def _rows(vectors: Vectors, dtype: str, *, as_text: bool) -> npt.NDArray[Any]:
 
 def _wrong(data: list[dict[str, Any]], how: str, *, as_text: bool, dimensions: int) -> list[dict[str, Any]]:
     *others, last = data
-    match how:
-        case "short":
-            return others
-        case "empty":
-            return []
-        case "shuffled":
-            return data[1::2][::-1] + data[::2]
-        case "duplicated":
-            return [*others, dict(data[0])] if others else [last, dict(last)]
-        case "dimension":
-            return [*others, {**last, "embedding": last["embedding"][: len(last["embedding"]) // 2]}]
     # orjson writes NaN as null, the only thing that JSON has for it; base64 holds a real one.
     nan = np.full(dimensions, np.nan, "<f4")
-    return [*others, {**last, "embedding": b64encode(nan.tobytes()).decode() if as_text else nan}]
+    lists = {
+        "short": others,
+        "empty": [],
+        "shuffled": data[1::2][::-1] + data[::2],
+        "duplicated": [*others, dict(data[0])] if others else [last, dict(last)],
+        "dimension": [*others, {**last, "embedding": last["embedding"][: len(last["embedding"]) // 2]}],
+        "nan": [*others, {**last, "embedding": b64encode(nan.tobytes()).decode() if as_text else nan}],
+    }
+    return lists[how]

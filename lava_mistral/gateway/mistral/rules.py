@@ -17,8 +17,8 @@ MOST_TOOLS = 128
 MOST_INPUTS = 512
 MOST_INPUT_TOKENS = 8_192
 MOST_BATCH_TOKENS = 16_384
-# An image costs tokens by its size, which is not looked at here; this is a small picture's share.
-_IMAGE_TOKENS = 256
+# Mistral counts these by their size, which is not looked at here; this is the share of small ones.
+_MEDIA_TOKENS = {"image_url": 256, "document_url": 256, "input_audio": 64}
 _TOOL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 # Mistral's types and codes of errors.
@@ -176,24 +176,11 @@ def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
 def message_tokens(message: Mapping[str, Any]) -> int:
     """Count one message's tokens, its markers included."""
     content = message.get("content") or ()
+    parts: Sequence[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
     tokens = 2 if message["role"] == "user" else 1
-    tokens += count(content) if isinstance(content, str) else sum(map(_part_tokens, content))
+    for part in parts:
+        pieces = part["thinking"] if part["type"] == "thinking" else [part]
+        tokens += _MEDIA_TOKENS.get(part["type"], 0) + sum(count(piece.get("text", "")) for piece in pieces)
     for call in message.get("tool_calls") or ():
         tokens += 3 + count(call["function"]["name"]) + count(str(call["function"]["arguments"]))
     return tokens
-
-
-def _part_tokens(part: Mapping[str, Any]) -> int:
-    match part["type"]:
-        case "text":
-            return count(part["text"])
-        case "thinking":
-            return sum(count(piece.get("text", "")) for piece in part["thinking"])
-        case "image_url":
-            return _IMAGE_TOKENS
-        case "document_url":
-            # By the size of a document that comes along; a remote one is not fetched.
-            return max(64, len(part["document_url"]) // 256)
-        case "input_audio":
-            return max(64, len(part["input_audio"]) // 512)
-    return 1

@@ -100,7 +100,7 @@ class Evidence:
     def __init__(self, text: str, *, answer: str = "", records: Sequence[Mapping[str, Any]] = ()) -> None:
         self.text = text.strip()
         self.answer = answer or self.text
-        self.records = _joined(records)
+        self.records = records
         self.quoted = quoted(text)
         # Beyond 64 bits the JSON of most languages holds no whole number.
         found = [match.group().replace(",", "") for match in _NUMBER.finditer(_DATE.sub(" ", text))]
@@ -307,20 +307,6 @@ def _kind(schema: Mapping[str, Any]) -> Any:
     if isinstance(kind, list):
         return next((one for one in kind if one != "null"), "null")
     return kind or ("object" if "properties" in schema else "array" if "items" in schema else "string")
-
-
-def _joined(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The records with those put together that speak of the same: they share keys and agree in all of them."""
-    joined: list[dict[str, Any]] = []
-    for record in records:
-        same = [
-            one for one in joined if (keys := record.keys() & one.keys()) and all(record[k] == one[k] for k in keys)
-        ]
-        if same:
-            same[0].update(record)
-        else:
-            joined.append(dict(record))
-    return joined
 
 
 def _matching(pattern: str, evidence: Evidence) -> str | None:

@@ -20,17 +20,11 @@ _LABEL = re.compile(
 )
 _KINDS = {
     "question": "question query user human q input message",
-    "context": """context passage document text information background excerpt snippet article source fact data content
+    "context": """context passage document text background excerpt snippet article source fact data content
         history conversation result paragraph""",
     "answer": "answer a response reply output summary tldr tl;dr assistant ai",
 }
 _KIND_OF = {stem(word): kind for kind, words in _KINDS.items() for word in words.split()}
-# What may stand in a label beside those: "Opening hours:" and "Contact information:" are none.
-_BESIDE = """new original existing previous prior given following follow retrieved relevant provided additional numbered
-    chat current standalone rephrased rewritten condensed search helpful final refined concise short brief piece use
-    respond using read consider based summarize summarise sum explain list extract translate write give tell find refer
-    write concise answer solely end"""
-_LABEL_TERMS = frozenset(_KIND_OF) | frozenset(map(stem, _BESIDE.split()))
 # Sentences that tell a model how to behave, and headings of what follows: nothing that answers a question.
 _INSTRUCTION = re.compile(
     r"(?:\d+[.)]\s+|[-*]\s+)?(?:you (?:are|must|should|can|will|have)|answer|respond|reply|begin|think|keep|treat"
@@ -51,7 +45,7 @@ _TURNS = {"my": "your", "mine": "yours", "i": "you", "me": "you", "i'm": "you're
 _FIRST_PERSON = re.compile(r"(?<![\w'])(?:my|mine|i'(?:m|ve)|i|me|am)(?![\w'])", re.I)
 
 
-class Segment(NamedTuple):
+class _Segment(NamedTuple):
     """The text under one label; the kind is empty for what stands under none."""
 
     kind: str
@@ -59,9 +53,7 @@ class Segment(NamedTuple):
     content: str
 
 
-class Reading(NamedTuple):
-    """What one message asks and brings along, an earlier answer, and whether the question itself is wanted."""
-
+class _Reading(NamedTuple):
     question: str
     context: str
     told: str = ""
@@ -69,19 +61,7 @@ class Reading(NamedTuple):
 
 
 class Prompt:
-    """A conversation as the model reads it.
-
-    Attributes:
-        request: the text of the last user message.
-        question: the part of it that asks.
-        passages: everything else that was said, as sentences: what an answer may come from.
-        results: the texts of the tool results at the end; empty when the user spoke last.
-        called: the names of the tools that were called since the user spoke last.
-        all_text: system and user text together.
-        told: an answer that was given before, which stands if there is no better one.
-        rewrites: whether the question itself is wanted, worded to stand alone.
-        attached: what came with the last user message and the tool results: `"an image"` …
-    """
+    """A conversation as the model reads it: the request is the last user message, the question the part that asks."""
 
     def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
         turns = [(message["role"], text_of(message.get("content"))) for message in messages]
@@ -89,6 +69,7 @@ class Prompt:
             turns.pop()
         last = max((at for at, (role, _) in enumerate(turns) if role == "user"), default=-1)
         self.request = turns[last][1] if last >= 0 else ""
+        # An answer that was given before stands if there is no better one; a question may be wanted in other words.
         self.question, context, self.told, self.rewrites = _read(self.request)
         self.all_text = "\n".join(text for role, text in turns if role in ("system", "user"))
         self.results = [text for role, text in turns[last + 1 :] if role == "tool"]
@@ -96,6 +77,7 @@ class Prompt:
         self.called = [call["function"]["name"] for message in since for call in message.get("tool_calls") or ()]
         parts = [part for message in since if isinstance(message.get("content"), list) for part in message["content"]]
         self.attached = [_ATTACHMENTS[part["type"]] for part in parts if part["type"] in _ATTACHMENTS]
+        # All that an answer may come from.
         self.passages = _statements(context)
         for at, (role, text) in enumerate(turns):
             if at != last and text != NOTHING and not text.startswith(NOTED):
@@ -130,25 +112,25 @@ def _kind(match: re.Match[str]) -> str:
     """What a label says that its text is; empty where it is none."""
     head = terms(match["tag"] or match["head"] or "") or [(match["head"] or "").strip().casefold()]
     kinds = [_KIND_OF[term] for term in head if term in _KIND_OF]
-    return kinds[-1] if kinds and _LABEL_TERMS.issuperset(head) else ""
+    return kinds[-1] if kinds and len(head) <= 5 else ""
 
 
-def _segments(text: str) -> list[Segment]:
+def _segments(text: str) -> list[_Segment]:
     """Split a message at its labels; the first segment is what stands before any."""
-    found: list[Segment] = []
+    found: list[_Segment] = []
     kind, label, start = "", "", 0
     for match in _LABEL.finditer(text):
         if of := _kind(match):
-            found.append(Segment(kind, label, text[start : match.start()].strip(" \t\n-=_")))
+            found.append(_Segment(kind, label, text[start : match.start()].strip(" \t\n-=_")))
             kind, label, start = ("", "", match.end()) if match["end"] else (of, match[0].strip(), match.end())
-    return [*found, Segment(kind, label, text[start:].strip(" \t\n-=_"))]
+    return [*found, _Segment(kind, label, text[start:].strip(" \t\n-=_"))]
 
 
 def _unlabelled(text: str) -> str:
     return _LABEL.sub(lambda match: (match["line"] or " ") if _kind(match) else match[0], text)
 
 
-def _read(request: str) -> Reading:
+def _read(request: str) -> _Reading:
     parts = _segments(request)
     # An empty label at the end only says where the answer goes; it may say what kind of answer that is.
     wanted = parts[-1].label if not parts[-1].content else ""
@@ -161,26 +143,26 @@ def _read(request: str) -> Reading:
         others = "\n\n".join([*(part.content for part in parts if part is not asking[-1]), rest])
         earlier = [part for part in parts if re.match(r"(?i:existing|original|previous) answer", part.label)]
         told = earlier[0].content.partition("\n")[0] if earlier else ""
-        return Reading(
+        return _Reading(
             first.strip(), others, told, re.search(r"(?i:stand-?alone|rephrased) question", wanted) is not None
         )
     bidding = [part.label for part in parts if part.content and _BID.match(part.label)]
     if bidding or SUMMARY.search(wanted):
-        return Reading([*bidding, wanted][0], "\n\n".join(part.content for part in parts))
+        return _Reading([*bidding, wanted][0], "\n\n".join(part.content for part in parts))
     return _read_unlabelled(_unlabelled(request).strip())
 
 
-def _read_unlabelled(request: str) -> Reading:
+def _read_unlabelled(request: str) -> _Reading:
     paragraphs, found = request.split("\n\n"), sentences(request)
     for pieces in (list(request.partition(":")[::2]), paragraphs, found):
         for at in (0, -1):
             if len(pieces) > 1 and pieces[-1].strip() and len(pieces[at]) <= 300 and _BID.match(pieces[at]):
-                return Reading(pieces[at], "\n\n".join(pieces[1:] if at == 0 else pieces[:-1]))
+                return _Reading(pieces[at], "\n\n".join(pieces[1:] if at == 0 else pieces[:-1]))
     asking = [sentence for sentence in found if sentence.rstrip("\"'”’) ").endswith(("?", "？"))]
     if len(found) > 1 and asking:
-        return Reading(asking[-1], "\n".join(sentence for sentence in found if sentence != asking[-1]))
+        return _Reading(asking[-1], "\n".join(sentence for sentence in found if sentence != asking[-1]))
     # An instruction stands before or after what it is about, and is the shorter of the two.
     first, *between, last = ["", *paragraphs] if len(paragraphs) == 1 else paragraphs
     if first and (len(first) <= len(last) or (len(first) < 200 and first.rstrip().endswith(":"))):
-        return Reading(first, "\n\n".join([*between, last]))
-    return Reading(last, "\n\n".join([first, *between]))
+        return _Reading(first, "\n\n".join([*between, last]))
+    return _Reading(last, "\n\n".join([first, *between]))

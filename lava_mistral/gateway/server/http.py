@@ -162,16 +162,13 @@ class ServerThread:
         server.close()
         patience = self._loop.time() + 2.0
         # The tasks are answers, which end when their client has gone, and connections that are only just accepted.
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        while (others := asyncio.all_tasks() - {asyncio.current_task()}) or self._traffic.open:
             for connection in list(self._traffic.open):
                 connection.close()
             if self._loop.time() > patience:
                 for task in others:
                     task.cancel()
-            await asyncio.wait(others, timeout=0.05)
-        for connection in list(self._traffic.open):
-            connection.close()
-        await asyncio.gather(*(connection.lost.wait() for connection in self._traffic.open))
+            await (asyncio.wait(others, timeout=0.05) if others else asyncio.sleep(0))
 
     def stop(self) -> None:
         """Break off what is under way, close every connection and end the thread."""
