@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -19,9 +21,10 @@ from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.tools import to_tool_choice
+from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 from llama_index_lava_mistral._redaction import billing_of
-from llama_index_lava_mistral._to_wire import to_wire
+from llama_index_lava_mistral._to_wire import may_be_read, to_wire
 from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_specs
 from llama_index_lava_mistral.callbacks import run_id, traced
 
@@ -125,6 +128,9 @@ class LavaSettings(BaseModel):
                 raise TypeError(f"{type(self).__name__} got the model twice: by position and as model=")
             settings = {"model": model, **settings}
         super().__init__(**settings)
+        # Loaded now, with the vocabularies of estimates, since the first call would hold up its event loop with it.
+        import_module("lava_mistral.client.async_client")
+        estimate_tokens("déjà vu")
 
     @model_validator(mode="before")
     @classmethod
@@ -371,3 +377,9 @@ class ChatSettings(LavaSettings, ChatParameters):
         else:
             arguments.pop("parallel_tool_calls", None)
         return ChatRequest(arguments, clients, with_headers)
+
+    async def _arequest(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatRequest:
+        """Resolve a call as `_request` does, in a thread where that may read files."""
+        if any(may_be_read(block) for message in messages for block in message.blocks):
+            return await asyncio.to_thread(self._request, messages, kwargs)
+        return self._request(messages, kwargs)

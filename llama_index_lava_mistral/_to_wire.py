@@ -165,6 +165,11 @@ def _block_parts(block: ContentBlock) -> Iterator[ContentPart]:
             assert_never(block)
 
 
+def may_be_read(block: ContentBlock) -> bool:
+    """Return whether a block names a file, or may hold one that does."""
+    return isinstance(block, CitableBlock) or getattr(block, "path", None) is not None
+
+
 def _file(block: ImageBlock | AudioBlock | DocumentBlock) -> ContentPart:
     """Return the part for a block that holds a file, or names it by its path or URL."""
     resolve: Callable[[], Any]

@@ -95,8 +95,12 @@ def _naming(nodes: Sequence[BaseNode]) -> Iterator[None]:
         yield
     except LavaError as error:
         if inputs := error.inputs:
-            error.message += f" (node {', '.join(repr(nodes[index].node_id) for index in inputs[:10])})"
+            error.message += f" (node {', '.join(_name(nodes[index]) for index in inputs[:10])})"
         raise
+
+
+def _name(node: BaseNode) -> str:
+    return repr(node.node_id) + (f" of document {node.ref_doc_id!r}" if node.ref_doc_id else "")
 
 
 class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):

@@ -168,7 +168,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
             return response_of(client.chat(**arguments), with_headers)
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        arguments, (_, client), with_headers = self._request(messages, kwargs)
+        arguments, (_, client), with_headers = await self._arequest(messages, kwargs)
         with listening():
             return response_of(await client.chat(**arguments), with_headers)
 
@@ -181,7 +181,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         return cast("ChatResponseGen", responses)
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        arguments, (_, client), with_headers = self._request(messages, kwargs)
+        arguments, (_, client), with_headers = await self._arequest(messages, kwargs)
         with listening():
             responses = _aresponses(await client.stream(**arguments), with_headers)
         await anext(responses)

@@ -20,7 +20,7 @@ from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.rate_limiter import TokenBucketRateLimiter
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 
@@ -397,7 +397,8 @@ def test_an_error_names_the_node_beside_the_index(gateway: LocalGateway, caller:
     store = SimpleKVStore() if cached else None
     nodes = [TextNode(text="good", id_="n_1"), TextNode(text="", id_="n_2"), TextNode(text="", id_="n_3")]
     run = caller.one if caller.asynchronous else (lambda subject, method, *args: subject(*args))
-    with pytest.raises(InvalidRequestError, match=r"input 1 is empty.*\(node 'n_2'\)"):
+    nodes[1].relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id="d_1")
+    with pytest.raises(InvalidRequestError, match=r"input 1 is empty.*\(node 'n_2' of document 'd_1'\)"):
         run(model(gateway, embeddings_cache=store), "call", nodes)
     assert not gateway.requests
 
