@@ -36,6 +36,7 @@ from typing import Any
 
 from ingest_corpus import write
 from ingest_server import numbers, place_of
+from ingest_stores import CONTENDERS as STORES
 
 SERVER = Path(__file__).with_name("ingest_server.py")
 KEY = "aks_test_benchmark"
@@ -213,6 +214,7 @@ CONTENDERS: dict[str, Callable[[str], Embed]] = {
     "llama-index-embeddings-mistralai": llama_index_mistralai,
     "llama-index-embeddings-mistralai async": llama_index_mistralai_async,
     "mistralai SDK, batches of 32": mistralai_sdk,
+    **STORES,
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, cast
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field, model_validator
@@ -18,10 +19,14 @@ from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 
 if TYPE_CHECKING:
+    from langchain_core.documents import Document
+
     from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, PartialEmbedding
     from lava_mistral.embedding.progress import OnProgress
 
 _building = ForkSafeLock()
+
+D = TypeVar("D", bound="Document | str")
 
 
 class CallOptions(TypedDict, total=False):
@@ -161,6 +166,40 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         with translated(), counted_embedding():
             return AsyncVectorStream(self._engine().aembed_iter(texts, **self._call(options)))
 
+    def prefetch(
+        self, documents: Iterable[D], batch_size: int = 64, **options: Unpack[CallOptions]
+    ) -> Generator[list[D], None, None]:
+        """Embed ahead of a loop that fills a vector store, which gets the documents in batches:
+
+            for batch in embeddings.prefetch(documents):
+                store.add_documents(batch)
+
+        While the store writes a batch, requests for the next ones are in flight; what the store asks of this object
+        about the texts of the batch is answered without a request. Memory does not grow with the number of documents.
+        All that is given is embedded, so leave out what the store has.
+
+        Args:
+            documents: documents or texts; read once, not far ahead of the loop.
+            batch_size: documents that the loop gets at once.
+            **options: see `CallOptions`; with `resume_from`, what had been handed on is passed over.
+
+        Raises:
+            LavaError: in the loop, when all before it was handed on.
+        """
+        with translated(), counted_embedding():
+            batches = self._engine().prefetch(documents, _text_of, _first, batch_size=batch_size, **self._call(options))
+        return _batches(batches)
+
+    def aprefetch(
+        self, documents: AsyncIterable[D] | Iterable[D], batch_size: int = 64, **options: Unpack[CallOptions]
+    ) -> AsyncGenerator[list[D], None]:
+        """Do the same as `prefetch` for `async for` and `aadd_documents`; the source may be async too."""
+        with translated(), counted_embedding():
+            batches = self._engine().aprefetch(
+                documents, _text_of, _first, batch_size=batch_size, **self._call(options)
+            )
+        return _abatches(batches)
+
     def _call(self, options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         call = {"show_progress": self.show_progress_bar, **options, **more}
         if self.trace_metadata:
@@ -185,6 +224,26 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
         client, async_client = new_clients(self.__dict__)
         return EmbeddingEngine(client, async_client, **own)
+
+
+def _text_of(document: Document | str) -> str:
+    return document if isinstance(document, str) else document.page_content
+
+
+def _first(document: D, vector: object) -> D:
+    return document
+
+
+def _batches(batches: Generator[list[D], None, None]) -> Generator[list[D], None, None]:
+    with translated(), closing(batches):
+        yield from batches
+
+
+async def _abatches(batches: AsyncGenerator[list[D], None]) -> AsyncGenerator[list[D], None]:
+    with translated():
+        async with aclosing(batches):
+            async for batch in batches:
+                yield batch
 
 
 class _Vectors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.billing.identity import Billing
@@ -270,9 +270,39 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         with _call(options, _OF_A_STREAM):
             return self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine())
 
-    def _open(self, method: Callable[..., _S], texts: Any, **options: Any) -> _S:
+    def prefetch(
+        self, nodes: Iterable[BaseNode], batch_size: int = 64, **options: Unpack[BatchOptions]
+    ) -> Generator[list[BaseNode], None, None]:
+        """Embed ahead of a loop that fills an index or a vector store, which gets copies of the nodes with vectors:
+
+            for batch in embed_model.prefetch(nodes):
+                index.insert_nodes(batch)
+
+        While the store writes a batch, requests for the next ones are in flight. Memory does not grow with the number
+        of nodes. All that is given is embedded, so leave out what the store has. There are no events and no cache here.
+
+        Args:
+            nodes: what to embed; read once, not far ahead of the loop. An error comes when all before was handed on.
+            batch_size: nodes that the loop gets at once.
+            **options: see `BatchOptions`; with `resume_from`, what had been handed on is passed over.
+        """
+        with _call(options, _OF_A_BATCH):
+            return self._open(
+                EmbeddingEngine.prefetch, nodes, _text_of, _embedded, batch_size=batch_size, **self._for_the_engine()
+            )
+
+    def aprefetch(
+        self, nodes: AsyncIterable[BaseNode] | Iterable[BaseNode], batch_size: int = 64, **options: Unpack[BatchOptions]
+    ) -> AsyncGenerator[list[BaseNode], None]:
+        """Do the same as `prefetch` for `async for` and `ainsert_nodes`; the source may be async too."""
+        with _call(options, _OF_A_BATCH):
+            return self._open(
+                EmbeddingEngine.aprefetch, nodes, _text_of, _embedded, batch_size=batch_size, **self._for_the_engine()
+            )
+
+    def _open(self, method: Callable[..., _S], *given: Any, **options: Any) -> _S:
         with listening():
-            return method(self._engine(), texts, **options)
+            return method(self._engine(), *given, **options)
 
     @without_span
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
@@ -347,6 +377,14 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return self._build_once(
             self._client_settings() | {name: getattr(self, name) for name in _OF_ENGINES}, _engine_of
         )
+
+
+def _text_of(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def _embedded(node: BaseNode, vector: Embedding) -> BaseNode:
+    return node.model_copy(update={"embedding": vector})
 
 
 def _engine_of(settings: Mapping[str, Any]) -> EmbeddingEngine:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypedDict, Unpack, get_args
+from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
 
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing
@@ -25,6 +25,7 @@ from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
 from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
+from lava_mistral.embedding.prefetch import Prefetch
 from lava_mistral.embedding.progress import OnProgress, ProgressReporter
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY, AdaptiveRateLimiter
 from lava_mistral.embedding.results import (
@@ -32,6 +33,7 @@ from lava_mistral.embedding.results import (
     EmbeddingResult,
     EmbeddingUsage,
     PartialEmbedding,
+    known_vectors,
     partial_of,
 )
 from lava_mistral.embedding.sources import DirectSource, open_source
@@ -56,6 +58,9 @@ __all__ = [
     "SyncEmbedder",
     "partial_of",
 ]
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 DEFAULT_MAX_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
@@ -98,14 +103,6 @@ class _Settings:
 
     def reporter(self, job: EmbedJob | StreamJob) -> Callable[[], ProgressReporter]:
         return partial(ProgressReporter, job, self.show_progress, self.on_progress)
-
-
-@dataclass
-class _Runtime:
-    """What one process has of an engine."""
-
-    pid: int
-    limiter: ConcurrencyLimiter
 
 
 _starting = ForkSafeLock()
@@ -174,30 +171,28 @@ class EmbeddingEngine:
                 'Say dimensions=, or on_empty="placeholder".'
             )
         self.on_empty = on_empty
-        self._runtime: _Runtime | None = None
+        self._limiter: tuple[int, ConcurrencyLimiter | None] = 0, None
+        self._windows: list[dict[str, Any]] = []
 
     def __repr__(self) -> str:
         return f"EmbeddingEngine(model={self.model!r}, max_concurrency={self.max_concurrency})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_runtime": None}
+        return vars(self) | {"_limiter": (0, None), "_windows": []}
 
     @property
     def limiter(self) -> ConcurrencyLimiter:
         """What gives this process's requests their permits."""
-        runtime = self._runtime
-        if runtime is None or runtime.pid != os.getpid():
+        pid, limiter = self._limiter
+        if limiter is None or pid != os.getpid():
             with _starting:
-                runtime = self._runtime
-                if runtime is None or runtime.pid != os.getpid():
-                    rate = AdaptiveRateLimiter(
-                        self.max_concurrency,
-                        longest_wait=self.retry.max_total,
-                        first_pause=self.retry.initial,
-                        longest_pause=self.retry.longest,
-                    )
-                    runtime = self._runtime = _Runtime(os.getpid(), ConcurrencyLimiter(rate))
-        return runtime.limiter
+                pid, limiter = self._limiter
+                if limiter is None or pid != os.getpid():
+                    retry = self.retry
+                    rate = AdaptiveRateLimiter(self.max_concurrency, retry.max_total, retry.initial, retry.longest)
+                    limiter = ConcurrencyLimiter(rate)
+                    self._limiter = os.getpid(), limiter
+        return limiter
 
     def check(self, texts: Sequence[str]) -> None:
         """Refuse what can't be embedded, without sending anything.
@@ -220,28 +215,20 @@ class EmbeddingEngine:
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
-            LavaError: a request failed for good. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`: the
-                vectors that are there.
+            LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`.
         """
         settings = _Settings(**options)
         workers = self._threads(settings)
-        texts = _as_list(texts)
-        job = self._embed_job(texts, settings)
-        source = partial(DirectSource, texts)
+        job, source = self._embed_job(texts, settings)
         for _ in sync_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners):
             pass
         return job.result()
 
     async def aembed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
-        """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests.
-
-        `partial_of` finds what was there behind a `TimeoutError` of `asyncio.wait_for` too.
-        """
+        """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
         settings = _Settings(**options)
         workers = self._tasks(settings)
-        texts = _as_list(texts)
-        job = self._embed_job(texts, settings)
-        source = partial(DirectSource, texts)
+        job, source = self._embed_job(texts, settings)
         async for _ in async_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners):
             pass
         return job.result()
@@ -255,27 +242,19 @@ class EmbeddingEngine:
     ) -> EmbeddingStream:
         """The vectors of a source of any length, one by one and in order, in constant memory.
 
-        The source is read in the thread that iterates, a bounded number of texts ahead of what was handed on: a
-        database cursor, say, may be used in one thread only. So while it does not give its next text, nothing is
-        handed on; what was ready comes right after that, and what does not fill a batch within 0.2 s is sent as it
-        is. A source that waits for others, such as a queue, is better read in a thread of its own (`read_in_thread`).
-
-        Who pays (`billed_to`) is settled by this call and not by where the iteration takes place.
+        The source is read in the thread that iterates, as a database cursor needs it, a bounded number of texts ahead
+        of what was handed on. While it does not give its next text, nothing is handed on; what does not fill a batch
+        within 0.2 s is sent as it is. Who pays (`billed_to`) is settled by this call.
 
         Args:
             texts: what to embed; read once.
-            read_in_thread: read the source in another thread, so that a pause of it holds nothing back. A thread that
-                waits for the source when the stream is closed ends with the source's next text.
+            read_in_thread: read the source in a thread of its own, for one that waits for others, such as a queue.
             **options: see `EmbedOptions`. `resume_from` is also the `partial()` of a stream that was left: what it had
-                handed on is skipped, what it had got beside that is not paid again.
-
-        Returns:
-            An iterator of `(index, vector)`; its `usage` says what it has taken so far, its `partial()` what it has
-            got and not handed on; `close()` gives it up.
+                handed on is skipped.
 
         Raises:
-            InvalidRequestError: while iterating, when all before it was handed on: a text can't be embedded.
-            LavaError: likewise: a request failed for good. Whatever is raised has `partial`.
+            LavaError: while iterating, when all before it was handed on: a text can't be embedded, or a request failed
+                for good. Whatever is raised has `partial`.
         """
         settings = _Settings(**options)
         workers = self._threads(settings)
@@ -293,8 +272,7 @@ class EmbeddingEngine:
     ) -> AsyncEmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too.
 
-        An async source that pauses holds nothing back: after 0.2 s a batch leaves as it is. A plain iterable is read in
-        the event loop; one that blocks is better read in a thread of its own (`read_in_thread`).
+        A plain iterable is read in the event loop; one that blocks is better read in a thread (`read_in_thread`).
         """
         settings = _Settings(**options)
         workers = self._tasks(settings)
@@ -302,6 +280,36 @@ class EmbeddingEngine:
         source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
         vectors = async_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners)
         return AsyncEmbeddingStream(vectors, job, workers)
+
+    def prefetch(
+        self,
+        items: Iterable[T],
+        text_of: Callable[[T], str],
+        embedded: Callable[[T, Any], U],
+        *,
+        batch_size: int,
+        **options: Unpack[EmbedOptions],
+    ) -> Generator[list[U], None, None]:
+        """Embed ahead of a loop, which gets batches of items; while its body runs, further requests are in flight.
+
+        Until the body ends, `embed` and `aembed` of this engine know the vectors of the batch's texts. For the
+        arguments see `Prefetch` and `EmbedOptions`; errors are raised in the loop, when all before was handed on.
+        """
+        ahead = Prefetch(items, text_of, embedded, batch_size, self._windows)
+        return ahead.batches(self.embed_iter(ahead.texts(), **options))  # type: ignore[arg-type]
+
+    def aprefetch(
+        self,
+        items: AsyncIterable[T] | Iterable[T],
+        text_of: Callable[[T], str],
+        embedded: Callable[[T, Any], U],
+        *,
+        batch_size: int,
+        **options: Unpack[EmbedOptions],
+    ) -> AsyncGenerator[list[U], None]:
+        """Do the same as `prefetch` for `async for`; the source may be async too."""
+        ahead = Prefetch(items, text_of, embedded, batch_size, self._windows)
+        return ahead.abatches(self.aembed_iter(ahead.texts(), **options))
 
     def _threads(self, settings: _Settings) -> ThreadWorkers:
         if self.client is None:
@@ -322,22 +330,29 @@ class EmbeddingEngine:
         given |= {"billing": settings.billing, "lava_metadata": settings.lava_metadata}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _embed_job(self, texts: Sequence[object], settings: _Settings) -> EmbedJob:
+    def _embed_job(self, texts: Iterable[Any], settings: _Settings) -> tuple[EmbedJob, Callable[[], DirectSource]]:
+        _refuse_one_text(texts)
+        # Others may be slow to give one text by its index, or give another one next time.
+        texts = texts if isinstance(texts, list | tuple) else list(texts)
         if len(texts) >= MANY_LISTS and not settings.as_numpy:
             warnings.warn(
                 f"{len(texts):,} vectors as lists of floats take 8 times the memory of arrays, about 3 GB for each "
                 "100,000 vectors of 1,024 numbers: use as_numpy=True, or embed_iter, which holds few at once.",
                 stacklevel=3,
             )
-        return EmbedJob(
+        resume_from = settings.resume_from
+        for window in tuple(self._windows):
+            resume_from = known_vectors(texts, window, resume_from)
+        job = EmbedJob(
             self._validator(),
             self._endpoint.spec,
             self._batcher,
             total=len(texts),
             concurrency=self.max_concurrency,
             as_numpy=settings.as_numpy,
-            resume_from=settings.resume_from,
+            resume_from=resume_from,
         )
+        return job, partial(DirectSource, texts)
 
     def _stream_job(self, texts: object, settings: _Settings) -> StreamJob:
         _refuse_one_text(texts)
@@ -370,24 +385,14 @@ class EmbeddingEngine:
         return InputValidator(self._count, self._exact_count, self.on_empty)
 
     def _exact_count(self) -> Count | None:
-        return self._count_tokens or _exact_counter(self.model)
+        if self._count_tokens is not None or count_text("", self.model, enclosed=True) is None:
+            return self._count_tokens
 
+        def count(text: str) -> int:
+            counted = count_text(text, self.model, enclosed=True)
+            return estimate_tokens(text) if counted is None else counted.tokens
 
-def _exact_counter(model: str) -> Count | None:
-    if count_text("", model, enclosed=True) is None:
-        return None
-
-    def count(text: str) -> int:
-        counted = count_text(text, model, enclosed=True)
-        return estimate_tokens(text) if counted is None else counted.tokens
-
-    return count
-
-
-def _as_list(texts: Iterable[Any]) -> Sequence[Any]:
-    _refuse_one_text(texts)
-    # Others may be slow to give one text by its index, or give another one next time.
-    return texts if isinstance(texts, list | tuple) else list(texts)
+        return count
 
 
 def _refuse_one_text(texts: object) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from lava_mistral.embedding.batching import MAX_INPUT_TOKENS, Count
+from lava_mistral.embedding.results import mended
 from lava_mistral.errors import InvalidRequestError
 
 OnEmpty: TypeAlias = Literal["raise", "skip", "placeholder"]
@@ -67,11 +68,8 @@ class InputValidator:
             return "" if self._on_empty == "skip" else PLACEHOLDER
         size = len(text)
         if not text.isascii():
-            try:
-                size = len(text.encode())
-            except UnicodeEncodeError:
-                text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-                size = len(text.encode())
+            text, encoded = mended(text)
+            size = len(encoded)
         if size > _SURELY_FITS:
             self._measure(index, text)
         return text

@@ -132,7 +132,7 @@ class PartialEmbedding:
 
 
 def known_vectors(
-    texts: Sequence[str], vectors: Mapping[str, Vector], besides: PartialEmbedding | None = None
+    texts: Sequence[Any], vectors: Mapping[str, Vector], besides: PartialEmbedding | None = None
 ) -> PartialEmbedding:
     """What a call can go on from where the vectors of some texts are known from elsewhere.
 
@@ -141,7 +141,12 @@ def known_vectors(
         vectors: what is known, by text; the caller answers for the model that made them.
         besides: what an earlier call had got.
     """
-    rows = {index: vectors[text] for index, text in enumerate(texts) if text in vectors}
+    rows = {
+        index: vectors[text]
+        for index, text in enumerate(texts)
+        # An empty one may be sent as another text.
+        if isinstance(text, str) and text and text in vectors
+    }
     digests = {index: digest(texts[index]) for index in rows}
     if besides is None:
         return PartialEmbedding(rows, digests)
@@ -163,8 +168,17 @@ def partial_of(error: BaseException) -> PartialEmbedding | None:
 
 
 def digest(text: str) -> bytes:
-    """Tells a text from another one, in 16 bytes."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    """Tells a text from another one, in 16 bytes; half surrogate pairs count as what is sent in their place."""
+    return hashlib.blake2b(mended(text)[1], digest_size=16).digest()
+
+
+def mended(text: str) -> tuple[str, bytes]:
+    """Replace half surrogate pairs by U+FFFD; also gives the text's UTF-8."""
+    try:
+        return text, text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text, text.encode()
 
 
 def as_list(row: Vector) -> list[float]:

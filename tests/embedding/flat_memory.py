@@ -38,7 +38,17 @@ def resident() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def main(count: int) -> None:
+def stream(engine: EmbeddingEngine, texts: Iterator[str], way: str) -> Iterator[tuple[int, Any]]:
+    if way == "iter":
+        yield from engine.embed_iter(texts)
+    else:
+        for batch in engine.prefetch(texts, str, lambda text, vector: (int(text), vector), batch_size=64):
+            # As a store would ask for them.
+            assert engine.embed([str(index) for index, _ in batch]).requests == 0
+            yield from batch
+
+
+def main(count: int, way: str = "iter") -> None:
     def texts() -> Iterator[str]:
         for number in range(count):
             yield str(number)
@@ -48,7 +58,7 @@ def main(count: int) -> None:
         pass
     before = most = resident()
     began = time.perf_counter()
-    for index, vector in engine.embed_iter(texts()):
+    for index, vector in stream(engine, texts(), way):
         assert vector[7] == (index % 512) / 1024
         if index % 1_000 == 0:
             most = max(most, resident())
@@ -57,4 +67,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])
