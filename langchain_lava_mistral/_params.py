@@ -6,22 +6,18 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 from pydantic import Field, model_validator
 
-from langchain_lava_mistral._settings import LavaSettings, Made, new_clients, shared_settings
+from langchain_lava_mistral._settings import LavaSettings
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import normalize
 from langchain_lava_mistral.callbacks import CallRun, traced
 from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
-
-if TYPE_CHECKING:
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
 
 
 class ChatParameters(LavaSettings):
@@ -114,7 +110,7 @@ _BODY = frozenset(("model", "messages", "tools", *PARAMETERS.values()))
 KNOWN = frozenset((*PARAMETERS, *_BODY, *SETTINGS, *FRAMEWORK))
 """What a call understands, without synonyms."""
 # The settings of the model's clients that a call may change.
-_OF_A_CALL = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
+OF_A_CALL = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
 _IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 _RENAMED = frozenset((*CHAT_SYNONYMS, "model_kwargs"))
 
@@ -183,17 +179,15 @@ def by_field(
 
 
 class ChatRequest(NamedTuple):
-    """A call of the framework, resolved: what is asked, of which client.
+    """A call of the framework, resolved.
 
     Attributes:
-        client: for sync code.
-        async_client: for async code.
+        changed: settings of the client that are not the model's.
         arguments: of the client's `chat` or `stream`.
         headers: whether the message is to hold the answer's headers.
     """
 
-    client: LavaMistral
-    async_client: AsyncLavaMistral
+    changed: dict[str, Any]
     arguments: dict[str, Any]
     headers: bool
 
@@ -247,17 +241,6 @@ class ChatSettings(ChatParameters):
         if unknown:
             check_call(unknown, free={**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {})})
 
-    def _clients(self, changed: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
-        """Return the clients of the present settings, made anew only where one has changed."""
-        fields = self.__dict__
-        settings = {name: fields[name] for name in _OF_A_CALL} | {**changed}
-        if changed:
-            return new_clients(fields, **settings)
-        present = shared_settings(fields), settings, dict(self.lava_metadata or ())
-        if self._made.settings != present:
-            self._made = Made(present, new_clients(fields, **settings))
-        return cast("tuple[LavaMistral, AsyncLavaMistral]", self._made.value)
-
     def _request(
         self,
         messages: Sequence[BaseMessage],
@@ -294,7 +277,6 @@ class ChatSettings(ChatParameters):
         parameters["billing"] = said.get("billing")
         parameters["lava_metadata"] = metadata
         parameters["repair_messages"] = said.get("repair_messages", self.repair_messages)
-        changed = {name: said[name] for name in _OF_A_CALL & said.keys()} if said else said
-        return ChatRequest(
-            *self._clients(changed), parameters, said.get("include_response_headers", self.include_response_headers)
-        )
+        changed = {name: said[name] for name in OF_A_CALL & said.keys()} if said else said
+        headers = said.get("include_response_headers", self.include_response_headers)
+        return ChatRequest(changed, parameters, headers)

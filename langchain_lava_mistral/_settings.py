@@ -1,20 +1,16 @@
-"""The settings that the chat model and the embeddings share: where they come from, what becomes of them in copies."""
+"""The settings that the chat model and the embeddings share, and what becomes of them in copies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, SecretStr
 
 from lava_mistral.billing.identity import Billing, to_billing
 from lava_mistral.billing.pickling import carried_fields
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
-
-if TYPE_CHECKING:
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
 
 Key: TypeAlias = SecretStr | Callable[[], str]
 """A key, or a function that returns the one that is valid now."""
@@ -34,7 +30,7 @@ def _http_client(kind: str) -> Any:
 
 
 # What the core's clients are made of, by the fields' names.
-_CLIENT = ("api_key", "base_url", "billing", "lava_metadata", "spend_limit", "require_customer", "timeout")
+CLIENT = ("api_key", "base_url", "billing", "lava_metadata", "spend_limit", "require_customer", "timeout")
 _HTTP = ("http_client", "http_async_client")
 # What a copy has in common with its original: it stands for something outside, or counts for both.
 _SHARED = ("api_key", "billing", "spend_limit", *_HTTP, "cache", "rate_limiter")
@@ -60,7 +56,7 @@ class Made:
 
 
 class LavaSettings(BaseModel):
-    """The settings of either model, and the core's clients that they make."""
+    """The settings of either model."""
 
     # Without them the core asks the environment, at each call.
     api_key: Key | None = Field(default=None, exclude=True, repr=False)
@@ -99,23 +95,5 @@ class LavaSettings(BaseModel):
         return f"langchain_lava_mistral.{type(self).__name__}"
 
 
-def new_clients(fields: Mapping[str, Any], **more: Any) -> tuple[LavaMistral, AsyncLavaMistral]:
-    """Return the core's clients for a model's fields.
-
-    Args:
-        fields: those of `LavaSettings`.
-        **more: further settings of the clients.
-    """
-    # They load httpx.
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
-
-    settings = {"metadata" if name == "lava_metadata" else name: fields[name] for name in _CLIENT} | more
-    return (
-        LavaMistral(**settings, http_client=fields["http_client"]),
-        AsyncLavaMistral(**settings, http_client=fields["http_async_client"]),
-    )
-
-
-shared_settings = itemgetter(*_CLIENT, *_HTTP)
+shared_settings = itemgetter(*CLIENT, *_HTTP)
 """Return the values of the settings that the core's clients are made of."""

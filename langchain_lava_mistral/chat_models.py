@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -13,15 +13,21 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel, model_validator
 
+from langchain_lava_mistral._clients import new_clients
 from langchain_lava_mistral._from_wire import head_metadata, tail_metadata, to_result
 from langchain_lava_mistral._hooks import DescribedModel
-from langchain_lava_mistral._params import named
+from langchain_lava_mistral._params import OF_A_CALL, named
+from langchain_lava_mistral._settings import Made, shared_settings
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import structured
 from langchain_lava_mistral._tools import ToolLike, names_of, to_response_format, to_tools
 from langchain_lava_mistral.callbacks import CallRun
 from langchain_lava_mistral.errors import translated
 from lava_mistral.mistral.tools import to_tool_choice
+
+if TYPE_CHECKING:
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
 
 _RUN = "_run"
 
@@ -93,6 +99,17 @@ class ChatLavaMistral(DescribedModel):
             self._clients({})
         return self
 
+    def _clients(self, changed: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
+        """Return the clients of the present settings, made anew only where one has changed."""
+        fields = self.__dict__
+        settings = {name: fields[name] for name in OF_A_CALL} | {**changed}
+        if changed:
+            return new_clients(fields, **settings)
+        present = shared_settings(fields), settings, dict(self.lava_metadata or ())
+        if self._made.settings != present:
+            self._made = Made(present, new_clients(fields, **settings))
+        return cast("tuple[LavaMistral, AsyncLavaMistral]", self._made.value)
+
     def _streaming_disabled(self, **kwargs: Any) -> bool:
         asked = kwargs.pop("streaming", None)
         # A stream is one message; several answers at once would run into each other.
@@ -114,7 +131,7 @@ class ChatLavaMistral(DescribedModel):
         run = self._run(kwargs, run_manager)
         with translated(), run.counted():
             request = self._request(messages, stop, kwargs, run)
-            answer = request.client.chat(**request.arguments, on_retry=run.on_retry)
+            answer = self._clients(request.changed)[0].chat(**request.arguments, on_retry=run.on_retry)
         return to_result(answer, headers=request.headers)
 
     async def _agenerate(
@@ -129,7 +146,9 @@ class ChatLavaMistral(DescribedModel):
             try:
                 with run.counted():
                     request = self._request(messages, stop, kwargs, run)
-                    answer = await request.async_client.chat(**request.arguments, on_retry=run.on_retry_soon)
+                    answer = await self._clients(request.changed)[1].chat(
+                        **request.arguments, on_retry=run.on_retry_soon
+                    )
             finally:
                 await run.told()
         return to_result(answer, headers=request.headers)
@@ -145,7 +164,7 @@ class ChatLavaMistral(DescribedModel):
         with translated():
             with run.counted():
                 request = self._request(messages, stop, kwargs, run, stream=True)
-                opened = request.client.stream(**request.arguments, on_retry=run.on_retry)
+                opened = self._clients(request.changed)[0].stream(**request.arguments, on_retry=run.on_retry)
             with opened as stream:
                 builder = ChunkBuilder(head_metadata(stream, headers=request.headers))
                 for delta in stream:
@@ -171,7 +190,9 @@ class ChatLavaMistral(DescribedModel):
             try:
                 with run.counted():
                     request = self._request(messages, stop, kwargs, run, stream=True)
-                    opened = await request.async_client.stream(**request.arguments, on_retry=run.on_retry_soon)
+                    opened = await self._clients(request.changed)[1].stream(
+                        **request.arguments, on_retry=run.on_retry_soon
+                    )
             finally:
                 await run.told()
             async with opened as stream:

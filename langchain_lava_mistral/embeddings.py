@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, cast
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field, model_validator
 
+from langchain_lava_mistral._clients import new_clients
 from langchain_lava_mistral._params import EMBEDDING_SYNONYMS, by_field
-from langchain_lava_mistral._settings import LavaSettings, Made, new_clients, shared_settings
+from langchain_lava_mistral._settings import LavaSettings, Made, shared_settings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral._locks import ForkSafeLock
