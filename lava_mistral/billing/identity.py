@@ -375,6 +375,12 @@ def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -
     else:
         # A framework's model has read the environment itself; what is wrong there can't be mended at the argument.
         key = reveal(api_key, getattr(api_key, "variable", "api_key"))
+    if key.startswith("lava_sk_"):
+        raise ConfigurationError(
+            "This is a spend key (lava_sk_…), which is for Lava's own chat endpoint; Lava's /forward, which calls go "
+            "through, wants a secret key.",
+            advice="Give a secret key (aks_live_… or aks_test_…), as api_key= or in LAVA_SECRET_KEY.",
+        )
     url = base_url or os.environ.get("LAVA_BASE_URL")
     return Access(key, check_base_url(url) if url else _home_of(key))
 

@@ -22,7 +22,7 @@ from lava_mistral.calls.error_mapping import (
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.errors import AnswerText, LavaError, ServerError
 from lava_mistral.mistral.json_codec import from_json, to_json
-from lava_mistral.mistral.tool_names import ToolNames
+from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.transport.failures import DeadlineExceeded, NotConnected, TransportError
@@ -81,6 +81,7 @@ class Call:
         model: the model that was asked for; prices go by it.
         account: what its requests are put down to; `None` where nobody asks what they cost.
         names: of the request's tools, which the calls in an answer are given.
+        idempotency_key: sent with each try.
         charge: the request that is under way.
         host: where it was sent.
     """
@@ -93,7 +94,8 @@ class Call:
     gap: float | None = None
     stream: bool = False
     account: CallMeter | None = None
-    names: ToolNames = field(default_factory=ToolNames)
+    names: ToolNames = NO_TOOLS
+    idempotency_key: str | None = None
     charge: RequestMeter = field(init=False, default=UNMETERED)
     credential: str = field(init=False, default="", repr=False)
     host: str = field(init=False, default="")
@@ -109,18 +111,14 @@ class Call:
         Raises:
             SpendLimitError: it could pass a limit.
         """
-        url, self.credential, headers = forwarder.address(self.target, self.identity)
+        url, self.credential, lava = forwarder.address(self.target, self.identity)
         self.host = url.host
         if self.account is not None:
             self.charge = self.account.open(billing_of_token(self.credential))
-        return Request(
-            self.method,
-            url,
-            self.target,
-            {**extra, **headers, **(_EVENTS if self.stream else JSON_HEADERS)},
-            self.content,
-            self.gap if self.stream else None,
-        )
+        headers = {**extra, **lava, **(_EVENTS if self.stream else JSON_HEADERS)}
+        if self.idempotency_key is not None:
+            headers["idempotency-key"] = self.idempotency_key
+        return Request(self.method, url, self.target, headers, self.content, self.gap if self.stream else None)
 
     @property
     def method(self) -> str:

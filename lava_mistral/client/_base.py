@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, Self
 
 from lava_mistral.billing.identity import Billing, Secret, check_base_url, to_billing
-from lava_mistral.billing.metering import CallMeter, open_call_meter
+from lava_mistral.billing.metering import open_call_meter
 from lava_mistral.billing.pickling import carried
 from lava_mistral.billing.scope import BillingContext, check_customer, identify, warn_of_unused_block
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
-from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, Call, client_headers, is_success
-from lava_mistral.calls.chat_body import chat_body
+from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
+from lava_mistral.calls.chat_body import chat_body, refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL as DEFAULT_CHAT_MODEL
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL as DEFAULT_EMBEDDING_MODEL
 from lava_mistral.calls.defaults import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
 from lava_mistral.calls.error_mapping import forget_frames
-from lava_mistral.calls.responses import Answer, Completion
+from lava_mistral.calls.responses import Answer, EmbeddingAnswer
+from lava_mistral.client.options import OnRetry
 from lava_mistral.errors import ConfigurationError, LavaError
-from lava_mistral.mistral.tool_names import ToolNames
-from lava_mistral.mistral.types import Message
+from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
+from lava_mistral.mistral.types import Message, ModelCard
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from lava_mistral.transport.clients import ClientTransport
 from lava_mistral.transport.deadline import Deadline
@@ -34,21 +35,6 @@ from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.lava import Forwarder
 from lava_mistral.transport.request import Request, Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
-
-OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
-"""Told before each wait: the error, how many tries were made, seconds to the next."""
-
-_T = TypeVar("_T")
-
-
-class Stream(Protocol):
-    """A streamed answer, sync or async."""
-
-    def __init__(self, call: Call, response: Response, deadline: Deadline) -> None: ...
-    def prime(self) -> Flow[None]: ...
-
-
-_Stream = TypeVar("_Stream", bound=Stream)
 
 
 class Transport(Protocol):
@@ -100,8 +86,7 @@ class ClientBase:
         self._extra_headers = client_headers(http_client)
         self.spend_limit = to_limit(spend_limit)
         self._require_customer = require_customer
-        # One engine for each way to embed, since the engine holds the limit of requests in flight.
-        self._engines: dict[tuple[str, int | None, int], Any] = {}
+        self._engines: dict[tuple[Any, ...], Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Nothing in it ever changes, and a caller's HTTP client can't be copied.
@@ -116,67 +101,83 @@ class ClientBase:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"
 
-    def _identity(self, billing: Billing | None, lava_metadata: Mapping[str, str] | None) -> BillingContext:
-        return identify(
+    def _identity(self, options: Any) -> BillingContext:
+        """Take from the options who pays."""
+        billing = options.pop("billing", None)
+        identity = identify(
             self._forwarder.billing,
             self._forwarder.metadata,
-            call_billing=to_billing(billing),
-            call_metadata=lava_metadata,
+            call_billing=None if billing is None else to_billing(billing),
+            call_metadata=options.pop("lava_metadata", None),
             limit=self.spend_limit,
             api_key=self._forwarder.api_key,
         )
-
-    def _engine_settings(self, model: str, dimensions: int | None, max_concurrency: int) -> dict[str, Any]:
-        settings: dict[str, Any] = {"model": model, "dimensions": dimensions, "max_concurrency": max_concurrency}
-        # The engine has a default of its own.
-        return settings if self._retry is None else settings | {"retry": self._retry}
-
-    def _chat_call(
-        self,
-        messages: Sequence[Message],
-        model: str,
-        parameters: Mapping[str, Any],
-        *,
-        stream: bool,
-        repair: bool,
-        identity: BillingContext,
-        timeout: float | None,
-        gap: float | None = None,
-    ) -> Call:
         check_customer(identity, self._require_customer)
-        warn_of_unused_block(identity, streams=stream)
-        names = ToolNames.of_tools(parameters.get("tools"))
-        body = chat_body(messages, model, parameters, stream=stream, repair=repair, names=names)
-        return Call(
+        return identity
+
+    def _chat(self, messages: Sequence[Message], options: Any, stream: type[Any] | None = None) -> Flow[Any]:
+        """Get an answer, or a stream whose first delta is there, trying again as the policy allows."""
+        identity, streams, take = self._identity(options), stream is not None, options.pop
+        warn_of_unused_block(identity, streams=streams)
+        model, repair = take("model", DEFAULT_CHAT_MODEL), take("repair_messages", True)
+        timeout, gap = take("timeout", None), take("stream_chunk_timeout", None)
+        key, on_retry = take("idempotency_key", None), take("on_retry", None)
+        names = ToolNames.of_tools(options["tools"]) if options.get("tools") else NO_TOOLS
+        body = chat_body(messages, model, options, stream=streams, repair=repair, names=names)
+        call = Call(
             CHAT_URL,
             identity,
             self._timeout if timeout is None else timeout,
             model,
             body,
             gap=self._gap if gap is None else gap,
-            stream=stream,
+            stream=streams,
             names=names,
-            account=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=stream),
+            account=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=streams),
+            idempotency_key=key,
         )
+        return self._retried(call, stream or call.completion, on_retry)
 
-    def _embedding_call(
-        self,
-        inputs: Sequence[str],
-        model: str,
-        encoding_format: str | None,
-        output_dimension: int | None,
-        identity: BillingContext,
-        timeout: float | None,
-    ) -> Call:
-        check_customer(identity, self._require_customer)
-        body: dict[str, Any] = {"model": model, "input": list(inputs)}
-        if encoding_format is not None:
-            body["encoding_format"] = encoding_format
-        if output_dimension is not None:
-            body["output_dimension"] = output_dimension
-        account = open_call_meter("embedding", model, identity, lambda: most_of_embedding(inputs, model))
-        timeout = self._timeout if timeout is None else timeout
-        return Call(EMBEDDINGS_URL, identity, timeout, model, body, account=account)
+    def _embedding(self, inputs: Sequence[str], options: Any) -> Flow[EmbeddingAnswer]:
+        """Get the vectors of some texts by one request."""
+        identity = self._identity(options)
+        model = options.pop("model", DEFAULT_EMBEDDING_MODEL)
+        timeout, key = options.pop("timeout", None), options.pop("idempotency_key", None)
+        refuse_keys(options)
+        fields = {name: value for name, value in options.items() if value is not None}
+        call = Call(
+            EMBEDDINGS_URL,
+            identity,
+            self._timeout if timeout is None else timeout,
+            model,
+            {"model": model, "input": list(inputs), **fields},
+            account=open_call_meter("embedding", model, identity, lambda: most_of_embedding(inputs, model)),
+            idempotency_key=key,
+        )
+        return self._attempt(call, call.embedding)
+
+    def _engine(self, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the engine for a way to embed, which holds the limit of requests in flight, and the other options."""
+        given = dict(options)
+        # The engine has a default policy of its own.
+        settings: dict[str, Any] = {} if self._retry is None else {"retry": self._retry}
+        settings["model"] = given.pop("model", DEFAULT_EMBEDDING_MODEL)
+        settings |= {name: given.pop(name) for name in ("dimensions", "max_concurrency") if name in given}
+        key = tuple(settings.items())
+        if key not in self._engines:
+            self._engines.setdefault(key, self._new_engine(settings))
+        return self._engines[key], given
+
+    @abstractmethod
+    def _new_engine(self, settings: dict[str, Any]) -> Any: ...
+
+    def _asked(self, call: Call) -> Flow[dict[str, Any]]:
+        """Get a JSON object, trying again as the policy allows."""
+        return self._retried(call, call.parsed)
+
+    def _listed(self) -> Flow[list[ModelCard]]:
+        answer = yield from self._asked(Call(MODELS_URL, self._identity({}), self._timeout))
+        return list(answer.get("data", []))
 
     @abstractmethod
     def _shared_transport(self) -> Transport: ...
@@ -184,63 +185,27 @@ class ClientBase:
     @abstractmethod
     def _sleep(self, seconds: float) -> Any: ...
 
-    def _completed(self, call: Call, on_retry: OnRetry | None) -> Flow[Completion]:
-        """Get an answer, trying again as the policy allows."""
+    def _attempt(self, call: Call, result: Callable[..., Any]) -> Flow[Any]:
+        """Send a request once and read its answer, or its stream to the first delta, within the call's timeout in all.
 
-        def attempt() -> Flow[Completion]:
-            return call.completion((yield from self._answer(call)))
-
-        return self._retried(attempt, call.account, on_retry)
-
-    def _opened(self, call: Call, kind: type[_Stream], on_retry: OnRetry | None) -> Flow[_Stream]:
-        """Get a stream whose first delta is there, trying again as the policy allows."""
-        return self._retried(lambda: self._open(call, kind), call.account, on_retry)
-
-    def _asked(self, call: Call) -> Flow[dict[str, Any]]:
-        """Get a JSON object, trying again as the policy allows."""
-
-        def attempt() -> Flow[dict[str, Any]]:
-            return call.parsed((yield from self._answer(call)))
-
-        return self._retried(attempt, call.account)
-
-    def _answer(self, call: Call) -> Flow[Answer]:
-        """Send a request once and read the whole answer, within the call's timeout in all.
+        Args:
+            call: what is asked.
+            result: makes the result from the answer; for a stream, its class.
 
         Raises:
             LavaError: no answer came, or one that is an error.
         """
         deadline = Deadline(call.timeout)
-        response = yield from self._send(call, deadline)
-        return (yield from self._read(call, response, deadline))
-
-    def _open(self, call: Call, kind: type[_Stream]) -> Flow[_Stream]:
-        """Send a request once and read its stream to the first delta, within the call's timeout in all."""
-        deadline = Deadline(call.timeout)
-        response = yield from self._send(call, deadline)
-        if not is_success(response.status):
-            yield from self._read(call, response, deadline)
-        stream = kind(call, response, deadline)
-        yield from stream.prime()
-        return stream
-
-    def _send(self, call: Call, deadline: Deadline) -> Flow[Response]:
         request = call.request(self._forwarder, self._extra_headers)
-        transport = self._own_transport or self._shared_transport()
-        return self._guarded(call, transport.send(request, deadline))
-
-    def _read(self, call: Call, response: Response, deadline: Deadline) -> Flow[Answer]:
-        content = self._guarded(call, read(response, deadline), response)
-        answers = [Answer(response.status, response.headers, (yield from content))]
-        if not is_success(answers[0].status):
-            # Handed over: what a server repeats of the key must not stand in the frames of the traceback.
-            raise call.refused(answers.pop())
-        return answers[0]
-
-    def _guarded(self, call: Call, steps: Flow[_T], response: Response | None = None) -> Flow[_T]:
-        """Make the steps of a request; if they fail, end it and raise the error that says so."""
+        response: Response | None = None
         try:
-            return (yield from steps)
+            response = yield from (self._own_transport or self._shared_transport()).send(request, deadline)
+            good = 200 <= response.status < 300
+            if call.stream and good:
+                stream = result(call, response, deadline)
+                yield from stream.prime()
+                return stream
+            answers = [Answer(response.status, response.headers, (yield from read(response, deadline)))]
         except TransportError as error:
             failure = call.failed(error, response)
         except LavaError:
@@ -249,27 +214,30 @@ class ClientBase:
         except BaseException:
             call.abandoned(response)
             raise
+        else:
+            # Handed over: what a server repeats of the key must not stand in the frames of a traceback.
+            if good:
+                return result(answers.pop())
+            raise call.refused(answers.pop())
         # Out of the handler, so that nothing of the transport's frames is in the error's context.
         try:
             raise failure
         finally:
             del failure
 
-    def _retried(
-        self, attempt: Callable[[], Flow[_T]], account: CallMeter | None, on_retry: OnRetry | None = None
-    ) -> Flow[_T]:
+    def _retried(self, call: Call, result: Callable[..., Any], on_retry: OnRetry | None = None) -> Flow[Any]:
         """Make an attempt, and more as long as the policy allows."""
         attempts = Attempts(self._policy)
         while True:
             try:
-                return (yield from attempt())
+                return (yield from self._attempt(call, result))
             except LavaError as error:
                 wait = attempts.failed(error)
                 if wait is None:
                     raise
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
-                if account is not None:
-                    account.retried()
+                if call.account is not None:
+                    call.account.retried()
                 forget_frames(error)
             yield self._sleep(wait)

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from lava_mistral.billing.identity import Billing
-from lava_mistral.calls.call import MODELS_URL, Call
+from typing_extensions import Unpack
+
+from lava_mistral.calls.call import Call
 from lava_mistral.calls.responses import Completion, EmbeddingAnswer
+from lava_mistral.client._base import ClientBase, Transport
+from lava_mistral.client.options import (
+    ChatOptions,
+    EmbeddingRequestOptions,
+    EmbedIterOptions,
+    EmbedOptions,
+    StreamOptions,
+)
 from lava_mistral.client.records import History
-from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
+from lava_mistral.client.streams import ChatStream
 from lava_mistral.mistral.types import Message, ModelCard
 from lava_mistral.transport.flow import drive
 from lava_mistral.transport.pools import sync_pool
 
 if TYPE_CHECKING:
-    from lava_mistral.embedding.engine import (
-        EmbeddingEngine,
-        EmbeddingResult,
-        EmbeddingStream,
-        PartialEmbedding,
-    )
-    from lava_mistral.embedding.progress import OnProgress
-
-from lava_mistral.client._base import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, ClientBase, OnRetry, Transport
-from lava_mistral.client.streams import ChatStream
-
-_T = TypeVar("_T")
+    from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingResult, EmbeddingStream
 
 
 class LavaMistral(ClientBase, History):
@@ -58,18 +56,7 @@ class LavaMistral(ClientBase, History):
 
     _asynchronous = False
 
-    def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        model: str = DEFAULT_CHAT_MODEL,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        repair_messages: bool = True,
-        timeout: float | None = None,
-        on_retry: OnRetry | None = None,
-        **parameters: Any,
-    ) -> Completion:
+    def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
         """One answer.
 
         Args:
@@ -80,35 +67,17 @@ class LavaMistral(ClientBase, History):
             repair_messages: repair what Mistral would refuse in the conversation, losing no word; false refuses it.
             timeout: seconds, for this call.
             on_retry: told before each new try.
-            **parameters: fields of Mistral's request: temperature, max_tokens, tools, response_format, …
+            idempotency_key: sent as `Idempotency-Key` with each try. Lava documents it for its own interface, and does
+                not say whether its proxy heeds it.
+            **options: fields of Mistral's request: temperature, max_tokens, tools, response_format, …
 
         Raises:
             LavaError: the call failed; its class says how.
         """
-        call = self._chat_call(
-            messages,
-            model,
-            parameters,
-            stream=False,
-            repair=repair_messages,
-            identity=self._identity(billing, lava_metadata),
-            timeout=timeout,
-        )
-        return drive(self._completed(call, on_retry))
+        answer: Completion = drive(self._chat(messages, options))
+        return answer
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        model: str = DEFAULT_CHAT_MODEL,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        repair_messages: bool = True,
-        timeout: float | None = None,
-        stream_chunk_timeout: float | None = None,
-        on_retry: OnRetry | None = None,
-        **parameters: Any,
-    ) -> ChatStream:
+    def stream(self, messages: Sequence[Message], **options: Unpack[StreamOptions]) -> ChatStream:
         """One answer, delta by delta; see `chat` for the arguments.
 
         The request is sent at once and tried again as long as nothing of an answer has come; never after that.
@@ -116,48 +85,19 @@ class LavaMistral(ClientBase, History):
         Args:
             stream_chunk_timeout: seconds between two chunks, for this call.
         """
-        call = self._chat_call(
-            messages,
-            model,
-            parameters,
-            stream=True,
-            repair=repair_messages,
-            identity=self._identity(billing, lava_metadata),
-            timeout=timeout,
-            gap=stream_chunk_timeout,
-        )
-        return drive(self._opened(call, ChatStream, on_retry))
+        opened: ChatStream = drive(self._chat(messages, options, ChatStream))
+        return opened
 
-    def embedding_request(
-        self,
-        inputs: Sequence[str],
-        *,
-        model: str = DEFAULT_EMBEDDING_MODEL,
-        encoding_format: str | None = None,
-        output_dimension: int | None = None,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> EmbeddingAnswer:
-        """One embeddings request, sent once: no batching, no retry, no check of the vectors."""
-        identity = self._identity(billing, lava_metadata)
-        call = self._embedding_call(inputs, model, encoding_format, output_dimension, identity, timeout)
-        return call.embedding(drive(self._answer(call)))
+    def embedding_request(self, inputs: Sequence[str], **options: Unpack[EmbeddingRequestOptions]) -> EmbeddingAnswer:
+        """One embeddings request, sent once: no batching, no retry, no check of the vectors.
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        model: str = DEFAULT_EMBEDDING_MODEL,
-        dimensions: int | None = None,
-        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        show_progress: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-    ) -> EmbeddingResult:
+        Args:
+            inputs: the texts.
+            **options: the call's, as in `chat`, and fields of Mistral's request: output_dimension, output_dtype, …
+        """
+        return drive(self._embedding(inputs, options))
+
+    def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `lava_mistral.embedding`.
 
         Args:
@@ -176,31 +116,11 @@ class LavaMistral(ClientBase, History):
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
             LavaError: a request failed for good; `partial` has the vectors that are there.
         """
-        return self._engine(model, dimensions, max_concurrency).embed(
-            texts,
-            billing=billing,
-            lava_metadata=lava_metadata,
-            as_numpy=as_numpy,
-            show_progress=show_progress,
-            on_progress=on_progress,
-            resume_from=resume_from,
-        )
+        engine, given = self._engine(options)
+        found: EmbeddingResult = engine.embed(texts, **given)
+        return found
 
-    def embed_iter(
-        self,
-        texts: Iterable[str],
-        *,
-        model: str = DEFAULT_EMBEDDING_MODEL,
-        dimensions: int | None = None,
-        max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
-        billing: Billing | None = None,
-        lava_metadata: Mapping[str, str] | None = None,
-        as_numpy: bool = False,
-        show_progress: bool = False,
-        on_progress: OnProgress | None = None,
-        resume_from: PartialEmbedding | None = None,
-        read_in_thread: bool = False,
-    ) -> EmbeddingStream:
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedIterOptions]) -> EmbeddingStream:
         """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         The arguments are those of `embed`.
@@ -209,34 +129,21 @@ class LavaMistral(ClientBase, History):
             read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
                 default it is read where the iteration takes place, which is held up while the source pauses.
         """
-        return self._engine(model, dimensions, max_concurrency).embed_iter(
-            texts,
-            billing=billing,
-            lava_metadata=lava_metadata,
-            as_numpy=as_numpy,
-            show_progress=show_progress,
-            on_progress=on_progress,
-            resume_from=resume_from,
-            read_in_thread=read_in_thread,
-        )
-
-    def _engine(self, model: str, dimensions: int | None, max_concurrency: int) -> EmbeddingEngine:
-        from lava_mistral.embedding.engine import EmbeddingEngine
-
-        key = (model, dimensions, max_concurrency)
-        engine: EmbeddingEngine | None = self._engines.get(key)
-        if engine is None:
-            new = EmbeddingEngine(self, **self._engine_settings(model, dimensions, max_concurrency))
-            engine = self._engines.setdefault(key, new)
-        return engine
+        engine, given = self._engine(options)
+        stream: EmbeddingStream = engine.embed_iter(texts, **given)
+        return stream
 
     def models(self) -> list[ModelCard]:
         """The models that Mistral lists for the account that serves the call."""
-        call = Call(MODELS_URL, self._identity(None, None), self._timeout)
-        return list(self._ask(call).get("data", []))
+        return drive(self._listed())
 
     def _ask(self, call: Call) -> dict[str, Any]:
         return drive(self._asked(call))
+
+    def _new_engine(self, settings: dict[str, Any]) -> EmbeddingEngine:
+        from lava_mistral.embedding.engine import EmbeddingEngine
+
+        return EmbeddingEngine(self, **settings)
 
     def _shared_transport(self) -> Transport:
         return sync_pool()

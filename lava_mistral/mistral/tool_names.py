@@ -98,6 +98,10 @@ class ToolNames:
         return named if wire == name else {**named, "name": wire}
 
 
+NO_TOOLS = ToolNames()
+"""The names of a request without tools."""
+
+
 def _same(one: Any, other: Any) -> bool:
     return one is other
 

@@ -11,6 +11,7 @@ from lava_mistral import (
     APIConnectionError,
     APITimeoutError,
     AsyncLavaMistral,
+    ConfigurationError,
     LavaError,
     LavaMistral,
     ServerError,
@@ -167,3 +168,28 @@ async def test_connections_are_used_again(caller: OverHttp) -> None:
         await caller.chat()
         await caller.stream()
     assert caller.gateway.connections <= 2
+
+
+async def test_each_try_sends_the_idempotency_key(caller: OverHttp) -> None:
+    client = caller.caller()
+    caller.gateway.queue(Status(500), Status(500))
+    await caller.do(client.chat(ASK, idempotency_key="k"))
+    await caller.do(client.embedding_request(["a"], idempotency_key="e"))
+    await caller.do(client.chat(ASK))
+    keys = [request.headers.get("idempotency-key") for request in caller.gateway.requests]
+    assert keys == ["k", "k", "k", "e", None]
+
+
+async def test_a_spend_key_is_refused_before_anything_is_sent(caller: OverHttp) -> None:
+    client = caller.caller(api_key="lava_sk_0123456789")
+    for ask in (lambda: client.chat(ASK), lambda: client.stream(ASK), lambda: client.embed(["a"]), client.models):
+        with pytest.raises(ConfigurationError, match=r"/forward.*wants a secret key") as caught:
+            await caller.do(ask())
+        assert "0123456789" not in str(caught.value)
+    assert not caller.gateway.requests
+
+
+async def test_vectors_of_another_type_are_asked_for(caller: OverHttp) -> None:
+    asked = caller.caller().embedding_request(["a"], output_dtype="int8")
+    item = (await caller.do(asked)).response["data"][0]
+    assert all(isinstance(number, int) for number in item["embedding"])

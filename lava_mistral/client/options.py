@@ -1,0 +1,95 @@
+"""Name the options of calls: `Unpack[…]` of them are the keyword arguments of both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+from lava_mistral.billing.identity import Billing
+from lava_mistral.errors import LavaError
+from lava_mistral.mistral.types import Prediction, ReasoningEffort, ResponseFormat, ToolChoice
+
+if TYPE_CHECKING:
+    from lava_mistral.embedding.engine import PartialEmbedding
+    from lava_mistral.embedding.progress import OnProgress
+
+OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
+"""Told before each wait: the error, how many tries were made, seconds to the next."""
+
+
+class CallOptions(TypedDict, total=False):
+    """How a call is made, and who pays."""
+
+    billing: Billing | None
+    lava_metadata: Mapping[str, str] | None
+    timeout: float | None
+    idempotency_key: str | None
+
+
+class ChatOptions(CallOptions, total=False):
+    """The options of a chat: the call's, and the fields of Mistral's request."""
+
+    model: str
+    repair_messages: bool
+    on_retry: OnRetry | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    max_tokens: int | None
+    min_tokens: int | None
+    stop: str | Sequence[str] | None
+    random_seed: int | None
+    mistral_metadata: Mapping[str, Any] | None
+    response_format: ResponseFormat | Mapping[str, Any] | None
+    tools: Sequence[Any] | None
+    tool_choice: ToolChoice | None
+    parallel_tool_calls: bool | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    prompt_logprobs: bool | None
+    n: int | None
+    prediction: Prediction | None
+    reasoning_effort: ReasoningEffort | None
+    prompt_mode: Literal["reasoning"] | None
+    guardrails: Sequence[Mapping[str, Any]] | None
+    prompt_cache_key: str | None
+    service_tier: Literal["auto", "standard_only"] | None
+    safe_prompt: bool | None
+
+
+class StreamOptions(ChatOptions, total=False):
+    """The options of a streamed chat."""
+
+    stream_chunk_timeout: float | None
+
+
+class EmbeddingRequestOptions(CallOptions, total=False):
+    """The options of one embeddings request."""
+
+    model: str
+    encoding_format: Literal["float", "base64"] | None
+    output_dimension: int | None
+    output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] | None
+
+
+class EmbedOptions(TypedDict, total=False):
+    """The options of an embedding of many texts."""
+
+    model: str
+    dimensions: int | None
+    max_concurrency: int
+    billing: Billing | None
+    lava_metadata: Mapping[str, str] | None
+    as_numpy: bool
+    show_progress: bool
+    on_progress: OnProgress | None
+    resume_from: PartialEmbedding | None
+
+
+class EmbedIterOptions(EmbedOptions, total=False):
+    """The options of an embedding of a source of any length."""
+
+    read_in_thread: bool
