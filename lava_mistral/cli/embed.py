@@ -158,7 +158,7 @@ class _Reporter:
             self._bar.close()
 
     def update(self, now: JobProgress) -> None:
-        if self._console.is_terminal:
+        if sys.stderr.isatty():
             if self._bar is None:
                 from tqdm import tqdm
 
