@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from lava_mistral.embedding.batching import MAX_INPUT_TOKENS, Count
-from lava_mistral.embedding.results import mended
 from lava_mistral.errors import InvalidRequestError
 
 OnEmpty: TypeAlias = Literal["raise", "skip", "placeholder"]
@@ -124,3 +123,12 @@ def name_inputs(indexes: Sequence[int]) -> str:
         return f"inputs {indexes[0]} to {indexes[-1]}"
     shown = ", ".join(map(str, indexes[:10]))
     return f"inputs {shown}" + (f" and {len(indexes) - 10} more up to {indexes[-1]}" if len(indexes) > 10 else "")
+
+
+def mended(text: str) -> tuple[str, bytes]:
+    """Replace half surrogate pairs by U+FFFD; also gives the text's UTF-8."""
+    try:
+        return text, text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text, text.encode()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from typing import Any, Generic, Protocol, TypeVar
 
-from lava_mistral.embedding.async_driver import AsyncEmbeddingStream
-from lava_mistral.embedding.sync_driver import EmbeddingStream
 from lava_mistral.errors import ConfigurationError
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+class VectorStream(Iterator[tuple[int, Any]], AbstractContextManager[Any], Protocol):
+    """Vectors and their indexes, to be closed."""
+
+
+class AsyncVectorStream(AsyncIterator[tuple[int, Any]], AbstractAsyncContextManager[Any], Protocol):
+    """The same in async code."""
 
 
 class Prefetch(Generic[T, U]):
@@ -86,7 +92,7 @@ class Prefetch(Generic[T, U]):
             # Not `remove`, which takes the first that is equal.
             self._windows[:] = [other for other in self._windows if other is not window]
 
-    def batches(self, stream: EmbeddingStream) -> Generator[list[U], None, None]:
+    def batches(self, stream: VectorStream) -> Generator[list[U], None, None]:
         """Yield the batches; what is there when the stream fails comes before its error."""
         failure: Exception | None = None
         with stream:
@@ -103,7 +109,7 @@ class Prefetch(Generic[T, U]):
         if failure is not None:
             raise failure
 
-    async def abatches(self, stream: AsyncEmbeddingStream) -> AsyncGenerator[list[U], None]:
+    async def abatches(self, stream: AsyncVectorStream) -> AsyncGenerator[list[U], None]:
         """Yield the same as `batches`, in async code."""
         failure: Exception | None = None
         async with stream:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lava_mistral.billing.scope import BillingContext
 from lava_mistral.embedding.batching import Batch
+from lava_mistral.embedding.input_validation import mended
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -170,15 +171,6 @@ def partial_of(error: BaseException) -> PartialEmbedding | None:
 def digest(text: str) -> bytes:
     """Tells a text from another one, in 16 bytes; half surrogate pairs count as what is sent in their place."""
     return hashlib.blake2b(mended(text)[1], digest_size=16).digest()
-
-
-def mended(text: str) -> tuple[str, bytes]:
-    """Replace half surrogate pairs by U+FFFD; also gives the text's UTF-8."""
-    try:
-        return text, text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return text, text.encode()
 
 
 def as_list(row: Vector) -> list[float]:
