@@ -17,7 +17,7 @@ class VectorStream(Iterator[tuple[int, Any]], AbstractContextManager[Any], Proto
     """Vectors and their indexes, to be closed."""
 
 
-class AsyncVectorStream(AsyncIterator[tuple[int, Any]], AbstractAsyncContextManager[Any], Protocol):
+class AsyncVectorStream(AsyncIterable[tuple[int, Any]], AbstractAsyncContextManager[Any], Protocol):
     """The same in async code."""
 
 
