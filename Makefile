@@ -12,7 +12,7 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick chaos chaos-quick foreign bench bench-quick coverage lint types extras lowest newest dist docs notebooks live constraints clean
+.PHONY: demo test test-quick chaos chaos-quick foreign bench bench-quick coverage lint types stores extras lowest newest dist docs notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
@@ -93,6 +93,15 @@ docs: $(VENV)/.dev
 notebooks: $(VENV)/.notebooks
 	$(BIN)/python -m pytest -c /dev/null --rootdir . -p no:cacheprovider --nbmake --nbmake-timeout=600 --durations 0 notebooks
 
+# The example over five vector stores in both frameworks. They need older releases than the tests: an environment apart.
+stores: build/stores/.done
+	build/stores/bin/python -W ignore -m pytest -c /dev/null --rootdir . -q -p no:cacheprovider examples/vector_stores
+
+build/stores/.done: $(BIN)/uv pyproject.toml examples/vector_stores/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/stores
+	$(BIN)/uv pip install --quiet --python build/stores/bin/python -r examples/vector_stores/requirements.txt -e .
+	@touch $@
+
 # Against real Lava, for less than a cent.
 live:
 	@if [ -z "$$LAVA_SECRET_KEY$$LAVA_FORWARD_TOKEN" ]; then \
@@ -103,6 +112,8 @@ live:
 constraints: $(BIN)/uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url \
 	--all-extras --group dev --group notebooks --output-file constraints.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url \
+	--extra langchain --extra llama-index --extra gateway --group stores --output-file examples/vector_stores/requirements.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
