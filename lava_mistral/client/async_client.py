@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
+from lava_mistral.billing.scope import present_scope
 from lava_mistral.calls.call import Call
+from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.calls.responses import Completion, EmbeddingAnswer
 from lava_mistral.client._base import ClientBase, Transport
 from lava_mistral.client.options import (
@@ -21,6 +23,7 @@ from lava_mistral.client.options import (
 from lava_mistral.client.records import AsyncHistory
 from lava_mistral.client.streams import AsyncChatStream
 from lava_mistral.mistral.types import Message, ModelCard
+from lava_mistral.pricing.tokenizers import preload
 from lava_mistral.transport.flow import adrive
 from lava_mistral.transport.pools import async_pool
 
@@ -35,11 +38,13 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
 
     async def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
         """One answer; see `LavaMistral.chat`."""
+        await self._load_tokenizer(options)
         answer: Completion = await adrive(self._chat(messages, options))
         return answer
 
     async def stream(self, messages: Sequence[Message], **options: Unpack[StreamOptions]) -> AsyncChatStream:
         """One answer, delta by delta; see `LavaMistral.stream`."""
+        await self._load_tokenizer(options)
         opened: AsyncChatStream = await adrive(self._chat(messages, options, AsyncChatStream))
         return opened
 
@@ -69,6 +74,12 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
     async def models(self) -> list[ModelCard]:
         """The models that Mistral lists for the account that serves the call."""
         return await adrive(self._listed())
+
+    async def _load_tokenizer(self, options: ChatOptions | StreamOptions) -> None:
+        """Load what a spend limit counts prompts with, in a thread, before the first call would do so in the loop."""
+        scope = present_scope()
+        if self.spend_limit is not None or (scope is not None and scope.limits):
+            await preload(options.get("model", DEFAULT_CHAT_MODEL))
 
     async def _ask(self, call: Call) -> dict[str, Any]:
         return await adrive(self._asked(call))

@@ -11,6 +11,7 @@ reproduce to the token (`mistral-large-latest` with tools over several turns, `p
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Sequence
 from importlib import resources
@@ -158,6 +159,13 @@ def _load(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
             if name not in _loaded:
                 _loaded[name] = _build(name)
     return _loaded[name]
+
+
+async def preload(model: str) -> None:
+    """Load the tokenizer of a model in a thread, while the event loop goes on."""
+    choice = _choose(model)
+    if choice is not None and choice.tokenizer not in _loaded:
+        await asyncio.to_thread(_load, choice.tokenizer)
 
 
 def _build(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import functools
 import json
+import pkgutil
 import re
 import string
 from collections.abc import Iterable, Sequence
 from itertools import filterfalse
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lava_mistral.mistral.json_codec import to_json
@@ -178,16 +178,21 @@ _TYPICAL: Final = _weights(0.27, 0.12, 0.6)  # Tekken
 _TYPICAL_EMBEDDED: Final = _weights(0.72, 0.95, 0.8)  # SentencePiece
 
 
+def _packaged(name: str) -> bytes:
+    """Return a file of this package, read as its modules are."""
+    return pkgutil.get_data("lava_mistral.pricing", name) or b""
+
+
 @functools.cache
 def _known_words() -> frozenset[bytes]:
     """Return the words that are one token after a space."""
-    return frozenset(Path(__file__).with_name("words.vocabulary").read_bytes().split())
+    return frozenset(_packaged("words.vocabulary").split())
 
 
 @functools.cache
 def _rare_characters() -> re.Pattern[str]:
     """Return what finds characters that are no token in one of the vocabularies: they can take one for each byte."""
-    common = Path(__file__).with_name("characters.vocabulary").read_text("utf-8").replace("\n", "")
+    common = _packaged("characters.vocabulary").decode().replace("\n", "")
     return re.compile(f"[^\\x00-\\x7f{re.escape(common)}]+")
 
 
