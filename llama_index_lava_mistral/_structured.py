@@ -16,10 +16,7 @@ from llama_index.core.base.llms.types import (
     ChatResponseGen,
     ToolCallBlock,
 )
-from llama_index.core.instrumentation.events.llm import (
-    LLMStructuredPredictEndEvent,
-    LLMStructuredPredictStartEvent,
-)
+from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import FlexibleModel, create_flexible_model
@@ -191,65 +188,67 @@ class StructuredPrediction(FunctionCallingLLM):
 
     @redacted
     def structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **prompt_args: Any
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> Model:
         """Return an object of a class, made by the model.
 
         Args:
             output_cls: a pydantic class; also an enumeration, a union or a list of such.
-            prompt: what to ask, with the names of `prompt_args`.
+            prompt: what to ask, with the names of `args`.
             llm_kwargs: arguments of the call.
-            **prompt_args: what the prompt is filled with.
+            **args: what the prompt is filled with.
 
         Raises:
             ValueError: the model's answer is no such object.
         """
         if (form := self._answer_form(output_cls, llm_kwargs)) is None:
-            return cast("Model", super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
-        _tell_of_start(output_cls, prompt, prompt_args)
-        response = self.chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs))
-        return cast("Model", _tell_of_end(form.read(response)))
+            return cast("Model", super().structured_predict(output_cls, prompt, llm_kwargs, **args))
+        dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args))
+        response = self.chat(self._asked(prompt, args), **form.arguments(llm_kwargs))
+        output: Model = form.read(response)
+        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        return output
 
     @redacted
     async def astructured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **prompt_args: Any
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> Model:
         """Return an object of a class, made by the model; see `structured_predict`."""
         if (form := self._answer_form(output_cls, llm_kwargs)) is None:
-            return cast("Model", await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
-        _tell_of_start(output_cls, prompt, prompt_args)
-        response = await self.achat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs))
-        return cast("Model", _tell_of_end(form.read(response)))
+            return cast("Model", await super().astructured_predict(output_cls, prompt, llm_kwargs, **args))
+        dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args))
+        response = await self.achat(self._asked(prompt, args), **form.arguments(llm_kwargs))
+        output: Model = form.read(response)
+        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        return output
 
     @redacted
     @without_span
     def stream_structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **prompt_args: Any
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> Generator[Model | FlexibleModel, None, None]:
         """Return the object as it grows. The model is asked when the first is read, and billed to whom this call is."""
         self._refuse_to_stream(output_cls, llm_kwargs)
-        return resumed(super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
+        return resumed(super().stream_structured_predict(output_cls, prompt, llm_kwargs, **args))
 
     @redacted
     @without_span
     async def astream_structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **prompt_args: Any
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
         """Return the object as it grows; see `stream_structured_predict`."""
         self._refuse_to_stream(output_cls, llm_kwargs)
-        return resumed(await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args))
+        return resumed(await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **args))
 
-    def _structured_stream_call(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+    def _structured_stream_call(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **args: Any) -> Any:
         if (form := self._answer_form(output_cls, llm_kwargs)) is None:
-            return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
-        return form.grow(self.stream_chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs)))
+            return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **args)
+        return form.grow(self.stream_chat(self._asked(prompt, args), **form.arguments(llm_kwargs)))
 
-    async def _structured_astream_call(
-        self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any
-    ) -> Any:
+    async def _structured_astream_call(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **args: Any) -> Any:
         if (form := self._answer_form(output_cls, llm_kwargs)) is None:
-            return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **prompt_args)
-        return form.agrow(await self.astream_chat(self._asked(prompt, prompt_args), **form.arguments(llm_kwargs)))
+            return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **args)
+        return form.agrow(await self.astream_chat(self._asked(prompt, args), **form.arguments(llm_kwargs)))
 
     def _answer_form(self, output_cls: Any, llm_kwargs: Mapping[str, Any] | None) -> AnswerForm[Any] | None:
         """Return how to get an object from this model; `None` leaves it to LlamaIndex, which asks in words."""
@@ -263,21 +262,11 @@ class StructuredPrediction(FunctionCallingLLM):
                 return None
 
     def _refuse_to_stream(self, output_cls: Any, llm_kwargs: Mapping[str, Any] | None) -> None:
-        form = self._answer_form(output_cls, llm_kwargs)
-        if form is not None and form.is_wrapped:
+        if (form := self._answer_form(output_cls, llm_kwargs)) is not None and form.is_wrapped:
             raise ConfigurationError(
                 f"LlamaIndex streams pydantic objects, and {output_cls!r} is none: make it a field of a class, or use "
                 "structured_predict."
             )
 
-    def _asked(self, prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]) -> list[ChatMessage]:
-        return self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
-
-
-def _tell_of_start(output_cls: Any, prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> None:
-    dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args))
-
-
-def _tell_of_end(output: Model) -> Model:
-    dispatcher.event(LLMStructuredPredictEndEvent(output=output))
-    return output
+    def _asked(self, prompt: BasePromptTemplate, args: Mapping[str, Any]) -> list[ChatMessage]:
+        return self._extend_messages(prompt.format_messages(llm=self, **args))

@@ -34,13 +34,7 @@ from lava_mistral.mistral.content import (
     tool_content,
     url_part,
 )
-from lava_mistral.mistral.types import (
-    AssistantMessage,
-    ContentPart,
-    Message,
-    ThinkingPart,
-    ToolMessage,
-)
+from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart, ToolMessage
 from llama_index_lava_mistral._tools import call_parts, calls_of
 
 PROVIDER: Final = "mistral"

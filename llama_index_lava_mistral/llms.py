@@ -20,7 +20,6 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
-    MessageRole,
     ToolCallBlock,
 )
 from llama_index.core.bridge.pydantic import Field
@@ -201,9 +200,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         """The arguments of `chat` for a conversation with tools; the history stays as it is."""
         messages = list(chat_history or ())
         if user_msg is not None:
-            messages.append(
-                ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
-            )
+            messages.append(ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
         choice = named_choice(kwargs.pop("tool_choice", None))
         return {
             "messages": messages,
@@ -225,12 +222,12 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         **kwargs: Any,
     ) -> ChatResponse:
         """Keep one call alone where several are not allowed, whatever the model did."""
-        message = response.message
-        calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
-        if len(calls) > 1 and not self._may_call_several(allow_parallel_tool_calls):
-            further = {id(call) for call in calls[1:]}
+        if not self._may_call_several(allow_parallel_tool_calls):
+            message = response.message
+            further = [id(block) for block in message.blocks if isinstance(block, ToolCallBlock)][1:]
             message.blocks = [block for block in message.blocks if id(block) not in further]
-            message.additional_kwargs["tool_calls"] = message.additional_kwargs["tool_calls"][:1]
+            if further:
+                message.additional_kwargs["tool_calls"] = message.additional_kwargs["tool_calls"][:1]
         return response
 
     def get_tool_calls_from_response(
