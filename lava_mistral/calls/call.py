@@ -101,16 +101,14 @@ class Call:
     host: str = field(init=False, default="")
     content: bytes | None = field(init=False, default=None)
 
-    def __post_init__(self) -> None:
-        if self.body is not None:
-            self.content = to_json(self.body)
-
     def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
         """The request to Lava for one try.
 
         Raises:
             SpendLimitError: it could pass a limit.
         """
+        if self.content is None and self.body is not None:
+            self.content = to_json(self.body)
         url, self.credential, lava = forwarder.address(self.target, self.identity)
         self.host = url.host
         if self.account is not None:
@@ -118,7 +116,8 @@ class Call:
         headers = {**extra, **lava, **(_EVENTS if self.stream else JSON_HEADERS)}
         if self.idempotency_key is not None:
             headers["idempotency-key"] = self.idempotency_key
-        return Request(self.method, url, self.target, headers, self.content, self.gap if self.stream else None)
+        method = "GET" if self.content is None else "POST"
+        return Request(method, url, self.target, headers, self.content, self.gap if self.stream else None)
 
     @property
     def method(self) -> str:

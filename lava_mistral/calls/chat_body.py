@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.conversation import prepare
 from lava_mistral.mistral.json_codec import to_json
-from lava_mistral.mistral.tool_names import ToolNames
+from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
 from lava_mistral.mistral.tools import with_object_schemas
-from lava_mistral.mistral.types import Message
+from lava_mistral.mistral.types import ChatRequest, Message
 from lava_mistral.pricing.catalog import notice_status
 
 # What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
@@ -38,6 +39,8 @@ _ELSEWHERE = {
     "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
     "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",
 }
+
+_KNOWN = ChatRequest.__annotations__.keys() - {"messages", "metadata", "stream"}
 
 
 def refuse_keys(names: Iterable[str]) -> None:
@@ -85,7 +88,8 @@ def chat_body(
         ConfigurationError: a parameter is a key.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
-    refuse_keys(given)
+    if not given.keys() <= _KNOWN:
+        refuse_keys(given)
     notice_status(model)
     if "mistral_metadata" in given:
         # `metadata` would be mistaken for what Lava stores.
@@ -109,7 +113,10 @@ def chat_body(
         body.pop("tool_choice", None)
     if stream:
         body["stream"] = True
-    body = (names or ToolNames.of_tools(given.get("tools"))).applied(body)
+    if names is None:
+        names = ToolNames.of_tools(given.get("tools"))
+    if names is not NO_TOOLS or not {"system", "user"}.issuperset(map(itemgetter("role"), body["messages"])):
+        body = names.applied(body)
     if body.get("prompt_cache_key") == "auto":
         body["prompt_cache_key"] = cache_key(body)
     return body

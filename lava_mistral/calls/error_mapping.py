@@ -34,6 +34,7 @@ from lava_mistral.transport.retry import parse_retry_after
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
 _OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
 _SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]{16,}|eyJ[\w+/-]{16,}=*")
+_PLAIN_ID = re.compile(r"req_[0-9A-Za-z]{1,64}")
 # Far beyond any real error body; Python can't print or pickle what is nested a thousand times.
 _DEEPEST = 50
 _LONGEST_QUOTE = 500
@@ -108,7 +109,9 @@ def error_from_response(
 def shown_id(headers: Mapping[str, str]) -> str | None:
     """Return Lava's id of a request as it may be shown; a broken server can put anything there."""
     request_id = headers.get("x-lava-request-id")
-    return None if request_id is None else shorten(redact(request_id))
+    if request_id is None or _PLAIN_ID.fullmatch(request_id):
+        return request_id
+    return shorten(redact(request_id))
 
 
 def forget_frames(error: BaseException) -> None:

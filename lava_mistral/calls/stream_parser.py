@@ -8,6 +8,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+from lava_mistral.billing.metering import UNMETERED
 from lava_mistral.calls.call import Call, caused
 from lava_mistral.calls.error_mapping import (
     error_from_event,
@@ -28,11 +29,6 @@ from lava_mistral.transport.failures import DeadlineExceeded, TransportError
 _LONGEST_PRELUDE = 2_000
 
 
-def tells(delta: Delta) -> bool:
-    """Whether a delta tells the caller something: not a role, nor an empty text."""
-    return bool(delta.text or delta.parts or delta.tool_calls or delta.finish_reason)
-
-
 class StreamReader:
     """Turns the bytes of a streamed answer into deltas, and knows whether the answer came to its end. Does no I/O."""
 
@@ -42,6 +38,8 @@ class StreamReader:
         self.request_id = shown_id(headers)
         self.ready: deque[Delta] = deque()
         self.done = False
+        # Whether a delta has told the caller something.
+        self.started = False
         self._charge = call.charge
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
@@ -70,7 +68,7 @@ class StreamReader:
                 continue
             if text == "[DONE]":
                 self.done = True
-                self.ready.extend(self._accumulator.end())
+                self._hand_on(self._accumulator.end())
                 continue
             try:
                 chunk = from_json(text)
@@ -94,8 +92,15 @@ class StreamReader:
         for delta in deltas:
             if delta.finish_reason == "error":
                 raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
-        if any(tells(delta) for delta in deltas):
-            self._silence = 0.0
+        self._hand_on(deltas)
+
+    def _hand_on(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            if delta.text or delta.parts or delta.tool_calls or delta.finish_reason:
+                self._silence = 0.0
+                self.started = True
+            elif delta.usage:
+                self.started = True
         self.ready.extend(deltas)
 
     def _whole(self) -> Any:
@@ -143,16 +148,10 @@ class StreamReader:
 
     def settle(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""
+        if self._charge is UNMETERED:
+            return
         complete = self.finished and self._failure is None
         self._charge.end(self.usage, self.request_id, answered_by=self._accumulator.model, complete=complete)
-
-    def gap_left(self) -> float | None:
-        """Seconds that the next read may take, `None` for no limit."""
-        return None if self.call.gap is None else max(self.call.gap - self._silence, 0.0)
-
-    def waited(self, seconds: float) -> None:
-        """A read took so long."""
-        self._silence += seconds
 
     def broken(self, error: TransportError, *, late: bool) -> LavaError:
         """The error for a read that failed.
@@ -194,11 +193,6 @@ class StreamReader:
         """Whether the answer has come to its end, by a finish reason or by `[DONE]`."""
         wanted = (self.call.body or {}).get("n") or 1
         return self.done or (self._accumulator.complete and len(self.turns) >= wanted)
-
-    @property
-    def started(self) -> bool:
-        """Whether there is a delta that tells the caller something."""
-        return any(tells(delta) or delta.usage for delta in self.ready)
 
     @property
     def turns(self) -> list[Turn]:

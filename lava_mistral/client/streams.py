@@ -80,16 +80,17 @@ class StreamBase(StreamReader):
         yield self._leave()
 
     def _read(self) -> Flow[bytes]:
-        began = time.monotonic()
+        began, gap = time.monotonic(), self.call.gap
+        left = None if gap is None else max(gap - self._silence, 0.0)
         try:
-            data = yield from self._response.receive(self._deadline.within(self.gap_left()))
+            data = yield from self._response.receive(self._deadline.within(left))
         except TransportError as error:
-            self.waited(time.monotonic() - began)
+            self._silence += time.monotonic() - began
             if self.finished:
                 return b""
             failure = self.broken(error, late=self._deadline.over)
         else:
-            self.waited(time.monotonic() - began)
+            self._silence += time.monotonic() - began
             return data
         try:
             raise failure

@@ -46,7 +46,7 @@ class Repair:
         # By the index of each message that makes calls: the ids of the calls, and each result's index and call.
         self._ids: dict[int, list[str]] = {}
         self._results: dict[int, list[tuple[int, int]]] = {}
-        self._orphans = self._find_results()
+        self._orphans = set() if {"system", "user"}.issuperset(self._roles) else self._find_results()
         self._last = 0
         for index, message in enumerate(messages):
             match self._roles[index]:

@@ -213,6 +213,7 @@ class Pool:
     ) -> None:
         self._new_socket, self._context, self._proxy_for = new_socket, context, proxy_for
         self._idle: dict[Route, deque[Connection]] = {}
+        self._routes: dict[tuple[str, str, int], Route] = {}
         self.closed = False
 
     def send(self, request: Request, deadline: Deadline) -> Flow[PooledResponse]:
@@ -222,7 +223,9 @@ class Pool:
             TransportError: no answer came.
         """
         url = request.url
-        route = Route(url.scheme, url.host, url.port, self._proxy_for(url))
+        route = self._routes.get(url[:3])
+        if route is None:
+            route = self._routes[url[:3]] = Route(*url[:3], self._proxy_for(url))
         connection = self._take(route)
         try:
             if connection is None:
@@ -230,6 +233,8 @@ class Pool:
                 yield from connection.open(route, self._context, deadline.within(LONGEST_CONNECT))
             head = yield from connection.ask(request, deadline)
         except BaseException:
+            # The environment may name another proxy by now.
+            self._routes.pop(url[:3], None)
             if connection is not None:
                 connection.close()
             raise

@@ -60,7 +60,7 @@ class Http11:
         return self._head("CONNECT", authority, headers)
 
     def _head(self, method: str, target: str, headers: dict[str, str]) -> bytes:
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        lines = "".join(map("%s: %s\r\n".__mod__, headers.items()))
         head = f"{method} {target} HTTP/1.1\r\n{lines}"
         if _HEAD.fullmatch(head) is None or head.count("\n") != len(headers) + 1:
             raise ConfigurationError(
@@ -90,7 +90,7 @@ class Http11:
             raise ConnectionBroken("what came is not HTTP/1.1: the headers have no end")
         if self._done and self.head is not None:
             # llhttp passes over line ends after an answer without a word.
-            by_length = self._pieces and "content-length" in self.head.headers
+            by_length = self._pieces and dict.__contains__(self.head.headers, "content-length")
             stray = not data.endswith(self._pieces[-1]) if by_length else data.endswith((b"\n\r\n\r\n", b"\n\n"))
             self._stray = self._stray or stray
 
@@ -119,11 +119,12 @@ class Http11:
             headers = Headers.read(self._lines)
             if self._parser.get_http_version() not in ("1.0", "1.1"):
                 raise ConnectionBroken("its version is another")
-            if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            if dict.get(headers, "transfer-encoding", "chunked").lower() != "chunked":
                 raise ConnectionBroken("its transfer encoding is another than chunked")
             self.head = Head(status, headers)
             self._stays = self._parser.should_keep_alive()
-            self._decoder = _decoder(headers.get("content-encoding", ""))
+            encoding = dict.get(headers, "content-encoding")
+            self._decoder = None if encoding is None else _decoder(encoding)
 
     def on_body(self, data: bytes) -> None:
         self._without_event = 0

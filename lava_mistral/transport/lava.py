@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from lava_mistral.billing.identity import Billing, Secret, check_metadata, hidden, resolve_access, to_billing
+from lava_mistral.billing.identity import MERCHANT, Billing, Secret, check_metadata, hidden, resolve_access, to_billing
 from lava_mistral.billing.scope import BillingContext, check_customer, identify
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.request import Url, parse_url
@@ -59,7 +59,7 @@ class Forwarder:
         """Return what a request to the provider address `target` is sent to: URL, credential and Lava's headers."""
         access = resolve_access(self.api_key, self.base_url)
         url = forward_url(access.base_url, target)
-        bearer = access.bearer(identity.billing)
+        bearer = access.key if identity.billing is MERCHANT else access.bearer(identity.billing)
         return url, bearer, lava_headers(url, bearer, identity.metadata)
 
     def readdress(self, library: Any, request: Any) -> Any:
