@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from lava_mistral.billing.scope import present_scope
-from lava_mistral.calls.call import Call
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.calls.responses import Completion, EmbeddingAnswer
 from lava_mistral.client._base import ClientBase, Transport
@@ -80,9 +79,6 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
         scope = present_scope()
         if self.spend_limit is not None or (scope is not None and scope.limits):
             await preload(options.get("model", DEFAULT_CHAT_MODEL))
-
-    async def _ask(self, call: Call) -> dict[str, Any]:
-        return await adrive(self._asked(call))
 
     def _new_engine(self, settings: dict[str, Any]) -> EmbeddingEngine:
         from lava_mistral.embedding.engine import EmbeddingEngine

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from lava_mistral.billing.lava_records import Moment, Page, RequestRecord, Subscription, UsageReport, Wallet
@@ -20,6 +19,7 @@ from lava_mistral.client.lookups import (
     usage_lookup,
 )
 from lava_mistral.errors import NotFoundError
+from lava_mistral.transport.flow import Flow, adrive, drive
 
 DEFAULT_WAIT = 30.0
 
@@ -32,13 +32,67 @@ class Unsettled(Protocol):
     def settle(self, told: RequestRecord) -> None: ...
 
 
-class History:
-    """What a client asks of Lava's records."""
+class _Records:
+    """What both clients ask of Lava's records, as flows."""
 
     _timeout: float | None
 
     @abstractmethod
-    def _ask(self, call: Call) -> dict[str, Any]: ...
+    def _asked(self, call: Call) -> Flow[dict[str, Any]]: ...
+
+    @abstractmethod
+    def _sleep(self, seconds: float) -> Any: ...
+
+    def _record(self, request_id: str, wait: float | None) -> Flow[RequestRecord]:
+        patience = Patience(wait)
+        while True:
+            try:
+                record = RequestRecord.from_wire((yield from self._asked(request_lookup(request_id, self._timeout))))
+            except NotFoundError as error:
+                pause = patience.pause()
+                if pause is None:
+                    raise patience.given_up(request_id, error) from error
+            else:
+                pause = patience.pause() if record.status == "pending" else None
+                if pause is None:
+                    return record
+            yield self._sleep(pause)
+
+    def _reconciled(self, account: Unsettled, wait: float | None) -> Flow[int]:
+        for request_id in account.unsettled():
+            with suppress(NotFoundError):
+                record = yield from self._record(request_id, wait)
+                if record.status != "pending":
+                    account.settle(record)
+        return len(account.unsettled())
+
+
+class _Pages:
+    """The pages of requests, one after another: what to ask for next, and what an answer gives."""
+
+    def __init__(self, timeout: float | None, limit: int | None, *filters: Any) -> None:
+        self._timeout, self._left, self._filters = timeout, limit, filters
+        self._cursor: str | None = None
+        self._over = False
+
+    def lookup(self) -> Lookup | None:
+        if self._over or (self._left is not None and self._left <= 0):
+            return None
+        size = LARGEST_PAGE if self._left is None else min(self._left, LARGEST_PAGE)
+        return page_lookup(self._timeout, self._cursor, size, *self._filters)
+
+    def take(self, body: dict[str, Any]) -> Sequence[RequestRecord]:
+        page = Page.from_wire(body)
+        records = page.records[: self._left]
+        if self._left is not None:
+            self._left -= len(page.records)
+        self._over = page.cursor is None or page.cursor == self._cursor
+        self._cursor = page.cursor
+        return records
+
+
+class History(_Records):
+    """What a client asks of Lava's records."""
 
     def request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> RequestRecord:
         """What Lava recorded of one request.
@@ -57,19 +111,7 @@ class History:
             NotFoundError: there is no such request, or its record was not there in time.
             ConfigurationError: the credential is an opaque forward token.
         """
-        patience = Patience(wait)
-        while True:
-            try:
-                record = RequestRecord.from_wire(self._ask(request_lookup(request_id, self._timeout)))
-            except NotFoundError as error:
-                pause = patience.pause()
-                if pause is None:
-                    raise patience.given_up(request_id, error) from error
-            else:
-                pause = patience.pause() if record.status == "pending" else None
-                if pause is None:
-                    return record
-            time.sleep(pause)
+        return drive(self._record(request_id, wait))
 
     def requests(
         self,
@@ -87,16 +129,9 @@ class History:
             metadata: only those with all of these pairs.
             limit: at most so many.
         """
-        cursor, left = None, limit
-        while left is None or left > 0:
-            size = LARGEST_PAGE if left is None else min(left, LARGEST_PAGE)
-            lookup = page_lookup(self._timeout, cursor, size, customer_id, meter_id, metadata)
-            page = Page.from_wire(self._ask(lookup))
-            yield from page.records[:left]
-            left = None if left is None else left - len(page.records)
-            if page.cursor is None or page.cursor == cursor:
-                return
-            cursor = page.cursor
+        pages = _Pages(self._timeout, limit, customer_id, meter_id, metadata)
+        while (lookup := pages.lookup()) is not None:
+            yield from pages.take(drive(self._asked(lookup)))
 
     def usage(
         self,
@@ -117,7 +152,7 @@ class History:
             metadata: only requests with all of these pairs.
         """
         return UsageReport.from_wire(
-            self._ask(usage_lookup(self._timeout, start, end, customer_id, meter_id, metadata))
+            drive(self._asked(usage_lookup(self._timeout, start, end, customer_id, meter_id, metadata)))
         )
 
     def wallet(self) -> Wallet:
@@ -126,7 +161,7 @@ class History:
         Raises:
             ConfigurationError: the credential is an opaque forward token.
         """
-        return Wallet.from_wire(self._ask(Lookup.at("wallet", {}, self._timeout)))
+        return Wallet.from_wire(drive(self._asked(Lookup.at("wallet", {}, self._timeout))))
 
     def subscription(self, customer_id: str) -> Subscription | None:
         """Get a customer's plan and what is left on it, to ask before a call that the customer pays for.
@@ -140,7 +175,7 @@ class History:
         Raises:
             NotFoundError: there is no such customer.
         """
-        return Subscription.from_wire(self._ask(subscription_lookup(customer_id, self._timeout)))
+        return Subscription.from_wire(drive(self._asked(subscription_lookup(customer_id, self._timeout))))
 
     def reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> int:
         """Ask Lava for the cost of the requests that `account` does not know it of, and tell it.
@@ -152,39 +187,15 @@ class History:
         Returns:
             How many are still unknown, among those that have a request id.
         """
-        for request_id in account.unsettled():
-            try:
-                record = self.request(request_id, wait=wait)
-            except NotFoundError:
-                continue
-            if record.status != "pending":
-                account.settle(record)
-        return len(account.unsettled())
+        return drive(self._reconciled(account, wait))
 
 
-class AsyncHistory:
+class AsyncHistory(_Records):
     """What a client asks of Lava's records in async code; see `History`."""
-
-    _timeout: float | None
-
-    @abstractmethod
-    async def _ask(self, call: Call) -> dict[str, Any]: ...
 
     async def request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> RequestRecord:
         """What Lava recorded of one request; see `LavaMistral.request`."""
-        patience = Patience(wait)
-        while True:
-            try:
-                record = RequestRecord.from_wire(await self._ask(request_lookup(request_id, self._timeout)))
-            except NotFoundError as error:
-                pause = patience.pause()
-                if pause is None:
-                    raise patience.given_up(request_id, error) from error
-            else:
-                pause = patience.pause() if record.status == "pending" else None
-                if pause is None:
-                    return record
-            await asyncio.sleep(pause)
+        return await adrive(self._record(request_id, wait))
 
     async def requests(
         self,
@@ -195,17 +206,10 @@ class AsyncHistory:
         limit: int | None = None,
     ) -> AsyncIterator[RequestRecord]:
         """The requests that Lava recorded, the newest first; see `LavaMistral.requests`."""
-        cursor, left = None, limit
-        while left is None or left > 0:
-            size = LARGEST_PAGE if left is None else min(left, LARGEST_PAGE)
-            lookup = page_lookup(self._timeout, cursor, size, customer_id, meter_id, metadata)
-            page = Page.from_wire(await self._ask(lookup))
-            for record in page.records[:left]:
+        pages = _Pages(self._timeout, limit, customer_id, meter_id, metadata)
+        while (lookup := pages.lookup()) is not None:
+            for record in pages.take(await adrive(self._asked(lookup))):
                 yield record
-            left = None if left is None else left - len(page.records)
-            if page.cursor is None or page.cursor == cursor:
-                return
-            cursor = page.cursor
 
     async def usage(
         self,
@@ -218,23 +222,16 @@ class AsyncHistory:
     ) -> UsageReport:
         """What was used and charged between two moments; see `LavaMistral.usage`."""
         lookup = usage_lookup(self._timeout, start, end, customer_id, meter_id, metadata)
-        return UsageReport.from_wire(await self._ask(lookup))
+        return UsageReport.from_wire(await adrive(self._asked(lookup)))
 
     async def wallet(self) -> Wallet:
         """Get the balance of the merchant's wallet; see `LavaMistral.wallet`."""
-        return Wallet.from_wire(await self._ask(Lookup.at("wallet", {}, self._timeout)))
+        return Wallet.from_wire(await adrive(self._asked(Lookup.at("wallet", {}, self._timeout))))
 
     async def subscription(self, customer_id: str) -> Subscription | None:
         """Get a customer's plan and what is left on it; see `LavaMistral.subscription`."""
-        return Subscription.from_wire(await self._ask(subscription_lookup(customer_id, self._timeout)))
+        return Subscription.from_wire(await adrive(self._asked(subscription_lookup(customer_id, self._timeout))))
 
     async def reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> int:
         """Ask Lava for what `account` does not know; see `LavaMistral.reconcile`."""
-        for request_id in account.unsettled():
-            try:
-                record = await self.request(request_id, wait=wait)
-            except NotFoundError:
-                continue
-            if record.status != "pending":
-                account.settle(record)
-        return len(account.unsettled())
+        return await adrive(self._reconciled(account, wait))
