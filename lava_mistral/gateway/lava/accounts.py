@@ -41,55 +41,49 @@ class Wallet:
 
     def __init__(self, merchant: Amount, customers: Mapping[str, Amount]) -> None:
         self._lock = threading.Lock()
-        self._merchant = to_amount(merchant)
-        self._customers = {name: to_amount(balance) for name, balance in customers.items()}
+        # The merchant's balance is that of nobody's name, since a customer may have any.
+        self._balances: dict[str | None, Decimal] = {None: to_amount(merchant)}
+        self._balances.update({name: to_amount(balance) for name, balance in customers.items()})
 
     def __repr__(self) -> str:
-        return f"Wallet(merchant={self._merchant}, customers={self._customers})"
+        return f"Wallet(merchant={self.merchant}, customers={self.customers})"
 
     @property
     def merchant(self) -> Decimal:
         """The merchant's balance."""
-        return self._merchant
+        return self._balances[None]
 
     @merchant.setter
     def merchant(self, balance: Amount) -> None:
-        with self._lock:
-            self._merchant = to_amount(balance)
+        self["merchant"] = balance
 
     @property
     def customers(self) -> dict[str, Decimal]:
         """A copy of the customers' balances by id."""
         with self._lock:
-            return dict(self._customers)
+            return {name: balance for name, balance in self._balances.items() if name is not None}
 
     def __getitem__(self, payer: str) -> Decimal:
-        return self._merchant if payer == "merchant" else self._customers[payer]
+        return self._balances[None if payer == "merchant" else payer]
 
     def __setitem__(self, payer: str, balance: Amount) -> None:
-        if payer == "merchant":
-            self.merchant = balance
-        else:
-            with self._lock:
-                self._customers[payer] = to_amount(balance)
+        with self._lock:
+            self._balances[None if payer == "merchant" else payer] = to_amount(balance)
 
     def __contains__(self, payer: object) -> bool:
-        return payer == "merchant" or payer in self._customers
+        return payer == "merchant" or payer in self._balances
 
     def of(self, customer_id: str, first: Amount | None = None) -> Decimal | None:
         """Return a customer's balance; one who is not known yet begins with `first`, if that is given."""
         with self._lock:
             if first is not None:
-                self._customers.setdefault(customer_id, to_amount(first))
-            return self._customers.get(customer_id)
+                self._balances.setdefault(customer_id, to_amount(first))
+            return self._balances.get(customer_id)
 
     def charge(self, amount: Decimal, customer_id: str | None = None) -> None:
         """Take an amount from the customer's balance, or the merchant's; it may fall below zero."""
         with self._lock:
-            if customer_id is None:
-                self._merchant -= amount
-            else:
-                self._customers[customer_id] -= amount
+            self._balances[customer_id] -= amount
 
 
 class Accounts:

@@ -121,13 +121,10 @@ class Evidence:
 
 
 def fill(schema: Mapping[str, Any], evidence: Evidence) -> Any:
-    """Make a value that fits the schema, out of the evidence.
-
-    Numbers are the prompt's in order, else within bounds; texts are quoted spans, then names, then the prompt
-    itself. Optional fields are filled where there is evidence for them.
+    """Make a value that fits the schema, out of the evidence; optional fields are filled where there is some for them.
 
     Raises:
-        SchemaProblem: the schema is malformed, has no end, or filling it is too much work.
+        SchemaProblem: the schema has no end, or filling it is too much work.
     """
     return _Filler(schema, evidence).value(schema)
 

@@ -149,7 +149,6 @@ def _write(body: Mapping[str, Any], prompt: Prompt, choice: int) -> Reply:
 
 
 def _said(prompt: Prompt, choice: int) -> str:
-    """The answer in words."""
     if prompt.results:
         return _reported(prompt)
     if not prompt.request.strip():
@@ -202,7 +201,6 @@ def _parsed(result: str) -> Any:
 
 
 def _read_out(value: Any, depth: int = 0) -> str:
-    """A tool's JSON as text."""
     if isinstance(value, dict | list) and depth == _DEEPEST_RESULT:
         return "…"
     match value:

@@ -156,6 +156,10 @@ class ServerThread:
         )
         self._ready.set()
         await self._stopped.wait()
+        # A connection that was accepted just now needs a turn of the loop to find its server still open.
+        with suppress(NotImplementedError):
+            self._loop.remove_reader(self._socket)
+        await asyncio.sleep(0)
         # Closing alone would leave the port open while a forked child still holds a copy of the socket.
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
