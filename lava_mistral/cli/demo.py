@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import typer
@@ -144,25 +144,11 @@ def _print_costs(records: Sequence[CallRecord], total: Tally, console: Console) 
     print_columns(rows, console, right=(2, 3, 4))
 
 
-class Engine(Protocol):
-    """What a framework does for the demo."""
-
-    title: str
-
-    def __init__(self, api_key: str, base_url: str) -> None: ...
-
-    def index(self, chunks: Sequence[Text]) -> None:
-        """Embed and store pieces of texts."""
-
-    def find(self, question: str) -> list[Text]:
-        """Return the pieces that are nearest to a question, nearest first."""
-
-    def answer(self, instruction: str, question: str) -> Iterator[str]:
-        """Yield the answer in pieces, as they come."""
-
-
 class LangChainEngine:
-    """The demo in LangChain: the in-memory vector store, and a chain of prompt and model."""
+    """The demo in LangChain: the in-memory vector store, and a chain of prompt and model.
+
+    `index` embeds and stores pieces of texts, `find` gives the nearest to a question, `answer` the pieces of an answer.
+    """
 
     title = "LangChain"
 
@@ -230,11 +216,14 @@ class LlamaIndexEngine:
 
 
 def _installed() -> Framework:
-    needed: dict[Framework, str] = {"langchain": "langchain_core", "llama-index": "llama_index"}
-    for framework, module in needed.items():
-        if find_spec(module) is not None:
-            return framework
+    if find_spec("langchain_core") is not None:
+        return "langchain"
+    if find_spec("llama_index") is not None:
+        return "llama-index"
     raise ImportError('The demo needs one of the frameworks: pip install "lava-mistral[langchain]" (or [llama-index])')
 
 
-_ENGINES: Final[dict[Framework, type[Engine]]] = {"langchain": LangChainEngine, "llama-index": LlamaIndexEngine}
+_ENGINES: Final[dict[Framework, type[LangChainEngine | LlamaIndexEngine]]] = {
+    "langchain": LangChainEngine,
+    "llama-index": LlamaIndexEngine,
+}

@@ -65,14 +65,7 @@ _OWN_NAME: Final = re.compile(r"; `lava-mistral doctor` tests [^.]*")  # said to
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
-
-    Attributes:
-        check: what was looked at.
-        outcome: `"failed"`, `"note"` (works, but worth knowing), `"skipped"` (another failure is in the way) or `"ok"`.
-        detail: what was found; nothing secret.
-        advice: what to do about it.
-    """
+    """What a check found, nothing secret, and what to do about it; `"skipped"` where another failure is in the way."""
 
     check: str
     outcome: Outcome
@@ -103,12 +96,7 @@ def doctor(
 
 
 def examine(model: str, *, spend: bool = False) -> Iterator[Finding]:
-    """Check one thing after the other.
-
-    Args:
-        model: the model that is to be used.
-        spend: whether to make one tiny embedding, the only check that costs something.
-    """
+    """Check one thing after the other; with `spend` also by one tiny embedding, which costs something."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("extras", _extras),
         ("key", _key),
@@ -182,12 +170,9 @@ def _key() -> Iterator[Finding]:
         what = f"{name} holds a spend key (lava_sk_…), which Lava does not document for its forward proxy"
         yield Finding("key", "failed", what, "Use a secret key: it starts with aks_live_ or aks_test_.")
     elif fields is not None and fields.get("customer_id") and not fields.get("meter_slug"):
-        yield Finding(
-            "key",
-            "failed",
-            f"{name} holds a forward token with a customer_id and no meter_slug, which Lava refuses",
-            "Make it again with both: Billing(customer_id=…, meter_slug=…).forward_token(secret_key).",
-        )
+        what = f"{name} holds a forward token with a customer_id and no meter_slug, which Lava refuses"
+        advice = "Make it again with both: Billing(customer_id=…, meter_slug=…).forward_token(secret_key)."
+        yield Finding("key", "failed", what, advice)
     elif name == "LAVA_FORWARD_TOKEN":
         yield Finding("key", "ok", f"{name}: {_describe_token(value, fields)}{also}")
     elif kind := _kind(value):
@@ -195,12 +180,9 @@ def _key() -> Iterator[Finding]:
     elif fields is not None:
         yield Finding("key", "note", f"{name} holds a forward token", "It works; its own name is LAVA_FORWARD_TOKEN.")
     else:
-        yield Finding(
-            "key",
-            "note",
-            f"{name} does not look like a secret key ({counted(len(value), 'character')}){also}",
-            "A secret key starts with aks_live_ or aks_test_; a forward token belongs into LAVA_FORWARD_TOKEN.",
-        )
+        what = f"{name} does not look like a secret key ({counted(len(value), 'character')}){also}"
+        advice = "A secret key starts with aks_live_ or aks_test_; a forward token belongs into LAVA_FORWARD_TOKEN."
+        yield Finding("key", "note", what, advice)
 
 
 def _kind(key: str) -> str:
@@ -216,11 +198,7 @@ def _describe_token(token: str, fields: dict[str, Any] | None) -> str:
 
 
 def _address() -> str:
-    """Return the base URL of calls; without a usable key, that of the environment or production.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
+    """Return the base URL of calls; without a usable key, that of the environment or production."""
     try:
         return resolve_access().base_url
     except ConfigurationError:
@@ -285,18 +263,19 @@ def _account(model: str) -> Iterator[Finding]:
     from lava_mistral.client.sync_client import LavaMistral
 
     client = LavaMistral(timeout=_PATIENCE, max_retries=1)
+    offered: set[str] = set()
+    said = "accepted, but who is to pay has no credit"
     try:
         offered = {card["id"] for card in client.models()}
+        said = f"accepted; Mistral lists {counted(len(offered), 'model')} through it"
     except InsufficientBalanceError:
-        offered = set()
-        yield Finding("credential", "ok", "accepted, but who is to pay has no credit")
+        pass
     except LavaError as error:
         advice = error.advice or "Look the request up in Lava's dashboard."
         yield Finding("credential", "failed", error.message, advice)
         yield from _model(model, None)
         return
-    else:
-        yield Finding("credential", "ok", f"accepted; Mistral lists {counted(len(offered), 'model')} through it")
+    yield Finding("credential", "ok", said)
     yield from _carefully("wallet", lambda: _wallet(client))
     yield from _model(model, offered or None)
 
@@ -315,12 +294,7 @@ def _wallet(client: LavaMistral) -> Iterator[Finding]:
 
 
 def _model(id: str, offered: set[str] | None) -> Iterator[Finding]:
-    """Say what is known of a model.
-
-    Args:
-        id: its name.
-        offered: the names that Mistral lists; `None` if it was not asked.
-    """
+    """Say what is known of a model; `offered` are the names that Mistral lists, if it was asked."""
     model = get_model(id)
     advice = "" if model.known else "`lava-mistral models` lists those that Lava bills."
     if near := [] if model.known else get_close_matches(id, [each.id for each in models()], n=1):

@@ -33,13 +33,7 @@ class Text(NamedTuple):
 
 @dataclass
 class Library:
-    """What was read of a folder.
-
-    Attributes:
-        place: where, for people.
-        texts: what was read, by name.
-        skipped: what was not, each with the reason.
-    """
+    """What was read at a place, and what was skipped, each with the reason."""
 
     place: str
     texts: list[Text] = field(default_factory=list)
@@ -80,12 +74,7 @@ def read_library(path: Path) -> Library:
 
 
 def passages(text: str, longest: int) -> Iterator[str]:
-    """Cut a text into pieces of whole sentences.
-
-    Args:
-        text: paragraphs, each on a line.
-        longest: characters of a piece; one sentence may have more.
-    """
+    """Cut paragraphs, each on a line, into pieces of whole sentences of so many characters; one may have more."""
     piece = ""
     for match in _SENTENCE.finditer(text):
         sentence = match[0].strip()
@@ -127,13 +116,7 @@ def _printable(path: Path) -> str:
 
 
 def _read(file: Path) -> str:
-    """Read a file as prose; empty if it holds none.
-
-    Raises:
-        OSError: it can't be read.
-        ValueError: it is too large, or not what its name says.
-        ImportError: the extra is not installed.
-    """
+    """Read a file as prose; empty if it holds none."""
     reader = _READERS.get(file.suffix.lower())
     largest = _LARGEST_FILE if reader else _LARGEST_TEXT
     try:

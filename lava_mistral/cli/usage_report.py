@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -18,9 +18,6 @@ from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageS
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
 from lava_mistral.client.lookups import LARGEST_PAGE
 from lava_mistral.pricing.amounts import EXACT, format_cost
-
-if TYPE_CHECKING:
-    from lava_mistral.client.sync_client import LavaMistral
 
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 _BARS: Final = 20
@@ -56,7 +53,12 @@ def usage(
             raise typer.BadParameter("it is empty", param_hint=name)
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter("it ends in .png, .svg or .pdf", param_hint="--plot")
-    spending = look_up(LavaMistral(), by, start, end, customer_id=customer, meter_id=meter)
+    client = LavaMistral()
+    only: dict[str, Any] = {"customer_id": customer, "meter_id": meter}
+    if by == "day":
+        spending = by_day(client.usage(start, end, **only), start, end)
+    else:
+        spending = by_name(client.requests(**only), by, name_of(by), start, end)
     if json:
         print_json(spending.as_dict())
     else:
@@ -72,15 +74,7 @@ def usage(
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Sums by name, the dearest first; by day in the days' order.
-
-    Attributes:
-        by: what they are summed by.
-        start: from when.
-        end: to when.
-        items: a name, or `None` for requests without one, and its sums.
-        total: the sums of all.
-    """
+    """Sums by name (`None` for requests without one), the dearest first; by day in the days' order."""
 
     by: str
     start: datetime
@@ -90,18 +84,18 @@ class Spending:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it in JSON's types; amounts as text, so that no digit is lost."""
+
+        def plain(sums: UsageSum) -> dict[str, Any]:
+            amounts = {"cost": f"{sums.cost:f}", "charge": f"{sums.charge:f}"}
+            return {"requests": sums.requests, "tokens": sums.tokens, **amounts}
+
         return {
             "by": self.by,
             "since": self.start.isoformat(),
             "until": self.end.isoformat(),
-            "items": [{"name": name, **_as_dict(sums)} for name, sums in self.items],
-            "totals": _as_dict(self.total),
+            "items": [{"name": name, **plain(sums)} for name, sums in self.items],
+            "totals": plain(self.total),
         }
-
-
-def _as_dict(sums: UsageSum) -> dict[str, Any]:
-    amounts = {"cost": f"{sums.cost:f}", "charge": f"{sums.charge:f}"}
-    return {"requests": sums.requests, "tokens": sums.tokens, **amounts}
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
@@ -128,13 +122,10 @@ _NAMES: Final[dict[str, Callable[[RequestRecord], str | None]]] = {
 
 
 def name_of(by: str) -> Callable[[RequestRecord], str | None]:
-    """Return what finds the name that a request is summed under.
-
-    Args:
-        by: `"customer"`, `"model"`, `"meter"` or `"metadata:KEY"`.
+    """Return what finds the name of a request by `"customer"`, `"model"`, `"meter"` or `"metadata:KEY"`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: `by` is none of these.
     """
     if by in _NAMES:
         return _NAMES[by]
@@ -144,27 +135,6 @@ def name_of(by: str) -> Callable[[RequestRecord], str | None]:
     near = get_close_matches(by, [*_NAMES, "day"], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"{by!r} is not customer, model, day, meter or metadata:KEY{hint}")
-
-
-def look_up(
-    client: LavaMistral,
-    by: str,
-    start: datetime,
-    end: datetime,
-    *,
-    customer_id: str | None = None,
-    meter_id: str | None = None,
-) -> Spending:
-    """Sum up what was spent from one moment to before another, by `"day"` or by what `name_of` takes.
-
-    Raises:
-        ValueError: `by` is none.
-        LavaError: Lava can't be asked.
-    """
-    if by == "day":
-        return by_day(client.usage(start, end, customer_id=customer_id, meter_id=meter_id), start, end)
-    name = name_of(by)
-    return by_name(client.requests(customer_id=customer_id, meter_id=meter_id), by, name, start, end)
 
 
 def by_day(report: UsageReport, start: datetime, end: datetime) -> Spending:
@@ -179,14 +149,12 @@ def by_name(
     start: datetime,
     end: datetime,
 ) -> Spending:
-    """Sum up requests by name.
+    """Sum up requests from `start` to before `end` by name.
 
     Args:
         records: the newest first; read as far as needed.
         by: what they are summed by, in words.
         name: finds the name that a request is summed under.
-        start: from when.
-        end: to before when.
     """
     groups: dict[str | None, UsageSum] = {}
     total = UsageSum()
@@ -219,15 +187,10 @@ def _plus(sums: UsageSum, record: RequestRecord) -> UsageSum:
 
 
 def draw(spending: Spending, path: Path) -> None:
-    """Draw the costs as bars: by day from left to right, otherwise the dearest on top.
-
-    Args:
-        spending: what to draw; beyond 20 names the rest is one bar.
-        path: the picture; its ending says its format: png, svg or pdf.
+    """Draw the costs as bars, those beyond 20 names as one; the ending of the path says the format.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the ending is of no known format.
         OSError: it can't be written.
     """
     try:

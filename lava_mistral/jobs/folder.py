@@ -15,6 +15,7 @@ import json
 import os
 import re
 import struct
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PART: Final = re.compile(r"part-(\d{12})-(\d{12})\.parquet")
-_HEAD: Final = struct.Struct("<II")
+_HEAD: Final = struct.Struct("<III")
 _DIGEST: Final = 16  # bytes
 
 
@@ -187,9 +188,9 @@ class Journal:
 
     def add(self, texts: Sequence[str], rows: NDArray[np.float32]) -> None:
         """Add the vectors of an answer."""
-        head = _HEAD.pack(*rows.shape) + b"".join(map(digest, texts))
+        entry = b"".join(map(digest, texts)) + rows.tobytes()
         with self._lock, self._path.open("ab") as file:
-            file.write(head + rows.tobytes())
+            file.write(_HEAD.pack(*rows.shape, zlib.crc32(entry)) + entry)
 
 
 def read_journal(path: Path) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
@@ -197,11 +198,11 @@ def read_journal(path: Path) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
     content = memoryview(path.read_bytes())
     at = 0
     while at + _HEAD.size <= len(content):
-        count, dimension = _HEAD.unpack_from(content, at)
+        count, dimension, checksum = _HEAD.unpack_from(content, at)
         digests = at + _HEAD.size
         vectors = digests + count * _DIGEST
         at = vectors + count * dimension * 4
-        if at > len(content):
+        if at > len(content) or zlib.crc32(content[digests:at]) != checksum:
             return
         rows = np.frombuffer(content[vectors:at], np.float32).reshape(count, dimension)
         for place in range(count):

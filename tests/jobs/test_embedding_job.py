@@ -27,6 +27,7 @@ pa = pytest.importorskip("pyarrow", reason="the extra [job] is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra [job] is not installed")
 
 from lava_mistral.jobs import EmbeddingJob, JobProgress  # noqa: E402
+from lava_mistral.jobs.folder import Journal, read_journal  # noqa: E402
 
 ROWS = [{"key": f"k{number}", "text": f"text number {number}", "page": number % 7} for number in range(250)]
 
@@ -274,3 +275,33 @@ def test_an_input_that_is_none_is_named(
         Path(name).write_text("text\n")
     with pytest.raises(ConfigurationError, match=said):
         job(gateway, inputs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", [lambda entry: entry[:-5], lambda entry: entry[:200] + b"?" + entry[201:]])
+def test_a_journal_is_read_up_to_the_first_entry_that_is_not_whole(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    vectors = np.arange(12, dtype=np.float32).reshape(3, 4)
+    journal.add(["one", "two"], vectors[:2])
+    whole = path.stat().st_size
+    journal.add(["three"] * 40, np.repeat(vectors[2:], 40, axis=0))
+    assert len(list(read_journal(path))) == 42
+    content = path.read_bytes()
+    path.write_bytes(content[:whole] + damage(content[whole:]))
+    kept = list(read_journal(path))
+    assert np.array_equal([row for _, row in kept], vectors[:2])
+
+
+def test_two_processes_do_not_work_on_one_job(gateway: LocalGateway, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in", ROWS)
+    second: list[str] = []
+
+    def meanwhile(progress: JobProgress) -> None:
+        with pytest.raises(ConfigurationError, match="another process") as caught:
+            job(gateway, tmp_path / "in.jsonl", tmp_path / "out").run()
+        second.append(caught.value.message)
+
+    assert job(gateway, tmp_path / "in.jsonl", tmp_path / "out").run(on_progress=meanwhile).rows_done == 250
+    assert second
