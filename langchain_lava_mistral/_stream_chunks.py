@@ -18,7 +18,8 @@ from langchain_core.utils.json import parse_partial_json
 
 from langchain_lava_mistral._content_blocks import PROVIDER
 from langchain_lava_mistral._from_wire import visible
-from lava_mistral.mistral.turn import Delta, ToolCall
+from lava_mistral.mistral.json_codec import to_text
+from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta
 
 _new = object.__new__
 _set = object.__setattr__
@@ -59,6 +60,12 @@ def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
     _set(chunk, "__pydantic_extra__", None)
     _set(chunk, "__pydantic_private__", None)
     return chunk
+
+
+def _whole(call: ToolCall) -> str:
+    """Return a call's arguments, encoded once; as they came where they are no object."""
+    arguments = call.parsed()
+    return call.arguments if arguments is None else to_text(arguments)
 
 
 # A text, with the quote that ends it where it has one, or a bracket.
@@ -120,6 +127,8 @@ class ChunkBuilder:
         self._open: str | None = None
         self._number = -1
         self._thoughts = 0
+        # Tool calls by index, and whether their arguments, null or encoded twice, are held until they are whole.
+        self._held: dict[int, bool] = {}
 
     def chunk(self, delta: Delta) -> ChatGenerationChunk | None:
         """Return the chunk for a delta of the first choice; `None` where it holds nothing to show."""
@@ -141,7 +150,7 @@ class ChunkBuilder:
         elif delta.text and self._open is None:
             self._block("txt")
         calls = [
-            tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
+            tool_call_chunk(name=call.name, args=self._arguments(call), id=call.id, index=call.index)
             for call in delta.tool_calls
         ]
         if not calls and plain:
@@ -168,7 +177,7 @@ class ChunkBuilder:
         endings = [
             tool_call_chunk(name=None, args=ending, id=None, index=index)
             for index, call in enumerate(calls)
-            if (ending := _ending(call))
+            if (ending := _whole(call) if self._held.get(index) else _ending(call))
         ]
         message = AIMessageChunk(
             content=[] if self._structured else "",
@@ -178,6 +187,11 @@ class ChunkBuilder:
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
+
+    def _arguments(self, call: ToolCallDelta) -> str:
+        if call.arguments and call.index not in self._held and not call.arguments.isspace():
+            self._held[call.index] = call.arguments.lstrip()[0] in '"n'
+        return "" if self._held.get(call.index) else call.arguments
 
     def _first_metadata(self) -> Mapping[str, Any]:
         head, self._head = self._head or {}, None

@@ -219,3 +219,32 @@ def test_arguments_that_are_encoded_twice_are_decoded(streamed: bool, caller: Ca
     script = Script(events({"tool_calls": [made]}) if streamed else answer("", calls=[made]))
     got = caller.ask(streamed, script.model(), "?")
     assert [c["args"] for c in got.tool_calls] == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        (json.dumps(json.dumps({"a": 'déjà "vu"', "b": [1]})), {"a": 'déjà "vu"', "b": [1]}),
+        ("  " + json.dumps(json.dumps(json.dumps({"a": 1}))), {"a": 1}),
+        ("null", {}),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_arguments_that_are_encoded_twice_and_come_in_pieces_are_decoded(
+    arguments: str, read: Any, size: int, caller: Caller
+) -> None:
+    pieces = [arguments[at : at + size] for at in range(0, len(arguments), size)]
+    deltas = [{"tool_calls": [call("f", pieces[0], index=0), call("g", '{"x":', id="b2c3d4e5f", index=1)]}]
+    deltas += [{"tool_calls": [{"index": 0, "function": {"name": "", "arguments": piece}}]} for piece in pieces[1:]]
+    deltas.append({"tool_calls": [{"index": 1, "function": {"name": "", "arguments": " 2}"}}]})
+    got = caller.whole(Script(events(*deltas, finish_reason="tool_calls")).model(), "?")
+    assert [(each["name"], each["args"]) for each in got.tool_calls] == [("f", read), ("g", {"x": 2})]
+    assert got.invalid_tool_calls == []
+
+
+def test_arguments_that_are_a_text_in_pieces_are_no_call(caller: Caller) -> None:
+    pieces = [{"tool_calls": [{"index": 0, "function": {"name": "", "arguments": piece}}]} for piece in ('lo"', "")]
+    first = {"tool_calls": [call("f", '"hel', index=0)]}
+    got = caller.whole(Script(events(first, *pieces, finish_reason="tool_calls")).model(), "?")
+    assert got.tool_calls == []
+    assert [bad["args"] for bad in got.invalid_tool_calls] == ['"hello"']

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import gc
+import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -198,6 +202,20 @@ def test_many_customers_share_one_model(gateway: LocalGateway) -> None:
     assert len(gateway.requests) == 80
     for request in gateway.requests:
         assert request.body["messages"][0]["content"] == f"I am '{request.customer_id}'"
+
+
+@pytest.mark.parametrize("kind", [chat, embeddings])
+def test_a_thousand_idle_models_cost_a_few_kilobytes_each(kind: Any, gateway: LocalGateway) -> None:
+    keep = [kind(gateway)]
+    threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
+    tracemalloc.start()
+    try:
+        keep += [kind(gateway) for _ in range(1000)]
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] / 1000 < 15_000
+    finally:
+        tracemalloc.stop()
+    assert (threading.active_count(), len(os.listdir("/dev/fd"))) == (threads, files)
 
 
 # Caches
