@@ -21,7 +21,6 @@ from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.tools import to_tool_choice
-from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 from llama_index_lava_mistral._redaction import billing_of
 from llama_index_lava_mistral._to_wire import may_be_read, to_wire
@@ -128,9 +127,8 @@ class LavaSettings(BaseModel):
                 raise TypeError(f"{type(self).__name__} got the model twice: by position and as model=")
             settings = {"model": model, **settings}
         super().__init__(**settings)
-        # Loaded now, with the vocabularies of estimates, since the first call would hold up its event loop with it.
+        # Now, since the first call would hold up its event loop with it.
         import_module("lava_mistral.client.async_client")
-        estimate_tokens("déjà vu")
 
     @model_validator(mode="before")
     @classmethod

@@ -44,7 +44,7 @@ class Ways:
 
     def __init__(self, gateway: LocalGateway, folder: Path) -> None:
         settings = {"api_key": gateway.secret_key, "base_url": gateway.base_url}
-        self.llm = ChatLavaMistral(**settings)
+        self.llm = ChatLavaMistral(**settings, spend_limit=1)
         self.embeddings = LavaMistralEmbeddings(**settings, embeddings_cache=SimpleKVStore())
         self.picture = folder / "a.png"
         self.picture.write_bytes(PNG)
