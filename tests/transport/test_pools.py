@@ -193,6 +193,23 @@ async def test_the_environments_proxy_is_used(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_a_proxy_that_is_mended_in_the_environment_is_used_by_the_next_call(
+    proxy: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    address, asked = proxy
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{taken.getsockname()[1]}")
+    make = AsyncLavaMistral if asynchronous else LavaMistral
+    client: Any = make(api_key="aks_test_x", base_url="https://lava.example/v1", max_retries=0)
+    for mended in (False, True):
+        if mended:
+            monkeypatch.setenv("HTTPS_PROXY", address)
+        with pytest.raises(APIConnectionError, match="502" if mended else "refused"):
+            await client.models() if asynchronous else client.models()
+    assert asked == ["lava.example:443"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_an_address_where_nobody_ever_answers_is_given_up_soon(
     asynchronous: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
