@@ -238,7 +238,7 @@ def test_memory_is_flat() -> None:
     program = Path(__file__).with_name("flat_memory.py")
     command = [sys.executable, str(program), "20000", "prefetch"]
     grown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert float(grown.stdout.split()[0]) < 60
+    assert float(grown.stdout.split()[0]) < 120
 
 
 def test_an_index_of_large_batches_pays_once_for_what_is_unchanged(gateway: LocalGateway) -> None:
