@@ -214,9 +214,9 @@ def _thinking_block(part: ThinkingPart) -> ThinkingBlock:
 
 
 def _citation(text: str, start: int, source: Any, title: Any) -> CitationBlock:
+    where = {"start": start, "end": len(text)}
+    if isinstance(source, int):
+        where["reference_id"] = source
     return CitationBlock(
-        cited_content=TextBlock(text=text[start:]),
-        source=str(source),
-        title=str(title),
-        additional_location_info={"start": start, "end": len(text)},
+        cited_content=TextBlock(text=text[start:]), source=str(source), title=str(title), additional_location_info=where
     )

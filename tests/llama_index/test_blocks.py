@@ -359,6 +359,11 @@ def test_citations_name_their_source_and_the_text_they_stand_for() -> None:
         ("doc-2", "Paris is in France"),
         ("3", " and Rome in Italy"),
     ]
+    assert [c.additional_location_info for c in citations] == [
+        {"start": 0, "end": 18, "reference_id": 0},
+        {"start": 0, "end": 18},
+        {"start": 18, "end": 36, "reference_id": 3},
+    ]
 
 
 def test_pictures_and_documents_that_a_model_returns() -> None:
