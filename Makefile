@@ -12,7 +12,7 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick chaos chaos-quick foreign bench bench-quick coverage lint types stores extras lowest newest dist docs notebooks live constraints clean
+.PHONY: demo test test-quick chaos chaos-quick foreign bench bench-quick coverage lint types stores clients extras lowest newest dist docs notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
@@ -96,6 +96,16 @@ notebooks: $(VENV)/.notebooks
 # The example over five vector stores in both frameworks. They need older releases than the tests: an environment apart.
 stores: build/stores/.done
 	build/stores/bin/python -W ignore -m pytest -c /dev/null --rootdir . -q -p no:cacheprovider examples/vector_stores
+
+# Other libraries over the transports, with the newest release of each; docs/guides/clients.md has the table.
+clients: build/clients/.done
+	build/clients/bin/python -W ignore tests/foreign/http_clients.py docs/guides/clients.md
+
+build/clients/.done: $(BIN)/uv pyproject.toml
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/clients
+	$(BIN)/uv pip install --quiet --python build/clients/bin/python mistralai openai 'pydantic-ai-slim[mistral]' instructor \
+	langchain-mistralai litellm -e '.[gateway,httpx2]'
+	@touch $@
 
 build/stores/.done: $(BIN)/uv pyproject.toml examples/vector_stores/requirements.txt
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/stores

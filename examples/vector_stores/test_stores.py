@@ -9,6 +9,7 @@ import importlib.util
 import re
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import pytest
@@ -54,12 +55,13 @@ def table() -> str:
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("store", PACKAGES)
 def test_only_what_changed_is_embedded_and_what_is_gone_is_not_found(
-    store: str, framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: str, framework: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with LocalGateway() as gateway:
+    # Not pytest's folder: another run of pytest closes it to the user that PostgreSQL runs as.
+    with LocalGateway() as gateway, TemporaryDirectory() as folder:
         for name, value in gateway.environ.items():
             monkeypatch.setenv(name, value)
-        load(framework).rag(store, tmp_path)
+        load(framework).rag(store, Path(folder))
         sent = [record.body["input"] for record in gateway.requests if record.path == "/v1/embeddings"]
         prompts = [str(record.body["messages"]) for record in gateway.requests if "messages" in record.body]
     first, changed, *questions = sent

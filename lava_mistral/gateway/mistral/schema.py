@@ -30,11 +30,6 @@ _BOUNDS: dict[str, Any] = {
 _NARROWER: dict[tuple[str, str], Any] = {
     ("SystemMessage", "content"): str | list[types.TextPart | types.ThinkingPart],
     ("ThinkingPart", "thinking"): list[types.TextPart | types.ReferencePart | types.ToolReferencePart],
-    # The types allow null and the schema does not; or the reverse.
-    ("ChatRequest", "top_p"): NotRequired[float],
-    ("ChatRequest", "presence_penalty"): NotRequired[float],
-    ("ChatRequest", "frequency_penalty"): NotRequired[float],
-    ("ChatRequest", "stop"): NotRequired[str | list[str]],
     ("Tool", "type"): NotRequired[Literal["function"]],
     ("NamedToolChoice", "type"): NotRequired[Literal["function"]],
 }
