@@ -31,13 +31,7 @@ def visible(part: Any) -> dict[str, Any]:
 
 
 def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata | None = None) -> AIMessage:
-    """Return a turn as LangChain's message.
-
-    Args:
-        turn: what the model said.
-        metadata: becomes `response_metadata`, beside the finish reason.
-        usage: what the call used, on one message of the call.
-    """
+    """Return a turn as LangChain's message."""
     parts = [visible(part) for part in turn.content]
     plain = all(part.keys() == {"type", "text"} for part in parts)
     content: Any = "".join(part["text"] for part in parts) if plain else parts
@@ -60,12 +54,7 @@ def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata |
 
 
 def turn_metadata(turn: Turn, *, logprobs: bool = True) -> dict[str, Any]:
-    """Return what a message says of its own turn.
-
-    Args:
-        turn: what the model said.
-        logprobs: say the log probabilities too; a stream has said them with its chunks.
-    """
+    """Return what a message says of its own turn."""
     metadata: dict[str, Any] = {"finish_reason": turn.finish_reason}
     if logprobs and turn.logprobs:
         metadata["logprobs"] = {"content": turn.logprobs}
@@ -99,12 +88,7 @@ def from_usage(usage: Usage) -> UsageMetadata:
 
 
 def head_metadata(answer: Completion | StreamReader, *, headers: bool = False) -> dict[str, Any]:
-    """Return what a message says of the call that made it, as far as the beginning of the answer tells it.
-
-    Args:
-        answer: the answer, or its beginning.
-        headers: add its headers.
-    """
+    """Return what a message says of the call that made it, as far as the beginning of the answer tells it."""
     metadata = {
         "model_provider": PROVIDER,
         "model_name": answer.model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
 from langchain_core.messages import BaseMessage
@@ -14,14 +14,14 @@ from pydantic import SecretStr
 
 from langchain_lava_mistral._content_blocks import PROVIDER
 from langchain_lava_mistral._from_wire import added
-from langchain_lava_mistral._params import FRAMEWORK, KNOWN, SETTINGS, ChatSettings, named
-from langchain_lava_mistral._profiles import profile_of
+from langchain_lava_mistral._params import OUTSIDE, SHOWN, ChatSettings, named
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools, without_authorization
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing.identity import to_billing
 from lava_mistral.billing.scope import identify, note_call
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.tokenizers import token_ids
 from lava_mistral.pricing.tokens import count_tokens
 
@@ -63,9 +63,11 @@ class DescribedModel(ChatSettings, BaseChatModel):
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # What may hold a secret is refused when the call is made; its trace is written before that.
-        params = {"model": self.model, "base_url": self.base_url, **self.parameters(), "_type": "lava-mistral-chat"}
-        hidden = SETTINGS | FRAMEWORK
-        params.update((name, value) for name, value in named(kwargs).items() if name in KNOWN and name not in hidden)
+        params = {**self._identifying_params, "_type": self._llm_type}
+        kwargs = {**named(kwargs)}
+        for name in kwargs:
+            if name in SHOWN:
+                params[name] = kwargs[name]
         if "tools" in params:
             params["tools"] = without_authorization(params["tools"])
         return params if stop is None else {**params, "stop": stop}
@@ -80,8 +82,7 @@ class DescribedModel(ChatSettings, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # The key of a cache. LangChain's own is made of a serialization that it keeps from the first call on, whatever
         # is changed in the model.
-        hidden = SETTINGS | FRAMEWORK
-        asked = {name: value for name, value in named(kwargs).items() if name not in hidden}
+        asked = {name: value for name, value in named(kwargs).items() if name not in OUTSIDE}
         asked = {**self._identifying_params, "stop": stop or self.stop, **asked}
         if self.cache_by_customer:
             with translated():
@@ -94,7 +95,41 @@ class DescribedModel(ChatSettings, BaseChatModel):
         return str(sorted(asked.items(), key=itemgetter(0)))
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return profile_of(self.model)
+        facts = get_model(self.model)
+        tools, reasoning = facts.can("tools"), facts.can("reasoning")
+        vision, documents = facts.can("vision"), facts.can("documents")
+        profile: dict[str, Any] = {
+            "name": facts.id,
+            "max_input_tokens": facts.context_window,
+            # Prompt and answer share the window; Mistral names no other limit.
+            "max_output_tokens": facts.context_window,
+            "text_inputs": True,
+            "image_inputs": vision,
+            "image_url_inputs": vision,
+            "pdf_inputs": documents,
+            "audio_inputs": facts.can("audio"),
+            "video_inputs": False,
+            "image_tool_message": vision,
+            "pdf_tool_message": documents,
+            "attachment": vision or documents,
+            "text_outputs": True,
+            "image_outputs": False,
+            "audio_outputs": False,
+            "video_outputs": False,
+            "reasoning_output": reasoning,
+            "tool_calling": tools,
+            "tool_choice": tools,
+            "tool_call_streaming": tools,
+            "structured_output": facts.can("structured_output"),
+            "temperature": True,
+        }
+        if facts.known:
+            profile["status"] = facts.status
+        if reasoning and not facts.id.startswith("magistral"):
+            # Magistral always thinks.
+            profile["reasoning_effort_levels"] = ["none", "high"]
+        # Older releases of LangChain warn of keys that they do not know.
+        return cast("ModelProfile", {key: profile[key] for key in profile if key in ModelProfile.__annotations__})
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
         combined: dict[str, Any] = {}
@@ -120,11 +155,7 @@ class DescribedModel(ChatSettings, BaseChatModel):
         return count_tokens(text, self.model).tokens
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Return the tokens of a text in the model's vocabulary.
-
-        Raises:
-            ConfigurationError: the extra `tokenizer` is not installed, or does not hold the model's vocabulary.
-        """
+        """Return the tokens of a text in the model's vocabulary."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
         ids = token_ids(text, self.model)

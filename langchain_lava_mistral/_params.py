@@ -6,18 +6,23 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.messages import BaseMessage
 from pydantic import Field, model_validator
 
-from langchain_lava_mistral._settings import LavaSettings
+from langchain_lava_mistral._settings import LavaSettings, Made, new_clients, shared_settings
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import normalize
 from langchain_lava_mistral.callbacks import CallRun, traced
+from langchain_lava_mistral.errors import translated
 from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
+
+if TYPE_CHECKING:
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
 
 
 class ChatParameters(LavaSettings):
@@ -55,8 +60,9 @@ class ChatParameters(LavaSettings):
 PARAMETERS = {name: name for name in ChatParameters.__annotations__} | {"seed": "random_seed"}
 """Field → Mistral's name for it. Each can be given to a call too."""
 
+# Arguments of a call that say how it is made; they are no part of the request's body.
 SETTINGS = frozenset(
-    (
+    [
         "billing",
         "lava_metadata",
         "trace_metadata",
@@ -65,32 +71,25 @@ SETTINGS = frozenset(
         "stream_chunk_timeout",
         "repair_messages",
         "include_response_headers",
-    )
+    ]
 )
-"""Arguments of a call that say how it is made; they are no part of the request's body."""
-
+# Arguments of LangChain's own, which reach the model on some ways.
 FRAMEWORK = frozenset(("stream", "streaming", "ls_structured_output_format", "structured_output_format", "_run"))
-"""Arguments of LangChain's own, which reach the model on some ways."""
 
 # The names that other integrations give to the same settings.
-CHAT_SYNONYMS = {
+_SYNONYMS = {
     "model_name": "model",
+    "request_timeout": "timeout",
+    "client": "http_client",
+    "async_client": "http_async_client",
+}
+EMBEDDING_SYNONYMS = _SYNONYMS | {"max_concurrent_requests": "max_concurrency", "output_dimension": "dimensions"}
+CHAT_SYNONYMS = _SYNONYMS | {
     "random_seed": "seed",
     "stop_sequences": "stop",
     "safe_mode": "safe_prompt",
     "max_completion_tokens": "max_tokens",
-    "request_timeout": "timeout",
-    "client": "http_client",
-    "async_client": "http_async_client",
     "extra_body": "model_kwargs",
-}
-EMBEDDING_SYNONYMS = {
-    "model_name": "model",
-    "request_timeout": "timeout",
-    "max_concurrent_requests": "max_concurrency",
-    "output_dimension": "dimensions",
-    "client": "http_client",
-    "async_client": "http_async_client",
 }
 # What has no meaning here, and what to write instead.
 _HINTS = {
@@ -99,19 +98,21 @@ _HINTS = {
     "show_thinking": "thinking is always there, in message.content_blocks, and never in message.text",
     "stream_usage": "the last chunk of a stream always has the usage, and costs nothing",
     "tokenizer": "tokens are counted without a download; the extra lava-mistral[tokenizer] counts exactly",
-    "batch_size": "texts are put into requests within Mistral's limits by themselves",
-    "chunk_size": "texts are put into requests within Mistral's limits by themselves",
-    "best_of": "Mistral has no such parameter",
-    "logit_bias": "Mistral has no such parameter",
+    **dict.fromkeys(("batch_size", "chunk_size"), "texts are put into requests within Mistral's limits by themselves"),
+    **dict.fromkeys(("best_of", "logit_bias"), "Mistral has no such parameter"),
     "organization": "Lava's key says whose account it is",
 }
 # Fields of the body that no field of the model stands for.
 _BODY = frozenset(("model", "messages", "tools", *PARAMETERS.values()))
-KNOWN = frozenset((*PARAMETERS, *_BODY, *SETTINGS, *FRAMEWORK))
-"""What a call understands, without synonyms."""
-# The settings of the model's clients that a call may change.
-OF_A_CALL = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
+OUTSIDE = SETTINGS | FRAMEWORK
+SHOWN = frozenset((*PARAMETERS, *_BODY)) - OUTSIDE
+"""What a call understands as parts of the request's body, without synonyms."""
+_KNOWN = SHOWN | OUTSIDE
+# The settings of the model's clients, and those that a call may change.
+_RETRIES = ("max_retries", "stream_chunk_timeout")
+_OF_A_CALL = frozenset(("timeout", *_RETRIES))
 _IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
+_INNER = ("model_kwargs", "extra_body")
 _RENAMED = frozenset((*CHAT_SYNONYMS, "model_kwargs"))
 
 
@@ -119,49 +120,36 @@ def named(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a call's arguments under the fields' own names, those in `model_kwargs` or `extra_body` among them."""
     if _RENAMED.isdisjoint(kwargs):
         return kwargs
-    given = {**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {}), **kwargs}
-    return {
-        CHAT_SYNONYMS.get(name, name): value
-        for name, value in given.items()
-        if name not in ("model_kwargs", "extra_body")
-    }
+    given = {**_inner(kwargs), **kwargs}
+    return {CHAT_SYNONYMS.get(name, name): value for name, value in given.items() if name not in _INNER}
 
 
-def check_call(names: Iterable[str], free: Iterable[str]) -> None:
-    """Refuse the arguments of a call that would be sent as fields that Mistral does not have.
+def _inner(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {})}
 
-    Args:
-        names: the unknown arguments.
-        free: those that stand in `model_kwargs`, where a name that nobody knows yet may be given.
 
-    Raises:
-        ConfigurationError: a name is that of a key or an address, is misspelt, or has no meaning here.
-    """
-    names = [*names]
-    refuse_keys(names)
-    for name in names:
-        if name not in free and (hint := hint_for(name, (*KNOWN, *CHAT_SYNONYMS))):
+def check_names(kwargs: Mapping[str, Any]) -> None:
+    """Refuse the arguments of a call that are keys, misspelt, or fields that Mistral does not have."""
+    unknown = named(kwargs).keys() - _KNOWN
+    refuse_keys(unknown)
+    # A name that nobody knows yet may stand in `model_kwargs`.
+    for name in unknown - _inner(kwargs).keys():
+        if hint := _hint(name, (*_KNOWN, *CHAT_SYNONYMS)):
             raise ConfigurationError(hint)
 
 
-def hint_for(name: str, known: Iterable[str]) -> str | None:
+def _hint(name: str, known: Iterable[str]) -> str | None:
     """Return what to write instead of a name that has no meaning here or is nearly a known one."""
     if name in _HINTS:
         return f"{name!r} has no meaning here: {_HINTS[name]}."
     near = get_close_matches(name, [each for each in known if not each.startswith("_")], n=1, cutoff=0.74)
-    if not near:
-        return None
-    return f"There is no parameter {name!r}. Did you mean {near[0]!r}?"
+    return f"There is no parameter {name!r}. Did you mean {near[0]!r}?" if near else None
 
 
 def by_field(
     values: Mapping[str, Any], synonyms: Mapping[str, str], fields: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a constructor's arguments under the fields' own names, and those that no field is for.
-
-    Raises:
-        ValueError: an argument is given twice, has no meaning here, is misspelt or is a key by another name.
-    """
+    """Return a constructor's arguments under the fields' own names, and those that no field is for."""
     given: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, value in values.items():
@@ -173,23 +161,9 @@ def by_field(
             (given if field in fields else extra)[field] = value
     refuse_keys(extra)
     for name in extra:
-        if hint := hint_for(name, (*fields, *synonyms)):
+        if hint := _hint(name, (*fields, *synonyms)):
             raise ValueError(hint)
     return given, extra
-
-
-class ChatRequest(NamedTuple):
-    """A call of the framework, resolved.
-
-    Attributes:
-        changed: settings of the client that are not the model's.
-        arguments: of the client's `chat` or `stream`.
-        headers: whether the message is to hold the answer's headers.
-    """
-
-    changed: dict[str, Any]
-    arguments: dict[str, Any]
-    headers: bool
 
 
 class ChatSettings(ChatParameters):
@@ -213,10 +187,9 @@ class ChatSettings(ChatParameters):
         if not isinstance(values, dict):
             return values
         fields = cls.model_fields.keys()
-        inner = {**(values.get("model_kwargs") or {}), **(values.get("extra_body") or {})}
-        outer = {name: value for name, value in values.items() if name not in ("model_kwargs", "extra_body")}
+        outer = {name: value for name, value in values.items() if name not in _INNER}
         given, extra = by_field(outer, CHAT_SYNONYMS, fields)
-        body = {CHAT_SYNONYMS.get(name, name): value for name, value in inner.items()}
+        body = {CHAT_SYNONYMS.get(name, name): value for name, value in _inner(values).items()}
         if twice := body.keys() & {*given, *extra}:
             raise ValueError(f"{sorted(twice)} stand in model_kwargs and beside it: give them once.")
         refuse_keys(body.keys() - fields)
@@ -235,11 +208,21 @@ class ChatSettings(ChatParameters):
         given = {wire: fields[name] for name, wire in PARAMETERS.items() if fields[name] is not None}
         return {**given, **self.model_kwargs}
 
-    @staticmethod
-    def _check_names(kwargs: Mapping[str, Any]) -> None:
-        unknown = named(kwargs).keys() - KNOWN
-        if unknown:
-            check_call(unknown, free={**(kwargs.get("model_kwargs") or {}), **(kwargs.get("extra_body") or {})})
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        with translated():
+            self._clients({})
+        return self
+
+    def _clients(self, changed: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
+        """Return the clients of the present settings, made anew only where one has changed."""
+        fields = self.__dict__
+        if changed:
+            return new_clients({**fields, **changed}, _RETRIES)
+        present = shared_settings(fields), self.max_retries, self.stream_chunk_timeout, dict(self.lava_metadata or ())
+        if self._made.settings != present:
+            self._made = Made(present, new_clients(fields, _RETRIES))
+        return cast("tuple[LavaMistral, AsyncLavaMistral]", self._made.value)
 
     def _request(
         self,
@@ -249,13 +232,14 @@ class ChatSettings(ChatParameters):
         run: CallRun,
         *,
         stream: bool = False,
-    ) -> ChatRequest:
-        """Return a call, resolved from the model's settings and its own arguments."""
+    ) -> tuple[tuple[LavaMistral, AsyncLavaMistral], dict[str, Any], bool]:
+        """Return a call's clients, the arguments of their `chat` or `stream`, and whether to show the headers."""
         parameters = self.parameters()
         said: dict[str, Any] = {}
-        if not KNOWN.issuperset(kwargs):
-            self._check_names(kwargs)
-        for name, value in named(kwargs).items():
+        if not _KNOWN.issuperset(kwargs):
+            check_names(kwargs)
+            kwargs = named(kwargs)
+        for name, value in kwargs.items():
             if name in SETTINGS:
                 said[name] = value
             elif name not in FRAMEWORK:
@@ -267,16 +251,14 @@ class ChatSettings(ChatParameters):
         if not _IN_USERS_FORMS.isdisjoint(parameters):
             normalize(parameters)
         parameters.setdefault("model", self.model)
-        metadata = said.get("lava_metadata")
-        if said.get("trace_metadata", self.trace_metadata):
-            metadata = traced(metadata)
         parameters["messages"] = to_wire(messages)
         if parameters.get("prompt_cache_key") == "auto" and (thread := run.thread_id()) is not None:
             # Without a thread the core derives one from the beginning of the conversation.
             parameters["prompt_cache_key"] = sha256(thread.encode()).hexdigest()[:32]
+        metadata = said.get("lava_metadata")
+        parameters["lava_metadata"] = traced(metadata) if said.get("trace_metadata", self.trace_metadata) else metadata
         parameters["billing"] = said.get("billing")
-        parameters["lava_metadata"] = metadata
         parameters["repair_messages"] = said.get("repair_messages", self.repair_messages)
-        changed = {name: said[name] for name in OF_A_CALL & said.keys()} if said else said
-        headers = said.get("include_response_headers", self.include_response_headers)
-        return ChatRequest(changed, parameters, headers)
+        parameters["on_retry"] = run.on_retry
+        changed = {name: said[name] for name in _OF_A_CALL & said.keys()} if said else said
+        return self._clients(changed), parameters, said.get("include_response_headers", self.include_response_headers)

@@ -1,16 +1,20 @@
-"""The settings that the chat model and the embeddings share, and what becomes of them in copies."""
+"""The settings that the chat model and the embeddings share, what becomes of them in copies, and their clients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
-from typing import Annotated, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, SecretStr
 
 from lava_mistral.billing.identity import Billing, to_billing
 from lava_mistral.billing.pickling import carried_fields
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
+
+if TYPE_CHECKING:
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
 
 Key: TypeAlias = SecretStr | Callable[[], str]
 """A key, or a function that returns the one that is valid now."""
@@ -37,14 +41,7 @@ _SHARED = ("api_key", "billing", "spend_limit", *_HTTP, "cache", "rate_limiter")
 
 
 class Made:
-    """Hold what was made of a model's settings. It makes no model unequal to another.
-
-    Attributes:
-        settings: what it was made of.
-        value: what was made.
-    """
-
-    __slots__ = ("settings", "value")
+    """Hold what was made of a model's settings: it makes no model unequal to another, and no copy has it."""
 
     def __init__(self, settings: Any = None, value: Any = None) -> None:
         self.settings, self.value = settings, value
@@ -53,6 +50,9 @@ class Made:
         return isinstance(other, Made)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        return Made, ()
 
 
 class LavaSettings(BaseModel):
@@ -79,21 +79,28 @@ class LavaSettings(BaseModel):
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        # The clients hold the key, which the fields may not carry.
-        private = {**(state["__pydantic_private__"] or {}), "_made": Made()}
-        return {**state, "__dict__": carried_fields(state["__dict__"]), "__pydantic_private__": private}
+        return {**state, "__dict__": carried_fields(state["__dict__"])}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
-        for value in (getattr(self, name, None) for name in _SHARED):
-            memo[id(value)] = value
-        copied = super().__deepcopy__(memo)
-        copied._made = Made()
-        return copied
+        memo.update((id(value), value) for value in map(self.__dict__.get, _SHARED))
+        return super().__deepcopy__(memo)
 
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"
 
 
 shared_settings = itemgetter(*CLIENT, *_HTTP)
-"""Return the values of the settings that the core's clients are made of."""
+
+
+def new_clients(fields: Mapping[str, Any], more: Iterable[str] = ()) -> tuple[LavaMistral, AsyncLavaMistral]:
+    """Return the core's clients for a model's fields; `more` names those beside the shared ones."""
+    # They load httpx.
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
+
+    settings = {"metadata" if name == "lava_metadata" else name: fields[name] for name in (*CLIENT, *more)}
+    return (
+        LavaMistral(**settings, http_client=fields["http_client"]),
+        AsyncLavaMistral(**settings, http_client=fields["http_async_client"]),
+    )

@@ -34,12 +34,7 @@ _MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinst
 
 
 def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
-    """Return a chunk that holds content and nothing else.
-
-    Args:
-        content: a string, or parts with their indices.
-        text: the text in it.
-    """
+    """Return a chunk that holds content and nothing else."""
     message = _new(AIMessageChunk)
     fields = _MESSAGE_FIELDS.copy()
     fields["content"] = content
@@ -167,13 +162,7 @@ class ChunkBuilder:
     def last(
         self, metadata: Mapping[str, Any], usage: UsageMetadata | None, calls: Iterable[ToolCall]
     ) -> ChatGenerationChunk:
-        """Return the chunk that ends the answer: why it ended, and what it used.
-
-        Args:
-            metadata: joins `response_metadata`.
-            usage: what the call used.
-            calls: the answer's tool calls as they came.
-        """
+        """Return the chunk that ends the answer: why it ended, and what it used."""
         endings = [
             tool_call_chunk(name=None, args=ending, id=None, index=index)
             for index, call in enumerate(calls)

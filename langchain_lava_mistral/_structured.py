@@ -82,11 +82,7 @@ def _described(function: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_object(schema: Any) -> tuple[Any, bool]:
-    """Return a schema with an object at its top, which Mistral wants, and whether it was wrapped in one for that.
-
-    Raises:
-        InvalidRequestError: there is no JSON Schema for the type.
-    """
+    """Return a schema with an object at its top, which Mistral wants, and whether it was wrapped in one for that."""
     if isinstance(schema, dict):
         function = answer_function(schema)
         parameters, wrapped = wrap_schema(function["parameters"])
@@ -105,13 +101,7 @@ def _as_object(schema: Any) -> tuple[Any, bool]:
 
 
 class AnswerParser(BaseTransformOutputParser[Any]):
-    """Parse an answer into a dictionary or a pydantic object; one that was cut off or broken is an error.
-
-    Attributes:
-        tool: the tool whose arguments are the answer; `None` where the answer's text is JSON.
-        model_class: the pydantic class of the answer; `None` for a dictionary.
-        wrapped: whether the answer is the only field of an object.
-    """
+    """Parse an answer into a dictionary or a pydantic object; one that was cut off or broken is an error."""
 
     tool: str | None = None
     model_class: Any = None
@@ -122,15 +112,7 @@ class AnswerParser(BaseTransformOutputParser[Any]):
         return self.parse_result([Generation(text=text)])
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        """Parse an answer, or as much as there is of it.
-
-        Args:
-            result: the answer, as its only item.
-            partial: whether more is to come; then what can't be parsed yet is `None`.
-
-        Raises:
-            OutputParserException: the answer is whole, and not what was asked for.
-        """
+        """Parse an answer, or as much as there is of it."""
         message = result[0].message if isinstance(result[0], ChatGeneration) else None
         if not partial and isinstance(message, AIMessage):
             self._check(message)

@@ -62,11 +62,7 @@ _GENERIC_TYPE = {"image": "image/*", "audio": "audio/*", "input_audio": "audio/*
 
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[Message]:
-    """Return the conversation in Mistral's own form.
-
-    Raises:
-        InvalidRequestError: a message or a block can't be put into that form.
-    """
+    """Return the conversation in Mistral's own form."""
     converted: list[Message] = []
     for message in messages:
         if isinstance(message, HumanMessage) and type(message.content) is str:
@@ -126,11 +122,7 @@ def _result(content: Any) -> str | list[ContentPart]:
 
 
 def _readable(block: Any) -> list[ContentPart]:
-    """Return the parts that a block of a tool's result stands for.
-
-    Raises:
-        ValueError: it is data.
-    """
+    """Return the parts that a block of a tool's result stands for."""
     if not isinstance(block, dict) or block.get("type") in _NO_RESULT:
         raise ValueError("data")
     try:
@@ -162,16 +154,7 @@ def _call(identity: str | None, name: str, arguments: str) -> ToolCallPart:
 def content_to_wire(
     content: str | Sequence[Any], *, lenient: bool = False, signed: bool = False
 ) -> str | list[ContentPart]:
-    """Return content in Mistral's own form: a string stays one, a list of blocks becomes a list of parts.
-
-    Args:
-        content: a string, or blocks of any provider or of LangChain's standard.
-        lenient: leave out a block that only another provider can read, as an assistant's turn may hold.
-        signed: send the signatures of thoughts, which are Mistral's own.
-
-    Raises:
-        InvalidRequestError: Mistral takes no such block.
-    """
+    """Return content in Mistral's own form: a string stays one, a list of blocks becomes a list of parts."""
     if isinstance(content, str):
         return content
     parts: list[ContentPart] = []

@@ -31,17 +31,7 @@ _REFERENCE = re.compile(r'"#/(?:\$defs|definitions)/([^"]+)"')
 
 
 def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
-    """Return a tool as Mistral takes it.
-
-    Args:
-        tool: a pydantic class (of version 1 too), `TypedDict`, function, `BaseTool`, JSON Schema with a title, the
-            dictionary of OpenAI, Anthropic or Bedrock, or a tool that Mistral runs itself (`{"type": "web_search"}`).
-        strict: whether the arguments must follow the schema to the letter; `None` leaves it unsaid.
-
-    Raises:
-        InvalidRequestError: it is a tool that runs at another provider, or no tool at all.
-        ValueError: it is a schema without a name, or says of `strict` the contrary.
-    """
+    """Return a tool as Mistral takes it."""
     if isinstance(tool, dict) and tool.get("type") in BUILT_IN:
         return cast("Tool", tool)
     if isinstance(tool, dict) and tool.get("type") == "function":
@@ -127,14 +117,7 @@ def without_authorization(tools: Sequence[Any]) -> list[Any]:
 
 
 def answer_function(schema: Any) -> dict[str, Any]:
-    """Return a schema in any form as a function: its name, parameters and, where it says so, description and strict.
-
-    Args:
-        schema: a json_schema response format; `{"name": …, "schema": …}`; a JSON Schema; whatever `to_tool` takes.
-
-    Raises:
-        InvalidRequestError: it is no schema.
-    """
+    """Return a schema in any form as a function: its name, parameters and, where it says so, description and strict."""
     if not isinstance(schema, dict):
         if not (callable(schema) or isinstance(schema, BaseTool)):
             raise InvalidRequestError(
@@ -159,16 +142,7 @@ def answer_function(schema: Any) -> dict[str, Any]:
 
 
 def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFormat:
-    """Return the response format for a schema in any form.
-
-    Args:
-        schema: a response format as it is, or whatever `answer_function` takes.
-        strict: whether the answer must follow the schema to the letter. `None`: what the schema says, else true.
-
-    Raises:
-        ValueError: the schema says of `strict` the contrary.
-        InvalidRequestError: it is no schema.
-    """
+    """Return the response format for a schema in any form."""
     if isinstance(schema, dict) and schema.get("type") in ("text", "json_object"):
         return cast("ResponseFormat", schema)
     function = answer_function(schema)

@@ -9,12 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from langchain_core.callbacks import (
-    AsyncCallbackManagerForLLMRun,
-    BaseCallbackHandler,
-    BaseCallbackManager,
-    CallbackManagerForLLMRun,
-)
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.utils.uuid import uuid7
@@ -104,21 +99,24 @@ def get_lava_usage_callback() -> Iterator[LavaUsageCallbackHandler]:
         yield handler
 
 
+RUN = "_run"
+"""The argument that hands a `CallRun` through LangChain to the model."""
+
+
 class CallRun:
     """Hold what LangChain does not hand to the model when a call streams: its run, and the blocks that it began in.
 
     `stream` and `invoke` of a streaming model call `_stream` without a run manager.
-
-    Attributes:
-        config: the caller's configuration, with a run id that is known beforehand.
-        manager: LangChain's own, where it came.
-        opened: the stream, once it is open.
     """
 
     def __init__(self) -> None:
+        # The caller's, with a run id that is known beforehand.
         self.config: RunnableConfig = {}
+        # LangChain's own, where it came.
         self.manager: Any = None
+        # The stream, once it is open.
         self.opened: Any = None
+        self._kind: Any = None
         self._captured: CapturedContext | None = None
         self._handlers: list[BaseCallbackHandler] = []
         self._parent: UUID | None = None
@@ -126,24 +124,26 @@ class CallRun:
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    def begin(cls, config: RunnableConfig | None, callbacks: Any) -> CallRun:
-        """Take down where a stream is asked for: it starts when its first chunk is taken, perhaps elsewhere.
-
-        Args:
-            config: the caller's.
-            callbacks: the model's own.
-        """
+    def begin(cls, config: RunnableConfig | None, callbacks: Any, kind: type[Any]) -> CallRun:
+        """Take down where a stream is asked for: it starts when its first chunk is taken, perhaps elsewhere."""
         run = cls()
+        run._kind = kind
         run._captured = CapturedContext.here()
-        around = ensure_config(config)
         run.config = {**(config or {})}
         run.config["run_id"] = run.config.get("run_id") or uuid7()
-        for given in (around.get("callbacks"), callbacks):
+        for given in (ensure_config(config).get("callbacks"), callbacks):
             if isinstance(given, BaseCallbackManager):
                 run._handlers += given.handlers
                 run._parent = given.parent_run_id or run._parent
             elif given:
                 run._handlers += given
+        return run
+
+    @classmethod
+    def of(cls, kwargs: Mapping[str, Any], manager: Any) -> CallRun:
+        """Return the run among a call's arguments, or a new one."""
+        run: CallRun = kwargs.get(RUN) or cls()
+        run.manager = manager or run.manager
         return run
 
     def counted(self) -> watching:
@@ -164,27 +164,10 @@ class CallRun:
         return str(metadata["thread_id"]) if "thread_id" in metadata else None
 
     def on_retry(self, error: LavaError, tries: int, wait: float) -> None:
-        """Tell the callbacks of a new try, in sync code."""
-        manager = self._manager(CallbackManagerForLLMRun)
-        if manager is not None:
-            manager.on_retry(self._state(error, tries, wait))
-
-    def on_retry_soon(self, error: LavaError, tries: int, wait: float) -> None:
-        """Tell the callbacks of a new try in a task, while the wait goes on."""
-        manager = self._manager(AsyncCallbackManagerForLLMRun)
-        if manager is not None:
-            self._tasks.append(asyncio.ensure_future(manager.on_retry(self._state(error, tries, wait))))
-
-    async def told(self) -> None:
-        """Wait until the callbacks have been told all."""
-        tasks, self._tasks = self._tasks, []
-        if tasks:
-            await asyncio.gather(*tasks)
-
-    def _manager(self, kind: type[Any]) -> Any:
-        if self.manager is None and self.config:
+        """Tell the callbacks of a new try; in async code in a task, while the wait goes on."""
+        if self.manager is None and self._kind is not None:
             config = ensure_config(self.config)
-            self.manager = kind(
+            self.manager = self._kind(
                 run_id=config["run_id"],
                 handlers=self._handlers,
                 inheritable_handlers=self._handlers,
@@ -192,7 +175,16 @@ class CallRun:
                 tags=config.get("tags"),
                 metadata=config.get("metadata"),
             )
-        return self.manager
+        if self.manager is not None:
+            told = self.manager.on_retry(self._state(error, tries, wait))
+            if told is not None:
+                self._tasks.append(asyncio.ensure_future(told))
+
+    async def told(self) -> None:
+        """Wait until the callbacks have been told all."""
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            await asyncio.gather(*tasks)
 
     def _state(self, error: LavaError, tries: int, wait: float) -> RetryCallState:
         # LangChain's signature is tenacity's state; it is loaded only when there is something to tell.

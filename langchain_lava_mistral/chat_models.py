@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel
 
-from langchain_lava_mistral._clients import new_clients
 from langchain_lava_mistral._from_wire import head_metadata, tail_metadata, to_result
 from langchain_lava_mistral._hooks import DescribedModel
-from langchain_lava_mistral._params import OF_A_CALL, named
-from langchain_lava_mistral._settings import Made, shared_settings
+from langchain_lava_mistral._params import check_names, named
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import structured
 from langchain_lava_mistral._tools import ToolLike, names_of, to_response_format, to_tools
-from langchain_lava_mistral.callbacks import CallRun
+from langchain_lava_mistral.callbacks import RUN, CallRun
 from langchain_lava_mistral.errors import translated
 from lava_mistral.mistral.tools import to_tool_choice
-
-if TYPE_CHECKING:
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
-
-_RUN = "_run"
 
 
 class ChatLavaMistral(DescribedModel):
@@ -93,23 +85,6 @@ class ChatLavaMistral(DescribedModel):
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).
     """
 
-    @model_validator(mode="after")
-    def _check_settings(self) -> ChatLavaMistral:
-        with translated():
-            self._clients({})
-        return self
-
-    def _clients(self, changed: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
-        """Return the clients of the present settings, made anew only where one has changed."""
-        fields = self.__dict__
-        settings = {name: fields[name] for name in OF_A_CALL} | {**changed}
-        if changed:
-            return new_clients(fields, **settings)
-        present = shared_settings(fields), settings, dict(self.lava_metadata or ())
-        if self._made.settings != present:
-            self._made = Made(present, new_clients(fields, **settings))
-        return cast("tuple[LavaMistral, AsyncLavaMistral]", self._made.value)
-
     def _streaming_disabled(self, **kwargs: Any) -> bool:
         asked = kwargs.pop("streaming", None)
         # A stream is one message; several answers at once would run into each other.
@@ -119,8 +94,6 @@ class ChatLavaMistral(DescribedModel):
             return self.model_copy(update={"streaming": None})._streaming_disabled(**kwargs)
         return super()._streaming_disabled(**kwargs)
 
-    # Calls
-
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -128,11 +101,11 @@ class ChatLavaMistral(DescribedModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        run = self._run(kwargs, run_manager)
+        run = CallRun.of(kwargs, run_manager)
         with translated(), run.counted():
-            request = self._request(messages, stop, kwargs, run)
-            answer = self._clients(request.changed)[0].chat(**request.arguments, on_retry=run.on_retry)
-        return to_result(answer, headers=request.headers)
+            clients, arguments, headers = self._request(messages, stop, kwargs, run)
+            answer = clients[0].chat(**arguments)
+        return to_result(answer, headers=headers)
 
     async def _agenerate(
         self,
@@ -141,17 +114,15 @@ class ChatLavaMistral(DescribedModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        run = self._run(kwargs, run_manager)
+        run = CallRun.of(kwargs, run_manager)
         with translated():
             try:
                 with run.counted():
-                    request = self._request(messages, stop, kwargs, run)
-                    answer = await self._clients(request.changed)[1].chat(
-                        **request.arguments, on_retry=run.on_retry_soon
-                    )
+                    clients, arguments, headers = self._request(messages, stop, kwargs, run)
+                    answer = await clients[1].chat(**arguments)
             finally:
                 await run.told()
-        return to_result(answer, headers=request.headers)
+        return to_result(answer, headers=headers)
 
     def _stream(
         self,
@@ -160,13 +131,13 @@ class ChatLavaMistral(DescribedModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        run = self._run(kwargs, run_manager)
+        run = CallRun.of(kwargs, run_manager)
         with translated():
             with run.counted():
-                request = self._request(messages, stop, kwargs, run, stream=True)
-                opened = self._clients(request.changed)[0].stream(**request.arguments, on_retry=run.on_retry)
+                clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
+                opened = clients[0].stream(**arguments)
             with opened as stream:
-                builder = ChunkBuilder(head_metadata(stream, headers=request.headers))
+                builder = ChunkBuilder(head_metadata(stream, headers=headers))
                 for delta in stream:
                     chunk = builder.chunk(delta) if delta.index == 0 else None
                     if chunk is not None:
@@ -185,19 +156,17 @@ class ChatLavaMistral(DescribedModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        run = self._run(kwargs, run_manager)
+        run = CallRun.of(kwargs, run_manager)
         with translated():
             try:
                 with run.counted():
-                    request = self._request(messages, stop, kwargs, run, stream=True)
-                    opened = await self._clients(request.changed)[1].stream(
-                        **request.arguments, on_retry=run.on_retry_soon
-                    )
+                    clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
+                    opened = await clients[1].stream(**arguments)
             finally:
                 await run.told()
             async with opened as stream:
                 run.opened = stream
-                builder = ChunkBuilder(head_metadata(stream, headers=request.headers))
+                builder = ChunkBuilder(head_metadata(stream, headers=headers))
                 async for delta in stream:
                     chunk = builder.chunk(delta) if delta.index == 0 else None
                     if chunk is not None:
@@ -225,7 +194,7 @@ class ChatLavaMistral(DescribedModel):
             LavaError: while iterating, when the call failed or the stream ended early (`StreamInterruptedError`, with
                 what had come).
         """
-        kwargs[_RUN] = run = CallRun.begin(config, self.callbacks)
+        kwargs[RUN] = run = CallRun.begin(config, self.callbacks, CallbackManagerForLLMRun)
         return super().stream(input, run.config, stop=stop, **kwargs)
 
     def astream(
@@ -237,7 +206,7 @@ class ChatLavaMistral(DescribedModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Return the answer, chunk by chunk; see `stream`."""
-        kwargs[_RUN] = run = CallRun.begin(config, self.callbacks)
+        kwargs[RUN] = run = CallRun.begin(config, self.callbacks, AsyncCallbackManagerForLLMRun)
         return self._closing(run, super().astream(input, run.config, stop=stop, **kwargs))
 
     @staticmethod
@@ -275,17 +244,7 @@ class ChatLavaMistral(DescribedModel):
 
     def _with_run(self, kwargs: dict[str, Any], manager: Any) -> dict[str, Any]:
         streams = {"stream": True} if kwargs.get("streaming") else {}
-        return {**kwargs, **streams, _RUN: self._run(kwargs, manager)}
-
-    # The request
-
-    @staticmethod
-    def _run(kwargs: Mapping[str, Any], manager: Any) -> CallRun:
-        run: CallRun = kwargs.get(_RUN) or CallRun()
-        run.manager = manager or run.manager
-        return run
-
-    # Tools and schemas
+        return {**kwargs, **streams, RUN: CallRun.of(kwargs, manager)}
 
     def bind(self, **kwargs: Any) -> Any:
         """Return the model with arguments for all its calls.
@@ -294,7 +253,7 @@ class ChatLavaMistral(DescribedModel):
             ConfigurationError: an argument is misspelt, is a key, or has no meaning here.
         """
         with translated():
-            self._check_names(kwargs)
+            check_names(kwargs)
         return super().bind(**kwargs)
 
     def bind_tools(

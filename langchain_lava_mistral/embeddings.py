@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, cast
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field, model_validator
 
-from langchain_lava_mistral._clients import new_clients
 from langchain_lava_mistral._params import EMBEDDING_SYNONYMS, by_field
-from langchain_lava_mistral._settings import LavaSettings, Made, shared_settings
+from langchain_lava_mistral._settings import LavaSettings, Made, new_clients, shared_settings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral._locks import ForkSafeLock
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from lava_mistral.embedding.progress import OnProgress
 
 _building = ForkSafeLock()
+_ENGINE = ("model", "dimensions", "max_concurrency", "max_retries", "on_empty")
 
 D = TypeVar("D", bound="Document | str")
 
@@ -209,22 +209,16 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
     def _engine(self) -> EmbeddingEngine:
         """Return the engine of the present settings: one for all calls, since it keeps the limit."""
-        own = {
-            name: getattr(self, name) for name in ("model", "dimensions", "max_concurrency", "max_retries", "on_empty")
-        }
+        own = {name: self.__dict__[name] for name in _ENGINE}
         present = shared_settings(self.__dict__), own, dict(self.lava_metadata or ())
         if self._made.settings != present:
             with _building:
                 if self._made.settings != present:
-                    self._made = Made(present, self._new_engine(own))
+                    # It loads httpx.
+                    from lava_mistral.embedding.engine import EmbeddingEngine
+
+                    self._made = Made(present, EmbeddingEngine(*new_clients(self.__dict__), **own))
         return cast("EmbeddingEngine", self._made.value)
-
-    def _new_engine(self, own: Mapping[str, Any]) -> EmbeddingEngine:
-        # It loads httpx.
-        from lava_mistral.embedding.engine import EmbeddingEngine
-
-        client, async_client = new_clients(self.__dict__)
-        return EmbeddingEngine(client, async_client, **own)
 
 
 def _text_of(document: Document | str) -> str:

@@ -16,11 +16,7 @@ from lava_mistral.errors import LavaError
 
 
 class _Both(LavaError):
-    """What LangChain asks of an error, answered from the core's attributes.
-
-    Attributes:
-        is_retryable: whether the same call may succeed later.
-    """
+    """What LangChain asks of an error, answered from the core's attributes."""
 
     is_retryable: bool
 
