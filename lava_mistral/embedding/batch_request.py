@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batching import Batch, Count, TokenRatio
@@ -20,9 +20,6 @@ from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.failures import is_not_connected
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
-
-if TYPE_CHECKING:
-    from lava_mistral.embedding.decoding import Rows
 
 Encoding = Literal["float", "base64"]
 
@@ -56,12 +53,6 @@ Steps: TypeAlias = Generator[Send | Sleep, EmbeddingAnswer | LavaError | None, N
 class Endpoint:
     """What an engine knows about the model that it asks, and learns from the answers.
 
-    Args:
-        model: Mistral's name of the model.
-        dimensions: how long the vectors are to be; `None` for the model's own length.
-        policy: whether and when a failed request is repeated.
-        count: tokens of a text, exact or an upper estimate.
-
     Attributes:
         dimensions: how long the vectors are; `None` while that is not known.
         ratio: how far `count` is off.
@@ -80,25 +71,14 @@ class Endpoint:
         self.reached = False
 
     def attempts(self) -> Attempts:
-        """Count the tries of a request; few of them where nobody has ever answered.
-
-        Such an address is rather wrong than out of order: that is soon said.
-        """
+        """Count the tries of a request; few where nobody ever answered: that address is rather wrong than busy."""
         if self.reached:
             return Attempts(self.policy)
         return Attempts(replace(self.policy, max_retries=min(self.policy.max_retries, DEFAULT_MAX_RETRIES)))
 
 
 class BatchRequest:
-    """The conversation about one batch.
-
-    Args:
-        batch: the batch.
-        endpoint: who is asked.
-
-    Attributes:
-        result: filled by `steps`.
-    """
+    """The conversation about one batch; `steps` fills its `result`."""
 
     def __init__(self, batch: Batch, endpoint: Endpoint) -> None:
         self.result = BatchResult(batch)
@@ -183,12 +163,9 @@ class BatchRequest:
         usage = known_usage(answer.response.get("usage"))
         if usage is not None:
             endpoint.ratio.answered(part, usage.get("prompt_tokens") or 0)
-        self.result.pieces.extend(_pieces(part.indexes, rows))
-
-
-def _pieces(indexes: list[int], rows: Rows) -> Iterator[tuple[list[int], Rows]]:
-    for start in range(0, len(indexes), _TOGETHER):
-        yield indexes[start : start + _TOGETHER], rows[start : start + _TOGETHER]
+        for start in range(0, len(rows), _TOGETHER):
+            end = start + _TOGETHER
+            self.result.pieces.append((part.indexes[start:end], rows[start:end]))
 
 
 def _means_too_much(error: LavaError) -> bool:

@@ -22,12 +22,7 @@ LINGER: Final = 0.2
 
 
 class EmbedJob(EmbeddingRun):
-    """A call whose texts are all read and checked before the first batch, and whose vectors come together.
-
-    Args:
-        total: how many texts will come.
-        batcher: makes what packs the texts, of the texts to be sent.
-    """
+    """A call whose texts are all read and checked before the first batch, and whose vectors come together."""
 
     def __init__(
         self,
@@ -145,9 +140,6 @@ class StreamJob(EmbeddingRun):
 
     Repeated texts are recognised among the latest ones, as many as memory is set aside for. Of `resume_from`, what had
     been handed on is skipped.
-
-    Args:
-        batcher: packs the texts.
     """
 
     _RECENT = 4_096

@@ -54,17 +54,14 @@ class Prefetch(Generic[T, U]):
         self._left = 0
         self._batch: list[U] = []
         self._window: dict[str, Any] = {}
+        self._failure: Exception | None = None
 
     def texts(self) -> AsyncIterator[str] | Iterator[str]:
         """The texts of the items."""
         items = self._items
-        if isinstance(items, AsyncIterable):
-            return self._aread(items)
-        return map(self._take, items)
-
-    async def _aread(self, items: AsyncIterable[T]) -> AsyncIterator[str]:
-        async for item in items:
-            yield self._take(item)
+        return (
+            (self._take(item) async for item in items) if isinstance(items, AsyncIterable) else map(self._take, items)
+        )
 
     def _take(self, item: T) -> str:
         text = self._text_of(item)
@@ -92,36 +89,37 @@ class Prefetch(Generic[T, U]):
             # Not `remove`, which takes the first that is equal.
             self._windows[:] = [other for other in self._windows if other is not window]
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Keep an error for later: what was there before it is handed on first."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised when all before was handed on
+            self._failure = error
+
     def batches(self, stream: VectorStream) -> Generator[list[U], None, None]:
         """Yield the batches; what is there when the stream fails comes before its error."""
-        failure: Exception | None = None
-        with stream:
-            try:
-                for index, vector in stream:
-                    if self._full(index, vector):
-                        with self._handing_on() as batch:
-                            yield batch
-            except Exception as error:  # noqa: BLE001 - raised below
-                failure = error
-            if self._batch:
-                with self._handing_on() as batch:
-                    yield batch
-        if failure is not None:
-            raise failure
+        with self._reading(), stream:
+            for index, vector in stream:
+                if self._full(index, vector):
+                    with self._handing_on() as batch:
+                        yield batch
+        if self._batch:
+            with self._handing_on() as batch:
+                yield batch
+        if self._failure is not None:
+            raise self._failure
 
     async def abatches(self, stream: AsyncVectorStream) -> AsyncGenerator[list[U], None]:
         """Yield the same as `batches`, in async code."""
-        failure: Exception | None = None
-        async with stream:
-            try:
+        with self._reading():
+            async with stream:
                 async for index, vector in stream:
                     if self._full(index, vector):
                         with self._handing_on() as batch:
                             yield batch
-            except Exception as error:  # noqa: BLE001 - raised below
-                failure = error
-            if self._batch:
-                with self._handing_on() as batch:
-                    yield batch
-        if failure is not None:
-            raise failure
+        if self._batch:
+            with self._handing_on() as batch:
+                yield batch
+        if self._failure is not None:
+            raise self._failure

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from lava_mistral.embedding.results import EmbeddingProgress
+from lava_mistral.embedding.run import EmbeddingRun
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
@@ -14,25 +15,10 @@ if TYPE_CHECKING:
 OnProgress: TypeAlias = Callable[[EmbeddingProgress], object]
 
 
-class Progressing(Protocol):
-    """A call that knows how far it has come."""
-
-    done: int
-    total: int | None
-
-    def progress(self) -> EmbeddingProgress: ...
-
-
 class ProgressReporter:
-    """Update a progress bar and call a function of the caller's.
+    """Draw a progress bar where `show` is set, and call `on_progress` of the caller's."""
 
-    Args:
-        call: what is reported on.
-        show: whether to draw a bar.
-        on_progress: called with an `EmbeddingProgress`.
-    """
-
-    def __init__(self, call: Progressing, show: bool, on_progress: OnProgress | None) -> None:
+    def __init__(self, call: EmbeddingRun, show: bool, on_progress: OnProgress | None) -> None:
         self._call = call
         self._on_progress = on_progress
         self._reported = 0

@@ -64,12 +64,7 @@ class EmbeddingResult(EmbeddingUsage):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSpec:
-    """Name what makes vectors: those of different specs can't be compared with each other.
-
-    Attributes:
-        model: Mistral's name of the model.
-        dimensions: how long the vectors are; `None` where only the answers tell.
-    """
+    """Name what makes vectors: those of different specs can't be compared; `dimensions` may be unknown."""
 
     model: str
     dimensions: int | None
@@ -135,12 +130,9 @@ class PartialEmbedding:
 def known_vectors(
     texts: Sequence[Any], vectors: Mapping[str, Vector], besides: PartialEmbedding | None = None
 ) -> PartialEmbedding:
-    """What a call can go on from where the vectors of some texts are known from elsewhere.
+    """What a call can go on from where the `vectors` of some texts are known, `besides` what an earlier call got.
 
-    Args:
-        texts: those of the call.
-        vectors: what is known, by text; the caller answers for the model that made them.
-        besides: what an earlier call had got.
+    The caller answers for the model that made them.
     """
     rows = {
         index: vectors[text]
@@ -179,8 +171,32 @@ def as_list(row: Vector) -> list[float]:
     return values
 
 
-@dataclass(slots=True, eq=False)
-class BatchResult:
+@dataclass(eq=False, kw_only=True)
+class UsageTally:
+    """Add up what a call or a batch takes."""
+
+    tokens: int = 0
+    cost: Decimal | None = Decimal(0)
+    requests: int = 0
+    retries: int = 0
+    duplicates: int = 0
+    request_ids: deque[str] = field(default_factory=deque)
+
+    def add(self, other: UsageTally) -> None:
+        """Add what another one has taken."""
+        self.tokens += other.tokens
+        self.cost = None if self.cost is None or other.cost is None else self.cost + other.cost
+        self.requests += other.requests
+        self.retries += other.retries
+        self.request_ids.extend(other.request_ids)
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of an `EmbeddingUsage`."""
+        return vars(self) | {"request_ids": tuple(self.request_ids)}
+
+
+@dataclass(eq=False)
+class BatchResult(UsageTally):
     """What became of a batch.
 
     Attributes:
@@ -191,33 +207,4 @@ class BatchResult:
     batch: Batch
     pieces: list[tuple[list[int], Rows]] = field(default_factory=list)
     error: BaseException | None = None
-    requests: int = 0
-    retries: int = 0
-    tokens: int = 0
-    cost: Decimal | None = Decimal(0)
-    request_ids: list[str] = field(default_factory=list)
     identity: BillingContext | None = None
-
-
-class UsageTally:
-    """Add up what a call takes."""
-
-    def __init__(self, remembered: int | None = None) -> None:
-        self.tokens = 0
-        self.cost: Decimal | None = Decimal(0)
-        self.requests = 0
-        self.retries = 0
-        self.duplicates = 0
-        self.request_ids: deque[str] = deque(maxlen=remembered)
-
-    def add(self, result: BatchResult) -> None:
-        """Add one batch."""
-        self.tokens += result.tokens
-        self.cost = None if self.cost is None or result.cost is None else self.cost + result.cost
-        self.requests += result.requests
-        self.retries += result.retries
-        self.request_ids.extend(result.request_ids)
-
-    def facts(self) -> dict[str, Any]:
-        """The fields of an `EmbeddingUsage`."""
-        return vars(self) | {"request_ids": tuple(self.request_ids)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,22 +68,10 @@ Action: TypeAlias = Literal[Step.READ, Step.HAND_ON, Step.DONE] | Start | Wait
 class EmbeddingRun(ABC):
     """One call: what it has got, and what it does next.
 
-    Args:
-        validator: refuses what Mistral would refuse.
-        spec: what makes the vectors.
-        concurrency: how many batches can be done at once.
-        as_numpy: give float32 arrays rather than lists of floats.
-        resume_from: what an earlier call had got.
-        total: how many texts it is about, where that is known.
-        clock: seconds, never going back.
-
     Attributes:
         done: how many of the texts need nothing more.
         under_way: how many batches are started and not taken.
         error: what ended it; its batches in flight are still taken.
-
-    Raises:
-        ConfigurationError: `resume_from` holds other vectors.
     """
 
     _remembered: int | None = None
@@ -113,7 +102,7 @@ class EmbeddingRun(ABC):
         self._as_numpy = as_numpy
         self._resume = resume_from
         self._clock = clock
-        self._tally = UsageTally(self._remembered)
+        self._tally = UsageTally(request_ids=deque(maxlen=self._remembered))
         self._identity: BillingContext | None = None
         self._came = 0
         self._reading = True
@@ -121,11 +110,7 @@ class EmbeddingRun(ABC):
         self._read_at = self._handing_on_since = self._spent_reading = 0.0
 
     def next(self, *, readable: bool = True) -> Action:
-        """Say what to do next.
-
-        Args:
-            readable: whether the source has a text, its end, or an error, at once or as soon as it is asked.
-        """
+        """Say what to do next; `readable` where the source has a text or its end, at once or when it is asked."""
         start = self._due() if self.error is None else None
         if start is not None:
             self.under_way += 1
@@ -142,11 +127,7 @@ class EmbeddingRun(ABC):
         return Wait(self._linger_left() if reads else None) if reads or self.under_way else Step.DONE
 
     def _may_read(self) -> bool:
-        """Whether to read on although a vector is ready.
-
-        Reading keeps the workers busy, so it goes first; but a source that is slow holds back what is ready, so
-        reading takes no more than half of the time.
-        """
+        # Reading keeps the workers busy, so it goes first; but a slow source holds back what is ready.
         return self._spent_reading <= HOLD + (self._clock() - self._handing_on_since) / 2
 
     def is_long(self, text: object) -> bool:
@@ -162,11 +143,7 @@ class EmbeddingRun(ABC):
         self._spent_reading += self._clock() - self._read_at
 
     def end_of_source(self, error: BaseException | None = None) -> None:
-        """Note that no further text will come.
-
-        Args:
-            error: what ended the source; raised when all that came before is handed on.
-        """
+        """Note that no further text will come; an error is raised when all that came before is handed on."""
         self._reading = False
         self._source_error = error
 
@@ -219,11 +196,7 @@ class EmbeddingRun(ABC):
 
     @abstractmethod
     def _admit(self, text: object) -> None:
-        """Take in the next text.
-
-        Raises:
-            InvalidRequestError: it can't be embedded, or is not the one that `resume_from` has a vector of.
-        """
+        """Take in the next text, or raise why it can't be embedded."""
 
     @abstractmethod
     def _due(self) -> Start | None:
@@ -280,13 +253,7 @@ def take_finished(run: EmbeddingRun, workers: Workers) -> None:
 
 @contextmanager
 def supervised(run: EmbeddingRun, workers: Workers, listeners: Sequence[Listener]) -> Iterator[None]:
-    """A block around one call: whatever exception leaves it has `partial`, and listeners are told of retries.
-
-    Args:
-        run: the call.
-        workers: do its batches; ended before the block is left.
-        listeners: told of its retries and saved duplicates.
-    """
+    """A block around one call: whatever exception leaves it has `partial`, and listeners are told of retries."""
     try:
         yield
     except GeneratorExit:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
 from contextvars import Context
@@ -17,11 +16,7 @@ _TASK_AHEAD: Final = 8
 
 
 class EndOfSource(Exception):
-    """There are no more texts.
-
-    Attributes:
-        error: what ended the source early, if anything.
-    """
+    """There are no more texts; `error` is what ended the source early, if anything did."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         super().__init__()
@@ -36,11 +31,7 @@ class Source(Protocol):
         """Whether `take` has something: a text or the end."""
 
     def take(self) -> object:
-        """The next text.
-
-        Raises:
-            EndOfSource: there is none.
-        """
+        """The next text; raises `EndOfSource` where there is none."""
 
 
 class DirectSource:
@@ -64,10 +55,11 @@ class DirectSource:
             raise EndOfSource(error) from error
 
 
-class _AheadSource(ABC):
-    """Holds the texts that were read and not taken, and the end of the source."""
+class _AheadSource:
+    """Holds the texts that were read and not taken, and the end of the source; `free` counts what may be read."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: asyncio.Semaphore | threading.Semaphore) -> None:
+        self._free = free
         self._texts: deque[object] = deque()
         self._end: EndOfSource | None = None
         self._closed = False
@@ -82,48 +74,32 @@ class _AheadSource(ABC):
         """The next text that was read."""
         if self._texts:
             text = self._texts.popleft()
-            self._taken()
+            self._free.release()
             return text
         assert self._end is not None
         raise self._end
 
-    @abstractmethod
-    def _taken(self) -> None:
-        """Let another text be read."""
-
 
 class ThreadSource(_AheadSource):
-    """Reads in a daemon thread, a little ahead of what was taken, so that a pause of the source stops nobody.
-
-    Args:
-        texts: what to read.
-        context: the context variables to read under.
-        wake: called in that thread when there is something to take.
-        limit: how many texts may be read and not taken.
-    """
+    """Reads in a daemon thread, up to `limit` texts ahead of what was taken; `wake` tells of each."""
 
     def __init__(self, texts: Iterable[object], context: Context, wake: Callable[[], None], limit: int) -> None:
-        super().__init__()
+        free = threading.Semaphore(limit)
+        super().__init__(free)
         self._wake = wake
-        self._free = threading.Semaphore(limit)
-        thread = threading.Thread(
-            target=context.copy().run, args=(self._run, texts), name="lava-mistral-source", daemon=True
-        )
-        thread.start()
+        arguments = (self._run, texts, free)
+        threading.Thread(target=context.copy().run, args=arguments, name="lava-mistral-source", daemon=True).start()
 
     def close(self) -> None:
         """Read no further than the text that is being waited for."""
         self._closed = True
         self._free.release()
 
-    def _taken(self) -> None:
-        self._free.release()
-
-    def _run(self, texts: Iterable[object]) -> None:
+    def _run(self, texts: Iterable[object], free: threading.Semaphore) -> None:
         end = EndOfSource()
         try:
             for text in texts:
-                self._free.acquire()
+                free.acquire()
                 if self._closed:
                     break
                 self._texts.append(text)
@@ -135,18 +111,13 @@ class ThreadSource(_AheadSource):
 
 
 class TaskSource(_AheadSource):
-    """Reads an async source in a task, a little ahead of what was taken, so that a pause of it stops nobody.
-
-    Args:
-        texts: what to read.
-        wake: called when there is something to take.
-    """
+    """Reads an async source in a task, a little ahead of what was taken; `wake` tells of each text."""
 
     def __init__(self, texts: AsyncIterable[object], wake: Callable[[], None]) -> None:
-        super().__init__()
+        free = asyncio.Semaphore(_TASK_AHEAD)
+        super().__init__(free)
         self._wake = wake
-        self._free = asyncio.Semaphore(_TASK_AHEAD)
-        self._task = asyncio.create_task(self._run(texts))
+        self._task = asyncio.create_task(self._run(texts, free))
 
     async def aclose(self) -> None:
         """Read no further."""
@@ -154,13 +125,10 @@ class TaskSource(_AheadSource):
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _taken(self) -> None:
-        self._free.release()
-
-    async def _run(self, texts: AsyncIterable[object]) -> None:
+    async def _run(self, texts: AsyncIterable[object], free: asyncio.Semaphore) -> None:
         try:
             async for text in texts:
-                await self._free.acquire()
+                await free.acquire()
                 self._texts.append(text)
                 self._wake()
             self._end = EndOfSource()
@@ -177,13 +145,7 @@ class TaskSource(_AheadSource):
 def open_source(
     texts: AsyncIterable[object] | Iterable[object], wake: Callable[[], None], context: Context | None
 ) -> Source:
-    """Open the source of a call, where it will be read.
-
-    Args:
-        texts: what to read.
-        wake: called when there is something to take of a source that is read ahead.
-        context: the context variables to read a plain iterable under in a thread; `None` to read it where it is asked.
-    """
+    """Open the source of a call, in a thread where there is a `context` for it; `wake` tells of texts read ahead."""
     if isinstance(texts, AsyncIterable):
         return TaskSource(texts, wake)
     return DirectSource(texts) if context is None else ThreadSource(texts, context, wake, MAX_REQUEST_INPUTS)
