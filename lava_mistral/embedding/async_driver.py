@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, cast
+from typing import Any, Final, Protocol, Self
 
 from lava_mistral.billing.usage import Listener
 from lava_mistral.calls.responses import EmbeddingAnswer
@@ -17,8 +17,8 @@ from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, S
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope, Stopped
 from lava_mistral.embedding.progress import ProgressReporter
-from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
-from lava_mistral.embedding.run import EmbeddingRun, Start, Step, supervised, take_finished
+from lava_mistral.embedding.results import BatchResult
+from lava_mistral.embedding.run import BaseStream, EmbeddingRun, Start, Step, supervised
 from lava_mistral.embedding.sources import EndOfSource, Source, TaskSource, ThreadSource
 from lava_mistral.errors import LavaError
 
@@ -34,13 +34,7 @@ class AsyncEmbedder(Protocol):
 
 
 class AsyncSender:
-    """Does batches in the running task.
-
-    Args:
-        client: sends the requests.
-        options: keyword arguments of each of them.
-        limiter: gives the permits.
-    """
+    """Does batches in the running task; `options` are the keyword arguments of each request."""
 
     def __init__(self, client: AsyncEmbedder, options: Mapping[str, Any], limiter: ConcurrencyLimiter) -> None:
         self._client = client
@@ -51,12 +45,7 @@ class AsyncSender:
         self.sending: set[asyncio.Task[Any] | None] = set()
 
     async def perform(self, request: BatchRequest) -> None:
-        """Get the vectors of a batch.
-
-        Raises:
-            LavaError: part of it can't be had.
-            Stopped: the call is over.
-        """
+        """Get the vectors of a batch, or raise why part of it can't be had; `Stopped` when the call is over."""
         steps = request.steps()
         task = asyncio.current_task()
         with suppress(StopIteration):
@@ -96,13 +85,7 @@ class AsyncSender:
 
 
 class TaskWorkers:
-    """The tasks of one call; none of them outlives it.
-
-    Args:
-        sender: does the batches.
-        endpoint: what is known of the model.
-        context: the context variables under which the tasks run.
-    """
+    """The tasks of one call, under the caller's context variables; none of them outlives it."""
 
     def __init__(self, sender: AsyncSender, endpoint: Endpoint, context: Context) -> None:
         self._sender = sender
@@ -154,10 +137,9 @@ class TaskWorkers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         result = self._tasks.pop(task).result
@@ -233,7 +215,7 @@ async def drive(
         progress.finish()
 
 
-class AsyncEmbeddingStream:
+class AsyncEmbeddingStream(BaseStream):
     """Vectors as they get ready: an async iterator of `(index, vector)`.
 
     It is an async context manager too; leaving it, `aclose()` and exhausting it end its tasks.
@@ -261,13 +243,3 @@ class AsyncEmbeddingStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    @property
-    def usage(self) -> EmbeddingUsage:
-        """What the stream has taken so far."""
-        return self._job.progress().usage
-
-    def partial(self) -> PartialEmbedding:
-        """What is there and was not handed on, to be given as `resume_from=` to a later call over the same source."""
-        take_finished(self._job, self._workers)
-        return cast("PartialEmbedding", self._job.partial())

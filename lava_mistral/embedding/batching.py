@@ -81,12 +81,7 @@ class TokenRatio:
         return max(1, int(MAX_REQUEST_TOKENS / (self._ratio * self._squeeze)))
 
     def answered(self, batch: Batch, actual: int) -> None:
-        """Learn from a batch that was accepted.
-
-        Args:
-            batch: the batch.
-            actual: its tokens as the answer counts them.
-        """
+        """Learn from a batch that was accepted, with `actual` tokens as the answer counts them."""
         if batch.plan == self.plan and self._squeeze > 1.0 and 2 * batch.tokens >= self.limit:
             self._squeeze = max(1.0, self._squeeze * self._EASE)
         # It was accepted, so it had no more than the limit.

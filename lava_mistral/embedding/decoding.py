@@ -26,11 +26,7 @@ _WORTH_NUMPY: Final = 16
 
 
 class BadAnswer(ValueError):
-    """The answer is not one vector for each input.
-
-    Attributes:
-        places: which of the request's inputs it concerns; empty where it concerns all.
-    """
+    """The answer is not one vector for each input; `places` are the inputs that it concerns, empty for all."""
 
     def __init__(self, message: str, places: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -96,7 +92,6 @@ def _from_base64(texts: list[str], dimension: int | None) -> Rows:
     length = (size + 2) // 3 * 4
     if any(len(raw) != size for raw in raws) or any(len(text) != length for text in texts):
         raise UnreadableBase64("base64 of unequal or impossible length came")
-    code = _CODES[width]
     if len(raws) >= _WORTH_NUMPY or "numpy" in sys.modules:
         try:
             import numpy as np
@@ -105,17 +100,7 @@ def _from_base64(texts: list[str], dimension: int | None) -> Rows:
         else:
             matrix = np.frombuffer(b"".join(raws), dtype=f"<f{width}")
             return matrix.reshape(len(raws), dimension).astype(np.float32, copy=False)
-    return [_unpack(raw, code) for raw in raws]
-
-
-def _unpack(raw: bytes, code: str) -> array[float]:
-    if code == "e":
-        return array("f", struct.unpack(f"<{len(raw) // 2}e", raw))
-    row: array[float] = array("f")
-    row.frombytes(raw)
-    if sys.byteorder == "big":
-        row.byteswap()
-    return row
+    return [array("f", struct.unpack(f"<{dimension}{_CODES[width]}", raw)) for raw in raws]
 
 
 def _from_numbers(vectors: list[list[Any]]) -> list[array[float]]:

@@ -195,11 +195,7 @@ class EmbeddingEngine:
         return limiter
 
     def check(self, texts: Sequence[str]) -> None:
-        """Refuse what can't be embedded, without sending anything.
-
-        Raises:
-            InvalidRequestError: Mistral would refuse one of the texts; the message names its index.
-        """
+        """Raise an `InvalidRequestError` for a text that can't be embedded, without sending anything."""
         validator = self._validator()
         for index, text in enumerate(texts):
             validator.check(index, text)

@@ -41,7 +41,11 @@ class InputValidator:
     @staticmethod
     def is_long(text: object) -> bool:
         """Whether checking the text can take long: it may need a count, and a tokenizer that is not loaded yet."""
-        return isinstance(text, str) and 4 * len(text) > _SURELY_FITS and _size(text) > _SURELY_FITS
+        return (
+            isinstance(text, str)
+            and 4 * len(text) > _SURELY_FITS
+            and len(text.encode("utf-8", "replace")) > _SURELY_FITS
+        )
 
     def check(self, index: int, given: object) -> str:
         """Check one input.
@@ -87,10 +91,6 @@ class InputValidator:
             sure = tokens > MAX_INPUT_TOKENS * self._OVERRATED
         if sure:
             raise too_long(index, f"{about}{tokens:,}")
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def _as_text(index: int, given: object) -> str:

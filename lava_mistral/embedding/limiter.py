@@ -42,11 +42,7 @@ class StopSignal:
             event.set()
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, but not beyond the end of the call.
-
-        Raises:
-            Stopped: the call is over.
-        """
+        """Sleep, but not beyond the end of the call, which raises `Stopped`."""
         if self._event.wait(seconds):
             raise Stopped
 
@@ -59,12 +55,7 @@ class _Waiter:
 
 
 class ConcurrencyLimiter:
-    """Give permits to send requests, as the rate limiter allows: first come, first served.
-
-    Args:
-        rate: decides; touched under the limiter's lock only.
-        clock: seconds, never going back.
-    """
+    """Give permits to send requests, as `rate` allows: first come, first served."""
 
     def __init__(self, rate: AdaptiveRateLimiter, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
@@ -74,11 +65,7 @@ class ConcurrencyLimiter:
         self._inbox: Inbox[Callable[[], None]] = Inbox(self._apply)
 
     def acquire(self, tokens: int, stop: StopSignal) -> Permit:
-        """Wait in a thread for the permit to send a request of this many tokens.
-
-        Raises:
-            Stopped: `stop` was set.
-        """
+        """Wait in a thread for the permit to send a request of this many tokens, or for `stop`: `Stopped`."""
         event = threading.Event()
         waiter = _Waiter(tokens, event.set)
         stop.waiting.add(event)
@@ -91,7 +78,7 @@ class ConcurrencyLimiter:
                 wait = self._try(waiter, event.clear)
             return waiter.permit
         except BaseException:
-            self._give_up(waiter)
+            self._inbox.put(lambda: self._withdraw(waiter))
             raise
         finally:
             stop.waiting.discard(event)
@@ -113,7 +100,7 @@ class ConcurrencyLimiter:
                 wait = self._try(waiter, event.clear)
             return waiter.permit
         except BaseException:
-            self._give_up(waiter)
+            self._inbox.put(lambda: self._withdraw(waiter))
             raise
 
     def release(
@@ -124,14 +111,7 @@ class ConcurrencyLimiter:
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """End the request that `permit` allowed; said twice, it counts once.
-
-        Args:
-            permit: what `acquire` gave.
-            outcome: how the request ended; see `AdaptiveRateLimiter.end`.
-            headers: the answer's.
-            retry_after: seconds that the server asks to wait.
-        """
+        """End the request that `permit` allowed, see `AdaptiveRateLimiter.end`; said twice, it counts once."""
 
         def end() -> None:
             if permit in self._given:
@@ -191,16 +171,9 @@ class ConcurrencyLimiter:
             self._given.discard(waiter.permit)
             self.rate.withdraw()
 
-    def _give_up(self, waiter: _Waiter) -> None:
-        self._inbox.put(lambda: self._withdraw(waiter))
-
 
 class PermitScope:
-    """A block around one request: its permit goes back when the block is left, with what the answer taught.
-
-    Attributes:
-        permit: what the limiter gave, to be set inside the block.
-    """
+    """A block around one request, where `permit` is set; it goes back at the end, with what the answer taught."""
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self.permit: Permit | None = None

@@ -16,6 +16,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -46,38 +47,26 @@ NARROWEST: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Allow one request; to be given back when its answer is there.
-
-    Attributes:
-        requests: how many requests had been started, this one included.
-        tokens: how many tokens had been started, this request's included.
-        at: when it was given.
-    """
+    """Allow one request; to be given back when its answer is there."""
 
     requests: int
+    """How many had been started, this one included; of `tokens` the same."""
     tokens: int
     at: float
 
 
 @dataclass(slots=True)
 class Window:
-    """One of the account's limits, as the latest answer told it.
-
-    Attributes:
-        seconds: the limit holds over this time.
-        limit: requests or tokens.
-        remaining: how many were left.
-        started: how much this process had started when the server said so.
-        seen: when it said so.
-        most: the most that was ever left; a limit that refills steadily may never have more than a little in stock.
-    """
+    """One of the account's limits: so many requests or tokens in so many seconds, as the answer of `seen` told it."""
 
     seconds: float
     limit: float
     remaining: float
     started: int
+    """How much this process had started then."""
     seen: float
     most: float
+    """The most that was ever left; a limit that refills steadily may never have more than a little in stock."""
 
     def gap(self, cost: int, started: int, now: float) -> float:
         """Seconds to leave between the last request and one of this cost."""
@@ -94,20 +83,13 @@ class Window:
 
 @dataclass(slots=True)
 class AdaptiveRateLimiter:
-    """Set the pace of one engine.
-
-    Args:
-        max_concurrency: requests in flight at most.
-        longest_wait: seconds; a server that asks for a longer pause is not waited for, since each request's own
-            patience ends before.
-        first_pause: seconds; the pause after a refusal that names none. It doubles while refusals follow each other.
-        longest_pause: seconds; it does not double beyond this.
-        draw: where the jitter comes from.
-    """
+    """Set the pace of one engine; all times in seconds."""
 
     max_concurrency: int
     longest_wait: float = 300.0
+    """A server that asks for a longer pause is not waited for: each request's own patience ends before."""
     first_pause: float = 0.5
+    """The pause after a refusal that names none; it doubles up to `longest_pause` while refusals follow each other."""
     longest_pause: float = 20.0
     draw: Callable[[float, float], float] = random.uniform
     in_flight: int = 0
@@ -223,12 +205,8 @@ class AdaptiveRateLimiter:
             if match is None:
                 continue
             what, kind, number, unit = match.groups()
-            try:
-                amount = float(value)
-            except ValueError:
-                continue
-            key = (_KINDS[kind], _SECONDS[unit] * int(number or 1))
-            told.setdefault(key, {})[what] = amount
+            with suppress(ValueError):
+                told.setdefault((_KINDS[kind], _SECONDS[unit] * int(number or 1)), {})[what] = float(value)
         for (kind, seconds), figures in told.items():
             started = permit.requests if kind == "requests" else permit.tokens
             old = self.windows.get((kind, seconds))

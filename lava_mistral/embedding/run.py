@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 from lava_mistral.billing.listeners import notify
 from lava_mistral.billing.scope import BillingContext
@@ -249,6 +249,26 @@ def take_finished(run: EmbeddingRun, workers: Workers) -> None:
     for result in workers.finished():
         if run.take(result):
             workers.finish()
+
+
+class BaseStream:
+    """What a stream of vectors tells about itself."""
+
+    _job: EmbeddingRun
+    _workers: Workers
+
+    @property
+    def usage(self) -> EmbeddingUsage:
+        """What the stream has taken so far."""
+        return self._job.progress().usage
+
+    def partial(self) -> PartialEmbedding:
+        """What is there and was not handed on, to be given as `resume_from=` to a later call over the same source.
+
+        After `close()` of a sync stream it may grow while requests in flight end.
+        """
+        take_finished(self._job, self._workers)
+        return cast("PartialEmbedding", self._job.partial())
 
 
 @contextmanager

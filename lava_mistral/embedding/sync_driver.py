@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, cast
+from typing import Any, Final, Protocol, Self
 
 from lava_mistral.billing.usage import Listener
 from lava_mistral.calls.responses import EmbeddingAnswer
@@ -17,8 +17,8 @@ from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, S
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope, StopSignal
 from lava_mistral.embedding.progress import ProgressReporter
-from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
-from lava_mistral.embedding.run import EmbeddingRun, Start, Step, supervised, take_finished
+from lava_mistral.embedding.results import BatchResult
+from lava_mistral.embedding.run import BaseStream, EmbeddingRun, Start, Step, supervised
 from lava_mistral.embedding.sources import EndOfSource, Source, ThreadSource
 from lava_mistral.errors import LavaError
 
@@ -39,14 +39,7 @@ class SyncEmbedder(Protocol):
 
 
 class SyncSender:
-    """Does batches in the calling thread.
-
-    Args:
-        client: sends the requests.
-        options: keyword arguments of each of them.
-        endpoint: what is known of the model.
-        limiter: gives the permits.
-    """
+    """Does batches in the calling thread; `options` are the keyword arguments of each request."""
 
     def __init__(
         self, client: SyncEmbedder, options: Mapping[str, Any], endpoint: Endpoint, limiter: ConcurrencyLimiter
@@ -89,13 +82,7 @@ class SyncSender:
 
 
 class ThreadWorkers:
-    """Daemon threads that live as long as one call.
-
-    Args:
-        sender: does the batches.
-        limit: how many threads at most; they are started as batches come.
-        context: the context variables of the caller, under which the work is done.
-    """
+    """At most `limit` daemon threads that live as long as one call and work under the caller's context variables."""
 
     def __init__(self, sender: SyncSender, limit: int, context: Context) -> None:
         self._sender = sender
@@ -188,25 +175,20 @@ def drive(
     reporter: Callable[[], ProgressReporter],
     listeners: Sequence[Listener],
 ) -> Generator[tuple[int, Any], None, None]:
-    """Do what a run says, in the thread that iterates, until nothing is left to do.
-
-    Args:
-        run: a call that has not begun.
-        source: opens the source of its texts.
-        workers: do its batches.
-        reporter: makes what shows the progress.
-        listeners: told of retries.
-
-    Yields:
-        The vectors of a `StreamJob`, with their indexes.
-    """
+    """Do what a run says, in the thread that iterates, and yield the vectors of a `StreamJob` with their indexes."""
     with supervised(run, workers, listeners), reporter() as progress, workers, ExitStack() as stack:
+
+        def take(result: BatchResult) -> None:
+            if run.take(result):
+                workers.finish()
+            progress.update()
+
         texts = source()
         if isinstance(texts, ThreadSource):
             stack.callback(texts.close)
         while True:
             for result in workers.finished():
-                _take(run, result, workers, progress)
+                take(result)
             action = run.next(readable=texts.readable)
             if action is Step.READ:
                 try:
@@ -222,18 +204,12 @@ def drive(
             else:
                 waited = workers.wait(action.seconds)
                 if waited is not None:
-                    _take(run, waited, workers, progress)
+                    take(waited)
         run.check_success()
         progress.finish()
 
 
-def _take(run: EmbeddingRun, result: BatchResult, workers: ThreadWorkers, progress: ProgressReporter) -> None:
-    if run.take(result):
-        workers.finish()
-    progress.update()
-
-
-class EmbeddingStream:
+class EmbeddingStream(BaseStream):
     """Vectors as they get ready: an iterator of `(index, vector)`.
 
     It is a context manager too; leaving it, `close()` and exhausting it stop its threads.
@@ -263,16 +239,3 @@ class EmbeddingStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @property
-    def usage(self) -> EmbeddingUsage:
-        """What the stream has taken so far."""
-        return self._job.progress().usage
-
-    def partial(self) -> PartialEmbedding:
-        """What is there and was not handed on, to be given as `resume_from=` to a later call over the same source.
-
-        After `close()` it may grow while requests in flight end.
-        """
-        take_finished(self._job, self._workers)
-        return cast("PartialEmbedding", self._job.partial())
