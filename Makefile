@@ -12,13 +12,16 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test test-quick chaos chaos-quick foreign bench bench-quick coverage lint types stores clients extras lowest newest dist docs notebooks live constraints clean
+.PHONY: demo test test-alone test-quick chaos chaos-quick foreign bench bench-quick coverage lint types stores clients extras lowest newest dist docs notebooks live constraints clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/lava-mistral demo
 
 test: $(VENV)/.dev node-sdk
 	$(BIN)/python -m pytest $(TOGETHER)
+
+# Clusters that lose a worker, and a job that is killed twenty times: nothing else may run beside them.
+test-alone: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m alone
 
 # What depends on the interpreter: parsing, prices, calls and connections, without the servers and the frameworks' suites.
