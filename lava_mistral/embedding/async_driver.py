@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from lava_mistral.billing.usage import Listener
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
 from lava_mistral.embedding.batching import Batch
+from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope, Stopped
 from lava_mistral.embedding.progress import ProgressReporter
 from lava_mistral.embedding.results import BatchResult
@@ -33,63 +33,27 @@ class AsyncEmbedder(Protocol):
     def embedding_request(self) -> Callable[..., Awaitable[EmbeddingAnswer]]: ...
 
 
-class AsyncSender:
-    """Does batches in the running task; `options` are the keyword arguments of each request."""
+class TaskWorkers:
+    """The tasks of one call, under the caller's context variables; none of them outlives it.
 
-    def __init__(self, client: AsyncEmbedder, options: Mapping[str, Any], limiter: ConcurrencyLimiter) -> None:
+    `options` are the keyword arguments of each request.
+    """
+
+    def __init__(
+        self,
+        client: AsyncEmbedder,
+        options: Mapping[str, Any],
+        endpoint: Endpoint,
+        limiter: ConcurrencyLimiter,
+        context: Context,
+    ) -> None:
         self._client = client
         self._options = options
+        self._endpoint = endpoint
         self._limiter = limiter
         self._decoding = asyncio.Lock()
-        self.stopped = False
-        self.sending: set[asyncio.Task[Any] | None] = set()
-
-    async def perform(self, request: BatchRequest) -> None:
-        """Get the vectors of a batch, or raise why part of it can't be had; `Stopped` when the call is over."""
-        steps = request.steps()
-        task = asyncio.current_task()
-        with suppress(StopIteration):
-            step = next(steps)
-            while True:
-                if self.stopped:
-                    raise Stopped
-                if isinstance(step, Sleep):
-                    await asyncio.sleep(step.seconds)
-                    step = next(steps)
-                    continue
-                try:
-                    answer = await self._send(step, task)
-                    try:
-                        # Answers that come together are decoded one by one; other tasks have their turn between two.
-                        async with self._decoding:
-                            await asyncio.sleep(0)
-                    finally:
-                        # It was paid for, also where the task is cancelled now.
-                        step = steps.send(answer)
-                finally:
-                    self.sending.discard(task)
-
-    async def _send(self, step: Send, task: asyncio.Task[Any] | None) -> EmbeddingAnswer | LavaError:
-        with PermitScope(self._limiter) as scope:
-            scope.permit = await self._limiter.aacquire(step.batch.tokens)
-            self.sending.add(task)
-            try:
-                answer = await self._client.embedding_request(
-                    step.batch.texts, encoding_format=step.encoding, **self._options
-                )
-            except LavaError as error:
-                scope.failed(error)
-                return error
-            scope.answered(answer.headers)
-            return answer
-
-
-class TaskWorkers:
-    """The tasks of one call, under the caller's context variables; none of them outlives it."""
-
-    def __init__(self, sender: AsyncSender, endpoint: Endpoint, context: Context) -> None:
-        self._sender = sender
-        self._endpoint = endpoint
+        self._stopped = False
+        self._sending: set[asyncio.Task[Any] | None] = set()
         self._context = context
         self._changed = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], BatchRequest] = {}
@@ -98,7 +62,7 @@ class TaskWorkers:
     def start(self, batch: Batch) -> None:
         """Have a batch done by a task of its own."""
         request = BatchRequest(batch, self._endpoint)
-        task = self._context.run(asyncio.create_task, self._sender.perform(request))
+        task = self._context.run(asyncio.create_task, self._perform(request))
         self._tasks[task] = request
         task.add_done_callback(self._ended)
 
@@ -125,9 +89,9 @@ class TaskWorkers:
 
     def finish(self) -> None:
         """Let the requests in flight end, begin nothing new."""
-        self._sender.stopped = True
+        self._stopped = True
         for task in self._tasks:
-            if task not in self._sender.sending:
+            if task not in self._sending:
                 task.cancel()
 
     async def __aenter__(self) -> Self:
@@ -146,6 +110,45 @@ class TaskWorkers:
         result.error = Stopped() if task.cancelled() else task.exception()
         self.done.append(result)
         self._changed.set()
+
+    async def _perform(self, request: BatchRequest) -> None:
+        """Get the vectors of a batch, or raise why part of it can't be had; `Stopped` when the call is over."""
+        steps = request.steps()
+        task = asyncio.current_task()
+        with suppress(StopIteration):
+            step = next(steps)
+            while True:
+                if self._stopped:
+                    raise Stopped
+                if isinstance(step, Sleep):
+                    await asyncio.sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    answer = await self._send(step, task)
+                    try:
+                        # Answers that come together are decoded one by one; other tasks have their turn between two.
+                        async with self._decoding:
+                            await asyncio.sleep(0)
+                    finally:
+                        # It was paid for, also where the task is cancelled now.
+                        step = steps.send(answer)
+                finally:
+                    self._sending.discard(task)
+
+    async def _send(self, step: Send, task: asyncio.Task[Any] | None) -> EmbeddingAnswer | LavaError:
+        with PermitScope(self._limiter) as scope:
+            scope.permit = await self._limiter.aacquire(step.batch.tokens)
+            self._sending.add(task)
+            try:
+                answer = await self._client.embedding_request(
+                    step.batch.texts, encoding_format=step.encoding, **self._options
+                )
+            except LavaError as error:
+                scope.failed(error)
+                return error
+            scope.answered(answer.headers)
+            return answer
 
 
 class _Turns:
@@ -168,10 +171,9 @@ async def drive(
     source: Callable[[], Source],
     workers: TaskWorkers,
     reporter: Callable[[], ProgressReporter],
-    listeners: Sequence[Listener],
 ) -> AsyncGenerator[tuple[int, Any], None]:
     """Do what a run says, in the task that iterates, until nothing is left to do; see `sync_driver.drive`."""
-    with supervised(run, workers, listeners), reporter() as progress:
+    with supervised(run, workers), reporter() as progress:
         async with workers, AsyncExitStack() as stack:
             texts = source()
             if isinstance(texts, TaskSource):
@@ -198,7 +200,7 @@ async def drive(
                     except EndOfSource as end:
                         run.end_of_source(end.error)
                         continue
-                    if run.is_long(text):
+                    if InputValidator.is_long(text):
                         await asyncio.to_thread(run.push, text)
                     else:
                         run.push(text)

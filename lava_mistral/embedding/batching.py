@@ -6,9 +6,11 @@ Limits by Mistral's documentation and error texts: 16,384 tokens and 512 inputs 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, TypeAlias
 
 MAX_REQUEST_TOKENS: Final = 16_384
@@ -39,14 +41,12 @@ class Batch:
 
     def halves(self, count: Count) -> tuple[Batch, Batch]:
         """Split into two batches of about equal weight; needs two texts at least."""
-        half, weight, middle = self.tokens / 2, 0.0, 0
-        while middle < len(self.texts) - 1 and (middle == 0 or weight < half):
-            weight += count(self.texts[middle])
-            middle += 1
-        left, right = self.texts[:middle], self.texts[middle:]
+        weights = list(accumulate(map(count, self.texts)))
+        middle = min(len(weights) - 1, bisect_left(weights, self.tokens / 2) + 1)
+        left = weights[middle - 1]
         return (
-            Batch(self.indexes[:middle], left, sum(map(count, left)), self.plan),
-            Batch(self.indexes[middle:], right, sum(map(count, right)), self.plan),
+            Batch(self.indexes[:middle], self.texts[:middle], left, self.plan),
+            Batch(self.indexes[middle:], self.texts[middle:], weights[-1] - left, self.plan),
         )
 
 

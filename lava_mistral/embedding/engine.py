@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
 
@@ -19,7 +19,7 @@ from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.listeners import present_listeners
 from lava_mistral.embedding import async_driver, sync_driver
-from lava_mistral.embedding.async_driver import AsyncEmbedder, AsyncEmbeddingStream, AsyncSender, TaskWorkers
+from lava_mistral.embedding.async_driver import AsyncEmbedder, AsyncEmbeddingStream, TaskWorkers
 from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
 from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
@@ -37,7 +37,7 @@ from lava_mistral.embedding.results import (
     partial_of,
 )
 from lava_mistral.embedding.sources import DirectSource, open_source
-from lava_mistral.embedding.sync_driver import EmbeddingStream, SyncEmbedder, SyncSender, ThreadWorkers
+from lava_mistral.embedding.sync_driver import EmbeddingStream, SyncEmbedder, ThreadWorkers
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.catalog import notice_status
 from lava_mistral.pricing.tokenizers import count_text
@@ -183,16 +183,14 @@ class EmbeddingEngine:
     @property
     def limiter(self) -> ConcurrencyLimiter:
         """What gives this process's requests their permits."""
-        pid, limiter = self._limiter
-        if limiter is None or pid != os.getpid():
-            with _starting:
-                pid, limiter = self._limiter
-                if limiter is None or pid != os.getpid():
-                    retry = self.retry
-                    rate = AdaptiveRateLimiter(self.max_concurrency, retry.max_total, retry.initial, retry.longest)
-                    limiter = ConcurrencyLimiter(rate)
-                    self._limiter = os.getpid(), limiter
-        return limiter
+        with _starting:
+            pid, limiter = self._limiter
+            if limiter is None or pid != os.getpid():
+                retry = self.retry
+                rate = AdaptiveRateLimiter(self.max_concurrency, retry.max_total, retry.initial, retry.longest)
+                limiter = ConcurrencyLimiter(rate)
+                self._limiter = os.getpid(), limiter
+            return limiter
 
     def check(self, texts: Sequence[str]) -> None:
         """Raise an `InvalidRequestError` for a text that can't be embedded, without sending anything."""
@@ -216,7 +214,7 @@ class EmbeddingEngine:
         settings = _Settings(**options)
         workers = self._threads(settings)
         job, source = self._embed_job(texts, settings)
-        for _ in sync_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners):
+        for _ in sync_driver.drive(job, source, workers, settings.reporter(job)):
             pass
         return job.result()
 
@@ -225,7 +223,7 @@ class EmbeddingEngine:
         settings = _Settings(**options)
         workers = self._tasks(settings)
         job, source = self._embed_job(texts, settings)
-        async for _ in async_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners):
+        async for _ in async_driver.drive(job, source, workers, settings.reporter(job)):
             pass
         return job.result()
 
@@ -256,8 +254,7 @@ class EmbeddingEngine:
         workers = self._threads(settings)
         job = self._stream_job(texts, settings)
         source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
-        vectors = sync_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners)
-        return EmbeddingStream(vectors, job, workers)
+        return EmbeddingStream(sync_driver.drive(job, source, workers, settings.reporter(job)), job, workers)
 
     def aembed_iter(
         self,
@@ -274,8 +271,7 @@ class EmbeddingEngine:
         workers = self._tasks(settings)
         job = self._stream_job(texts, settings)
         source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
-        vectors = async_driver.drive(job, source, workers, settings.reporter(job), present_listeners().listeners)
-        return AsyncEmbeddingStream(vectors, job, workers)
+        return AsyncEmbeddingStream(async_driver.drive(job, source, workers, settings.reporter(job)), job, workers)
 
     def prefetch(
         self,
@@ -310,14 +306,14 @@ class EmbeddingEngine:
     def _threads(self, settings: _Settings) -> ThreadWorkers:
         if self.client is None:
             raise ConfigurationError("This engine was made without client=, which this call needs.")
-        sender = SyncSender(self.client, self._request_options(settings), self._endpoint, self.limiter)
-        return ThreadWorkers(sender, self.max_concurrency, copy_context())
+        options = self._request_options(settings)
+        return ThreadWorkers(self.client, options, self._endpoint, self.limiter, self.max_concurrency, copy_context())
 
     def _tasks(self, settings: _Settings) -> TaskWorkers:
         if self.async_client is None:
             raise ConfigurationError("This engine was made without async_client=, which this call needs.")
-        sender = AsyncSender(self.async_client, self._request_options(settings), self.limiter)
-        return TaskWorkers(sender, self._endpoint, copy_context())
+        options = self._request_options(settings)
+        return TaskWorkers(self.async_client, options, self._endpoint, self.limiter, copy_context())
 
     def _request_options(self, settings: _Settings) -> dict[str, Any]:
         """The keyword arguments of `embedding_request`."""
@@ -339,28 +335,23 @@ class EmbeddingEngine:
         resume_from = settings.resume_from
         for window in tuple(self._windows):
             resume_from = known_vectors(texts, window, resume_from)
-        job = EmbedJob(
-            self._validator(),
-            self._endpoint.spec,
-            self._batcher,
-            total=len(texts),
-            concurrency=self.max_concurrency,
-            as_numpy=settings.as_numpy,
-            resume_from=resume_from,
-        )
+        settings = replace(settings, resume_from=resume_from)
+        job = EmbedJob(self._validator(), self._endpoint.spec, self._batcher, **self._job_options(texts, settings))
         return job, partial(DirectSource, texts)
 
     def _stream_job(self, texts: object, settings: _Settings) -> StreamJob:
         _refuse_one_text(texts)
-        return StreamJob(
-            self._validator(),
-            self._endpoint.spec,
-            Batcher(self._count, self._endpoint.ratio),
-            total=len(texts) if isinstance(texts, Sequence) else None,
-            concurrency=self.max_concurrency,
-            as_numpy=settings.as_numpy,
-            resume_from=settings.resume_from,
-        )
+        batcher = Batcher(self._count, self._endpoint.ratio)
+        return StreamJob(self._validator(), self._endpoint.spec, batcher, **self._job_options(texts, settings))
+
+    def _job_options(self, texts: object, settings: _Settings) -> dict[str, Any]:
+        return {
+            "total": len(texts) if isinstance(texts, Sequence) else None,
+            "concurrency": self.max_concurrency,
+            "as_numpy": settings.as_numpy,
+            "resume_from": settings.resume_from,
+            "listeners": present_listeners().listeners,
+        }
 
     def _batcher(self, texts: Sequence[str]) -> Batcher:
         characters = sum(map(len, texts))

@@ -86,11 +86,13 @@ class EmbeddingRun(ABC):
         as_numpy: bool = False,
         resume_from: PartialEmbedding | None = None,
         total: int | None = None,
+        listeners: Sequence[Listener] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if resume_from is not None:
             resume_from.check(spec)
         self.total = total
+        self.listeners = listeners
         self.done = 0
         self.under_way = 0
         self.error: BaseException | None = None
@@ -129,10 +131,6 @@ class EmbeddingRun(ABC):
     def _may_read(self) -> bool:
         # Reading keeps the workers busy, so it goes first; but a slow source holds back what is ready.
         return self._spent_reading <= HOLD + (self._clock() - self._handing_on_since) / 2
-
-    def is_long(self, text: object) -> bool:
-        """Whether pushing the text can take long, and is better done in a thread."""
-        return self._validator.is_long(text)
 
     def push(self, text: object) -> None:
         """Take in the text that was read; one that can't be embedded ends the source with an error."""
@@ -272,7 +270,7 @@ class BaseStream:
 
 
 @contextmanager
-def supervised(run: EmbeddingRun, workers: Workers, listeners: Sequence[Listener]) -> Iterator[None]:
+def supervised(run: EmbeddingRun, workers: Workers) -> Iterator[None]:
     """A block around one call: whatever exception leaves it has `partial`, and listeners are told of retries."""
     try:
         yield
@@ -287,4 +285,4 @@ def supervised(run: EmbeddingRun, workers: Workers, listeners: Sequence[Listener
                 error.partial = partial  # type: ignore[attr-defined]
         raise
     finally:
-        notify(listeners, run.effort())
+        notify(run.listeners, run.effort())

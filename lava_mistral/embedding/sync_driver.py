@@ -5,13 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from lava_mistral.billing.usage import Listener
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
 from lava_mistral.embedding.batching import Batch
@@ -38,54 +37,25 @@ class SyncEmbedder(Protocol):
     def embedding_request(self) -> Callable[..., EmbeddingAnswer]: ...
 
 
-class SyncSender:
-    """Does batches in the calling thread; `options` are the keyword arguments of each request."""
+class ThreadWorkers:
+    """At most `limit` daemon threads that live as long as one call and work under the caller's context variables.
+
+    `options` are the keyword arguments of each request.
+    """
 
     def __init__(
-        self, client: SyncEmbedder, options: Mapping[str, Any], endpoint: Endpoint, limiter: ConcurrencyLimiter
+        self,
+        client: SyncEmbedder,
+        options: Mapping[str, Any],
+        endpoint: Endpoint,
+        limiter: ConcurrencyLimiter,
+        limit: int,
+        context: Context,
     ) -> None:
         self._client = client
         self._options = options
         self._endpoint = endpoint
         self._limiter = limiter
-
-    def perform(self, batch: Batch, stop: StopSignal) -> BatchResult:
-        """Get the vectors of a batch; whatever fails is the result's error."""
-        request = BatchRequest(batch, self._endpoint)
-        steps = request.steps()
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, Sleep):
-                    stop.sleep(step.seconds)
-                    step = next(steps)
-                else:
-                    step = steps.send(self._send(step, stop))
-        except StopIteration:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            request.result.error = error
-        return request.result
-
-    def _send(self, step: Send, stop: StopSignal) -> EmbeddingAnswer | LavaError:
-        with PermitScope(self._limiter) as scope:
-            scope.permit = self._limiter.acquire(step.batch.tokens, stop)
-            try:
-                answer = self._client.embedding_request(
-                    step.batch.texts, encoding_format=step.encoding, **self._options
-                )
-            except LavaError as error:
-                scope.failed(error)
-                return error
-            scope.answered(answer.headers)
-            return answer
-
-
-class ThreadWorkers:
-    """At most `limit` daemon threads that live as long as one call and work under the caller's context variables."""
-
-    def __init__(self, sender: SyncSender, limit: int, context: Context) -> None:
-        self._sender = sender
         self._limit = limit
         self._context = context
         self._stop = StopSignal()
@@ -104,7 +74,7 @@ class ThreadWorkers:
 
     def perform(self, batch: Batch) -> None:
         """Do a batch in this thread."""
-        self._done.put(self._sender.perform(batch, self._stop))
+        self._done.put(self._perform(batch))
         self._under_way += 1
 
     def wait(self, timeout: float | None = None) -> BatchResult | None:
@@ -163,9 +133,40 @@ class ThreadWorkers:
 
     def _run(self) -> None:
         while (batch := self._todo.get()) is not None:
-            self._done.put(self._context.copy().run(self._sender.perform, batch, self._stop))
+            self._done.put(self._context.copy().run(self._perform, batch))
         # For the next thread: Ctrl-C may come between the start of one and its entry in the list.
         self._todo.put(None)
+
+    def _perform(self, batch: Batch) -> BatchResult:
+        """Get the vectors of a batch; whatever fails is the result's error."""
+        request = BatchRequest(batch, self._endpoint)
+        steps = request.steps()
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Sleep):
+                    self._stop.sleep(step.seconds)
+                    step = next(steps)
+                else:
+                    step = steps.send(self._send(step))
+        except StopIteration:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            request.result.error = error
+        return request.result
+
+    def _send(self, step: Send) -> EmbeddingAnswer | LavaError:
+        with PermitScope(self._limiter) as scope:
+            scope.permit = self._limiter.acquire(step.batch.tokens, self._stop)
+            try:
+                answer = self._client.embedding_request(
+                    step.batch.texts, encoding_format=step.encoding, **self._options
+                )
+            except LavaError as error:
+                scope.failed(error)
+                return error
+            scope.answered(answer.headers)
+            return answer
 
 
 def drive(
@@ -173,10 +174,9 @@ def drive(
     source: Callable[[], Source],
     workers: ThreadWorkers,
     reporter: Callable[[], ProgressReporter],
-    listeners: Sequence[Listener],
 ) -> Generator[tuple[int, Any], None, None]:
     """Do what a run says, in the thread that iterates, and yield the vectors of a `StreamJob` with their indexes."""
-    with supervised(run, workers, listeners), reporter() as progress, workers, ExitStack() as stack:
+    with supervised(run, workers), reporter() as progress, workers, ExitStack() as stack:
 
         def take(result: BatchResult) -> None:
             if run.take(result):
