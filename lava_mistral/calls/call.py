@@ -11,6 +11,7 @@ from lava_mistral.billing.identity import billing_of_token, decode_forward_token
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
 from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.error_mapping import (
+    apart,
     error_from_failure,
     error_from_response,
     parse_body,
@@ -150,14 +151,18 @@ class Call:
         text = self.without_secrets(answer.content[:_LONGEST_ERROR].decode("utf-8", "replace"))
         return AnswerText(answer.status, headers, text, self.method, self.shown_url)
 
+    @property
+    def _secrets(self) -> list[str]:
+        token = decode_forward_token(self.credential) or {}
+        return [self.credential, *(str(token[name]) for name in ("secret_key", "provider_key") if token.get(name))]
+
     def without_secrets(self, text: str) -> str:
         """A text that came from the server without the credential and the keys in it, which it may repeat."""
-        secrets = {self.credential}
-        token = decode_forward_token(self.credential) or {}
-        secrets.update(str(token[name]) for name in ("secret_key", "provider_key") if token.get(name))
-        for secret in sorted(filter(None, secrets), key=len, reverse=True):
-            text = text.replace(secret, "[redacted]")
-        return redact(text)
+        return redact(text, self._secrets)
+
+    def shown_id(self, headers: Mapping[str, str]) -> str | None:
+        """Lava's id of the request as it may be shown."""
+        return shown_id(headers, self._secrets)
 
     def failed(self, error: TransportError, response: Response | None = None) -> LavaError:
         """End the request whose answer did not come through, and return the error for it.
@@ -173,7 +178,7 @@ class Call:
             return self.unanswered(error)
         if isinstance(error, DeadlineExceeded):
             error = DeadlineExceeded("the answer had begun, but not come to its end")
-        return self.unanswered(error, shown_id(response.headers))
+        return self.unanswered(error, self.shown_id(response.headers))
 
     def unanswered(self, error: TransportError, request_id: str | None = None) -> LavaError:
         """Return the error for a request whose answer did not come through."""
@@ -191,10 +196,11 @@ class Call:
         if response is None:
             self.charge.end(None, None, complete=False)
         elif is_success(response.status):
-            self.charge.end(None, shown_id(response.headers), complete=False)
+            self.charge.end(None, self.shown_id(response.headers), complete=False)
         else:
             self.charge.free()
 
+    @apart
     def parsed(self, answer: Answer) -> dict[str, Any]:
         """The JSON object of a good answer."""
         try:
@@ -206,7 +212,7 @@ class Call:
         return body
 
     def _senseless(self, what: str, answer: Answer, usage: Any = None) -> ServerError:
-        self.charge.end(usage, answer.request_id, complete=False)
+        self.charge.end(usage, self.shown_id(answer.headers), complete=False)
         shown = self._shown(answer)
         body = parse_body(shown.text.encode())
         said = read_error_body(body).message
@@ -219,6 +225,7 @@ class Call:
             response=shown,
         )
 
+    @apart
     def completion(self, answer: Answer) -> Completion:
         """The completion in a good answer.
 
@@ -233,7 +240,7 @@ class Call:
             turns = tuple(Turn.from_choice(choice, place, self.names) for place, choice in enumerate(choices))
         except ServerError as error:
             raise self._senseless(f"that makes no sense ({error.message})", answer, body.get("usage")) from error
-        request_id = answer.request_id
+        request_id = self.shown_id(answer.headers)
         failed = any(turn.finish_reason == "error" for turn in turns)
         self.charge.end(body.get("usage"), request_id, answered_by=body.get("model"), complete=not failed)
         for turn in turns:
@@ -257,15 +264,17 @@ class Call:
             identity=self.identity,
         )
 
+    @apart
     def embedding(self, answer: Answer) -> EmbeddingAnswer:
         """The vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
         body = self.parsed(answer)
         if not isinstance(body.get("data"), list):
             raise self._senseless("without data", answer, body.get("usage"))
-        self.charge.end(body.get("usage"), answer.request_id)
+        request_id = self.shown_id(answer.headers)
+        self.charge.end(body.get("usage"), request_id)
         return EmbeddingAnswer(
             response=body,  # type: ignore[arg-type]  # checked above as far as it is relied on
             headers=answer.headers,
-            request_id=answer.request_id,
+            request_id=request_id,
             identity=self.identity if self.account is None else self.account.sent_as,
         )

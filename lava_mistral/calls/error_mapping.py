@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import lru_cache, wraps
 from traceback import clear_frames
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import orjson
 
@@ -31,6 +33,9 @@ from lava_mistral.errors import (
 from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.retry import parse_retry_after
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
 _OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
 _SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]{16,}|eyJ[\w+/-]{16,}=*")
@@ -42,9 +47,28 @@ _LONGEST_QUOTE = 500
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
-def redact(text: str) -> str:
-    """The text with everything that looks like a Lava credential replaced by `[redacted]`."""
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Replace secrets, and whatever looks like a Lava credential, by `[redacted]`.
+
+    Args:
+        text: what a server said.
+        secrets: what must not be shown in any form: plain, percent-encoded, escaped in JSON or in base64.
+    """
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = _forms(secret).sub("[redacted]", text)
     return _SECRET.sub("[redacted]", text)
+
+
+@lru_cache(maxsize=256)
+def _forms(secret: str) -> re.Pattern[str]:
+    forms = ["".join(rf"(?:{re.escape(c)}|(?i:%{ord(c):02x}|\\+u{ord(c):04x}))" for c in secret)]
+    if len(secret) > 8:
+        for before in range(3):
+            # Of the base64 of a longer text, the letters that the secret alone decides.
+            whole = base64.b64encode(b"\0" * before + secret.encode()).decode()
+            sure = whole[(before * 8 + 5) // 6 : (before + len(secret)) * 8 // 6]
+            forms.append(re.escape(sure).replace(r"\+", "[+-]").replace("/", "[/_]"))
+    return re.compile("|".join(forms))
 
 
 def _without_secrets(value: Any, depth: int = 0) -> Any:
@@ -106,12 +130,33 @@ def error_from_response(
     )
 
 
-def shown_id(headers: Mapping[str, str]) -> str | None:
+def shown_id(headers: Mapping[str, str], secrets: Iterable[str] = ()) -> str | None:
     """Return Lava's id of a request as it may be shown; a broken server can put anything there."""
     request_id = headers.get("x-lava-request-id")
     if request_id is None or _PLAIN_ID.fullmatch(request_id):
         return request_id
-    return shorten(redact(request_id))
+    return shorten(redact(request_id, secrets))
+
+
+def apart(read: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Decorate what reads an answer: its errors leave the frames and the chain behind that hold what came.
+
+    A server may have repeated the key in it, and error reports show the locals of frames.
+    """
+
+    @wraps(read)
+    def reading(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return read(*args, **kwargs)
+        except LavaError as error:
+            failure = error
+        failure.__cause__ = failure.__context__ = None
+        try:
+            raise failure.with_traceback(None)
+        finally:
+            del failure, args, kwargs
+
+    return reading
 
 
 def forget_frames(error: BaseException) -> None:

@@ -78,7 +78,7 @@ class EmbeddingAnswer:
         request_id: Lava's id of the request.
     """
 
-    response: EmbeddingResponse
-    headers: Mapping[str, str]
+    response: EmbeddingResponse = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
     request_id: str | None
     identity: BillingContext = field(default_factory=BillingContext, repr=False)

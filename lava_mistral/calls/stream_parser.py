@@ -11,11 +11,11 @@ from typing import Any
 from lava_mistral.billing.metering import UNMETERED
 from lava_mistral.calls.call import Call, caused
 from lava_mistral.calls.error_mapping import (
+    apart,
     error_from_event,
     parse_body,
     read_error_body,
     shorten,
-    shown_id,
 )
 from lava_mistral.errors import LavaError, StreamInterruptedError, StreamStalledError
 from lava_mistral.mistral.json_codec import from_json
@@ -35,7 +35,7 @@ class StreamReader:
     def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
         self.call = call
         self.headers = headers
-        self.request_id = shown_id(headers)
+        self.request_id = call.shown_id(headers)
         self.ready: deque[Delta] = deque()
         self.done = False
         # Whether a delta has told the caller something.
@@ -50,6 +50,7 @@ class StreamReader:
         # What came instead of events, for the error.
         self._prelude = b""
 
+    @apart
     def feed(self, data: bytes) -> None:
         """Take the next bytes; the deltas in them join `ready`.
 
@@ -127,6 +128,7 @@ class StreamReader:
                 # stream their caller is about to leave, until the garbage collector finds them.
                 del failure
 
+    @apart
     def end(self) -> None:
         """The connection has ended.
 

@@ -207,10 +207,10 @@ class ClientBase:
                 return stream
             answers = [Answer(response.status, response.headers, (yield from read(response, deadline)))]
         except TransportError as error:
-            failure = call.failed(error, response)
-        except LavaError:
+            failure: LavaError = call.failed(error, response)
+        except LavaError as error:
             call.charge.free()
-            raise
+            failure = error.with_traceback(None)
         except BaseException:
             call.abandoned(response)
             raise
