@@ -100,20 +100,11 @@ def head_metadata(answer: Completion | StreamReader, *, headers: bool = False) -
 
 
 def paid_metadata(answer: Completion | StreamReader) -> dict[str, str]:
-    """Return what a message says of the price: the cost in USD as text, where it is known, and the tier of service.
-
-    A Decimal itself would not survive LangChain's serialization, and so no cache.
-    """
+    """Return what a message says of the price: the tier of service and, as text for serialization, the cost in USD."""
     cost, usage = answer.cost, answer.usage
     paid = {} if cost is None else {"cost": f"{cost:f}"}
     tier = None if usage is None else usage.get("service_tier")
     return paid if tier is None else {**paid, "service_tier": tier}
-
-
-def tail_metadata(stream: StreamReader) -> tuple[dict[str, Any], UsageMetadata | None]:
-    """Return the metadata and usage that end a stream."""
-    metadata = {**turn_metadata(stream.turn, logprobs=False), **paid_metadata(stream)}
-    return metadata, None if stream.usage is None else from_usage(stream.usage)
 
 
 def to_result(answer: Completion, *, headers: bool = False) -> ChatResult:

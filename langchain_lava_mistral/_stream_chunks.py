@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessageChunk
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
 from langchain_lava_mistral._content_blocks import PROVIDER
-from langchain_lava_mistral._from_wire import visible
+from langchain_lava_mistral._from_wire import from_usage, head_metadata, paid_metadata, turn_metadata, visible
 from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta
+
+if TYPE_CHECKING:
+    from lava_mistral.calls.stream_parser import StreamReader
 
 _new = object.__new__
 _set = object.__setattr__
@@ -34,23 +36,17 @@ _MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinst
 
 
 def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
-    """Return a chunk that holds content and nothing else."""
-    message = _new(AIMessageChunk)
-    fields = _MESSAGE_FIELDS.copy()
-    fields["content"] = content
-    fields["additional_kwargs"] = {}
-    fields["response_metadata"] = _TAG.copy()
+    """Return a chunk that holds content, the text in it, and nothing else."""
+    fields = {**_MESSAGE_FIELDS, "content": content, "additional_kwargs": {}, "response_metadata": _TAG.copy()}
     for name in _MESSAGE_LISTS:
         fields[name] = []
+    message = _new(AIMessageChunk)
     _set(message, "__dict__", fields)
     _set(message, "__pydantic_fields_set__", {"content", "response_metadata"})
     _set(message, "__pydantic_extra__", {})
     _set(message, "__pydantic_private__", None)
     chunk = _new(ChatGenerationChunk)
-    outer = _CHUNK_FIELDS.copy()
-    outer["text"] = text
-    outer["message"] = message
-    _set(chunk, "__dict__", outer)
+    _set(chunk, "__dict__", {**_CHUNK_FIELDS, "text": text, "message": message})
     _set(chunk, "__pydantic_fields_set__", {"text", "message"})
     _set(chunk, "__pydantic_extra__", None)
     _set(chunk, "__pydantic_private__", None)
@@ -78,7 +74,11 @@ def _ending(call: ToolCall) -> str:
         return ""
     if not arguments.strip():
         return "{}"
-    return _contradiction(arguments) if _completed(arguments) else ""
+    try:
+        completed = isinstance(parse_partial_json(arguments), dict)
+    except (ValueError, RecursionError):
+        return ""
+    return _contradiction(arguments) if completed else ""
 
 
 def _contradiction(cut: str) -> str:
@@ -99,14 +99,6 @@ def _contradiction(cut: str) -> str:
     return quote + ("]" if closing and closing[-1] == "}" else "}")
 
 
-def _completed(arguments: str) -> bool:
-    """Return whether LangChain makes an object of them."""
-    try:
-        return isinstance(parse_partial_json(arguments), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
 class ChunkBuilder:
     """Build the chunks of one streamed answer, with its blocks numbered so that LangChain joins their fragments.
 
@@ -115,9 +107,10 @@ class ChunkBuilder:
     that each text block has its citation complete in one chunk.
     """
 
-    def __init__(self, head: Mapping[str, Any]) -> None:
+    def __init__(self, stream: StreamReader, *, headers: bool) -> None:
+        self._stream = stream
         # Metadata that belongs on the first chunk alone.
-        self._head: Mapping[str, Any] | None = head
+        self._head: Mapping[str, Any] | None = head_metadata(stream, headers=headers)
         self._structured = False
         self._open: str | None = None
         self._number = -1
@@ -127,6 +120,8 @@ class ChunkBuilder:
 
     def chunk(self, delta: Delta) -> ChatGenerationChunk | None:
         """Return the chunk for a delta of the first choice; `None` where it holds nothing to show."""
+        if delta.index != 0:
+            return None
         parts = delta.parts
         plain = not delta.logprobs
         if not parts and not delta.tool_calls and not self._structured and plain:
@@ -159,19 +154,19 @@ class ChunkBuilder:
         message = AIMessageChunk(content=content, tool_call_chunks=calls, response_metadata=metadata)
         return ChatGenerationChunk(message=message)
 
-    def last(
-        self, metadata: Mapping[str, Any], usage: UsageMetadata | None, calls: Iterable[ToolCall]
-    ) -> ChatGenerationChunk:
+    def last(self) -> ChatGenerationChunk:
         """Return the chunk that ends the answer: why it ended, and what it used."""
+        stream = self._stream
         endings = [
             tool_call_chunk(name=None, args=ending, id=None, index=index)
-            for index, call in enumerate(calls)
+            for index, call in enumerate(stream.turn.tool_calls)
             if (ending := _whole(call) if self._held.get(index) else _ending(call))
         ]
+        metadata = {**turn_metadata(stream.turn, logprobs=False), **paid_metadata(stream)}
         message = AIMessageChunk(
             content=[] if self._structured else "",
             tool_call_chunks=endings,
-            usage_metadata=usage,
+            usage_metadata=None if stream.usage is None else from_usage(stream.usage),
             response_metadata={**_TAG, **self._first_metadata(), **metadata},
             chunk_position="last",
         )

@@ -50,11 +50,13 @@ def structured(
         model_class = schema
     # LangChain can't convert each schema for its traces that this package can.
     shown = None if schema is None else answer_function(schema)
+    described = {"title": shown["name"], "description": shown.get("description")} if shown else {}
+    described = {key: value for key, value in described.items() if value}
     bound = {
         **bound,
         "ls_structured_output_format": {
             "kwargs": {"method": method, "strict": strict},
-            "schema": shown and {**_described(shown), **shown["parameters"]},
+            "schema": shown and {**described, **shown["parameters"]},
         },
     }
     tool = None
@@ -74,11 +76,6 @@ def structured(
             raise ValueError(f"The method is 'function_calling', 'json_schema' or 'json_mode', not {method!r}.")
     parser = AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped)
     return RunnableMap(raw=llm) | _with_outcome(parser) if include_raw else llm | parser
-
-
-def _described(function: dict[str, Any]) -> dict[str, Any]:
-    named = {"title": function["name"], "description": function.get("description")}
-    return {key: value for key, value in named.items() if value}
 
 
 def _as_object(schema: Any) -> tuple[Any, bool]:
@@ -167,7 +164,6 @@ class AnswerParser(BaseTransformOutputParser[Any]):
         try:
             return kind.model_validate(value) if hasattr(kind, "model_validate") else kind.parse_obj(value)
         except ValueError as error:
-            # Of either version of pydantic.
             if partial:
                 return None
             raise OutputParserException(
@@ -177,45 +173,37 @@ class AnswerParser(BaseTransformOutputParser[Any]):
     # While a stream runs LangChain's own parsers show what is there, and never look whether it was all.
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
-        answer = _Growing(self)
+        state = _State(self)
         for chunk in input:
-            yield from answer.add(chunk)
-        yield from answer.end()
+            yield from state.after(chunk)
+        yield from state.after(None)
 
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
-        answer = _Growing(self)
+        state = _State(self)
         async for chunk in input:
-            for value in answer.add(chunk):
+            for value in state.after(chunk):
                 yield value
-        for value in answer.end():
+        for value in state.after(None):
             yield value
 
 
-class _Growing:
+class _State:
     """A streamed answer: what it says as it grows, each state once, and whether it is whole at its end."""
 
     def __init__(self, parser: AnswerParser) -> None:
-        self._parser = parser
-        self._answer: Any = None
-        self._said: Any = None
+        self._parser, self._answer, self._said = parser, cast("Any", None), cast("Any", None)
 
-    def add(self, chunk: Any) -> Iterator[Any]:
-        """Take a chunk and yield the new state, if it is one."""
-        self._answer = chunk if self._answer is None else self._answer + chunk
-        yield from self._state(partial=True)
-
-    def end(self) -> Iterator[Any]:
-        """Check the whole answer and yield its last state, if it is a new one."""
-        if self._answer is not None:
-            yield from self._state(partial=False)
-
-    def _state(self, *, partial: bool) -> Iterator[Any]:
+    def after(self, chunk: Any) -> Iterator[Any]:
+        """Yield the state after a chunk, or after the end (`None`), if it is a new one."""
+        if chunk is not None:
+            self._answer = chunk if self._answer is None else self._answer + chunk
         whole = self._answer
-        generation = Generation(text=whole) if isinstance(whole, str) else ChatGeneration(message=whole)
-        value = self._parser.parse_result([generation], partial=partial)
-        if value is not None and value != self._said:
-            self._said = value
-            yield value
+        if whole is not None:
+            generation = Generation(text=whole) if isinstance(whole, str) else ChatGeneration(message=whole)
+            value = self._parser.parse_result([generation], partial=chunk is not None)
+            if value is not None and value != self._said:
+                self._said = value
+                yield value
 
 
 def _with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:

@@ -108,17 +108,14 @@ def _user(content: Any) -> Iterator[Message]:
 
 
 def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
-    message: wire.ToolMessage = {"role": "tool", "content": _result(content)}
+    # Only blocks with content that Mistral can read become parts.
+    content = content if isinstance(content, str) else tool_content(content, _readable)
+    message: wire.ToolMessage = {"role": "tool", "content": content}
     if call_id is not None:
         message["tool_call_id"] = call_id
     if name:
         message["name"] = name
     return message
-
-
-def _result(content: Any) -> str | list[ContentPart]:
-    """Return a tool's result, which is data: only blocks with content that Mistral can read become parts."""
-    return content if isinstance(content, str) else tool_content(content, _readable)
 
 
 def _readable(block: Any) -> list[ContentPart]:
@@ -210,18 +207,13 @@ def _block(block: Any, lenient: bool, signed: bool = False) -> Iterator[ContentP
 def _text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
     if block["text"]:
         yield text_part(block["text"])
-    for ids in _cited(block):
-        yield {"type": "reference", "reference_ids": ids}
-
-
-def _cited(block: Mapping[str, Any]) -> Iterator[list[int | str]]:
-    """Yield the references of a text block: as LangChain's annotations, or as langchain-mistralai keeps them."""
+    # References, as langchain-mistralai keeps them or as LangChain's annotations.
     marks = [block.get("reference")]
     for annotation in block.get("annotations") or ():
         marks.append(annotation.get("extras") if annotation.get("type") == "citation" else annotation.get("value"))
     for mark in marks:
         if isinstance(mark, dict) and mark.get("reference_ids"):
-            yield list(mark["reference_ids"])
+            yield {"type": "reference", "reference_ids": list(mark["reference_ids"])}
 
 
 def _plain_text(block: Mapping[str, Any]) -> Iterator[ContentPart]:

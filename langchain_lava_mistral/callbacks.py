@@ -69,9 +69,7 @@ class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
         """Count no more of the retriever."""
         self._retrieving.discard(run_id)
 
-    def on_retriever_error(self, *args: Any, run_id: UUID, **kwargs: Any) -> None:
-        """Count no more of the retriever."""
-        self._retrieving.discard(run_id)
+    on_retriever_error = on_retriever_end
 
 
 _retrieving: ContextVar[tuple[tuple[LavaUsageCallbackHandler, UUID], ...]] = ContextVar(

@@ -8,12 +8,12 @@ from typing import Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 
-from langchain_lava_mistral._from_wire import head_metadata, tail_metadata, to_result
+from langchain_lava_mistral._from_wire import to_result
 from langchain_lava_mistral._hooks import DescribedModel
 from langchain_lava_mistral._params import check_names, named
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
@@ -94,26 +94,14 @@ class ChatLavaMistral(DescribedModel):
             return self.model_copy(update={"streaming": None})._streaming_disabled(**kwargs)
         return super()._streaming_disabled(**kwargs)
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         run = CallRun.of(kwargs, run_manager)
         with translated(), run.counted():
             clients, arguments, headers = self._request(messages, stop, kwargs, run)
             answer = clients[0].chat(**arguments)
         return to_result(answer, headers=headers)
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         run = CallRun.of(kwargs, run_manager)
         with translated():
             try:
@@ -125,11 +113,7 @@ class ChatLavaMistral(DescribedModel):
         return to_result(answer, headers=headers)
 
     def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         run = CallRun.of(kwargs, run_manager)
         with translated():
@@ -137,24 +121,19 @@ class ChatLavaMistral(DescribedModel):
                 clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
                 opened = clients[0].stream(**arguments)
             with opened as stream:
-                builder = ChunkBuilder(head_metadata(stream, headers=headers))
+                builder = ChunkBuilder(stream, headers=headers)
                 for delta in stream:
-                    chunk = builder.chunk(delta) if delta.index == 0 else None
-                    if chunk is not None:
+                    if (chunk := builder.chunk(delta)) is not None:
                         if run_manager is not None:
                             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = builder.last(*tail_metadata(stream), stream.turn.tool_calls)
+                chunk = builder.last()
                 if run_manager is not None:
                     run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
 
     async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = CallRun.of(kwargs, run_manager)
         with translated():
@@ -166,14 +145,13 @@ class ChatLavaMistral(DescribedModel):
                 await run.told()
             async with opened as stream:
                 run.opened = stream
-                builder = ChunkBuilder(head_metadata(stream, headers=headers))
+                builder = ChunkBuilder(stream, headers=headers)
                 async for delta in stream:
-                    chunk = builder.chunk(delta) if delta.index == 0 else None
-                    if chunk is not None:
+                    if (chunk := builder.chunk(delta)) is not None:
                         if run_manager is not None:
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
-                chunk = builder.last(*tail_metadata(stream), stream.turn.tool_calls)
+                chunk = builder.last()
                 if run_manager is not None:
                     await run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -221,23 +199,14 @@ class ChatLavaMistral(DescribedModel):
                 await run.opened.aclose()
 
     # LangChain gives `_stream` no run manager where a model streams under `invoke`.
-
     def _generate_with_cache(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         kwargs = self._with_run(kwargs, run_manager)
         return super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
 
     async def _agenerate_with_cache(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         kwargs = self._with_run(kwargs, run_manager)
         return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
