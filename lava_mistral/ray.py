@@ -229,7 +229,7 @@ class RayExecutor:
 
 
 def _texts(part: Slice, column: str) -> list[str]:
-    return [text for text in part.read().table.column(column).to_pylist() if text]
+    return [text for text in part.table.column(column).to_pylist() if text]
 
 
 def _embed_slice(embedder: PartEmbedder, part: Slice, model: str) -> tuple[int, int, int]:

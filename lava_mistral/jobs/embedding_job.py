@@ -115,19 +115,16 @@ class EmbeddingJob:
             raise ConfigurationError(f"the column {clash[0]!r} can't be kept: the parts have one of their own.")
         self._files = find_files([inputs] if isinstance(inputs, str | Path) else inputs)
         self._input = Input(self._files, [text, *([] if id is None else [id]), *kept])
-        types = self._input.schema
+        types = {field.name: field.type for field in self._input.schema}
         schema = pa.schema(
-            [
-                ("id", pa.int64() if id is None else types.field(id).type),
-                ("vector", pa.list_(pa.float16() if dtype == "float16" else pa.float32(), length)),
-                *((name, types.field(name).type) for name in kept),
-            ]
+            {"id": pa.int64() if id is None else types[id]}
+            | {"vector": pa.list_(pa.float16() if dtype == "float16" else pa.float32(), length)}
+            | {name: types[name] for name in kept}
         )
         self._settings = {"text": text, "id": id, "columns": kept, "model": model, "dimensions": length}
         self._settings |= {"dtype": dtype, "rows_per_part": rows_per_part}
         self._folder = JobFolder(Path(out))
         self.rejected = self._folder.rejected
-        self._model = model
         self._rows: int | None = None
         engine = {"model": model, "dimensions": dimensions, "max_concurrency": max_concurrency}
         self._embedder = PartEmbedder(
@@ -152,13 +149,13 @@ class EmbeddingJob:
             if part.start in done:
                 continue
             left += part.end - part.start
-            texts = [text for text in part.read().table.column(0).to_pylist() if text]
+            texts = [text for text in part.table.column(0).to_pylist() if text]
             sample += texts[-counted % every :: every]
             counted += len(texts)
             while len(sample) > 2 * _SAMPLE:
                 sample, every = sample[::2], 2 * every
         self._rows = rows
-        cost = estimate_cost(sample, self._model)
+        cost = estimate_cost(sample, self._embedder.settings["model"])
         share = Decimal(counted) / max(1, len(sample))
         low, likely, high = (None if each is None else each * share for each in (cost.low, cost.likely, cost.high))
         tokens = int(cost.input_tokens * share)
@@ -191,10 +188,19 @@ class EmbeddingJob:
             done, rows = self._folder.done(), self._embedder.rows_per_part
             paid = self._folder.tokens_paid()
             counter = Counter(
-                self._model, self._rows, sum(done.values()), self._folder.count_rejected(), paid, on_progress
+                self._embedder.settings["model"],
+                self._rows,
+                sum(done.values()),
+                self._folder.count_rejected(),
+                paid,
+                on_progress,
             )
             pending = (part for part in self._input.slices(rows) if part.start not in done)
-            left = None if limit is None else SpendLimit(max(limit - (price(paid, self._model) or 0), Decimal(0)))
+            left = (
+                None
+                if limit is None
+                else SpendLimit(max(limit - (price(paid, self._embedder.settings["model"]) or 0), Decimal(0)))
+            )
             (executor or _here)(self._embedder, pending, counter, left)
             self._folder.tidy()
             counter.rejected, counter.tokens = self._folder.count_rejected(), self._folder.tokens_paid()
@@ -212,8 +218,5 @@ class EmbeddingJob:
 
 
 def _here(embedder: PartEmbedder, slices: Iterator[Slice], counter: Counter, limit: SpendLimit | None) -> None:
-    if limit is None:
-        embedder.embed(slices, counter)
-        return
     with billed_to(spend_limit=limit):
         embedder.embed(slices, counter)

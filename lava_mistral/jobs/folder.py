@@ -15,13 +15,14 @@ import json
 import os
 import re
 import struct
+import sys
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from uuid import uuid4
 
 import numpy as np
@@ -46,11 +47,7 @@ _DIGEST: Final = 16  # bytes
 
 
 class JobFolder:
-    """The folder of one job.
-
-    Args:
-        path: where it is; made if it is not there.
-    """
+    """The folder of one job; it is made when the job begins."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,22 +57,16 @@ class JobFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from working in the folder.
-
-        Raises:
-            ConfigurationError: somebody does.
-        """
+        """Keep other processes from working in the folder (not on Windows), or say that one does."""
         self.own.mkdir(parents=True, exist_ok=True)
         with (self.own / "lock").open("w") as file:
-            try:
+            if sys.platform != "win32":
                 import fcntl
-            except ImportError:  # Windows
-                yield
-                return
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigurationError(f"another process is working on the job in {self.path}.") from error
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise ConfigurationError(f"another process is working on the job in {self.path}.") from error
             yield
 
     def claim(self, manifest: Mapping[str, Any]) -> None:
@@ -101,7 +92,7 @@ class JobFolder:
         elif any(self.path.glob("*.parquet")):
             raise ConfigurationError(f"there are Parquet files in {self.path} that are of no job: name another folder.")
         else:
-            self._replace(path, json.dumps(manifest, indent=2).encode())
+            self._replace(path, lambda file: file.write(json.dumps(manifest, indent=2).encode()))
         self.tidy()
 
     def tidy(self) -> None:
@@ -115,8 +106,8 @@ class JobFolder:
             for line in _lines(self.rejected):
                 at = bisect_right(starts, line["row"]) - 1
                 if at >= 0 and line["row"] < starts[at] + done[starts[at]]:
-                    kept[line["row"]] = json.dumps(line).encode() + b"\n"
-            self._replace(self.rejected, b"".join(kept.values()))
+                    kept[line["row"]] = line
+            self._replace(self.rejected, lambda file: file.writelines(map(_line, kept.values())))
 
     def done(self) -> dict[int, int]:
         """Return the parts that are there: the first row of each, and how many rows of the input it stands for."""
@@ -127,21 +118,13 @@ class JobFolder:
         """Write what became of the rows from `start` to before `end`."""
         if bad:
             # First, and all at once: lines without their part are dropped when the job goes on.
-            with self.rejected.open("ab", buffering=0) as file:
-                file.write(b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in bad))
-        temporary = self.own / f"{uuid4().hex}.tmp"
-        with temporary.open("wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / f"part-{start:012}-{end:012}.parquet")
+            _append(self.rejected, *map(asdict, bad))
+        self._replace(self.path / f"part-{start:012}-{end:012}.parquet", lambda file: pq.write_table(table, file))
 
     def add_paid(self, answer: EmbeddingAnswer) -> None:
         """Note what an answer took."""
         usage: Any = known_usage(answer.response.get("usage")) or {}
-        line = {"tokens": usage.get("prompt_tokens") or 0, "request_id": answer.request_id}
-        with self._paid.open("ab", buffering=0) as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        _append(self._paid, {"tokens": usage.get("prompt_tokens") or 0, "request_id": answer.request_id})
 
     def tokens_paid(self) -> int:
         """Return the tokens that all runs of the job have paid for."""
@@ -156,11 +139,7 @@ class JobFolder:
         return Journal(self.own / f"journal-{number:06}-{uuid4().hex}")
 
     def recorded(self, numbers: Iterable[int] | None = None) -> dict[bytes, NDArray[np.float32]]:
-        """Return the vectors that journals hold, by the digest of their text.
-
-        Args:
-            numbers: of the parts that the journals were begun for; `None` for all.
-        """
+        """Return the vectors in the journals begun for some parts, or all, by the digest of their text."""
         patterns = ["journal-*"] if numbers is None else [f"journal-{number:06}-*" for number in numbers]
         return {key: row for pattern in patterns for path in self.own.glob(pattern) for key, row in read_journal(path)}
 
@@ -169,18 +148,18 @@ class JobFolder:
         for path in self.own.glob(f"journal-{number:06}-*"):
             path.unlink(missing_ok=True)
 
-    def _replace(self, path: Path, content: bytes) -> None:
+    def _replace(self, path: Path, write: Callable[[BinaryIO], object]) -> None:
+        """Write a file as a whole or not at all."""
         temporary = self.own / f"{uuid4().hex}.tmp"
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
 
 
 class Journal:
-    """Vectors on the disk before anybody else has them. Safe in threads.
-
-    Args:
-        path: the file; made with the first vectors.
-    """
+    """Vectors on the disk before anybody else has them; the file is made with the first ones. Safe in threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -210,16 +189,7 @@ def read_journal(path: Path) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
 
 
 class RecordingClient:
-    """Send requests, and note each answer in the job's folder before it is handed on.
-
-    Args:
-        client: sends them.
-        folder: of the job.
-        dimension: how long the vectors are.
-
-    Attributes:
-        journal: where the vectors go.
-    """
+    """Send requests, and note each answer in the job's folder and the journal before it is handed on."""
 
     def __init__(self, client: SyncEmbedder, folder: JobFolder, dimension: int) -> None:
         self.journal: Journal | None = None
@@ -253,13 +223,20 @@ def _check_files(before: list[dict[str, Any]], now: list[dict[str, Any]], folder
     )
 
 
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _append(path: Path, *values: Mapping[str, Any]) -> None:
+    with path.open("ab", buffering=0) as file:
+        file.write(b"".join(map(_line, values)))
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSONL file; a kill may have left a line that is none."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for line in file:
-            try:
+            with suppress(ValueError):
                 yield json.loads(line)
-            except ValueError:
-                continue

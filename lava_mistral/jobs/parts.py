@@ -50,11 +50,7 @@ class JobProgress:
 
 @dataclass(slots=True)
 class Counter:
-    """Count what a run has done, and report it.
-
-    Attributes:
-        report: called with a `JobProgress` when something has come.
-    """
+    """Count what a run has done, and report it as `JobProgress`."""
 
     model: str
     rows: int | None
@@ -75,8 +71,7 @@ class Counter:
 
     def progress(self) -> JobProgress:
         """Say how far the run has come."""
-        cost = price(self.tokens, self.model)
-        seconds = time.monotonic() - self.began
+        cost, seconds = price(self.tokens, self.model), time.monotonic() - self.began
         return JobProgress(self.rows, self.done, self.before, self.rejected, self.tokens, cost, seconds)
 
 
@@ -87,15 +82,7 @@ def price(tokens: int, model: str) -> Decimal | None:
 
 @dataclass(slots=True)
 class _Part:
-    """A part on its way.
-
-    Attributes:
-        rows: those that can be embedded.
-        numbers: theirs in the input.
-        vectors: theirs, as far as they are there.
-        missing: the places of the others.
-        left: how many of the vectors are still to come.
-    """
+    """A part on its way: rows that can be embedded, the vectors that are there, the places of the `missing` ones."""
 
     slice: Slice
     rows: pa.Table
@@ -108,18 +95,7 @@ class _Part:
 
 @dataclass
 class PartEmbedder:
-    """Write the parts of slices. Can be pickled, for workers that share the folder.
-
-    Attributes:
-        folder: where the parts go.
-        client: sends the requests and says who pays.
-        settings: keyword arguments of the engine.
-        schema: of the parts: `id`, `vector`, and the columns to keep.
-        text: the column with the texts.
-        id: the column with the ids; `None` for the numbers of the rows.
-        rows_per_part: how many rows a slice has.
-        strict: whether a row that can't be embedded is an error.
-    """
+    """Write the parts of slices, to a schema of `id`, `vector` and the columns to keep. Can be pickled, for workers."""
 
     folder: JobFolder
     client: LavaMistral
@@ -211,26 +187,22 @@ class PartEmbedder:
     def _open(
         self, part: Slice, engine: EmbeddingEngine, known: dict[bytes, NDArray[np.float32]], refused: dict[int, str]
     ) -> _Part:
-        rows = part.read()
-        texts = rows.table.column(self.text).to_pylist()
-        reasons = self._reasons(texts, rows.table, engine)
-        reasons |= {place: refused[number] for place, number in enumerate(rows.numbers) if number in refused}
-        bad = rows.bad + [
-            BadRow(rows.numbers[place], reason, (texts[place] or "")[:200]) for place, reason in sorted(reasons.items())
+        texts = part.table.column(self.text).to_pylist()
+        reasons = self._reasons(texts, part.table, engine)
+        reasons |= {place: refused[number] for place, number in enumerate(part.numbers) if number in refused}
+        bad = part.bad + [
+            BadRow(part.numbers[place], reason, (texts[place] or "")[:200]) for place, reason in sorted(reasons.items())
         ]
         if bad and self.strict:
             raise _refusal(bad[0].row, bad[0].reason)
         good = [place for place in range(len(texts)) if place not in reasons]
         vectors = np.empty((len(good), self.schema.field("vector").type.list_size), np.float32)
-        missing = []
-        for at, place in enumerate(good):
-            row = known.get(digest(texts[place])) if known else None
-            if row is None:
-                missing.append(at)
-            else:
-                vectors[at] = row
-        table = rows.table.take(pa.array(good, pa.int64())) if reasons else rows.table
-        return _Part(part, table, [rows.numbers[place] for place in good], bad, vectors, missing, len(missing))
+        there = {at: row for at, place in enumerate(good) if (row := known.get(digest(texts[place]))) is not None}
+        for at, row in there.items():
+            vectors[at] = row
+        missing = [at for at in range(len(good)) if at not in there]
+        table = part.table.take(pa.array(good, pa.int64())) if reasons else part.table
+        return _Part(part, table, [part.numbers[place] for place in good], bad, vectors, missing, len(missing))
 
     def _reasons(self, texts: list[Any], table: pa.Table, engine: EmbeddingEngine) -> dict[int, str]:
         """Return the places of rows that can't be embedded, with the reason."""
