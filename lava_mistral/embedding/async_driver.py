@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context
-from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from lava_mistral.calls.responses import EmbeddingAnswer
@@ -98,9 +97,7 @@ class TaskWorkers:
         self._loop = asyncio.get_running_loop()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -145,10 +142,8 @@ class TaskWorkers:
                     step.batch.texts, encoding_format=step.encoding, **self._options
                 )
             except LavaError as error:
-                scope.failed(error)
-                return error
-            scope.answered(answer.headers)
-            return answer
+                return scope.ended(error)
+            return scope.ended(answer)
 
 
 class _Turns:
@@ -157,13 +152,10 @@ class _Turns:
     def __init__(self) -> None:
         self._since = time.monotonic()
 
-    @property
-    def due(self) -> bool:
-        return time.monotonic() - self._since > TURN
-
     async def give(self) -> None:
-        await asyncio.sleep(0)
-        self._since = time.monotonic()
+        if time.monotonic() - self._since > TURN:
+            await asyncio.sleep(0)
+            self._since = time.monotonic()
 
 
 async def drive(
@@ -185,14 +177,12 @@ async def drive(
                 while workers.done:
                     # It stays there until it is filled, which may be cancelled.
                     if run.fill(workers.done[0]):
-                        if turns.due:
-                            await turns.give()
+                        await turns.give()
                     else:
                         if run.take(workers.done.popleft()):
                             workers.finish()
                         progress.update()
-                if turns.due:
-                    await turns.give()
+                await turns.give()
                 action = run.next(readable=texts.readable)
                 if action is Step.READ:
                     try:
@@ -241,7 +231,5 @@ class AsyncEmbeddingStream(BaseStream):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.aclose()

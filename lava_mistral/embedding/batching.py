@@ -25,14 +25,7 @@ Count: TypeAlias = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The inputs of one request.
-
-    Attributes:
-        indexes: where each text stands in the caller's sequence.
-        texts: the texts, in the same order.
-        tokens: how many tokens they are counted to have together.
-        plan: which of the `TokenRatio`'s plans the batch was made by.
-    """
+    """The inputs of one request: texts, where they stand in the caller's sequence, and their counted tokens."""
 
     indexes: list[int]
     texts: list[str]
@@ -53,12 +46,8 @@ class Batch:
 class TokenRatio:
     """Learn how many tokens a counted token really is, so that batches are full and not refused.
 
-    It is 1 to begin with. The token counts of answers say what it is: of the latest ones the second highest counts, so
-    that a single odd answer changes nothing. A refusal that they do not explain makes batches smaller, once for all
-    that were planned together; batches that are accepted undo that little by little.
-
-    Attributes:
-        plan: a number that changes when a refusal makes batches smaller.
+    Of the latest answers the second highest counts, so that a single odd one changes nothing. A refusal that they do
+    not explain makes batches smaller, once for all of the same `plan`; batches that are accepted undo that slowly.
     """
 
     _MARGIN = 1.02

@@ -18,13 +18,7 @@ _SURELY_FITS: Final = MAX_INPUT_TOKENS - 8
 
 
 class InputValidator:
-    """Refuse what Mistral would refuse, naming the input, before anything is sent.
-
-    Args:
-        estimate: an upper estimate of a text's tokens.
-        exact: gives the exact count, where there is one; asked only when an estimate is too high.
-        on_empty: what becomes of an empty text.
-    """
+    """Refuse what Mistral would refuse; `exact` is asked only where the upper `estimate` of tokens is too high."""
 
     _OVERRATED = 1.5
     """How far the estimate may lie above the truth: what is in doubt is sent, alone, for Mistral to judge."""
@@ -48,14 +42,11 @@ class InputValidator:
         )
 
     def check(self, index: int, given: object) -> str:
-        """Check one input.
+        """Give the text to send, with half surrogate pairs replaced by U+FFFD; an empty one is not to be sent.
 
         Args:
             index: where it stands among the caller's.
             given: a text, also as a string scalar of numpy or pyarrow.
-
-        Returns:
-            The text to send, with half surrogate pairs replaced by U+FFFD; an empty one is not to be sent.
 
         Raises:
             InvalidRequestError: it is not text, empty or too long.

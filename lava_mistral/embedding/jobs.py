@@ -181,15 +181,12 @@ class StreamJob(EmbeddingRun):
             self._remember(slot)
             if known is None:
                 self._sent[index] = slot
-                self._batch(index, checked)
+                pending = self._batcher.pending
+                self._full = self._batcher.add(index, checked)
+                if not pending or self._full is not None:
+                    # A source that was slow to give it will be slow to give another.
+                    self._pending_since = self._read_at
         self._waiting.append(slot)
-
-    def _batch(self, index: int, text: str) -> None:
-        pending = self._batcher.pending
-        self._full = self._batcher.add(index, text)
-        if not pending or self._full is not None:
-            # A source that was slow to give it will be slow to give another.
-            self._pending_since = self._read_at
 
     def _due(self) -> Start | None:
         batch, self._full = self._full, None

@@ -9,10 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from lava_mistral._locks import Inbox
+from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit
 from lava_mistral.errors import LavaError, RateLimitError
 
@@ -182,23 +182,19 @@ class PermitScope:
         self._headers: Mapping[str, str] | None = None
         self._retry_after: float | None = None
 
-    def answered(self, headers: Mapping[str, str]) -> None:
-        """Note that a good answer came, with these headers."""
-        self._outcome, self._headers = "answered", headers
-
-    def failed(self, error: LavaError) -> None:
-        """Note why no good answer came."""
-        if isinstance(error, RateLimitError) or error.status_code == 503:
-            self._outcome, self._retry_after = "refused", error.retry_after
-        if error.headers:
-            self._headers = error.headers
+    def ended(self, answer: EmbeddingAnswer | LavaError) -> EmbeddingAnswer | LavaError:
+        """Note what came, and give it back."""
+        self._headers = answer.headers or None
+        if not isinstance(answer, LavaError):
+            self._outcome = "answered"
+        elif isinstance(answer, RateLimitError) or answer.status_code == 503:
+            self._outcome, self._retry_after = "refused", answer.retry_after
+        return answer
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         try:
             self._release()
         except BaseException:

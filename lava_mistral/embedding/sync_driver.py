@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from contextvars import Context
-from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from lava_mistral.calls.responses import EmbeddingAnswer
@@ -122,9 +121,7 @@ class ThreadWorkers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.finish()
         self._todo.put(None)
         if not self._under_way:
@@ -163,10 +160,8 @@ class ThreadWorkers:
                     step.batch.texts, encoding_format=step.encoding, **self._options
                 )
             except LavaError as error:
-                scope.failed(error)
-                return error
-            scope.answered(answer.headers)
-            return answer
+                return scope.ended(error)
+            return scope.ended(answer)
 
 
 def drive(
@@ -235,7 +230,5 @@ class EmbeddingStream(BaseStream):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
