@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from lava_mistral.mistral.turn import Delta, ToolCallDelta, Turn
+from lava_mistral.mistral.turn import Delta, Turn
 from lava_mistral.mistral.types import ContentPart, ThinkingPart, Usage
 from lava_mistral.mistral.usage import cached_tokens, reasoning_tokens
 from llama_index_lava_mistral._to_wire import PROVIDER
@@ -97,7 +97,8 @@ class StreamedResponses:
         wire: dict[str, Any] = {"content": list(delta.parts) or delta.text}
         if delta.tool_calls:
             wire["tool_calls"] = [
-                {"index": call.index, "id": call.id, "type": "function", "function": _function(call)}
+                {"index": call.index, "id": call.id, "type": "function"}
+                | {"function": {"name": call.name, "arguments": call.arguments}}
                 for call in delta.tool_calls
             ]
         raw = {**self._raw, "choices": [{"index": 0, "delta": wire, "finish_reason": delta.finish_reason}]}
@@ -106,10 +107,6 @@ class StreamedResponses:
         return ChatResponse(
             message=message, delta=delta.text, raw=raw, logprobs=_logprobs(delta.logprobs), additional_kwargs=facts
         )
-
-
-def _function(call: ToolCallDelta) -> dict[str, Any]:
-    return {"name": call.name, "arguments": call.arguments}
 
 
 def _facts(answer: Completion | StreamReader, with_headers: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 from llama_index_lava_mistral._redaction import billing_of
 from llama_index_lava_mistral._to_wire import may_be_read, to_wire
-from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_specs
+from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_spec
 from llama_index_lava_mistral.callbacks import run_id, traced
 
 if TYPE_CHECKING:
@@ -285,13 +285,8 @@ _CALL_ARGUMENTS: Final = frozenset(
 
 
 class ChatRequest(NamedTuple):
-    """One chat call, resolved from the settings of the model and the arguments of the call.
-
-    Attributes:
-        arguments: of the client's `chat` or `stream`.
-        clients: a sync and an async one.
-        with_headers: whether the response carries the headers of Lava's answer.
-    """
+    """One resolved chat call: arguments of the client's `chat` or `stream`, a sync and an async client, and whether
+    the response carries the headers of Lava's answer."""
 
     arguments: dict[str, Any]
     clients: tuple[LavaMistral, AsyncLavaMistral]
@@ -326,11 +321,7 @@ class ChatSettings(LavaSettings, ChatParameters):
         return {wire: value for name, wire in WIRE_NAMES.items() if (value := getattr(self, name)) is not None}
 
     def _call_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a call by their name on the wire, and the further fields of the model.
-
-        Raises:
-            ConfigurationError: one is misspelt, or a setting that a call can't have.
-        """
+        """Return the arguments of a call by their name on the wire, and the further fields of the model."""
         said = self._renamed(kwargs)
         self._refuse_misspelt([name for name in said if name not in _CALL_ARGUMENTS], _CALL_ARGUMENTS, cutoff=0.8)
         own = self._renamed(self.additional_kwargs)
@@ -342,11 +333,6 @@ class ChatSettings(LavaSettings, ChatParameters):
         return {WIRE_NAMES.get(name, name): value for name, value in said.items()}
 
     def _request(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatRequest:
-        """Resolve a call with these arguments.
-
-        Raises:
-            LavaError: an argument is misspelt or wrong, or the conversation holds what Mistral does not take.
-        """
         arguments: dict[str, Any] = {"model": self.model, **self._set_parameters()}
         if kwargs or self.additional_kwargs:
             arguments |= self._call_arguments(kwargs)
@@ -366,7 +352,7 @@ class ChatSettings(LavaSettings, ChatParameters):
         if arguments.get("prompt_cache_key") == "auto" and (run := run_id()) is not None:
             arguments["prompt_cache_key"] = run
         arguments["messages"] = to_wire(messages)
-        tools = tool_specs(arguments.pop("tools", None) or ())
+        tools = [tool_spec(tool) for tool in arguments.pop("tools", None) or ()]
         choice = named_choice(arguments.pop("tool_choice", None))
         if tools:
             arguments["tools"] = tools
@@ -377,7 +363,7 @@ class ChatSettings(LavaSettings, ChatParameters):
         return ChatRequest(arguments, clients, with_headers)
 
     async def _arequest(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatRequest:
-        """Resolve a call as `_request` does, in a thread where that may read files."""
+        """Resolve a call, in a thread where that may read files."""
         if any(may_be_read(block) for message in messages for block in message.blocks):
             return await asyncio.to_thread(self._request, messages, kwargs)
         return self._request(messages, kwargs)

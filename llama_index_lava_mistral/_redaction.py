@@ -25,6 +25,15 @@ _T = TypeVar("_T")
 _billing: ContextVar[Billing | None] = ContextVar("llama_index_lava_mistral_billing", default=None)
 
 
+@contextmanager
+def _billed(billing: Billing | None) -> Iterator[None]:
+    token = _billing.set(billing)
+    try:
+        yield
+    finally:
+        _billing.reset(token)
+
+
 def billing_of(value: Any) -> Billing | None:
     """Return the identity that a `billing=` argument names, be it the description that a span recorded."""
     if value is None:
@@ -34,11 +43,7 @@ def billing_of(value: Any) -> Billing | None:
 
 
 def _visible(kwargs: Mapping[str, Any]) -> tuple[Billing | None, dict[str, Any]]:
-    """Return who pays for a call, and its arguments as spans and events may record them.
-
-    Raises:
-        ConfigurationError: one is a key, or a setting that a call can't have.
-    """
+    """Return who pays for a call, and its arguments as spans and events may record them; refuse keys among them."""
     refuse_keys(kwargs)
     for name in ("additional_kwargs", "model_kwargs", "extra_body"):
         if isinstance(kwargs.get(name), Mapping):
@@ -81,39 +86,26 @@ def redacted(method: _F) -> _F:
     @wraps(method)
     def sync(self: Any, *args: Any, **kwargs: Any) -> Any:
         billing, args, kwargs = prepared(self, args, kwargs)
-        token = _billing.set(billing)
-        try:
+        with _billed(billing):
             return spanned.__get__(self, type(self))(*args, **kwargs)
-        finally:
-            _billing.reset(token)
 
     @wraps(method)
     async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
         billing, args, kwargs = prepared(self, args, kwargs)
-        token = _billing.set(billing)
-        try:
+        with _billed(billing):
             return await spanned.__get__(self, type(self))(*args, **kwargs)
-        finally:
-            _billing.reset(token)
 
     return without_span(cast("_F", asynchronous if iscoroutinefunction(method) else sync))
 
 
 def resumed(generator: _T) -> _T:
-    """Run each step of a generator, sync or async, as part of the call under way, wherever it is read.
-
-    That is with its `billing=`, inside the `billed_to` and `track_usage` blocks around this point.
-    """
+    """Run each step of a generator, sync or async, with the `billing=` of the call and the blocks around this point."""
     blocks, billing = CapturedContext.here(), _billing.get()
 
     @contextmanager
     def around() -> Iterator[None]:
-        token = _billing.set(billing)
-        try:
-            with blocks.again():
-                yield
-        finally:
-            _billing.reset(token)
+        with _billed(billing), blocks.again():
+            yield
 
     run: Any = astepped if isinstance(generator, AsyncGenerator) else stepped
     return cast("_T", run(around, lambda: generator)())

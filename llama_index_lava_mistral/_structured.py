@@ -48,21 +48,16 @@ _DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools"
 
 
 class AnswerForm(Generic[Model]):
-    """How to ask a model for an object of a type, and how to read it from the answer.
+    """How to ask a model for an object, by a JSON schema or a tool, and how to read it from the answer.
 
-    Args:
-        output_cls: a pydantic class; or an enumeration, a union, a list and so on, for which the model is asked for an
-            object with one field.
-        by_schema: ask by a JSON schema; otherwise by a tool.
-
-    Raises:
-        ConfigurationError: there is no JSON schema for the type.
+    For a type that is no pydantic class (an enumeration, a union, a list), the object has one field.
     """
 
     def __init__(self, output_cls: Any, by_schema: bool) -> None:
         self._by_schema = by_schema
         self._name: str = getattr(output_cls, "__name__", str(output_cls))
-        self.is_wrapped = not _is_object(output_cls)
+        is_class = isinstance(output_cls, type) and issubclass(output_cls, BaseModel)
+        self.is_wrapped = not is_class or issubclass(output_cls, RootModel)
         try:
             self._cls: type[BaseModel] = (
                 create_model("Answer", value=(output_cls, ...)) if self.is_wrapped else output_cls
@@ -87,11 +82,7 @@ class AnswerForm(Generic[Model]):
         return {k: v for k, v in (llm_kwargs or {}).items() if k not in _DECIDED} | self._arguments
 
     def read(self, response: ChatResponse) -> Model:
-        """Return the object in an answer.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """Return the object in an answer, or raise ValueError."""
         text = self._text(response)
         try:
             made = self._cls.model_validate_json(text)
@@ -105,11 +96,7 @@ class AnswerForm(Generic[Model]):
         return cast("Model", made.value if self.is_wrapped else made)  # type: ignore[attr-defined]
 
     def grow(self, responses: Iterable[ChatResponse]) -> Generator[Any, None, None]:
-        """Yield the object as it grows: of the class itself whenever what has come is one; at the end always.
-
-        Raises:
-            ValueError: the whole answer is no such object.
-        """
+        """Yield the object as it grows: of the class itself whenever what has come is one; at the end always."""
         shown, last = None, ChatResponse(message=ChatMessage())
         for last in responses:
             if (grown := self._grown(last)) is not None and grown != shown:
@@ -149,10 +136,6 @@ class AnswerForm(Generic[Model]):
 def answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
     """Return the form for a type, which is built once; see `AnswerForm`."""
     return AnswerForm(output_cls, by_schema)
-
-
-def _is_object(output_cls: Any) -> bool:
-    return isinstance(output_cls, type) and issubclass(output_cls, BaseModel) and not issubclass(output_cls, RootModel)
 
 
 class StructuredModel(StructuredLLM):

@@ -44,11 +44,7 @@ _UNNAMED: Final = "input_document"
 
 
 def to_wire(messages: Iterable[ChatMessage]) -> list[Message]:
-    """Return the conversation in Mistral's form.
-
-    Raises:
-        InvalidRequestError: a message holds something that Mistral does not take, or not from that role.
-    """
+    """Return the conversation in Mistral's form, or raise InvalidRequestError for what it has no place for."""
     messages = list(messages)
     return [
         _message(message)
@@ -58,11 +54,8 @@ def to_wire(messages: Iterable[ChatMessage]) -> list[Message]:
 
 
 def _repeats_a_result(message: ChatMessage, after: ChatMessage | None) -> bool:
-    """Return whether a message repeats a tool's result and is no turn of the model's.
-
-    An agent adds one after the result of a `return_direct` tool. It is the answer that the user saw where the user goes
-    on; where the tool failed, the model does.
-    """
+    # An agent adds one after the result of a `return_direct` tool. It is the answer that the user saw where the user
+    # goes on; where the tool failed, the model does.
     return (
         message.role == MessageRole.ASSISTANT
         and "tool_call_id" in message.additional_kwargs
@@ -86,11 +79,9 @@ def _message(message: ChatMessage) -> Message:
 
 def _content(parts: list[ContentPart]) -> str | list[ContentPart]:
     """Return parts as the content of a message; a single text becomes a string."""
-    if not parts:
-        return ""
     if len(parts) == 1 and parts[0]["type"] == "text":
         return parts[0]["text"]
-    return parts
+    return parts or ""
 
 
 def _system_content(message: ChatMessage) -> str | list[ContentPart]:
@@ -141,8 +132,20 @@ def _block_parts(block: ContentBlock) -> Iterator[ContentPart]:
         case TextBlock():
             if block.text:
                 yield text_part(block.text)
-        case ImageBlock() | AudioBlock() | DocumentBlock():
-            yield _file(block)
+        case ImageBlock():
+            content = _read(block, block.image, block.resolve_image)
+            yield image_part(str(block.url) if content is None else _image_url(block, content), detail=block.detail)
+        case AudioBlock():
+            content = _read(block, block.audio, block.resolve_audio)
+            yield audio_part(str(block.url) if content is None else content)
+        case DocumentBlock():
+            content = _read(block, block.data, block.resolve_document)
+            name = block.title if block.title != _UNNAMED else None
+            if content is None:
+                yield url_part(str(block.url), media_type=block.document_mimetype, name=name)
+            else:
+                name = PurePath(block.path).name if name is None and block.path is not None else name
+                yield file_part(content, media_type=block.document_mimetype, name=name)
         case VideoBlock():
             raise refused("video")
         case CitableBlock():
@@ -164,31 +167,14 @@ def may_be_read(block: ContentBlock) -> bool:
     return isinstance(block, CitableBlock) or getattr(block, "path", None) is not None
 
 
-def _file(block: ImageBlock | AudioBlock | DocumentBlock) -> ContentPart:
-    """Return the part for a block that holds a file, or names it by its path or URL."""
-    resolve: Callable[[], Any]
-    match block:
-        case ImageBlock():
-            data, resolve = block.image, block.resolve_image
-        case AudioBlock():
-            data, resolve = block.audio, block.resolve_audio
-        case DocumentBlock():
-            data, resolve = block.data, block.resolve_document
-    content = None if data is None and block.path is None else resolve().read()
-    if content is None and block.url is None:
-        raise InvalidRequestError(f"{type(block).__name__} holds neither data nor a path nor a URL.")
-    match block:
-        case ImageBlock():
-            return image_part(str(block.url) if content is None else _image_url(block, content), detail=block.detail)
-        case AudioBlock():
-            return audio_part(str(block.url) if content is None else content)
-        case DocumentBlock():
-            name = block.title if block.title != _UNNAMED else None
-            if content is None:
-                return url_part(str(block.url), media_type=block.document_mimetype, name=name)
-            if name is None and block.path is not None:
-                name = PurePath(block.path).name
-            return file_part(content, media_type=block.document_mimetype, name=name)
+def _read(block: ImageBlock | AudioBlock | DocumentBlock, data: object, resolve: Callable[[], Any]) -> bytes | None:
+    """Return the content of a block that holds a file or names its path; `None` where it names a URL."""
+    if data is None and block.path is None:
+        if block.url is None:
+            raise InvalidRequestError(f"{type(block).__name__} holds neither data nor a path nor a URL.")
+        return None
+    content: bytes = resolve().read()
+    return content
 
 
 def _image_url(block: ImageBlock, content: bytes) -> str:

@@ -21,12 +21,8 @@ from lava_mistral.mistral.types import Function, Tool, ToolCallPart
 _log = logging.getLogger("lava_mistral")
 
 
-def tool_specs(tools: Iterable[Any]) -> list[Tool]:
-    """Return the definitions of LlamaIndex's tools, plain functions, or dictionaries in Mistral's form."""
-    return [_tool_spec(tool) for tool in tools]
-
-
-def _tool_spec(tool: Any) -> Tool:
+def tool_spec(tool: Any) -> Tool:
+    """Return the definition of LlamaIndex's tool, a plain function, or a dictionary in Mistral's form."""
     if isinstance(tool, dict):
         return tool  # type: ignore[return-value]  # Mistral checks it
     metadata = (tool if isinstance(tool, BaseTool) else FunctionTool.from_defaults(tool)).metadata
@@ -52,11 +48,7 @@ def function_of(cls: type[BaseModel]) -> Function:
 
 
 def response_format_of(form: Any) -> Any:
-    """Return the response format for a pydantic class; one in Mistral's form stays as it is.
-
-    Raises:
-        ConfigurationError: it is neither.
-    """
+    """Return the response format for a pydantic class; one in Mistral's form stays as it is."""
     if isinstance(form, type) and issubclass(form, BaseModel):
         function = function_of(form)
         return json_schema_format(function["name"], function["parameters"], description=function.get("description"))
@@ -70,8 +62,7 @@ def response_format_of(form: Any) -> Any:
 
 def calls_of(message: ChatMessage) -> list[ToolCall]:
     """Return the tool calls of a message: its blocks, else the older `additional_kwargs["tool_calls"]`."""
-    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
-    if blocks:
+    if blocks := [block for block in message.blocks if isinstance(block, ToolCallBlock)]:
         return [ToolCall(block.tool_call_id or "", block.tool_name, _json(block.tool_kwargs)) for block in blocks]
     return [_older_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
 
@@ -110,14 +101,8 @@ def partial_json(text: str) -> dict[str, Any]:
 def selection_of(call: ToolCall, finish_reason: str | None, *, strict: bool) -> ToolSelection:
     """Return the selection of a tool for a call, with its arguments as far as they have come while the answer grows.
 
-    Args:
-        call: the call. One that is malformed when the answer has ended must not run with the half that is there.
-        finish_reason: of the answer; `None` while it grows.
-        strict: raise for a malformed call. Otherwise the selection names a tool that does not exist, by a name that
-            says why: an agent tells the model that there is no such tool, and runs none.
-
-    Raises:
-        ValueError: the call is malformed, and `strict` is set.
+    A call that is malformed when the answer has ended must not run: with `strict` it raises ValueError; otherwise the
+    selection names a tool that does not exist, by a name that says why, which an agent tells the model.
     """
     whole = partial_json(call.arguments) if finish_reason is None else call.parsed()
     if whole is not None:

@@ -144,12 +144,8 @@ def _send(event: BaseEvent) -> None:
 def _handlers() -> list[BaseEventHandler]:
     """Return the handlers, up to the root's, that ask for these events; tracers warn of events they don't know."""
     asking: list[BaseEventHandler] = []
-    at = dispatcher
+    at: Any = dispatcher
     while at:
-        for handler in at.event_handlers:
-            if getattr(handler, "lava_events", False):
-                asking.append(handler)
-        if not at.propagate:
-            break
-        at = at.parent
+        asking += [handler for handler in at.event_handlers if getattr(handler, "lava_events", False)]
+        at = at.parent if at.propagate else None
     return asking

@@ -95,12 +95,10 @@ def _naming(nodes: Sequence[BaseNode]) -> Iterator[None]:
         yield
     except LavaError as error:
         if inputs := error.inputs:
-            error.message += f" (node {', '.join(_name(nodes[index]) for index in inputs[:10])})"
+            named = [nodes[index] for index in inputs[:10]]
+            names = [f"{n.node_id!r} of document {n.ref_doc_id!r}" if n.ref_doc_id else repr(n.node_id) for n in named]
+            error.message += f" (node {', '.join(names)})"
         raise
-
-
-def _name(node: BaseNode) -> str:
-    return repr(node.node_id) + (f" of document {node.ref_doc_id!r}" if node.ref_doc_id else "")
 
 
 class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):

@@ -32,7 +32,7 @@ from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
 from llama_index_lava_mistral._params import ChatSettings
 from llama_index_lava_mistral._redaction import redacted
 from llama_index_lava_mistral._structured import StructuredPrediction
-from llama_index_lava_mistral._tools import calls_of, named_choice, selection_of, tool_specs
+from llama_index_lava_mistral._tools import calls_of, named_choice, selection_of, tool_spec
 from llama_index_lava_mistral.callbacks import listening
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         choice = named_choice(kwargs.pop("tool_choice", None))
         return {
             "messages": messages,
-            "tools": tool_specs(tools),
+            "tools": [tool_spec(tool) for tool in tools],
             "tool_choice": choice if choice is not None else "any" if tool_required else self.tool_choice or "auto",
             "parallel_tool_calls": self._may_call_several(allow_parallel_tool_calls),
             **kwargs,
