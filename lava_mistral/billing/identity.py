@@ -283,20 +283,11 @@ class Access:
 
     @property
     def secret_key(self) -> str:
-        """The secret key: the credential itself, or the one in a forward token.
-
-        Raises:
-            ConfigurationError: the credential is an opaque forward token.
-        """
+        """The secret key: the credential itself, or the one in a forward token that can be read."""
         return _secret_key_of(self.key)
 
     def bearer(self, billing: Billing) -> str:
-        """The value after `Bearer ` for a call billed like this.
-
-        Raises:
-            ConfigurationError: the credential is an opaque forward token, which says itself who pays, and `billing`
-                says something else.
-        """
+        """The value after `Bearer ` for a call billed like this; an opaque forward token says itself who pays."""
         own = billing_of_token(self.key)
         billing = billing.over(own)
         if billing == own:
