@@ -52,6 +52,7 @@ EXTRAS: Final = {
     "ray": ("ray",),
     "plot": ("matplotlib",),
 }
+_KINDS: Final = {"aks_live_": "production", "aks_test_": "sandbox"}
 _HOSTS: Final = {
     "api.lava.so": "production",
     "api.lavapayments.com": "production",
@@ -174,8 +175,13 @@ def _key() -> Iterator[Finding]:
         advice = "Make it again with both: Billing(customer_id=…, meter_slug=…).forward_token(secret_key)."
         yield Finding("key", "failed", what, advice)
     elif name == "LAVA_FORWARD_TOKEN":
-        yield Finding("key", "ok", f"{name}: {_describe_token(value, fields)}{also}")
-    elif kind := _kind(value):
+        fields_of_note = ("customer_id", "meter_slug", "provider_key", "disable_billing")
+        held = [field for field in fields_of_note if fields and fields.get(field)]
+        what = f"a forward token with {', '.join(held)}" if held else "a forward token of the merchant"
+        if fields is None:
+            what = f"an opaque forward token ({counted(len(value), 'character')}), passed on as it is"
+        yield Finding("key", "ok", f"{name}: {what}{also}")
+    elif kind := _KINDS.get(value[:9]):
         yield Finding("key", "ok", f"{name}: {value[:9]}… ({counted(len(value), 'character')}), a {kind} key{also}")
     elif fields is not None:
         yield Finding("key", "note", f"{name} holds a forward token", "It works; its own name is LAVA_FORWARD_TOKEN.")
@@ -183,18 +189,6 @@ def _key() -> Iterator[Finding]:
         what = f"{name} does not look like a secret key ({counted(len(value), 'character')}){also}"
         advice = "A secret key starts with aks_live_ or aks_test_; a forward token belongs into LAVA_FORWARD_TOKEN."
         yield Finding("key", "note", what, advice)
-
-
-def _kind(key: str) -> str:
-    """Return where a secret key belongs, as far as it shows."""
-    return {"aks_live_": "production", "aks_test_": "sandbox"}.get(key[:9], "")
-
-
-def _describe_token(token: str, fields: dict[str, Any] | None) -> str:
-    if fields is None:
-        return f"an opaque forward token ({counted(len(token), 'character')}), passed on as it is"
-    held = [name for name in ("customer_id", "meter_slug", "provider_key", "disable_billing") if fields.get(name)]
-    return f"a forward token with {', '.join(held)}" if held else "a forward token of the merchant"
 
 
 def _address() -> str:
@@ -208,7 +202,7 @@ def _address() -> str:
 def _base_url() -> Iterator[Finding]:
     address, given = _address(), bool(os.environ.get("LAVA_BASE_URL"))
     key = os.environ.get("LAVA_FORWARD_TOKEN") or os.environ.get("LAVA_SECRET_KEY") or ""
-    kind = _kind(str((decode_forward_token(key) or {}).get("secret_key", key)))
+    kind = _KINDS.get(str((decode_forward_token(key) or {}).get("secret_key", key))[:9])
     place = _HOSTS.get(urlsplit(address).hostname or "")
     if kind and place and kind != place:
         what = f"LAVA_BASE_URL names {place} ({address}), and the key is one of {kind}"
@@ -271,8 +265,7 @@ def _account(model: str) -> Iterator[Finding]:
     except InsufficientBalanceError:
         pass
     except LavaError as error:
-        advice = error.advice or "Look the request up in Lava's dashboard."
-        yield Finding("credential", "failed", error.message, advice)
+        yield Finding("credential", "failed", error.message, error.advice or "Look it up in Lava's dashboard.")
         yield from _model(model, None)
         return
     yield Finding("credential", "ok", said)
@@ -286,11 +279,8 @@ def _wallet(client: LavaMistral) -> Iterator[Finding]:
     except LavaError as error:
         yield Finding("wallet", "skipped", f"its balance can't be asked for: {error.message}")
         return
-    if balance > 0:
-        yield Finding("wallet", "ok", f"{format_cost(balance)} left")
-    else:
-        advice = f"Calls that no customer pays for are refused: top up at {TOP_UP}."
-        yield Finding("wallet", "failed", f"{format_cost(balance)} left", advice)
+    advice = "" if balance > 0 else f"Calls that no customer pays for are refused: top up at {TOP_UP}."
+    yield Finding("wallet", "failed" if advice else "ok", f"{format_cost(balance)} left", advice)
 
 
 def _model(id: str, offered: set[str] | None) -> Iterator[Finding]:

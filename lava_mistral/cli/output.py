@@ -13,25 +13,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a progr
 
 
 def print_json(value: Any, *, indented: bool = True) -> None:
-    """Print JSON on standard output, in UTF-8 whatever the terminal's encoding is, and flush it.
-
-    Args:
-        value: what to print.
-        indented: over several lines; else on one.
-    """
+    """Print JSON on standard output, in UTF-8 whatever the terminal's encoding is, and flush it."""
     text = json.dumps(value, ensure_ascii=False, indent=2 if indented else None)
     # An argument may hold bytes that the system's encoding did not know; most often they are UTF-8.
     typer.echo(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())
 
 
 def print_columns(rows: Sequence[Sequence[str]], console: Console, *, right: Collection[int] = ()) -> None:
-    """Print a headline and rows in columns; no entry is cut, so that an id can be copied.
-
-    Args:
-        rows: the headline, then the rows, all of one length.
-        console: where to print.
-        right: the columns, counted from 0, that are aligned at the right.
-    """
+    """Print a headline and rows in columns, some aligned `right`; no entry is cut, so that an id can be copied."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for at, row in enumerate(rows):
         cells = [

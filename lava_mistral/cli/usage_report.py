@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -114,11 +115,7 @@ def parse_moment(text: str, now: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-_NAMES: Final[dict[str, Callable[[RequestRecord], str | None]]] = {
-    "customer": lambda record: record.customer_id,
-    "model": lambda record: record.model,
-    "meter": lambda record: record.meter_id,
-}
+_NAMES: Final = {"customer": "customer_id", "model": "model", "meter": "meter_id"}
 
 
 def name_of(by: str) -> Callable[[RequestRecord], str | None]:
@@ -128,7 +125,7 @@ def name_of(by: str) -> Callable[[RequestRecord], str | None]:
         ValueError: `by` is none of these.
     """
     if by in _NAMES:
-        return _NAMES[by]
+        return attrgetter(_NAMES[by])
     kind, _, key = by.partition(":")
     if kind == "metadata" and key:
         return lambda record: record.metadata.get(key)
@@ -149,13 +146,7 @@ def by_name(
     start: datetime,
     end: datetime,
 ) -> Spending:
-    """Sum up requests from `start` to before `end` by name.
-
-    Args:
-        records: the newest first; read as far as needed.
-        by: what they are summed by, in words.
-        name: finds the name that a request is summed under.
-    """
+    """Sum up requests, the newest first, from `start` to before `end` by name; read as far as needed."""
     groups: dict[str | None, UsageSum] = {}
     total = UsageSum()
     older = 0
@@ -187,12 +178,7 @@ def _plus(sums: UsageSum, record: RequestRecord) -> UsageSum:
 
 
 def draw(spending: Spending, path: Path) -> None:
-    """Draw the costs as bars, those beyond 20 names as one; the ending of the path says the format.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        OSError: it can't be written.
-    """
+    """Draw the costs as bars, those beyond 20 names as one; the ending of the path says the format."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
