@@ -63,7 +63,7 @@ class DescribedModel(ChatSettings, BaseChatModel):
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # What may hold a secret is refused when the call is made; its trace is written before that.
-        params = {**self._identifying_params, "_type": self._llm_type}
+        params = {"model": self.model, "base_url": self.base_url, **self.parameters(), "_type": "lava-mistral-chat"}
         kwargs = {**named(kwargs)}
         for name in kwargs:
             if name in SHOWN:

@@ -205,7 +205,10 @@ class ChatSettings(ChatParameters):
     def parameters(self) -> dict[str, Any]:
         """Return the fields that are set, by Mistral's names."""
         fields = self.__dict__
-        given = {wire: fields[name] for name, wire in PARAMETERS.items() if fields[name] is not None}
+        given: dict[str, Any] = {}
+        for name, wire in PARAMETERS.items():
+            if (value := fields[name]) is not None:
+                given[wire] = value
         return {**given, **self.model_kwargs}
 
     @model_validator(mode="after")
