@@ -30,12 +30,19 @@ _LONGEST_PRELUDE = 2_000
 
 
 class StreamReader:
-    """Turns the bytes of a streamed answer into deltas, and knows whether the answer came to its end. Does no I/O."""
+    """Turns the bytes of a streamed answer into deltas, and knows whether the answer came to its end. Does no I/O.
+
+    Attributes:
+        id: Mistral's id of the answer; empty until the first chunk.
+        model: the model that answers.
+        created: when the answer began, as a POSIX timestamp; 0 until the first chunk.
+    """
 
     def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
         self.call = call
         self.headers = headers
         self.request_id = call.shown_id(headers)
+        self.id, self.model, self.created = "", call.model, 0
         self.ready: deque[Delta] = deque()
         self.done = False
         # Whether a delta has told the caller something.
@@ -69,7 +76,7 @@ class StreamReader:
                 continue
             if text == "[DONE]":
                 self.done = True
-                self._hand_on(self._accumulator.end())
+                self._take(None)
                 continue
             try:
                 chunk = from_json(text)
@@ -86,17 +93,18 @@ class StreamReader:
             self._take(chunk)
 
     def _take(self, chunk: Any) -> None:
+        """Hand on what a chunk brings; `None` is the end."""
+        accumulator = self._accumulator
         try:
-            deltas = self._accumulator.add(chunk)
+            deltas = accumulator.end() if chunk is None else accumulator.add(chunk)
         except LavaError as error:
             raise self.interrupted(f"a chunk makes no sense: {error.message}") from error
+        if not self.id:
+            self.id, self.created = accumulator.id, accumulator.created
+            self.model = accumulator.model or self.model
         for delta in deltas:
             if delta.finish_reason == "error":
                 raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
-        self._hand_on(deltas)
-
-    def _hand_on(self, deltas: list[Delta]) -> None:
-        for delta in deltas:
             if delta.text or delta.parts or delta.tool_calls or delta.finish_reason:
                 self._silence = 0.0
                 self.started = True
@@ -205,21 +213,6 @@ class StreamReader:
     def turn(self) -> Turn:
         """The first choice's turn as far as it has come."""
         return self._partial()
-
-    @property
-    def id(self) -> str:
-        """Mistral's id of the answer; empty until the first chunk."""
-        return self._accumulator.id
-
-    @property
-    def model(self) -> str:
-        """The model that answers."""
-        return self._accumulator.model or self.call.model
-
-    @property
-    def created(self) -> int:
-        """When the answer began, as a POSIX timestamp."""
-        return self._accumulator.created
 
     @property
     def usage(self) -> Usage | None:

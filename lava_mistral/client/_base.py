@@ -29,6 +29,7 @@ from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message, ModelCard
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from lava_mistral.transport.clients import ClientTransport
+from lava_mistral.transport.connections import Pool
 from lava_mistral.transport.deadline import Deadline
 from lava_mistral.transport.failures import TransportError
 from lava_mistral.transport.flow import Flow
@@ -47,6 +48,7 @@ class ClientBase:
     """What both clients are made of, and what they do, as flows that each drives in its way."""
 
     _asynchronous: ClassVar[bool]
+    _shared_transport: ClassVar[staticmethod[[], Pool]]
 
     def __init__(
         self,
@@ -178,9 +180,6 @@ class ClientBase:
     def _listed(self) -> Flow[list[ModelCard]]:
         answer = yield from self._asked(Call(MODELS_URL, self._identity({}), self._timeout))
         return list(answer.get("data", []))
-
-    @abstractmethod
-    def _shared_transport(self) -> Transport: ...
 
     @abstractmethod
     def _sleep(self, seconds: float) -> Any: ...

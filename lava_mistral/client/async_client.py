@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from lava_mistral.billing.scope import present_scope
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.calls.responses import Completion, EmbeddingAnswer
-from lava_mistral.client._base import ClientBase, Transport
+from lava_mistral.client._base import ClientBase
 from lava_mistral.client.options import (
     ChatOptions,
     EmbeddingRequestOptions,
@@ -34,6 +34,7 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
     """Mistral's models through Lava in async code, without a framework; see `LavaMistral` for the arguments."""
 
     _asynchronous = True
+    _shared_transport = staticmethod(async_pool)
 
     async def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
         """One answer; see `LavaMistral.chat`."""
@@ -84,9 +85,6 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
         from lava_mistral.embedding.engine import EmbeddingEngine
 
         return EmbeddingEngine(None, self, **settings)
-
-    def _shared_transport(self) -> Transport:
-        return async_pool()
 
     def _sleep(self, seconds: float) -> Awaitable[None]:
         return asyncio.sleep(seconds)

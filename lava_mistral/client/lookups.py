@@ -18,7 +18,7 @@ from lava_mistral.billing.scope import BillingContext
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
-from lava_mistral.transport.lava import Forwarder, lava_headers
+from lava_mistral.transport.lava import Forwarder
 from lava_mistral.transport.request import Request, parse_url
 
 LARGEST_PAGE: Final = 100
@@ -66,8 +66,8 @@ class Lookup(Call):
                 "Give the secret key (LAVA_SECRET_KEY or api_key=)."
             ) from error
         url = parse_url(self.address)
-        headers = {**extra, **lava_headers(url, self.credential, {}), **JSON_HEADERS}
-        return Request("GET", url, self.address, headers)
+        lava = {"host": url.authority, "authorization": f"Bearer {self.credential}"}
+        return Request("GET", url, self.address, {**extra, **lava, **JSON_HEADERS})
 
     @property
     def shown_url(self) -> str:

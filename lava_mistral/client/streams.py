@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -57,17 +56,26 @@ class StreamBase(StreamReader):
         return self.ready.popleft()
 
     def _pull(self) -> Flow[None]:
+        began, gap, data = time.monotonic(), self.call.gap, b""
         try:
-            if self.done:
-                # The caller has all that came; only now is it worth a moment to get the connection back.
-                with suppress(TransportError):
+            try:
+                if self.done:
+                    # The caller has all that came; only now is it worth a moment to get the connection back.
                     yield from read(self._response, Deadline(LONGEST_END))
-            elif data := (yield from self._read()):
+                else:
+                    silence = None if gap is None else max(gap - self._silence, 0.0)
+                    data = yield from self._response.receive(Deadline(silence, self._deadline))
+            except TransportError as error:
+                if not self.finished:
+                    self._failure = self.broken(error, late=self._deadline.over)
+            self._silence += time.monotonic() - began
+            if data:
                 self.feed(data)
                 if self.done:
                     self.settle()
                 return
-            self.end()
+            if self._failure is None:
+                self.end()
         except LavaError as error:
             # What had come before it is handed on first.
             self._failure = error
@@ -78,24 +86,6 @@ class StreamBase(StreamReader):
             yield self._leave()
             raise
         yield self._leave()
-
-    def _read(self) -> Flow[bytes]:
-        began, gap = time.monotonic(), self.call.gap
-        left = None if gap is None else max(gap - self._silence, 0.0)
-        try:
-            data = yield from self._response.receive(self._deadline.within(left))
-        except TransportError as error:
-            self._silence += time.monotonic() - began
-            if self.finished:
-                return b""
-            failure = self.broken(error, late=self._deadline.over)
-        else:
-            self._silence += time.monotonic() - began
-            return data
-        try:
-            raise failure
-        finally:
-            del failure
 
     def _leave(self) -> Any:
         self._over = True

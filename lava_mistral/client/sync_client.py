@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from lava_mistral.calls.call import Call
 from lava_mistral.calls.responses import Completion, EmbeddingAnswer
-from lava_mistral.client._base import ClientBase, Transport
+from lava_mistral.client._base import ClientBase
 from lava_mistral.client.options import (
     ChatOptions,
     EmbeddingRequestOptions,
@@ -55,6 +55,7 @@ class LavaMistral(ClientBase, History):
     """
 
     _asynchronous = False
+    _shared_transport = staticmethod(sync_pool)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
         """One answer.
@@ -144,9 +145,6 @@ class LavaMistral(ClientBase, History):
         from lava_mistral.embedding.engine import EmbeddingEngine
 
         return EmbeddingEngine(self, **settings)
-
-    def _shared_transport(self) -> Transport:
-        return sync_pool()
 
     def _sleep(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -48,15 +48,36 @@ def prepare(
     go_on = "Give your answer as JSON." if form in ("json_object", "json_schema") else None
     if go_on is None and tools and tool_choice != "none":
         go_on = "Go on."
-    repaired = Repair(cast("Sequence[AnyMessage]", messages), strict=not repair)
-    repaired.end(go_on)
-    if repaired.done:
-        _logger.info("repair_messages: %s", "; ".join(repaired.done))
-    if not repaired.out:
+    given = cast("Sequence[AnyMessage]", messages)
+    if _is_plain(given):
+        out = list(given)
+    else:
+        repaired = Repair(given, strict=not repair)
+        repaired.end(go_on)
+        if repaired.done:
+            _logger.info("repair_messages: %s", "; ".join(repaired.done))
+        out = repaired.out
+    if not out:
         raise InvalidRequestError("A conversation needs at least one message; got none.")
     if form == "json_object":
-        _check_json_word(repaired.out)
-    return cast("list[Message]", repaired.out)
+        _check_json_word(out)
+    return cast("list[Message]", out)
+
+
+def _is_plain(messages: Sequence[AnyMessage]) -> bool:
+    """Whether the messages are texts without calls in the order that Mistral takes, as most conversations are."""
+    before = "system"
+    for message in messages:
+        if type(message) is not dict or type(message.get("content")) is not str:
+            return False
+        role = message.get("role")
+        if role == "assistant":
+            if not message["content"] or message.get("tool_calls") or message.get("prefix"):
+                return False
+        elif role != "user" and (role != "system" or before == "assistant"):
+            return False
+        before = role
+    return before != "assistant"
 
 
 def _check_json_word(messages: Sequence[AnyMessage]) -> None:

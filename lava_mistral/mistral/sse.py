@@ -70,9 +70,6 @@ class SSEDecoder:
         if self._at_start:
             self._at_start = False
             text = text.removeprefix("\ufeff")
-        return self._read(text)
-
-    def _read(self, text: str) -> list[ServerSentEvent]:
         events: list[ServerSentEvent] = []
         pending = self._data
         for line in text.split("\n"):
@@ -82,8 +79,8 @@ class SSEDecoder:
                 else:
                     self._field(line)
             elif pending:
-                data = pending[0] if len(pending) == 1 else "\n".join(pending)
-                events.append(ServerSentEvent(data, self._event or "message", self._id, self._retry))
+                whole = pending[0] if len(pending) == 1 else "\n".join(pending)
+                events.append(ServerSentEvent(whole, self._event or "message", self._id, self._retry))
                 pending.clear()
                 self._event = ""
                 self._retry = None

@@ -132,7 +132,7 @@ class Turn:
         self.logprobs: list[Any] = []
         self._parts: list[ContentPart] = []
         # What came since the last look, not merged yet: a stream brings one word at a time.
-        self._loose: list[str | ContentPart] = [*read_parts(content)]
+        self._loose: list[str | ContentPart] = [] if content is None else read_parts(content)
 
     @classmethod
     def from_choice(cls, choice: Mapping[str, Any], place: int = 0, names: ToolNames = ToolNames()) -> Turn:  # noqa: B008

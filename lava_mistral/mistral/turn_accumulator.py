@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, cast
 
 from lava_mistral.mistral.answer_shape import (
@@ -70,9 +71,16 @@ class TurnAccumulator:
         if not isinstance(chunk, dict):
             raise malformed("chunk", "an object", chunk)
         if not self.id:
-            self._read_head(chunk)
+            self.id = str(chunk.get("id") or "")
+            self.model = str(chunk.get("model") or self.model)
+            created = chunk.get("created")
+            self.created = created if isinstance(created, int) else self.created
         choices = as_list_of(chunk.get("choices"), "choices")
-        deltas = [delta for choice in choices if (delta := self._add_choice(choice)) is not None]
+        deltas: list[Delta] = []
+        for choice in choices:
+            delta = self._add_choice(choice)
+            if delta is not None:
+                deltas.append(delta)
         if chunk.get("usage") and (usage := known_usage(chunk["usage"])) is not None:
             self.usage = usage
             if not deltas:
@@ -82,17 +90,11 @@ class TurnAccumulator:
 
     def end(self) -> list[Delta]:
         """Return the calls that were kept back, of choices that ended without a reason."""
-        return [
-            Delta(choice.turn.index, tool_calls=calls)
-            for choice in self._choices.values()
-            if choice.turn.finish_reason is None and (calls := choice.end_steps())
-        ]
-
-    def _read_head(self, chunk: ChatChunk) -> None:
-        self.id = str(chunk.get("id") or "")
-        self.model = str(chunk.get("model") or self.model)
-        created = chunk.get("created")
-        self.created = created if isinstance(created, int) else self.created
+        deltas = []
+        for choice in self._choices.values():
+            if choice.turn.finish_reason is None and (calls := choice.end_steps()):
+                deltas.append(Delta(choice.turn.index, tool_calls=calls))
+        return deltas
 
     def _add_choice(self, wire: Any) -> Delta | None:
         if not isinstance(wire, dict):
@@ -100,7 +102,11 @@ class TurnAccumulator:
         index = wire.get("index") or 0
         if type(index) is not int:
             raise malformed("index", "an integer", index)
-        choice = self._choices.get(index) or self._begin(index)
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _Choice(Turn(index), self._names)
+            self.turns.append(choice.turn)
+            self.turns.sort(key=attrgetter("index"))
         delta = wire.get("delta") or {}
         if not isinstance(delta, dict):
             raise malformed("delta", "an object", delta)
@@ -114,12 +120,6 @@ class TurnAccumulator:
         if finish_reason is None and not (out.text or out.parts or out.tool_calls or logprobs):
             return None
         return out
-
-    def _begin(self, index: int) -> _Choice:
-        choice = self._choices[index] = _Choice(Turn(index), self._names)
-        self.turns.append(choice.turn)
-        self.turns.sort(key=lambda turn: turn.index)
-        return choice
 
 
 def as_chunk(completion: Mapping[str, Any]) -> ChatChunk:
@@ -149,7 +149,7 @@ class _Choice:
     def __init__(self, turn: Turn, names: ToolNames) -> None:
         self.turn = turn
         self._names = names
-        self._calls = _Calls(turn, names)
+        self._calls: _Calls | None = None
         self._steps: dict[int, _Step] = {}
 
     def say(self, text: str) -> Delta:
@@ -176,14 +176,15 @@ class _Choice:
             if role == "tool":
                 text, thinking, parts = "", "", ()
         elif calls:
-            fragments = tuple(self._calls.add(call) for call in as_list_of(calls, "tool_calls"))
+            self._calls = self._calls or _Calls(self.turn, self._names)
+            fragments = tuple(map(self._calls.add, as_list_of(calls, "tool_calls")))
         if parts:
             self.turn._loose.extend(parts)
         elif text:
             self.turn._loose.append(text)
         self.turn.logprobs += logprobs
         if finish_reason is not None:
-            if any(not call.name for call in self.turn.tool_calls):
+            if not all(map(attrgetter("name"), self.turn.tool_calls)):
                 raise malformed("tool_calls", "calls with a name", self.turn.tool_calls)
             if self._steps:
                 fragments = self.end_steps()

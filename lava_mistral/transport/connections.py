@@ -60,6 +60,11 @@ class Proxy:
             authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
         return cls(parts.hostname or "", parts.port or 80, authorization)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What proves to it who we are, if it asks for that."""
+        return {} if self.authorization is None else {"proxy-authorization": self.authorization}
+
 
 class Route(NamedTuple):
     """Where a connection leads: requests with the same route may share one."""
@@ -74,27 +79,18 @@ class Connection:
     """An open connection."""
 
     def __init__(self, socket: AnySocket) -> None:
-        self._socket = socket
-        self._http = Http11()
+        self.socket = socket
+        self.http = Http11()
         self.idle_since = 0.0
 
     def ask(self, request: Request, deadline: Deadline) -> Flow[Head]:
         """Send a request and wait for the headers of its answer."""
         # A server may answer, and close, before it has read a large body: then the answer is what counts.
         with suppress(ConnectionBroken):
-            yield self._socket.send(self._http.request(request), deadline)
-        return (yield from self._head(deadline))
-
-    def _head(self, deadline: Deadline) -> Flow[Head]:
-        while (head := self._http.head) is None:
-            self._http.feed((yield self._socket.receive(deadline)))
+            yield self.socket.send(self.http.request(request), deadline)
+        while (head := self.http.head) is None:
+            self.http.feed((yield self.socket.receive(deadline)))
         return head
-
-    def read(self, deadline: Deadline) -> Flow[bytes]:
-        """Wait for the next bytes of the body; none at its end."""
-        while (data := self._http.body()) is None:
-            self._http.feed((yield self._socket.receive(deadline)))
-        return data
 
     def open(self, route: Route, context: Callable[[], ssl.SSLContext], deadline: Deadline) -> Flow[None]:
         """Connect.
@@ -113,13 +109,11 @@ class Connection:
     def _connect(self, route: Route, context: Callable[[], ssl.SSLContext], deadline: Deadline) -> Flow[None]:
         proxy = route.proxy
         host, port = (route.host, route.port) if proxy is None else (proxy.host, proxy.port)
-        addresses = yield self._socket.resolve(host, port, deadline)
+        addresses = yield self.socket.resolve(host, port, deadline)
         for place, address in enumerate(addresses):
             others = len(addresses) - place - 1
             try:
-                yield self._socket.connect(
-                    address, deadline.share(others + 1, _LONGEST_ADDRESS) if others else deadline
-                )
+                yield self.socket.connect(address, deadline.share(others + 1, _LONGEST_ADDRESS) if others else deadline)
                 break
             except (DeadlineExceeded, ConnectionBroken):
                 if not others:
@@ -127,12 +121,13 @@ class Connection:
         if proxy is not None:
             yield from self._tunnel(proxy, route, deadline)
         if route.scheme == "https":
-            yield self._socket.start_tls(context, route.host, deadline)
+            yield self.socket.start_tls(context, route.host, deadline)
 
     def _tunnel(self, proxy: Proxy, route: Route, deadline: Deadline) -> Flow[None]:
         target = f"[{route.host}]:{route.port}" if ":" in route.host else f"{route.host}:{route.port}"
-        yield self._socket.send(self._http.connect(target, proxy.authorization), deadline)
-        head = yield from self._head(deadline)
+        url = Url(*route[:3], target, target)
+        # No variable here holds the password, which a traceback might show.
+        head = yield from self.ask(Request("CONNECT", url, target, {"host": target} | proxy.headers), deadline)
         if head.status == 407:
             raise ConfigurationError(
                 f"The proxy {proxy.host}:{proxy.port} wants a user and a password that it accepts (status 407): write "
@@ -140,26 +135,26 @@ class Connection:
             )
         if not 200 <= head.status < 300:
             raise ConnectionBroken(f"the proxy {proxy.host}:{proxy.port} refused the tunnel (status {head.status})")
-        self._http = Http11()
+        self.http = Http11()
 
     @property
     def reusable(self) -> bool:
         """Whether an answer is over and another request may follow it."""
-        return self._http.in_order and self._socket.quiet
+        return self.http.in_order and self.socket.quiet
 
     @property
     def fresh(self) -> bool:
         """Whether an idle connection is still good: not too old, not closed, and without bytes that came unasked."""
-        return time.monotonic() - self.idle_since < KEEPALIVE and self._socket.quiet
+        return time.monotonic() - self.idle_since < KEEPALIVE and self.socket.quiet
 
     def rest(self) -> None:
         """Begin to be idle."""
-        self._http.restart()
+        self.http.restart()
         self.idle_since = time.monotonic()
 
     def close(self) -> None:
         """Close at once."""
-        self._socket.close()
+        self.socket.close()
 
 
 class PooledResponse:
@@ -176,7 +171,9 @@ class PooledResponse:
         if self._connection is None:
             return b""
         try:
-            data: bytes = yield from self._connection.read(deadline)
+            data: bytes | None
+            while (data := self._connection.http.body()) is None:
+                self._connection.http.feed((yield self._connection.socket.receive(deadline)))
         except BaseException:
             self.close()
             raise
@@ -226,11 +223,17 @@ class Pool:
         route = self._routes.get(url[:3])
         if route is None:
             route = self._routes[url[:3]] = Route(*url[:3], self._proxy_for(url))
-        connection = self._take(route)
+        connection: Connection | None = None
+        idle = self._idle.get(route)
+        # Adding to and taking from a deque is one step, whichever threads share it.
+        with suppress(IndexError):
+            while idle and not (connection := idle.pop()).fresh:
+                connection.close()
+                connection = None
         try:
             if connection is None:
                 connection = Connection(self._new_socket())
-                yield from connection.open(route, self._context, deadline.within(LONGEST_CONNECT))
+                yield from connection.open(route, self._context, Deadline(LONGEST_CONNECT, deadline))
             head = yield from connection.ask(request, deadline)
         except BaseException:
             # The environment may name another proxy by now.
@@ -239,18 +242,6 @@ class Pool:
                 connection.close()
             raise
         return PooledResponse(self, route, connection, head)
-
-    # Adding to and taking from a deque is one step, whichever threads share it.
-
-    def _take(self, route: Route) -> Connection | None:
-        idle = self._idle.get(route)
-        while idle:
-            with suppress(IndexError):
-                connection = idle.pop()
-                if connection.fresh:
-                    return connection
-                connection.close()
-        return None
 
     def put(self, route: Route, connection: Connection) -> None:
         """Keep a connection whose answer is over, if it can be used again."""

@@ -12,12 +12,15 @@ class Deadline:
 
     Args:
         seconds: from now; `None` for no limit.
+        outer: one that holds too.
     """
 
     __slots__ = ("_moment",)
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, outer: Deadline | None = None) -> None:
         self._moment = None if seconds is None else time.monotonic() + seconds
+        if outer is not None and outer._moment is not None:
+            self._moment = outer._moment if self._moment is None else min(self._moment, outer._moment)
 
     def left(self) -> float | None:
         """Return the seconds that are left, more than zero, or `None` where there is no limit.
@@ -37,16 +40,7 @@ class Deadline:
         """Whether no time is left."""
         return self._moment is not None and time.monotonic() >= self._moment
 
-    def within(self, seconds: float | None) -> Deadline:
-        """Return this deadline, or the one so many seconds from now where that is sooner."""
-        if seconds is None:
-            return self
-        sooner = Deadline(seconds)
-        if self._moment is not None and sooner._moment is not None:
-            sooner._moment = min(self._moment, sooner._moment)
-        return sooner
-
     def share(self, parts: int, longest: float) -> Deadline:
         """Return a deadline for one of so many steps, of at most `longest` seconds, that leaves time for the others."""
         left = self.left()
-        return self.within(longest if left is None else min(left / parts, longest))
+        return Deadline(longest if left is None else min(left / parts, longest), self)

@@ -48,26 +48,17 @@ class Http11:
 
     def request(self, request: Request) -> bytes:
         """Return the bytes of a request."""
-        content = request.content
-        if content is None:
-            return self._head(request.method, request.url.target, request.headers)
-        length = {"content-length": str(len(content))}
-        return self._head(request.method, request.url.target, request.headers | length) + content
-
-    def connect(self, authority: str, authorization: str | None) -> bytes:
-        """Return the bytes that ask a proxy for a tunnel to `host:port`."""
-        headers = {"host": authority} | ({} if authorization is None else {"proxy-authorization": authorization})
-        return self._head("CONNECT", authority, headers)
-
-    def _head(self, method: str, target: str, headers: dict[str, str]) -> bytes:
+        content, headers = request.content, request.headers
+        if content is not None:
+            headers = headers | {"content-length": str(len(content))}
         lines = "".join(map("%s: %s\r\n".__mod__, headers.items()))
-        head = f"{method} {target} HTTP/1.1\r\n{lines}"
+        head = f"{request.method} {request.url.target} HTTP/1.1\r\n{lines}"
         if _HEAD.fullmatch(head) is None or head.count("\n") != len(headers) + 1:
             raise ConfigurationError(
                 "The request has a header whose name or value can't be sent: control characters, or others than those "
                 "of Latin-1. Look at the headers of http_client=."
             )
-        return head.encode("latin-1") + b"\r\n"
+        return head.encode("latin-1") + b"\r\n" + (content or b"")
 
     def feed(self, data: bytes) -> None:
         """Take bytes that were received; none mean that the connection has ended.
@@ -76,7 +67,11 @@ class Http11:
             ConnectionBroken: it has ended before the answer did, or what came breaks the rules of HTTP/1.1.
         """
         if not data:
-            self._end()
+            if not self._begun:
+                raise ConnectionBroken("the server closed the connection without an answer")
+            if self.head is None or not {"content-length", "transfer-encoding"}.isdisjoint(self.head.headers):
+                raise ConnectionBroken("the server closed the connection before the end of its answer")
+            self._done, self._stray = True, True
             return
         self._begun = True
         self._without_event += len(data)
@@ -93,13 +88,6 @@ class Http11:
             by_length = self._pieces and dict.__contains__(self.head.headers, "content-length")
             stray = not data.endswith(self._pieces[-1]) if by_length else data.endswith((b"\n\r\n\r\n", b"\n\n"))
             self._stray = self._stray or stray
-
-    def _end(self) -> None:
-        if not self._begun:
-            raise ConnectionBroken("the server closed the connection without an answer")
-        if self.head is None or not {"content-length", "transfer-encoding"}.isdisjoint(self.head.headers):
-            raise ConnectionBroken("the server closed the connection before the end of its answer")
-        self._done, self._stray = True, True
 
     # What the parser calls.
 

@@ -30,15 +30,6 @@ def forward_url(base_url: str, target: str) -> Url:
     return parse_url(f"{base_url}/forward?u={quote(target, safe='')}")
 
 
-def lava_headers(url: Url, bearer: str, metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that Lava itself reads."""
-    headers = {"host": url.authority, "authorization": f"Bearer {bearer}"}
-    if metadata:
-        # ASCII escapes: a header can't hold other characters.
-        headers["x-lava-metadata"] = json.dumps(dict(metadata), separators=(",", ":"))
-    return headers
-
-
 class Forwarder:
     """The settings of one way through Lava, and what they make of a request."""
 
@@ -60,7 +51,11 @@ class Forwarder:
         access = resolve_access(self.api_key, self.base_url)
         url = forward_url(access.base_url, target)
         bearer = access.key if identity.billing is MERCHANT else access.bearer(identity.billing)
-        return url, bearer, lava_headers(url, bearer, identity.metadata)
+        headers = {"host": url.authority, "authorization": f"Bearer {bearer}"}
+        if identity.metadata:
+            # ASCII escapes: a header can't hold other characters.
+            headers["x-lava-metadata"] = json.dumps(dict(identity.metadata), separators=(",", ":"))
+        return url, bearer, headers
 
     def readdress(self, library: Any, request: Any) -> Any:
         """Return the request to send to Lava for one that a client of httpx or httpx2 made for Mistral.

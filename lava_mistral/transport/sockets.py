@@ -22,7 +22,7 @@ class Socket:
     """A TCP or TLS connection in sync code."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
+        self._socket: Any = None
 
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[tuple[str, int]]:
         """Return the addresses of a host, as `(ip, port)`."""
@@ -58,33 +58,32 @@ class Socket:
         """Turn the connection into TLS."""
         trusted = context()
         try:
-            self._socket = trusted.wrap_socket(self._ready(deadline), server_hostname=hostname)
+            self._socket.settimeout(deadline.left())
+            self._socket = trusted.wrap_socket(self._socket, server_hostname=hostname)
         except OSError as error:
             raise failure(error) from None
 
     def send(self, data: bytes, deadline: Deadline) -> None:
         """Send all bytes; the limit is one for all of them."""
         try:
-            self._ready(deadline).sendall(data)
+            self._socket.settimeout(deadline.left())
+            self._socket.sendall(data)
         except OSError as error:
             raise failure(error) from None
 
     def receive(self, deadline: Deadline) -> bytes:
         """Return the next bytes; none at the end of the connection."""
         try:
-            return self._ready(deadline).recv(AT_ONCE)
+            self._socket.settimeout(deadline.left())
+            data: bytes = self._socket.recv(AT_ONCE)
+            return data
         except OSError as error:
             raise failure(error) from None
-
-    def _ready(self, deadline: Deadline) -> socket.socket:
-        assert self._socket is not None
-        self._socket.settimeout(deadline.left())
-        return self._socket
 
     @property
     def quiet(self) -> bool:
         """Whether the connection is open and nothing has come that nobody asked for."""
-        if self._socket is None or self._socket.fileno() < 0:
+        if self._socket.fileno() < 0:
             return False
         unread = self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
         return not unread and not readable(self._socket.fileno())

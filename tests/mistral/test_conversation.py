@@ -24,6 +24,7 @@ from mistral_common.protocol.instruct.validator import MistralRequestValidatorV1
 
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.conversation import MAX_TOOLS, prepare
+from lava_mistral.mistral.repair import Repair
 from lava_mistral.mistral.tool_ids import mistral_tool_id
 
 strict = partial(prepare, repair=False)
@@ -662,6 +663,16 @@ def test_exactly_what_mistral_takes_passes() -> None:
             with pytest.raises(InvalidRequestError):
                 strict(messages)
     assert 100 < sum(verdicts) < len(verdicts) - 100
+
+
+def test_plain_conversations_go_as_repair_has_them() -> None:
+    """Every order of up to four messages without calls: those that need no repair skip it."""
+    letters = [system(), system(""), user(), user(""), assistant("x"), assistant(""), assistant("x", prefix=True)]
+    for messages in itertools.chain.from_iterable(itertools.product(letters, repeat=length) for length in range(1, 5)):
+        repaired = Repair(messages, strict=False)
+        repaired.end(None)
+        if repaired.out:
+            assert prepare(messages) == repaired.out
 
 
 def test_a_long_history_is_prepared_in_no_time() -> None:
