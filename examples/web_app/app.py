@@ -49,7 +49,7 @@ def create_app() -> FastAPI:
     """Make the web app; one model and one agent serve every customer."""
     app = FastAPI()
     # require_customer: a request that lost its customer fails instead of being paid by the merchant.
-    model = ChatLavaMistral(temperature=0, max_tokens=500)
+    model = ChatLavaMistral(temperature=0, max_tokens=500, require_customer=True)
     agent = create_agent(model, [opening_hours], checkpointer=InMemorySaver())
     totals = UsageTotals()
 

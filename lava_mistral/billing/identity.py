@@ -129,6 +129,10 @@ def check_base_url(url: str) -> str:
         host = None
     if not host or parts.scheme not in ("http", "https"):
         raise ConfigurationError(f"The base URL {url!r} is not one: write it like {PRODUCTION_URL}.")
+    if f".{host}".endswith((".mistral.ai", ".api.openai.com")):
+        raise ConfigurationError(
+            f"{url!r} is not Lava: calls go to Mistral through Lava, whose own address is base_url=. Leave it out."
+        )
     if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(
             f"The base URL {url!r} would send the key unencrypted: write https:// (http:// is for this machine only)."

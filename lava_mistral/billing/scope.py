@@ -332,6 +332,11 @@ def identify(
     return BillingContext(base, merged, tuple(dict.fromkeys(limits)) if len(limits) > 1 else limits)
 
 
+def requires_customer() -> bool:
+    """Whether `LAVA_REQUIRE_CUSTOMER` asks every call of this process to name a customer."""
+    return os.environ.get("LAVA_REQUIRE_CUSTOMER", "").lower() not in ("", "0", "false", "no")
+
+
 def check_customer(identity: BillingContext, required: bool = False) -> None:
     """Refuse a call that no customer is named for, where one is required.
 
@@ -344,7 +349,7 @@ def check_customer(identity: BillingContext, required: bool = False) -> None:
     """
     if identity.billing.customer_id is not None:
         return
-    if required or os.environ.get("LAVA_REQUIRE_CUSTOMER", "").lower() not in ("", "0", "false", "no"):
+    if required or requires_customer():
         raise ConfigurationError(
             "No customer is named for this call, and one is required (require_customer=True or "
             "LAVA_REQUIRE_CUSTOMER=1): make it inside billed_to(customer_id, meter_slug), or give it "

@@ -14,12 +14,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lava_mistral.billing.identity import is_loopback, resolve_access
+from lava_mistral.billing.identity import credential_billing, is_loopback, resolve_access
+from lava_mistral.billing.scope import requires_customer
 from lava_mistral.billing.usage import CallRecord, Tally
 from lava_mistral.billing.usage_totals import track_usage
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.cli.documents import Library, Text, passages, prose, read_library
 from lava_mistral.cli.output import counted, print_columns
+from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.amounts import format_cost
 
 Framework = Literal["langchain", "llama-index"]
@@ -54,6 +56,11 @@ def demo(
     """
     if question is not None and not question.strip():
         raise typer.BadParameter("it is empty", param_hint="--question")
+    if requires_customer() and credential_billing(None).customer_id is None:
+        raise ConfigurationError(
+            "LAVA_REQUIRE_CUSTOMER is on, and the demo's calls name no customer. Unset it for the demo: "
+            "env -u LAVA_REQUIRE_CUSTOMER lava-mistral demo"
+        )
     console = Console(soft_wrap=True, highlight=False)
     with ExitStack() as stack:
         api_key, base_url = _access(stack, console)

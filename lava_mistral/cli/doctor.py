@@ -25,6 +25,7 @@ from lava_mistral.billing.identity import (
     missing_key,
     resolve_access,
 )
+from lava_mistral.billing.scope import requires_customer
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.calls.error_mapping import redact
 from lava_mistral.cli.output import JsonOption, counted, print_json
@@ -110,6 +111,12 @@ def examine(model: str, *, spend: bool = False) -> Iterator[Finding]:
     if spend:
         checks.append(("embedding", _embedding))
     yield Finding("Python", "ok", ".".join(map(str, sys.version_info[:3])))
+    if requires_customer():
+        del os.environ["LAVA_REQUIRE_CUSTOMER"]  # the checks name no customer
+        said = (
+            "LAVA_REQUIRE_CUSTOMER is on: calls that name no customer are refused; the checks here are made without it"
+        )
+        yield Finding("customer", "ok", said)
     failed: set[str] = set()
     for name, check in checks:
         if name in ("credential", "embedding") and failed & {"key", "base URL", "network", "credential", "wallet"}:

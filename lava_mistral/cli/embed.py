@@ -62,10 +62,16 @@ def embed(
     request of a single token, unless --yes is given. A job that was stopped or killed goes on when the same command is
     given again. Rows that can't be embedded are written to OUT/_job/rejected.jsonl with the reason.
     """
-    from lava_mistral.billing.identity import Billing
+    from lava_mistral.billing.identity import Billing, credential_billing
+    from lava_mistral.billing.scope import requires_customer
     from lava_mistral.client.sync_client import LavaMistral
     from lava_mistral.jobs.embedding_job import EmbeddingJob
 
+    if customer and not meter:
+        raise typer.BadParameter("a customer needs a meter: add --meter …", param_hint="--customer")
+    if not customer and requires_customer() and credential_billing(None).customer_id is None:
+        said = "LAVA_REQUIRE_CUSTOMER is on: say who pays, with --customer … --meter …"
+        raise typer.BadParameter(said, param_hint="--customer")
     client = LavaMistral(billing=Billing(customer_id=customer, meter_slug=meter) if customer or meter else None)
     job = EmbeddingJob(
         _files(inputs, out),

@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from lava_mistral import Billing, ConfigurationError, LavaMistral, billed_to, track_usage
+from langchain_lava_mistral import ChatLavaMistral
+from lava_mistral import AsyncLavaMistral, Billing, ConfigurationError, LavaMistral, billed_to, track_usage
 from lava_mistral.billing.identity import (
     PRODUCTION_URL,
     SANDBOX_URL,
@@ -37,6 +38,7 @@ from lava_mistral.billing.identity import (
     to_billing,
 )
 from lava_mistral.billing.scope import identify
+from llama_index_lava_mistral import ChatLavaMistral as LlamaChat
 
 KEY = "aks_live_0123456789abcdef"
 FORMS: list[dict[str, Any]] = [
@@ -194,6 +196,15 @@ def test_plain_http_is_for_this_machine(url: str) -> None:
 def test_other_base_urls_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
         check_base_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.mistral.ai/v1", "https://Codestral.Mistral.AI", "https://api.openai.com/v1"]
+)
+@pytest.mark.parametrize("make", [LavaMistral, AsyncLavaMistral, ChatLavaMistral, LlamaChat])
+def test_a_providers_address_is_no_base_url(make: Callable[..., Any], url: str) -> None:
+    with pytest.raises(ValueError, match=r"calls go to Mistral through Lava, whose own address is base_url="):
+        make(api_key=KEY, base_url=url)
 
 
 def test_an_opaque_token_passes_as_it_is_and_takes_no_billing() -> None:

@@ -56,6 +56,11 @@ class TestDemo:
         assert "To bill a call to one of your customers, wrap it in billed_to with the customer's id" in answer
         assert answer.endswith(".")
 
+    def test_a_required_customer_is_told_with_the_variable_to_unset(self) -> None:
+        result = run("demo", LAVA_REQUIRE_CUSTOMER="1")
+        assert result.exit_code == 1
+        assert "env -u LAVA_REQUIRE_CUSTOMER lava-mistral demo" in result.stderr
+
     @pytest.mark.parametrize("framework", FRAMEWORKS)
     def test_it_answers_from_the_users_files_with_sources_and_cost(
         self, framework: str, folder: Path, gateway: LocalGateway

@@ -37,6 +37,16 @@ class TestDoctor:
         assert embedded.request_id in result.stdout
         assert gateway.wallet.merchant == 1000 - embedded.cost < 1000
 
+    def test_a_required_customer_is_told_and_not_asked_of_the_checks(
+        self, gateway: LocalGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LAVA_REQUIRE_CUSTOMER", "1")
+        result = run("doctor", "--spend", **access(gateway))
+        assert result.exit_code == 0, result.output
+        assert "ok       customer: LAVA_REQUIRE_CUSTOMER is on" in result.stdout
+        assert "ok       credential: accepted" in result.stdout
+        assert gateway.requests[-1].path == "/v1/embeddings"
+
     def test_json(self, gateway: LocalGateway) -> None:
         result = run("doctor", "--json", **access(gateway))
         report = json.loads(result.stdout)

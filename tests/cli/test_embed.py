@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lava_mistral import Billing
 from lava_mistral.gateway import LocalGateway
 from tests.conftest import ROOT
 from tests.fakes.command_line import COMMAND, access, run
@@ -60,6 +61,25 @@ def test_it_says_what_it_will_cost_and_starts_with_yes(gateway: LocalGateway, tm
     assert ids(out) == list(range(300))
     again = run(*command, "--yes", **access(gateway))
     assert "300, 300 of them done before" in again.stderr
+
+
+def test_a_required_customer_is_asked_for_by_option(gateway: LocalGateway, tmp_path: Path) -> None:
+    required = {"LAVA_REQUIRE_CUSTOMER": "1", "COLUMNS": "500"} | access(gateway)
+    path = write(tmp_path / "in.jsonl", 3, 5)
+    command = ("embed", path, "--text", "text", "--out", tmp_path / "out", "--yes")
+    refused = run(*command, **required)
+    assert refused.exit_code == 2
+    assert "say who pays, with --customer … --meter …" in refused.stderr
+    alone = run(*command, "--customer", "c_1", **required)
+    assert alone.exit_code == 2
+    assert "add --meter" in alone.stderr
+    assert not gateway.requests
+    assert run(*command, "--customer", "c_1", "--meter", "ingest", **required).exit_code == 0
+    assert {request.customer_id for request in gateway.requests} == {"c_1"}
+    token = Billing(customer_id="c_2", meter_slug="ingest").forward_token(gateway.secret_key)
+    by_token = ("embed", path, "--text", "text", "--out", tmp_path / "token", "--yes")
+    assert run(*by_token, LAVA_FORWARD_TOKEN=token, **required).exit_code == 0
+    assert gateway.requests[-1].customer_id == "c_2"
 
 
 def test_bad_rows_and_failures_are_told(gateway: LocalGateway, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import shutil
@@ -27,8 +28,11 @@ DELTA = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Wel
 ENDLESS = (200, [f"data: {json.dumps(DELTA)}\n\n", 0.1] * 600)
 
 
-def load_app() -> Any:
-    spec = importlib.util.spec_from_file_location("web_app", ROOT / "examples" / "web_app" / "app.py")
+APP = ROOT / "examples" / "web_app" / "app.py"
+
+
+def load_app(path: Path = APP) -> Any:
+    spec = importlib.util.spec_from_file_location("web_app", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -80,6 +84,25 @@ def test_each_request_is_billed_to_its_customer_whose_cost_is_shown(site: str, s
         spent = sum(request.cost for request in slow_gateway.requests if request.customer_id == customer)
         assert events[-1] == ("cost", {"total": f"{spent:f}"})
     assert {request.customer_id for request in slow_gateway.requests} == {"cus_1", "cus_2"}
+
+
+def test_a_question_that_lost_its_customer_fails_and_is_not_paid(
+    slow_gateway: LocalGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in slow_gateway.environ.items():
+        monkeypatch.setenv(name, value)
+    source, block = APP.read_text("utf-8"), "billed_to(x_customer, METER)(answer)"
+    assert block in source
+    (tmp_path / "app.py").write_text(source.replace(block, "answer"), "utf-8")
+    app = load_app(tmp_path / "app.py")
+
+    async def visit() -> str:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://app") as browser:
+            question = {"text": "Hello", "thread": "t"}
+            return (await browser.post("/chat", json=question, headers={"x-customer": "cus_1"})).text
+
+    assert "No customer is named for this call" in asyncio.run(visit())
+    assert not slow_gateway.requests
 
 
 def test_a_thread_is_remembered_for_its_customer_alone(site: str, slow_gateway: LocalGateway) -> None:
