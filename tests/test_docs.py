@@ -22,7 +22,7 @@ from llama_index.embeddings.mistralai import MistralAIEmbedding
 from llama_index.llms.mistralai import MistralAI
 
 from lava_mistral.cli.app import app
-from lava_mistral.gateway import LocalGateway
+from lava_mistral.gateway import Interrupted, LocalGateway, Status
 from tests.conftest import ROOT
 from tests.fakes.pdf_file import pdf
 
@@ -103,14 +103,15 @@ def test_the_script_for_a_pdf_stands_alone(lines: list[str], said: str, gateway:
     assert ("USD" in done.stdout) is bool(lines)
 
 
-def test_the_web_app_streams_with_its_cost_and_answers_402_where_the_plan_is_empty(
+def test_the_web_app_streams_with_its_cost_and_answers_what_is_wrong_by_status_or_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names: dict[str, Any] = {"__name__": "app"}
     exec(titled("docs/guides/billing.md", "app.py"), names)
     monkeypatch.setenv("LAVA_REQUIRE_CUSTOMER", "1")
 
-    async def visit(customer: str) -> httpx.Response:
+    async def visit(customer: str, gateway: LocalGateway, *answers: object) -> httpx.Response:
+        gateway.queue(*answers)
         transport = httpx.ASGITransport(app=names["app"])
         async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
             return await browser.get("/ask", params={"question": "Water is wet. Is water wet?", "customer": customer})
@@ -118,11 +119,20 @@ def test_the_web_app_streams_with_its_cost_and_answers_402_where_the_plan_is_emp
     with LocalGateway(customers={"cus_42": "1", "cus_poor": "0"}) as gateway:
         for name, value in gateway.environ.items():
             monkeypatch.setenv(name, value)
-        good, poor = asyncio.run(visit("cus_42")), asyncio.run(visit("cus_poor"))
+        good, poor = (asyncio.run(visit(customer, gateway)) for customer in ("cus_42", "cus_poor"))
+        refused = [
+            asyncio.run(visit("cus_42", gateway, *answers)).status_code
+            for answers in ([(403, {"error": {"message": "not on the plan"}})], [Status(400)], [Status(503)] * 3)
+        ]
+        empty = [asyncio.run(visit(customer, gateway)).status_code for customer in ("", " ")]
+        early = asyncio.run(visit("cus_42", gateway, Interrupted()))
     [*words, cost] = good.text.strip().split("\n\n")
     assert "".join(json.loads(word.removeprefix("data: ")) for word in words) == "Water is wet."
     assert cost.startswith("event: cost\ndata: 0.0000")
     assert (good.status_code, poor.status_code) == (200, 402)
+    assert (refused, empty) == ([403, 502, 503], [422, 422])
+    assert early.text.startswith("data: ")
+    assert early.text.endswith('event: failed\ndata: "The answer ended early."\n\n')
 
 
 @pytest.mark.parametrize("page", pages_with("bash"))
