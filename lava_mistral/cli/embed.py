@@ -129,6 +129,9 @@ def _show(estimate: JobEstimate, console: Console) -> None:
     how = "" if estimate.counted else ", by a sample"
     console.print(f"tokens  {'about' if estimate.exact else 'at most'} {estimate.tokens:,}{how}")
     console.print(f"cost    {_rounded(estimate.low)} to {_rounded(estimate.high)}, likely {_rounded(estimate.likely)}")
+    if estimate.tokens_paid:
+        paid = f"{estimate.tokens_paid:,} tokens ({_rounded(estimate.paid)})"
+        console.print(f"goes on: {paid} paid before are not paid again")
     if estimate.seconds is not None:
         console.print(f"time    about {_span(estimate.seconds)} at the account's limits")
 

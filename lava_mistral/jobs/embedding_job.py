@@ -19,9 +19,10 @@ from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKE
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
+from lava_mistral.embedding.results import digest
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.jobs.folder import JobFolder
-from lava_mistral.jobs.inputs import Input, Slice, find_files, fingerprint
+from lava_mistral.jobs.inputs import Input, Slice, find_files
 from lava_mistral.jobs.parts import Counter, JobProgress, PartEmbedder, price
 from lava_mistral.pricing.estimate import estimate_cost
 
@@ -39,13 +40,15 @@ class JobEstimate:
     Attributes:
         rows: of the input.
         rows_done: those that parts stand for already.
-        tokens: of the other rows.
+        tokens: of the other rows, without texts whose vectors an earlier run has left in the folder.
         counted: whether every row was counted, rather than a sample of 2,000 or more.
         exact: whether the count is Mistral's own (extra `[tokenizer]`), rather than an upper estimate.
         low: USD at least; `None`, as the other two, where the model's price is not known.
         likely: USD as expected.
         high: USD at most. The sample may lie off by a few percent more.
         seconds: at the account's limits, where they were asked for.
+        tokens_paid: by earlier runs; they are not paid again.
+        paid: the same in USD; `None` where the model's price is not known.
     """
 
     rows: int
@@ -57,6 +60,8 @@ class JobEstimate:
     likely: Decimal | None
     high: Decimal | None
     seconds: float | None
+    tokens_paid: int = 0
+    paid: Decimal | None = Decimal(0)
 
 
 class EmbeddingJob:
@@ -81,7 +86,8 @@ class EmbeddingJob:
         strict: end with an error at a row that can't be embedded, rather than reject it.
 
     Attributes:
-        rejected: the file that rejected rows are written to, JSONL with `row`, `reason` and `content`.
+        rejected: the file that rejected rows are written to, JSONL with `row` (from 0, without a headline), `reason`,
+            `content`, and where it is known the `id`.
 
     Raises:
         ConfigurationError: there is no such file or column, or the length of the vectors is not known.
@@ -114,14 +120,14 @@ class EmbeddingJob:
         if clash := [name for name in kept if name in ("id", "vector")]:
             raise ConfigurationError(f"the column {clash[0]!r} can't be kept: the parts have one of their own.")
         self._files = find_files([inputs] if isinstance(inputs, str | Path) else inputs)
-        self._input = Input(self._files, [text, *([] if id is None else [id]), *kept])
+        self._input = Input(self._files, [text, *([] if id is None else [id]), *kept], id)
         types = {field.name: field.type for field in self._input.schema}
         schema = pa.schema(
             {"id": pa.int64() if id is None else types[id]}
             | {"vector": pa.list_(pa.float16() if dtype == "float16" else pa.float32(), length)}
             | {name: types[name] for name in kept}
         )
-        self._settings = {"text": text, "id": id, "columns": kept, "model": model, "dimensions": length}
+        self._settings = {"version": 1, "text": text, "id": id, "columns": kept, "model": model, "dimensions": length}
         self._settings |= {"dtype": dtype, "rows_per_part": rows_per_part}
         self._folder = JobFolder(Path(out))
         self.rejected = self._folder.rejected
@@ -138,9 +144,11 @@ class EmbeddingJob:
             ask_limits: send one request of a single token, whose answer tells the account's limits.
 
         Raises:
+            ConfigurationError: the folder is another job's, or the input has changed.
             LavaError: that request failed.
         """
-        done = self._folder.done()
+        self._folder.check(self._settings, self._files)
+        done, known = self._folder.done(), self._folder.recorded().keys()
         rows = left = counted = 0
         every = 1
         sample: list[str] = []
@@ -149,7 +157,9 @@ class EmbeddingJob:
             if part.start in done:
                 continue
             left += part.end - part.start
-            texts = [text for text in part.table.column(0).to_pylist() if text]
+            texts = [text for text in part.table.column(0).to_pylist() if text and not text.isspace()]
+            if known:
+                texts = [text for text in texts if digest(text) not in known]
             sample += texts[-counted % every :: every]
             counted += len(texts)
             while len(sample) > 2 * _SAMPLE:
@@ -159,8 +169,10 @@ class EmbeddingJob:
         share = Decimal(counted) / max(1, len(sample))
         low, likely, high = (None if each is None else each * share for each in (cost.low, cost.likely, cost.high))
         tokens = int(cost.input_tokens * share)
-        seconds = self._seconds(tokens, left) if ask_limits and left else None
-        return JobEstimate(rows, rows - left, tokens, every == 1, cost.exact, low, likely, high, seconds)
+        seconds = self._seconds(tokens, counted) if ask_limits and counted else None
+        before = self._folder.tokens_paid()
+        paid = price(before, self._embedder.settings["model"])
+        return JobEstimate(rows, rows - left, tokens, every == 1, cost.exact, low, likely, high, seconds, before, paid)
 
     def run(
         self,
@@ -184,7 +196,7 @@ class EmbeddingJob:
         """
         limit = None if spend_limit is None else to_amount(spend_limit)
         with self._folder.locked():
-            self._folder.claim({"version": 1, **self._settings, "files": [fingerprint(file) for file in self._files]})
+            self._folder.claim(self._settings, self._files)
             done, rows = self._folder.done(), self._embedder.rows_per_part
             paid = self._folder.tokens_paid()
             counter = Counter(

@@ -35,7 +35,7 @@ from lava_mistral.embedding.decoding import BadAnswer, read_rows
 from lava_mistral.embedding.results import digest
 from lava_mistral.embedding.sync_driver import SyncEmbedder
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.jobs.inputs import BadRow
+from lava_mistral.jobs.inputs import BadRow, fingerprint
 from lava_mistral.mistral.usage import known_usage
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class JobFolder:
         self.own = path / "_job"
         self.rejected = self.own / "rejected.jsonl"
         self._paid = self.own / "paid.jsonl"
+        self._manifest = self.own / "manifest.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -69,30 +70,37 @@ class JobFolder:
                     raise ConfigurationError(f"another process is working on the job in {self.path}.") from error
             yield
 
-    def claim(self, manifest: Mapping[str, Any]) -> None:
-        """Make this the folder of a job, or check that it is.
+    def check(self, settings: Mapping[str, Any], files: Sequence[Path]) -> bool:
+        """Check that this can be the folder of a job, and say whether it is already.
 
         Args:
-            manifest: the files of the input, and the settings that the parts depend on.
+            settings: what the parts depend on.
+            files: the input.
 
         Raises:
             ConfigurationError: it is the folder of another job, the input has changed, or there are other files in it.
         """
-        path = self.own / "manifest.json"
-        if path.exists():
-            before = json.loads(path.read_bytes())
-            for name, now in manifest.items():
-                if name == "files":
-                    _check_files(before["files"], now, self.path)
-                elif before.get(name) != now:
-                    raise ConfigurationError(
-                        f"the job in {self.path} was begun with {name}={before.get(name)!r}, not {now!r}: go on with "
-                        "that, or name another folder."
-                    )
-        elif any(self.path.glob("*.parquet")):
-            raise ConfigurationError(f"there are Parquet files in {self.path} that are of no job: name another folder.")
-        else:
-            self._replace(path, lambda file: file.write(json.dumps(manifest, indent=2).encode()))
+        if not self._manifest.exists():
+            if any(self.path.glob("*.parquet")):
+                raise ConfigurationError(
+                    f"there are Parquet files in {self.path} that are of no job: name another folder."
+                )
+            return False
+        before = json.loads(self._manifest.read_bytes())
+        for name, now in settings.items():
+            if before.get(name) != now:
+                raise ConfigurationError(
+                    f"the job in {self.path} was begun with {name}={before.get(name)!r}, not {now!r}: go on with "
+                    "that, or name another folder."
+                )
+        _check_files(before["files"], list(map(fingerprint, files)), self.path)
+        return True
+
+    def claim(self, settings: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """Make this the folder of a job, or check that it is; see `check`."""
+        if not self.check(settings, files):
+            manifest = {**settings, "files": list(map(fingerprint, files))}
+            self._replace(self._manifest, lambda file: file.write(json.dumps(manifest, indent=2).encode()))
         self.tidy()
 
     def tidy(self) -> None:
@@ -118,7 +126,7 @@ class JobFolder:
         """Write what became of the rows from `start` to before `end`."""
         if bad:
             # First, and all at once: lines without their part are dropped when the job goes on.
-            _append(self.rejected, *map(asdict, bad))
+            _append(self.rejected, *(asdict(row, dict_factory=_without_unknown_id) for row in bad))
         self._replace(self.path / f"part-{start:012}-{end:012}.parquet", lambda file: pq.write_table(table, file))
 
     def add_paid(self, answer: EmbeddingAnswer) -> None:
@@ -223,8 +231,13 @@ def _check_files(before: list[dict[str, Any]], now: list[dict[str, Any]], folder
     )
 
 
+def _without_unknown_id(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if (name, value) != ("id", None)}
+
+
 def _line(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value).encode() + b"\n"
+    # An id of Parquet's may be a date, bytes or a number with decimals.
+    return json.dumps(value, default=str).encode() + b"\n"
 
 
 def _append(path: Path, *values: Mapping[str, Any]) -> None:

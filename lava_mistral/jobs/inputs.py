@@ -31,11 +31,12 @@ _Record: TypeAlias = "list[Any] | tuple[str, str]"  # the values of a row, or wh
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that can't be embedded: its number in the whole input from 0, the reason, and how it begins."""
+    """A row that can't be embedded: its number in the whole input from 0, why, how it begins, its id if known."""
 
     row: int
     reason: str
     content: str
+    id: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Input:
     Args:
         files: where they are, in order.
         columns: which to read; the first one holds the texts.
+        id: which one of them holds the ids.
 
     Attributes:
         schema: the columns and their types. Those of CSV are text, those of JSONL what the first 10,000 rows hold.
@@ -115,8 +117,9 @@ class Input:
         ConfigurationError: there is no such column, or the one of the texts holds something else.
     """
 
-    def __init__(self, files: Sequence[Path], columns: Sequence[str]) -> None:
+    def __init__(self, files: Sequence[Path], columns: Sequence[str], id: str | None = None) -> None:
         self._files = files
+        self._id = id
         self._columns = list(dict.fromkeys(columns))
         self._format = _format_of(files[0])
         if self._format == "parquet":
@@ -223,7 +226,8 @@ class Input:
                         pa.array([value], kind)
                     except _UNREADABLE:
                         shown = repr(value)[:200].encode("utf-8", "replace").decode()
-                        bad.append(BadRow(number, f"its {name!r} is no {kind}", shown))
+                        given = None if self._id is None else row[self._columns.index(self._id)]
+                        bad.append(BadRow(number, f"its {name!r} is no {kind}", shown, given))
                         break
                 else:
                     good[number] = row

@@ -190,8 +190,10 @@ class PartEmbedder:
         texts = part.table.column(self.text).to_pylist()
         reasons = self._reasons(texts, part.table, engine)
         reasons |= {place: refused[number] for place, number in enumerate(part.numbers) if number in refused}
+        ids = None if self.id is None else part.table.column(self.id)
         bad = part.bad + [
-            BadRow(part.numbers[place], reason, (texts[place] or "")[:200]) for place, reason in sorted(reasons.items())
+            BadRow(part.numbers[place], reason, (texts[place] or "")[:200], None if ids is None else ids[place].as_py())
+            for place, reason in sorted(reasons.items())
         ]
         if bad and self.strict:
             raise _refusal(bad[0].row, bad[0].reason)
@@ -207,6 +209,9 @@ class PartEmbedder:
     def _reasons(self, texts: list[Any], table: pa.Table, engine: EmbeddingEngine) -> dict[int, str]:
         """Return the places of rows that can't be embedded, with the reason."""
         reasons = {place: "the text is null" for place, text in enumerate(texts) if text is None}
+        reasons |= {
+            place: "the text is white space alone" for place, text in enumerate(texts) if text and text.isspace()
+        }
         if self.id is not None and table.column(self.id).null_count:
             reasons |= {place: "the id is null" for place, id in enumerate(table.column(self.id)) if not id.is_valid}
         places = [place for place in range(len(texts)) if place not in reasons]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -61,6 +62,36 @@ def test_it_says_what_it_will_cost_and_starts_with_yes(gateway: LocalGateway, tm
     assert ids(out) == list(range(300))
     again = run(*command, "--yes", **access(gateway))
     assert "300, 300 of them done before" in again.stderr
+
+
+def test_a_job_that_goes_on_says_what_is_not_paid_again(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "in.jsonl", 1_000, 100), tmp_path / "out"
+    command = ("embed", path, "--text", "text", "--out", out, "--max-concurrency", "1")
+    with LocalGateway(balance="0.006") as gateway:
+        assert run(*command, "--yes", **access(gateway)).exit_code == 1
+        paid = sum(request.usage["prompt_tokens"] for request in gateway.requests if request.status == 200)
+    with LocalGateway() as gateway:
+        again = run(*command, **access(gateway)).stderr
+        assert f"goes on: {paid:,} tokens ($" in again
+        quoted = int(re.findall(r"^tokens .* ([\d,]+)", again, re.MULTILINE)[0].replace(",", ""))
+        done = run(*command, "--yes", **access(gateway))
+        assert done.exit_code == 0
+        spent = sum(request.usage["prompt_tokens"] for request in gateway.requests[1:])
+        assert spent <= quoted < 1.6 * spent
+        complete = run(*command, **access(gateway))
+        assert "tokens  about 0\n" in complete.stderr or "tokens  at most 0\n" in complete.stderr
+
+
+def test_a_job_that_does_not_fit_the_folder_is_refused_before_its_quote(gateway: LocalGateway, tmp_path: Path) -> None:
+    path, out = write(tmp_path / "in.jsonl", 3, 5), tmp_path / "out"
+    command = ("embed", path, "--text", "text", "--out", out)
+    assert run(*command, "--yes", **access(gateway)).exit_code == 0
+    before = len(gateway.requests)
+    other = run(*command, "--float16", **access(gateway))
+    assert other.exit_code == 1
+    assert "begun with dtype='float32', not 'float16'" in other.stderr
+    assert "rows " not in other.stderr
+    assert len(gateway.requests) == before
 
 
 def test_a_required_customer_is_asked_for_by_option(gateway: LocalGateway, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def test_bad_rows_are_rejected_with_the_reason(gateway: LocalGateway, tmp_path: 
     ]
     assert all(part in line["reason"] for part, line in zip(reasons, rejected, strict=True))
     assert all(len(line["content"]) <= 200 for line in rejected)
+    assert [line.get("id") for line in rejected] == [None, None, "null", "empty", "number", "long", None, None]
     with pytest.raises(InvalidRequestError, match="row 3 can't be embedded: it is no JSON"):
         job(gateway, tmp_path / "in.jsonl", tmp_path / "strict", strict=True).run()
 
@@ -134,6 +136,28 @@ def test_a_csv_row_of_another_length_is_rejected(gateway: LocalGateway, tmp_path
     assert given.run().rejected == 2
     assert pq.read_table(tmp_path / "out")["text"].to_pylist() == ["one", "three\nlines"]
     assert "it has 4 fields, the headline 2" in given.rejected.read_text()
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_white_space_alone_is_rejected_by_its_id(
+    gateway: LocalGateway, tmp_path: Path, write: Callable[[Path, list[dict[str, Any]]], None]
+) -> None:
+    write(tmp_path / "in", [ROWS[0], {"key": "blank", "text": " \t\n\u00a0", "page": 0}, ROWS[1]])
+    inputs = str(tmp_path / "in.*")
+    given = job(gateway, inputs, tmp_path / "out")
+    assert (given.run().rejected, sent(gateway)) == (1, ["text number 0", "text number 1"])
+    [line] = map(json.loads, given.rejected.read_text().splitlines())
+    assert (line["row"], line["id"], line["reason"]) == (1, "blank", "the text is white space alone")
+    numbered = job(gateway, inputs, tmp_path / "numbered", id=None)
+    numbered.run()
+    assert "id" not in json.loads(numbered.rejected.read_text())
+
+
+def test_an_id_that_json_has_no_word_for_is_rejected_as_text(gateway: LocalGateway, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in", [{"key": date(2026, 8, 1), "text": ""}, {"key": date(2026, 8, 2), "text": "two"}])
+    given = job(gateway, tmp_path / "in.parquet", tmp_path / "out")
+    assert given.run().rejected == 1
+    assert json.loads(given.rejected.read_text())["id"] == "2026-08-01"
 
 
 class Refusing(httpx.HTTPTransport):
@@ -173,8 +197,11 @@ def test_a_job_that_failed_goes_on_and_pays_nothing_twice(tmp_path: Path) -> Non
     steps: list[JobProgress] = []
     with LocalGateway() as gateway:
         again = job(gateway, tmp_path / "in.jsonl", tmp_path / "out")
-        assert again.estimate().rows == 250
+        estimate = again.estimate()
+        assert (estimate.rows, estimate.tokens_paid) == (250, paid(poor))
+        assert estimate.paid == sum(request.cost for request in poor.requests if request.status == 200)
         done = again.run(on_progress=steps.append)
+        assert estimate.tokens >= paid(gateway) > estimate.tokens / 2
         assert sorted(sent(poor) + sent(gateway)) == sorted(row["text"] for row in rows)
         assert done.tokens == paid(poor) + paid(gateway)
         assert (steps[-1].rows, steps[-1].rows_done) == (250, 250)
@@ -193,8 +220,9 @@ def test_another_input_or_setting_is_noticed(gateway: LocalGateway, tmp_path: Pa
     with pytest.raises(ConfigurationError, match="begun with dtype='float32', not 'float16'"):
         job(gateway, path, tmp_path / "out", dtype="float16").run()
     path.write_text(path.read_text().replace("number 7", "number 8"))
-    with pytest.raises(ConfigurationError, match=r"in\.jsonl is new or has changed"):
-        job(gateway, path, tmp_path / "out").run()
+    for method in ("run", "estimate"):
+        with pytest.raises(ConfigurationError, match=r"in\.jsonl is new or has changed"):
+            getattr(job(gateway, path, tmp_path / "out"), method)()
     write_jsonl(path, ROWS)
     assert job(gateway, path, tmp_path / "out").run().rows_done == 250
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
