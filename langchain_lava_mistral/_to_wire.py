@@ -32,10 +32,10 @@ from lava_mistral.mistral.content import (
     named_text,
     refused,
     text_part,
-    tool_content,
     url_part,
 )
 from lava_mistral.mistral.json_codec import to_text
+from lava_mistral.mistral.tool_results import tool_content
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart, ToolCallPart
 
 # Whose models sign their thoughts for Mistral: a signature of any other provider means nothing to it.

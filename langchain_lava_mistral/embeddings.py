@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, PartialEmbedding
-    from lava_mistral.embedding.progress import OnProgress
+    from lava_mistral.embedding.results import OnProgress
 
 _building = ForkSafeLock()
 _ENGINE = ("model", "dimensions", "max_concurrency", "max_retries", "on_empty")

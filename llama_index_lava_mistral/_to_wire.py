@@ -31,9 +31,9 @@ from lava_mistral.mistral.content import (
     media_type_of,
     refused,
     text_part,
-    tool_content,
     url_part,
 )
+from lava_mistral.mistral.tool_results import tool_content
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart, ToolMessage
 from llama_index_lava_mistral._tools import call_parts, calls_of
 

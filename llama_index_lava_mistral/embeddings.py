@@ -28,7 +28,7 @@ from lava_mistral.embedding.engine import (
     PartialEmbedding,
 )
 from lava_mistral.embedding.input_validation import OnEmpty
-from lava_mistral.embedding.progress import OnProgress
+from lava_mistral.embedding.results import OnProgress
 from lava_mistral.errors import LavaError
 from llama_index_lava_mistral._cache import COLLECTION, CachedBatch
 from llama_index_lava_mistral._params import LavaSettings, clients_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from lava_mistral.billing.identity import MERCHANT, Billing
 from lava_mistral.billing.listeners import Listening, notify, present_listeners
-from lava_mistral.billing.scope import BillingContext
+from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.billing.usage import CallRecord, Kind, RetryStats
 from lava_mistral.errors import SpendLimitError

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from lava_mistral.billing.identity import Billing, Secret
-from lava_mistral.billing.scope import identify, open_scopes, present_scope
+from lava_mistral.billing.precedence import identify
+from lava_mistral.billing.scope import open_scopes, present_scope
 from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.errors import ConfigurationError
 

@@ -5,7 +5,7 @@
     ChatLavaMistral(spend_limit="20")            # all calls of this model object together
     limit = SpendLimit("100"); LavaMistral(spend_limit=limit), LavaMistral(spend_limit=limit)
 
-Before a request goes out, the most that it can cost is reserved (`estimate.most_of_chat`); calls under way at the same
+Before a request goes out, the most that it can cost is reserved (`pricing.reservation`); calls under way at the same
 time each have their own reservation. When the answer says what it used, the reservation gives way to the real cost,
 and to nothing where the request was refused. Where nobody knows, because the answer was not seen to its end, the
 reservation stays: a limit is never passed on a guess. `LavaMistral.reconcile(limit)` asks Lava what such calls cost.

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from lava_mistral.billing.identity import billing_of_token, decode_forward_token, is_lava_credential, payer_of
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
-from lava_mistral.billing.scope import BillingContext
+from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.calls.error_mapping import (
     apart,
     error_from_failure,

@@ -31,7 +31,7 @@ from lava_mistral.errors import (
     StreamInterruptedError,
 )
 from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, NotConnected, TransportError
-from lava_mistral.transport.retry import parse_retry_after
+from lava_mistral.transport.retry import RETRIED_STATUSES, parse_retry_after
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -122,7 +122,7 @@ def error_from_response(
         code=detail.code,
         type=detail.type,
         request_id=shown_id(headers),
-        retryable=status in (408, 429, 500, 502, 503, 504) if status >= 300 else None,
+        retryable=status in RETRIED_STATUSES if status >= 300 else None,
         retry_after=parse_retry_after(headers.get("retry-after")),
         origin=detail.origin,
         body=body,
@@ -175,7 +175,7 @@ def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> Lava
     """The error for an error object that arrived inside a stream which had begun with status 200."""
     body = _without_secrets(body)
     detail = read_error_body(body)
-    retryable = detail.status is None or detail.status in (408, 429) or detail.status >= 500
+    retryable = detail.status is None or detail.status in RETRIED_STATUSES
     return StreamInterruptedError(
         f"the stream ended with an error: {detail.message or 'no explanation was given'}",
         code=detail.code,

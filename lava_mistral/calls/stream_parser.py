@@ -17,7 +17,8 @@ from lava_mistral.calls.error_mapping import (
     read_error_body,
     shorten,
 )
-from lava_mistral.errors import LavaError, StreamInterruptedError, StreamStalledError
+from lava_mistral.calls.stream_silence import Silence
+from lava_mistral.errors import LavaError, StreamInterruptedError
 from lava_mistral.mistral.json_codec import from_json
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, Turn
@@ -51,8 +52,7 @@ class StreamReader:
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
         self._accumulator = TurnAccumulator(call.names)
-        # Seconds of reads that told the caller nothing; what the caller takes between two reads is not the server's.
-        self._silence = 0.0
+        self.silence = Silence(call.gap)
         self._heard = False
         # What came instead of events, for the error.
         self._prelude = b""
@@ -105,10 +105,7 @@ class StreamReader:
         for delta in deltas:
             if delta.finish_reason == "error":
                 raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
-            if delta.text or delta.parts or delta.tool_calls or delta.finish_reason:
-                self._silence = 0.0
-                self.started = True
-            elif delta.usage:
+            if self.silence.heard(delta) or delta.usage:
                 self.started = True
         self.ready.extend(deltas)
 
@@ -171,20 +168,12 @@ class StreamReader:
             late: whether the time to the first delta is over.
         """
         if isinstance(error, DeadlineExceeded):
-            return self.call.unanswered(error, self.request_id) if late else caused(self.stalled(), error)
+            return (
+                self.call.unanswered(error, self.request_id)
+                if late
+                else caused(self.silence.error(self.request_id, self._partial()), error)
+            )
         return caused(self.interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
-
-    def stalled(self) -> StreamInterruptedError:
-        """The error for a stream that has gone silent."""
-        return StreamStalledError(
-            f"the stream went silent: no chunk came within {self.call.gap:g} s"
-            if self.call.gap is not None
-            else "the stream went silent",
-            request_id=self.request_id,
-            origin="mistral",
-            partial=self._partial(),
-            advice="stream_chunk_timeout= sets how long to wait for a chunk.",
-        )
 
     def interrupted(self, why: str, *, origin_mistral: bool = False) -> StreamInterruptedError:
         """The error for a stream that can't go on."""

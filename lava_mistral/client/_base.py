@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Protocol, Self
 from lava_mistral.billing.identity import Billing, Secret, check_base_url, to_billing
 from lava_mistral.billing.metering import open_call_meter
 from lava_mistral.billing.pickling import carried
-from lava_mistral.billing.scope import BillingContext, check_customer, identify, warn_of_unused_block
+from lava_mistral.billing.precedence import BillingContext, check_customer, identify
+from lava_mistral.billing.scope import warn_of_unused_block
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
 from lava_mistral.calls.chat_body import chat_body, refuse_keys
@@ -27,13 +28,13 @@ from lava_mistral.client.options import OnRetry
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message, ModelCard
-from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
+from lava_mistral.pricing.reservation import most_of_chat, most_of_embedding
 from lava_mistral.transport.clients import ClientTransport
-from lava_mistral.transport.connections import Pool
 from lava_mistral.transport.deadline import Deadline
 from lava_mistral.transport.failures import TransportError
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.lava import Forwarder
+from lava_mistral.transport.pools import Pool
 from lava_mistral.transport.request import Request, Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
 
@@ -120,7 +121,7 @@ class ClientBase:
     def _chat(self, messages: Sequence[Message], options: Any, stream: type[Any] | None = None) -> Flow[Any]:
         """Get an answer, or a stream whose first delta is there, trying again as the policy allows."""
         identity, streams, take = self._identity(options), stream is not None, options.pop
-        warn_of_unused_block(identity, streams=streams)
+        warn_of_unused_block(identity.billing.customer_id, streams=streams)
         model, repair = take("model", DEFAULT_CHAT_MODEL), take("repair_messages", True)
         timeout, gap = take("timeout", None), take("stream_chunk_timeout", None)
         key, on_retry = take("idempotency_key", None), take("on_retry", None)

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from lava_mistral.billing.identity import check_metadata, resolve_access
 from lava_mistral.billing.lava_records import Moment
-from lava_mistral.billing.scope import BillingContext
+from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError

@@ -10,8 +10,7 @@ from lava_mistral.errors import LavaError
 from lava_mistral.mistral.types import Prediction, ReasoningEffort, ResponseFormat, ToolChoice
 
 if TYPE_CHECKING:
-    from lava_mistral.embedding.engine import PartialEmbedding
-    from lava_mistral.embedding.progress import OnProgress
+    from lava_mistral.embedding.results import OnProgress, PartialEmbedding
 
 OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
 """Told before each wait: the error, how many tries were made, seconds to the next."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lava_mistral.billing.identity import PRODUCTION_URL, check_base_url
-from lava_mistral.billing.scope import BillingContext
+from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.calls.call import JSON_HEADERS
 from lava_mistral.client.lookups import Lookup
 from lava_mistral.client.sync_client import LavaMistral

@@ -56,19 +56,18 @@ class StreamBase(StreamReader):
         return self.ready.popleft()
 
     def _pull(self) -> Flow[None]:
-        began, gap, data = time.monotonic(), self.call.gap, b""
+        began, data = time.monotonic(), b""
         try:
             try:
                 if self.done:
                     # The caller has all that came; only now is it worth a moment to get the connection back.
                     yield from read(self._response, Deadline(LONGEST_END))
                 else:
-                    silence = None if gap is None else max(gap - self._silence, 0.0)
-                    data = yield from self._response.receive(Deadline(silence, self._deadline))
+                    data = yield from self._response.receive(Deadline(self.silence.left, self._deadline))
             except TransportError as error:
                 if not self.finished:
                     self._failure = self.broken(error, late=self._deadline.over)
-            self._silence += time.monotonic() - began
+            self.silence.lasted += time.monotonic() - began
             if data:
                 self.feed(data)
                 if self.done:

@@ -14,8 +14,9 @@ from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.input_validation import InputValidator
-from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope, Stopped
+from lava_mistral.embedding.limiter import ConcurrencyLimiter, PermitScope
 from lava_mistral.embedding.progress import ProgressReporter
+from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import BatchResult
 from lava_mistral.embedding.run import BaseStream, EmbeddingRun, Start, Step, supervised
 from lava_mistral.embedding.sources import EndOfSource, Source, TaskSource, ThreadSource

@@ -26,12 +26,13 @@ from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.prefetch import Prefetch
-from lava_mistral.embedding.progress import OnProgress, ProgressReporter
+from lava_mistral.embedding.progress import ProgressReporter
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY, AdaptiveRateLimiter
 from lava_mistral.embedding.results import (
     EmbeddingProgress,
     EmbeddingResult,
     EmbeddingUsage,
+    OnProgress,
     PartialEmbedding,
     known_vectors,
     partial_of,

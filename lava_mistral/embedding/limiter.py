@@ -13,12 +13,8 @@ from typing import Self
 
 from lava_mistral._locks import Inbox
 from lava_mistral.calls.responses import EmbeddingAnswer
-from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit
+from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit, Stopped
 from lava_mistral.errors import LavaError, RateLimitError
-
-
-class Stopped(Exception):
-    """The call that was waiting has been given up."""
 
 
 class StopSignal:

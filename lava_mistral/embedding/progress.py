@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
-from lava_mistral.embedding.results import EmbeddingProgress
+from lava_mistral.embedding.results import OnProgress
 from lava_mistral.embedding.run import EmbeddingRun
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
-
-OnProgress: TypeAlias = Callable[[EmbeddingProgress], object]
 
 
 class ProgressReporter:

@@ -45,6 +45,10 @@ SLOWEST: Final = 3.0
 NARROWEST: Final = 0.01
 
 
+class Stopped(Exception):
+    """The call that was waiting has been given up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Permit:
     """Allow one request; to be given back when its answer is there."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lava_mistral.billing.scope import BillingContext
+from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.input_validation import mended
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
@@ -49,6 +49,10 @@ class EmbeddingProgress:
     done: int
     total: int | None
     usage: EmbeddingUsage
+
+
+OnProgress: TypeAlias = Callable[[EmbeddingProgress], object]
+"""Told after each request how far an ingestion has come."""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from enum import Enum
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 from lava_mistral.billing.listeners import notify
-from lava_mistral.billing.scope import BillingContext
+from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.billing.usage import Listener, RetryStats
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.input_validation import InputValidator
-from lava_mistral.embedding.limiter import Stopped
+from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import (
     BatchResult,
     EmbeddingProgress,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Final, cast
 
-from lava_mistral.errors import InvalidRequestError, LavaError
-from lava_mistral.mistral.json_codec import to_text
+from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.types import AudioPart, ContentPart, DocumentPart, ImagePart, ImageURL, TextPart, ThinkingPart
 
 PDF: Final = "application/pdf"
@@ -26,9 +23,6 @@ _TEXTUAL: Final = frozenset(
         "application/javascript",
     )
 )
-_OWN_KINDS: Final = frozenset(("file", "document", "media"))
-_SOURCE_KEYS: Final = frozenset(("mime_type", "media_type", "source_type", "source"))
-_LONG_BASE64: Final = re.compile(r"(?:data:[^,\s]*,)?[\w+/=-]{1000,}", re.ASCII)
 # First bytes of a file → its media type. RIFF and ISO files say more at bytes 8 to 12.
 _MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"%PDF-", PDF),
@@ -227,85 +221,3 @@ def add_part(parts: list[ContentPart], part: ContentPart) -> None:
         parts[-1] = cast("ThinkingPart", joined)
     else:
         parts.append(part)
-
-
-def tool_content(blocks: Iterable[Any], convert: Callable[[Any], Iterable[ContentPart]]) -> str | list[ContentPart]:
-    """Return the content of a tool's message: readable blocks as parts, and data as JSON text.
-
-    A tool's result is data: what has a `type` of its own, a URL that Mistral can't fetch (`file:///`, `gs://`, a path)
-    or no readable content goes out as text; where nothing is content, the list as a whole.
-
-    Args:
-        blocks: of a framework: texts, dictionaries or objects.
-        convert: turns a block into parts; a `LavaError`, `OSError` or `ValueError` says that it holds no content.
-    """
-    blocks = list(blocks)
-    read = [_read_block(block, convert) for block in blocks]
-    if blocks and all(parts is None for parts in read):
-        return to_text(_abridged(blocks))
-    parts: list[ContentPart] = []
-    for block, found in zip(blocks, read, strict=True):
-        parts += [text_part(to_text(_abridged(block)))] if found is None else found
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        return parts[0]["text"]
-    return parts or ""
-
-
-def _read_block(block: Any, convert: Callable[[Any], Iterable[ContentPart]]) -> list[ContentPart] | None:
-    """Return the parts of a block that is content; `None` for data."""
-    if isinstance(block, str):
-        return [text_part(block)] if block else []
-    is_data = isinstance(block, Mapping)
-    if is_data and not _may_be_content(block):
-        return None
-    try:
-        parts = list(convert(block))
-    except (LavaError, OSError, ValueError):
-        return None
-    if not parts and is_data and block.get("text") != "":
-        return None
-    return parts if all(map(is_readable, parts)) else None
-
-
-def _may_be_content(block: Mapping[str, Any]) -> bool:
-    kind = block.get("type")
-    if kind is None:
-        return block.keys() == {"text"}
-    # With a bare URL these are as often rows of a table as files.
-    return kind not in _OWN_KINDS or "url" not in block or bool(block.keys() & _SOURCE_KEYS)
-
-
-def is_readable(part: ContentPart) -> bool:
-    """Return whether Mistral can read what a part of a tool's message holds or points to."""
-    match part:
-        case {"type": "text" | "file"}:
-            return True
-        case {"type": "image_url", "image_url": str(url) | {"url": str(url)}}:
-            return _is_file(url, "image/")
-        case {"type": "document_url", "document_url": str(url)}:
-            return _is_file(url)
-        case {"type": "input_audio", "input_audio": str(data)}:
-            return _is_file(data if "://" in data else f"data:;base64,{data}")
-        case _:
-            return False
-
-
-def _is_file(url: str, kind: str = "") -> bool:
-    """Return whether Mistral can fetch a URL, or it is a `data:` URL that begins as a file of this kind."""
-    if url.startswith(("https://", "http://")):
-        return True
-    head, _, data = url.partition(";base64,")
-    try:
-        beginning = base64.b64decode("".join(data[:400].split())[:256], validate=True)
-    except ValueError:
-        return False
-    return head.startswith("data:") and bool(beginning) and (media_type_of(beginning) or "").startswith(kind)
-
-
-def _abridged(value: Any) -> Any:
-    """Return the data without long base64, which tells a model nothing and costs a token for every few letters."""
-    if isinstance(value, str):
-        return f"[{len(value)} characters of base64]" if _LONG_BASE64.fullmatch(value) else value
-    if isinstance(value, Mapping):
-        return {key: _abridged(inner) for key, inner in value.items()}
-    return [_abridged(inner) for inner in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Estimate what a call will cost before it is sent, and the most that it can cost, for spend limits."""
+"""Estimate what a call will cost before it is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any, Final, cast
 
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
 from lava_mistral.pricing.amounts import EXACT
 from lava_mistral.pricing.catalog import Model, get_model
@@ -75,14 +74,14 @@ def estimate_cost(
     if known.can("embeddings"):
         return _embedding(known, _texts(messages, model))
     prompt = to_messages(messages)
-    count = _count(prompt, known, tools)
-    typical = count if count.exact else _count(prompt, known, tools, upper=False)
-    output = _longest_answer(count, known, max_tokens) * n
+    count = count_prompt(prompt, known, tools)
+    typical = count if count.exact else count_prompt(prompt, known, tools, upper=False)
+    output = longest_answer(count, known, max_tokens) * n
     likely = min(USUAL_ANSWER if likely_tokens is None else likely_tokens, output // n) * n
     return CostEstimate(
-        low=_cost(known, _least(count), min(n, output)),
-        likely=_cost(known, typical.tokens, likely),
-        high=_cost(known, count.tokens, output),
+        low=cost_at(known, _least(count), min(n, output)),
+        likely=cost_at(known, typical.tokens, likely),
+        high=cost_at(known, count.tokens, output),
         input_tokens=count.tokens,
         output_tokens=output,
         exact=count.exact,
@@ -99,45 +98,7 @@ def _texts(texts: Any, model: str) -> list[str]:
     return cast("list[str]", texts)
 
 
-def most_of_chat(body: Mapping[str, Any]) -> Decimal:
-    """Return the most that a chat request can cost.
-
-    The prompt counts with its tools and schema, uncached, at its exact count or an upper estimate; documents and
-    sounds, which nobody can count beforehand, as the whole window. The answer counts with `max_tokens`, or without it
-    with all that the model's window leaves, times `n`.
-
-    Raises:
-        ConfigurationError: the model's price is not known.
-    """
-    model = get_model(str(body["model"]))
-    count = _count(body["messages"], model, body.get("tools"))
-    extra = 0
-    if body.get("response_format"):
-        extra += estimate_tokens(to_json(body["response_format"]).decode())
-    if body.get("safe_prompt"):
-        # Mistral puts a system prompt of three sentences first (https://docs.mistral.ai/capabilities/guardrailing).
-        extra += 120
-    if body.get("tool_choice") not in (None, "auto", "none"):
-        # A template may say with a token of its own that a tool must be called.
-        extra += 4
-    if extra:
-        count = TokenCount(min(count.tokens + extra, model.context_window), False)
-    output = _longest_answer(count, model, body.get("max_tokens")) * int(body.get("n") or 1)
-    return _priced(model, count.tokens, output)
-
-
-def most_of_embedding(texts: Sequence[str], model: str) -> Decimal:
-    """Return the most that an embeddings request can cost, by an upper estimate of its tokens.
-
-    Raises:
-        ConfigurationError: the model's price is not known.
-    """
-    known = get_model(model)
-    # An input beyond the window is refused, and so costs nothing.
-    return _priced(known, sum(min(estimate_tokens(text), known.context_window) for text in texts), 0)
-
-
-def _count(
+def count_prompt(
     messages: Sequence[Message], model: Model, tools: Sequence[Tool] | None, *, upper: bool = True
 ) -> TokenCount:
     if any(_uncounted(message) for message in messages):
@@ -157,12 +118,12 @@ def _least(count: TokenCount) -> int:
     return count.tokens if count.exact else count.tokens // 2
 
 
-def _longest_answer(count: TokenCount, model: Model, max_tokens: int | None) -> int:
+def longest_answer(count: TokenCount, model: Model, max_tokens: int | None) -> int:
     left = max(model.context_window - (count.tokens if count.exact else 0), 0)
     return left if max_tokens is None else min(int(max_tokens), left)
 
 
-def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None:
+def cost_at(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None:
     if model.input_price is None or model.output_price is None:
         return None
     million = Decimal(10) ** 6
@@ -170,27 +131,17 @@ def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None
     return EXACT.divide(paid, million)
 
 
-def _priced(model: Model, input_tokens: int, output_tokens: int) -> Decimal:
-    cost = _cost(model, input_tokens, output_tokens)
-    if cost is None:
-        raise ConfigurationError(
-            f"The price of {model.id!r} is not known, so a spend limit can't be kept. Add it: "
-            f'add_model(Model({model.id!r}, input_price=Decimal("…"), output_price=Decimal("…"))).'
-        )
-    return cost
-
-
 def _embedding(model: Model, texts: Sequence[str]) -> CostEstimate:
     counts = [count_tokens(text, model.id) for text in texts]
     tokens = sum(count.tokens for count in counts)
     exact = all(count.exact for count in counts)
     most = sum(min(estimate_tokens(text), model.context_window) for text in texts)
-    likely = _cost(model, tokens, 0)
+    likely = cost_at(model, tokens, 0)
     return CostEstimate(
-        low=likely if exact else _cost(model, most // 2, 0),
+        low=likely if exact else cost_at(model, most // 2, 0),
         likely=likely,
         # A limit sets this much aside: it is known without a count, which costs more than the request.
-        high=_cost(model, max(tokens, most), 0),
+        high=cost_at(model, max(tokens, most), 0),
         input_tokens=tokens if exact else most,
         output_tokens=0,
         exact=exact,

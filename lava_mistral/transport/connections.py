@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
-import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,10 +16,8 @@ from lava_mistral.transport.deadline import Deadline
 from lava_mistral.transport.failures import ConnectionBroken, ConnectTimeout, DeadlineExceeded, NotConnected
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.http11 import Head, Http11
-from lava_mistral.transport.request import Headers, Request, Url
+from lava_mistral.transport.request import Request, Url
 
-KEEPALIVE = 30.0
-"""Seconds that an idle connection is kept."""
 LONGEST_CONNECT = 15.0
 """Seconds for a connection to be there, where the call may take longer."""
 
@@ -142,11 +138,6 @@ class Connection:
         """Whether an answer is over and another request may follow it."""
         return self.http.in_order and self.socket.quiet
 
-    @property
-    def fresh(self) -> bool:
-        """Whether an idle connection is still good: not too old, not closed, and without bytes that came unasked."""
-        return time.monotonic() - self.idle_since < KEEPALIVE and self.socket.quiet
-
     def rest(self) -> None:
         """Begin to be idle."""
         self.http.restart()
@@ -155,113 +146,6 @@ class Connection:
     def close(self) -> None:
         """Close at once."""
         self.socket.close()
-
-
-class PooledResponse:
-    """An answer whose connection goes back to the pool when its body is whole."""
-
-    def __init__(self, pool: Pool, route: Route, connection: Connection, head: Head) -> None:
-        self.status: int = head.status
-        self.headers: Headers = head.headers
-        self._pool, self._route = pool, route
-        self._connection: Connection | None = connection
-
-    def receive(self, deadline: Deadline) -> Flow[bytes]:
-        """Wait for the next bytes of the body; none at its end."""
-        if self._connection is None:
-            return b""
-        try:
-            data: bytes | None
-            while (data := self._connection.http.body()) is None:
-                self._connection.http.feed((yield self._connection.socket.receive(deadline)))
-        except BaseException:
-            self.close()
-            raise
-        if not data:
-            connection, self._connection = self._connection, None
-            self._pool.put(self._route, connection)
-        return data
-
-    def close(self) -> None:
-        """Close the connection, unless it is back in the pool."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
-            self.close()
-
-
-class Pool:
-    """Idle connections by route, the latest first. No request ever waits for another one's connection.
-
-    Args:
-        new_socket: makes a socket that is not connected.
-        context: the certificates to trust, asked for when they are needed.
-        proxy_for: the proxy to use for an address, if any.
-    """
-
-    def __init__(
-        self,
-        new_socket: Callable[[], AnySocket],
-        context: Callable[[], ssl.SSLContext],
-        proxy_for: Callable[[Url], Proxy | None],
-    ) -> None:
-        self._new_socket, self._context, self._proxy_for = new_socket, context, proxy_for
-        self._idle: dict[Route, deque[Connection]] = {}
-        self._routes: dict[tuple[str, str, int], Route] = {}
-        self.closed = False
-
-    def send(self, request: Request, deadline: Deadline) -> Flow[PooledResponse]:
-        """Send a request and wait for the headers of its answer.
-
-        Raises:
-            TransportError: no answer came.
-        """
-        url = request.url
-        route = self._routes.get(url[:3])
-        if route is None:
-            route = self._routes[url[:3]] = Route(*url[:3], self._proxy_for(url))
-        connection: Connection | None = None
-        idle = self._idle.get(route)
-        # Adding to and taking from a deque is one step, whichever threads share it.
-        with suppress(IndexError):
-            while idle and not (connection := idle.pop()).fresh:
-                connection.close()
-                connection = None
-        try:
-            if connection is None:
-                connection = Connection(self._new_socket())
-                yield from connection.open(route, self._context, Deadline(LONGEST_CONNECT, deadline))
-            head = yield from connection.ask(request, deadline)
-        except BaseException:
-            # The environment may name another proxy by now.
-            self._routes.pop(url[:3], None)
-            if connection is not None:
-                connection.close()
-            raise
-        return PooledResponse(self, route, connection, head)
-
-    def put(self, route: Route, connection: Connection) -> None:
-        """Keep a connection whose answer is over, if it can be used again."""
-        if self.closed or not connection.reusable:
-            connection.close()
-            return
-        connection.rest()
-        idle = self._idle.setdefault(route, deque())
-        with suppress(IndexError):
-            while not idle[0].fresh:
-                idle.popleft().close()
-        idle.append(connection)
-
-    def close(self) -> None:
-        """Close the idle connections; those in use are closed when their answers end."""
-        self.closed = True
-        for idle in self._idle.values():
-            with suppress(IndexError):
-                while True:
-                    idle.pop().close()
 
 
 def _place(route: Route) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lava_mistral.billing.identity import Billing, Secret
-from lava_mistral.transport.connections import KEEPALIVE
 from lava_mistral.transport.lava import Forwarder
-from lava_mistral.transport.pools import environment_proxy, per_loop, per_process, ssl_context
+from lava_mistral.transport.pools import KEEPALIVE, environment_proxy, per_loop, per_process, ssl_context
 
 
 class Forwarding:

@@ -1,4 +1,4 @@
-"""Connections shared by every client: one pool a process for sync code, one an event loop for async code.
+"""Pools of idle connections, shared by every client: one a process for sync code, one an event loop for async code.
 
 Proxies and certificate authorities from the environment are honoured. A forked child starts with none; what belongs
 to an event loop is closed when it shuts down its async generators, as `asyncio.run` does.
@@ -10,7 +10,10 @@ import asyncio
 import atexit
 import os
 import ssl
+import sys
+import time
 import urllib.request
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -20,8 +23,14 @@ from weakref import WeakKeyDictionary
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import is_loopback
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.transport.connections import Pool, Proxy
-from lava_mistral.transport.request import Url
+from lava_mistral.transport.connections import LONGEST_CONNECT, AnySocket, Connection, Proxy, Route
+from lava_mistral.transport.deadline import Deadline
+from lava_mistral.transport.flow import Flow
+from lava_mistral.transport.http11 import Head
+from lava_mistral.transport.request import Headers, Request, Url
+
+KEEPALIVE = 30.0
+"""Seconds that an idle connection is kept."""
 
 _T = TypeVar("_T")
 _PROXY_VARIABLES = tuple(
@@ -33,6 +42,121 @@ _of_process: dict[Any, Any] = {}
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = WeakKeyDictionary()
 # A forked child must not close what its parent still uses; keeping the objects alive keeps their finalizers quiet.
 _inherited: list[object] = []
+
+
+class PooledResponse:
+    """An answer whose connection goes back to the pool when its body is whole."""
+
+    def __init__(self, pool: Pool, route: Route, connection: Connection, head: Head) -> None:
+        self.status: int = head.status
+        self.headers: Headers = head.headers
+        self._pool, self._route = pool, route
+        self._connection: Connection | None = connection
+
+    def receive(self, deadline: Deadline) -> Flow[bytes]:
+        """Wait for the next bytes of the body; none at its end."""
+        if self._connection is None:
+            return b""
+        try:
+            data: bytes | None
+            while (data := self._connection.http.body()) is None:
+                self._connection.http.feed((yield self._connection.socket.receive(deadline)))
+        except BaseException:
+            self.close()
+            raise
+        if not data:
+            connection, self._connection = self._connection, None
+            self._pool.put(self._route, connection)
+        return data
+
+    def close(self) -> None:
+        """Close the connection, unless it is back in the pool."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close()
+
+
+class Pool:
+    """Idle connections by route, the latest first. No request ever waits for another one's connection.
+
+    Args:
+        new_socket: makes a socket that is not connected.
+        context: the certificates to trust, asked for when they are needed.
+        proxy_for: the proxy to use for an address, if any.
+    """
+
+    def __init__(
+        self,
+        new_socket: Callable[[], AnySocket],
+        context: Callable[[], ssl.SSLContext],
+        proxy_for: Callable[[Url], Proxy | None],
+    ) -> None:
+        self._new_socket, self._context, self._proxy_for = new_socket, context, proxy_for
+        self._idle: dict[Route, deque[Connection]] = {}
+        self._routes: dict[tuple[str, str, int], Route] = {}
+        self.closed = False
+
+    def send(self, request: Request, deadline: Deadline) -> Flow[PooledResponse]:
+        """Send a request and wait for the headers of its answer.
+
+        Raises:
+            TransportError: no answer came.
+        """
+        url = request.url
+        route = self._routes.get(url[:3])
+        if route is None:
+            route = self._routes[url[:3]] = Route(*url[:3], self._proxy_for(url))
+        connection: Connection | None = None
+        idle = self._idle.get(route)
+        # Adding to and taking from a deque is one step, whichever threads share it.
+        with suppress(IndexError):
+            while idle and connection is None:
+                kept = idle.pop()
+                if _fresh(kept):
+                    connection = kept
+                else:
+                    kept.close()
+        try:
+            if connection is None:
+                connection = Connection(self._new_socket())
+                yield from connection.open(route, self._context, Deadline(LONGEST_CONNECT, deadline))
+            head = yield from connection.ask(request, deadline)
+        except BaseException:
+            # The environment may name another proxy by now.
+            self._routes.pop(url[:3], None)
+            if connection is not None:
+                connection.close()
+            raise
+        return PooledResponse(self, route, connection, head)
+
+    def put(self, route: Route, connection: Connection) -> None:
+        """Keep a connection whose answer is over, if it can be used again."""
+        if self.closed or not connection.reusable:
+            connection.close()
+            return
+        connection.rest()
+        idle = self._idle.setdefault(route, deque())
+        with suppress(IndexError):
+            while not _fresh(idle[0]):
+                idle.popleft().close()
+        idle.append(connection)
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when their answers end."""
+        self.closed = True
+        for idle in self._idle.values():
+            with suppress(IndexError):
+                while True:
+                    idle.pop().close()
+
+
+def _fresh(connection: Connection) -> bool:
+    """Whether an idle connection is still good: not too old, not closed, and without bytes that came unasked."""
+    return time.monotonic() - connection.idle_since < KEEPALIVE and connection.socket.quiet
 
 
 def sync_pool() -> Pool:

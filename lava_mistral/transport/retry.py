@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("lava_mistral")
 
 DEFAULT_MAX_RETRIES: Final = 2
+RETRIED_STATUSES: Final = frozenset((408, 429, 500, 502, 503, 504))
+"""The statuses of an answer, or of an error inside a stream, after which another try can help."""
 
 
 def parse_retry_after(value: str | None, *, now: float | None = None) -> float | None:

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lava_mistral.embedding.limiter import ConcurrencyLimiter, Stopped, StopSignal
-from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit
+from lava_mistral.embedding.limiter import ConcurrencyLimiter, StopSignal
+from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit, Stopped
 
 
 class SlidingWindow:

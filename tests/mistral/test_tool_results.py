@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.content import tool_content
+from lava_mistral.mistral.tool_results import tool_content
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 2_000).decode()
 PDF = base64.b64encode(b"%PDF-1.7\n" + b"0" * 2_000).decode()
