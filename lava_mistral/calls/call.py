@@ -77,8 +77,8 @@ class Call:
     Attributes:
         target: the provider's address.
         identity: who pays, fixed when the call began.
-        timeout: seconds for the whole answer, or for a stream's headers.
-        gap: seconds between two chunks of a stream; `None` for a call that does not stream.
+        timeout: seconds for the whole answer, or until a stream's first delta.
+        gap: seconds that a stream may tell the caller nothing.
         model: the model that was asked for; prices go by it.
         account: what its requests are put down to; `None` where nobody asks what they cost.
         names: of the request's tools, which the calls in an answer are given.
