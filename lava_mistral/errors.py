@@ -245,7 +245,7 @@ class APITimeoutError(LavaError):
 class StreamInterruptedError(LavaError):
     """A stream ended before the answer did; `partial` holds the turn as far as it came.
 
-    After its first words, which the caller has already, it is not tried again; before them it is, and `partial` is empty.
+    After its first words, which the caller has already, it is not tried again; before them it is.
     """
 
     retryable_by_default = True
