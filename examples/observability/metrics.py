@@ -1,8 +1,9 @@
 """Print OpenTelemetry metrics of every call, and the spans that the framework's own tracing makes, to the console.
 
-    pip install "lava-mistral[langchain,otel]" opentelemetry-sdk
-    python metrics.py
+    pip install ".[langchain,otel,cli,gateway]" opentelemetry-sdk
+    python examples/observability/metrics.py
 
+Run it from the root of a checkout, with LAVA_SECRET_KEY set, or a `lava-mistral gateway` running and its two exports.
 Put your exporter in the place of the console's (OTLP to Grafana, Datadog, Langfuse …); nothing else changes.
 """
 

@@ -1,10 +1,11 @@
 """The same RAG over five vector stores with LangChain, kept up to date without paying twice.
 
     pip install ".[langchain,llama-index,cli,gateway]" -r examples/vector_stores/requirements.txt
-    python langchain_stores.py              # all, or name some: qdrant chroma lancedb faiss pgvector
+    python examples/vector_stores/langchain_stores.py   # all, or name some: qdrant chroma lancedb faiss pgvector
 
 `index()` compares the documents with its record manager: it embeds and stores what is new or changed, removes what is
-gone, and sends nothing for what is unchanged. Without a key, start `lava-mistral gateway` first.
+gone, and sends nothing for what is unchanged. Without a key of Lava's it
+needs a `lava-mistral gateway` running and its two exports.
 """
 
 from __future__ import annotations

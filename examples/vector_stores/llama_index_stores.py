@@ -1,10 +1,11 @@
 """The same RAG over five vector stores with LlamaIndex, kept up to date without paying twice.
 
     pip install ".[langchain,llama-index,cli,gateway]" -r examples/vector_stores/requirements.txt
-    python llama_index_stores.py            # all, or name some: qdrant chroma lancedb faiss pgvector
+    python examples/vector_stores/llama_index_stores.py # all, or name some: qdrant chroma lancedb faiss pgvector
 
 The pipeline's document store knows which files are unchanged, and the embeddings' cache which passages of a changed
-file are; neither is sent again. Without a key, start `lava-mistral gateway` first.
+file are; neither is sent again. Without a key of Lava's it needs a `lava-mistral gateway`
+running and its two exports.
 """
 
 from __future__ import annotations

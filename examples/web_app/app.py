@@ -1,9 +1,9 @@
 """A chat on a web page: an agent with memory for each customer, streamed, billed to the customer, with its cost shown.
 
-Run it from this folder, with LAVA_SECRET_KEY set or a `lava-mistral gateway` running:
+Run it from the root of a checkout, with LAVA_SECRET_KEY set, or a `lava-mistral gateway` running and its two exports:
 
-    pip install "lava-mistral[langchain]" langchain fastapi uvicorn
-    uvicorn app:app
+    pip install ".[langchain,cli,gateway]" langchain fastapi uvicorn
+    uvicorn --app-dir examples/web_app app:app
 """
 
 from __future__ import annotations

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
 
-from lava_mistral.billing.identity import billing_of_token, decode_forward_token, is_lava_credential, payer_of
+from lava_mistral.billing.identity import (
+    billing_of_token,
+    decode_forward_token,
+    is_lava_credential,
+    is_loopback,
+    payer_of,
+)
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
 from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.calls.error_mapping import (
@@ -43,6 +49,7 @@ JSON_HEADERS: Final = {
 _EVENTS = {"content-type": "application/json", "accept": "text/event-stream"}
 _LONGEST_ERROR = 100_000
 _OF_THE_BODY = ("content-length", "content-encoding", "transfer-encoding")
+_LOCAL_KEY: Final = "aks_test_local_gateway"  # the default of the gateway's options
 _OWN = ("authorization", "host", "content-length", "content-type", "accept", "accept-encoding", "connection")
 
 
@@ -134,7 +141,7 @@ class Call:
         """The error that an answer with a status other than 2xx stands for."""
         self.charge.free()
         shown = self._shown(answer)
-        return error_from_response(
+        error = error_from_response(
             shown.status,
             shown.headers,
             shown.text.encode(),
@@ -142,6 +149,7 @@ class Call:
             looks_like_a_key=is_lava_credential(self.credential),
             response=shown,
         )
+        return self._advised(error) if shown.status == 401 else error
 
     def _shown(self, answer: Answer) -> AnswerText:
         """An answer without a key that it repeats."""
@@ -185,7 +193,16 @@ class Call:
         said = self.without_secrets(str(error))
         failure = error_from_failure(error, said, timeout=self.timeout, host=self.host)
         failure.request_id = request_id
-        return caused(failure, error)
+        return caused(self._advised(failure), error)
+
+    def _advised(self, error: LavaError) -> LavaError:
+        """Say where the local gateway is, if its key was sent elsewhere."""
+        if _LOCAL_KEY in self._secrets and not is_loopback(self.host):
+            error.advice = (
+                "This is the key of `lava-mistral gateway` on this machine: start it, and lead there too: "
+                "export LAVA_BASE_URL=http://127.0.0.1:8788/v1 (or base_url=)"
+            )
+        return error
 
     def abandoned(self, response: Response | None = None) -> None:
         """The request ended before its answer did, for whatever reason: nobody here knows what it cost.

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lava_mistral.errors as module
-from lava_mistral import LavaMistral
+from lava_mistral import Billing, LavaMistral
 from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.calls.call import Call
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
@@ -240,6 +240,27 @@ def test_a_refused_connection_to_this_machine_asks_for_the_gateway() -> None:
     elsewhere = error_from_failure(NotConnected("refused"), "refused", host="api.lava.so")
     assert "gateway" not in elsewhere.advice
     assert "`lava-mistral doctor` tests them" in elsewhere.advice
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+@pytest.mark.parametrize("billing", [None, Billing(customer_id="c_1", meter_slug="chat")])
+def test_the_local_gateways_key_elsewhere_asks_for_its_address(
+    reachable: bool, billing: Billing | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LAVA_BASE_URL", raising=False)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.host == "sandbox-api.lava.so"
+        if reachable:
+            return httpx.Response(401, json={"error": {"message": "Invalid key"}})
+        raise httpx.ConnectError("refused", request=request)
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http_client:
+        for key, said in ((LocalGateway().secret_key, True), ("aks_test_x", False)):
+            lava = LavaMistral(api_key=key, billing=billing, http_client=http_client, max_retries=0)
+            with pytest.raises((APIConnectionError, AuthenticationError)) as caught:
+                lava.chat([{"role": "user", "content": "Hi"}])
+            assert ("export LAVA_BASE_URL=http://127.0.0.1:8788/v1" in caught.value.advice) is said
 
 
 def test_a_page_of_a_firewall_is_not_mistaken_for_lavas_answer() -> None:
