@@ -16,7 +16,7 @@ from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.billing.usage import CallRecord, Kind, RetryStats
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.usage import Usage, known_usage
-from lava_mistral.pricing.cost import priced
+from lava_mistral.pricing.cost import priced, saved_by_cache
 
 
 @dataclass(slots=True)
@@ -123,7 +123,7 @@ class RequestMeter:
         for limit in account.identity.limits:
             limit.end(account.most, cost, request_id)
         if account.watch.listeners:
-            self._tell(account, known, cost, request_id, complete)
+            self._tell(account, known, cost, saved_by_cache(known, account.model, answered_by), request_id, complete)
 
     def _close(self) -> CallMeter | None:
         try:
@@ -132,7 +132,13 @@ class RequestMeter:
             return None
 
     def _tell(
-        self, account: CallMeter, usage: Usage | None, cost: Decimal | None, request_id: str | None, complete: bool
+        self,
+        account: CallMeter,
+        usage: Usage | None,
+        cost: Decimal | None,
+        saved: Decimal,
+        request_id: str | None,
+        complete: bool,
     ) -> None:
         billing = account.identity.billing
         record = CallRecord(
@@ -148,6 +154,7 @@ class RequestMeter:
             streamed=account.streamed,
             complete=complete,
             duration=monotonic() - self._began,
+            saved=saved,
         )
         notify(account.watch.listeners, record)
 

@@ -28,6 +28,7 @@ class CallRecord:
         request_id: Lava's id of the request; `None` where no answer came.
         usage: tokens as Mistral counted them; `None` where the answer was not seen to its end.
         cost: USD by the catalogue's prices, exact; `None` where `usage` or the prices are not known.
+        saved: USD that the prompt's cached tokens would have cost more without Mistral's cache.
         customer_id: the customer that the call was made for.
         meter_slug: the meter that it counts on.
         metadata: what Lava stored with it.
@@ -49,6 +50,7 @@ class CallRecord:
     streamed: bool = False
     complete: bool = True
     duration: float | None = field(default=None, compare=False)
+    saved: Decimal = Decimal(0)
 
     @property
     def input_tokens(self) -> int | None:
@@ -73,6 +75,7 @@ class CallRecord:
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
             "cost": None if self.cost is None else f"{self.cost:f}",
+            "saved": f"{self.saved:f}",
             "metadata": dict(self.metadata),
         }
 
@@ -114,6 +117,7 @@ class Tally:
         output_tokens: tokens of the answers.
         cached_tokens: the prompts' tokens that came from Mistral's cache.
         cost: USD, exact, of the calls whose cost is known.
+        saved: USD that the cached tokens would have cost more without Mistral's cache.
         unknown: requests whose tokens are not known here; nothing of them is in the sums.
         unpriced: requests with known tokens of a model without a known price; their cost is not in `cost`.
         retries: requests that repeated a failed one, whether or not they were paid.
@@ -129,6 +133,7 @@ class Tally:
     unpriced: int = 0
     retries: int = 0
     duplicates: int = 0
+    saved: Decimal = Decimal(0)
 
     @property
     def total_tokens(self) -> int:
@@ -144,6 +149,7 @@ class Tally:
         self.input_tokens += record.input_tokens or 0
         self.output_tokens += record.output_tokens or 0
         self.cached_tokens += record.cached_tokens or 0
+        self.saved = EXACT.add(self.saved, record.saved)
         if record.cost is None:
             self.unpriced += 1
         else:
@@ -163,4 +169,4 @@ class Tally:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the sums in JSON's types; the cost as text, so that no digit is lost."""
-        return asdict(self) | {"total_tokens": self.total_tokens, "cost": f"{self.cost:f}"}
+        return asdict(self) | {"total_tokens": self.total_tokens, "cost": f"{self.cost:f}", "saved": f"{self.saved:f}"}

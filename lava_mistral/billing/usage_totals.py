@@ -149,6 +149,11 @@ class UsageTotals:
         return self.total.cost
 
     @property
+    def saved(self) -> Decimal:
+        """USD that the cached tokens would have cost more without Mistral's cache."""
+        return self.total.saved
+
+    @property
     def retries(self) -> int:
         """How many requests repeated a failed one."""
         return self.total.retries
@@ -237,6 +242,7 @@ class CountsInTotals:
         totals: UsageTotals
 
     cost = _shown("cost")
+    saved = _shown("saved")
     requests = _shown("requests")
     total_tokens = _shown("total_tokens")
     retries = _shown("retries")
@@ -286,6 +292,8 @@ def _table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Table:
     for name, value in (("retries", total.retries), ("duplicates", total.duplicates)):
         if value:
             table.add_column(name, footer=f"{value:,}", justify="right")
+    if total.saved:
+        table.add_column("saved by\ncache", footer=format_cost(total.saved), justify="right")
     for section, groups in sections.items():
         table.add_section()
         table.add_row(f"[bold]by {section.removeprefix('metadata:')}[/bold]")
@@ -295,7 +303,8 @@ def _table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Table:
             rest = [tally.unknown + tally.unpriced] if doubtful else []
             rest += [tally.retries] if total.retries else []
             rest += [tally.duplicates] if total.duplicates else []
-            table.add_row(*row, *(f"{cell:,}" for cell in rest))
+            saved = [format_cost(tally.saved)] if total.saved else []
+            table.add_row(*row, *(f"{cell:,}" for cell in rest), *saved)
     return table
 
 

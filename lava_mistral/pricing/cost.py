@@ -82,3 +82,22 @@ def priced(usage: Usage | None, asked: str, answered: str | None) -> Decimal | N
         return None
     cost = cost_of(usage, asked) if asked else None
     return cost_of(usage, answered) if cost is None and answered else cost
+
+
+def saved_by_cache(usage: Usage | None, asked: str, answered: str | None) -> Decimal:
+    """Compute what the prompt's cached tokens would have cost more in USD, had they not been cached.
+
+    Args:
+        usage: what the response says; `None` where it says nothing.
+        asked: the model's name in the request.
+        answered: its name in the response.
+    """
+    if usage is None or not cached_tokens(usage):
+        return Decimal(0)
+    uncached = Usage(
+        prompt_tokens=usage["prompt_tokens"],
+        completion_tokens=usage["completion_tokens"],
+        total_tokens=usage["total_tokens"],
+    )
+    paid, full = priced(usage, asked, answered), priced(uncached, asked, answered)
+    return Decimal(0) if paid is None or full is None else EXACT.subtract(full, paid)

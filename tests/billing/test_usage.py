@@ -116,6 +116,8 @@ async def test_a_chat_is_told_with_all_that_is_known_of_it(caller: Scripted, tol
             run_id="run-1",
             streamed=False,
             complete=True,
+            # 400 tokens at nine tenths of $0.15 a million.
+            saved=Decimal("0.000054"),
         )
     ]
     [record] = told
@@ -380,6 +382,23 @@ def test_nothing_is_metered_where_nobody_listens() -> None:
 def record(**fields: Any) -> CallRecord:
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "num_cached_tokens": 3}
     return CallRecord(**({"kind": "chat", "model": "m", "usage": usage, "cost": Decimal("0.1")} | fields))
+
+
+def test_what_the_prompt_cache_saved_is_summed_and_shown() -> None:
+    usage = UsageTotals()
+    usage.add(record())
+    assert "saved" not in _printed(usage.table())
+    usage.add(record(customer_id="a", saved=Decimal("0.00002")))
+    usage.add(record(customer_id="a", saved=Decimal("0.00003")))
+    assert usage.saved == usage.by_customer["a"].saved == Decimal("0.00005")
+    assert usage.as_dict()["by_customer"]["a"]["saved"] == "0.00005"
+    assert _printed(usage.table()).count("$0.00005") >= 2
+
+
+def _printed(table: Any) -> str:
+    console = Console(file=io.StringIO(), width=150)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_sums_by_model_customer_meter_and_metadata() -> None:
