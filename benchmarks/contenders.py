@@ -261,7 +261,7 @@ def main() -> None:
                 runner.run(repeat(model.acall, times))
             elif kind.startswith("async"):
                 pace = EACH if kind == "async chunk, one a write" else WHOLE
-                runner.run(repeat(lambda pace=pace: acount(model.astream(pace)), times))  # type: ignore[misc]
+                runner.run(repeat(lambda pace=pace: acount(model.astream(pace)), times))
             else:
                 pace = EACH if kind == "chunk, one a write" else WHOLE
                 for _ in range(times):

@@ -66,25 +66,25 @@ def tool(number: int) -> dict[str, Any]:
 def conversations(model: ChatLavaMistral) -> Iterator[Row]:
     for size in (10, 100, 1000, 4000):
         messages = history(size)
-        yield len(messages), cpu(lambda messages=messages: model.invoke(messages), 2_000 // size + 2)  # type: ignore[misc]
+        yield len(messages), cpu(lambda messages=messages: model.invoke(messages), 2_000 // size + 2)
 
 
 def tools(model: ChatLavaMistral) -> Iterator[Row]:
     for size in (1, 8, 32, 128):
         bound = model.bind_tools([tool(number) for number in range(size)])
-        yield size, cpu(lambda bound=bound: bound.invoke("Hello"), 20)  # type: ignore[misc]
+        yield size, cpu(lambda bound=bound: bound.invoke("Hello"), 20)
 
 
 def pictures(model: ChatLavaMistral) -> Iterator[Row]:
     for size in (1, 5, 20, 50):
         parts: list[Any] = [{"type": "image_url", "image_url": {"url": PICTURE}}] * size
         messages = [HumanMessage([{"type": "text", "text": "What is this?"}, *parts])]
-        yield size, cpu(lambda messages=messages: model.invoke(messages), 3)  # type: ignore[misc]
+        yield size, cpu(lambda messages=messages: model.invoke(messages), 3)
 
 
 def streams(model: ChatLavaMistral) -> Iterator[Row]:
     for size in (100, 1_000, 20_000, 200_000):
-        taken = cpu(lambda size=size: [None for _ in model.stream("Hello", max_tokens=size)], 1)  # type: ignore[misc]
+        taken = cpu(lambda size=size: [None for _ in model.stream("Hello", max_tokens=size)], 1)
         yield size, taken
 
 
@@ -98,7 +98,7 @@ def turns(client: LavaMistral, model: str) -> Iterator[Row]:
             assert stream.turn.content
 
     for size in (100, 1_000, 20_000, 200_000):
-        yield size, cpu(lambda size=size: work(size), 1)  # type: ignore[misc]
+        yield size, cpu(lambda size=size: work(size), 1)
 
 
 def crowds(model: ChatLavaMistral) -> Iterator[Row]:
@@ -107,7 +107,7 @@ def crowds(model: ChatLavaMistral) -> Iterator[Row]:
 
     with asyncio.Runner() as runner:
         for size in (1, 10, 100, 1_000):
-            yield size, cpu(lambda size=size: runner.run(work(size)), 1)  # type: ignore[misc]
+            yield size, cpu(lambda size=size: runner.run(work(size)), 1)
 
 
 def idle(url: str, count: int = 1_000) -> dict[str, float]:
