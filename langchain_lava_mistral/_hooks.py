@@ -19,8 +19,7 @@ from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools, without_authorization
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing.identity import to_billing
-from lava_mistral.billing.precedence import identify
-from lava_mistral.billing.scope import note_call
+from lava_mistral.billing.scope import identify, note_call
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.tokenizers import token_ids

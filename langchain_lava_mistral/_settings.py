@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, SecretStr
 
 from lava_mistral.billing.identity import Billing, to_billing
-from lava_mistral.billing.pickling import carried_fields
+from lava_mistral.billing.scope import carried_fields
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
 
 if TYPE_CHECKING:

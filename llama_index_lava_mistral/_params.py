@@ -15,7 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing, check_base_url, check_metadata, to_billing
-from lava_mistral.billing.pickling import carried_fields
+from lava_mistral.billing.scope import carried_fields
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
 from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
-from lava_mistral.billing.context import CapturedContext
+from lava_mistral.billing.context import CapturedContext, watching
 from lava_mistral.billing.generators import astepped, stepped
 from lava_mistral.billing.identity import Billing, to_billing
 from lava_mistral.calls.chat_body import refuse_keys
@@ -104,7 +104,7 @@ def resumed(generator: _T) -> _T:
 
     @contextmanager
     def around() -> Iterator[None]:
-        with _billed(billing), blocks.again():
+        with _billed(billing), watching(inside=blocks):
             yield
 
     run: Any = astepped if isinstance(generator, AsyncGenerator) else stepped

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -41,7 +42,6 @@ class HiddenText:
         self._value = value
 
     def get_secret_value(self) -> str:
-        """The key."""
         return self._value
 
     def __repr__(self) -> str:
@@ -55,23 +55,18 @@ class HiddenText:
 
 
 def hidden(secret: Secret | None) -> Secret | None:
-    """The secret in a form that does not show it."""
+    """Return the secret in a form that does not show it."""
     return HiddenText(secret) if isinstance(secret, str) else secret
 
 
 def reveal(secret: Secret, what: str) -> str:
-    """The plain text of a secret, checked to be usable in a header.
-
-    Args:
-        secret: the key, a wrapper around it, or a function that returns it.
-        what: its name in the error.
+    """Return the plain text of a secret, checked to be usable in a header; `what` names it in the error.
 
     Raises:
         ConfigurationError: it is empty, no text, or holds white space or characters outside ASCII.
     """
     value: Any = secret() if callable(secret) else secret
-    if callable(unwrap := getattr(value, "get_secret_value", None)):
-        value = unwrap()
+    value = value.get_secret_value() if hasattr(value, "get_secret_value") else value
     if not isinstance(value, str):
         raise ConfigurationError(f"{what} must be text, not {type(value).__name__}.")
     if not value:
@@ -79,16 +74,15 @@ def reveal(secret: Secret, what: str) -> str:
     if value[0] in "\"'":
         raise ConfigurationError(f"{what} begins with a quotation mark, which is no part of a key: leave it out.")
     if not value.isascii() or not value.isprintable() or " " in value:
-        advice = f"Write {what}=key.strip(), or copy it again."
         raise ConfigurationError(
             f"{what} holds white space or a character that no key has (often a line break at its end). "
-            + ("Set it again without that." if what.startswith("LAVA_") else advice)
+            "Set it again without that, or give key.strip()."
         )
     return value
 
 
 def decode_forward_token(token: str) -> dict[str, Any] | None:
-    """The fields of a forward token, or `None` for an opaque one."""
+    """Return the fields of a forward token, or `None` for an opaque one."""
     try:
         fields = json.loads(base64.b64decode(token, validate=True))
     except ValueError:
@@ -97,12 +91,12 @@ def decode_forward_token(token: str) -> dict[str, Any] | None:
 
 
 def is_lava_credential(key: str) -> bool:
-    """Whether a key looks like one of Lava's: a secret or spend key, or a forward token that can be read."""
+    """Tell whether a key looks like one of Lava's: a secret or spend key, or a forward token that can be read."""
     return key.startswith(("aks_", "lava_sk_")) or decode_forward_token(key) is not None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is this machine."""
+    """Tell whether the host is this machine."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -111,34 +105,27 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(maxsize=64)
 def check_base_url(url: str) -> str:
-    """The base URL without a trailing slash, if it is one of https, or of http to this machine."""
-    if "@" in url:
-        # Before anything that shows the URL: user and password are in it.
-        raise ConfigurationError(f"The base URL must be plain scheme, host and path, like {PRODUCTION_URL}.")
-    if not url.isprintable() or " " in url or "%20" in url:
-        raise ConfigurationError(
-            f"The base URL {url!r} (base_url= or LAVA_BASE_URL) holds white space, often a line break at its end: set "
-            "it again without."
-        )
+    """Return the base URL without a trailing slash, if it is one of https, or of http to this machine."""
+    shown, fault = f"{url!r} (base_url= or LAVA_BASE_URL) ", ""
     try:
         parts = urlsplit(url)
-        host = parts.hostname
-        # Read, since only then it is checked.
-        _ = parts.port
+        # The port is checked only when it is read.
+        host, _ = parts.hostname, parts.port
     except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https"):
-        raise ConfigurationError(f"The base URL {url!r} is not one: write it like {PRODUCTION_URL}.")
-    if f".{host}".endswith((".mistral.ai", ".api.openai.com")):
-        raise ConfigurationError(
-            f"{url!r} is not Lava: calls go to Mistral through Lava, whose own address is base_url=. Leave it out."
-        )
-    if parts.scheme == "http" and not is_loopback(host):
-        raise ConfigurationError(
-            f"The base URL {url!r} would send the key unencrypted: write https:// (http:// is for this machine only)."
-        )
-    if parts.query or parts.fragment:
-        raise ConfigurationError(f"The base URL must be plain scheme, host and path, like {PRODUCTION_URL}.")
+        parts, host = urlsplit(""), None
+    if "@" in url or (host and (parts.query or parts.fragment)):
+        # Not shown: user and password may be in it.
+        shown, fault = "", f"must be plain scheme, host and path, like {PRODUCTION_URL}"
+    elif not url.isprintable() or " " in url or "%20" in url:
+        fault = "holds white space, often a line break at its end: set it again without"
+    elif not host or parts.scheme not in ("http", "https"):
+        fault = f"is not one: write it like {PRODUCTION_URL}"
+    elif f".{host}".endswith((".mistral.ai", ".api.openai.com")):
+        fault = "is not Lava: calls go to Mistral through Lava, whose own address is base_url=. Leave it out"
+    elif parts.scheme == "http" and not is_loopback(host):
+        fault = "would send the key unencrypted: write https:// (http:// is for this machine only)"
+    if fault:
+        raise ConfigurationError(f"The base URL {shown}{fault}.")
     return url.rstrip("/")
 
 
@@ -151,14 +138,8 @@ class Billing:
     - `meter_slug`: usage is tracked on the meter, the merchant pays;
     - `customer_id` and `meter_slug`: the customer's plan pays;
     - these two and `disable_billing=True`: tracked for the customer, whose plan is still enforced; the merchant pays;
-    - `provider_key` beside any of them: the call runs on your own Mistral key, Lava still meters it.
-
-    Args:
-        customer_id: Lava's id of the customer.
-        meter_slug: the meter that the usage counts on.
-        provider_key: your own Mistral key: text, a `SecretStr`, or a function returning it, called for every request,
-            for keys that rotate. Nothing that prints or walks this object shows it.
-        disable_billing: track the customer without charging them.
+    - `provider_key` beside any of them: the call runs on your own Mistral key, Lava still meters it. It is text, a
+      `SecretStr`, or a function that is called for every request, and is never shown.
 
     Raises:
         ConfigurationError: a combination that Lava refuses.
@@ -192,10 +173,10 @@ class Billing:
         object.__setattr__(self, "provider_key", hidden(self.provider_key))
 
     def forward_token(self, secret_key: str) -> str:
-        """The forward token for this identity: what goes into the `Authorization` header.
+        """Return the forward token for this identity: what goes into the `Authorization` header.
 
-        Byte for byte what Lava's Node SDK builds from the same fields: compact JSON in the order secret_key,
-        customer_id, meter_slug, provider_key, disable_billing without the absent ones, in padded standard base64.
+        Byte for byte what Lava's Node SDK builds from the same fields: compact JSON without the absent ones, in padded
+        standard base64.
 
         Args:
             secret_key: Lava's secret key (`aks_live_…` or `aks_test_…`).
@@ -210,15 +191,14 @@ class Billing:
         return base64.b64encode(text.encode()).decode("ascii")
 
     def over(self, token: Billing) -> Billing:
-        """This identity with what the credential says, where that is a forward token, under it.
+        """Return this identity with what a forward token that is the credential says, under it.
 
         A customer named here brings a meter and a switch of its own, whatever the token says of another customer.
         """
         if token is MERCHANT:
             return self
         names = ("provider_key",) if self.customer_id is not None else FIELDS
-        left = {name: getattr(token, name) for name in names if getattr(self, name) is None}
-        return replace(self, **left)
+        return replace(self, **{name: getattr(token, name) for name in names if getattr(self, name) is None})
 
     @property
     def payer(self) -> str:
@@ -233,8 +213,24 @@ MERCHANT = Billing()
 """The merchant's own wallet pays."""
 
 
+class Limit(Protocol):
+    """What a request's cost is reserved from; see `SpendLimit`."""
+
+    def reserve(self, amount: Decimal) -> None: ...
+    def end(self, amount: Decimal, cost: Decimal | None, request_id: str | None = None) -> None: ...
+
+
+@dataclass(frozen=True)
+class BillingContext:
+    """What one call is sent with: who pays, the metadata stored with it, and the limits that it draws on."""
+
+    billing: Billing = MERCHANT
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()
+
+
 def to_billing(value: Any) -> Billing | None:
-    """Who pays, from what a setting says: a `Billing`, or its fields in a dictionary, as a configuration file has them.
+    """Return who pays, from a `Billing` or its fields in a dictionary, as a configuration file has them.
 
     Raises:
         ConfigurationError: it is neither, or a combination that Lava refuses.
@@ -252,11 +248,7 @@ def to_billing(value: Any) -> Billing | None:
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """A copy of the metadata, checked by Lava's rules (gateway/forward-proxy in Lava's documentation).
-
-    Args:
-        metadata: at most 100 pairs; keys of ASCII letters, digits and underscores; keys and values text of 1 to 255
-            characters.
+    """Return a copy of the metadata, checked by Lava's rules (gateway/forward-proxy in Lava's documentation).
 
     Raises:
         ConfigurationError: it breaks a rule; the message names the key.
@@ -288,44 +280,36 @@ class Access:
     @property
     def secret_key(self) -> str:
         """The secret key: the credential itself, or the one in a forward token that can be read."""
-        return _secret_key_of(self.key)
+        if self.key.startswith("aks_"):
+            return self.key
+        fields = decode_forward_token(self.key)
+        if fields is None:
+            raise ConfigurationError(
+                "The credential is a forward token that says itself who pays, so billing can't be set beside it. "
+                "Give Lava's secret key to bill call by call: as api_key=, or in LAVA_SECRET_KEY with "
+                "LAVA_FORWARD_TOKEN unset, which comes first."
+            )
+        return str(fields["secret_key"])
 
     def bearer(self, billing: Billing) -> str:
-        """The value after `Bearer ` for a call billed like this; an opaque forward token says itself who pays."""
+        """Return the value after `Bearer ` for a call billed like this; an opaque token says itself who pays."""
         own = billing_of_token(self.key)
         billing = billing.over(own)
         if billing == own:
             return self.key
-        if callable(billing.provider_key):
-            return billing.forward_token(_secret_key_of(self.key))
-        return _token(self.key, billing)
+        rotates = callable(billing.provider_key)
+        return billing.forward_token(self.secret_key) if rotates else _token(self.secret_key, billing)
 
 
 @lru_cache(maxsize=4096)
-def _token(key: str, billing: Billing) -> str:
-    return billing.forward_token(_secret_key_of(key))
-
-
-@lru_cache(maxsize=64)
-def _secret_key_of(key: str) -> str:
-    if key.startswith("aks_"):
-        return key
-    fields = decode_forward_token(key)
-    if fields is None:
-        raise ConfigurationError(
-            "The credential is a forward token that says itself who pays, so billing can't be set beside it. "
-            "Give Lava's secret key to bill call by call: as api_key=, or in LAVA_SECRET_KEY with LAVA_FORWARD_TOKEN "
-            "unset, which comes first."
-        )
-    return str(fields["secret_key"])
+def _token(secret_key: str, billing: Billing) -> str:
+    return billing.forward_token(secret_key)
 
 
 @lru_cache(maxsize=4096)
 def billing_of_token(key: str) -> Billing:
-    """Who pays by a credential: what a readable forward token says; `MERCHANT` for a secret key or an opaque token."""
-    if key.startswith("aks_"):
-        return MERCHANT
-    fields = decode_forward_token(key) or {}
+    """Return who pays by a readable forward token; `MERCHANT` for a secret key or an opaque token."""
+    fields = ({} if key.startswith("aks_") else decode_forward_token(key)) or {}
     try:
         billing = Billing(**{name: fields.get(name) for name in FIELDS})
     except ConfigurationError:
@@ -335,15 +319,14 @@ def billing_of_token(key: str) -> Billing:
 
 
 def credential_billing(api_key: Secret | None) -> Billing:
-    """Who pays by the credential itself; of a function that gives it, the merchant: each request asks it anew."""
+    """Return who pays by the credential; by a function that gives it, the merchant: each request asks it anew."""
     key: Any = os.environ.get("LAVA_FORWARD_TOKEN") if api_key is None else api_key
-    if (unwrap := getattr(key, "get_secret_value", None)) is not None:
-        key = unwrap()
+    key = key.get_secret_value() if hasattr(key, "get_secret_value") else key
     return billing_of_token(key) if isinstance(key, str) else MERCHANT
 
 
 def payer_of(credential: str) -> str:
-    """Who pays for a request that was sent with this credential, in words, for errors."""
+    """Return who pays for a request that was sent with this credential, in words, for errors."""
     billing = billing_of_token(credential)
     if billing is MERCHANT and not credential.startswith("aks_"):
         return "the wallet that the forward token names"
@@ -351,7 +334,7 @@ def payer_of(credential: str) -> str:
 
 
 def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -> Access:
-    """The credential and base URL to use now: argument, then environment, then what the key's prefix says.
+    """Return the credential and base URL to use now: argument, then environment, then what the key's prefix says.
 
     Args:
         api_key: secret key or forward token; else `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`.
@@ -362,8 +345,7 @@ def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -
     """
     if api_key is None:
         name = "LAVA_FORWARD_TOKEN" if os.environ.get("LAVA_FORWARD_TOKEN") else "LAVA_SECRET_KEY"
-        value = os.environ.get(name)
-        if not value:
+        if not (value := os.environ.get(name)):
             said, advice = missing_key()
             raise ConfigurationError(f"No Lava credential: there is no api_key=, and {said}.", advice=advice)
         key = reveal(value, name)
@@ -376,8 +358,10 @@ def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -
             "through, wants a secret key.",
             advice="Give a secret key (aks_live_… or aks_test_…), as api_key= or in LAVA_SECRET_KEY.",
         )
-    url = base_url or os.environ.get("LAVA_BASE_URL")
-    return Access(key, check_base_url(url) if url else _home_of(key))
+    if url := base_url or os.environ.get("LAVA_BASE_URL"):
+        return Access(key, check_base_url(url))
+    secret_key = key if key.startswith("aks_") else str((decode_forward_token(key) or {}).get("secret_key"))
+    return Access(key, SANDBOX_URL if secret_key.startswith("aks_test_") else PRODUCTION_URL)
 
 
 def missing_key() -> tuple[str, str]:
@@ -392,9 +376,3 @@ def missing_key() -> tuple[str, str]:
         "Make a key (aks_live_… or aks_test_…) at https://www.lava.so/dashboard, then: export LAVA_SECRET_KEY=aks_… "
         "Without a key, `lava-mistral gateway` simulates Lava and Mistral on this machine and says what to export."
     )
-
-
-@lru_cache(maxsize=64)
-def _home_of(key: str) -> str:
-    secret_key = key if key.startswith("aks_") else str((decode_forward_token(key) or {}).get("secret_key", ""))
-    return SANDBOX_URL if secret_key.startswith("aks_test_") else PRODUCTION_URL

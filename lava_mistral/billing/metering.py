@@ -9,10 +9,8 @@ from decimal import Decimal
 from time import monotonic
 from typing import Any
 
-from lava_mistral.billing.identity import MERCHANT, Billing
+from lava_mistral.billing.identity import MERCHANT, Billing, BillingContext, Limit
 from lava_mistral.billing.listeners import Listening, notify, present_listeners
-from lava_mistral.billing.precedence import BillingContext
-from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.billing.usage import CallRecord, Kind, RetryStats
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.usage import Usage, known_usage
@@ -53,7 +51,7 @@ class CallMeter:
         Raises:
             SpendLimitError: a limit leaves less.
         """
-        taken: list[SpendLimit] = []
+        taken: list[Limit] = []
         try:
             for limit in self.identity.limits:
                 limit.reserve(self.most)

@@ -1,58 +1,42 @@
-"""Bill what runs in a block: `billed_to`."""
+"""Bill what runs in a block (`billed_to`), and decide who pays for a call that is made now."""
 
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import wraps
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from lava_mistral._locks import after_fork
 from lava_mistral.billing.generators import astepped, calling_generator, stepped, yields_in_block
-from lava_mistral.billing.identity import FIELDS, Billing, Secret, check_metadata, hidden
+from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_metadata, credential_billing, hidden
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
+from lava_mistral.errors import ConfigurationError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class BillingScope:
-    """What `billed_to` blocks say of the calls made inside them.
+    """What `billed_to` blocks say of the calls made inside them; `fields` are those of `Billing` that they name."""
 
-    Attributes:
-        forked: whether this process was forked inside the blocks.
-    """
-
-    customer_id: str | None = None
-    meter_slug: str | None = None
-    provider_key: Secret | None = field(default=None, repr=False)
-    disable_billing: bool | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    limits: tuple[SpendLimit, ...] = ()
-    forked: bool = False
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The fields of `Billing` that the blocks name."""
-        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
-
-    def over(self, billing: Billing) -> Billing:
-        """Put the fields that the blocks name over those of `billing`."""
-        return replace(billing, **self.fields) if self.fields else billing
+    fields: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    limits: tuple[SpendLimit, ...]
 
     def within(self, outer: BillingScope) -> BillingScope:
         """Put this scope's fields and metadata over those of an outer one; the limits of both hold."""
         metadata = {**outer.metadata, **self.metadata}
-        return replace(outer, **self.fields, metadata=metadata, limits=(*self.limits, *outer.limits))
+        return BillingScope({**outer.fields, **self.fields}, metadata, (*self.limits, *outer.limits))
 
 
-class _Entry:
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Entry:
     """One entry into a block.
 
     Attributes:
@@ -62,79 +46,62 @@ class _Entry:
         used: whether a call was made in it, or after it.
     """
 
-    __slots__ = ("__weakref__", "generator", "left", "owner", "scope", "used", "void")
+    scope: BillingScope
+    owner: object = None
+    generator: int = 0
+    left: bool = False
+    void: bool = False
+    used: bool = False
 
-    def __init__(self, scope: BillingScope, owner: object = None, generator: int = 0) -> None:
-        self.scope, self.owner, self.generator = scope, owner, generator
-        self.left = self.void = self.used = False
 
-
-_present: ContextVar[tuple[_Entry, ...]] = ContextVar("lava_mistral_billed_to", default=())
+entries: ContextVar[tuple[Entry, ...]] = ContextVar("lava_mistral_billed_to", default=())
 """The entries around this point, the innermost first."""
-_left: ContextVar[_Entry | None] = ContextVar("lava_mistral_left_block", default=None)
+_left: ContextVar[Entry | None] = ContextVar("lava_mistral_left_block", default=None)
 """The entry into a block with a customer that was left last."""
-_entries: WeakValueDictionary[int, _Entry] = WeakValueDictionary()
+_all: WeakValueDictionary[int, Entry] = WeakValueDictionary()
+_FORKED = Entry(BillingScope({}, {}, ()), void=True)
+"""Stands for the blocks that this process was forked in."""
 
 
 def present_scope() -> BillingScope | None:
     """Add up the blocks around this point; `None` where there is none."""
     total: BillingScope | None = None
-    for entry in _present.get():
-        if entry.void or (entry.scope.forked and total is not None):
-            continue
-        total = entry.scope if total is None else total.within(entry.scope)
+    for entry in entries.get():
+        if not entry.void:
+            total = entry.scope if total is None else total.within(entry.scope)
     return total
 
 
-def _alive() -> list[_Entry]:
-    return [entry for reference in _entries.valuerefs() if (entry := reference()) is not None]
-
-
-def open_scopes() -> list[BillingScope]:
-    """List what the blocks say that were entered in this process, in any thread, task or context, and not left."""
-    return [entry.scope for entry in _alive() if not entry.left]
+def _alive() -> list[Entry]:
+    return [entry for reference in _all.valuerefs() if (entry := reference()) is not None]
 
 
 def _after_fork() -> None:
-    scope = present_scope()
-    _entries.clear()
-    _present.set(() if scope is None else (_Entry(replace(scope, forked=True)),))
+    _all.clear()
+    if present_scope() is not None:
+        entries.set((_FORKED,))
 
 
 after_fork(_after_fork)
-
-
-@contextmanager
-def in_scope(scope: BillingScope | None) -> Iterator[None]:
-    """Make calls in the block as where the scope was taken, whatever is around the block."""
-    outer = _present.get()
-    _present.set(() if scope is None else (_Entry(scope),))
-    try:
-        yield
-    finally:
-        _present.set(outer)
 
 
 class billed_to:
     """Bill every call made inside the block to a customer, whatever makes the call.
 
     The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
-    threads that the frameworks start. A thread pool of your own copies it with
+    threads that the frameworks start; a thread pool of your own copies it with
     `pool.submit(contextvars.copy_context().run, function)`. It does not reach other processes: a model that is pickled
-    inside the block takes its payer along, but pools of processes (`num_workers=` of LlamaIndex's pipelines) pickle in
-    a thread of their own, where no block can be seen, and forked processes outlive the block. An error then asks for
-    `billing=` on the model.
+    inside the block takes its payer along, but pools of processes pickle in a thread of their own, where no block can
+    be seen. An error then asks for `billing=` on the model.
 
     Blocks nest: an inner one wins, field by field. `billing=` given to a single call wins over all blocks; a block wins
-    over `billing=` on the model, which is also where LangChain's `configurable_fields` put it. A stream of a model is
-    billed to where it was asked for; one of what LangChain wraps around it (`model | parser`, `bind`, `bind_tools`,
-    `with_structured_output`, events), or the answer of a LlamaIndex query engine with `streaming=True`, to where it is
-    read, since only then they ask the model.
+    over `billing=` on the model. A stream of a model is billed to where it was asked for; one of what LangChain wraps
+    around it, or the answer of a LlamaIndex query engine with `streaming=True`, to where it is read, since only then
+    they ask the model.
 
     It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
     block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its
-    own, as web servers do. A warning says so. Decorated, it holds for the generator's own steps alone. Blocks may be
-    left in any order; each ends its own part.
+    own, as web servers do. A warning says so. Blocks may be left in any order; each ends its own part.
 
     Args:
         customer_id: Lava's id of the customer who pays; needs a meter here, in an outer block or on the model.
@@ -146,8 +113,7 @@ class billed_to:
             outer blocks and of the models hold too. A call that could pass one is refused before it is sent.
 
     Attributes:
-        spend_limit: the block's limit, which says what is spent and left; `None` without one. Entering the same block
-            again, also in several threads or tasks at once, goes on with it.
+        spend_limit: the block's limit; `None` without one. Entering the same block again goes on with it.
 
     Raises:
         ConfigurationError: on construction, for metadata that Lava refuses; on the first call, for an identity that
@@ -165,14 +131,15 @@ class billed_to:
         spend_limit: Amount | SpendLimit | None = None,
     ) -> None:
         self.spend_limit = to_limit(spend_limit)
-        self._scope = BillingScope(
-            customer_id=customer_id,
-            meter_slug=meter_slug,
-            provider_key=hidden(provider_key),
-            disable_billing=disable_billing,
-            metadata=check_metadata(metadata),
-            limits=() if self.spend_limit is None else (self.spend_limit,),
-        )
+        given = {
+            "customer_id": customer_id,
+            "meter_slug": meter_slug,
+            "provider_key": hidden(provider_key),
+            "disable_billing": disable_billing,
+        }
+        fields = {name: value for name, value in given.items() if value is not None}
+        limits = () if self.spend_limit is None else (self.spend_limit,)
+        self._scope = BillingScope(fields, check_metadata(metadata), limits)
 
     def __enter__(self) -> Self:
         caller = calling_generator(inspect.currentframe())
@@ -183,29 +150,27 @@ class billed_to:
                 "with @billed_to(…), or put the block around a call that yields nothing.",
                 stacklevel=2,
             )
-        entry = _Entry(self._scope, self, 0 if caller is None else id(caller))
-        _entries[id(entry)] = entry
-        _present.set((entry, *_present.get()))
+        entry = Entry(self._scope, self, 0 if caller is None else id(caller))
+        _all[id(entry)] = entry
+        entries.set((entry, *entries.get()))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # A generator that is closed late, in whatever context, ends its own part and nobody else's.
         caller = calling_generator(inspect.currentframe())
         generator = 0 if caller is None else id(caller)
-        present = _present.get()
+        present = entries.get()
         mine = next((entry for entry in present if entry.owner is self and generator in (0, entry.generator)), None)
         if mine is not None:
-            _present.set(tuple(entry for entry in present if entry is not mine))
-        elif generator:
-            mine = next((entry for entry in _alive() if entry.owner is self and entry.generator == generator), None)
-            if mine is not None:
-                mine.void = True
-        if mine is not None:
-            mine.left = True
-            if error is None and mine.scope.customer_id is not None:
-                _left.set(mine)
+            entries.set(tuple(entry for entry in present if entry is not mine))
+        else:
+            mine = next((e for e in _alive() if generator and e.owner is self and e.generator == generator), None)
+            if mine is None:
+                return
+            mine.void = True
+        mine.left = True
+        if error is None and "customer_id" in mine.scope.fields:
+            _left.set(mine)
 
     def __call__(self, function: _F) -> _F:
         """Bill every call made inside the function: a plain one, a coroutine function or a generator of either kind.
@@ -243,25 +208,128 @@ async def _awaited(block: billed_to, coroutine: Coroutine[Any, Any, Any]) -> Any
 
 def note_call() -> None:
     """Note that a call is made in the blocks around this point, or that its answer was at hand."""
-    for entry in _present.get():
+    for entry in entries.get():
         entry.used = True
 
 
 def warn_of_unused_block(customer_id: str | None, *, streams: bool) -> None:
-    """Warn where a stream starts that was probably meant for a block, which was left without any call in it.
-
-    Args:
-        customer_id: who pays for a call that begins now.
-        streams: whether it is a stream.
-    """
+    """Warn where a stream for no customer starts that was probably meant for a block, left without any call in it."""
     left = _left.get()
     if left is None or left.used:
         return
     left.used = True
     if streams and customer_id is None:
         warnings.warn(
-            f"A stream starts outside of billed_to({left.scope.customer_id!r}, …), in which no call was made. A chain, "
-            "an agent or a query engine asks the model when its stream is read, not where it is made: read the stream "
-            "inside the block, or decorate the generator that reads it with @billed_to(…).",
+            f"A stream starts outside of billed_to({left.scope.fields['customer_id']!r}, …), in which no call was "
+            "made. A chain, an agent or a query engine asks the model when its stream is read, not where it is made: "
+            "read the stream inside the block, or decorate the generator that reads it with @billed_to(…).",
             stacklevel=2,
         )
+
+
+def identify(
+    billing: Billing | None,
+    metadata: Mapping[str, str] | None,
+    *,
+    call_billing: Billing | None = None,
+    call_metadata: Mapping[str, str] | None = None,
+    limit: SpendLimit | None = None,
+    api_key: Secret | None = None,
+) -> BillingContext:
+    """Return the identity of a call made now: the model's settings, under the enclosing blocks, under the call's own.
+
+    Below all of them lies what a forward token says that is itself the credential. `call_billing` replaces the
+    customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
+    innermost first: those of the blocks, then `limit`, the model's.
+
+    Raises:
+        ConfigurationError: the metadata breaks Lava's rules, or the process was forked inside a block and nothing else
+            says who pays.
+    """
+    scope = present_scope()
+    note_call()
+    if scope is None and billing is None and call_billing is None and _FORKED in entries.get():
+        raise ConfigurationError(
+            "This process was forked inside a billed_to block. Whether the call belongs to that block can't be "
+            "seen, since pools of processes outlive blocks: open billed_to(…) in the process, or give "
+            "billing=Billing(customer_id=…, meter_slug=…) to the model, or billing=Billing() for your own wallet."
+        )
+    fields = {} if scope is None else scope.fields
+    token = credential_billing(api_key)
+    if token.disable_billing and "customer_id" in fields:
+        # It is the token's own customer whom the token does not charge.
+        token = replace(token, disable_billing=None)
+    base = token if billing is None else billing.over(token)
+    if call_billing is None:
+        base = replace(base, **fields) if fields else base
+    else:
+        key = fields.get("provider_key") or base.provider_key
+        base = call_billing if key is None or call_billing.provider_key else replace(call_billing, provider_key=key)
+    merged = {**(metadata or {}), **({} if scope is None else scope.metadata), **check_metadata(call_metadata)}
+    if len(merged) > 100:
+        check_metadata(merged)
+    limits = () if scope is None else scope.limits
+    if limit is not None:
+        limits = (*limits, limit)
+    return BillingContext(base, merged, tuple(dict.fromkeys(limits)))
+
+
+def requires_customer() -> bool:
+    """Tell whether `LAVA_REQUIRE_CUSTOMER` asks every call of this process to name a customer."""
+    return os.environ.get("LAVA_REQUIRE_CUSTOMER", "").lower() not in ("", "0", "false", "no")
+
+
+def check_customer(identity: BillingContext, required: bool = False) -> None:
+    """Refuse a call that no customer is named for, where the model, the client or `LAVA_REQUIRE_CUSTOMER` wants one.
+
+    Raises:
+        ConfigurationError: none is named. Nothing was sent.
+    """
+    if identity.billing.customer_id is None and (required or requires_customer()):
+        raise ConfigurationError(
+            "No customer is named for this call, and one is required (require_customer=True or "
+            "LAVA_REQUIRE_CUSTOMER=1): make it inside billed_to(customer_id, meter_slug), or give it "
+            "billing=Billing(customer_id=…, meter_slug=…). Nothing was sent."
+        )
+
+
+def carried(
+    billing: Billing | None,
+    metadata: Mapping[str, str] | None,
+    limit: SpendLimit | None = None,
+    api_key: Secret | None = None,
+) -> tuple[Billing | None, Mapping[str, str] | None]:
+    """Return the billing and the metadata that a pickled model is to have: its own, under the enclosing blocks.
+
+    Raises:
+        ConfigurationError: an enclosing block sets a spend limit, which processes can't share; or no block is around
+            the pickling, but one is open elsewhere in this process, and the model does not say itself who pays.
+    """
+    scope = present_scope()
+    elsewhere = [entry.scope for entry in _alive() if not entry.left]
+    if scope is None and billing is None and (elsewhere or _FORKED in entries.get()):
+        raise ConfigurationError(
+            "This model is being pickled, for a pool of processes perhaps, while a billed_to block is open in "
+            "another thread or task, and nobody can see whether it was sent from there. Say on the model who pays: "
+            "billing=Billing(customer_id=…, meter_slug=…), or billing=Billing() for your own wallet."
+        )
+    if (limit is None and any(other.limits for other in elsewhere)) if scope is None else scope.limits:
+        raise ConfigurationError(
+            "The spend limit of an open billed_to block can't be kept in another process, where this model is about "
+            "to be sent (it is being pickled). Give spend_limit= to the model itself, which each process then counts "
+            "on its own, or use threads or tasks."
+        )
+    if scope is None:
+        return billing, metadata
+    identity = identify(billing, metadata, api_key=api_key)
+    if scope.fields:
+        own = "provider_key" in scope.fields or (billing is not None and billing.provider_key is not None)
+        # A provider key of the token itself stays with the key, and is not written down beside it.
+        billing = identity.billing if own else replace(identity.billing, provider_key=None)
+    return billing, identity.metadata
+
+
+def carried_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a framework model's fields for pickling; see `carried`."""
+    billing, metadata = carried(*map(fields.get, ("billing", "lava_metadata", "spend_limit", "api_key")))
+    return {**fields, "billing": billing, "lava_metadata": metadata}

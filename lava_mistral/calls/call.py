@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from lava_mistral.billing.identity import (
+    BillingContext,
     billing_of_token,
     decode_forward_token,
     is_lava_credential,
@@ -15,7 +16,6 @@ from lava_mistral.billing.identity import (
     payer_of,
 )
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
-from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.calls.error_mapping import (
     apart,
     error_from_failure,

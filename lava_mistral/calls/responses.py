@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from lava_mistral.billing.precedence import BillingContext
+from lava_mistral.billing.identity import BillingContext
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.types import EmbeddingResponse, Usage
 from lava_mistral.pricing.cost import priced

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lava_mistral.billing.identity import credential_billing, is_loopback, resolve_access
-from lava_mistral.billing.precedence import requires_customer
+from lava_mistral.billing.scope import requires_customer
 from lava_mistral.billing.usage import CallRecord, Tally
 from lava_mistral.billing.usage_totals import track_usage
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL

@@ -25,7 +25,7 @@ from lava_mistral.billing.identity import (
     missing_key,
     resolve_access,
 )
-from lava_mistral.billing.precedence import requires_customer
+from lava_mistral.billing.scope import requires_customer
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.calls.error_mapping import redact
 from lava_mistral.cli.output import JsonOption, counted, print_json

@@ -63,7 +63,7 @@ def embed(
     given again. Rows that can't be embedded are written to OUT/_job/rejected.jsonl with the reason.
     """
     from lava_mistral.billing.identity import Billing, credential_billing
-    from lava_mistral.billing.precedence import requires_customer
+    from lava_mistral.billing.scope import requires_customer
     from lava_mistral.client.sync_client import LavaMistral
     from lava_mistral.jobs.embedding_job import EmbeddingJob
 

@@ -11,11 +11,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
-from lava_mistral.billing.identity import Billing, Secret, check_base_url, to_billing
+from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_base_url, to_billing
 from lava_mistral.billing.metering import open_call_meter
-from lava_mistral.billing.pickling import carried
-from lava_mistral.billing.precedence import BillingContext, check_customer, identify
-from lava_mistral.billing.scope import warn_of_unused_block
+from lava_mistral.billing.scope import carried, check_customer, identify, warn_of_unused_block
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
 from lava_mistral.calls.chat_body import chat_body, refuse_keys

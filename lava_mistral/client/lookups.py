@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from lava_mistral.billing.identity import check_metadata, resolve_access
+from lava_mistral.billing.identity import BillingContext, check_metadata, resolve_access
 from lava_mistral.billing.lava_records import Moment
-from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError

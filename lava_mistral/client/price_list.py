@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lava_mistral.billing.identity import PRODUCTION_URL, check_base_url
-from lava_mistral.billing.precedence import BillingContext
+from lava_mistral.billing.identity import PRODUCTION_URL, BillingContext, check_base_url
 from lava_mistral.calls.call import JSON_HEADERS
 from lava_mistral.client.lookups import Lookup
 from lava_mistral.client.sync_client import LavaMistral

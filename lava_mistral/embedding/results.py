@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lava_mistral.billing.precedence import BillingContext
+from lava_mistral.billing.identity import BillingContext
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.input_validation import mended
 from lava_mistral.errors import ConfigurationError, InvalidRequestError

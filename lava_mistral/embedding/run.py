@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
+from lava_mistral.billing.identity import BillingContext
 from lava_mistral.billing.listeners import notify
-from lava_mistral.billing.precedence import BillingContext
 from lava_mistral.billing.usage import Listener, RetryStats
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.input_validation import InputValidator

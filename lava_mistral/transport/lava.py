@@ -12,8 +12,17 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from lava_mistral.billing.identity import MERCHANT, Billing, Secret, check_metadata, hidden, resolve_access, to_billing
-from lava_mistral.billing.precedence import BillingContext, check_customer, identify
+from lava_mistral.billing.identity import (
+    MERCHANT,
+    Billing,
+    BillingContext,
+    Secret,
+    check_metadata,
+    hidden,
+    resolve_access,
+    to_billing,
+)
+from lava_mistral.billing.scope import check_customer, identify
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.request import Url, parse_url
 

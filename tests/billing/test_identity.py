@@ -37,7 +37,7 @@ from lava_mistral.billing.identity import (
     reveal,
     to_billing,
 )
-from lava_mistral.billing.precedence import identify
+from lava_mistral.billing.scope import identify
 from llama_index_lava_mistral import ChatLavaMistral as LlamaChat
 
 KEY = "aks_live_0123456789abcdef"
