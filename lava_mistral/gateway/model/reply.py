@@ -14,8 +14,18 @@ from typing import Any, NamedTuple
 import orjson
 
 from lava_mistral.gateway.model.fill import QUOTED, Evidence, fill, names, quoted
-from lava_mistral.gateway.model.prompt import NOTED, NOTHING, SUMMARY, Prompt, turned
+from lava_mistral.gateway.model.prompt import NOTED, NOTHING, Prompt, turned
 from lava_mistral.gateway.model.text import best, central, sentences, terms, tool_terms
+
+_GREETING = re.compile(
+    r"\W*(?:hi|hello|hey|howdy|greetings|good (?:morning|afternoon|evening|day)|bonjour)\b"
+    r"(?:\W+(?:there|all|everyone|mistral|world|again))?\W*$",
+    re.I,
+)
+_SAY = re.compile(r"\b(?:say|repeat|(?:reply|respond|answer) with|echo)\b", re.I)
+_TOLD = re.compile(r"\W*(?:i|i['’]m|i['’]ve|my|we|our)\b", re.I)
+_LONGEST_RESULT = 1_200
+_DEEPEST_RESULT = 20
 
 
 class Call(NamedTuple):
@@ -36,34 +46,21 @@ class Reply:
     endless: bool = False  # White space, as Mistral writes in JSON mode when nothing asks for JSON.
 
 
-_GREETING = re.compile(
-    r"\W*(?:hi|hello|hey|howdy|greetings|good (?:morning|afternoon|evening|day)|bonjour)\b"
-    r"(?:\W+(?:there|all|everyone|mistral|world|again))?\W*$",
-    re.I,
-)
-_SAY = re.compile(r"\b(?:say|repeat|(?:reply|respond|answer) with|echo)\b", re.I)
-_TOLD = re.compile(r"\W*(?:i|i['’]m|i['’]ve|my|we|our)\b", re.I)
-_LONGEST_RESULT = 1_200
-_DEEPEST_RESULT = 20
-
-
 def answer(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = False) -> Reply:
     """Answer a valid chat request; each choice of `n` begins with another sentence, a reasoning one with thoughts."""
-    prompt, tools = Prompt(body["messages"]), body.get("tools") or ()
-    functions = [tool["function"] for tool in tools if "function" in tool]
-    calls = _calls(functions, body, prompt) if functions and body.get("tool_choice") != "none" else []
+    prompt = Prompt(body["messages"])
+    tools = [] if body.get("tool_choice") == "none" else body.get("tools") or ()
+    calls = _calls([tool["function"] for tool in tools if "function" in tool], body, prompt)
     reply = Reply(calls=calls) if calls else _write(body, prompt, choice)
-    if not calls and not prompt.results and body.get("tool_choice") != "none":
+    if not calls and not prompt.results:
         said, kinds = set(terms(prompt.request)), [tool["type"] for tool in tools if "function" not in tool]
         used = [kind for kind in kinds if said & set(terms(kind.replace("_", " ")))]
         reply.built_in = [Call(kind, {"query": prompt.question}) for kind in used]
     if reasoning:
         seen = f"{len(prompt.results)} tool results" if prompt.results else f"{len(prompt.passages)} sentences"
-        asked, needed = (
-            _shortened(prompt.question) or "nothing yet",
-            ", ".join(dict.fromkeys(call.name for call in calls)),
-        )
-        reply.thinking = f"The user asks: {asked} " + (f"This needs {needed}." if calls else f"I look through {seen}.")
+        needed = ", ".join(dict.fromkeys(call.name for call in calls))
+        asked = _shortened(prompt.question) or "nothing yet"
+        reply.thinking = f"The user asks: {asked} {f'This needs {needed}.' if calls else f'I look through {seen}.'}"
     return reply
 
 
@@ -71,22 +68,16 @@ def _calls(tools: Sequence[Mapping[str, Any]], body: Mapping[str, Any], prompt: 
     """The functions that the model calls; none when it writes."""
     choice = body.get("tool_choice", "auto")
     if isinstance(choice, dict):
-        return [_call(tool, prompt) for tool in tools if tool["name"] == choice["function"]["name"]][:1]
-    chosen = _matching(tools, prompt.request)
-    if choice == "auto":
-        chosen = [] if prompt.results else chosen
+        chosen = [tool for tool in tools if tool["name"] == choice["function"]["name"]]
+    elif choice == "auto":
+        chosen = [] if prompt.results else _matching(tools, prompt.request)
     else:
         # One that was called already would be called for ever by an agent that must call something.
-        chosen = ([tool for tool in [*chosen, *tools] if tool["name"] not in prompt.called] or [*tools])[:1]
-    if body.get("parallel_tool_calls") is False:
+        ranked = [*_matching(tools, prompt.request), *tools]
+        chosen = ([tool for tool in ranked if tool["name"] not in prompt.called] or ranked)[:1]
+    if isinstance(choice, dict) or body.get("parallel_tool_calls") is False:
         return [_call(tool, prompt) for tool in chosen[:1]]
-    said = terms(prompt.request.replace("_", " "))
-
-    def place(tool: Mapping[str, Any]) -> int:
-        wanted = tool_terms(tool["name"]) or tool_terms(tool.get("description", ""))
-        return next((at for at, term in enumerate(said) if term in wanted), len(said))
-
-    return [call for tool in sorted(chosen, key=place) for call in _each(tool, prompt)]
+    return [call for tool in tools if tool in chosen for call in _each(tool, prompt)]
 
 
 def _matching(tools: Sequence[Mapping[str, Any]], request: str) -> list[Mapping[str, Any]]:
@@ -159,9 +150,9 @@ def _said(prompt: Prompt, choice: int) -> str:
 
 
 def _extracted(prompt: Prompt, choice: int) -> str:
-    if prompt.rewrites:
+    if prompt.rephrase:
         return prompt.question
-    if SUMMARY.search(prompt.question) and prompt.passages:
+    if prompt.summary and prompt.passages:
         return " ".join(central(prompt.passages))
     if found := best(prompt.question, prompt.passages):
         # Further choices begin with another of the sentences, so that they differ where there is more than one.
@@ -170,7 +161,7 @@ def _extracted(prompt: Prompt, choice: int) -> str:
     if _TOLD.match(prompt.request) and "?" not in prompt.request:
         return f"{NOTED}{turned(prompt.request.strip())}"
     unknown = "This is a simulated model, which knows only what it is told in the prompt. It was asked: "
-    return _looked_at(prompt) or prompt.told or (NOTHING if prompt.passages else unknown + _shortened(prompt.question))
+    return _looked_at(prompt) or (NOTHING if prompt.passages else unknown + _shortened(prompt.question))
 
 
 def _shortened(text: str) -> str:
@@ -179,7 +170,6 @@ def _shortened(text: str) -> str:
 
 
 def _looked_at(prompt: Prompt) -> str:
-    """What there is to say of pictures and the like; nothing where there are none."""
     what = " and ".join(dict.fromkeys(prompt.attached))
     return f"There is {what}, which a simulated model can't look into." if what else ""
 
@@ -201,9 +191,9 @@ def _parsed(result: str) -> Any:
 
 
 def _read_out(value: Any, depth: int = 0) -> str:
-    if isinstance(value, dict | list) and depth == _DEEPEST_RESULT:
-        return "…"
     match value:
+        case dict() | list() if depth == _DEEPEST_RESULT:
+            return "…"
         case dict():
             return ", ".join(f"{key}: {_read_out(member, depth + 1)}" for key, member in value.items())
         case list():
