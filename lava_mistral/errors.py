@@ -47,14 +47,6 @@ class AnswerText:
     method: str
     url: str
 
-    def to_httpx(self) -> httpx.Response:
-        """Return it as httpx has it."""
-        import httpx
-
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
-        request = httpx.Request(self.method, self.url)
-        return httpx.Response(self.status, headers=headers, content=self.text.encode(), request=request)
-
 
 class LavaError(Exception):
     """Any failure of a call through Lava.
@@ -78,6 +70,10 @@ class LavaError(Exception):
     """
 
     retryable_by_default: ClassVar[bool] = False
+    _fields: ClassVar[tuple[str, ...]] = (
+        *("advice", "status_code", "code", "type", "request_id", "retryable", "retry_after", "origin"),
+        *("body", "partial", "inputs"),
+    )
 
     def __init__(
         self,
@@ -114,9 +110,15 @@ class LavaError(Exception):
     @property
     def response(self) -> httpx.Response | None:
         """The answer; made when it is asked for first, since nothing else here needs httpx."""
-        if isinstance(self._response, AnswerText):
-            self._response = self._response.to_httpx()
-        return self._response
+        shown = self._response
+        if isinstance(shown, AnswerText):
+            import httpx
+
+            headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown.headers.items()]
+            request = httpx.Request(shown.method, shown.url)
+            shown = httpx.Response(shown.status, headers=headers, content=shown.text.encode(), request=request)
+            self._response = shown
+        return shown
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -142,12 +144,7 @@ class LavaError(Exception):
 
     def fields(self) -> dict[str, Any]:
         """The keyword arguments that make an equal error, without the response."""
-        names = ("advice", "status_code", "code", "type", "request_id", "retryable", "retry_after", "origin")
-        return {name: getattr(self, name) for name in names} | {
-            "body": self.body,
-            "partial": self.partial,
-            "inputs": self.inputs,
-        }
+        return {name: getattr(self, name) for name in self._fields}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.fields())
@@ -187,6 +184,8 @@ class SpendLimitError(BillingError):
         needed: the most that this call can cost.
     """
 
+    _fields = (*LavaError._fields, "limit", "spent", "left", "needed")
+
     def __init__(
         self,
         message: str,
@@ -199,11 +198,6 @@ class SpendLimitError(BillingError):
     ) -> None:
         self.limit, self.spent, self.left, self.needed = limit, spent, left, needed
         super().__init__(message, **fields)
-
-    def fields(self) -> dict[str, Any]:
-        """The keyword arguments that make an equal error."""
-        amounts = {"limit": self.limit, "spent": self.spent, "left": self.left, "needed": self.needed}
-        return super().fields() | amounts
 
 
 class NotFoundError(LavaError):

@@ -1,4 +1,4 @@
-"""What a call is and what its answer means: the part of the client that does no I/O, once for sync and async."""
+"""Hold one call: its requests, and what their answers mean. Does no I/O."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ from lava_mistral.calls.error_mapping import (
     parse_body,
     read_error_body,
     redact,
-    shorten,
     shown_id,
 )
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.errors import AnswerText, LavaError, ServerError
 from lava_mistral.mistral.json_codec import from_json, to_json
 from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
-from lava_mistral.mistral.turn import Turn
-from lava_mistral.mistral.usage import known_usage
+from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.transport.failures import DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.lava import MISTRAL_URL, Forwarder
 from lava_mistral.transport.request import Headers, Request, Response
@@ -54,7 +52,7 @@ _OWN = ("authorization", "host", "content-length", "content-type", "accept", "ac
 
 
 def client_headers(http_client: Any) -> dict[str, str]:
-    """The headers that go with every request: those of a caller's client that neither its library nor Lava sets.
+    """Return the headers that go with every request: those of a caller's client that neither its library nor Lava sets.
 
     There is one User-Agent: the client's own, or this package's where the client has its library's.
     """
@@ -70,11 +68,6 @@ def caused(failure: LavaError, error: TransportError) -> LavaError:
     cause.__cause__ = cause.__context__ = None
     failure.__cause__ = cause.with_traceback(None)
     return failure
-
-
-def is_success(status: int) -> bool:
-    """Whether an HTTP status means success."""
-    return 200 <= status < 300
 
 
 @dataclass
@@ -110,11 +103,7 @@ class Call:
     content: bytes | None = field(init=False, default=None)
 
     def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
-        """The request to Lava for one try.
-
-        Raises:
-            SpendLimitError: it could pass a limit.
-        """
+        """Return the request to Lava for one try; raises SpendLimitError where it could pass a limit."""
         if self.content is None and self.body is not None:
             self.content = to_json(self.body)
         url, self.credential, lava = forwarder.address(self.target, self.identity)
@@ -124,12 +113,10 @@ class Call:
         headers = {**extra, **lava, **(_EVENTS if self.stream else JSON_HEADERS)}
         if self.idempotency_key is not None:
             headers["idempotency-key"] = self.idempotency_key
-        method = "GET" if self.content is None else "POST"
-        return Request(method, url, self.target, headers, self.content, self.gap if self.stream else None)
+        return Request(self._method, url, self.target, headers, self.content, self.gap if self.stream else None)
 
     @property
-    def method(self) -> str:
-        """The method of its requests."""
+    def _method(self) -> str:
         return "GET" if self.content is None else "POST"
 
     @property
@@ -138,7 +125,7 @@ class Call:
         return self.target
 
     def refused(self, answer: Answer) -> LavaError:
-        """The error that an answer with a status other than 2xx stands for."""
+        """Return the error that an answer with a status other than 2xx stands for."""
         self.charge.free()
         shown = self._shown(answer)
         error = error_from_response(
@@ -152,12 +139,12 @@ class Call:
         return self._advised(error) if shown.status == 401 else error
 
     def _shown(self, answer: Answer) -> AnswerText:
-        """An answer without a key that it repeats."""
+        """Return an answer without a key that it repeats."""
         headers = Headers(
             (name, self.without_secrets(value)) for name, value in answer.headers.items() if name not in _OF_THE_BODY
         )
         text = self.without_secrets(answer.content[:_LONGEST_ERROR].decode("utf-8", "replace"))
-        return AnswerText(answer.status, headers, text, self.method, self.shown_url)
+        return AnswerText(answer.status, headers, text, self._method, self.shown_url)
 
     @property
     def _secrets(self) -> list[str]:
@@ -165,11 +152,11 @@ class Call:
         return [self.credential, *(str(token[name]) for name in ("secret_key", "provider_key") if token.get(name))]
 
     def without_secrets(self, text: str) -> str:
-        """A text that came from the server without the credential and the keys in it, which it may repeat."""
+        """Return what a server said without the credential and the keys in it, which it may repeat."""
         return redact(text, self._secrets)
 
     def shown_id(self, headers: Mapping[str, str]) -> str | None:
-        """Lava's id of the request as it may be shown."""
+        """Return Lava's id of the request as it may be shown."""
         return shown_id(headers, self._secrets)
 
     def failed(self, error: TransportError, response: Response | None = None) -> LavaError:
@@ -205,21 +192,15 @@ class Call:
         return error
 
     def abandoned(self, response: Response | None = None) -> None:
-        """The request ended before its answer did, for whatever reason: nobody here knows what it cost.
-
-        Args:
-            response: the answer whose body was being read, where one had begun.
-        """
-        if response is None:
-            self.charge.end(None, None, complete=False)
-        elif is_success(response.status):
-            self.charge.end(None, self.shown_id(response.headers), complete=False)
-        else:
+        """End a request before its answer did: nobody knows what it cost, unless the answer had begun as an error."""
+        if response is not None and not 200 <= response.status < 300:
             self.charge.free()
+        else:
+            self.charge.end(None, None if response is None else self.shown_id(response.headers), complete=False)
 
     @apart
     def parsed(self, answer: Answer) -> dict[str, Any]:
-        """The JSON object of a good answer."""
+        """Return the JSON object of a good answer."""
         try:
             body = from_json(answer.content)
         except ValueError as error:
@@ -234,7 +215,7 @@ class Call:
         body = parse_body(shown.text.encode())
         said = read_error_body(body).message
         return ServerError(
-            f"expected an answer from {self.target}, got one {what}{f': {shorten(said)}' if said else ''}",
+            f"expected an answer from {self.target}, got one {what}{f': {said}' if said else ''}",
             status_code=answer.status,
             request_id=shown_id(shown.headers),
             origin="lava",
@@ -244,36 +225,31 @@ class Call:
 
     @apart
     def completion(self, answer: Answer) -> Completion:
-        """The completion in a good answer.
-
-        Raises:
-            ServerError: the answer holds no choice, or one that Mistral gave up on.
-        """
+        """Return the completion in a good answer; raises ServerError where it has none, or the model gave up."""
         body = self.parsed(answer)
-        choices = body.get("choices")
-        if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+        read = TurnAccumulator(self.names)
+        if not body.get("choices"):
             raise self._senseless("without choices", answer, body.get("usage"))
         try:
-            turns = tuple(Turn.from_choice(choice, place, self.names) for place, choice in enumerate(choices))
+            read.add_whole(body)
         except ServerError as error:
             raise self._senseless(f"that makes no sense ({error.message})", answer, body.get("usage")) from error
         request_id = self.shown_id(answer.headers)
-        failed = any(turn.finish_reason == "error" for turn in turns)
-        self.charge.end(body.get("usage"), request_id, answered_by=body.get("model"), complete=not failed)
-        for turn in turns:
-            if turn.finish_reason == "error":
-                raise ServerError(
-                    "the model stopped with finish reason 'error'; what it had written is in .partial",
-                    request_id=request_id,
-                    origin="mistral",
-                    partial=turn,
-                )
+        failed = next((turn for turn in read.turns if turn.finish_reason == "error"), None)
+        self.charge.end(body.get("usage"), request_id, answered_by=read.model, complete=failed is None)
+        if failed is not None:
+            raise ServerError(
+                "the model stopped with finish reason 'error'; what it had written is in .partial",
+                request_id=request_id,
+                origin="mistral",
+                partial=failed,
+            )
         return Completion(
-            id=str(body.get("id", "")),
-            model=str(body.get("model") or self.model),
-            created=created if isinstance(created := body.get("created"), int) else 0,
-            turns=turns,
-            usage=known_usage(body.get("usage")),
+            id=read.id,
+            model=read.model or self.model,
+            created=read.created,
+            turns=tuple(read.turns),
+            usage=read.usage,
             request_id=request_id,
             raw=body,
             headers=answer.headers,
@@ -283,15 +259,11 @@ class Call:
 
     @apart
     def embedding(self, answer: Answer) -> EmbeddingAnswer:
-        """The vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
-        body = self.parsed(answer)
+        """Return the vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
+        body: Any = self.parsed(answer)
         if not isinstance(body.get("data"), list):
             raise self._senseless("without data", answer, body.get("usage"))
         request_id = self.shown_id(answer.headers)
         self.charge.end(body.get("usage"), request_id)
-        return EmbeddingAnswer(
-            response=body,  # type: ignore[arg-type]  # checked above as far as it is relied on
-            headers=answer.headers,
-            request_id=request_id,
-            identity=self.identity if self.account is None else self.account.sent_as,
-        )
+        identity = self.identity if self.account is None else self.account.sent_as
+        return EmbeddingAnswer(body, answer.headers, request_id, identity)

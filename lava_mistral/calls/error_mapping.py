@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache, wraps
 from traceback import clear_frames
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import orjson
 
@@ -36,24 +36,46 @@ from lava_mistral.transport.retry import RETRIED_STATUSES, parse_retry_after
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+# Status → the class, and the advice where Lava says it and where Mistral does.
+_BY_STATUS: dict[int, tuple[type[LavaError], str, str]] = {
+    401: (
+        AuthenticationError,
+        "Check the key: a secret key starts with aks_live_ or aks_test_; set LAVA_SECRET_KEY or api_key=. "
+        "Spend keys (lava_sk_…) are not for the forward proxy; `lava-mistral doctor` tests the key.",
+        "Mistral did not accept the provider key: check Billing(provider_key=…); without one, Lava's own key is used.",
+    ),
+    402: (
+        InsufficientBalanceError,
+        f"It is {{payer}} that would have been charged and has no credit left: top up at {TOP_UP}.",
+        "The Mistral account of the provider key has no credit left.",
+    ),
+    403: (
+        PermissionDeniedError,
+        "Nothing was charged; it would have been charged to {payer}. "
+        "Check the customer id, that the meter is on the customer's plan, and that the key may do this.",
+        "It is Mistral that refuses: by a guardrail, or because the provider key may not use this model.",
+    ),
+    404: (
+        NotFoundError,
+        "Unless an id is wrong, check base_url or LAVA_BASE_URL: it ends in /v1, like https://api.lava.so/v1.",
+        "",
+    ),
+    408: (APITimeoutError, "", ""),
+    429: (RateLimitError, "", ""),
+}
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
 _OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
 _SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]{16,}|eyJ[\w+/-]{16,}=*")
 _PLAIN_ID = re.compile(r"req_[0-9A-Za-z]{1,64}")
-# Far beyond any real error body; Python can't print or pickle what is nested a thousand times.
-_DEEPEST = 50
+_DEEPEST = 50  # far beyond any real error body; Python can't print or pickle what is nested a thousand times
 _LONGEST_QUOTE = 500
 # Those of ASCII and Latin-1, line ends among them, and the signs that turn the direction of a text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Replace secrets, and whatever looks like a Lava credential, by `[redacted]`.
-
-    Args:
-        text: what a server said.
-        secrets: what must not be shown in any form: plain, percent-encoded, escaped in JSON or in base64.
-    """
+    """Replace secrets in any form (plain, percent-encoded, escaped in JSON, base64), and whatever looks like a Lava
+    credential, by `[redacted]`."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = _forms(secret).sub("[redacted]", text)
     return _SECRET.sub("[redacted]", text)
@@ -72,7 +94,7 @@ def _forms(secret: str) -> re.Pattern[str]:
 
 
 def _without_secrets(value: Any, depth: int = 0) -> Any:
-    """A JSON value with the credentials in its texts hidden, and cut where it is nested too deeply to be printed."""
+    """Return a JSON value with the credentials in its texts hidden, cut where it is nested too deeply to be printed."""
     if isinstance(value, str):
         return redact(value)
     if not isinstance(value, list | dict):
@@ -93,7 +115,7 @@ def error_from_response(
     looks_like_a_key: bool = True,
     response: Any = None,
 ) -> LavaError:
-    """The error that an HTTP answer stands for.
+    """Return the error that an HTTP answer stands for.
 
     Args:
         status: its status code.
@@ -101,20 +123,32 @@ def error_from_response(
         content: its whole body.
         payer: who was to pay, for 402 and 403: `"the merchant's wallet"`, `"customer c_1 on meter m"` …
         looks_like_a_key: whether the credential is a Lava secret key or a readable forward token, for 401.
-        response: the answer itself, or what makes it when it is asked for, to be kept on the error.
+        response: the answer itself, to be kept on the error.
     """
     body = _without_secrets(parse_body(content))
     detail = read_error_body(body)
-    message = detail.message or f"an answer with status {status} and no explanation"
+    message, origin = detail.message or f"an answer with status {status} and no explanation", detail.origin
+    default = InvalidRequestError if 400 <= status < 500 else ServerError
+    kind, of_lava, of_mistral = _BY_STATUS.get(status, (default, "", ""))
+    advice = of_mistral if origin == "mistral" else of_lava.format(payer=payer or "the wallet that pays")
     if status == 403 and message.startswith("<"):
         # Lava and Mistral answer in JSON.
-        detail.origin, message = "client", "a page of HTML came instead of an answer of Lava's"
-    kind, advice = _classify(status, detail, payer)
-    if status == 401 and detail.origin == "lava" and not looks_like_a_key:
+        origin, message = "client", "a page of HTML came instead of an answer of Lava's"
+        advice = "A firewall or a proxy in between refuses the request: ask who runs it to let it through."
+    elif status == 401 and origin == "lava" and not looks_like_a_key:
         advice = (
             "This does not look like a Lava key; a Mistral key of your own goes into "
             f"billing=Billing(provider_key=…), beside Lava's. {advice}"
         )
+    elif status in (400, 413, 422) and _OVERFLOW.search(message):
+        kind, advice = (
+            ContextOverflowError,
+            "Shorten or summarize the conversation, or take a model with a larger window.",
+        )
+    elif kind is InvalidRequestError and detail.code == "1500":
+        advice = _model_advice(message)
+    elif kind is InvalidRequestError and detail.code == "3230":
+        advice = "repair_messages=True, where it is not set yet, mends the order of a conversation before it is sent."
     return kind(
         message,
         advice=advice,
@@ -124,7 +158,7 @@ def error_from_response(
         request_id=shown_id(headers),
         retryable=status in RETRIED_STATUSES if status >= 300 else None,
         retry_after=parse_retry_after(headers.get("retry-after")),
-        origin=detail.origin,
+        origin=origin,
         body=body,
         response=response,
     )
@@ -172,17 +206,16 @@ def forget_frames(error: BaseException) -> None:
 
 
 def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> LavaError:
-    """The error for an error object that arrived inside a stream which had begun with status 200."""
+    """Return the error for an error object that arrived inside a stream which had begun with status 200."""
     body = _without_secrets(body)
     detail = read_error_body(body)
-    retryable = detail.status is None or detail.status in RETRIED_STATUSES
     return StreamInterruptedError(
         f"the stream ended with an error: {detail.message or 'no explanation was given'}",
         code=detail.code,
         type=detail.type,
         status_code=detail.status,
         request_id=request_id,
-        retryable=retryable,
+        retryable=detail.status is None or detail.status in RETRIED_STATUSES,
         origin=detail.origin,
         body=body,
         partial=partial,
@@ -192,7 +225,7 @@ def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> Lava
 def error_from_failure(
     failure: TransportError, text: str, *, timeout: float | None = None, host: str = ""
 ) -> LavaError:
-    """The error for a request without an answer.
+    """Return the error for a request without an answer.
 
     Args:
         failure: what the transport says.
@@ -205,31 +238,26 @@ def error_from_failure(
         return APITimeoutError(f"no connection to Lava in time ({said})", origin="lava")
     if isinstance(failure, DeadlineExceeded):
         limit = f" within {timeout:g} s" if timeout is not None else " in time"
-        return APITimeoutError(
-            f"no answer{limit} ({said})",
-            origin="lava",
-            advice="Give a longer timeout= where the model needs more time.",
-        )
+        advice = "Give a longer timeout= where the model needs more time."
+        return APITimeoutError(f"no answer{limit} ({said})", origin="lava", advice=advice)
     advice = "Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them."
     if isinstance(failure, NotConnected) and is_loopback(host):
         advice = "The base URL is on this machine: is `lava-mistral gateway` running?"
     return APIConnectionError(f"the connection to Lava failed: {said}", origin="lava", advice=advice)
 
 
-class ErrorDetail:
+class ErrorDetail(NamedTuple):
     """What an error body says, whoever wrote it."""
 
-    __slots__ = ("code", "message", "origin", "status", "type")
-
-    def __init__(self, message: str, code: str | None, type: str | None, origin: Origin, status: int | None) -> None:
-        self.message = shorten(message)
-        self.code = None if code is None else shorten(code)
-        self.type = None if type is None else shorten(type)
-        self.origin, self.status = origin, status
+    message: str = ""
+    code: str | None = None
+    type: str | None = None
+    origin: Origin = "lava"
+    status: int | None = None
 
 
 def parse_body(content: bytes) -> Any:
-    """The JSON value of a body, else its text, shortened."""
+    """Return the JSON value of a body, else its text, shortened."""
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -245,35 +273,26 @@ def shorten(text: str) -> str:
 def read_error_body(body: Any) -> ErrorDetail:
     """Read Lava's `{"error": …}` and each of the forms in which Mistral words an error."""
     if not isinstance(body, dict):
-        return ErrorDetail(str(body) if body else "", None, None, "lava", None)
+        return ErrorDetail(shorten(str(body or "")))
     inner = body.get("error")
+    origin: Origin = "mistral"
     if "object" not in body and inner is not None and "detail" not in body:
-        source: Any = inner if isinstance(inner, dict) else {"message": inner}
+        body = inner if isinstance(inner, dict) else {"message": inner}
         # Lava's own errors are a string or an object with a message; one that is worded like Mistral's is Mistral's.
-        mistral = "raw_status_code" in source or source.get("object") == "error"
-        return _detail(source, "mistral" if mistral else "lava")
-    return _detail(body, "mistral")
-
-
-def _detail(body: dict[str, Any], origin: Origin) -> ErrorDetail:
+        origin = "mistral" if "raw_status_code" in body or body.get("object") == "error" else "lava"
     message = body.get("message")
     if message is None:
         message = body.get("detail")
     if isinstance(message, dict) and "detail" in message:
         message = message["detail"]
     if isinstance(message, list):
-        message = "; ".join(_field_error(item) for item in message)
+        message = "; ".join(map(_field_error, message))
     elif isinstance(message, dict):
         message = orjson.dumps(message).decode()
-    code, kind = body.get("code"), body.get("type")
+    said = (message, body.get("code"), body.get("type"))
+    message, code, kind = (None if value is None else shorten(str(value)) for value in said)
     status = body.get("raw_status_code", body.get("status"))
-    return ErrorDetail(
-        "" if message is None else str(message),
-        None if code is None else str(code),
-        None if kind is None else str(kind),
-        origin,
-        status if isinstance(status, int) else None,
-    )
+    return ErrorDetail(message or "", code, kind, origin, status if isinstance(status, int) else None)
 
 
 def _field_error(item: Any) -> str:
@@ -284,71 +303,6 @@ def _field_error(item: Any) -> str:
     return f"{where}: {item.get('msg', item.get('type', 'invalid'))}" if where else str(item.get("msg", item))
 
 
-def _classify(status: int, detail: ErrorDetail, payer: str) -> tuple[Callable[..., LavaError], str]:
-    mistral = detail.origin == "mistral"
-    match status:
-        case 401 if mistral:
-            return AuthenticationError, (
-                "Mistral did not accept the provider key: check Billing(provider_key=…); "
-                "without one, Lava's own key is used."
-            )
-        case 401:
-            return AuthenticationError, (
-                "Check the key: a secret key starts with aks_live_ or aks_test_; set LAVA_SECRET_KEY or api_key=. "
-                "Spend keys (lava_sk_…) are not for the forward proxy; `lava-mistral doctor` tests the key."
-            )
-        case 402:
-            whose = payer or "the wallet that pays"
-            if mistral:
-                return InsufficientBalanceError, "The Mistral account of the provider key has no credit left."
-            return InsufficientBalanceError, (
-                f"It is {whose} that would have been charged and has no credit left: top up at {TOP_UP}."
-            )
-        case 403 if mistral:
-            return PermissionDeniedError, (
-                "It is Mistral that refuses: by a guardrail, or because the provider key may not use this model."
-            )
-        case 403 if detail.origin == "client":
-            return PermissionDeniedError, (
-                "A firewall or a proxy in between refuses the request: ask who runs it to let it through."
-            )
-        case 403:
-            whose = f"; it would have been charged to {payer}" if payer else ""
-            return PermissionDeniedError, (
-                f"Nothing was charged{whose}. "
-                "Check the customer id, that the meter is on the customer's plan, and that the key may do this."
-            )
-        case 404 if not mistral:
-            return NotFoundError, (
-                "Unless an id is wrong, check base_url or LAVA_BASE_URL: it ends in /v1, like https://api.lava.so/v1."
-            )
-        case 404:
-            return NotFoundError, ""
-        case 400 | 413 | 422 if _OVERFLOW.search(detail.message):
-            return (
-                ContextOverflowError,
-                "Shorten or summarize the conversation, or take a model with a larger window.",
-            )
-        case 408:
-            return APITimeoutError, ""
-        case 429:
-            return RateLimitError, ""
-        case _ if 400 <= status < 500:
-            return InvalidRequestError, _invalid_advice(detail)
-        case _:
-            return ServerError, ""
-
-
-def _invalid_advice(detail: ErrorDetail) -> str:
-    match detail.code:
-        case "1500":
-            return _model_advice(detail.message)
-        case "3230":
-            return "repair_messages=True, where it is not set yet, mends the order of a conversation before it is sent."
-        case _:
-            return ""
-
-
 def _model_advice(message: str) -> str:
     # The catalogue is read when an error asks for it, not when this module is loaded.
     from lava_mistral.pricing.catalog import models
@@ -357,10 +311,9 @@ def _model_advice(message: str) -> str:
     known = {model.id: model for model in models()}
     advice = "`lava-mistral models` lists the models that Lava offers."
     if name in known:
+        what = f"answers chats; an embeddings request needs a model such as {DEFAULT_EMBEDDING_MODEL!r}"
         if known[name].can("embeddings"):
             what = f"embeds texts and answers no chats; a chat needs a model such as {DEFAULT_CHAT_MODEL!r}"
-        else:
-            what = f"answers chats; an embeddings request needs a model such as {DEFAULT_EMBEDDING_MODEL!r}"
         return f"{name!r} {what}. {advice}"
     near = get_close_matches(name, known, n=1)
     return f"Did you mean {near[0]!r}? {advice}" if near else advice

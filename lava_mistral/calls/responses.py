@@ -22,12 +22,6 @@ class Answer:
     headers: Headers
     content: bytes = field(repr=False)
 
-    @property
-    def request_id(self) -> str | None:
-        """Lava's id of the request."""
-        found: str | None = self.headers.get("x-lava-request-id")
-        return found
-
 
 @dataclass(frozen=True)
 class Completion:
@@ -70,13 +64,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class EmbeddingAnswer:
-    """One answered embeddings request, unchecked.
-
-    Attributes:
-        response: the parsed body.
-        headers: the answer's headers, the rate limits among them; names in any case.
-        request_id: Lava's id of the request.
-    """
+    """One answered embeddings request, unchecked: the parsed body, the headers, and Lava's id of the request."""
 
     response: EmbeddingResponse = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)

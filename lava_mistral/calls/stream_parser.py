@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 from lava_mistral.billing.metering import UNMETERED
 from lava_mistral.calls.call import Call, caused
-from lava_mistral.calls.error_mapping import (
-    apart,
-    error_from_event,
-    parse_body,
-    read_error_body,
-    shorten,
-)
-from lava_mistral.calls.stream_silence import Silence
-from lava_mistral.errors import LavaError, StreamInterruptedError
+from lava_mistral.calls.error_mapping import apart, error_from_event, parse_body, read_error_body, shorten
+from lava_mistral.errors import LavaError, Origin, StreamInterruptedError, StreamStalledError
 from lava_mistral.mistral.json_codec import from_json
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, Turn
-from lava_mistral.mistral.turn_accumulator import TurnAccumulator, as_chunk
-from lava_mistral.mistral.types import Usage
+from lava_mistral.mistral.turn_accumulator import TurnAccumulator
+from lava_mistral.mistral.usage import Usage
 from lava_mistral.pricing.cost import priced
 from lava_mistral.transport.failures import DeadlineExceeded, TransportError
 
@@ -31,12 +23,13 @@ _LONGEST_PRELUDE = 2_000
 
 
 class StreamReader:
-    """Turns the bytes of a streamed answer into deltas, and knows whether the answer came to its end. Does no I/O.
+    """Turn the bytes of a streamed answer into deltas, and know whether the answer came to its end. Does no I/O.
 
     Attributes:
         id: Mistral's id of the answer; empty until the first chunk.
         model: the model that answers.
         created: when the answer began, as a POSIX timestamp; 0 until the first chunk.
+        silent_for: seconds of reads that told the caller nothing; what the caller takes between reads does not count.
     """
 
     def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
@@ -48,13 +41,13 @@ class StreamReader:
         self.done = False
         # Whether a delta has told the caller something.
         self.started = False
+        self.silent_for = 0.0
         self._charge = call.charge
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
         self._accumulator = TurnAccumulator(call.names)
-        self.silence = Silence(call.gap)
         self._heard = False
-        # What came instead of events, for the error.
+        # What came instead of events: for the error, or a whole answer.
         self._prelude = b""
 
     @apart
@@ -81,48 +74,40 @@ class StreamReader:
             try:
                 chunk = from_json(text)
             except ValueError as error:
-                raise self.interrupted("an event that is not JSON came") from error
+                raise self._interrupted("an event that is not JSON came") from error
             if not isinstance(chunk, dict):
-                raise self.interrupted(f"an event came that is a JSON {type(chunk).__name__}")
+                raise self._interrupted(f"an event came that is a JSON {type(chunk).__name__}")
             if event.event == "error" or "choices" not in chunk:
-                if "choices" not in chunk and "usage" in chunk and "error" not in chunk:
-                    chunk["choices"] = []
-                else:
+                if "choices" in chunk or "usage" not in chunk or "error" in chunk:
                     said = parse_body(self.call.without_secrets(text).encode())
-                    raise error_from_event(said, request_id=self.request_id, partial=self._partial())
+                    raise error_from_event(said, request_id=self.request_id, partial=self.turn)
+                chunk["choices"] = []
             self._take(chunk)
 
-    def _take(self, chunk: Any) -> None:
-        """Hand on what a chunk brings; `None` is the end."""
+    def _take(self, chunk: Any, *, whole: bool = False) -> None:
+        """Hand on what a chunk brings, or a whole answer in its place; `None` is the end."""
         accumulator = self._accumulator
         try:
-            deltas = accumulator.end() if chunk is None else accumulator.add(chunk)
+            if chunk is None:
+                deltas = accumulator.end()
+            else:
+                deltas = accumulator.add_whole(chunk) if whole else accumulator.add(chunk)
         except LavaError as error:
-            raise self.interrupted(f"a chunk makes no sense: {error.message}") from error
+            raise self._interrupted(f"a chunk makes no sense: {error.message}") from error
         if not self.id:
             self.id, self.created = accumulator.id, accumulator.created
             self.model = accumulator.model or self.model
         for delta in deltas:
             if delta.finish_reason == "error":
-                raise self.interrupted("the model stopped with finish reason 'error'", origin_mistral=True)
-            if self.silence.heard(delta) or delta.usage:
+                raise self._interrupted("the model stopped with finish reason 'error'", "mistral")
+            if delta.text or delta.parts or delta.tool_calls or delta.finish_reason:
+                self.started, self.silent_for = True, 0.0
+            elif delta.usage:
                 self.started = True
         self.ready.extend(deltas)
 
-    def _whole(self) -> Any:
-        """The whole answer that some gateways send instead of a stream; `None` where it is none."""
-        with suppress(ValueError):
-            body = from_json(self._prelude)
-            if isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]:
-                return body
-        return None
-
     def raise_failure(self) -> None:
-        """Raise what ended the stream, where something did, once.
-
-        Raises:
-            LavaError: the failure.
-        """
+        """Raise what ended the stream, where something did, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
             try:
@@ -135,23 +120,19 @@ class StreamReader:
 
     @apart
     def end(self) -> None:
-        """The connection has ended.
-
-        Raises:
-            StreamInterruptedError: before the answer did.
-        """
-        if not self._heard and self._prelude and (body := self._whole()) is not None:
-            self._take(as_chunk(body))
-            self.done = True
+        """The connection has ended; raises StreamInterruptedError where that was before the answer did."""
+        why = "it ended without a finish reason and without [DONE]"
+        if self._prelude and not self._heard:
+            said = parse_body(self.call.without_secrets(self._prelude.decode("utf-8", "replace")).encode())
+            why = f"what came was no event stream: {read_error_body(said).message or shorten(str(said))}"
+            if isinstance(said, dict) and said.get("choices"):
+                # Some gateways send a whole answer instead of a stream.
+                self._take(said, whole=True)
+                self.done = True
         if not self.finished:
-            why = "it ended without a finish reason and without [DONE]"
-            if self._prelude and not self._heard:
-                said = parse_body(self.call.without_secrets(self._prelude.decode("utf-8", "replace")).encode())
-                detail = read_error_body(said)
-                why = f"what came was no event stream: {shorten(detail.message or str(said))}"
-            raise self.interrupted(why)
+            raise self._interrupted(why)
         if self._accumulator.is_empty:
-            raise self.interrupted("it held no answer")
+            raise self._interrupted("it held no answer")
 
     def settle(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""
@@ -160,32 +141,38 @@ class StreamReader:
         complete = self.finished and self._failure is None
         self._charge.end(self.usage, self.request_id, answered_by=self._accumulator.model, complete=complete)
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds until a silent stream is given up; `None` for no limit."""
+        return None if self.call.gap is None else max(self.call.gap - self.silent_for, 0.0)
+
     def broken(self, error: TransportError, *, late: bool) -> LavaError:
-        """The error for a read that failed.
+        """Return the error for a read that failed.
 
         Args:
             error: what the transport says.
             late: whether the time to the first delta is over.
         """
-        if isinstance(error, DeadlineExceeded):
-            return (
-                self.call.unanswered(error, self.request_id)
-                if late
-                else caused(self.silence.error(self.request_id, self._partial()), error)
-            )
-        return caused(self.interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
+        if not isinstance(error, DeadlineExceeded):
+            return caused(self._interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
+        if late:
+            return self.call.unanswered(error, self.request_id)
+        stalled = StreamStalledError(
+            "the stream went silent" + (f": no chunk came within {self.call.gap:g} s" if self.call.gap else ""),
+            request_id=self.request_id,
+            origin="mistral",
+            partial=self.turn,
+            advice="stream_chunk_timeout= sets how long to wait for a chunk.",
+        )
+        return caused(stalled, error)
 
-    def interrupted(self, why: str, *, origin_mistral: bool = False) -> StreamInterruptedError:
-        """The error for a stream that can't go on."""
+    def _interrupted(self, why: str, origin: Origin = "lava") -> StreamInterruptedError:
         return StreamInterruptedError(
             f"the stream was interrupted: {why}; what had come is in .partial",
             request_id=self.request_id,
-            origin="mistral" if origin_mistral else "lava",
-            partial=self._partial(),
+            origin=origin,
+            partial=self.turn,
         )
-
-    def _partial(self) -> Turn:
-        return self.turns[0] if self.turns else Turn()
 
     @property
     def finished(self) -> bool:
@@ -201,7 +188,7 @@ class StreamReader:
     @property
     def turn(self) -> Turn:
         """The first choice's turn as far as it has come."""
-        return self._partial()
+        return self.turns[0] if self.turns else Turn()
 
     @property
     def usage(self) -> Usage | None:

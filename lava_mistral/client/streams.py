@@ -63,11 +63,11 @@ class StreamBase(StreamReader):
                     # The caller has all that came; only now is it worth a moment to get the connection back.
                     yield from read(self._response, Deadline(LONGEST_END))
                 else:
-                    data = yield from self._response.receive(Deadline(self.silence.left, self._deadline))
+                    data = yield from self._response.receive(Deadline(self.patience, self._deadline))
             except TransportError as error:
                 if not self.finished:
                     self._failure = self.broken(error, late=self._deadline.over)
-            self.silence.lasted += time.monotonic() - began
+            self.silent_for += time.monotonic() - began
             if data:
                 self.feed(data)
                 if self.done:

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 from lava_mistral.errors import ServerError
 
-# What stands for a missing tool-call id, beside `None`: "null" is the schema's default.
-_NO_ID = frozenset(("", "null"))
+NO_ID = frozenset(("", "null"))
+"""What stands for a missing tool-call id, beside `None`: "null" is the default of Mistral's schema."""
 # The field that a part of a known type must have, and what its value must be.
 _PART_FIELDS: dict[str, tuple[str, type]] = {
     "image_url": ("image_url", str),
@@ -21,10 +21,7 @@ _PART_FIELDS: dict[str, tuple[str, type]] = {
     "tool_reference": ("title", str),
     "resource_link": ("uri", str),
 }
-
-
-_DEEPEST = 50
-"""Levels of parts inside parts; real answers have two."""
+_DEEPEST = 50  # levels of parts inside parts; real answers have two
 
 
 def malformed(name: str, expected: str, value: Any) -> ServerError:
@@ -35,11 +32,7 @@ def malformed(name: str, expected: str, value: Any) -> ServerError:
 
 
 def as_list_of(value: Any, name: str) -> list[Any]:
-    """Return the value, a list; an empty one for `None`.
-
-    Raises:
-        ServerError: it is something else.
-    """
+    """Return the value, a list, or an empty one for `None`; raises ServerError for anything else."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -48,16 +41,10 @@ def as_list_of(value: Any, name: str) -> list[Any]:
 
 
 def read_parts(content: Any, depth: int = 0) -> list[Any]:
-    """Return content in any of its forms as a list of parts, without empty text.
+    """Return content (a string, a list of strings and parts, or nothing) as a list of parts, without empty text.
 
-    Args:
-        content: a string, a list of strings and parts, or nothing.
-        depth: how many parts it is inside of.
-
-    What has no type, or not what its type promises, becomes a part of the type "unknown".
-
-    Raises:
-        ServerError: it is no content.
+    What has no type, or not what its type promises, becomes a part of the type "unknown". Raises ServerError for what
+    is no content.
     """
     if content is None:
         return []
@@ -110,10 +97,9 @@ def thinking_of_part(part: Mapping[str, Any]) -> str:
     return "".join(map(text_of_part, part["thinking"])) if part.get("type") == "thinking" else ""
 
 
-def wire_id(call: Mapping[str, Any]) -> str | None:
-    """Return the id of a call; `None` where it has none."""
-    identity = call.get("id")
-    return identity if isinstance(identity, str) and identity not in _NO_ID else None
+def known_id(identity: Any) -> str | None:
+    """Return the id of a call; `None` for what stands for none."""
+    return identity if isinstance(identity, str) and identity not in NO_ID else None
 
 
 def fresh_call_id() -> str:
@@ -122,80 +108,28 @@ def fresh_call_id() -> str:
 
 
 def read_function(call: Any) -> tuple[str, str]:
-    """Return the name and the arguments' JSON text of a tool call or a fragment of one.
-
-    Raises:
-        ServerError: it has not the shape of a call.
-    """
+    """Return the name and the arguments' JSON text of a tool call or a fragment of one; raises ServerError."""
     if not isinstance(call, dict):
         raise malformed("tool_calls", "objects", call)
     function = call.get("function") or {}
     if not isinstance(function, dict):
         raise malformed("function", "an object", function)
-    arguments = function.get("arguments")
-    if arguments is None:
-        arguments = ""
-    elif not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
-    name = function.get("name") or ""
+    name, arguments = function.get("name") or "", function.get("arguments")
     if not isinstance(name, str):
         raise malformed("name", "a string", name)
+    if arguments is None:
+        return name, ""
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
     return name, arguments
 
 
 def plain_arguments(text: str) -> str:
     """Return the arguments of a call without a second layer of JSON; an empty string for JSON's null."""
-    start = text.lstrip()[:1]
-    if start != '"' and start != "n":
+    if text.lstrip()[:1] not in ('"', "n"):
         return text
     try:
         value = json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return text
     return plain_arguments(value) if isinstance(value, str) else ""
-
-
-def read_logprobs(choice: Mapping[str, Any]) -> list[Any]:
-    """Return the log probabilities of the tokens in a choice, one object a token."""
-    logprobs = choice.get("logprobs")
-    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
-    return tokens if isinstance(tokens, list) else []
-
-
-def read_finish_reason(choice: Mapping[str, Any]) -> str | None:
-    """Return why a choice ended; `None` while it goes on.
-
-    Raises:
-        ServerError: it is no string.
-    """
-    reason = choice.get("finish_reason")
-    if reason is not None and not isinstance(reason, str):
-        raise malformed("finish_reason", "a string", reason)
-    return reason
-
-
-def read_message(choice: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Any], set[str]]:
-    """Return the message that answers, the steps before it, and the ids of the calls that Mistral ran.
-
-    Where tools ran on Mistral's side, a choice has `messages`: assistant, tool, …, assistant.
-
-    Raises:
-        ServerError: there is no message.
-    """
-    messages = choice.get("messages")
-    if not messages:
-        message = choice.get("message")
-        if not isinstance(message, Mapping):
-            raise malformed("message", "an object", message)
-        return message, [], set()
-    for message in as_list_of(messages, "messages"):
-        if not isinstance(message, Mapping):
-            raise malformed("messages", "objects", message)
-        read_parts(message.get("content"))
-    last = next((m for m in reversed(messages) if m.get("role") in ("assistant", None)), None)
-    if last is None:
-        raise malformed("messages", "a list with an assistant's message", messages)
-    ran = {m["tool_call_id"] for m in messages if m.get("role") == "tool" and isinstance(m.get("tool_call_id"), str)}
-    calls = as_list_of(last.get("tool_calls"), "tool_calls")
-    called = any(isinstance(call, Mapping) and wire_id(call) in ran for call in calls)
-    return last, [m for m in messages if called or m is not last], ran

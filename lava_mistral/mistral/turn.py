@@ -1,31 +1,20 @@
-"""Hold an assistant's turn, whole or as a stream brings it. Pure.
-
-A turn that was streamed and the same turn in one answer come out equal.
-"""
+"""Hold an assistant's turn, whole or as a stream brings it. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
 from lava_mistral.mistral.answer_shape import (
-    as_list_of,
     fresh_call_id,
-    malformed,
     plain_arguments,
-    read_finish_reason,
-    read_function,
-    read_logprobs,
-    read_message,
     read_parts,
     text_of_part,
     thinking_of_part,
-    wire_id,
 )
-from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Usage
 
 CUT_OFF: Final = ("length", "model_length")
@@ -90,8 +79,7 @@ class Delta:
         parts: every piece of it in order, as wire parts; empty where the chunk holds a plain string.
         tool_calls: fragments of tool calls.
         finish_reason: on the last delta of a choice.
-        usage: what the whole call has used so far. It stands on the last delta of its chunk; where several
-            chunks carry it, the last one counts.
+        usage: what the whole call has used so far, on the last delta of a chunk that says so; the last one counts.
         logprobs: the log probabilities of its tokens, one object a token.
     """
 
@@ -103,6 +91,12 @@ class Delta:
     finish_reason: str | None = None
     usage: Usage | None = None
     logprobs: tuple[Any, ...] = ()
+
+
+class _Thought(str):
+    """The text of a thinking part that holds nothing else. Thousands of them cost the garbage collector nothing."""
+
+    __slots__ = ()
 
 
 class Turn:
@@ -134,61 +128,14 @@ class Turn:
         # What came since the last look, not merged yet: a stream brings one word at a time.
         self._loose: list[str | ContentPart] = [] if content is None else read_parts(content)
 
-    @classmethod
-    def from_choice(cls, choice: Mapping[str, Any], place: int = 0, names: ToolNames = ToolNames()) -> Turn:  # noqa: B008
-        """Return the turn in a choice of an answer that was not streamed.
-
-        Args:
-            choice: the choice.
-            place: its place in the answer, where it does not say its index.
-            names: of the request's tools, whose own the calls are given.
-
-        Raises:
-            ServerError: it has not the shape of a choice, or nothing is in it.
-        """
-        message, steps, ran = read_message(choice)
-        index = choice.get("index")
-        reason = read_finish_reason(choice)
-        turn = cls.from_message(message, reason, index if type(index) is int else place, names)
-        turn.tool_calls = [call for call in turn.tool_calls if call.id not in ran and names.runs_here(call.name)]
-        turn.steps = steps
-        turn.logprobs = read_logprobs(choice)
-        if turn.is_empty:
-            raise malformed("message", "an object with content or tool calls", None)
-        turn.complete_calls()
-        return turn
-
-    @classmethod
-    def from_message(
-        cls,
-        message: Mapping[str, Any],
-        finish_reason: str | None = None,
-        index: int = 0,
-        names: ToolNames = ToolNames(),  # noqa: B008 - it never changes
-    ) -> Turn:
-        """Return the turn that a message holds.
-
-        Args:
-            message: the choice's `message`.
-            finish_reason: the choice's `finish_reason`.
-            index: the choice's `index`.
-            names: of the request's tools, whose own the calls are given.
-
-        Raises:
-            ServerError: the message is not one.
-        """
-        if not isinstance(message, Mapping):
-            raise malformed("message", "an object", message)
-        turn = cls(index, message.get("content"), finish_reason=finish_reason)
-        for call in as_list_of(message.get("tool_calls"), "tool_calls"):
-            name, arguments = read_function(call)
-            if not name:
-                raise malformed("tool_calls", "calls with a name", call)
-            identity = wire_id(call)
-            if identity is None or any(other.id == identity for other in turn.tool_calls):
-                identity = fresh_call_id()
-            turn.tool_calls.append(ToolCall(identity, names.from_wire(name), plain_arguments(arguments)))
-        return turn
+    def say(self, text: str, parts: Sequence[Any] = ()) -> None:
+        """Add parts as `read_parts` gives them, or a text where there are none."""
+        for part in parts:
+            only: Any = part["thinking"][0] if part["type"] == "thinking" and len(part["thinking"]) == 1 else None
+            plain = only is not None and len(part) == 2 and only["type"] == "text" and len(only) == 2
+            self._loose.append(_Thought(only["text"]) if plain else part)
+        if text and not parts:
+            self._loose.append(text)
 
     def add(self, delta: Delta) -> None:
         """Take what a delta adds.
@@ -196,10 +143,7 @@ class Turn:
         The turns of a stream run ahead of the deltas that it hands on, as far as the bytes read so far go. Who needs
         the turn as it is at each delta keeps one of its own.
         """
-        if delta.parts:
-            self._loose.extend(delta.parts)
-        elif delta.text:
-            self._loose.append(delta.text)
+        self.say(delta.text, delta.parts)
         for fragment in delta.tool_calls:
             if fragment.index == len(self.tool_calls):
                 identity = fragment.id or fresh_call_id()
@@ -210,12 +154,12 @@ class Turn:
                 call.arguments += fragment.arguments
         self.logprobs += delta.logprobs
         if delta.finish_reason is not None:
-            self.finish_reason = delta.finish_reason
-            self.complete_calls()
+            self.finish(delta.finish_reason)
 
-    def complete_calls(self) -> None:
-        """Give calls of an answer that was not cut off, and without arguments, an empty object."""
-        if self.finish_reason not in (None, *CUT_OFF):
+    def finish(self, reason: str) -> None:
+        """Note why it ended; calls without arguments, of an answer that was not cut off, get an empty object."""
+        self.finish_reason = reason
+        if reason not in CUT_OFF:
             for call in self.tool_calls:
                 call.arguments = call.arguments or "{}"
 
@@ -235,12 +179,12 @@ class Turn:
     @property
     def text(self) -> str:
         """All text, without references and thinking."""
-        return "".join(text_of_part(part) for part in self.content)
+        return "".join(map(text_of_part, self.content))
 
     @property
     def thinking(self) -> str:
         """All thinking text."""
-        return "".join(thinking_of_part(part) for part in self.content)
+        return "".join(map(thinking_of_part, self.content))
 
     @property
     def citations(self) -> list[ContentPart]:
@@ -256,18 +200,11 @@ class Turn:
     def to_wire(self) -> AssistantMessage:
         """Return the message that replays this turn in a later request."""
         content = self.content
-        message: AssistantMessage = {"role": "assistant", "content": ""}
-        if len(content) == 1 and _kind(content[0]) == "text":
-            message["content"] = text_of_part(content[0])
-        elif content:
-            message["content"] = content
+        only_text = len(content) == 1 and _kind(content[0]) == "text"
+        message: AssistantMessage = {"role": "assistant", "content": self.text if only_text else content or ""}
         if self.tool_calls:
             message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in self.tool_calls
             ]
         return message
@@ -275,12 +212,8 @@ class Turn:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Turn):
             return NotImplemented
-        return (self.index, self.content, self.tool_calls, self.finish_reason) == (
-            other.index,
-            other.content,
-            other.tool_calls,
-            other.finish_reason,
-        )
+        mine, its = ((turn.index, turn.content, turn.tool_calls, turn.finish_reason) for turn in (self, other))
+        return mine == its
 
     def __repr__(self) -> str:
         return (
@@ -292,7 +225,7 @@ class Turn:
 def _kind(piece: Any) -> str:
     """Return what a piece can be joined with: plain text and thinking with their like, the rest with nothing."""
     if isinstance(piece, str):
-        return "text"
+        return "thinking" if isinstance(piece, _Thought) else "text"
     return "marked text" if piece["type"] == "text" and len(piece) > 2 else str(piece["type"])
 
 
@@ -308,9 +241,15 @@ def _merge(parts: list[Any], pieces: Iterable[Any]) -> list[Any]:
             text = "".join(piece if isinstance(piece, str) else piece["text"] for piece in same)
             parts.append({"type": "text", "text": text})
         else:
-            whole: dict[str, Any] = {}
+            whole: dict[str, Any] = {"type": "thinking"}
+            thoughts: list[Any] = []
             for piece in same:
-                whole |= piece
-            whole["thinking"] = _merge([], [thought for piece in same for thought in piece["thinking"]])
+                if isinstance(piece, str):
+                    thoughts.append(piece)
+                else:
+                    whole |= piece
+                    thoughts += piece["thinking"]
+            # A thought's text is text inside of the part.
+            whole["thinking"] = _merge([], [str(each) if isinstance(each, str) else each for each in thoughts])
             parts.append(whole)
     return parts

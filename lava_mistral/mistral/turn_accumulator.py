@@ -1,28 +1,25 @@
-"""Accumulate the chunks of one stream into turns. Pure."""
+"""Accumulate the chunks of one stream, or a whole answer, into turns. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 from lava_mistral.mistral.answer_shape import (
     as_list_of,
     fresh_call_id,
+    known_id,
     malformed,
     plain_arguments,
-    read_finish_reason,
     read_function,
-    read_logprobs,
     read_parts,
     text_of_part,
     thinking_of_part,
-    wire_id,
 )
-from lava_mistral.mistral.tool_names import ToolNames
+from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
 from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta, Turn
-from lava_mistral.mistral.types import ChatChunk, ContentPart, Usage
-from lava_mistral.mistral.usage import known_usage
+from lava_mistral.mistral.usage import Usage, known_usage
 
 
 class TurnAccumulator:
@@ -41,7 +38,7 @@ class TurnAccumulator:
 
     __slots__ = ("_choices", "_names", "created", "id", "model", "turns", "usage")
 
-    def __init__(self, names: ToolNames = ToolNames()) -> None:  # noqa: B008 - it never changes
+    def __init__(self, names: ToolNames = NO_TOOLS) -> None:
         self._names = names
         self.turns: list[Turn] = []
         self.id = ""
@@ -60,7 +57,7 @@ class TurnAccumulator:
         """Whether no choice has anything in it, nor a reason why it ended."""
         return all(turn.is_empty for turn in self.turns)
 
-    def add(self, chunk: ChatChunk) -> list[Delta]:
+    def add(self, chunk: Mapping[str, Any]) -> list[Delta]:
         """Return what a chunk adds: nothing, one delta, or one for each of several choices.
 
         Usage on a chunk without choices comes as a delta of choice 0.
@@ -88,6 +85,29 @@ class TurnAccumulator:
             deltas[-1].usage = usage
         return deltas
 
+    def add_whole(self, completion: Mapping[str, Any]) -> list[Delta]:
+        """Return what an answer that is not streamed adds.
+
+        Raises:
+            ServerError: it has not the shape of one, or nothing is in a choice.
+        """
+        given = as_list_of(completion.get("choices"), "choices")
+        answers = [_answer_of(choice) for choice in given]
+        places = [choice.get("index") for choice in given]
+        if len({place for place in places if type(place) is int}) < len(given):
+            places = [*range(len(given))]
+        choices = [
+            {**choice, "index": place, "delta": delta}
+            for choice, place, (delta, _) in zip(given, places, answers, strict=True)
+        ]
+        deltas = [*self.add({**completion, "choices": choices}), *self.end()]
+        for place, (_, steps) in zip(places, answers, strict=True):
+            turn = self._choices[place].turn
+            if turn.is_empty:
+                raise malformed("message", "an object with content or tool calls", None)
+            turn.steps = steps
+        return deltas
+
     def end(self) -> list[Delta]:
         """Return the calls that were kept back, of choices that ended without a reason."""
         deltas = []
@@ -111,156 +131,73 @@ class TurnAccumulator:
         if not isinstance(delta, dict):
             raise malformed("delta", "an object", delta)
         content = delta.get("content")
-        if len(delta) == 1 and type(content) is str and len(wire) == 3 and wire.get("finish_reason", ...) is None:
+        finish_reason = wire.get("finish_reason", ...)
+        if len(delta) == 1 and type(content) is str and len(wire) == 3 and finish_reason is None and not choice.steps:
             # Nearly every chunk is a word and nothing else.
-            return choice.say(content) if content else None
-        finish_reason = read_finish_reason(wire)
-        logprobs = tuple(read_logprobs(wire)) if wire.get("logprobs") else ()
-        out = choice.add(delta, finish_reason, logprobs)
-        if finish_reason is None and not (out.text or out.parts or out.tool_calls or logprobs):
-            return None
-        return out
+            if not content:
+                return None
+            choice.turn.say(content)
+            return Delta(index, content)
+        finish_reason = wire.get("finish_reason")
+        if finish_reason is not None and not isinstance(finish_reason, str):
+            raise malformed("finish_reason", "a string", finish_reason)
+        logprobs = wire.get("logprobs")
+        tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+        return choice.add(delta, finish_reason, tuple(tokens) if isinstance(tokens, list) else ())
 
 
-def as_chunk(completion: Mapping[str, Any]) -> ChatChunk:
-    """Return a whole answer as the chunk of a stream that brings all of it at once."""
-    choices: list[Any] = []
-    for choice in as_list_of(completion.get("choices"), "choices"):
-        if not isinstance(choice, dict):
-            raise malformed("choices", "objects", choice)
-        *steps, last = as_list_of(choice.get("messages"), "messages") or [choice.get("message")]
-        if steps and not all(isinstance(message, dict) for message in (*steps, last)):
-            raise malformed("messages", "objects", choice["messages"])
-        place = {"index": choice.get("index")}
-        choices += [{**place, "delta": {**step, "index": at}} for at, step in enumerate(steps)]
-        choices.append({**choice, "delta": {**last, "index": len(steps)} if steps else last})
-    return cast("ChatChunk", {**completion, "choices": choices})
+def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
+    """Return the message that answers as a delta, and the steps before it.
 
-
-class _Choice:
-    """Grow the turn of one choice, and its steps where tools run on Mistral's side.
-
-    A delta of a step says the step's index and role (inferred from the SDK's models). The calls of an assistant's step
-    are kept back until the end, when it is known which of them Mistral ran.
+    Where tools ran on Mistral's side, a choice has `messages`: assistant, tool, …, assistant.
     """
-
-    __slots__ = ("_calls", "_names", "_steps", "turn")
-
-    def __init__(self, turn: Turn, names: ToolNames) -> None:
-        self.turn = turn
-        self._names = names
-        self._calls: _Calls | None = None
-        self._steps: dict[int, _Step] = {}
-
-    def say(self, text: str) -> Delta:
-        """Add a text of the answer that comes alone."""
-        if self._steps:
-            return self.add({"content": text}, None, ())
-        self.turn._loose.append(text)
-        return Delta(self.turn.index, text)
-
-    def add(self, wire: dict[str, Any], finish_reason: str | None, logprobs: tuple[Any, ...]) -> Delta:
-        content, calls = wire.get("content"), wire.get("tool_calls")
-        text = thinking = ""
-        parts: tuple[ContentPart, ...] = ()
-        if type(content) is str:
-            text = content
-        elif content:
-            parts = tuple(read_parts(content))
-            text = "".join(map(text_of_part, parts))
-            thinking = "".join(map(thinking_of_part, parts))
-        fragments: tuple[ToolCallDelta, ...] = ()
-        position = wire.get("index")
-        if position is not None or wire.get("role") == "tool" or self._steps or (calls and self._names.built_in):
-            role = self._add_step(wire, position, parts or ((text,) if text else ()))
-            if role == "tool":
-                text, thinking, parts = "", "", ()
-        elif calls:
-            self._calls = self._calls or _Calls(self.turn, self._names)
-            fragments = tuple(map(self._calls.add, as_list_of(calls, "tool_calls")))
-        if parts:
-            self.turn._loose.extend(parts)
-        elif text:
-            self.turn._loose.append(text)
-        self.turn.logprobs += logprobs
-        if finish_reason is not None:
-            if not all(map(attrgetter("name"), self.turn.tool_calls)):
-                raise malformed("tool_calls", "calls with a name", self.turn.tool_calls)
-            if self._steps:
-                fragments = self.end_steps()
-            self.turn.finish_reason = finish_reason
-            self.turn.complete_calls()
-        return Delta(self.turn.index, text, thinking, parts, fragments, finish_reason, None, logprobs)
-
-    def _add_step(self, wire: dict[str, Any], position: Any, pieces: tuple[Any, ...]) -> str:
-        """Add a delta to the step that it belongs to; return the step's role."""
-        if type(position) is not int:
-            # Another role begins another step.
-            position = max(self._steps, default=0)
-            last = self._steps.get(position)
-            if last is not None and wire.get("role") not in (None, last.role):
-                position += 1
-        step = self._steps.get(position)
-        if step is None:
-            step = self._steps[position] = _Step(str(wire.get("role") or "assistant"), self._names)
-        step.turn._loose.extend(pieces)
-        step.call_id = wire_id({"id": wire.get("tool_call_id")}) or step.call_id
-        for call in as_list_of(wire.get("tool_calls"), "tool_calls"):
-            step.calls.add(call)
-        return step.role
-
-    def end_steps(self) -> tuple[ToolCallDelta, ...]:
-        """Note the steps in the turn, and return the calls of the last message that Mistral did not run."""
-        steps = [self._steps[position] for position in sorted(self._steps)]
-        self._steps.clear()
-        ran = {step.call_id for step in steps if step.role == "tool"}
-        last = next((step for step in reversed(steps) if step.role == "assistant"), None)
-        calls = last.turn.tool_calls if last is not None else []
-        to_run = [call for call in calls if call.id not in ran and self._names.runs_here(call.name)]
-        self.turn.steps = [step.to_wire() for step in steps if step is not last or len(to_run) < len(calls)]
-        first = len(self.turn.tool_calls)
-        self.turn.tool_calls += to_run
-        return tuple(ToolCallDelta(first + at, c.id, c.name, c.arguments) for at, c in enumerate(to_run))
+    if not isinstance(choice, dict):
+        raise malformed("choices", "objects", choice)
+    several = as_list_of(choice.get("messages"), "messages")
+    messages = several or [choice.get("message")]
+    for message in messages:
+        if not isinstance(message, dict):
+            raise malformed("message", "an object", message)
+        read_parts(message.get("content"))
+    last = next((m for m in reversed(messages) if not several or m.get("role") in ("assistant", None)), None)
+    if last is None:
+        raise malformed("messages", "a list with an assistant's message", messages)
+    ran = {known_id(m.get("tool_call_id")) for m in messages if m.get("role") == "tool"} - {None}
+    calls = as_list_of(last.get("tool_calls"), "tool_calls")
+    if not all(isinstance(call, dict) and read_function(call)[0] for call in calls):
+        raise malformed("tool_calls", "calls with a name", calls)
+    to_run = [{**call, "index": at} for at, call in enumerate(calls) if known_id(call.get("id")) not in ran]
+    steps = [m for m in messages if m is not last or len(to_run) < len(calls)]
+    return {"content": last.get("content"), "tool_calls": to_run}, steps
 
 
-class _Step:
-    """Grow one message of several in a choice."""
-
-    __slots__ = ("call_id", "calls", "role", "turn")
-
-    def __init__(self, role: str, names: ToolNames) -> None:
-        self.role = role
-        self.turn = Turn()
-        self.calls = _Calls(self.turn, names)
-        self.call_id: str | None = None
-
-    def to_wire(self) -> dict[str, Any]:
-        message: dict[str, Any] = {**self.turn.to_wire(), "role": self.role}
-        return message if self.call_id is None else message | {"tool_call_id": self.call_id}
-
-
-class _Calls:
-    """Grow the tool calls of a turn: find out which of them a fragment belongs to.
+class _Message:
+    """Grow one message, and find out which of its tool calls a fragment belongs to.
 
     Servers differ: Mistral sends a whole call in a delta; others send fragments, of which only the first has an
     id and a name, the rest an id of `null`, `"null"` or `""`; the index may be missing, or 0 on every call; a name may
     come in pieces.
     """
 
-    __slots__ = ("_by_id", "_by_index", "_last", "_names", "_wire_names", "turn")
-
-    def __init__(self, turn: Turn, names: ToolNames) -> None:
+    def __init__(self, turn: Turn, names: ToolNames, role: str = "assistant") -> None:
         self.turn = turn
-        self._names = names
+        self.names = names
+        self.role = role
+        self.result_of: str | None = None
         # The name of each call as far as it came.
         self._wire_names: list[str] = []
         self._by_id: dict[str, int] = {}
         self._by_index: dict[int, int] = {}
         self._last: int | None = None
 
-    def add(self, wire: Any) -> ToolCallDelta:
+    def to_wire(self) -> dict[str, Any]:
+        message: dict[str, Any] = {**self.turn.to_wire(), "role": self.role}
+        return message if self.result_of is None else message | {"tool_call_id": self.result_of}
+
+    def add_call(self, wire: Any) -> ToolCallDelta:
+        """Add a tool call or a fragment of one."""
         name, arguments = read_function(wire)
-        identity = wire_id(wire)
+        identity = known_id(wire.get("id"))
         index = wire["index"] if type(wire.get("index")) is int else None
         position = self._continued(identity, index, name, arguments)
         if position is None:
@@ -268,7 +205,7 @@ class _Calls:
             if identity is None or identity in self._by_id:
                 identity = fresh_call_id()
             self._by_id[identity] = position
-            own, arguments = self._names.from_wire(name), plain_arguments(arguments)
+            own, arguments = self.names.from_wire(name), plain_arguments(arguments)
             self._wire_names.append(name)
             self.turn.tool_calls.append(ToolCall(identity, own, arguments))
             fragment = ToolCallDelta(position, identity, own or None, arguments)
@@ -277,7 +214,7 @@ class _Calls:
             more = "" if name == self._wire_names[position] else name
             if more:
                 shown, self._wire_names[position] = call.name, self._wire_names[position] + more
-                call.name = self._names.from_wire(self._wire_names[position])
+                call.name = self.names.from_wire(self._wire_names[position])
                 # What was handed on can't be taken back.
                 more = call.name.removeprefix(shown) if call.name.startswith(shown) else more
             call.arguments += arguments
@@ -295,7 +232,7 @@ class _Calls:
             if known is not None:
                 return known if self._fits(known, name, arguments, has_id=True) else None
             # An id that was never seen begins a call, unless a server invents one for every fragment.
-            return here if not name and here is not None else None
+            return None if name else here
         if not name:
             return here if here is not None else self._last
         return here if here is not None and self._fits(here, name, arguments, has_id=False) else None
@@ -307,3 +244,73 @@ class _Calls:
             # More of the name comes before any arguments; beside an id it is another call that has some.
             return not call.arguments and not (arguments and has_id)
         return not (name and arguments and call.parsed() is not None)
+
+
+class _Choice(_Message):
+    """Grow the turn of one choice, and its steps where tools run on Mistral's side.
+
+    A delta of a step says the step's index and role (inferred from the SDK's models). The calls of an assistant's step
+    are kept back until the end, when it is known which of them Mistral ran.
+    """
+
+    def __init__(self, turn: Turn, names: ToolNames) -> None:
+        super().__init__(turn, names)
+        self.steps: dict[int, _Message] = {}
+
+    def add(self, wire: dict[str, Any], finish_reason: str | None, logprobs: tuple[Any, ...]) -> Delta | None:
+        """Return what a delta adds; `None` where that is nothing."""
+        turn, content = self.turn, wire.get("content")
+        calls = as_list_of(wire.get("tool_calls"), "tool_calls")
+        text = content if type(content) is str else ""
+        parts = tuple(read_parts(content)) if content and not text else ()
+        fragments: tuple[ToolCallDelta, ...] = ()
+        in_a_step = wire.get("index") is not None or wire.get("role") == "tool" or self.steps
+        if in_a_step or (calls and self.names.built_in):
+            step = self._step(wire)
+            step.turn.say(text, parts)
+            step.result_of = known_id(wire.get("tool_call_id")) or step.result_of
+            for call in calls:
+                step.add_call(call)
+            if step.role == "tool":
+                text, parts = "", ()
+        else:
+            fragments = tuple(map(self.add_call, calls))
+        turn.say(text, parts)
+        turn.logprobs += logprobs
+        if finish_reason is not None:
+            if not all(map(attrgetter("name"), turn.tool_calls)):
+                raise malformed("tool_calls", "calls with a name", turn.tool_calls)
+            fragments += self.end_steps()
+            turn.finish(finish_reason)
+        elif not (text or parts or fragments or logprobs):
+            return None
+        text = text or "".join(map(text_of_part, parts))
+        thinking = "".join(map(thinking_of_part, parts))
+        return Delta(turn.index, text, thinking, parts, fragments, finish_reason, None, logprobs)
+
+    def _step(self, wire: dict[str, Any]) -> _Message:
+        """Return the step that a delta belongs to."""
+        position, role = wire.get("index"), wire.get("role")
+        if type(position) is not int:
+            # Another role begins another step.
+            position = max(self.steps, default=0)
+            if position in self.steps and role not in (None, self.steps[position].role):
+                position += 1
+        if position not in self.steps:
+            self.steps[position] = _Message(Turn(), self.names, str(role or "assistant"))
+        return self.steps[position]
+
+    def end_steps(self) -> tuple[ToolCallDelta, ...]:
+        """Note the steps in the turn, and return the calls of the last message that Mistral did not run."""
+        if not self.steps:
+            return ()
+        steps = [self.steps[position] for position in sorted(self.steps)]
+        self.steps.clear()
+        ran = {step.result_of for step in steps if step.role == "tool"}
+        last = next((step for step in reversed(steps) if step.role == "assistant"), None)
+        calls = last.turn.tool_calls if last is not None else []
+        to_run = [call for call in calls if call.id not in ran and self.names.runs_here(call.name)]
+        self.turn.steps = [step.to_wire() for step in steps if step is not last or len(to_run) < len(calls)]
+        first = len(self.turn.tool_calls)
+        self.turn.tool_calls += to_run
+        return tuple(ToolCallDelta(first + at, c.id, c.name, c.arguments) for at, c in enumerate(to_run))

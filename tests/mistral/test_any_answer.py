@@ -12,8 +12,9 @@ from lava_mistral.errors import InvalidRequestError, ServerError
 from lava_mistral.mistral.conversation import prepare
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.turn import Turn
-from lava_mistral.mistral.turn_accumulator import TurnAccumulator, as_chunk
+from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.mistral.usage import cached_tokens, known_usage, reasoning_tokens
+from tests.fakes.answers import turn_of
 
 ODD = st.recursive(
     st.one_of(
@@ -95,7 +96,7 @@ def look_at(turn: Turn) -> None:
 @given(CHOICE, NAMES)
 def test_any_choice_is_a_turn_or_a_server_error(choice: Any, names: ToolNames) -> None:
     try:
-        turn = Turn.from_choice(choice, 0, names)
+        turn = turn_of(choice, names)
     except ServerError:
         return
     look_at(turn)
@@ -125,7 +126,7 @@ def test_any_chunks_are_turns_or_a_server_error(chunks: list[Any], names: ToolNa
 @given(CHUNK)
 def test_any_whole_answer_is_a_chunk_or_a_server_error(body: Any) -> None:
     try:
-        TurnAccumulator().add(as_chunk(body))
+        TurnAccumulator().add_whole(body)
     except ServerError:
         return
 

@@ -19,8 +19,8 @@ from llama_index.core.base.llms.types import (
 from langchain_lava_mistral import _from_wire as langchain_from
 from langchain_lava_mistral import _to_wire as langchain
 from lava_mistral.mistral.content import to_base64
-from lava_mistral.mistral.turn import Turn
 from llama_index_lava_mistral import _from_wire, _to_wire
+from tests.fakes.answers import whole_turn
 from tests.fakes.wire_examples import meaning
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(16))
@@ -171,7 +171,7 @@ def test_both_send_the_same(example: Example) -> None:
 
 @pytest.mark.parametrize("wire", ANSWERED.values(), ids=ANSWERED.keys())
 def test_both_replay_an_answer_as_it_was(wire: dict[str, Any]) -> None:
-    turn = Turn.from_message(wire, "stop")
+    turn = whole_turn(wire, "stop")
     for replayed in (
         langchain.to_wire([langchain_from.from_turn(turn, metadata={"model_provider": "lava_mistral"})]),
         _to_wire.to_wire([_from_wire.from_turn(turn)]),
@@ -190,7 +190,7 @@ def comparable(messages: Any) -> Any:
 
 @pytest.mark.parametrize("wire", ANSWERED.values(), ids=ANSWERED.keys())
 def test_both_say_the_same_of_an_answer(wire: dict[str, Any]) -> None:
-    turn = Turn.from_message(wire, "stop")
+    turn = whole_turn(wire, "stop")
     one, other = langchain_from.from_turn(turn, metadata={"model_provider": "lava_mistral"}), _from_wire.from_turn(turn)
     assert (one.text, other.content) == (turn.text, turn.text)
     thinking = [block.content or "" for block in other.blocks if isinstance(block, ThinkingBlock)]

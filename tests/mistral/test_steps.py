@@ -9,7 +9,8 @@ import pytest
 from lava_mistral.errors import ServerError
 from lava_mistral.mistral.tool_names import ToolNames
 from lava_mistral.mistral.turn import Turn
-from lava_mistral.mistral.turn_accumulator import TurnAccumulator, as_chunk
+from lava_mistral.mistral.turn_accumulator import TurnAccumulator
+from tests.fakes.answers import turn_of
 
 SEARCHED = {"id": "aaaaaaaaa", "type": "function", "function": {"name": "web_search", "arguments": '{"q": "x"}'}}
 WEATHER = {"id": "bbbbbbbbb", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
@@ -37,7 +38,7 @@ def indexed(*messages: Any) -> list[Any]:
 
 
 def test_the_last_assistant_message_is_the_answer_and_the_others_are_its_steps() -> None:
-    turn = Turn.from_choice({"messages": [ASKS, FOUND, SAYS], "finish_reason": "stop"})
+    turn = turn_of({"messages": [ASKS, FOUND, SAYS], "finish_reason": "stop"})
     assert turn.text == "It is so."
     assert turn.content == ANSWER
     assert turn.tool_calls == []
@@ -48,9 +49,7 @@ def test_the_last_assistant_message_is_the_answer_and_the_others_are_its_steps()
 
 def test_a_file_in_a_step_is_a_file_of_the_turn() -> None:
     drew = {"role": "tool", "tool_call_id": "aaaaaaaaa", "content": [DRAWN]}
-    turn = Turn.from_choice(
-        {"messages": [ASKS, drew, {"role": "assistant", "content": "Here"}], "finish_reason": "stop"}
-    )
+    turn = turn_of({"messages": [ASKS, drew, {"role": "assistant", "content": "Here"}], "finish_reason": "stop"})
     assert turn.files == [DRAWN]
 
 
@@ -68,7 +67,7 @@ def test_a_streamed_answer_of_several_messages_is_the_same(finish_reason: Any) -
     assert "".join(delta.text for delta in deltas) == "It is so."
     assert [part for delta in deltas for part in delta.parts] == ANSWER
     assert not any(delta.tool_calls for delta in deltas)
-    whole = Turn.from_choice({"messages": [ASKS, FOUND, SAYS], "finish_reason": finish_reason})
+    whole = turn_of({"messages": [ASKS, FOUND, SAYS], "finish_reason": finish_reason})
     assert (turn, turn.steps, turn.files) == (whole, whole.steps, whole.files)
 
 
@@ -83,7 +82,7 @@ BOTH = {"role": "assistant", "content": "", "tool_calls": [SEARCHED, WEATHER]}
 
 
 def test_a_call_that_mistral_did_not_run_is_handed_on() -> None:
-    turn = Turn.from_choice({"messages": [BOTH, FOUND], "finish_reason": "tool_calls"})
+    turn = turn_of({"messages": [BOTH, FOUND], "finish_reason": "tool_calls"})
     assert [call.id for call in turn.tool_calls] == ["bbbbbbbbb"]
     assert turn.steps == [BOTH, FOUND]
     grown, deltas = streamed(*indexed(BOTH, FOUND), finish_reason="tool_calls")
@@ -96,7 +95,7 @@ def test_a_call_that_mistral_did_not_run_is_handed_on() -> None:
 def test_a_call_after_steps_is_handed_on_with_its_own_name_and_kept_out_of_them() -> None:
     names = ToolNames(["get.weather"], built_in=True)
     asks = {"role": "assistant", "content": "Hm.", "tool_calls": [WEATHER]}
-    turn = Turn.from_choice({"messages": [ASKS, FOUND, asks], "finish_reason": "tool_calls"}, names=names)
+    turn = turn_of({"messages": [ASKS, FOUND, asks], "finish_reason": "tool_calls"}, names=names)
     grown, deltas = streamed(*indexed(ASKS, FOUND, asks), finish_reason="tool_calls", names=names)
     assert grown == turn
     assert grown.steps == turn.steps == [ASKS, FOUND]
@@ -108,7 +107,7 @@ def test_a_call_after_steps_is_handed_on_with_its_own_name_and_kept_out_of_them(
 def test_a_call_of_a_built_in_tool_is_none_to_run(indexed_: bool) -> None:
     """Whatever else the answer says of it."""
     names = ToolNames(["get_weather"], built_in=True)
-    turn = Turn.from_choice({"message": BOTH, "finish_reason": "tool_calls"}, names=names)
+    turn = turn_of({"message": BOTH, "finish_reason": "tool_calls"}, names=names)
     assert [call.name for call in turn.tool_calls] == ["get_weather"]
     grown, deltas = streamed(*(indexed(BOTH) if indexed_ else [BOTH]), finish_reason="tool_calls", names=names)
     assert grown.tool_calls == turn.tool_calls
@@ -124,7 +123,7 @@ def test_calls_of_a_stream_that_ends_without_a_reason_are_handed_on() -> None:
 @pytest.mark.parametrize("messages", [5, ["x"], [FOUND], [{"role": "assistant", "tool_calls": "x"}]])
 def test_what_are_no_messages_is_a_server_error(messages: Any) -> None:
     with pytest.raises(ServerError, match="should be"):
-        Turn.from_choice({"messages": messages, "finish_reason": "stop"})
+        turn_of({"messages": messages, "finish_reason": "stop"})
 
 
 @pytest.mark.parametrize(
@@ -151,7 +150,7 @@ def test_odd_deltas_of_steps_are_no_failure(delta: Any) -> None:
 def test_a_whole_answer_as_a_chunk_gives_the_same_turn(choice: Any) -> None:
     accumulator = TurnAccumulator()
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    accumulator.add(as_chunk({"id": "c", "model": "m", "choices": [choice], "usage": usage}))
-    whole, turn = Turn.from_choice(choice), accumulator.turns[0]
+    accumulator.add_whole({"id": "c", "model": "m", "choices": [choice], "usage": usage})
+    whole, turn = turn_of(choice), accumulator.turns[0]
     assert (turn, turn.steps, turn.logprobs) == (whole, whole.steps, whole.logprobs)
     assert (accumulator.id, accumulator.usage, accumulator.complete) == ("c", usage, True)

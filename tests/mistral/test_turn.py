@@ -16,6 +16,7 @@ from lava_mistral.errors import ServerError
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, ToolCall, Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
+from tests.fakes.answers import turn_of, whole_turn
 
 WIRE = Path(__file__).resolve().parents[3] / "shared" / "wire"
 
@@ -98,7 +99,7 @@ def test_a_recorded_stream_gives_its_text_usage_and_finish_reason(body: str) -> 
 def test_a_recorded_answer_gives_its_text_thinking_and_calls(body: dict[str, Any]) -> None:
     [choice] = body["choices"]
     message = choice["message"]
-    turn = Turn.from_message(message, choice["finish_reason"], choice["index"])
+    turn = whole_turn(message, choice["finish_reason"], index=choice["index"])
     content = message["content"]
     parts = [text(content)] if isinstance(content, str) else content
     assert turn.text == "".join(part["text"] for part in parts if part["type"] == "text")
@@ -111,7 +112,7 @@ def test_a_recorded_answer_gives_its_text_thinking_and_calls(body: dict[str, Any
     ]
     assert turn.finish_reason == choice["finish_reason"]
     replayed = turn.to_wire()
-    assert Turn.from_message(replayed, choice["finish_reason"]) == turn
+    assert whole_turn(replayed, choice["finish_reason"]) == turn
 
 
 def test_a_first_chunk_with_a_role_alone_says_nothing() -> None:
@@ -275,7 +276,7 @@ def test_a_new_id_on_every_fragment_is_still_one_call() -> None:
 
 def test_one_id_for_two_calls_becomes_two_ids() -> None:
     same = [call("call", "add", '{"a": 1}', index=0), call("call", "add", '{"a": 2}', index=1)]
-    for turn in (assemble({"tool_calls": same})[0], Turn.from_message({"tool_calls": same})):
+    for turn in (assemble({"tool_calls": same})[0], whole_turn({"tool_calls": same})):
         first, second = turn.tool_calls
         assert first.id == "call" != second.id
         assert [first.arguments, second.arguments] == ['{"a": 1}', '{"a": 2}']
@@ -307,7 +308,7 @@ def test_a_fragment_without_id_name_or_known_index_goes_to_the_last_call_or_begi
 def test_arguments_may_be_an_object(arguments: Any, expected: str) -> None:
     wire = {"tool_calls": [call("aaaaaaaaa", "add", arguments)]}
     assert assemble(wire)[0].tool_calls == [ToolCall("aaaaaaaaa", "add", expected)]
-    assert Turn.from_message(wire).tool_calls == [ToolCall("aaaaaaaaa", "add", expected)]
+    assert whole_turn(wire).tool_calls == [ToolCall("aaaaaaaaa", "add", expected)]
 
 
 @pytest.mark.parametrize("arguments", ["", "{", "[]", '"x"', '"[]"', "{} {}", "nul", '"{'])
@@ -337,7 +338,7 @@ def test_arguments_that_python_can_not_hold_parse_to_none(arguments: str) -> Non
 def test_defect_8_text_and_thinking_are_kept_beside_tool_calls() -> None:
     calls = [call("aaaaaaaaa", "add", "{}")]
     message = {"content": [thinking("hm"), text("I will add.")], "tool_calls": calls}
-    turn = Turn.from_message(message, "tool_calls")
+    turn = whole_turn(message, "tool_calls")
     assert (turn.thinking, turn.text, len(turn.tool_calls)) == ("hm", "I will add.", 1)
     streamed, [delta] = assemble({"content": "I will add.", "tool_calls": calls})
     assert (delta.text, delta.parts, len(delta.tool_calls)) == ("I will add.", (), 1)
@@ -419,7 +420,7 @@ def test_what_is_no_chunk_is_a_server_error_that_says_what_came(garbage: Any) ->
 
 def test_what_is_no_message_is_a_server_error() -> None:
     with pytest.raises(ServerError, match="message should be an object; got list"):
-        Turn.from_message([])  # type: ignore[arg-type]
+        whole_turn([])
 
 
 @pytest.mark.parametrize(
@@ -444,7 +445,8 @@ def test_what_is_no_message_is_a_server_error() -> None:
 )
 def test_a_turn_replays_as_a_message(turn: Turn, wire: Any) -> None:
     assert turn.to_wire() == wire
-    assert Turn.from_message(wire) == turn
+    turn.finish("stop")
+    assert whole_turn(wire, "stop") == turn
 
 
 def test_turns_compare_pickle_and_print() -> None:
@@ -513,7 +515,7 @@ def test_any_cut_of_a_turn_into_deltas_gives_the_turn_again(
         "content": pieces,
         "tool_calls": [call(f"callid00{i}", name, arguments) for i, (name, arguments) in enumerate(calls)],
     }
-    whole = Turn.from_message(message, "stop")
+    whole = whole_turn(message, "stop")
     deltas = [delta for part in pieces for delta in cut_part(data, part)] + cut_calls(data, calls)
     assembler = TurnAccumulator()
     handed_on = [delta for each in deltas for delta in assembler.add(chunk(each))]
@@ -529,15 +531,15 @@ def test_any_cut_of_a_turn_into_deltas_gives_the_turn_again(
 
 @given(PIECES, CALLS)
 def test_a_replayed_turn_is_the_same_turn(pieces: list[Any], calls: list[Any]) -> None:
-    turn = Turn(0, pieces, [ToolCall(f"callid00{i}", *each) for i, each in enumerate(calls)])
-    assert Turn.from_message(turn.to_wire()) == turn
+    turn = Turn(0, pieces, [ToolCall(f"callid00{i}", *each) for i, each in enumerate(calls)], "stop")
+    assert whole_turn(turn.to_wire(), "stop") == turn
 
 
 @pytest.mark.parametrize("arguments", ["null", ' "" ', "{}", '"{}"', '"null"', '"\\"{}\\""'])
 @pytest.mark.parametrize("name", ["add", "add.one"])
 def test_arguments_that_are_none_call_a_tool_without_arguments(arguments: str, name: str) -> None:
     wire = {"tool_calls": [call("aaaaaaaaa", "add", arguments)]}
-    whole = Turn.from_choice({"message": wire, "finish_reason": "tool_calls"})
+    whole = whole_turn(wire, "tool_calls")
     streamed = TurnAccumulator()
     streamed.add(chunk(wire, "tool_calls"))
     for turn in (whole, streamed.turns[0]):
@@ -550,7 +552,7 @@ def test_arguments_that_are_none_call_a_tool_without_arguments(arguments: str, n
 )
 def test_empty_arguments_are_none_at_all_unless_the_answer_was_cut_off(reason: Any, parsed: Any) -> None:
     wire = {"tool_calls": [call("aaaaaaaaa", "add", "")]}
-    whole = Turn.from_choice({"message": wire, "finish_reason": reason})
+    whole = whole_turn(wire, reason)
     streamed = TurnAccumulator()
     streamed.add(chunk(wire))
     streamed.add(chunk({"content": ""}, reason))
@@ -574,12 +576,12 @@ NOTHING: list[Any] = [{}, {"message": None}, {"message": {}}, {"message": {"cont
 @pytest.mark.parametrize("choice", NOTHING, ids=json.dumps)
 def test_a_choice_with_nothing_in_it_is_no_answer(choice: Any) -> None:
     with pytest.raises(ServerError, match="message should be an object"):
-        Turn.from_choice(choice)
+        turn_of(choice)
 
 
 def test_an_empty_answer_with_a_finish_reason_is_one() -> None:
-    assert Turn.from_choice({"message": {"content": ""}, "finish_reason": "stop"}).text == ""
-    assert Turn.from_choice({"message": {"content": "Hi"}, "finish_reason": None}).text == "Hi"
+    assert whole_turn({"content": ""}, "stop").text == ""
+    assert whole_turn({"content": "Hi"}, None).text == "Hi"
 
 
 @pytest.mark.parametrize(
@@ -619,7 +621,7 @@ def test_ids_of_a_reference_are_numbers_and_texts(ids: Any, kept: list[Any]) -> 
 def test_a_call_with_an_id_of_an_odd_type_gets_another(id: Any) -> None:
     for turn in (
         assemble({"tool_calls": [call(id, "add", "{}")]})[0],
-        Turn.from_message({"tool_calls": [call(id, "add")]}),
+        whole_turn({"tool_calls": [call(id, "add")]}),
     ):
         assert isinstance(turn.tool_calls[0].id, str)
         assert len(turn.tool_calls[0].id) == 9
@@ -638,7 +640,7 @@ KEPT: list[Any] = [
 
 @pytest.mark.parametrize("part", KEPT, ids=lambda part: part["type"])
 def test_every_kind_of_part_is_kept(part: Any) -> None:
-    whole = Turn.from_choice({"message": {"content": [part]}, "finish_reason": "stop"})
+    whole = whole_turn({"content": [part]}, "stop")
     streamed, [delta] = assemble({"content": [part]})
     assert whole.content == streamed.content == list(delta.parts) == [part]
     assert whole.citations == ([part] if part["type"] == "tool_reference" else [])
@@ -652,7 +654,7 @@ def token(word: str) -> Any:
 def test_logprobs_are_kept_whole_and_streamed() -> None:
     tokens = [token("Hel"), token("lo")]
     choice = {"message": {"content": "Hello"}, "finish_reason": "stop", "logprobs": {"content": tokens}}
-    assert Turn.from_choice(choice).logprobs == tokens
+    assert turn_of(choice).logprobs == tokens
     accumulator, own = TurnAccumulator(), Turn()
     for each in tokens:
         piece = chunk({"content": each["token"]})
@@ -666,7 +668,7 @@ def test_logprobs_are_kept_whole_and_streamed() -> None:
 @pytest.mark.parametrize("odd", [None, 5, [], {}, {"content": None}, {"content": "x"}])
 def test_odd_logprobs_are_none(odd: Any) -> None:
     choice = {"message": {"content": "Hello"}, "finish_reason": "stop", "logprobs": odd}
-    assert Turn.from_choice(choice).logprobs == []
+    assert turn_of(choice).logprobs == []
 
 
 @pytest.mark.parametrize("usage", [5, [], {"prompt_tokens": "7"}, {"prompt_tokens": 7.5}, {"prompt_tokens": None}])
@@ -690,6 +692,6 @@ def test_a_turn_is_read_in_time_that_grows_with_its_length(piece: Any) -> None:
 
 def test_a_call_without_a_name_is_no_answer() -> None:
     with pytest.raises(ServerError, match="calls with a name"):
-        Turn.from_message({"tool_calls": [{"id": "abcdefgh1"}]})
+        whole_turn({"tool_calls": [{"id": "abcdefgh1"}]})
     with pytest.raises(ServerError, match="calls with a name"):
         TurnAccumulator().add(chunk({"tool_calls": [{"index": 0, "id": "abcdefgh1", "function": None}]}, "tool_calls"))
