@@ -1,8 +1,4 @@
-"""Name the shapes of what Mistral's API takes and returns (source: Mistral's published OpenAPI schema).
-
-Only shapes live here: plain dictionaries at run time, so that nothing is copied or validated on the way
-through. Fields that Mistral may leave out are `NotRequired`; a consumer reads them with `.get`.
-"""
+"""Name the shapes of what Mistral's API takes and returns (source: Mistral's published OpenAPI schema)."""
 
 from __future__ import annotations
 
@@ -11,9 +7,6 @@ from typing import Any, Literal, NotRequired, TypeAlias
 from typing_extensions import TypedDict
 
 from lava_mistral.mistral.usage import Usage as Usage
-
-FinishReason: TypeAlias = Literal["stop", "length", "model_length", "error", "tool_calls"]
-"""Further ones may come."""
 
 
 class TextPart(TypedDict):
@@ -85,16 +78,6 @@ class ResourceLinkPart(TypedDict):
     type: Literal["resource_link"]
     uri: str
     metadata: NotRequired[dict[str, str | int | float | bool] | None]
-
-
-class ToolFilePart(TypedDict):
-    """A file that a built-in tool made."""
-
-    type: Literal["tool_file"]
-    tool: str
-    file_id: str
-    file_name: NotRequired[str | None]
-    file_type: NotRequired[str | None]
 
 
 ContentPart: TypeAlias = (
@@ -269,76 +252,12 @@ class EmbeddingRequest(TypedDict):
     encoding_format: NotRequired[Literal["float", "base64"]]
 
 
-class TokenLogprob(TypedDict):
-    token: str
-    logprob: float
-    bytes: list[int]
-    token_id: int
-    top_logprobs: NotRequired[list[TokenLogprob] | None]
-
-
-class Logprobs(TypedDict):
-    content: list[TokenLogprob]
-
-
-class Choice(TypedDict):
-    index: int
-    finish_reason: FinishReason
-    message: NotRequired[AssistantMessage]
-    messages: NotRequired[list[DeltaMessage]]
-    """Instead of `message` where tools ran on Mistral's side: assistant, tool, …, assistant."""
-    logprobs: NotRequired[Logprobs | None]
-    prompt_logprobs: NotRequired[Logprobs | None]
-
-
-class ChatResponse(TypedDict):
-    id: str
-    object: str
-    model: str
-    created: int
-    choices: list[Choice]
-    usage: Usage
-
-
-class DeltaMessage(TypedDict, total=False):
-    role: str | None
-    content: Content
-    tool_calls: list[ToolCallPart] | None
-    tool_call_id: str | None
-    index: int | None
-    """Which message of several it is a piece of."""
-    metadata: dict[str, Any] | None
-
-
-class ChunkChoice(TypedDict):
-    index: int
-    delta: DeltaMessage
-    finish_reason: FinishReason | None
-    logprobs: NotRequired[Logprobs | None]
-    prompt_logprobs: NotRequired[Logprobs | None]
-
-
-class ChatChunk(TypedDict):
-    id: str
-    model: str
-    choices: list[ChunkChoice]
-    object: NotRequired[str]
-    created: NotRequired[int]
-    usage: NotRequired[Usage | None]
-
-
-class EmbeddingItem(TypedDict):
-    object: str
-    embedding: list[float] | str
-    """Numbers, or base64 of little-endian numbers."""
-    index: int
-
-
 class EmbeddingResponse(TypedDict):
     id: str
     object: str
     model: str
-    data: list[EmbeddingItem]
+    data: list[dict[str, Any]]
+    """Each with `index` and `embedding`: numbers, or base64 of little-endian numbers."""
     usage: Usage
 
 

@@ -58,8 +58,8 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def by_the_peer(data: bytes) -> list[ServerSentEvent]:
-    """What httpx-sse reads, with what it leaves out of the specification added: the byte order mark, no event without
-    data, digits only in `retry`."""
+    """What httpx-sse reads, with what it leaves out of the specification added: the byte order mark, and no event
+    without data."""
     text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     lines_of, events_of = PeerLines(), PeerDecoder()
     lines = lines_of.decode(text) if text else []
@@ -67,20 +67,13 @@ def by_the_peer(data: bytes) -> list[ServerSentEvent]:
         lines += lines_of.flush()
     events = []
     has_data = False
-    retry: int | None = None
     for line in lines:
-        name, _, value = line.partition(":")
-        if name == "retry" and not (value.strip().isascii() and value.removeprefix(" ").isdigit()):
-            continue
-        has_data = has_data or name == "data"
+        has_data = has_data or line.partition(":")[0] == "data"
         event: httpx_sse.ServerSentEvent | None = events_of.decode(line)
-        if event is None:
-            continue
-        retry = event.retry if event.retry is not None else retry
-        if has_data:
-            events.append(ServerSentEvent(event.data, event.event, event.id, retry))
-            retry = None
-        has_data = False
+        if event is not None:
+            if has_data:
+                events.append(ServerSentEvent(event.data, event.event))
+            has_data = False
     return events
 
 
@@ -101,15 +94,15 @@ def test_every_piece_size_gives_the_same_events(size: int, newline: bytes) -> No
     pieces = [stream[i : i + size] for i in range(0, len(stream), size)]
     assert decode(*pieces) == [
         ServerSentEvent("né"),
-        ServerSentEvent("😀\n2", id="4"),
-        ServerSentEvent("{}", event="e", id="4"),
+        ServerSentEvent("😀\n2"),
+        ServerSentEvent("{}", event="e"),
     ]
 
 
 def test_the_examples_of_the_specification() -> None:
     assert decode(b"data: YHOO\ndata: +2\ndata: 10\n\n") == [ServerSentEvent("YHOO\n+2\n10")]
     assert decode(b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n") == [
-        ServerSentEvent("first event", id="1"),
+        ServerSentEvent("first event"),
         ServerSentEvent("second event"),
     ]
     assert decode(b"data\n\ndata\ndata\n\ndata:") == [ServerSentEvent(""), ServerSentEvent("\n")]
@@ -138,15 +131,6 @@ def test_only_the_first_byte_order_mark_is_dropped() -> None:
 
 def test_an_event_type_does_not_outlive_a_block_without_data() -> None:
     assert decode(b"event: error\n\ndata: 1\n\n") == [ServerSentEvent("1")]
-
-
-@pytest.mark.parametrize("value", ["+5", "-5", "1.5", "5 s", "١", "9" * 5000])
-def test_a_reconnection_time_is_made_of_digits_or_ignored(value: str) -> None:
-    assert decode(f"retry: {value}\ndata: 1\n\n".encode()) == [ServerSentEvent("1")]
-
-
-def test_a_reconnection_time_without_data_comes_with_the_next_event() -> None:
-    assert decode(b"retry: 10\n\ndata: 1\n\ndata: 2\n\n") == [ServerSentEvent("1", retry=10), ServerSentEvent("2")]
 
 
 def test_a_long_line_in_tiny_pieces_comes_whole() -> None:
