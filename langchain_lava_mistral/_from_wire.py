@@ -6,7 +6,6 @@ Plain text stays a string; anything else becomes the list of Mistral's own parts
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage
@@ -121,19 +120,3 @@ def to_result(answer: Completion, *, headers: bool = False) -> ChatResult:
         generations.append(ChatGeneration(message=message, generation_info={"finish_reason": turn.finish_reason}))
         paid, usage = {}, None
     return ChatResult(generations=generations, llm_output=output)
-
-
-def added(total: dict[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
-    """Add one call's counts to the total: numbers add up, at any depth, and so do costs; other values stay."""
-    for key, value in output.items():
-        held = total.get(key)
-        if held is None:
-            total[key] = added({}, value) if isinstance(value, Mapping) else value
-        elif isinstance(value, Mapping):
-            if isinstance(held, dict):
-                added(held, value)
-        elif key == "cost":
-            total[key] = f"{Decimal(held) + Decimal(value):f}"
-        elif isinstance(value, int) and isinstance(held, int) and not isinstance(value, bool):
-            total[key] = held + value
-    return total

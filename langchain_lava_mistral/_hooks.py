@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
+from decimal import Decimal
+from functools import reduce
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
-from pydantic import SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from langchain_lava_mistral._content_blocks import PROVIDER
-from langchain_lava_mistral._from_wire import added
-from langchain_lava_mistral._params import OUTSIDE, SHOWN, ChatSettings, named
+from langchain_lava_mistral._params import CHAT_SYNONYMS, OUTSIDE, PARAMETERS, SHOWN, ChatParameters, named
+from langchain_lava_mistral._settings import by_field, inner
 from langchain_lava_mistral._to_wire import to_wire
-from langchain_lava_mistral._tools import ToolLike, to_tools, without_authorization
+from langchain_lava_mistral._tools import ToolLike, to_tools
 from langchain_lava_mistral.errors import translated
 from lava_mistral.billing.identity import to_billing
 from lava_mistral.billing.scope import identify, note_call
@@ -24,10 +27,51 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.tokenizers import token_ids
 from lava_mistral.pricing.tokens import count_tokens
+from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 
 
-class DescribedModel(ChatSettings, BaseChatModel):
+class DescribedModel(ChatParameters, BaseChatModel):
     """A chat model as far as LangChain asks of it what it is; `ChatLavaMistral` makes the calls."""
+
+    model: str = "mistral-small-2603"
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    # `None` beside false: LangChain takes a false that was ever set for "never stream", and sets every field anew
+    # where it configures a model.
+    streaming: bool | None = None
+    max_retries: int = DEFAULT_MAX_RETRIES
+    stream_chunk_timeout: float | None = 120.0
+    repair_messages: bool = True
+    include_response_headers: bool = False
+    cache_by_customer: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_field(cls, values: Any) -> Any:
+        """Move what is no field to `model_kwargs` with a warning, as LangChain's users know it."""
+        if not isinstance(values, dict):
+            return values
+        given, extra = by_field(values, CHAT_SYNONYMS, cls.model_fields.keys())
+        if unknown := extra.keys() - inner(values).keys():
+            warnings.warn(
+                f"{sorted(unknown)} are no parameters of {cls.__name__}; they go to Mistral as they are, through "
+                "model_kwargs. Mistral refuses fields that it does not know.",
+                stacklevel=6,
+            )
+        return {**given, "model_kwargs": extra}
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        self._present()
+        return self
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return the fields that are set, by Mistral's names."""
+        fields = self.__dict__
+        given: dict[str, Any] = {}
+        for name, wire in PARAMETERS.items():
+            if (value := fields[name]) is not None:
+                given[wire] = value
+        return {**given, **self.model_kwargs}
 
     @property
     def model_name(self) -> str:
@@ -59,17 +103,20 @@ class DescribedModel(ChatSettings, BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.model, "base_url": self.base_url, **self.parameters()}
+        return {"model": self.model, "base_url": self.base_url, **self._parameters()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # What may hold a secret is refused when the call is made; its trace is written before that.
-        params = {"model": self.model, "base_url": self.base_url, **self.parameters(), "_type": "lava-mistral-chat"}
-        kwargs = {**named(kwargs)}
-        for name in kwargs:
+        params = {"model": self.model, "base_url": self.base_url, **self._parameters(), "_type": "lava-mistral-chat"}
+        for name, value in named(kwargs).items():
             if name in SHOWN:
-                params[name] = kwargs[name]
+                params[name] = value
         if "tools" in params:
-            params["tools"] = without_authorization(params["tools"])
+            # A connector's credential.
+            params["tools"] = [
+                {key: tool[key] for key in tool if key != "authorization"} if isinstance(tool, dict) else tool
+                for tool in params["tools"]
+            ]
         return params if stop is None else {**params, "stop": stop}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -100,28 +147,17 @@ class DescribedModel(ChatSettings, BaseChatModel):
         vision, documents = facts.can("vision"), facts.can("documents")
         profile: dict[str, Any] = {
             "name": facts.id,
-            "max_input_tokens": facts.context_window,
             # Prompt and answer share the window; Mistral names no other limit.
-            "max_output_tokens": facts.context_window,
-            "text_inputs": True,
-            "image_inputs": vision,
-            "image_url_inputs": vision,
-            "pdf_inputs": documents,
+            **dict.fromkeys(("max_input_tokens", "max_output_tokens"), facts.context_window),
+            **dict.fromkeys(("text_inputs", "text_outputs", "temperature"), True),
+            **dict.fromkeys(("video_inputs", "image_outputs", "audio_outputs", "video_outputs"), False),
+            **dict.fromkeys(("image_inputs", "image_url_inputs", "image_tool_message"), vision),
+            **dict.fromkeys(("pdf_inputs", "pdf_tool_message"), documents),
+            **dict.fromkeys(("tool_calling", "tool_choice", "tool_call_streaming"), tools),
             "audio_inputs": facts.can("audio"),
-            "video_inputs": False,
-            "image_tool_message": vision,
-            "pdf_tool_message": documents,
             "attachment": vision or documents,
-            "text_outputs": True,
-            "image_outputs": False,
-            "audio_outputs": False,
-            "video_outputs": False,
             "reasoning_output": reasoning,
-            "tool_calling": tools,
-            "tool_choice": tools,
-            "tool_call_streaming": tools,
             "structured_output": facts.can("structured_output"),
-            "temperature": True,
         }
         if facts.known:
             profile["status"] = facts.status
@@ -132,10 +168,10 @@ class DescribedModel(ChatSettings, BaseChatModel):
         return cast("ModelProfile", {key: profile[key] for key in profile if key in ModelProfile.__annotations__})
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
-        combined: dict[str, Any] = {}
-        for output in llm_outputs:
-            added(combined, output or {})
-        return combined
+        outputs = [output for output in llm_outputs if output]
+        combined: dict[str, Any] = reduce(_added, outputs, {})
+        costs = [Decimal(output["cost"]) for output in outputs if "cost" in output]
+        return combined | {"cost": f"{sum(costs):f}"} if costs else combined
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
         note_call()
@@ -173,3 +209,11 @@ class DescribedModel(ChatSettings, BaseChatModel):
         """Count the tokens of a conversation, with its tools; see `get_num_tokens`."""
         with translated():
             return count_tokens(to_wire(messages), self.model, tools=to_tools(tools or ())).tokens
+
+
+def _added(held: Any, value: Any) -> Any:
+    """Add up the numbers of two calls, at any depth; other values stay."""
+    if isinstance(held, dict) and isinstance(value, dict):
+        return held | {key: _added(held.get(key), each) for key, each in value.items()}
+    numbers = all(isinstance(each, int) and not isinstance(each, bool) for each in (held, value))
+    return held + value if numbers else value if held is None else held

@@ -1,23 +1,82 @@
-"""The settings that the chat model and the embeddings share, what becomes of them in copies, and their clients."""
+"""The settings that the chat model and the embeddings share, and how they understand the names of settings."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
+from difflib import get_close_matches
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, SecretStr
 
+from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing, to_billing
 from lava_mistral.billing.scope import carried_fields
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
-
-if TYPE_CHECKING:
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
+from lava_mistral.calls.chat_body import refuse_keys
 
 Key: TypeAlias = SecretStr | Callable[[], str]
 """A key, or a function that returns the one that is valid now."""
+
+# The names that other integrations give to the same settings.
+SYNONYMS = {
+    "model_name": "model",
+    "request_timeout": "timeout",
+    "client": "http_client",
+    "async_client": "http_async_client",
+}
+# What has no meaning here, and what to write instead.
+_HINTS = {
+    "max_concurrent_requests": 'calls in flight are limited where they are made: batch(…, {"max_concurrency": 8})',
+    "wait_time": "the wait before a new try follows Lava's Retry-After; max_retries= says how often",
+    "show_thinking": "thinking is always there, in message.content_blocks, and never in message.text",
+    "stream_usage": "the last chunk of a stream always has the usage, and costs nothing",
+    "tokenizer": "tokens are counted without a download; the extra lava-mistral[tokenizer] counts exactly",
+    **dict.fromkeys(("batch_size", "chunk_size"), "texts are put into requests within Mistral's limits by themselves"),
+    **dict.fromkeys(("best_of", "logit_bias"), "Mistral has no such parameter"),
+    "organization": "Lava's key says whose account it is",
+}
+# Fields of the request's body that no argument is for.
+INNER = ("model_kwargs", "extra_body")
+_HTTP = ("http_client", "http_async_client")
+_CLIENT = ("api_key", "base_url", "billing", "spend_limit", "require_customer", "timeout")
+# What a copy has in common with its original: it stands for something outside, or counts for both.
+_SHARED = ("api_key", "billing", "spend_limit", *_HTTP, "cache", "rate_limiter")
+_building = ForkSafeLock()
+
+
+def inner(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that stand in `model_kwargs` or `extra_body`."""
+    return {**(values.get("model_kwargs") or {}), **(values.get("extra_body") or {})}
+
+
+def hint(name: str, known: Iterable[str]) -> str | None:
+    """Return what to write instead of a name that has no meaning here or is nearly a known one."""
+    if name in _HINTS:
+        return f"{name!r} has no meaning here: {_HINTS[name]}."
+    near = get_close_matches(name, [each for each in known if not each.startswith("_")], n=1, cutoff=0.74)
+    return f"There is no parameter {name!r}. Did you mean {near[0]!r}?" if near else None
+
+
+def by_field(
+    values: Mapping[str, Any], synonyms: Mapping[str, str], fields: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a constructor's arguments under the fields' own names, and those that no field is for."""
+    given: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    inside = inner(values)
+    for name, value in (*inside.items(), *values.items()):
+        field = synonyms.get(name, name)
+        if field in given or field in extra:
+            raise ValueError(f"{field!r} is given twice: {name!r} is the same setting, in model_kwargs too.")
+        # Usage is always streamed, so that only its refusal has no meaning.
+        if name not in INNER and not (name == "stream_usage" and value):
+            (given if field in fields else extra)[field] = value
+    refuse_keys(extra)
+    for name in extra.keys() - inside.keys():
+        if said := hint(name, (*fields, *synonyms)):
+            raise ValueError(said)
+    return given, extra
 
 
 def _http_client(kind: str) -> Any:
@@ -33,23 +92,14 @@ def _http_client(kind: str) -> Any:
     return Annotated[Any, BeforeValidator(check)]
 
 
-# What the core's clients are made of, by the fields' names.
-CLIENT = ("api_key", "base_url", "billing", "lava_metadata", "spend_limit", "require_customer", "timeout")
-_HTTP = ("http_client", "http_async_client")
-# What a copy has in common with its original: it stands for something outside, or counts for both.
-_SHARED = ("api_key", "billing", "spend_limit", *_HTTP, "cache", "rate_limiter")
-
-
 class Made:
-    """Hold what was made of a model's settings: it makes no model unequal to another, and no copy has it."""
+    """What was made of a model's fields: it makes no model unequal to another, and no pickle or deep copy has it."""
 
-    def __init__(self, settings: Any = None, value: Any = None) -> None:
-        self.settings, self.value = settings, value
+    def __init__(self, fields: Any = None, value: Any = None) -> None:
+        self.fields, self.value = fields, value
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Made)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:
         return Made, ()
@@ -89,18 +139,21 @@ class LavaSettings(BaseModel):
     def __repr_name__(self) -> str:
         return f"langchain_lava_mistral.{type(self).__name__}"
 
+    @abstractmethod
+    def _make(self, fields: Mapping[str, Any]) -> Any: ...
 
-shared_settings = itemgetter(*CLIENT, *_HTTP)
+    def _present(self) -> Any:
+        """Return what `_make` makes of the fields, made anew only where one has changed."""
+        fields = {**self.__dict__, "lava_metadata": {**(self.lava_metadata or {})}}
+        if self._made.fields != fields:
+            with _building:
+                if self._made.fields != fields:
+                    self._made = Made(fields, self._make(fields))
+        return self._made.value
 
 
-def new_clients(fields: Mapping[str, Any], more: Iterable[str] = ()) -> tuple[LavaMistral, AsyncLavaMistral]:
-    """Return the core's clients for a model's fields; `more` names those beside the shared ones."""
-    # They load httpx.
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
-
-    settings = {"metadata" if name == "lava_metadata" else name: fields[name] for name in (*CLIENT, *more)}
-    return (
-        LavaMistral(**settings, http_client=fields["http_client"]),
-        AsyncLavaMistral(**settings, http_client=fields["http_async_client"]),
-    )
+def new_clients(kinds: tuple[type, type], fields: Mapping[str, Any], *more: str) -> Any:
+    """Return the core's clients of both kinds for a model's fields; `more` names those beside the shared ones."""
+    settings = {name: fields[name] for name in (*_CLIENT, *more)}
+    settings["metadata"] = fields["lava_metadata"]
+    return tuple(kind(**settings, http_client=fields[name]) for kind, name in zip(kinds, _HTTP, strict=True))

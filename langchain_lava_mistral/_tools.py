@@ -108,14 +108,6 @@ def names_of(tools: Sequence[Tool]) -> list[str]:
     return [tool["function"]["name"] for tool in tools if "function" in tool]
 
 
-def without_authorization(tools: Sequence[Any]) -> list[Any]:
-    """Return the tools as a trace may show them: a connector's credential is left out."""
-    return [
-        {key: value for key, value in tool.items() if key != "authorization"} if isinstance(tool, dict) else tool
-        for tool in tools
-    ]
-
-
 def answer_function(schema: Any) -> dict[str, Any]:
     """Return a schema in any form as a function: its name, parameters and, where it says so, description and strict."""
     if not isinstance(schema, dict):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
@@ -20,9 +20,6 @@ from lava_mistral.billing.listeners import present_listeners
 from lava_mistral.billing.usage import LANGCHAIN_RUN
 from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals, track_usage
 from lava_mistral.errors import LavaError
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
 
 
 class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
@@ -107,39 +104,37 @@ class CallRun:
     `stream` and `invoke` of a streaming model call `_stream` without a run manager.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, captured: CapturedContext | None = None) -> None:
         # The caller's, with a run id that is known beforehand.
         self.config: RunnableConfig = {}
-        # LangChain's own, where it came.
         self.manager: Any = None
         # The stream, once it is open.
         self.opened: Any = None
-        self._kind: Any = None
-        self._captured: CapturedContext | None = None
-        self._handlers: list[BaseCallbackHandler] = []
-        self._parent: UUID | None = None
+        # What tells async callbacks of new tries, while the wait goes on.
+        self.tasks: list[asyncio.Task[None]] = []
+        self._captured = captured
         self._slept = 0.0
-        self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     def begin(cls, config: RunnableConfig | None, callbacks: Any, kind: type[Any]) -> CallRun:
         """Take down where a stream is asked for: it starts when its first chunk is taken, perhaps elsewhere."""
-        run = cls()
-        run._kind = kind
-        run._captured = CapturedContext.here()
+        run = cls(CapturedContext.here())
         run.config = {**(config or {})}
-        run.config["run_id"] = run.config.get("run_id") or uuid7()
+        run.config["run_id"] = run_id = run.config.get("run_id") or uuid7()
+        handlers: list[BaseCallbackHandler] = []
+        parent: UUID | None = None
         for given in (ensure_config(config).get("callbacks"), callbacks):
             if isinstance(given, BaseCallbackManager):
-                run._handlers += given.handlers
-                run._parent = given.parent_run_id or run._parent
+                handlers += given.handlers
+                parent = given.parent_run_id or parent
             elif given:
-                run._handlers += given
+                handlers += given
+        run.manager = kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers, parent_run_id=parent)
         return run
 
     @classmethod
     def of(cls, kwargs: Mapping[str, Any], manager: Any) -> CallRun:
-        """Return the run among a call's arguments, or a new one."""
+        """Return the run among a call's arguments, or a new one, with LangChain's own manager where it came."""
         run: CallRun = kwargs.get(RUN) or cls()
         run.manager = manager or run.manager
         return run
@@ -147,44 +142,21 @@ class CallRun:
     def counted(self) -> watching:
         """Return the block for the call's beginning: billed where it was asked for, its handlers told what it costs."""
         manager = self.manager
-        handlers = self._handlers if manager is None else manager.handlers
-        run_id = self.config.get("run_id") if manager is None else manager.run_id
-        totals = _totals(handlers) if handlers else ()
-        return watching(totals, None if run_id is None else str(run_id), self._captured)
+        if manager is None:
+            return watching(inside=self._captured)
+        return watching(_totals(manager.handlers), str(manager.run_id), self._captured)
 
     def thread_id(self) -> str | None:
         """Return LangGraph's name of the conversation that the call is part of."""
-        for config in (self.config, var_child_runnable_config.get() or {}):
-            thread = (config.get("configurable") or {}).get("thread_id")
-            if thread is not None:
-                return str(thread)
-        metadata = getattr(self.manager, "metadata", None) or {}
-        return str(metadata["thread_id"]) if "thread_id" in metadata else None
+        found = (ensure_config(self.config).get("configurable") or {}).get("thread_id")
+        if found is None:
+            found = (getattr(self.manager, "metadata", None) or {}).get("thread_id")
+        return None if found is None else str(found)
 
     def on_retry(self, error: LavaError, tries: int, wait: float) -> None:
-        """Tell the callbacks of a new try; in async code in a task, while the wait goes on."""
-        if self.manager is None and self._kind is not None:
-            config = ensure_config(self.config)
-            self.manager = self._kind(
-                run_id=config["run_id"],
-                handlers=self._handlers,
-                inheritable_handlers=self._handlers,
-                parent_run_id=self._parent,
-                tags=config.get("tags"),
-                metadata=config.get("metadata"),
-            )
-        if self.manager is not None:
-            told = self.manager.on_retry(self._state(error, tries, wait))
-            if told is not None:
-                self._tasks.append(asyncio.ensure_future(told))
-
-    async def told(self) -> None:
-        """Wait until the callbacks have been told all."""
-        tasks, self._tasks = self._tasks, []
-        if tasks:
-            await asyncio.gather(*tasks)
-
-    def _state(self, error: LavaError, tries: int, wait: float) -> RetryCallState:
+        """Tell the callbacks of a new try."""
+        if self.manager is None:
+            return
         # LangChain's signature is tenacity's state; it is loaded only when there is something to tell.
         from tenacity import RetryAction, RetryCallState, Retrying
 
@@ -192,11 +164,13 @@ class CallRun:
         state = RetryCallState(Retrying(), None, (), {})
         state.attempt_number = tries
         state.set_exception((type(failure), failure, failure.__traceback__))
-        self._slept += wait
         state.upcoming_sleep = wait
         state.next_action = RetryAction(wait)
+        self._slept += wait
         state.idle_for = self._slept
-        return state
+        told = self.manager.on_retry(state)
+        if told is not None:
+            self.tasks.append(asyncio.ensure_future(told))
 
 
 def counted_embedding() -> watching:

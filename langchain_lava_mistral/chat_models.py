@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Literal, cast
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel
 
 from langchain_lava_mistral._from_wire import to_result
 from langchain_lava_mistral._hooks import DescribedModel
-from langchain_lava_mistral._params import check_names, named
+from langchain_lava_mistral._params import KNOWN, OUTSIDE, PARAMETERS, check_names, named
+from langchain_lava_mistral._settings import new_clients
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import structured
-from langchain_lava_mistral._tools import ToolLike, names_of, to_response_format, to_tools
-from langchain_lava_mistral.callbacks import RUN, CallRun
+from langchain_lava_mistral._to_wire import to_wire
+from langchain_lava_mistral._tools import ToolLike, names_of, normalize, to_response_format, to_tools
+from langchain_lava_mistral.callbacks import RUN, CallRun, traced
 from langchain_lava_mistral.errors import translated
+from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.tools import to_tool_choice
+
+if TYPE_CHECKING:
+    from lava_mistral.client.async_client import AsyncLavaMistral
+    from lava_mistral.client.sync_client import LavaMistral
+
+# Settings of the clients that a call may change.
+_OF_CLIENTS = ("timeout", "max_retries", "stream_chunk_timeout")
+_IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 
 
 class ChatLavaMistral(DescribedModel):
@@ -86,13 +99,54 @@ class ChatLavaMistral(DescribedModel):
     """
 
     def _streaming_disabled(self, **kwargs: Any) -> bool:
-        asked = kwargs.pop("streaming", None)
         # A stream is one message; several answers at once would run into each other.
-        if asked is False or (named(kwargs).get("n") or self.n or 1) > 1:
-            return True
-        if asked and self.streaming is False:
-            return self.model_copy(update={"streaming": None})._streaming_disabled(**kwargs)
-        return super()._streaming_disabled(**kwargs)
+        several = (named(kwargs).get("n") or self.n or 1) > 1
+        off = self.disable_streaming is True or (self.disable_streaming == "tool_calling" and bool(kwargs.get("tools")))
+        asked = kwargs.get("streaming", self.streaming)
+        return several or off or asked is False or not kwargs.get("stream", True)
+
+    def _make(self, fields: Mapping[str, Any]) -> Any:
+        # They load httpx.
+        from lava_mistral.client.async_client import AsyncLavaMistral
+        from lava_mistral.client.sync_client import LavaMistral
+
+        return new_clients((LavaMistral, AsyncLavaMistral), fields, "max_retries", "stream_chunk_timeout")
+
+    def _request(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+        run: CallRun,
+        *,
+        stream: bool = False,
+    ) -> tuple[tuple[LavaMistral, AsyncLavaMistral], dict[str, Any], bool]:
+        """Return a call's clients, the arguments of their `chat` or `stream`, and whether to show the headers."""
+        if not KNOWN.issuperset(kwargs):
+            check_names(kwargs)
+            kwargs = named(kwargs)
+        arguments, said = {"model": self.model, **self._parameters()}, kwargs.get
+        for name, value in kwargs.items():
+            if name not in OUTSIDE:
+                arguments[PARAMETERS.get(name, name)] = value
+        if stop is not None:
+            arguments["stop"] = stop
+        if stream and (arguments.get("n") or 1) > 1:
+            raise InvalidRequestError("A stream is one message: ask for n > 1 with generate() or invoke().")
+        if not _IN_USERS_FORMS.isdisjoint(arguments):
+            normalize(arguments)
+        if arguments.get("prompt_cache_key") == "auto" and (thread := run.thread_id()) is not None:
+            # Without a thread the core derives one from the beginning of the conversation.
+            arguments["prompt_cache_key"] = sha256(thread.encode()).hexdigest()[:32]
+        metadata = said("lava_metadata")
+        arguments["lava_metadata"] = traced(metadata) if said("trace_metadata", self.trace_metadata) else metadata
+        arguments["billing"] = said("billing")
+        arguments["repair_messages"] = said("repair_messages", self.repair_messages)
+        arguments["messages"] = to_wire(messages)
+        arguments["on_retry"] = run.on_retry
+        changed = {name: kwargs[name] for name in _OF_CLIENTS if name in kwargs}
+        clients = self._make({**self.__dict__, **changed}) if changed else self._present()
+        return clients, arguments, said("include_response_headers", self.include_response_headers)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         run = CallRun.of(kwargs, run_manager)
@@ -109,7 +163,7 @@ class ChatLavaMistral(DescribedModel):
                     clients, arguments, headers = self._request(messages, stop, kwargs, run)
                     answer = await clients[1].chat(**arguments)
             finally:
-                await run.told()
+                await asyncio.gather(*run.tasks)
         return to_result(answer, headers=headers)
 
     def _stream(
@@ -123,7 +177,7 @@ class ChatLavaMistral(DescribedModel):
             with opened as stream:
                 builder = ChunkBuilder(stream, headers=headers)
                 for delta in stream:
-                    if (chunk := builder.chunk(delta)) is not None:
+                    if chunk := builder.chunk(delta):
                         if run_manager is not None:
                             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
@@ -142,12 +196,12 @@ class ChatLavaMistral(DescribedModel):
                     clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
                     opened = await clients[1].stream(**arguments)
             finally:
-                await run.told()
+                await asyncio.gather(*run.tasks)
             async with opened as stream:
                 run.opened = stream
                 builder = ChunkBuilder(stream, headers=headers)
                 async for delta in stream:
-                    if (chunk := builder.chunk(delta)) is not None:
+                    if chunk := builder.chunk(delta):
                         if run_manager is not None:
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
@@ -157,12 +211,7 @@ class ChatLavaMistral(DescribedModel):
                 yield chunk
 
     def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """Return the answer, chunk by chunk. The request is sent when the first is asked for, billed as of now.
 
@@ -173,19 +222,14 @@ class ChatLavaMistral(DescribedModel):
                 what had come).
         """
         kwargs[RUN] = run = CallRun.begin(config, self.callbacks, CallbackManagerForLLMRun)
-        return super().stream(input, run.config, stop=stop, **kwargs)
+        return super().stream(input, run.config, **kwargs)
 
     def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """Return the answer, chunk by chunk; see `stream`."""
         kwargs[RUN] = run = CallRun.begin(config, self.callbacks, AsyncCallbackManagerForLLMRun)
-        return self._closing(run, super().astream(input, run.config, stop=stop, **kwargs))
+        return self._closing(run, super().astream(input, run.config, **kwargs))
 
     @staticmethod
     async def _closing(run: CallRun, chunks: Any) -> AsyncIterator[AIMessageChunk]:
@@ -199,21 +243,16 @@ class ChatLavaMistral(DescribedModel):
                 await run.opened.aclose()
 
     # LangChain gives `_stream` no run manager where a model streams under `invoke`.
-    def _generate_with_cache(
-        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        kwargs = self._with_run(kwargs, run_manager)
-        return super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+    def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return super()._generate_with_cache(*args, **self._with_run(kwargs))
 
-    async def _agenerate_with_cache(
-        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        kwargs = self._with_run(kwargs, run_manager)
-        return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+    async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return await super()._agenerate_with_cache(*args, **self._with_run(kwargs))
 
-    def _with_run(self, kwargs: dict[str, Any], manager: Any) -> dict[str, Any]:
+    @staticmethod
+    def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
         streams = {"stream": True} if kwargs.get("streaming") else {}
-        return {**kwargs, **streams, RUN: CallRun.of(kwargs, manager)}
+        return {**kwargs, **streams, RUN: CallRun.of(kwargs, kwargs.get("run_manager"))}
 
     def bind(self, **kwargs: Any) -> Any:
         """Return the model with arguments for all its calls.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, cast
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field, model_validator
 
-from langchain_lava_mistral._params import EMBEDDING_SYNONYMS, by_field
-from langchain_lava_mistral._settings import LavaSettings, Made, new_clients, shared_settings
+from langchain_lava_mistral._settings import SYNONYMS, LavaSettings, by_field, new_clients
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing
 from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
@@ -24,9 +21,10 @@ if TYPE_CHECKING:
     from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, PartialEmbedding
     from lava_mistral.embedding.results import OnProgress
 
-_building = ForkSafeLock()
+_SYNONYMS = SYNONYMS | {"max_concurrent_requests": "max_concurrency", "output_dimension": "dimensions"}
 _ENGINE = ("model", "dimensions", "max_concurrency", "max_retries", "on_empty")
 
+T = TypeVar("T")
 D = TypeVar("D", bound="Document | str")
 
 
@@ -109,13 +107,13 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
     def _by_field(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        given, extra = by_field(values, EMBEDDING_SYNONYMS, cls.model_fields.keys())
+        given, extra = by_field(values, _SYNONYMS, cls.model_fields.keys())
         return given | extra
 
     @model_validator(mode="after")
     def _check_settings(self) -> LavaMistralEmbeddings:
         with translated():
-            self._engine()
+            self._present()
         return self
 
     def embed_documents(self, texts: list[str], **options: Unpack[CallOptions]) -> list[list[float]]:
@@ -131,26 +129,24 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
                 a task, has `partial`: the vectors that are there.
         """
         with translated(), counted_embedding():
-            return cast("list[list[float]]", self._engine().embed(texts, **self._call(options)).vectors)
+            vectors: list[list[float]] = self._present().embed(texts, **self._call(options)).vectors
+        return vectors
 
     async def aembed_documents(self, texts: list[str], **options: Unpack[CallOptions]) -> list[list[float]]:
         """Return the vectors of the texts, in their order; see `embed_documents`."""
         with translated(), counted_embedding():
-            return cast("list[list[float]]", (await self._engine().aembed(texts, **self._call(options))).vectors)
+            vectors: list[list[float]] = (await self._present().aembed(texts, **self._call(options))).vectors
+        return vectors
 
     def embed_query(self, text: str, **options: Unpack[CallOptions]) -> list[float]:
         """Return the vector of one text; see `embed_documents`."""
-        with translated(), counted_embedding():
-            options_ = self._call(options, show_progress=False)
-            return cast("list[float]", self._engine().embed([text], **options_).vectors[0])
+        return self.embed_documents([text], **options)[0]
 
     async def aembed_query(self, text: str, **options: Unpack[CallOptions]) -> list[float]:
         """Return the vector of one text; see `embed_documents`."""
-        with translated(), counted_embedding():
-            options_ = self._call(options, show_progress=False)
-            return cast("list[float]", (await self._engine().aembed([text], **options_)).vectors[0])
+        return (await self.aembed_documents([text], **options))[0]
 
-    def embed_iter(self, texts: Iterable[str], **options: Unpack[StreamOptions]) -> VectorStream:
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[StreamOptions]) -> VectorStream[tuple[int, Any]]:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         Args:
@@ -158,18 +154,18 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
             **options: see `StreamOptions`.
         """
         with translated(), counted_embedding():
-            return VectorStream(self._engine().embed_iter(texts, **self._call(options)))
+            return VectorStream(self._present().embed_iter(texts, **self._call(options)))
 
     def aembed_iter(
         self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[StreamOptions]
-    ) -> AsyncVectorStream:
+    ) -> VectorStream[tuple[int, Any]]:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
         with translated(), counted_embedding():
-            return AsyncVectorStream(self._engine().aembed_iter(texts, **self._call(options)))
+            return VectorStream(self._present().aembed_iter(texts, **self._call(options)))
 
     def prefetch(
         self, documents: Iterable[D], batch_size: int = 64, **options: Unpack[CallOptions]
-    ) -> Generator[list[D], None, None]:
+    ) -> VectorStream[list[D]]:
         """Embed ahead of a loop that fills a vector store, which gets the documents in batches:
 
             for batch in embeddings.prefetch(documents):
@@ -188,18 +184,16 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
             LavaError: in the loop, when all before it was handed on.
         """
         with translated(), counted_embedding():
-            batches = self._engine().prefetch(documents, _text_of, _first, batch_size=batch_size, **self._call(options))
-        return _batches(batches)
+            given = self._call(options, batch_size=batch_size)
+            return VectorStream(self._present().prefetch(documents, _text_of, _first, **given))
 
     def aprefetch(
         self, documents: AsyncIterable[D] | Iterable[D], batch_size: int = 64, **options: Unpack[CallOptions]
-    ) -> AsyncGenerator[list[D], None]:
+    ) -> VectorStream[list[D]]:
         """Do the same as `prefetch` for `async for` and `aadd_documents`; the source may be async too."""
         with translated(), counted_embedding():
-            batches = self._engine().aprefetch(
-                documents, _text_of, _first, batch_size=batch_size, **self._call(options)
-            )
-        return _abatches(batches)
+            given = self._call(options, batch_size=batch_size)
+            return VectorStream(self._present().aprefetch(documents, _text_of, _first, **given))
 
     def _call(self, options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         call = {"show_progress": self.show_progress_bar, **options, **more}
@@ -207,18 +201,14 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
             call["lava_metadata"] = traced(call.get("lava_metadata"))
         return call
 
-    def _engine(self) -> EmbeddingEngine:
-        """Return the engine of the present settings: one for all calls, since it keeps the limit."""
-        own = {name: self.__dict__[name] for name in _ENGINE}
-        present = shared_settings(self.__dict__), own, dict(self.lava_metadata or ())
-        if self._made.settings != present:
-            with _building:
-                if self._made.settings != present:
-                    # It loads httpx.
-                    from lava_mistral.embedding.engine import EmbeddingEngine
+    def _make(self, fields: Mapping[str, Any]) -> EmbeddingEngine:
+        # They load httpx.
+        from lava_mistral.client.async_client import AsyncLavaMistral
+        from lava_mistral.client.sync_client import LavaMistral
+        from lava_mistral.embedding.engine import EmbeddingEngine
 
-                    self._made = Made(present, EmbeddingEngine(*new_clients(self.__dict__), **own))
-        return cast("EmbeddingEngine", self._made.value)
+        clients = new_clients((LavaMistral, AsyncLavaMistral), fields)
+        return EmbeddingEngine(*clients, **{name: fields[name] for name in _ENGINE})
 
 
 def _text_of(document: Document | str) -> str:
@@ -229,23 +219,16 @@ def _first(document: D, vector: object) -> D:
     return document
 
 
-def _batches(batches: Generator[list[D], None, None]) -> Generator[list[D], None, None]:
-    with translated(), closing(batches):
-        yield from batches
+class VectorStream(Iterator[T], AsyncIterator[T]):
+    """What becomes ready of an embedding: iterate with `for`, or with `async for` where an async method made it.
 
-
-async def _abatches(batches: AsyncGenerator[list[D], None]) -> AsyncGenerator[list[D], None]:
-    with translated():
-        async with aclosing(batches):
-            async for batch in batches:
-                yield batch
-
-
-class _Vectors:
-    """A stream of the core's, whose errors are LangChain's too."""
+    It is a context manager too, which closes it; `close()` or `aclose()` give it up, so that nothing more is read or
+    sent. A stream of vectors also has `usage` (tokens, cost and requests so far) and `partial()`, what is there and was
+    not handed on, for `resume_from=` of a later stream over the same source.
+    """
 
     usage: EmbeddingUsage
-    """Tokens, cost and requests so far."""
+    partial: Callable[[], PartialEmbedding]
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -253,45 +236,22 @@ class _Vectors:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def partial(self) -> PartialEmbedding:
-        """Return what is there and was not handed on, for `resume_from=` of a later stream over the same source."""
-        return cast("PartialEmbedding", self._stream.partial())
-
-
-class VectorStream(_Vectors, Iterator[tuple[int, Any]]):
-    """Vectors as they become ready: iterate for `(index, vector)`; `usage` says what they have taken so far.
-
-    It is a context manager too, which closes it.
-    """
-
-    def __next__(self) -> tuple[int, Any]:
+    def __next__(self) -> T:
         with translated():
-            return cast("tuple[int, Any]", next(self._stream))
+            return cast("T", next(self._stream))
 
-    def close(self) -> None:
-        """Give it up: nothing more is read or sent."""
-        self._stream.close()
+    async def __anext__(self) -> T:
+        with translated():
+            return cast("T", await anext(self._stream))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self.close()
-
-
-class AsyncVectorStream(_Vectors, AsyncIterator[tuple[int, Any]]):
-    """Vectors as they become ready, in async code; see `VectorStream`."""
-
-    async def __anext__(self) -> tuple[int, Any]:
-        with translated():
-            return cast("tuple[int, Any]", await anext(self._stream))
-
-    async def aclose(self) -> None:
-        """Give it up: nothing more is read or sent."""
-        await self._stream.aclose()
+        self._stream.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        await self.aclose()
+        await self._stream.aclose()

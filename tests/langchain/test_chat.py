@@ -214,7 +214,7 @@ def test_a_known_argument_in_model_kwargs_finds_its_field() -> None:
 
 
 def test_an_argument_given_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="give them once"):
+    with pytest.raises(ValueError, match="given twice"):
         ChatLavaMistral(temperature=0, model_kwargs={"temperature": 1})
 
 
