@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeAlias
@@ -13,6 +13,30 @@ from lava_mistral.errors import ServerError
 Status: TypeAlias = Literal["pending", "completed", "error"]
 Moment: TypeAlias = datetime | date | str
 """A point in time: a datetime (without a zone: this machine's), a date (its beginning, UTC), or ISO text as it is."""
+
+
+def _senseless(what: str) -> ServerError:
+    return ServerError(f"expected a record of usage, got {what}", origin="lava", retryable=False)
+
+
+def _amount(value: Mapping[str, Any], name: str) -> Decimal:
+    given = value.get(name)
+    try:
+        # A number in JSON was read as a float: as it prints, it is what Lava wrote.
+        amount = Decimal(0 if given is None else str(given))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite():
+        raise _senseless(f"the {name} {given!r}")
+    return amount
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +56,14 @@ class ModelUsage:
     output_cost: Decimal = Decimal(0)
     total_cost: Decimal = Decimal(0)
 
+    @classmethod
+    def from_wire(cls, value: Mapping[str, Any]) -> ModelUsage:
+        return cls(**{figure.name: type(figure.default)(_amount(value, figure.name)) for figure in fields(cls)})
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What the payer was charged.
-
-    Attributes:
-        amount: USD.
-        rate_type: `"fixed"` or `"percentage"`, the meter's way to charge.
-        breakdown: the meter's tiers that were used, as Lava writes them.
-    """
+    """What the payer was charged in USD: `"fixed"` or `"percentage"`, with the meter's tiers as Lava writes them."""
 
     amount: Decimal = Decimal(0)
     rate_type: str = ""
@@ -53,16 +75,9 @@ class RequestRecord:
     """One request as Lava recorded it.
 
     Attributes:
-        request_id: Lava's id, as in `x-lava-request-id`.
         status: `"pending"` until usage and cost are final.
-        customer_id: who it was made for; `None` for the merchant.
-        meter_id: the meter that it counts on.
-        provider: `"mistral"`.
         provider_key_type: `"managed"` (Lava's key), `"unmanaged"` (yours, sent with the call) or `"stored"`.
-        model: the model.
-        endpoint: the provider's address.
         response_id: the provider's id of its answer.
-        usage: tokens and what they cost.
         cost: USD that the request cost.
         charge: what the payer was charged, by the meter's rates; `None` where Lava says nothing.
         metadata: what was sent with it.
@@ -88,45 +103,35 @@ class RequestRecord:
 
     @classmethod
     def from_wire(cls, value: Mapping[str, Any]) -> RequestRecord:
-        """A record of its JSON object. What Lava leaves out is zero, empty or `None`.
+        """Read a record from its JSON object. What Lava leaves out is zero, empty or `None`.
 
         Raises:
             ServerError: it has no id, or an amount that is no number.
         """
         if not isinstance(value.get("request_id"), str):
             raise _senseless("a request without a request_id")
-        charge = value.get("charge")
+        charge: Any = value.get("charge")
+        if isinstance(charge, Mapping):
+            tiers = tuple(charge.get("breakdown") or ())
+            charge = Charge(_amount(charge, "amount"), charge.get("rate_type") or "", tiers)
+        names: dict[str, Any] = {name: value.get(name) for name in ("customer_id", "meter_id", "model", "response_id")}
+        names |= {name: value.get(name) or "" for name in ("provider", "provider_key_type", "endpoint")}
         return cls(
             request_id=value["request_id"],
             status=value.get("status", "pending"),
-            customer_id=value.get("customer_id"),
-            meter_id=value.get("meter_id"),
-            provider=value.get("provider") or "",
-            provider_key_type=value.get("provider_key_type") or "",
-            model=value.get("model"),
-            endpoint=value.get("endpoint") or "",
-            response_id=value.get("response_id"),
-            usage=_model_usage(value.get("model_usage") or {}),
+            usage=ModelUsage.from_wire(value.get("model_usage") or {}),
             cost=_amount(value, "cost"),
-            charge=None
-            if not isinstance(charge, Mapping)
-            else Charge(_amount(charge, "amount"), charge.get("rate_type") or "", tuple(charge.get("breakdown") or ())),
+            charge=charge if isinstance(charge, Charge) else None,
             metadata=value.get("metadata") or {},
             created_at=_moment(value.get("created_at") or value.get("timestamp")),
             raw=value,
+            **names,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """Sums over requests.
-
-    Attributes:
-        requests: how many.
-        tokens: of prompts and answers.
-        cost: USD that they cost.
-        charge: USD that their payers were charged.
-    """
+    """Sums over requests: their tokens, the USD that they cost, and the USD that their payers were charged."""
 
     requests: int = 0
     tokens: int = 0
@@ -136,50 +141,11 @@ class UsageSum:
 
 @dataclass(frozen=True, slots=True)
 class UsageItem(UsageSum):
-    """The sums of one span of time, by Lava a day.
-
-    Attributes:
-        date: its name, such as `"2026-08-01"`.
-        start: its beginning.
-        end: its end.
-    """
+    """The sums of one span of time, by Lava a day: `date` is its name, such as `"2026-08-01"`."""
 
     date: str = ""
     start: datetime | None = None
     end: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UsageReport:
-    """What was used between two moments.
-
-    Attributes:
-        items: the sums by day, in order; days without requests may be left out.
-        totals: the sums of all.
-    """
-
-    items: tuple[UsageItem, ...]
-    totals: UsageSum
-
-    @classmethod
-    def from_wire(cls, value: Mapping[str, Any]) -> UsageReport:
-        """A report of its JSON object.
-
-        Raises:
-            ServerError: a number in it is none.
-        """
-        return cls(
-            tuple(
-                UsageItem(
-                    *_sums(item),
-                    date=item.get("date") or "",
-                    start=_moment(item.get("start")),
-                    end=_moment(item.get("end")),
-                )
-                for item in value.get("items") or ()
-            ),
-            UsageSum(*_sums(value.get("totals") or {})),
-        )
 
 
 def _sums(value: Mapping[str, Any]) -> tuple[int, int, Decimal, Decimal]:
@@ -187,63 +153,36 @@ def _sums(value: Mapping[str, Any]) -> tuple[int, int, Decimal, Decimal]:
     return requests, tokens, _amount(value, "total_cost"), _amount(value, "total_charge")
 
 
-def _model_usage(value: Mapping[str, Any]) -> ModelUsage:
-    figures: dict[str, Any] = {
-        f"{which}_{what}": int(_amount(value, f"{which}_{what}"))
-        for what in ("tokens", "characters")
-        for which in ("input", "output", "total")
-    }
-    figures |= {
-        f"{which}_{what}": _amount(value, f"{which}_{what}")
-        for what in ("seconds", "cost")
-        for which in ("input", "output", "total")
-    }
-    return ModelUsage(**figures)
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """What was used between two moments: by day, where days without requests may be left out, and in all."""
 
+    items: tuple[UsageItem, ...]
+    totals: UsageSum
 
-def _amount(value: Mapping[str, Any], name: str) -> Decimal:
-    given = value.get(name)
-    try:
-        # A number in JSON was read as a float: as it prints, it is what Lava wrote.
-        amount = Decimal(0 if given is None else str(given))
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite():
-        raise _senseless(f"the {name} {given!r}")
-    return amount
+    @classmethod
+    def from_wire(cls, value: Mapping[str, Any]) -> UsageReport:
+        """Read a report from its JSON object.
 
-
-def _senseless(what: str) -> ServerError:
-    return ServerError(f"expected a record of usage, got {what}", origin="lava", retryable=False)
-
-
-def _moment(text: Any) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        Raises:
+            ServerError: a number in it is none.
+        """
+        items = (
+            UsageItem(*_sums(item), item.get("date") or "", _moment(item.get("start")), _moment(item.get("end")))
+            for item in value.get("items") or ()
+        )
+        return cls(tuple(items), UsageSum(*_sums(value.get("totals") or {})))
 
 
 @dataclass(frozen=True, slots=True)
 class Wallet:
-    """The merchant's wallet.
-
-    Attributes:
-        wallet_id: Lava's id of it.
-        balance: USD.
-    """
+    """The merchant's wallet; its balance in USD."""
 
     wallet_id: str
     balance: Decimal
 
     @classmethod
     def from_wire(cls, value: Mapping[str, Any]) -> Wallet:
-        """Read it from its JSON object.
-
-        Raises:
-            ServerError: it names no balance.
-        """
         if value.get("balance") is None:
             raise _senseless("a wallet without a balance")
         return cls(value.get("wallet_id") or "", _amount(value, "balance"))
@@ -251,14 +190,9 @@ class Wallet:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A customer's plan and the credit that is left on it.
+    """A customer's plan and the credit in USD that is left on it: in all, of this cycle, and of bundles bought beside.
 
-    Attributes:
-        total_remaining: USD in all.
-        cycle_remaining: USD of this cycle.
-        bundle_remaining: USD of bundles that were bought beside the plan.
-        plan: the plan, as Lava writes it.
-        pending_change: what the next cycle changes, as Lava writes it.
+    `plan` and `pending_change` (what the next cycle changes) are as Lava writes them.
     """
 
     total_remaining: Decimal
@@ -269,17 +203,12 @@ class Subscription:
 
     @classmethod
     def from_wire(cls, value: Mapping[str, Any]) -> Subscription | None:
-        """Read it from the JSON object around it; `None` for a customer without a plan.
-
-        Raises:
-            ServerError: an amount in it is no number.
-        """
+        """Read it from the JSON object around it; `None` for a customer without a plan."""
         held = value.get("subscription")
         if not isinstance(held, Mapping):
             return None
-        total, cycle, bundle = (
-            _amount(held.get("credits") or {}, f"{name}_remaining") for name in ("total", "cycle", "bundle")
-        )
+        credit: Mapping[str, Any] = held.get("credits") or {}
+        total, cycle, bundle = (_amount(credit, f"{name}_remaining") for name in ("total", "cycle", "bundle"))
         return cls(total, cycle, bundle, held.get("plan") or {}, held.get("pending_change"))
 
 
@@ -292,7 +221,6 @@ class Page:
 
     @classmethod
     def from_wire(cls, value: Mapping[str, Any]) -> Page:
-        """A page of its JSON object."""
         records = tuple(RequestRecord.from_wire(item) for item in value.get("data") or ())
         # A page that is empty or names no next one would be asked for without end.
         more = value.get("has_more") and records

@@ -13,8 +13,8 @@ from lava_mistral.billing.identity import MERCHANT, Billing, BillingContext, Lim
 from lava_mistral.billing.listeners import Listening, notify, present_listeners
 from lava_mistral.billing.usage import CallRecord, Kind, RetryStats
 from lava_mistral.errors import SpendLimitError
-from lava_mistral.mistral.usage import Usage, known_usage
-from lava_mistral.pricing.cost import priced, saved_by_cache
+from lava_mistral.mistral.usage import known_usage
+from lava_mistral.pricing.cost import priced_parts
 
 
 @dataclass(slots=True)
@@ -22,11 +22,6 @@ class CallMeter:
     """What one call's requests are put down to: a call that is tried again is several requests.
 
     Attributes:
-        kind: chat or embedding.
-        model: the model that is asked for; prices go by it.
-        identity: who pays, and under which limits.
-        streamed: whether it is a stream.
-        watch: who is told.
         most: the most that one request can cost; worked out for limits only.
         sent_as: the identity of the latest request: a credential that rotates may name a payer of its own.
     """
@@ -61,10 +56,10 @@ class CallMeter:
                 limit.end(self.most, Decimal(0))
             raise
         self.sent_as = self.identity if token is MERCHANT else replace(self.identity, billing=token)
-        return RequestMeter(self if token is MERCHANT else replace(self, identity=self.sent_as))
+        return RequestMeter(self)
 
     def retried(self) -> None:
-        """A request of it failed and is about to be repeated."""
+        """Tell the listeners that a request failed and is about to be repeated."""
         who = self.sent_as
         effort = RetryStats(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
         notify(self.watch.listeners, effort)
@@ -73,10 +68,7 @@ class CallMeter:
 def open_call_meter(
     kind: Kind, model: str, identity: BillingContext, most: Callable[[], Decimal], *, streamed: bool = False
 ) -> CallMeter | None:
-    """The account of a call that begins now; `None` where nobody listens and no limit holds.
-
-    Args:
-        most: works out the most that one request of it can cost.
+    """Return the account of a call that begins now; `None` where nobody listens and no limit holds.
 
     Raises:
         ConfigurationError: a limit holds, and the model's price is not known.
@@ -95,17 +87,16 @@ class RequestMeter:
     def __init__(self, account: CallMeter | None) -> None:
         self._began = monotonic()
         # Taking an item off a list is one step, whichever thread is first.
-        self._open = [] if account is None else [account]
+        self._open = [] if account is None else [(account, account.sent_as)]
 
     def free(self) -> None:
-        """It was refused or never arrived: it costs nothing."""
-        account = self._close()
-        if account is not None:
+        """End a request that was refused or never arrived: it costs nothing."""
+        for account, _ in self._taken():
             for limit in account.identity.limits:
                 limit.end(account.most, Decimal(0))
 
     def end(self, usage: Any, request_id: str | None, *, answered_by: str | None = None, complete: bool = True) -> None:
-        """It was answered, or nobody knows whether it was.
+        """End a request that was answered, or of which nobody knows.
 
         Args:
             usage: the provider's count of tokens, `None` where it was not seen.
@@ -113,48 +104,35 @@ class RequestMeter:
             answered_by: the model's name in the answer.
             complete: whether the answer came to its end.
         """
-        account = self._close()
-        if account is None:
-            return
-        known = known_usage(usage)
-        cost = priced(known, account.model, answered_by)
-        for limit in account.identity.limits:
-            limit.end(account.most, cost, request_id)
-        if account.watch.listeners:
-            self._tell(account, known, cost, saved_by_cache(known, account.model, answered_by), request_id, complete)
+        for account, sent_as in self._taken():
+            known = known_usage(usage)
+            parts = priced_parts(known, account.model, answered_by)
+            cost = None if parts is None else parts.total
+            for limit in account.identity.limits:
+                limit.end(account.most, cost, request_id)
+            if account.watch.listeners:
+                record = CallRecord(
+                    kind=account.kind,
+                    model=account.model,
+                    request_id=request_id,
+                    usage=known,
+                    cost=cost,
+                    customer_id=sent_as.billing.customer_id,
+                    meter_slug=sent_as.billing.meter_slug,
+                    metadata=sent_as.metadata,
+                    run_id=account.watch.run_id,
+                    streamed=account.streamed,
+                    complete=complete,
+                    duration=monotonic() - self._began,
+                    saved=Decimal(0) if parts is None else parts.saved,
+                )
+                notify(account.watch.listeners, record)
 
-    def _close(self) -> CallMeter | None:
+    def _taken(self) -> list[tuple[CallMeter, BillingContext]]:
         try:
-            return self._open.pop()
+            return [self._open.pop()]
         except IndexError:
-            return None
-
-    def _tell(
-        self,
-        account: CallMeter,
-        usage: Usage | None,
-        cost: Decimal | None,
-        saved: Decimal,
-        request_id: str | None,
-        complete: bool,
-    ) -> None:
-        billing = account.identity.billing
-        record = CallRecord(
-            kind=account.kind,
-            model=account.model,
-            request_id=request_id,
-            usage=usage,
-            cost=cost,
-            customer_id=billing.customer_id,
-            meter_slug=billing.meter_slug,
-            metadata=account.identity.metadata,
-            run_id=account.watch.run_id,
-            streamed=account.streamed,
-            complete=complete,
-            duration=monotonic() - self._began,
-            saved=saved,
-        )
-        notify(account.watch.listeners, record)
+            return []
 
     def __del__(self) -> None:
         # A stream that was neither read to its end nor closed.

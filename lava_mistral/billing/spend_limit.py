@@ -1,14 +1,9 @@
 """Limit what calls may spend: a call that could pass a limit is refused before it is sent.
 
-    with billed_to(customer_id="c_1", meter_slug="chat", spend_limit="0.50"):
-        …
-    ChatLavaMistral(spend_limit="20")            # all calls of this model object together
-    limit = SpendLimit("100"); LavaMistral(spend_limit=limit), LavaMistral(spend_limit=limit)
-
-Before a request goes out, the most that it can cost is reserved (`pricing.reservation`); calls under way at the same
-time each have their own reservation. When the answer says what it used, the reservation gives way to the real cost,
-and to nothing where the request was refused. Where nobody knows, because the answer was not seen to its end, the
-reservation stays: a limit is never passed on a guess. `LavaMistral.reconcile(limit)` asks Lava what such calls cost.
+Before a request goes out, the most that it can cost is reserved; calls under way at the same time each have their own
+reservation. When the answer says what it used, the reservation gives way to the real cost, and to nothing where the
+request was refused. Where nobody knows, because the answer was not seen to its end, the reservation stays: a limit is
+never passed on a guess. `LavaMistral.reconcile(limit)` asks Lava what such calls cost.
 """
 
 from __future__ import annotations
@@ -22,7 +17,6 @@ from lava_mistral.pricing.amounts import EXACT, format_cost
 
 Amount: TypeAlias = Decimal | str | int | float
 """USD. A float is taken as it prints: 0.1 is ten cents."""
-
 _ZERO = Decimal(0)
 
 
@@ -44,7 +38,10 @@ class SpendLimit:
         limit: USD.
 
     Attributes:
-        limit: USD.
+        limit: USD, as the others.
+        spent: what calls are known to have cost.
+        reserved: what the calls under way can cost at most.
+        held: what calls can have cost at most of which the real cost is not known here.
 
     Raises:
         ConfigurationError: the limit is no amount, or below zero.
@@ -52,7 +49,7 @@ class SpendLimit:
 
     def __init__(self, limit: Amount) -> None:
         self.limit = to_amount(limit)
-        self._spent = self._reserved = self._held = _ZERO
+        self.spent = self.reserved = self.held = _ZERO
         self._unsettled: dict[str, Decimal] = {}
         self._inbox = Inbox(self._apply)
 
@@ -66,31 +63,19 @@ class SpendLimit:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._inbox:
-            return vars(self) | {"_unsettled": dict(self._unsettled), "_reserved": _ZERO, "_inbox": None}
+            return vars(self) | {"_unsettled": dict(self._unsettled), "reserved": _ZERO, "_inbox": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _inbox=Inbox(self._apply))
-
-    @property
-    def spent(self) -> Decimal:
-        """USD that calls are known to have cost."""
-        return self._read("_spent")
-
-    @property
-    def reserved(self) -> Decimal:
-        """USD that the calls under way can cost at most."""
-        return self._read("_reserved")
-
-    @property
-    def held(self) -> Decimal:
-        """USD that calls can have cost at most of which the real cost is not known here."""
-        return self._read("_held")
 
     @property
     def left(self) -> Decimal:
         """USD that further calls can cost."""
         with self._inbox:
             return self._left()
+
+    def _left(self) -> Decimal:
+        return EXACT.subtract(self.limit, EXACT.add(self.spent, EXACT.add(self.reserved, self.held)))
 
     def reserve(self, amount: Decimal) -> None:
         """Reserve an amount for a request that is about to be sent; `end` releases it.
@@ -104,16 +89,16 @@ class SpendLimit:
                 raise SpendLimitError(
                     f"the call may cost up to {format_cost(amount)}, and of the spend limit of "
                     f"{format_cost(self.limit)} there is {format_cost(max(left, _ZERO))} left "
-                    f"({format_cost(self._spent)} spent, {format_cost(self._reserved + self._held)} set aside for "
+                    f"({format_cost(self.spent)} spent, {format_cost(self.reserved + self.held)} set aside for "
                     "calls that are under way or whose cost is not known); it was not sent",
                     advice="Raise the limit, or bound the answer by max_tokens=; without it, an answer counts with all "
                     "that the model's window leaves.",
                     limit=self.limit,
-                    spent=self._spent,
+                    spent=self.spent,
                     needed=amount,
                     left=left,
                 )
-            self._reserved = EXACT.add(self._reserved, amount)
+            self.reserved = EXACT.add(self.reserved, amount)
 
     def end(self, amount: Decimal, cost: Decimal | None, request_id: str | None = None) -> None:
         """Release what was reserved for a request that is over. Never waits for a lock.
@@ -125,8 +110,18 @@ class SpendLimit:
         """
         self._inbox.put((amount, cost, request_id))
 
+    def _apply(self, ended: tuple[Decimal, Decimal | None, str | None]) -> None:
+        amount, cost, request_id = ended
+        self.reserved = EXACT.subtract(self.reserved, amount)
+        if cost is not None:
+            self.spent = EXACT.add(self.spent, cost)
+            return
+        self.held = EXACT.add(self.held, amount)
+        if request_id is not None:
+            self._unsettled[request_id] = amount
+
     def unsettled(self) -> tuple[str, ...]:
-        """The ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
+        """List the ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
         with self._inbox:
             return tuple(self._unsettled)
 
@@ -135,30 +130,12 @@ class SpendLimit:
         with self._inbox:
             amount = self._unsettled.pop(told.request_id, None)
             if amount is not None:
-                self._held = EXACT.subtract(self._held, amount)
-                self._spent = EXACT.add(self._spent, told.cost)
-
-    def _read(self, name: str) -> Decimal:
-        with self._inbox:
-            amount: Decimal = getattr(self, name)
-            return amount
-
-    def _left(self) -> Decimal:
-        return EXACT.subtract(self.limit, EXACT.add(self._spent, EXACT.add(self._reserved, self._held)))
-
-    def _apply(self, ended: tuple[Decimal, Decimal | None, str | None]) -> None:
-        amount, cost, request_id = ended
-        self._reserved = EXACT.subtract(self._reserved, amount)
-        if cost is not None:
-            self._spent = EXACT.add(self._spent, cost)
-            return
-        self._held = EXACT.add(self._held, amount)
-        if request_id is not None:
-            self._unsettled[request_id] = amount
+                self.held = EXACT.subtract(self.held, amount)
+                self.spent = EXACT.add(self.spent, told.cost)
 
 
 def to_amount(value: Amount) -> Decimal:
-    """USD as `Decimal`.
+    """Return USD as `Decimal`.
 
     Raises:
         ConfigurationError: it is no amount, or below zero.
@@ -174,9 +151,5 @@ def to_amount(value: Amount) -> Decimal:
 
 
 def to_limit(value: Amount | SpendLimit | None) -> SpendLimit | None:
-    """The limit that a setting names; a `SpendLimit` itself is shared.
-
-    Raises:
-        ConfigurationError: it is no amount, or below zero.
-    """
+    """Return the limit that a setting names; a `SpendLimit` itself is shared."""
     return value if value is None or isinstance(value, SpendLimit) else SpendLimit(value)

@@ -23,19 +23,15 @@ class CallRecord:
     """One request that Lava may have charged.
 
     Attributes:
-        kind: `"chat"` or `"embedding"`.
         model: the model that was asked for; prices go by it.
         request_id: Lava's id of the request; `None` where no answer came.
         usage: tokens as Mistral counted them; `None` where the answer was not seen to its end.
         cost: USD by the catalogue's prices, exact; `None` where `usage` or the prices are not known.
-        saved: USD that the prompt's cached tokens would have cost more without Mistral's cache.
-        customer_id: the customer that the call was made for.
-        meter_slug: the meter that it counts on.
         metadata: what Lava stored with it.
         run_id: LangChain's run id or LlamaIndex's span id of the call.
-        streamed: whether it was a stream.
         complete: whether the answer came to its end.
         duration: seconds from the sending to the end of the answer.
+        saved: USD that the prompt's cached tokens would have cost more without Mistral's cache.
     """
 
     kind: Kind
@@ -68,7 +64,7 @@ class CallRecord:
         return None if self.usage is None else cached_tokens(self.usage)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record in JSON's types; the cost as text, so that no digit is lost."""
+        """Return the record in JSON's types; amounts as text, so that no digit is lost."""
         fields = {spec.name: getattr(self, spec.name) for spec in dataclass_fields(self) if spec.name != "usage"}
         return fields | {
             "input_tokens": self.input_tokens,
@@ -84,13 +80,8 @@ class CallRecord:
 class RetryStats:
     """What a call did beside the requests that are told of: of a chat at each retry, of an embedding when it is over.
 
-    Attributes:
-        model: the model that was asked for.
-        retries: requests that repeated a failed one.
-        duplicates: texts that were not sent, since an equal one was.
-        customer_id: the customer that the call was made for; like the next two unknown where no answer came.
-        meter_slug: the meter that it counts on.
-        metadata: what Lava stored with it.
+    `retries` are requests that repeated a failed one, `duplicates` texts that were not sent, since an equal one was.
+    Who it was for is unknown where no answer came.
     """
 
     model: str
@@ -109,19 +100,14 @@ One that has a method `add_effort` is told of each `RetryStats` by it."""
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over some calls.
+    """Sums over some calls: requests that were paid or may have been, their tokens, and USD where they are known.
 
     Attributes:
-        requests: how many requests were paid, or may have been.
-        input_tokens: tokens of the prompts, cached ones included.
-        output_tokens: tokens of the answers.
-        cached_tokens: the prompts' tokens that came from Mistral's cache.
-        cost: USD, exact, of the calls whose cost is known.
-        saved: USD that the cached tokens would have cost more without Mistral's cache.
         unknown: requests whose tokens are not known here; nothing of them is in the sums.
         unpriced: requests with known tokens of a model without a known price; their cost is not in `cost`.
         retries: requests that repeated a failed one, whether or not they were paid.
         duplicates: texts that were not embedded, since an equal one of the same call was.
+        saved: USD that the cached tokens would have cost more without Mistral's cache.
     """
 
     requests: int = 0
@@ -140,25 +126,29 @@ class Tally:
         """Tokens of prompts and answers."""
         return self.input_tokens + self.output_tokens
 
-    def add(self, record: CallRecord) -> None:
-        """Count one request."""
+    @property
+    def uncosted(self) -> int:
+        """Requests whose cost is not in `cost`."""
+        return self.unknown + self.unpriced
+
+    def add(self, told: CallRecord | RetryStats) -> None:
+        """Count one request, or retries and duplicates."""
+        if isinstance(told, RetryStats):
+            self.retries += told.retries
+            self.duplicates += told.duplicates
+            return
         self.requests += 1
-        if record.usage is None:
+        if told.usage is None:
             self.unknown += 1
             return
-        self.input_tokens += record.input_tokens or 0
-        self.output_tokens += record.output_tokens or 0
-        self.cached_tokens += record.cached_tokens or 0
-        self.saved = EXACT.add(self.saved, record.saved)
-        if record.cost is None:
+        self.input_tokens += told.input_tokens or 0
+        self.output_tokens += told.output_tokens or 0
+        self.cached_tokens += told.cached_tokens or 0
+        self.saved = EXACT.add(self.saved, told.saved)
+        if told.cost is None:
             self.unpriced += 1
         else:
-            self.cost = EXACT.add(self.cost, record.cost)
-
-    def add_effort(self, effort: RetryStats) -> None:
-        """Count retries and duplicates."""
-        self.retries += effort.retries
-        self.duplicates += effort.duplicates
+            self.cost = EXACT.add(self.cost, told.cost)
 
     def settle(self, input_tokens: int, output_tokens: int, cost: Decimal) -> None:
         """Count what is known by now of a request that was unknown."""
@@ -168,5 +158,5 @@ class Tally:
         self.cost = EXACT.add(self.cost, cost)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the sums in JSON's types; the cost as text, so that no digit is lost."""
+        """Return the sums in JSON's types; amounts as text, so that no digit is lost."""
         return asdict(self) | {"total_tokens": self.total_tokens, "cost": f"{self.cost:f}", "saved": f"{self.saved:f}"}

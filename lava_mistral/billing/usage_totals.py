@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from decimal import Decimal
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from lava_mistral._locks import Inbox
+from lava_mistral.billing.listeners import NOBODY, Listening, listening
+from lava_mistral.billing.usage import LANGCHAIN_RUN, LLAMA_INDEX_SPAN, CallRecord, Listener, RetryStats, Tally
 from lava_mistral.pricing.amounts import format_cost
 
 if TYPE_CHECKING:
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
 
     from lava_mistral.billing.lava_records import RequestRecord
 
-from lava_mistral.billing.listeners import NOBODY, Listening, listening
-from lava_mistral.billing.usage import LANGCHAIN_RUN, LLAMA_INDEX_SPAN, CallRecord, Listener, RetryStats, Tally
-
 OTHER: Final = "(other)"
 """Stands for all further values of a metadata key that has very many."""
+_MOST_UNSETTLED: Final = 100_000
+_METADATA: Final = "metadata:"
 
 
 class _Tallies(dict[Any, Tally]):
@@ -34,35 +34,44 @@ class _Tallies(dict[Any, Tally]):
 class UsageTotals:
     """Sums over the calls that it is told of: in all, by model, customer, meter and metadata. Safe in threads.
 
-    It is a listener: `subscribe(UsageTotals())`. What it returns are copies, which don't change any more.
+    It is a listener: `subscribe(UsageTotals())`. What it returns are copies, which don't change any more. It has the
+    attributes of its `total` too.
 
     Args:
         metadata_keys: the keys to sum by; by default all but those of traces, which differ from call to call.
         most_values: how many values of one key are told apart; further ones are summed as `"(other)"`.
     """
 
-    _UNSETTLED = 100_000
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    total_tokens: int
+    cost: Decimal
+    saved: Decimal
+    retries: int
+    duplicates: int
+    unknown: int
+    unpriced: int
 
     def __init__(self, *, metadata_keys: Collection[str] | None = None, most_values: int = 10_000) -> None:
         self._metadata_keys = None if metadata_keys is None else frozenset(metadata_keys)
         self._most_values = most_values
         self._total = Tally()
-        self._models: dict[str, Tally] = {}
-        self._customers: dict[str | None, Tally] = {}
-        self._meters: dict[str | None, Tally] = {}
-        self._metadata: dict[str, dict[str, Tally]] = {}
+        self._sections: dict[str, dict[Any, Tally]] = {"model": {}, "customer": {}, "meter": {}}
         self._unsettled: dict[str, CallRecord] = {}
         self._inbox = Inbox(self._apply)
 
-    def add(self, record: CallRecord) -> None:
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.total, name)
+
+    def add(self, told: CallRecord | RetryStats) -> None:
         """Count a call. Never waits for a lock: a call may end inside the garbage collector."""
-        self._inbox.put(record)
+        self._inbox.put(told)
 
-    def add_effort(self, effort: RetryStats) -> None:
-        """Count the retries and duplicates of a call."""
-        self._inbox.put(effort)
-
-    __call__ = add
+    __call__ = add_effort = add
 
     def __getstate__(self) -> dict[str, Any]:
         with self._inbox:
@@ -72,33 +81,27 @@ class UsageTotals:
         vars(self).update(state, _inbox=Inbox(self._apply))
 
     def _apply(self, told: CallRecord | RetryStats) -> None:
-        if isinstance(told, RetryStats):
-            for tally in self._tallies(told):
-                tally.add_effort(told)
-            return
         for tally in self._tallies(told):
             tally.add(told)
-        if told.usage is None and told.request_id is not None:
-            if len(self._unsettled) >= self._UNSETTLED:
+        if isinstance(told, CallRecord) and told.usage is None and told.request_id is not None:
+            if len(self._unsettled) >= _MOST_UNSETTLED:
                 del self._unsettled[next(iter(self._unsettled))]
             self._unsettled[told.request_id] = told
 
     def _tallies(self, told: CallRecord | RetryStats) -> Iterator[Tally]:
         yield self._total
-        yield self._models.setdefault(told.model, Tally())
-        yield self._customers.setdefault(told.customer_id, Tally())
-        yield self._meters.setdefault(told.meter_slug, Tally())
+        for section, name in (("model", told.model), ("customer", told.customer_id), ("meter", told.meter_slug)):
+            yield self._sections[section].setdefault(name, Tally())
         wanted = self._metadata_keys
         for key, value in told.metadata.items():
             if key in wanted if wanted is not None else key not in (LANGCHAIN_RUN, LLAMA_INDEX_SPAN):
-                values = self._metadata.setdefault(key, {})
-                if value not in values and len(values) >= self._most_values:
-                    value = OTHER
-                yield values.setdefault(value, Tally())
+                values = self._sections.setdefault(_METADATA + key, {})
+                known = value in values or len(values) < self._most_values
+                yield values.setdefault(value if known else OTHER, Tally())
 
-    def _copies(self, groups: Mapping[Any, Tally]) -> dict[Any, Tally]:
+    def _section(self, name: str) -> dict[Any, Tally]:
         with self._inbox:
-            return _Tallies((name, replace(tally)) for name, tally in groups.items())
+            return _Tallies((key, replace(tally)) for key, tally in self._sections.get(name, {}).items())
 
     @property
     def total(self) -> Tally:
@@ -109,67 +112,30 @@ class UsageTotals:
     @property
     def by_model(self) -> dict[str, Tally]:
         """Sums by model."""
-        return self._copies(self._models)
+        return self._section("model")
 
     @property
     def by_customer(self) -> dict[str | None, Tally]:
         """Sums by customer; `None` for calls made for none."""
-        return self._copies(self._customers)
+        return self._section("customer")
 
     @property
     def by_meter(self) -> dict[str | None, Tally]:
         """Sums by meter; `None` for calls on none."""
-        return self._copies(self._meters)
+        return self._section("meter")
 
     def by_metadata(self, key: str) -> dict[str, Tally]:
-        """Sums by the values of a metadata key, over the calls that have it."""
-        with self._inbox:
-            values = self._metadata.get(key, {})
-        return self._copies(values)
+        """Sum by the values of a metadata key, over the calls that have it."""
+        return self._section(_METADATA + key)
 
     @property
     def metadata_keys(self) -> tuple[str, ...]:
         """The metadata keys that were met and are summed by."""
         with self._inbox:
-            return tuple(self._metadata)
-
-    @property
-    def requests(self) -> int:
-        """How many requests were paid, or may have been."""
-        return self.total.requests
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of prompts and answers, where they are known."""
-        return self.total.total_tokens
-
-    @property
-    def cost(self) -> Decimal:
-        """USD, exact, of the calls whose cost is known; see `unknown`."""
-        return self.total.cost
-
-    @property
-    def saved(self) -> Decimal:
-        """USD that the cached tokens would have cost more without Mistral's cache."""
-        return self.total.saved
-
-    @property
-    def retries(self) -> int:
-        """How many requests repeated a failed one."""
-        return self.total.retries
-
-    @property
-    def duplicates(self) -> int:
-        """How many texts were not sent to be embedded, since an equal one was."""
-        return self.total.duplicates
-
-    @property
-    def unknown(self) -> int:
-        """How many requests may have cost something that is not known here."""
-        return self.total.unknown
+            return tuple(name.removeprefix(_METADATA) for name in self._sections if name.startswith(_METADATA))
 
     def unsettled(self) -> tuple[str, ...]:
-        """The ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
+        """List the ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
         with self._inbox:
             return tuple(self._unsettled)
 
@@ -182,18 +148,17 @@ class UsageTotals:
                     tally.settle(told.usage.input_tokens, told.usage.output_tokens, told.cost)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything in JSON's types; costs as text, so that no digit is lost. The name for no customer is `""`."""
-        keys = self.metadata_keys
+        """Return everything in JSON's types; amounts as text. The name for no customer is `""`."""
         return {
             **self.total.as_dict(),
             "by_model": _dicts(self.by_model),
             "by_customer": _dicts(self.by_customer),
             "by_meter": _dicts(self.by_meter),
-            "by_metadata": {key: _dicts(self.by_metadata(key)) for key in keys},
+            "by_metadata": {key: _dicts(self.by_metadata(key)) for key in self.metadata_keys},
         }
 
     def table(self, *by: str) -> Table:
-        """A table for a terminal or a notebook.
+        """Make a table for a terminal or a notebook.
 
         Args:
             *by: its sections: `"model"`, `"customer"`, `"meter"` or `"metadata:KEY"`; by default models, and
@@ -202,24 +167,12 @@ class UsageTotals:
         Raises:
             ValueError: there is no such section.
         """
-        return _table({name: self._section(name) for name in by or self._usual_sections()}, self.total)
-
-    def _usual_sections(self) -> Sequence[str]:
-        named = set(self.by_customer) - {None}
-        return ["model", *(["customer"] if named else []), *(f"metadata:{key}" for key in self.metadata_keys)]
-
-    def _section(self, name: str) -> Mapping[Any, Tally]:
-        kind, _, key = name.partition(":")
-        match kind:
-            case "model":
-                return self.by_model
-            case "customer":
-                return self.by_customer
-            case "meter":
-                return self.by_meter
-            case "metadata" if key:
-                return self.by_metadata(key)
-        raise ValueError(f"a section is 'model', 'customer', 'meter' or 'metadata:KEY', not {name!r}")
+        for name in by:
+            if name not in ("model", "customer", "meter") and not name.partition(_METADATA)[2]:
+                raise ValueError(f"a section is 'model', 'customer', 'meter' or 'metadata:KEY', not {name!r}")
+        customers = ["customer"] if set(self.by_customer) - {None} else []
+        usual = ["model", *customers, *(_METADATA + key for key in self.metadata_keys)]
+        return _table({name: self._section(name) for name in by or usual}, self.total)
 
     def __rich__(self) -> Table:
         return self.table()
@@ -232,7 +185,7 @@ class UsageTotals:
 
 
 def _shown(name: str) -> Any:
-    return property(lambda handler: getattr(handler.totals, name), doc=getattr(UsageTotals, name).__doc__)
+    return property(lambda handler: getattr(handler.totals, name))
 
 
 class CountsInTotals:
@@ -274,37 +227,40 @@ def _dicts(groups: Mapping[Any, Tally]) -> dict[str, dict[str, Any]]:
     return {name or "": tally.as_dict() for name, tally in groups.items()}
 
 
+_COLUMNS: Final = {
+    "requests": "requests",
+    "input": "input_tokens",
+    "cached": "cached_tokens",
+    "output": "output_tokens",
+    "cost": "cost",
+    "cost\nunknown": "uncosted",
+    "retries": "retries",
+    "duplicates": "duplicates",
+    "saved by\ncache": "saved",
+}
+"""The attribute of a sum in each column; the last four are shown where there is something in them."""
+
+
+def _cell(tally: Tally, attribute: str) -> str:
+    value = getattr(tally, attribute)
+    return format_cost(value) if isinstance(value, Decimal) else f"{value:,}"
+
+
 def _table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Table:
-    """Sums as a rich table: each section's rows with the dearest first, then the total."""
+    """Show sums as a rich table: each section's rows with the dearest first, then the total."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=None, show_footer=True)
-    doubtful = total.unknown or total.unpriced
-    columns = [("requests", total.requests), ("input", total.input_tokens), ("cached", total.cached_tokens)]
-    columns.append(("output", total.output_tokens))
+    table = Table(show_footer=True)
     table.add_column("", footer="total", overflow="fold", min_width=18)
-    for name, value in columns:
-        table.add_column(name, footer=f"{value:,}", justify="right")
-    table.add_column("cost", footer=format_cost(total.cost), justify="right")
-    if doubtful:
-        table.add_column("cost\nunknown", footer=f"{total.unknown + total.unpriced:,}", justify="right")
-    for name, value in (("retries", total.retries), ("duplicates", total.duplicates)):
-        if value:
-            table.add_column(name, footer=f"{value:,}", justify="right")
-    if total.saved:
-        table.add_column("saved by\ncache", footer=format_cost(total.saved), justify="right")
+    shown = [*_COLUMNS][:5] + [name for name in [*_COLUMNS][5:] if getattr(total, _COLUMNS[name])]
+    for name in shown:
+        table.add_column(name, footer=_cell(total, _COLUMNS[name]), justify="right")
     for section, groups in sections.items():
         table.add_section()
-        table.add_row(f"[bold]by {section.removeprefix('metadata:')}[/bold]")
+        table.add_row(f"[bold]by {section.removeprefix(_METADATA)}[/bold]")
         for label, tally in sorted(groups.items(), key=lambda item: (-item[1].cost, item[0] or "")):
-            cells = [tally.requests, tally.input_tokens, tally.cached_tokens, tally.output_tokens]
-            row = [escape(label or "–"), *(f"{cell:,}" for cell in cells), format_cost(tally.cost)]
-            rest = [tally.unknown + tally.unpriced] if doubtful else []
-            rest += [tally.retries] if total.retries else []
-            rest += [tally.duplicates] if total.duplicates else []
-            saved = [format_cost(tally.saved)] if total.saved else []
-            table.add_row(*row, *(f"{cell:,}" for cell in rest), *saved)
+            table.add_row(escape(label or "–"), *(_cell(tally, _COLUMNS[name]) for name in shown))
     return table
 
 
@@ -333,9 +289,7 @@ class track_usage:
         listening.set(Listening(joined, outer.run_id, outer, self))
         return self.usage
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         present = listening.get()
         # A generator may be closed in another context than it was entered in; there is nothing to leave there.
         if present.owner is self:
