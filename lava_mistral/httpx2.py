@@ -1,11 +1,27 @@
 """`LavaTransport` and `AsyncLavaTransport` for clients of httpx2; those for httpx are in `lava_mistral` itself."""
 
+from __future__ import annotations
+
 try:
-    from lava_mistral.transport.httpx2 import AsyncLavaTransport, LavaTransport
+    import httpx2
 except ModuleNotFoundError as error:
     raise ImportError(
         f'the transports for httpx2 need {error.name}, which is not installed: pip install "lava-mistral[httpx2]"',
         name=error.name,
     ) from error
 
+from lava_mistral.transport.forwarding import AsyncForwarding, SyncForwarding
+
 __all__ = ["AsyncLavaTransport", "LavaTransport"]
+
+
+class LavaTransport(SyncForwarding, httpx2.BaseTransport):
+    """Sends whatever an `httpx2.Client` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
+
+    _library = httpx2
+
+
+class AsyncLavaTransport(AsyncForwarding, httpx2.AsyncBaseTransport):
+    """Sends whatever an `httpx2.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
+
+    _library = httpx2

@@ -42,7 +42,7 @@ _AGENT = f"lava-mistral/{version('lava-mistral')}"
 JSON_HEADERS: Final = {
     "content-type": "application/json",
     "accept": "application/json",
-    "accept-encoding": "gzip, deflate",
+    "accept-encoding": "gzip",
 }
 _EVENTS = {"content-type": "application/json", "accept": "text/event-stream"}
 _LONGEST_ERROR = 100_000
@@ -119,11 +119,6 @@ class Call:
     def _method(self) -> str:
         return "GET" if self.content is None else "POST"
 
-    @property
-    def shown_url(self) -> str:
-        """The address as the caller may see it: the provider's."""
-        return self.target
-
     def refused(self, answer: Answer) -> LavaError:
         """Return the error that an answer with a status other than 2xx stands for."""
         self.charge.free()
@@ -144,7 +139,7 @@ class Call:
             (name, self.without_secrets(value)) for name, value in answer.headers.items() if name not in _OF_THE_BODY
         )
         text = self.without_secrets(answer.content[:_LONGEST_ERROR].decode("utf-8", "replace"))
-        return AnswerText(answer.status, headers, text, self._method, self.shown_url)
+        return AnswerText(answer.status, headers, text, self._method, self.target)
 
     @property
     def _secrets(self) -> list[str]:

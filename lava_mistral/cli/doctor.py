@@ -33,7 +33,7 @@ from lava_mistral.errors import TOP_UP, ConfigurationError, InsufficientBalanceE
 from lava_mistral.pricing.amounts import format_cost
 from lava_mistral.pricing.catalog import get_model, models
 from lava_mistral.pricing.cost import cost_of
-from lava_mistral.transport.pools import proxy_for, ssl_context
+from lava_mistral.transport.environment import proxy_for, ssl_context
 from lava_mistral.transport.request import parse_url
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _base_url() -> Iterator[Finding]:
 
 
 def _proxy() -> Iterator[Finding]:
-    proxy = proxy_for(parse_url(_address()))
+    proxy = proxy_for(*parse_url(_address())[:2])
     if proxy is not None:
         said = f"calls go through {proxy.host}:{proxy.port}, by HTTPS_PROXY, ALL_PROXY or the system's settings"
         yield Finding("proxy", "ok", said)

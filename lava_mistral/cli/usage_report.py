@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageSum
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
-from lava_mistral.client.lookups import LARGEST_PAGE
+from lava_mistral.client.records import LARGEST_PAGE
 from lava_mistral.pricing.amounts import EXACT, format_cost
 
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}

@@ -1,15 +1,9 @@
-"""The framework-free client: `LavaMistral` and its async twin, side by side.
-
-Everything that can be said without I/O is in `calls`; what is left here sends, waits and reads.
-A client holds settings alone and the connections belong to the process or the event loop (see `pools`), so a client
-is cheap to make, picklable, and safe to share between threads and event loops.
-"""
+"""What the sync and the async client have in common: all but the waiting."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self, Unpack
 
 from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_base_url, to_billing
 from lava_mistral.billing.metering import open_call_meter
@@ -17,37 +11,32 @@ from lava_mistral.billing.scope import carried, check_customer, identify, warn_o
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
 from lava_mistral.calls.chat_body import chat_body, refuse_keys
-from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL as DEFAULT_CHAT_MODEL
-from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL as DEFAULT_EMBEDDING_MODEL
-from lava_mistral.calls.defaults import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
+from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, EmbeddingAnswer
-from lava_mistral.client.options import OnRetry
+from lava_mistral.client.options import EmbeddingRequestOptions, OnRetry
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message, ModelCard
 from lava_mistral.pricing.reservation import most_of_chat, most_of_embedding
 from lava_mistral.transport.clients import ClientTransport
-from lava_mistral.transport.deadline import Deadline
-from lava_mistral.transport.failures import TransportError
+from lava_mistral.transport.connections import Pool
+from lava_mistral.transport.failures import Deadline, TransportError
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.lava import Forwarder
-from lava_mistral.transport.pools import Pool
-from lava_mistral.transport.request import Request, Response, read
+from lava_mistral.transport.request import Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
 
 
-class Transport(Protocol):
-    """What sends a request: the pool of the process or event loop, or the caller's own client."""
-
-    def send(self, request: Request, deadline: Deadline) -> Flow[Response]: ...
-
-
 class ClientBase:
-    """What both clients are made of, and what they do, as flows that each drives in its way."""
+    """What both clients do, as flows that each drives in its way.
+
+    A client holds settings alone; the connections belong to the process or the event loop (see `pools`).
+    """
 
     _asynchronous: ClassVar[bool]
-    _shared_transport: ClassVar[staticmethod[[], Pool]]
+    _shared_pool: ClassVar[staticmethod[[], Pool]]
+    _sleep: ClassVar[staticmethod[[float], Any]]
 
     def __init__(
         self,
@@ -69,21 +58,14 @@ class ClientBase:
                 raise ConfigurationError(f"{name} must be seconds above zero, or None for no limit; it is {limit!r}.")
         if max_retries is not None and (not isinstance(max_retries, int) or max_retries < 0):
             raise ConfigurationError(f"max_retries must be zero or more; it is {max_retries!r}.")
-        self._forwarder = Forwarder(
-            api_key=api_key,
-            base_url=None if base_url is None else check_base_url(base_url),
-            billing=billing,
-            metadata=metadata,
-        )
+        base_url = None if base_url is None else check_base_url(base_url)
+        self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
         self._timeout = timeout
         self._gap = stream_chunk_timeout
-        if retry is None and max_retries is not None:
-            retry = RetryPolicy(max_retries=max_retries)
-        self._retry = retry
-        self._policy = retry or RetryPolicy()
-        self._own_transport: Transport | None = None
-        if http_client is not None:
-            self._own_transport = ClientTransport(http_client, asynchronous=self._asynchronous)
+        # `None` where neither is given: embeddings have a default of their own.
+        self._retry = RetryPolicy(max_retries=max_retries) if retry is None and max_retries is not None else retry
+        self._policy = self._retry or RetryPolicy()
+        self._client = None if http_client is None else ClientTransport(http_client, asynchronous=self._asynchronous)
         self._extra_headers = client_headers(http_client)
         self.spend_limit = to_limit(spend_limit)
         self._require_customer = require_customer
@@ -94,9 +76,9 @@ class ClientBase:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        forwarder = self._forwarder
-        billing, metadata = carried(forwarder.billing, forwarder.metadata, self.spend_limit, forwarder.api_key)
-        sent = Forwarder(api_key=forwarder.api_key, base_url=forwarder.base_url, billing=billing, metadata=metadata)
+        own = self._forwarder
+        billing, metadata = carried(own.billing, own.metadata, self.spend_limit, own.api_key)
+        sent = Forwarder(api_key=own.api_key, base_url=own.base_url, billing=billing, metadata=metadata)
         return vars(self) | {"_forwarder": sent, "_engines": {}}
 
     def __repr__(self) -> str:
@@ -116,6 +98,9 @@ class ClientBase:
         check_customer(identity, self._require_customer)
         return identity
 
+    def _load_tokenizer(self, model: str) -> Any:
+        """Load what a spend limit counts prompts with, where that would block the event loop; a step of a flow."""
+
     def _chat(self, messages: Sequence[Message], options: Any, stream: type[Any] | None = None) -> Flow[Any]:
         """Get an answer, or a stream whose first delta is there, trying again as the policy allows."""
         identity, streams, take = self._identity(options), stream is not None, options.pop
@@ -123,6 +108,8 @@ class ClientBase:
         model, repair = take("model", DEFAULT_CHAT_MODEL), take("repair_messages", True)
         timeout, gap = take("timeout", None), take("stream_chunk_timeout", None)
         key, on_retry = take("idempotency_key", None), take("on_retry", None)
+        if identity.limits:
+            yield self._load_tokenizer(model)
         names = ToolNames.of_tools(options["tools"]) if options.get("tools") else NO_TOOLS
         body = chat_body(messages, model, options, stream=streams, repair=repair, names=names)
         call = Call(
@@ -137,10 +124,17 @@ class ClientBase:
             account=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=streams),
             idempotency_key=key,
         )
-        return self._retried(call, stream or call.completion, on_retry)
+        return (yield from self._retried(call, stream or call.completion, on_retry))
 
-    def _embedding(self, inputs: Sequence[str], options: Any) -> Flow[EmbeddingAnswer]:
-        """Get the vectors of some texts by one request."""
+    def _embedding_request(
+        self, inputs: Sequence[str], **options: Unpack[EmbeddingRequestOptions]
+    ) -> Flow[EmbeddingAnswer]:
+        """One embeddings request, sent once: no batching, no retry, no check of the vectors.
+
+        Args:
+            inputs: the texts.
+            **options: the call's, as in `chat`, and fields of Mistral's request: output_dimension, output_dtype, …
+        """
         identity = self._identity(options)
         model = options.pop("model", DEFAULT_EMBEDDING_MODEL)
         timeout, key = options.pop("timeout", None), options.pop("idempotency_key", None)
@@ -155,33 +149,28 @@ class ClientBase:
             account=open_call_meter("embedding", model, identity, lambda: most_of_embedding(inputs, model)),
             idempotency_key=key,
         )
-        return self._attempt(call, call.embedding)
+        answer: EmbeddingAnswer = yield from self._attempt(call, call.embedding)
+        return answer
+
+    def _models(self) -> Flow[list[ModelCard]]:
+        """The models that Mistral lists for the account that serves the call."""
+        call = Call(MODELS_URL, self._identity({}), self._timeout)
+        answer = yield from self._retried(call, call.parsed)
+        return list(answer.get("data", []))
 
     def _engine(self, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the engine for a way to embed, which holds the limit of requests in flight, and the other options."""
+        from lava_mistral.embedding.engine import EmbeddingEngine
+
         given = dict(options)
-        # The engine has a default policy of its own.
         settings: dict[str, Any] = {} if self._retry is None else {"retry": self._retry}
         settings["model"] = given.pop("model", DEFAULT_EMBEDDING_MODEL)
         settings |= {name: given.pop(name) for name in ("dimensions", "max_concurrency") if name in given}
         key = tuple(settings.items())
         if key not in self._engines:
-            self._engines.setdefault(key, self._new_engine(settings))
+            clients: Any = (None, self) if self._asynchronous else (self, None)
+            self._engines.setdefault(key, EmbeddingEngine(*clients, **settings))
         return self._engines[key], given
-
-    @abstractmethod
-    def _new_engine(self, settings: dict[str, Any]) -> Any: ...
-
-    def _asked(self, call: Call) -> Flow[dict[str, Any]]:
-        """Get a JSON object, trying again as the policy allows."""
-        return self._retried(call, call.parsed)
-
-    def _listed(self) -> Flow[list[ModelCard]]:
-        answer = yield from self._asked(Call(MODELS_URL, self._identity({}), self._timeout))
-        return list(answer.get("data", []))
-
-    @abstractmethod
-    def _sleep(self, seconds: float) -> Any: ...
 
     def _attempt(self, call: Call, result: Callable[..., Any]) -> Flow[Any]:
         """Send a request once and read its answer, or its stream to the first delta, within the call's timeout in all.
@@ -197,7 +186,7 @@ class ClientBase:
         request = call.request(self._forwarder, self._extra_headers)
         response: Response | None = None
         try:
-            response = yield from (self._own_transport or self._shared_transport()).send(request, deadline)
+            response = yield from (self._client or self._shared_pool()).send(request, deadline)
             good = 200 <= response.status < 300
             if call.stream and good:
                 stream = result(call, response, deadline)

@@ -26,9 +26,10 @@ class CallOptions(TypedDict, total=False):
 
 
 class ChatOptions(CallOptions, total=False):
-    """The options of a chat: the call's, and the fields of Mistral's request."""
+    """The options of a chat, `stream_chunk_timeout` of a streamed one, and the fields of Mistral's request."""
 
     model: str
+    stream_chunk_timeout: float | None
     repair_messages: bool
     on_retry: OnRetry | None
     temperature: float | None
@@ -57,12 +58,6 @@ class ChatOptions(CallOptions, total=False):
     prompt_cache_key: str | None
     service_tier: Literal["auto", "standard_only"] | None
     safe_prompt: bool | None
-
-
-class StreamOptions(ChatOptions, total=False):
-    """The options of a streamed chat."""
-
-    stream_chunk_timeout: float | None
 
 
 class EmbeddingRequestOptions(CallOptions, total=False):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,15 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lava_mistral.billing.identity import PRODUCTION_URL, BillingContext, check_base_url
-from lava_mistral.calls.call import JSON_HEADERS
-from lava_mistral.client.lookups import Lookup
+from lava_mistral.client.records import Lookup
 from lava_mistral.client.sync_client import LavaMistral
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.pricing.catalog import Model, add_model, models
 from lava_mistral.pricing.price_list import SERVICES_PATH, read_price_list
-from lava_mistral.transport.lava import Forwarder
-from lava_mistral.transport.request import Request, parse_url
+from lava_mistral.transport.flow import drive
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ def refresh_models(*, base_url: str | None = None, cache: Path | None = None, ti
         ConfigurationError: the base URL is none.
     """
     base_url = check_base_url(base_url or os.environ.get("LAVA_BASE_URL") or PRODUCTION_URL)
-    cache = _default_cache() if cache is None else cache
+    if cache is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lava-mistral" / "prices.json"
     try:
         body = fetch_price_list(base_url, timeout)
         prices = PriceList(tuple(read_price_list(body)), "lava", datetime.now(UTC))
@@ -69,28 +67,10 @@ def refresh_models(*, base_url: str | None = None, cache: Path | None = None, ti
 
 
 def fetch_price_list(base_url: str, timeout: float) -> Any:
-    """Get the body of the price list, over the connections that calls take.
-
-    Raises:
-        LavaError: no answer came, or one that is an error or no JSON.
-    """
+    """Get the body of the price list, over the connections that calls take."""
     client = LavaMistral(base_url=base_url, timeout=timeout, max_retries=0)
-    return client._ask(_PublicLookup(SERVICES_PATH.lstrip("/"), BillingContext(), timeout))
-
-
-class _PublicLookup(Lookup):
-    """A question that needs no credential, and gets none."""
-
-    def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
-        """Build the request for one try."""
-        self.address = f"{forwarder.base_url}/{self.target}"
-        url = parse_url(self.address)
-        return Request("GET", url, self.address, {"host": url.authority, **JSON_HEADERS, **extra})
-
-
-def _default_cache() -> Path:
-    folder = os.environ.get("XDG_CACHE_HOME")
-    return (Path(folder) if folder else Path("~/.cache").expanduser()) / "lava-mistral" / "prices.json"
+    call = Lookup("", BillingContext(), timeout, path=SERVICES_PATH.lstrip("/"), public=True)
+    return drive(client._retried(call, call.parsed))
 
 
 def _write(cache: Path, base_url: str, body: Any) -> None:

@@ -1,27 +1,30 @@
-"""Asks Lava what it recorded: methods of both clients, side by side."""
+"""Ask Lava what it recorded: requests, usage, wallet and plans, as its REST interface tells them.
+
+Source: Lava's Node SDK, `@lavapayments/nodejs` 11.2.0 (`RestRequest`, `RestUsage`, `RequestsListResponse`).
+"""
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, Protocol, TypedDict, Unpack
+from urllib.parse import quote, urlencode
 
+from lava_mistral.billing.identity import BillingContext, check_metadata, resolve_access
 from lava_mistral.billing.lava_records import Moment, Page, RequestRecord, Subscription, UsageReport, Wallet
-from lava_mistral.calls.call import Call
-from lava_mistral.client.lookups import (
-    LARGEST_PAGE,
-    Lookup,
-    Patience,
-    page_lookup,
-    request_lookup,
-    subscription_lookup,
-    usage_lookup,
-)
-from lava_mistral.errors import NotFoundError
-from lava_mistral.transport.flow import Flow, adrive, drive
+from lava_mistral.calls.call import JSON_HEADERS, Call
+from lava_mistral.calls.responses import Answer
+from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
+from lava_mistral.transport.flow import Flow, adrive, adriven, drive, driven
+from lava_mistral.transport.lava import Forwarder
+from lava_mistral.transport.request import Request, parse_url
 
-DEFAULT_WAIT = 30.0
+DEFAULT_WAIT: Final = 30.0
+LARGEST_PAGE: Final = 100
 
 
 class Unsettled(Protocol):
@@ -32,77 +35,73 @@ class Unsettled(Protocol):
     def settle(self, told: RequestRecord) -> None: ...
 
 
+class RecordFilters(TypedDict, total=False):
+    """Only the requests made for this customer, on this meter, with all of these pairs."""
+
+    customer_id: str | None
+    meter_id: str | None
+    metadata: Mapping[str, str] | None
+
+
+@dataclass
+class Lookup(Call):
+    """A question to Lava's REST interface. It is not forwarded, and the secret key itself is the credential.
+
+    Attributes:
+        path: below the base URL, with the query.
+        public: whether it needs no credential, and gets none.
+    """
+
+    path: str = ""
+    public: bool = False
+
+    def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
+        """Build the request for one try; raise `ConfigurationError` without a key that is shown Lava's records."""
+        base, credential = forwarder.base_url, {}
+        if not self.public:
+            access = resolve_access(forwarder.api_key, base)
+            try:
+                self.credential = access.secret_key
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    "Lava's records are shown to the secret key alone, and this forward token does not show its own. "
+                    "Give the secret key (LAVA_SECRET_KEY or api_key=)."
+                ) from error
+            base, credential = access.base_url, {"authorization": f"Bearer {self.credential}"}
+        self.target = f"{base}/{self.path}"
+        url = parse_url(self.target)
+        self.host = url.host
+        return Request("GET", url, self.target, {"host": url.authority, **credential, **extra, **JSON_HEADERS})
+
+    def refused(self, answer: Answer) -> LavaError:
+        """The error that an answer stands for; it is Lava's own, however it is worded."""
+        error = super().refused(answer)
+        error.origin = "lava"
+        return error
+
+
 class _Records:
     """What both clients ask of Lava's records, as flows."""
 
     _timeout: float | None
+    _sleep: ClassVar[staticmethod[[float], Any]]
 
     @abstractmethod
-    def _asked(self, call: Call) -> Flow[dict[str, Any]]: ...
+    def _retried(self, call: Call, result: Callable[..., Any]) -> Flow[Any]: ...
 
-    @abstractmethod
-    def _sleep(self, seconds: float) -> Any: ...
+    def _look_up(self, path: str, query: Mapping[str, str | None] | None = None) -> Flow[dict[str, Any]]:
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        path = f"{path}?{urlencode(given)}" if given else path
+        call = Lookup("", BillingContext(), self._timeout, path=path)
+        return self._retried(call, call.parsed)
 
-    def _record(self, request_id: str, wait: float | None) -> Flow[RequestRecord]:
-        patience = Patience(wait)
-        while True:
-            try:
-                record = RequestRecord.from_wire((yield from self._asked(request_lookup(request_id, self._timeout))))
-            except NotFoundError as error:
-                pause = patience.pause()
-                if pause is None:
-                    raise patience.given_up(request_id, error) from error
-            else:
-                pause = patience.pause() if record.status == "pending" else None
-                if pause is None:
-                    return record
-            yield self._sleep(pause)
-
-    def _reconciled(self, account: Unsettled, wait: float | None) -> Flow[int]:
-        for request_id in account.unsettled():
-            with suppress(NotFoundError):
-                record = yield from self._record(request_id, wait)
-                if record.status != "pending":
-                    account.settle(record)
-        return len(account.unsettled())
-
-
-class _Pages:
-    """The pages of requests, one after another: what to ask for next, and what an answer gives."""
-
-    def __init__(self, timeout: float | None, limit: int | None, *filters: Any) -> None:
-        self._timeout, self._left, self._filters = timeout, limit, filters
-        self._cursor: str | None = None
-        self._over = False
-
-    def lookup(self) -> Lookup | None:
-        if self._over or (self._left is not None and self._left <= 0):
-            return None
-        size = LARGEST_PAGE if self._left is None else min(self._left, LARGEST_PAGE)
-        return page_lookup(self._timeout, self._cursor, size, *self._filters)
-
-    def take(self, body: dict[str, Any]) -> Sequence[RequestRecord]:
-        page = Page.from_wire(body)
-        records = page.records[: self._left]
-        if self._left is not None:
-            self._left -= len(page.records)
-        self._over = page.cursor is None or page.cursor == self._cursor
-        self._cursor = page.cursor
-        return records
-
-
-class History(_Records):
-    """What a client asks of Lava's records."""
-
-    def request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> RequestRecord:
-        """What Lava recorded of one request.
-
-        Lava records a request after it was answered, so there may be no record yet, or one that is pending.
+    def _request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> Flow[RequestRecord]:
+        """What Lava recorded of one request; there may be no record yet, or one that is pending.
 
         Args:
             request_id: Lava's id, as in `Completion.request_id`.
-            wait: seconds to wait for the record to be there and final, asking again and again, less and less often;
-                0 or `None` takes what is there.
+            wait: seconds to wait for the record to be there and final, asking again less and less often; 0 or `None`
+                takes what is there.
 
         Returns:
             The record; its `status` is still `"pending"` where it did not become final in time.
@@ -111,73 +110,44 @@ class History(_Records):
             NotFoundError: there is no such request, or its record was not there in time.
             ConfigurationError: the credential is an opaque forward token.
         """
-        return drive(self._record(request_id, wait))
+        path = f"requests/{_id(request_id, 'request', 'req_…')}"
+        left, pause = wait or 0.0, 0.1
+        while True:
+            try:
+                record = RequestRecord.from_wire((yield from self._look_up(path)))
+                if record.status != "pending" or left <= 0:
+                    return record
+            except NotFoundError as error:
+                if left <= 0:
+                    raise _missing(request_id, wait, error) from error
+            yield self._sleep(min(pause, left))
+            left, pause = left - pause, min(pause * 1.5, 5.0)
 
-    def requests(
-        self,
-        *,
-        customer_id: str | None = None,
-        meter_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        limit: int | None = None,
-    ) -> Iterator[RequestRecord]:
-        """The requests that Lava recorded, the newest first; pages are fetched as the iteration needs them.
-
-        Args:
-            customer_id: only those made for this customer.
-            meter_id: only those on this meter.
-            metadata: only those with all of these pairs.
-            limit: at most so many.
-        """
-        pages = _Pages(self._timeout, limit, customer_id, meter_id, metadata)
-        while (lookup := pages.lookup()) is not None:
-            yield from pages.take(drive(self._asked(lookup)))
-
-    def usage(
-        self,
-        start: Moment,
-        end: Moment | None = None,
-        *,
-        customer_id: str | None = None,
-        meter_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> UsageReport:
+    def _usage(self, start: Moment, end: Moment | None = None, **filters: Unpack[RecordFilters]) -> Flow[UsageReport]:
         """What was used and charged between two moments, by day and in all.
 
         Args:
             start: a datetime, a date or ISO text.
             end: by default now.
-            customer_id: only for this customer.
-            meter_id: only on this meter.
-            metadata: only requests with all of these pairs.
+            **filters: `customer_id`, `meter_id` and `metadata`: only what was made for, on and with these.
         """
-        return UsageReport.from_wire(
-            drive(self._asked(usage_lookup(self._timeout, start, end, customer_id, meter_id, metadata)))
-        )
+        span = {"start": moment_text(start), "end": None if end is None else moment_text(end)}
+        return UsageReport.from_wire((yield from self._look_up("usage", span | _query(**filters))))
 
-    def wallet(self) -> Wallet:
-        """Get the balance of the merchant's wallet.
+    def _wallet(self) -> Flow[Wallet]:
+        """Get the balance of the merchant's wallet."""
+        return Wallet.from_wire((yield from self._look_up("wallet")))
 
-        Raises:
-            ConfigurationError: the credential is an opaque forward token.
-        """
-        return Wallet.from_wire(drive(self._asked(Lookup.at("wallet", {}, self._timeout))))
-
-    def subscription(self, customer_id: str) -> Subscription | None:
-        """Get a customer's plan and what is left on it, to ask before a call that the customer pays for.
-
-        Args:
-            customer_id: Lava's id of the customer.
-
-        Returns:
-            The plan; `None` if the customer has none.
+    def _subscription(self, customer_id: str) -> Flow[Subscription | None]:
+        """Get a customer's plan and what is left on it; `None` if the customer has none.
 
         Raises:
             NotFoundError: there is no such customer.
         """
-        return Subscription.from_wire(drive(self._asked(subscription_lookup(customer_id, self._timeout))))
+        path = f"customers/{_id(customer_id, 'customer', 'c_1')}/subscription"
+        return Subscription.from_wire((yield from self._look_up(path)))
 
-    def reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> int:
+    def _reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> Flow[int]:
         """Ask Lava for the cost of the requests that `account` does not know it of, and tell it.
 
         Args:
@@ -187,51 +157,105 @@ class History(_Records):
         Returns:
             How many are still unknown, among those that have a request id.
         """
-        return drive(self._reconciled(account, wait))
+        for request_id in account.unsettled():
+            with suppress(NotFoundError):
+                record = yield from self._request(request_id, wait=wait)
+                if record.status != "pending":
+                    account.settle(record)
+        return len(account.unsettled())
+
+
+class _Pages:
+    """The pages of requests, one after another."""
+
+    def __init__(self, client: _Records, limit: int | None, filters: RecordFilters) -> None:
+        self._client, self._left, self._query = client, limit, _query(**filters)
+        self.over = limit is not None and limit <= 0
+
+    def following(self) -> Flow[Sequence[RequestRecord]]:
+        size = LARGEST_PAGE if self._left is None else min(self._left, LARGEST_PAGE)
+        page = Page.from_wire((yield from self._client._look_up("requests", self._query | {"limit": str(size)})))
+        records = page.records[: self._left]
+        self.over = page.cursor is None or page.cursor == self._query.get("cursor")
+        self._query["cursor"] = page.cursor
+        if self._left is not None:
+            self._left -= len(records)
+            self.over = self.over or self._left <= 0
+        return records
+
+
+class History(_Records):
+    """What a client asks of Lava's records."""
+
+    request = driven(_Records._request)
+    usage = driven(_Records._usage)
+    wallet = driven(_Records._wallet)
+    subscription = driven(_Records._subscription)
+    reconcile = driven(_Records._reconcile)
+
+    def requests(self, *, limit: int | None = None, **filters: Unpack[RecordFilters]) -> Iterator[RequestRecord]:
+        """The requests that Lava recorded, the newest first; pages are fetched as the iteration needs them.
+
+        Args:
+            limit: at most so many.
+            **filters: `customer_id`, `meter_id` and `metadata`: only those made for, on and with these.
+        """
+        pages = _Pages(self, limit, filters)
+        while not pages.over:
+            yield from drive(pages.following())
 
 
 class AsyncHistory(_Records):
-    """What a client asks of Lava's records in async code; see `History`."""
+    """What a client asks of Lava's records in async code."""
 
-    async def request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> RequestRecord:
-        """What Lava recorded of one request; see `LavaMistral.request`."""
-        return await adrive(self._record(request_id, wait))
+    request = adriven(_Records._request)
+    usage = adriven(_Records._usage)
+    wallet = adriven(_Records._wallet)
+    subscription = adriven(_Records._subscription)
+    reconcile = adriven(_Records._reconcile)
 
     async def requests(
-        self,
-        *,
-        customer_id: str | None = None,
-        meter_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        limit: int | None = None,
+        self, *, limit: int | None = None, **filters: Unpack[RecordFilters]
     ) -> AsyncIterator[RequestRecord]:
         """The requests that Lava recorded, the newest first; see `LavaMistral.requests`."""
-        pages = _Pages(self._timeout, limit, customer_id, meter_id, metadata)
-        while (lookup := pages.lookup()) is not None:
-            for record in pages.take(await adrive(self._asked(lookup))):
+        pages = _Pages(self, limit, filters)
+        while not pages.over:
+            for record in await adrive(pages.following()):
                 yield record
 
-    async def usage(
-        self,
-        start: Moment,
-        end: Moment | None = None,
-        *,
-        customer_id: str | None = None,
-        meter_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> UsageReport:
-        """What was used and charged between two moments; see `LavaMistral.usage`."""
-        lookup = usage_lookup(self._timeout, start, end, customer_id, meter_id, metadata)
-        return UsageReport.from_wire(await adrive(self._asked(lookup)))
 
-    async def wallet(self) -> Wallet:
-        """Get the balance of the merchant's wallet; see `LavaMistral.wallet`."""
-        return Wallet.from_wire(await adrive(self._asked(Lookup.at("wallet", {}, self._timeout))))
+def moment_text(moment: Moment) -> str:
+    """A point in time as Lava takes it: ISO 8601 in UTC."""
+    if isinstance(moment, str):
+        return moment
+    if not isinstance(moment, datetime):
+        return moment.isoformat()
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    async def subscription(self, customer_id: str) -> Subscription | None:
-        """Get a customer's plan and what is left on it; see `LavaMistral.subscription`."""
-        return Subscription.from_wire(await adrive(self._asked(subscription_lookup(customer_id, self._timeout))))
 
-    async def reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> int:
-        """Ask Lava for what `account` does not know; see `LavaMistral.reconcile`."""
-        return await adrive(self._reconciled(account, wait))
+def _id(given: str, what: str, example: str) -> str:
+    if not isinstance(given, str) or not given.strip():
+        raise ConfigurationError(f"A {what}'s id is text such as {example!r}, not {given!r}.")
+    return quote(given, safe="")
+
+
+def _query(
+    customer_id: str | None = None, meter_id: str | None = None, metadata: Mapping[str, str] | None = None
+) -> dict[str, str | None]:
+    for name, value in (("customer_id", customer_id), ("meter_id", meter_id)):
+        # Lava may take an empty one for none, and answer with everybody's requests.
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise ConfigurationError(
+                f"{name} is text such as 'c_1' that is not empty, not {value!r}. Leave it out to ask for all."
+            )
+    pairs = [list(pair) for pair in check_metadata(metadata).items()]
+    filters = json.dumps(pairs, separators=(",", ":")) if pairs else None
+    return {"customer_id": customer_id, "meter_id": meter_id, "metadata_filters": filters}
+
+
+def _missing(request_id: str, wait: float | None, error: NotFoundError) -> NotFoundError:
+    waited = f", nor has one come in {wait:g} s (wait=)" if wait else ""
+    # The request id of the error is that of the lookup, and would be read as the one that was looked up.
+    advice = "Is it an id that Lava gave, and the key of the same account?"
+    fields = error.fields() | {"request_id": None, "advice": advice}
+    return NotFoundError(f"there is no record of the request {request_id!r}{waited}", **fields)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Any, Final, Self
 
 from lava_mistral.calls.call import Call
 from lava_mistral.calls.stream_parser import StreamReader
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.turn import Delta
-from lava_mistral.transport.deadline import Deadline
-from lava_mistral.transport.failures import TransportError
+from lava_mistral.transport.failures import Deadline, TransportError
 from lava_mistral.transport.flow import Flow, adrive, drive
 from lava_mistral.transport.request import Response, read
 
@@ -119,9 +117,7 @@ class ChatStream(StreamBase):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -148,7 +144,5 @@ class AsyncChatStream(StreamBase):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
-from typing_extensions import Unpack
-
-from lava_mistral.calls.call import Call
-from lava_mistral.calls.responses import Completion, EmbeddingAnswer
+from lava_mistral.calls.responses import Completion
 from lava_mistral.client._base import ClientBase
-from lava_mistral.client.options import (
-    ChatOptions,
-    EmbeddingRequestOptions,
-    EmbedIterOptions,
-    EmbedOptions,
-    StreamOptions,
-)
+from lava_mistral.client.options import ChatOptions, EmbedIterOptions, EmbedOptions
 from lava_mistral.client.records import History
 from lava_mistral.client.streams import ChatStream
-from lava_mistral.mistral.types import Message, ModelCard
-from lava_mistral.transport.flow import drive
+from lava_mistral.mistral.types import Message
+from lava_mistral.transport.flow import drive, driven
 from lava_mistral.transport.pools import sync_pool
 
 if TYPE_CHECKING:
-    from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingResult, EmbeddingStream
+    from lava_mistral.embedding.engine import EmbeddingResult, EmbeddingStream
 
 
 class LavaMistral(ClientBase, History):
@@ -55,7 +46,11 @@ class LavaMistral(ClientBase, History):
     """
 
     _asynchronous = False
-    _shared_transport = staticmethod(sync_pool)
+    _shared_pool = staticmethod(sync_pool)
+    _sleep = staticmethod(time.sleep)
+
+    embedding_request = driven(ClientBase._embedding_request)
+    models = driven(ClientBase._models)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
         """One answer.
@@ -78,7 +73,7 @@ class LavaMistral(ClientBase, History):
         answer: Completion = drive(self._chat(messages, options))
         return answer
 
-    def stream(self, messages: Sequence[Message], **options: Unpack[StreamOptions]) -> ChatStream:
+    def stream(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> ChatStream:
         """One answer, delta by delta; see `chat` for the arguments.
 
         The request is sent at once and tried again as long as nothing of an answer has come; never after that.
@@ -88,15 +83,6 @@ class LavaMistral(ClientBase, History):
         """
         opened: ChatStream = drive(self._chat(messages, options, ChatStream))
         return opened
-
-    def embedding_request(self, inputs: Sequence[str], **options: Unpack[EmbeddingRequestOptions]) -> EmbeddingAnswer:
-        """One embeddings request, sent once: no batching, no retry, no check of the vectors.
-
-        Args:
-            inputs: the texts.
-            **options: the call's, as in `chat`, and fields of Mistral's request: output_dimension, output_dtype, …
-        """
-        return drive(self._embedding(inputs, options))
 
     def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `lava_mistral.embedding`.
@@ -133,18 +119,3 @@ class LavaMistral(ClientBase, History):
         engine, given = self._engine(options)
         stream: EmbeddingStream = engine.embed_iter(texts, **given)
         return stream
-
-    def models(self) -> list[ModelCard]:
-        """The models that Mistral lists for the account that serves the call."""
-        return drive(self._listed())
-
-    def _ask(self, call: Call) -> dict[str, Any]:
-        return drive(self._asked(call))
-
-    def _new_engine(self, settings: dict[str, Any]) -> EmbeddingEngine:
-        from lava_mistral.embedding.engine import EmbeddingEngine
-
-        return EmbeddingEngine(self, **settings)
-
-    def _sleep(self, seconds: float) -> None:
-        time.sleep(seconds)

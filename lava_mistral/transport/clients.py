@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
-from contextlib import suppress
 from types import ModuleType
 from typing import Any, TypeVar
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.connections import LONGEST_CONNECT
-from lava_mistral.transport.deadline import Deadline
 from lava_mistral.transport.failures import (
     ConnectionBroken,
     ConnectTimeout,
+    Deadline,
     DeadlineExceeded,
     NotConnected,
     TransportError,
@@ -44,19 +43,14 @@ def library_of(client: object, kind: str) -> ModuleType:
 
 
 class ClientTransport:
-    """Sends with a caller's client, which stays the caller's to close.
-
-    Args:
-        client: a client of httpx or httpx2.
-        asynchronous: whether it is an async one.
-    """
+    """Sends with a caller's client of httpx or httpx2, which stays the caller's to close."""
 
     def __init__(self, client: Any, *, asynchronous: bool) -> None:
         self._client = client
         self.library = library_of(client, "AsyncClient" if asynchronous else "Client")
         self.asynchronous = asynchronous
 
-    def send(self, request: Request, deadline: Deadline) -> Flow[ClientResponse | WholeResponse]:
+    def send(self, request: Request, deadline: Deadline) -> Flow[ClientResponse]:
         """Send a request and wait for the headers of its answer."""
         limits = _Limits(deadline)
         native = self.library.Request(
@@ -71,7 +65,7 @@ class ClientTransport:
             response = yield _in_time(sending, deadline) if self.asynchronous else sending
         except self.library.HTTPStatusError as error:
             # A hook of the caller's client raises for what is an answer.
-            return WholeResponse(error.response)
+            response = error.response
         except RuntimeError as error:
             if "loop" not in str(error):
                 raise
@@ -94,7 +88,7 @@ class ClientTransport:
             error.request = self.library.Request(request.method, request.target)  # type: ignore[attr-defined]
         if names & {"ConnectTimeout", "PoolTimeout"}:
             return ConnectTimeout(text)
-        if "TimeoutException" in names or isinstance(error, TimeoutError):
+        if names & {"TimeoutException", "TimeoutError"}:
             return DeadlineExceeded(text)
         if names & {"UnsupportedProtocol", "InvalidURL"}:
             raise ConfigurationError(f"the base URL can't be used: {text}")
@@ -115,17 +109,19 @@ class ClientResponse:
 
     def receive(self, deadline: Deadline) -> Flow[bytes]:
         """Wait for the next bytes of the body; none at its end."""
-        try:
-            deadline.left()
-        except DeadlineExceeded:
+        library = self._transport.library
+        if deadline.over:
             yield self.close()
-            raise
+        deadline.left()
         data = b""
         try:
             while data is not None and not data:
                 following: Any = anext(self._body, None) if self._asynchronous else next(self._body, None)
                 data = yield _in_time(following, deadline) if self._asynchronous else following
-        except (self._transport.library.HTTPError, OSError) as error:
+        except library.StreamError:
+            # A hook of the caller's client has closed the answer unread.
+            return b""
+        except (library.HTTPError, OSError) as error:
             raise self._transport.translated(error, self._request) from error
         return data or b""
 
@@ -134,36 +130,15 @@ class ClientResponse:
         return self._response.aclose() if self._asynchronous else self._response.close()
 
 
-class WholeResponse:
-    """An answer whose body the caller's client has read, or never will."""
-
-    def __init__(self, response: Any) -> None:
-        self.status: int = response.status_code
-        self.headers = Headers.read(response.headers.raw)
-        self._content = b""
-        with suppress(Exception):  # it was closed unread
-            self._content = response.content
-
-    def receive(self, deadline: Deadline) -> Flow[bytes]:
-        """Return the body, and then nothing."""
-        content, self._content = self._content, b""
-        return content
-        yield
-
-    def close(self) -> None:
-        """Do nothing: the client has closed it."""
-
-
 class _Limits(dict[str, float | None]):
     """The limits of a request's steps as both libraries read them, each when its step begins."""
 
     def __init__(self, deadline: Deadline) -> None:
+        super().__init__(dict.fromkeys(("connect", "read", "write", "pool")))
         self._deadline = deadline
         self.gap: float | None = None
-        super().__init__((name, self.get(name)) for name in ("connect", "read", "write", "pool"))
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the seconds for a step."""
+    def __getitem__(self, name: str) -> float | None:
         if name == "read" and self.gap is not None:
             return self.gap
         try:
@@ -172,9 +147,9 @@ class _Limits(dict[str, float | None]):
             return 0.001
         return min(left, LONGEST_CONNECT) if left is not None and name in ("connect", "pool") else left
 
-    def __getitem__(self, name: str) -> float | None:
-        seconds: float | None = self.get(name)
-        return seconds
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the seconds for a step."""
+        return self[name]
 
 
 async def _in_time(step: Coroutine[Any, Any, _T], deadline: Deadline) -> _T:

@@ -1,4 +1,4 @@
-"""What can go wrong below HTTP, whichever library carries the request.
+"""What can go wrong below HTTP, whichever library carries the request, and the time that bounds it.
 
 TransportError
 ├── NotConnected        no connection: DNS, refused, TLS, proxy; nothing was sent
@@ -6,11 +6,12 @@ TransportError
 ├── DeadlineExceeded    the connection was there, but the answer was not in time
 └── ConnectionBroken    reset, closed too early, or not HTTP
 
-These exceptions hold a text and nothing else: no request, no credential. The cause of one that a caller's own client
-raised is that client's exception.
+These exceptions hold a text and nothing else: no request, no credential.
 """
 
 from __future__ import annotations
+
+import time
 
 
 class TransportError(Exception):
@@ -31,6 +32,40 @@ class DeadlineExceeded(TransportError):
 
 class ConnectionBroken(TransportError):
     """The connection ended too early, or what came is not HTTP."""
+
+
+class Deadline:
+    """The moment on the monotonic clock by which something must have happened.
+
+    Args:
+        seconds: from now; `None` for no limit.
+        outer: one that holds too.
+    """
+
+    __slots__ = ("moment",)
+
+    def __init__(self, seconds: float | None, outer: Deadline | None = None) -> None:
+        self.moment = None if seconds is None else time.monotonic() + seconds
+        if outer is not None and outer.moment is not None:
+            self.moment = outer.moment if self.moment is None else min(self.moment, outer.moment)
+
+    def left(self) -> float | None:
+        """Return the seconds that are left, more than zero, or `None` where there is no limit.
+
+        Raises:
+            DeadlineExceeded: none are left.
+        """
+        if self.moment is None:
+            return None
+        seconds = self.moment - time.monotonic()
+        if seconds <= 0.0:
+            raise DeadlineExceeded("the time was over")
+        return seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether no time is left."""
+        return self.moment is not None and time.monotonic() >= self.moment
 
 
 def is_not_connected(error: BaseException | None) -> bool:

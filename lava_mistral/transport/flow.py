@@ -7,9 +7,11 @@ awaitable. What has nothing to wait for yields `None`.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Coroutine, Generator
+from functools import wraps
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Any, Any, T]
 
@@ -48,3 +50,25 @@ async def adrive(flow: Flow[T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def driven(flow: Callable[P, Flow[T]]) -> Callable[P, T]:
+    """Make a function for sync code of one that returns a flow."""
+
+    @wraps(flow)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return drive(flow(*args, **kwargs))
+
+    run.__name__ = flow.__name__.lstrip("_")
+    return run
+
+
+def adriven(flow: Callable[P, Flow[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make a function for async code of one that returns a flow."""
+
+    @wraps(flow)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await adrive(flow(*args, **kwargs))
+
+    run.__name__ = flow.__name__.lstrip("_")
+    return run

@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from lava_mistral.billing.identity import Billing, Secret
-from lava_mistral.transport.lava import Forwarder
-from lava_mistral.transport.pools import KEEPALIVE, environment_proxy, per_loop, per_process, ssl_context
+from lava_mistral.billing.scope import check_customer, identify
+from lava_mistral.errors import ConfigurationError
+from lava_mistral.transport.connections import KEEPALIVE
+from lava_mistral.transport.environment import environment_proxy, ssl_context
+from lava_mistral.transport.lava import MISTRAL_HOST, MISTRAL_URL, Forwarder
+from lava_mistral.transport.pools import per_loop, per_process
+
+# Set anew for Lava, or meaningless there.
+_REPLACED = frozenset({b"host", b"authorization", b"x-lava-metadata", b"cookie"})
 
 
 class Forwarding:
@@ -28,18 +35,50 @@ class Forwarding:
         self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
         self._given = transport
 
-    def _inner(self, url: Any) -> Any:
-        """Return the transport that was given, or the library's own, which never makes a request wait."""
+    def _forwarded(self, request: Any) -> tuple[Any, Any]:
+        """Return the transport to send with, and the request to send to Lava for one made for Mistral.
+
+        The request that the library made stays untouched, so `response.request` still names Mistral and holds no
+        credential.
+        """
+        url, library = request.url, self._library
+        if url.host != MISTRAL_HOST or url.scheme != "https" or url.port is not None:
+            raise ConfigurationError(
+                f"This transport forwards requests for https://{MISTRAL_HOST} alone; this one is for "
+                f"{url.scheme}://{url.netloc.decode('ascii')}. Point the client at {MISTRAL_URL}: "
+                "the transport itself finds the way to Lava."
+            )
+        own = self._forwarder
+        identity = identify(own.billing, own.metadata, api_key=own.api_key)
+        check_customer(identity)
+        if identity.limits:
+            raise ConfigurationError(
+                "A spend limit can't be kept for requests through a LavaTransport, whose cost is not known beforehand. "
+                "Leave spend_limit= out of the billed_to blocks around them, or make the call with LavaMistral or one "
+                "of the framework packages."
+            )
+        # Neither user and password nor a fragment of the address go with it.
+        target = f"https://{MISTRAL_HOST}{url.raw_path.decode('ascii')}"
+        address, _, headers = own.address(target, identity)
+        kept = [(name, value) for name, value in request.headers.raw if name.lower() not in _REPLACED]
+        forwarded = library.Request(
+            request.method,
+            str(address),
+            headers=[*((name.encode(), value.encode()) for name, value in headers.items()), *kept],
+            stream=request.stream,
+            extensions=dict(request.extensions),
+        )
         if self._given is not None:
-            return self._given
-        library, proxy = self._library, environment_proxy(url.scheme, url.host)
+            return self._given, forwarded
+        proxy = environment_proxy(address.scheme, address.host)
 
         def make() -> Any:
+            # Never makes a request wait for a connection.
             limits = library.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
             return getattr(library, self._shared)(verify=ssl_context(), limits=limits, proxy=proxy)
 
         held = per_loop if self._shared.startswith("Async") else per_process
-        return held((library, proxy), make)
+        return held((library, proxy), make), forwarded
 
 
 class SyncForwarding(Forwarding):
@@ -49,8 +88,8 @@ class SyncForwarding(Forwarding):
 
     def handle_request(self, request: Any) -> Any:
         """Send the request through Lava."""
-        forwarded = self._forwarder.readdress(self._library, request)
-        return self._inner(forwarded.url).handle_request(forwarded)
+        transport, forwarded = self._forwarded(request)
+        return transport.handle_request(forwarded)
 
     def close(self) -> None:
         """Close the transport that was given; the shared connections stay open for others."""
@@ -65,8 +104,8 @@ class AsyncForwarding(Forwarding):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send the request through Lava."""
-        forwarded = self._forwarder.readdress(self._library, request)
-        return await self._inner(forwarded.url).handle_async_request(forwarded)
+        transport, forwarded = self._forwarded(request)
+        return await transport.handle_async_request(forwarded)
 
     async def aclose(self) -> None:
         """Close the transport that was given; the shared connections stay open for others."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import NamedTuple
+from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -19,18 +19,12 @@ LONGEST_HEAD = 256 * 1024
 _HEAD = re.compile(r"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~\x80-\xff]*\r\n)*")
 
 
-class Head(NamedTuple):
-    """The beginning of an answer."""
-
-    status: int
-    headers: Headers
-
-
 class Http11:
     """The state of one connection, which carries one request after another.
 
     Attributes:
-        head: the beginning of the answer; `None` until it is there.
+        status: of the answer; `None` until its headers are there.
+        headers: of the answer.
     """
 
     def __init__(self) -> None:
@@ -39,11 +33,12 @@ class Http11:
 
     def restart(self) -> None:
         """Prepare for the next request on the same connection."""
-        self.head: Head | None = None
-        self._decoder: _Decoder | None = None
+        self.status: int | None = None
+        self.headers = Headers()
+        self._gzip: Any = None
         self._lines: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
-        self._begun = self._done = self._stray = self._stays = False
+        self._compressed = self._begun = self._done = self._stray = self._stays = False
         self._without_event = 0
 
     def request(self, request: Request) -> bytes:
@@ -69,7 +64,7 @@ class Http11:
         if not data:
             if not self._begun:
                 raise ConnectionBroken("the server closed the connection without an answer")
-            if self.head is None or not {"content-length", "transfer-encoding"}.isdisjoint(self.head.headers):
+            if self.status is None or not {"content-length", "transfer-encoding"}.isdisjoint(self.headers):
                 raise ConnectionBroken("the server closed the connection before the end of its answer")
             self._done, self._stray = True, True
             return
@@ -83,11 +78,6 @@ class Http11:
             self._stray = True
         if self._without_event > LONGEST_HEAD:
             raise ConnectionBroken("what came is not HTTP/1.1: the headers have no end")
-        if self._done and self.head is not None:
-            # llhttp passes over line ends after an answer without a word.
-            by_length = self._pieces and dict.__contains__(self.head.headers, "content-length")
-            stray = not data.endswith(self._pieces[-1]) if by_length else data.endswith((b"\n\r\n\r\n", b"\n\n"))
-            self._stray = self._stray or stray
 
     # What the parser calls.
 
@@ -95,7 +85,7 @@ class Http11:
         self._stray = self._done
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head is None:
+        if self.status is None:
             self._lines.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -103,16 +93,15 @@ class Http11:
         status = self._parser.get_status_code()
         if status < 200:
             self._lines.clear()
-        elif self.head is None:
-            headers = Headers.read(self._lines)
+        elif self.status is None:
+            headers = self.headers = Headers.read(self._lines)
             if self._parser.get_http_version() not in ("1.0", "1.1"):
                 raise ConnectionBroken("its version is another")
             if dict.get(headers, "transfer-encoding", "chunked").lower() != "chunked":
                 raise ConnectionBroken("its transfer encoding is another than chunked")
-            self.head = Head(status, headers)
+            self.status = status
             self._stays = self._parser.should_keep_alive()
-            encoding = dict.get(headers, "content-encoding")
-            self._decoder = None if encoding is None else _decoder(encoding)
+            self._compressed = dict.get(headers, "content-encoding", "").strip().lower() in ("gzip", "x-gzip")
 
     def on_body(self, data: bytes) -> None:
         self._without_event = 0
@@ -120,7 +109,7 @@ class Http11:
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        self._done = self.head is not None
+        self._done = self.status is not None
 
     def body(self) -> bytes | None:
         """Return the next decoded bytes of the body, none at its end, or `None` where more are needed.
@@ -130,54 +119,19 @@ class Http11:
         """
         data = b"".join(self._pieces)
         self._pieces.clear()
-        if data and self._decoder is not None:
-            data = self._decoder.decode(data)
+        if data and self._compressed:
+            self._gzip = self._gzip or zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                data = self._gzip.decompress(data)
+            except zlib.error as error:
+                raise ConnectionBroken(f"the answer is not compressed as it says: {error}") from None
         if data or not self._done:
             return data or None
-        if self._decoder is not None:
-            self._decoder.end()
+        if self._gzip is not None and not self._gzip.eof:
+            raise ConnectionBroken("the compressed answer was cut off")
         return b""
 
     @property
     def in_order(self) -> bool:
         """Whether the answer is whole, another may follow it, and nothing came beyond it."""
         return self._done and self._stays and not self._stray
-
-
-class _Decoder:
-    """Decompresses a body as it comes."""
-
-    def __init__(self, bits: int) -> None:
-        self._zlib = zlib.decompressobj(bits)
-        # Some servers mean bare deflate data by "deflate", without zlib's header.
-        self._bare = bits == zlib.MAX_WBITS
-        self._fed = False
-
-    def decode(self, data: bytes) -> bytes:
-        """Return the next bytes of the text."""
-        self._fed = True
-        try:
-            text = self._zlib.decompress(data)
-        except zlib.error as error:
-            if not self._bare:
-                raise ConnectionBroken(f"the answer is not compressed as it says: {error}") from None
-            self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
-            self._bare = False
-            return self.decode(data)
-        self._bare = False
-        return text
-
-    def end(self) -> None:
-        """Check that the compressed data is whole."""
-        if self._fed and not self._zlib.eof:
-            raise ConnectionBroken("the compressed answer was cut off")
-
-
-def _decoder(encoding: str) -> _Decoder | None:
-    match encoding.strip().lower():
-        case "gzip" | "x-gzip":
-            return _Decoder(zlib.MAX_WBITS | 16)
-        case "deflate":
-            return _Decoder(zlib.MAX_WBITS)
-        case _:
-            return None

@@ -9,18 +9,14 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.transport.deadline import Deadline
+from lava_mistral.transport.failures import Deadline
 from lava_mistral.transport.flow import Flow
 
 _PORTS = {"https": 443, "http": 80}
 
 
 class Url(NamedTuple):
-    """An address: where to connect to, and what to ask for there.
-
-    Attributes:
-        authority: the host, and the port where it is not the scheme's own.
-    """
+    """An address: where to connect to, and what to ask for there."""
 
     scheme: str
     host: str
@@ -63,7 +59,6 @@ class Request:
     Attributes:
         target: the address as the caller knows it, the provider's.
         headers: by lower-case name, the credential among them; never shown.
-        content: the body; `None` for a request without one.
         gap: seconds between two reads of a streamed body; for clients that take one limit for all of them.
     """
 
@@ -110,13 +105,8 @@ class Response(Protocol):
     def status(self) -> int: ...
     @property
     def headers(self) -> Headers: ...
-    def receive(self, deadline: Deadline) -> Flow[bytes]:
-        """Wait for the next bytes of the body, decompressed; none at its end."""
-        ...
-
-    def close(self) -> Any:
-        """Close the connection, unless the answer was read to its end; a step of a flow."""
-        ...
+    def receive(self, deadline: Deadline) -> Flow[bytes]: ...
+    def close(self) -> Any: ...
 
 
 def read(response: Response, deadline: Deadline) -> Flow[bytes]:

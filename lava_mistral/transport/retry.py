@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from lava_mistral.errors import LavaError
+from lava_mistral.errors import LavaError
 
 _log = logging.getLogger("lava_mistral")
 
@@ -23,15 +22,7 @@ RETRIED_STATUSES: Final = frozenset((408, 429, 500, 502, 503, 504))
 
 
 def parse_retry_after(value: str | None, *, now: float | None = None) -> float | None:
-    """Seconds to wait by a `Retry-After` header, given in seconds or as an HTTP date (RFC 9110, section 10.2.3).
-
-    Args:
-        value: the header's value, or `None`.
-        now: the present as a POSIX timestamp; the clock's by default.
-
-    Returns:
-        Seconds, never negative; `None` where the header is absent or makes no sense.
-    """
+    """Seconds to wait by a `Retry-After` header, in seconds or as an HTTP date; `None` where it makes no sense."""
     if value is None:
         return None
     try:
@@ -76,8 +67,8 @@ class RetryPolicy:
 
         Args:
             error: why the last try failed.
-            tries: how many tries were made, the first included.
-            elapsed: seconds since the first try began.
+            tries: how many were made, the first included.
+            elapsed: seconds since the first began.
             draw: where the jitter comes from.
         """
         if not error.retryable or tries > self.max_retries:

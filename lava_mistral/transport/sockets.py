@@ -11,8 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from lava_mistral.transport.deadline import Deadline
-from lava_mistral.transport.failures import ConnectionBroken, DeadlineExceeded
+from lava_mistral.transport.failures import Deadline
 
 AT_ONCE = 64 * 1024
 """Bytes of one read."""
@@ -27,66 +26,53 @@ class Socket:
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[tuple[str, int]]:
         """Return the addresses of a host, as `(ip, port)`."""
         with suppress(OSError):
-            return numeric_addresses(host, port)
+            return addresses(host, port, socket.AI_NUMERICHOST)
         # The system's resolver takes no limit of time, and may try for half a minute.
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[list[tuple[str, int]] | OSError] = queue.SimpleQueue()
 
         def ask() -> None:
             try:
-                answers.put(unique(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-            except (OSError, UnicodeError) as error:
-                answers.put(ConnectionBroken(f"{host} has no address: {error}"))
+                answers.put(addresses(host, port))
+            except OSError as error:
+                answers.put(error)
 
         threading.Thread(target=ask, name="lava-mistral-resolver", daemon=True).start()
         try:
-            answer: list[tuple[str, int]] | ConnectionBroken = answers.get(timeout=deadline.left())
+            answer = answers.get(timeout=deadline.left())
         except queue.Empty:
-            raise DeadlineExceeded(f"no address of {host} in time") from None
-        if isinstance(answer, ConnectionBroken):
+            raise TimeoutError from None
+        if isinstance(answer, OSError):
             raise answer
         return answer
 
     def connect(self, address: tuple[str, int], deadline: Deadline) -> None:
         """Open a TCP connection."""
-        try:
-            self._socket = socket.create_connection(address, deadline.left())
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            raise failure(error) from None
+        self._socket = socket.create_connection(address, deadline.left())
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def start_tls(self, context: Callable[[], ssl.SSLContext], hostname: str, deadline: Deadline) -> None:
         """Turn the connection into TLS."""
         trusted = context()
-        try:
-            self._socket.settimeout(deadline.left())
-            self._socket = trusted.wrap_socket(self._socket, server_hostname=hostname)
-        except OSError as error:
-            raise failure(error) from None
+        self._socket.settimeout(deadline.left())
+        self._socket = trusted.wrap_socket(self._socket, server_hostname=hostname)
 
     def send(self, data: bytes, deadline: Deadline) -> None:
         """Send all bytes; the limit is one for all of them."""
-        try:
-            self._socket.settimeout(deadline.left())
-            self._socket.sendall(data)
-        except OSError as error:
-            raise failure(error) from None
+        self._socket.settimeout(deadline.left())
+        self._socket.sendall(data)
 
     def receive(self, deadline: Deadline) -> bytes:
         """Return the next bytes; none at the end of the connection."""
-        try:
-            self._socket.settimeout(deadline.left())
-            data: bytes = self._socket.recv(AT_ONCE)
-            return data
-        except OSError as error:
-            raise failure(error) from None
+        self._socket.settimeout(deadline.left())
+        data: bytes = self._socket.recv(AT_ONCE)
+        return data
 
     @property
     def quiet(self) -> bool:
         """Whether the connection is open and nothing has come that nobody asked for."""
-        if self._socket.fileno() < 0:
-            return False
-        unread = self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
-        return not unread and not readable(self._socket.fileno())
+        descriptor = self._socket.fileno()
+        unread = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
+        return descriptor >= 0 and not unread and not readable(descriptor)
 
     def close(self) -> None:
         """Close the connection, at once."""
@@ -94,21 +80,9 @@ class Socket:
             self._socket.close()
 
 
-def failure(error: Exception) -> ConnectionBroken | DeadlineExceeded:
-    """Return the failure that an exception of a socket stands for."""
-    if isinstance(error, TimeoutError):
-        return DeadlineExceeded("the time was over")
-    # The text of an OSError names no address; that of an SSLError says what is wrong with the certificate.
-    return ConnectionBroken(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-
-
-def numeric_addresses(host: str, port: int) -> list[tuple[str, int]]:
-    """Return the addresses of a host that is written as one.
-
-    Raises:
-        OSError: it is a name.
-    """
-    return unique(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+def addresses(host: str, port: int, flags: int = 0) -> list[tuple[str, int]]:
+    """Return the addresses of a host as `(ip, port)`, each once."""
+    return unique(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
 
 
 def unique(found: list[Any]) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ from lava_mistral import (
     track_usage,
 )
 from lava_mistral.billing.lava_records import Charge, Page, UsageItem, UsageSum
-from lava_mistral.client.lookups import Patience, moment_text
+from lava_mistral.client.records import moment_text
 from lava_mistral.gateway import LocalGateway
 from tests.fakes.clients import KEY, Caller
 from tests.fakes.waiting import aeventually
@@ -181,14 +181,6 @@ async def test_patience_ends(side: Caller) -> None:
     pending = side.client(Wire(RECORD | {"status": "pending"}))
     record = await side.do(pending.request("r", wait=0.1))
     assert record.status == "pending"
-
-
-def test_patience_grows_and_is_bounded() -> None:
-    patience = Patience(60)
-    pauses = list(iter(patience.pause, None))
-    assert sum(pauses) == pytest.approx(60)
-    assert pauses == sorted(pauses[:-1]) + pauses[-1:]
-    assert max(pauses) == 5
 
 
 @pytest.mark.parametrize("wrong", ["", " ", 7])

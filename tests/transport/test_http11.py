@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 
 import pytest
 from hypothesis import given
@@ -28,7 +27,7 @@ def answer(*pieces: bytes) -> tuple[Http11, Headers, bytes]:
     """Read an answer that comes in pieces: the connection's state, the headers, the body."""
     http, _ = asked()
     left = list(pieces)
-    while (head := http.head) is None:
+    while http.status is None:
         http.feed(left.pop(0))
     body = []
     while (data := http.body()) != b"":
@@ -36,7 +35,7 @@ def answer(*pieces: bytes) -> tuple[Http11, Headers, bytes]:
             http.feed(left.pop(0))
         else:
             body.append(data)
-    return http, head.headers, b"".join(body)
+    return http, http.headers, b"".join(body)
 
 
 def with_length(body: bytes, extra: bytes = b"") -> bytes:
@@ -69,13 +68,11 @@ def test_an_answer_may_come_in_any_pieces(data: st.DataObject) -> None:
     ("encoding", "data"),
     [
         (b"gzip", gzip.compress(TEXT)),
-        (b"deflate", zlib.compress(TEXT)),
-        (b"deflate", zlib.compress(TEXT, wbits=-15)),
         (b"GZIP", gzip.compress(b"")),
         (b"gzip", b""),
         (b"identity", TEXT),
     ],
-    ids=["gzip", "deflate", "deflate without a header", "gzip of nothing", "gzip without data", "none"],
+    ids=["gzip", "gzip of nothing", "gzip without data", "none"],
 )
 def test_compressed_bodies_are_decompressed(encoding: bytes, data: bytes) -> None:
     _, _, body = answer(with_length(data, b"Content-Encoding: " + encoding + b"\r\n"))
@@ -130,12 +127,9 @@ def test_a_body_without_a_length_ends_with_its_connection() -> None:
     "whole",
     [
         with_length(b"{}") + b"HTTP/1.1 408 Request Timeout\r\n\r\n",
-        with_length(b"{}") + b"\r\n",
         with_length(b"{}", b"Connection: close\r\n"),
         with_length(b"{}", b"Connection: close\r\n") + b"x",
-        chunked(b"{}", 9) + b"0\r\n\r\n\r\n",
         chunked(b"{}", 9) + b"0\r\n\r\nHTTP/1.1 200 OK\r\n",
-        HEAD + b"Content-Length: 0\r\n\r\n\r\n",
     ],
 )
 def test_a_connection_is_used_again_only_where_nothing_is_left_over(whole: bytes) -> None:
@@ -156,7 +150,7 @@ def test_a_connection_carries_one_request_after_another() -> None:
         http.restart()
         http.request(Request("POST", URL, "t", {"host": "h"}, b"{}"))
         http.feed(with_length(text))
-        assert http.head is not None
+        assert http.status == 200
         assert http.body() == text
         assert http.body() == b""
 

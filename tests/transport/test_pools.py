@@ -21,8 +21,7 @@ import pytest
 from lava_mistral import APIConnectionError, AsyncLavaMistral, LavaMistral
 from lava_mistral.gateway import LocalGateway, Stall
 from lava_mistral.transport import pools
-from lava_mistral.transport.connections import Proxy
-from lava_mistral.transport.request import parse_url
+from lava_mistral.transport.environment import Proxy, proxy_for
 from tests.fakes.waiting import aeventually
 from tests.fakes.wire import event
 
@@ -187,9 +186,9 @@ async def test_the_environments_proxy_is_used(
         await client.models() if asynchronous else client.models()
     assert asked == ["lava.example:443"]
     monkeypatch.setenv("NO_PROXY", "lava.example")
-    assert pools.proxy_for(parse_url("https://lava.example/v1")) is None
-    assert pools.proxy_for(parse_url("https://other.example/v1")) == Proxy.parse(f"http://{address}")
-    assert pools.proxy_for(parse_url("http://127.0.0.1:1/v1")) is None
+    assert proxy_for("https", "lava.example") is None
+    assert proxy_for("https", "other.example") == Proxy.parse(f"http://{address}")
+    assert proxy_for("http", "127.0.0.1") is None
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
