@@ -58,7 +58,8 @@ class ModelUsage:
 
     @classmethod
     def from_wire(cls, value: Mapping[str, Any]) -> ModelUsage:
-        return cls(**{figure.name: type(figure.default)(_amount(value, figure.name)) for figure in fields(cls)})
+        zeros: dict[str, Any] = {figure.name: figure.default for figure in fields(cls)}
+        return cls(**{name: type(zero)(_amount(value, name)) for name, zero in zeros.items()})
 
 
 @dataclass(frozen=True, slots=True)
