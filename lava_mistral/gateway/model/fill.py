@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import orjson
@@ -22,10 +21,17 @@ _NAME = re.compile(r"[A-ZÀ-Þ][\w’'-]*(?:\s+(?:(?:of|de|van|von)\s+)?[A-ZÀ-�
 # A word that begins a sentence is capitalised whatever it is; before one of these it is the name of something.
 _BE = re.compile(r"['’]s\b|\s+(?:is|was|has|had|lives|works|likes|and)\b")
 _NO = re.compile(r"\b(?:no|not|never|false|don't|doesn't|without|disable[ds]?)\b", re.I)
-_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
-# The local part has at most 64 characters (RFC 5321) and begins where nothing that belongs to it stands before.
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+")
-_URL = re.compile(r"https?://[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]")
+_DATE = r"\b\d{4}-\d{2}-\d{2}"
+# Formats of strings: what is looked for in the prompt, and what stands for it where there is none.
+_FORMATS: dict[str, tuple[str, str]] = {
+    "date": (rf"{_DATE}\b", "2026-01-01"),
+    "date-time": (rf"{_DATE}T\d{{2}}:\d{{2}}:\d{{2}}Z", "2026-01-01T00:00:00Z"),
+    "time": (r"\b\d{2}:\d{2}:\d{2}Z", "12:00:00Z"),
+    # The local part has at most 64 characters (RFC 5321) and begins where nothing that belongs to it stands before.
+    "email": (r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+", "someone@example.com"),
+    "uri": (r"https?://[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]", "https://example.com/"),
+    "uuid": (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "00000000-0000-4000-8000-000000000000"),
+}
 # Fields whose content is prose, not a name out of the prompt: those that ask, and those that answer.
 _ASK = "body content context input message prompt query question request search task"
 _TELL = "answer comment conclusion description explanation note reason response result summary text"
@@ -99,33 +105,25 @@ class Evidence:
 
     def __init__(self, text: str, *, answer: str = "", records: Sequence[Mapping[str, Any]] = ()) -> None:
         self.text = text.strip()
-        self.answer = answer or self.text
-        self.records = records
-        self.quoted = quoted(text)
+        self.answer, self.records = answer or self.text, records
+        self.quoted, self.names = quoted(text), names(text)
         # Beyond 64 bits the JSON of most languages holds no whole number.
-        found = [match.group().replace(",", "") for match in _NUMBER.finditer(_DATE.sub(" ", text))]
-        numbers = [(written, float(written)) for written in found]
-        self.numbers = [int(w) if w.lstrip("-").isdigit() else n for w, n in numbers if abs(n) < 2**63]
-        self.names = names(text)
+        found = [match.replace(",", "") for match in _NUMBER.findall(re.sub(_DATE, " ", text))]
+        near = [written for written in found if abs(float(written)) < 2**63]
+        self.numbers = [int(written) if written.lstrip("-").isdigit() else float(written) for written in near]
 
     def mentioned(self, values: Sequence[Any]) -> list[Any]:
         """Return those of some values that the prompt names, in its order."""
-        text = self.text.replace("_", " ")
-        places = {}
+        text, places = self.text.replace("_", " "), {}
         for value in values:
             word = re.escape(str(value).replace("_", " "))
-            match = re.search(rf"(?<!\w){word}(?!\w)", text, re.I) if value is not None else None
-            if match:
+            if value is not None and (match := re.search(rf"(?<!\w){word}(?!\w)", text, re.I)):
                 places[match.start()] = value
         return [places[at] for at in sorted(places)]
 
 
 def fill(schema: Mapping[str, Any], evidence: Evidence) -> Any:
-    """Make a value that fits the schema, out of the evidence; optional fields are filled where there is some for them.
-
-    Raises:
-        SchemaProblem: the schema has no end, or filling it is too much work.
-    """
+    """Make a value that fits the schema, out of the evidence, or raise `SchemaProblem`."""
     return _Filler(schema, evidence).value(schema)
 
 
@@ -186,12 +184,11 @@ class _Filler:
 
     def _member(self, members: Sequence[Any], depth: int) -> Any:
         """The member of a union that the evidence speaks for; far down null, or one that refers to no other."""
-        resolved = [(_kind(self._resolve(member)), member) for member in members]
+        kinds = [(_kind(self._resolve(member)), member) for member in members]
         if depth >= _DEEPEST:
-            return min(resolved, key=lambda one: (one[0] != "null", "$ref" in str(self._resolve(one[1]))))[1]
-        real = [(kind, member) for kind, member in resolved if kind != "null"] or resolved
-        numeric = [member for kind, member in real if kind in ("integer", "number") and self._evidence.numbers]
-        return (numeric or [real[0][1]])[0]
+            return min(kinds, key=lambda one: (one[0] != "null", "$ref" in str(self._resolve(one[1]))))[1]
+        numeric = [one for one in kinds if one[0] in ("integer", "number") and self._evidence.numbers]
+        return [*numeric, *(one for one in kinds if one[0] != "null"), *kinds][0][1]
 
     def _object(self, schema: Mapping[str, Any], depth: int, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
         required, fields = schema.get("required", ()), schema.get("properties", {})
@@ -227,9 +224,10 @@ class _Filler:
             return any(map(self._evident, members))
         if "enum" in field:
             return bool(self._evidence.mentioned(field["enum"]))
-        quoted, numbers = bool(self._evidence.quoted), bool(self._evidence.numbers)
-        evident = {"string": quoted, "integer": numbers, "number": numbers, "object": quoted or numbers}
-        return evident.get(_kind(field), False)
+        spans, numbers = self._evidence.quoted, self._evidence.numbers
+        return bool(
+            {"string": spans, "integer": numbers, "number": numbers, "object": spans or numbers}.get(_kind(field))
+        )
 
     def _array(self, schema: Mapping[str, Any], name: str, depth: int) -> list[Any]:
         evidence, least, most = self._evidence, schema.get("minItems", 0), schema.get("maxItems", 16)
@@ -244,11 +242,8 @@ class _Filler:
         named = evidence.mentioned(item.get("enum", ()))
         if named and least <= len(named) <= most:
             return named
-        found: dict[str, Sequence[Any]] = {
-            "integer": evidence.numbers,
-            "number": evidence.numbers,
-            "string": evidence.quoted or evidence.names,
-        }
+        texts: list[Any] = evidence.quoted or evidence.names
+        found = {"integer": evidence.numbers, "number": evidence.numbers, "string": texts}
         wanted = 1 if item.get("enum") else len(found.get(_kind(item), ()))
         return [self.value(item, name, depth + 1) for _ in range(min(max(wanted, least, 1), max(most, least)))]
 
@@ -265,33 +260,23 @@ class _Filler:
         unit = schema.get("multipleOf") or (1 if whole else 0.5)
         least = max((schema[name] for name in ("minimum", "exclusiveMinimum") if name in schema), default=0)
         most = min((schema[name] for name in ("maximum", "exclusiveMaximum") if name in schema), default=least)
-        guesses = (1, 0, least, most, least + unit, most - unit, (least + most) / 2)
-        multiples = (-(-least // unit) * unit, (least // unit + 1) * unit)
-        found = next((guess for guess in (*guesses, *multiples) if fits(guess)), 1)
+        near = (-(-least // unit) * unit, (least // unit + 1) * unit, most - unit, (least + most) / 2)
+        found = next((guess for guess in (1, 0, least, most, *near) if fits(guess)), 1)
         return int(found) if whole else found
 
     def _string(self, schema: Mapping[str, Any], name: str) -> str:
-        evidence, form, now = self._evidence, schema.get("format"), datetime.now(UTC)
-        date = _DATE.search(evidence.text)
-        match form:
-            case "date":
-                return date.group() if date else now.date().isoformat()
-            case "date-time":
-                return f"{date.group()}T00:00:00Z" if date else now.isoformat(timespec="seconds")
-            case "email" | "uri" | "url":
-                found = (_EMAIL if form == "email" else _URL).search(evidence.text)
-                return found.group() if found else "someone@example.com" if form == "email" else "https://example.com/"
-            case "time" | "uuid":
-                return "12:00:00Z" if form == "time" else "00000000-0000-4000-8000-000000000000"
-        if "pattern" in schema:
-            matching = _matching(schema["pattern"], evidence)
-            if matching is not None:
-                return matching
+        evidence, told = self._evidence, tool_terms(name)
+        if schema.get("format") in _FORMATS:
+            sought, default = _FORMATS[schema["format"]]
+            found = re.search(sought, evidence.text)
+            return found.group() if found else default
+        if "pattern" in schema and (matching := _matching(schema["pattern"], evidence)) is not None:
+            return matching
         if evidence.quoted:
             value = evidence.quoted.pop(0)
-        elif tool_terms(name) & _TELLING:
+        elif told & _TELLING:
             value = evidence.answer
-        elif evidence.names and not tool_terms(name) & _ASKING:
+        elif evidence.names and not told & _ASKING:
             value = evidence.names.pop(0)
         else:
             value = evidence.text or name or "text"
