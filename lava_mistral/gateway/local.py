@@ -125,12 +125,12 @@ class LocalGateway:
     @property
     def queued(self) -> int:
         """How many answers given to `queue` have not been asked for yet."""
-        return self._provider.queued
+        return len(self._provider.queued)
 
     def reset(self) -> None:
         """Forget records, queued answers and maxima; balances stay."""
         self._log.clear()
-        self._provider.clear_queue()
+        self._provider.queued.clear()
         self._traffic.forget()
 
     @property

@@ -6,15 +6,15 @@ import asyncio
 import logging
 import time
 from contextlib import ExitStack
-from typing import Annotated, Any
-from urllib.parse import parse_qsl, urlsplit
+from typing import Annotated
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lava_mistral.billing.identity import is_loopback
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
-from lava_mistral.gateway.lava.rest import Rest, new_id
+from lava_mistral.gateway.lava.rest import Rest, header, new_id, query
 from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
@@ -42,50 +42,36 @@ class Lava:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what goes wrong in the gateway itself is told as Lava's errors are, and logged."""
-        if scope["path"] == "/v1/forward":
-            await self._forward(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        try:
-            self._check_host(scope, headers)
-            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-            authorization = headers.get(b"authorization", b"").decode("latin-1")
-            answer = self._rest.answer(scope["method"], scope["path"], authorization, query)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-            answer = _refused(error, scope)
-        await play(answer, new_id(), scope["lava.connection"], send, ending=lambda: None)
-
-    def _check_host(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """A page in a browser reaches this machine by a name of its own (DNS rebinding); it is not served."""
-        try:
-            name = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
-        except ValueError:
-            name = ""
-        allowed = (*self._options.hosts, (scope.get("server") or ("",))[0])
-        if not is_loopback(name) and name not in allowed and "*" not in allowed:
-            raise Refusal(403, f"Host {name!r} is not served here; the gateway's option hosts= names further ones")
-
-    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = RequestRecord(new_id(), scope["method"], tuple(scope["headers"]), time.time())
         connection: Connection = scope["lava.connection"]
-        self._traffic.begin()
-        flight = ExitStack()
-        flight.callback(self._traffic.end)
+        forwarded = scope["path"] == "/v1/forward"
+        in_flight = ExitStack()
         try:
+            if forwarded:
+                in_flight.enter_context(self._traffic)
             try:
-                answer = await self._forwarded(record, scope, receive)
+                self._check_host(scope)
+                answer = await self._forwarded(record, scope, receive) if forwarded else self._rest.answer(scope)
             except _Gone:
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
                 answer = _refused(error, scope)
             record.status = answer.status or None
-            # Whoever has read an answer may look at its record at once: it is finished before the last byte goes out.
             if answer.status >= 400:
                 record.finish("error")
-            elif isinstance(answer.body, bytes) and answer.before is None:
-                answer.before = lambda: record.finish("completed")
-            complete = await play(answer, record.request_id, connection, send, ending=flight.close)
-            record.finish("completed" if complete else "error")
+
+            def settle(usage: Usage) -> None:
+                # A test may make up usage that nobody can count; it is passed on and not charged.
+                record.usage = known_usage(usage)
+                self._accounts.settle(record)
+                record.finish("completed")
+
+            def ending() -> None:
+                record.finish("completed")
+                in_flight.close()
+
+            complete = await play(answer, record.request_id, connection, send, settle=settle, ending=ending)
+            record.finish("error")
             if answer.status == 408:
                 connection.close()
             if not complete:
@@ -93,11 +79,20 @@ class Lava:
                 await connection.lost.wait()
         finally:
             record.finish("error")
-            flight.close()
+            in_flight.close()
+
+    def _check_host(self, scope: Scope) -> None:
+        """A page in a browser reaches this machine by a name of its own (DNS rebinding); it is not served."""
+        try:
+            name = urlsplit(f"//{header(scope, b'host')}").hostname or ""
+        except ValueError:
+            name = ""
+        allowed = (*self._options.hosts, (scope.get("server") or ("",))[0])
+        if not is_loopback(name) and name not in allowed and "*" not in allowed:
+            raise Refusal(403, f"Host {name!r} is not served here; the gateway's option hosts= names further ones")
 
     async def _forwarded(self, record: RequestRecord, scope: Scope, receive: Receive) -> Answer:
-        headers = dict(scope["headers"])
-        self._check_host(scope, headers)
+        """Read what Lava reads of a request, record it, and have the provider answer it."""
         if record.method not in ("GET", "POST"):
             raise Refusal(405, "Method not allowed: the forward proxy takes GET and POST")
         try:
@@ -105,12 +100,7 @@ class Lava:
                 content = await _read(receive)
         except TimeoutError:
             raise Refusal(408, "The request's body took too long to arrive") from None
-        body = self._admit(record, scope["query_string"].decode("latin-1"), headers, content)
-        return await self._provider.handle(record, body, lambda usage: self._settle(record, usage))
-
-    def _admit(self, record: RequestRecord, query: str, headers: dict[bytes, bytes], content: bytes) -> Any:
-        """Read what Lava reads of a request, record it, and return its body, or the error of one that is no JSON."""
-        asked = dict(parse_qsl(query, keep_blank_values=True))
+        asked = query(scope)
         try:
             target = urlsplit(asked.get("u", ""))
         except ValueError:
@@ -128,21 +118,15 @@ class Lava:
             if self._options.keep_bodies:
                 record.raw_body = content
         self._log.add(record)
-        record.credential = self._accounts.authenticate(headers.get(b"authorization", b"").decode("latin-1"))
+        record.credential = self._accounts.authenticate(header(scope, b"authorization"))
         if not asked.get("u"):
             raise Refusal(400, "Missing query parameter u: the percent-encoded URL of the provider")
         # The whole authority: another port is another server, and a user's name is no business of the proxy's.
         if target.scheme != "https" or target.netloc.lower() not in (HOST, f"{HOST}:443"):
             raise Refusal(400, f"Unsupported provider URL: only https://{HOST} is served here")
-        record.metadata = _metadata(headers.get(b"x-lava-metadata", asked.get("metadata")))
+        record.metadata = _metadata(dict(scope["headers"]).get(b"x-lava-metadata", asked.get("metadata")))
         self._accounts.admit(record.credential)
-        return body
-
-    def _settle(self, record: RequestRecord, usage: Usage) -> None:
-        # A test may make up usage that nobody can count; it is passed on and not charged.
-        record.usage = known_usage(usage)
-        self._accounts.settle(record)
-        record.finish("completed")
+        return await self._provider.handle(record, body)
 
 
 class _Gone(Exception):

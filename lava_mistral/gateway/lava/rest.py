@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 import orjson
 from pydantic import AfterValidator, BaseModel, Field, Json, ValidationError
@@ -16,11 +17,10 @@ from lava_mistral.gateway.lava.accounts import Accounts, Refusal
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
+from lava_mistral.gateway.server.http import Scope
 from lava_mistral.pricing.catalog import Model, models
 from lava_mistral.pricing.cost import CACHED_SHARE, CostParts, cost_parts
 
-CREATED = 1_735_689_600
-"""When every model was made, as far as the gateway tells: a POSIX timestamp."""
 _Moment = Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.replace(tzinfo=UTC))]
 
 
@@ -52,27 +52,28 @@ class Rest:
     def __init__(self, options: Options, accounts: Accounts, log: RequestLog) -> None:
         self._options, self._accounts, self._log = options, accounts, log
 
-    def answer(self, method: str, path: str, authorization: str | None, query: Mapping[str, str]) -> Answer:
+    def answer(self, scope: Scope) -> Answer:
         """Answer one request; the path begins with `/v1/`."""
-        names = path.split("/")[2:]
+        names = scope["path"].split("/")[2:]
         match names:
             case ["models" | "services" | "wallet" | "requests" | "usage"] | ["requests", _]:
                 pass
             case ["customers", _, "subscription"]:
                 pass
             case _:
-                raise Refusal(404, f"There is no {path} here")
-        if method != "GET":
-            raise Refusal(405, f"Method not allowed: {method}")
+                raise Refusal(404, f"There is no {scope['path']} here")
+        if scope["method"] != "GET":
+            raise Refusal(405, f"Method not allowed: {scope['method']}")
         told = {"content-type": "application/json"}
         if names != ["services"]:
-            told |= self._accounts.count(self._accounts.authenticate(authorization)["secret_key"])
-        return Answer(200, told, orjson.dumps(self._body(names, query)))
+            key = self._accounts.authenticate(header(scope, b"authorization"))["secret_key"]
+            told |= self._accounts.count(key)
+        return Answer(200, told, orjson.dumps(self._body(names, query(scope))))
 
     def _body(self, names: Sequence[str], query: Mapping[str, str]) -> dict[str, Any]:
         match names:
             case ["models"]:
-                listed = {"object": "model", "created": CREATED, "owned_by": "mistral"}
+                listed = {"object": "model", "created": 1_735_689_600, "owned_by": "mistral"}
                 return {"object": "list", "data": [{"id": model.id, **listed} for model in models()]}
             case ["services"]:
                 served = query.get("provider") in (None, "mistral")
@@ -106,6 +107,17 @@ class Rest:
 def new_id() -> str:
     """Return an id for a request."""
     return f"req_{secrets.token_hex(12)}"
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """Return a request's header; empty where there is none."""
+    value: bytes = dict(scope["headers"]).get(name, b"")
+    return value.decode("latin-1")
+
+
+def query(scope: Scope) -> dict[str, str]:
+    """Return the parameters in a request's address."""
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 def _service(model: Model) -> dict[str, Any]:

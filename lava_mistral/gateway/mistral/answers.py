@@ -22,6 +22,7 @@ from lava_mistral.mistral.types import Usage
 _DONE: Final = b"data: [DONE]\n\n"
 _TOGETHER: Final = 16
 """Events of a stream in one write where nobody can tell them apart: it is cheaper."""
+_ENDS: dict[str, Step] = {"closed": Cut(), "reset": Cut(reset=True), "stalled": Stall()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,9 @@ class Terms:
     """What surrounds an answer."""
 
     record: RequestRecord
-    fault: faults.Fault | None  # What goes wrong, if anything.
+    fault: faults.Fault | None
     delay: float  # Seconds until the first byte.
     limits: Callable[[int], dict[str, str]]  # The headers on rate limits for so many tokens.
-    settle: Callable[[Usage], None]  # Charges for the usage; called when the answer is about to tell it.
 
 
 def headers(content_type: str) -> dict[str, str]:
@@ -42,19 +42,14 @@ def headers(content_type: str) -> dict[str, str]:
 
 
 def json_answer(
-    status: int,
-    body: Any,
-    more: Mapping[str, str] | None = None,
-    *,
-    delay: float = 0.0,
-    before: Callable[[], None] | None = None,
+    status: int, body: Any, more: Mapping[str, str] | None = None, *, delay: float = 0.0, usage: Usage | None = None
 ) -> Answer:
     """Return an answer in JSON, with further headers; numpy arrays are written as lists. See `Answer` for the rest."""
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Answer(status, headers(JSON) | dict(more or {}), content, delay, before)
+    return Answer(status, headers(JSON) | dict(more or {}), content, delay, usage)
 
 
-def canned(terms: Terms, *, streamed: bool = False) -> Answer | None:
+def canned(terms: Terms) -> Answer | None:
     """Return the answer that a fault is in itself; `None` for one that changes the usual answer, or for none."""
     match fault := terms.fault:
         case faults.Reset():
@@ -66,32 +61,24 @@ def canned(terms: Terms, *, streamed: bool = False) -> Answer | None:
             elif moment is not None:
                 told["retry-after"] = moment if isinstance(moment, str) else f"{moment:g}"
             body = faults.error_body(fault.status) if fault.body is None else fault.body
-            return _given(Body(body, fault.status, told), terms, streamed=streamed)
+            return _given(Body(body, fault.status, told), terms)
         case Body():
-            return _given(fault, terms, streamed=streamed)
-        case Garbage() if not streamed:
+            return _given(fault, terms)
+        case Garbage() if not terms.record.streamed:
             return Answer(200, headers(JSON), b'{"id": "garbage", "choices": [{"ind', terms.delay)
     return None
 
 
 def broken_off(answer: Answer, fault: faults.Fault | None) -> Answer:
     """Return a whole answer, or its first half where the fault is an interruption of the connection."""
-    end = _end(fault) if isinstance(fault, Interrupted) else None
-    if end is None or not isinstance(answer.body, bytes):
-        return answer
-    half, length = answer.body[: len(answer.body) // 2], str(len(answer.body))
-    return Answer(answer.status, answer.headers | {"content-length": length}, iter([half, end]), answer.delay)
+    if isinstance(fault, Interrupted) and fault.how in _ENDS and isinstance(answer.body, bytes):
+        half, length = answer.body[: len(answer.body) // 2], str(len(answer.body))
+        told = answer.headers | {"content-length": length}
+        return Answer(answer.status, told, iter([half, _ENDS[fault.how]]), answer.delay)
+    return answer
 
 
-def _end(fault: Interrupted) -> Step | None:
-    if fault.how in ("closed", "reset"):
-        return Cut(reset=fault.how == "reset")
-    return Stall() if fault.how == "stalled" else None
-
-
-def played_stream(
-    events: list[bytes], fault: faults.Fault | None, *, pace: float, settle: Callable[[], None]
-) -> Iterator[Step]:
+def played_stream(events: list[bytes], usage: Usage, fault: faults.Fault | None, pace: float) -> Iterator[Step | Usage]:
     """Play a stream's events, of which the last one holds the usage, with what is to go wrong, and `[DONE]`."""
     how = fault.how if isinstance(fault, Interrupted) else ""
     whole = how in ("", "no done", "finish error")
@@ -111,40 +98,38 @@ def played_stream(
         if pace and start:
             yield pace
         if whole and end >= len(events):
-            settle()
+            yield usage
         yield b"".join(events[start:end])
     if how == "error event":
         yield b"data: " + orjson.dumps(faults.error_body(503)) + b"\n\n" + _DONE
-    elif isinstance(fault, Interrupted) and _end(fault) is not None:
-        yield _end(fault) or Stall()
+    elif how in _ENDS:
+        yield _ENDS[how]
 
 
-def _given(fault: Body, terms: Terms, *, streamed: bool) -> Answer:
+def _given(fault: Body, terms: Terms) -> Answer:
     """The answer with a body as it was given: JSON, text, bytes, or steps."""
     steps = faults.steps_of(fault.body)
-    whole = b"".join(
-        to_bytes(part) for part in steps or (fault.body,) if steps is None or isinstance(part, bytes | str)
-    )
+    parts = [part for part in steps if isinstance(part, bytes | str)] if steps is not None else [fault.body]
+    whole = b"".join(map(to_bytes, parts))
     # What is no text has been written as JSON just now, be it a bare number.
     text = steps is not None or isinstance(fault.body, bytes | str)
-    kind = faults.content_type(whole, streamed=streamed) if text else JSON
+    kind = faults.content_type(whole, streamed=terms.record.streamed) if text else JSON
     told = headers(kind) | {name.lower(): value for name, value in fault.headers.items()}
     # An error's usage is nobody's to pay.
     usage = _usage(whole) if fault.status < 400 else None
     if steps is not None or kind == EVENT_STREAM:
-        return Answer(fault.status, told, _played(steps or (whole,), usage, terms.settle), terms.delay)
-    before = None if usage is None else lambda: terms.settle(usage)
-    return Answer(fault.status, told, whole, terms.delay, before)
+        return Answer(fault.status, told, _played(steps or (whole,), usage), terms.delay)
+    return Answer(fault.status, told, whole, terms.delay, usage)
 
 
-def _played(steps: Sequence[Step], usage: Usage | None, settle: Callable[[Usage], None]) -> Iterator[Step]:
-    """Play given steps; the usage among them is settled before its last byte is out."""
+def _played(steps: Sequence[Step], usage: Usage | None) -> Iterator[Step | Usage]:
+    """Play given steps; the usage among them is told before its last byte is out."""
     sent = b""
     for step in steps:
         if usage is not None and isinstance(step, bytes | str):
             sent += to_bytes(step)
             if _usage(sent):
-                settle(usage)
+                yield usage
                 usage = None
         yield step
 

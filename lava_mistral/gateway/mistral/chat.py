@@ -8,7 +8,7 @@ import secrets
 import string
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
 from typing import Any
@@ -17,7 +17,7 @@ import orjson
 
 from lava_mistral.gateway.faults import EVENT_STREAM, Interrupted
 from lava_mistral.gateway.mistral import rules
-from lava_mistral.gateway.mistral.answers import Terms, broken_off, headers, json_answer, played_stream
+from lava_mistral.gateway.mistral.answers import Terms, headers, json_answer, played_stream
 from lava_mistral.gateway.model.fill import SchemaProblem
 from lava_mistral.gateway.model.prompt import text_of
 from lava_mistral.gateway.model.reply import Call, Reply, answer
@@ -29,15 +29,12 @@ from lava_mistral.pricing.catalog import Model, get_model
 from lava_mistral.pricing.tokens import count_tokens
 
 _ALPHABET = string.ascii_letters + string.digits
+_PADDING = string.ascii_lowercase + string.digits
 _ENDLESS_TOKENS = 200
 _CACHE_BLOCK = 16
 _TOOL_MARKERS = 4  # What stands around the tools in a prompt.
 _CALL_MARKERS = 3  # What marks a tool call as one in an answer.
 _MOST_CACHED = 1_000
-
-
-_PADDING = b"abcdefghijklmnopqrstuvwxyz0123456789"
-_PADDINGS = [b',"p":"%s"}\n\n' % _PADDING[:length] for length in range(1, len(_PADDING) + 1)]
 
 
 @dataclass(slots=True)
@@ -55,39 +52,38 @@ class Choice:
         """Return the choice of an answer that is not streamed."""
         content: Any = "".join(self.text)
         if self.thinking:
-            thought = {"type": "text", "text": "".join(self.thinking)}
             spoken = [{"type": "text", "text": content}] if content else []
-            content = [{"type": "thinking", "thinking": [thought], "closed": True}, *spoken]
+            content = [{**_thought("".join(self.thinking)), "closed": True}, *spoken]
         message = {"role": "assistant", "tool_calls": self._indexed() or None, "content": content}
         said = {"messages": [*self.steps, message]} if self.steps else {"message": message}
         logged = {"logprobs": {"content": _logprobs(self.text, self.top)}} if self.top is not None else {}
         return {"index": index, "finish_reason": self.finish, **said, **logged}
 
-    def deltas(self, fragment: int | None) -> list[bytes]:
-        """Return what follows the role in a stream, in JSON; a delta has so many characters of arguments, or all."""
+    def chunks(self, index: int, fragment: int | None) -> list[dict[str, Any]]:
+        """Return what follows the role in a stream; a delta has so many characters of arguments, or all."""
         # Which message a delta belongs to is told only where there are several.
         told = {"index": len(self.steps), "role": "assistant"} if self.steps else {}
         deltas: list[dict[str, Any]] = [{"index": at, **step} for at, step in enumerate(self.steps)]
-        for piece in self.thinking:
-            part = {"type": "thinking", "thinking": [{"type": "text", "text": piece}]}
-            deltas.append({"content": [part], **told})
+        deltas += [{"content": [_thought(piece)], **told} for piece in self.thinking]
         deltas += [{"content": piece, **told} for piece in self.text]
-        if not self.calls:
-            deltas.append({"content": "", **told})
-        elif fragment is None:
-            deltas.append({"content": "", "tool_calls": self._indexed(), **told})
-        else:
-            fragments = [piece for call in self._indexed() for piece in _fragments(call, fragment)]
-            deltas += [{"content": "", "tool_calls": [piece], **told} for piece in fragments]
-        written = [orjson.dumps(delta) for delta in deltas]
+        calls = [self._indexed()] if self.calls else []
+        if fragment is not None:
+            calls = [[piece] for call in self._indexed() for piece in _fragments(call, fragment)]
+        deltas += [{"content": "", "tool_calls": some, **told} for some in calls] or [{"content": "", **told}]
+        chunks: list[dict[str, Any]] = [{"index": index, "delta": delta, "finish_reason": None} for delta in deltas]
         if self.top is not None:
             first = len(self.steps) + len(self.thinking)
             for at, entry in enumerate(_logprobs(self.text, self.top), first):
-                written[at] += b',"logprobs":' + orjson.dumps({"content": [entry]})
-        return written
+                chunks[at]["logprobs"] = {"content": [entry]}
+        chunks[-1]["finish_reason"] = self.finish
+        return chunks
 
     def _indexed(self) -> list[dict[str, Any]]:
         return [{**call, "index": at} for at, call in enumerate(self.calls)]
+
+
+def _thought(text: str) -> dict[str, Any]:
+    return {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
 
 
 def _logprobs(tokens: Sequence[str], top: int) -> list[dict[str, Any]]:
@@ -95,40 +91,16 @@ def _logprobs(tokens: Sequence[str], top: int) -> list[dict[str, Any]]:
     entries = []
     for at, token in enumerate(tokens):
         entry = {"token": token, "logprob": -0.01, "bytes": list(token.encode("utf-8", "replace")), "token_id": at}
-        others = [{**entry, "logprob": -0.01 - number} for number in range(top)]
-        entries.append({**entry, "top_logprobs": others})
+        entries.append({**entry, "top_logprobs": [{**entry, "logprob": -0.01 - number} for number in range(top)]})
     return entries
 
 
-def _fragments(call: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
+def _fragments(call: dict[str, Any], size: int) -> list[dict[str, Any]]:
     """One tool call in pieces: the first has id and name, the others the id "null" and no name, as seen in the wild."""
-    arguments = call["function"]["arguments"]
-    for at in range(0, max(len(arguments), 1), size):
-        function = {"name": "" if at else call["function"]["name"], "arguments": arguments[at : at + size]}
-        yield {"id": "null" if at else call["id"], "function": function, "index": call["index"]}
-
-
-def _events(
-    choices: Sequence[Choice], usage: Usage, named: Mapping[str, Any], *, fragment: int | None, draw: random.Random
-) -> list[bytes]:
-    """Return the events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage.
-
-    `named` holds the answer's `id`, `created` (a POSIX timestamp) and `model`; the padding's lengths are drawn.
-    """
-    fields = {"id": named["id"], "object": "chat.completion.chunk", **named}
-    head = b"data: " + orjson.dumps(fields)[:-1] + b',"choices":[{"index":'
-    role = b',"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
-    written = [b"%s%d%s" % (head, at, role) for at in range(len(choices))]
-    deltas = [choice.deltas(fragment) for choice in choices]
-    last = max((len(of_choice), at) for at, of_choice in enumerate(deltas))
-    for turn, together in enumerate(zip_longest(*deltas), start=1):
-        for at, delta in enumerate(together):
-            if delta is not None:
-                reason = b'"%s"' % choices[at].finish.encode() if turn == len(deltas[at]) else b"null"
-                told = b',"usage":' + orjson.dumps(usage) if (turn, at) == last else b""
-                parts = (head, b'%d,"delta":' % at, delta, b',"finish_reason":', reason, b"}]", told)
-                written.append(b"".join(parts) + draw.choice(_PADDINGS))
-    return written
+    name, arguments = call["function"]["name"], call["function"]["arguments"]
+    pieces = [arguments[at : at + size] for at in range(0, len(arguments), size)] or [""]
+    functions = [{"name": "" if at else name, "arguments": piece} for at, piece in enumerate(pieces)]
+    return [{**call, "id": "null" if at else call["id"], "function": one} for at, one in enumerate(functions)]
 
 
 class Chat:
@@ -141,19 +113,15 @@ class Chat:
 
     async def prompt_tokens(self, body: Mapping[str, Any], model: Model) -> list[int]:
         """Check what the schema does not, and count the tokens of each message; those of tools go to the first."""
-        rules.check_messages(body["messages"])
+        messages, tools = body["messages"], body.get("tools")
+        rules.check_messages(messages)
         rules.check_tools(body)
-        rules.check_media(body["messages"], model)
+        rules.check_media(messages, model)
         if self._options.tokenizer == "exact":
-            exact = await asyncio.to_thread(
-                count_tokens, body["messages"], model=body["model"], tools=body.get("tools")
-            )
-            counts = [exact.tokens]
+            counts = [(await asyncio.to_thread(count_tokens, messages, model=body["model"], tools=tools)).tokens]
         else:
-            counts = [rules.message_tokens(message) for message in body["messages"]]
-            counts[0] += 1
-            if body.get("tools"):
-                counts[0] += _TOOL_MARKERS + count(orjson.dumps(body["tools"]).decode())
+            counts = [rules.message_tokens(message) for message in messages]
+            counts[0] += 1 + (_TOOL_MARKERS + count(orjson.dumps(tools).decode()) if tools else 0)
         rules.check_window(sum(counts), model)
         return counts
 
@@ -165,10 +133,11 @@ class Chat:
             raise rules.Rejection(f"Invalid JSON schema: {problem}", *rules.ARGUMENTS) from None
         usage = self._usage(body, counts, choices)
         terms.record.response_id = uuid.uuid4().hex
-        named = {"id": terms.record.response_id, "created": int(time.time()), "model": body["model"]}
+        named = {"id": terms.record.response_id, "object": "chat.completion", "created": int(time.time())}
+        named["model"] = body["model"]
         if body.get("stream"):
-            events = _events(choices, usage, named, fragment=self._options.fragment_tool_calls, draw=self._draw)
-            steps = played_stream(events, terms.fault, pace=self._options.pace, settle=lambda: terms.settle(usage))
+            events = self._events(choices, usage, {**named, "object": "chat.completion.chunk"})
+            steps = played_stream(events, usage, terms.fault, self._options.pace)
             return Answer(200, headers(EVENT_STREAM) | terms.limits(sum(counts)), steps, terms.delay)
         finished = [choice.whole(at) for at, choice in enumerate(choices)]
         if isinstance(terms.fault, Interrupted) and terms.fault.how == "finish error":
@@ -177,23 +146,31 @@ class Chat:
             prompt = split("".join(text_of(message.get("content")) for message in body["messages"]))
             read = {"content": _logprobs(prompt, body.get("top_prompt_logprobs") or 0)}
             finished = [{**choice, "prompt_logprobs": read} for choice in finished]
-        response = {**named, "usage": usage, "object": "chat.completion", "choices": finished}
         late = terms.delay + self._options.latency_per_token * usage["completion_tokens"]
         told = terms.limits(usage["total_tokens"])
-        whole = json_answer(200, response, told, delay=late, before=lambda: terms.settle(usage))
-        return broken_off(whole, terms.fault)
+        return json_answer(200, {**named, "usage": usage, "choices": finished}, told, delay=late, usage=usage)
+
+    def _events(self, choices: Sequence[Choice], usage: Usage, head: Mapping[str, Any]) -> list[bytes]:
+        """The events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage."""
+        role = {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        events: list[dict[str, Any]] = [{**head, "choices": [{"index": at, **role}]} for at in range(len(choices))]
+        streams = [choice.chunks(at, self._options.fragment_tool_calls) for at, choice in enumerate(choices)]
+        for chunk in (chunk for together in zip_longest(*streams) for chunk in together if chunk is not None):
+            events.append({**head, "choices": [chunk], "p": _PADDING[: self._draw.randint(1, len(_PADDING))]})
+        events[-1]["usage"] = usage
+        return [b"data: " + orjson.dumps(event) + b"\n\n" for event in events]
 
     def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[Choice]) -> Usage:
         prompt, completion = sum(counts), sum(map(_completion_tokens, choices))
+        cached = self._cache(body, counts) if body.get("prompt_cache_key") is not None else None
         usage: dict[str, Any] = {
             "prompt_tokens": prompt,
             "total_tokens": prompt + completion,
             "completion_tokens": completion,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": cached or 0},
         }
-        if body.get("prompt_cache_key") is not None:
-            usage["num_cached_tokens"] = self._cache(body, counts)
-            usage["prompt_tokens_details"] = {"cached_tokens": usage["num_cached_tokens"]}
+        if cached is not None:
+            usage["num_cached_tokens"] = cached
         if body.get("service_tier") is not None:
             usage["service_tier"] = "standard"
         if thought := sum(len(choice.thinking) for choice in choices):
@@ -205,9 +182,9 @@ class Chat:
         key = (body["model"], body["prompt_cache_key"])
         messages = [body.get("tools"), *body["messages"]]
         now, before = [hash(orjson.dumps(message)) for message in messages], self._cached.pop(key, [])
+        if len(self._cached) >= _MOST_CACHED:
+            self._cached.clear()
         self._cached[key] = now
-        if len(self._cached) > _MOST_CACHED:
-            del self._cached[next(iter(self._cached))]
         same = takewhile(lambda held: held[0] == held[1], zip(before, now, (0, *counts), strict=False))
         return sum(tokens for _, _, tokens in same) // _CACHE_BLOCK * _CACHE_BLOCK
 
@@ -233,10 +210,8 @@ def _choice(body: Mapping[str, Any], number: int) -> Choice:
 
 
 def _call(call: Call) -> dict[str, Any]:
-    return {
-        "id": "".join(secrets.choice(_ALPHABET) for _ in range(9)),
-        "function": {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()},
-    }
+    function = {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()}
+    return {"id": "".join(secrets.choice(_ALPHABET) for _ in range(9)), "function": function}
 
 
 def _step(call: Call) -> list[dict[str, Any]]:
@@ -245,10 +220,8 @@ def _step(call: Call) -> list[dict[str, Any]]:
     found: dict[str, Any] = {"type": "tool_reference", "tool": call.name, "title": "A simulated result"}
     if call.name in ("code_interpreter", "image_generation"):
         found = {"type": "tool_file", "tool": call.name, "file_id": uuid.uuid4().hex}
-    return [
-        {"role": "assistant", "content": "", "tool_calls": [made]},
-        {"role": "tool", "content": [found], "tool_call_id": made["id"]},
-    ]
+    asked = {"role": "assistant", "content": "", "tool_calls": [made]}
+    return [asked, {"role": "tool", "content": [found], "tool_call_id": made["id"]}]
 
 
 def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lava_mistral.gateway.faults import WrongVectors
 from lava_mistral.gateway.mistral import rules
-from lava_mistral.gateway.mistral.answers import Terms, broken_off, json_answer
+from lava_mistral.gateway.mistral.answers import Terms, json_answer
 from lava_mistral.gateway.model.embedder import DIMENSIONS, Embedder
 from lava_mistral.gateway.model.text import count
 from lava_mistral.gateway.options import Options
@@ -36,20 +36,16 @@ class Embeddings:
     async def embed(self, body: Mapping[str, Any]) -> tuple[Vectors, int]:
         """Return the vectors of a request's texts and their number of tokens."""
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        rules.check_inputs(len(texts))
         dimensions = body.get("output_dimension") or DIMENSIONS
-        if dimensions > DIMENSIONS:
-            raise rules.Rejection(f"output_dimension must be at most {DIMENSIONS}", *rules.ARGUMENTS)
         exact = self._options.tokenizer == "exact"
+        rules.check_inputs(len(texts), dimensions)
 
-        def counted() -> list[int]:
-            return [count_tokens(text, model=body["model"]).tokens if exact else count(text) for text in texts]
+        def embedded() -> tuple[Vectors, int]:
+            counts = [count_tokens(text, model=body["model"]).tokens if exact else count(text) for text in texts]
+            rules.check_input_tokens(counts)
+            return self._embedder(texts, dimensions=dimensions), sum(counts)
 
-        if exact or sum(map(len, texts)) > _MANY:
-            rules.check_input_tokens(counts := await asyncio.to_thread(counted))
-            return await asyncio.to_thread(self._embedder, texts, dimensions=dimensions), sum(counts)
-        rules.check_input_tokens(counts := counted())
-        return self._embedder(texts, dimensions=dimensions), sum(counts)
+        return await asyncio.to_thread(embedded) if exact or sum(map(len, texts)) > _MANY else embedded()
 
     def answer(self, body: Mapping[str, Any], vectors: Vectors, tokens: int, terms: Terms) -> Answer:
         """Return the vectors as Mistral sends them, or wrong where the fault says so."""
@@ -60,17 +56,11 @@ class Embeddings:
         if isinstance(terms.fault, WrongVectors):
             data = _wrong(data, terms.fault.how, as_text=as_text, dimensions=vectors.shape[1])
         usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
-        terms.record.response_id = uuid.uuid4().hex
         told = {"prompt_audio_seconds": None, **usage, "prompt_token_details": None}
-        response = {
-            "id": terms.record.response_id,
-            "object": "list",
-            "data": data,
-            "model": body["model"],
-            "usage": told,
-        }
-        whole = json_answer(200, response, terms.limits(tokens), delay=terms.delay, before=lambda: terms.settle(usage))
-        return broken_off(whole, terms.fault)
+        terms.record.response_id = uuid.uuid4().hex
+        named = {"id": terms.record.response_id, "object": "list", "model": body["model"]}
+        response = {**named, "data": data, "usage": told}
+        return json_answer(200, response, terms.limits(tokens), delay=terms.delay, usage=usage)
 
 
 def _rows(vectors: Vectors, dtype: str, *, as_text: bool) -> npt.NDArray[Any]:

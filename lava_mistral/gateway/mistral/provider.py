@@ -6,7 +6,7 @@ import math
 import random
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,6 @@ from lava_mistral.gateway.mistral.rules import Rejection
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import KINDS, RequestRecord
 from lava_mistral.gateway.server.delivery import Answer
-from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model, models
 
 # Models that Lava does not list: older names, and those that listen.
@@ -40,28 +39,18 @@ class Provider:
         self._embeddings = Embeddings(options)
         self._limit = RateLimit(options.requests_per_second, options.tokens_per_minute, options.burst)
         self._draw = random.Random(options.seed)
-        self._queue: list[tuple[str | None, Fault]] = []
-        self._queue_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self.queued: list[tuple[str | None, Fault]] = []
 
     def queue(self, responses: Sequence[Any], path: str | None) -> None:
         """Take the next answers, for requests of one kind or of any; see `to_fault`."""
         if path is not None and path not in KINDS:
             raise ValueError(f"path is one of {', '.join(KINDS)}, not {path!r}")
         faults = [(path, to_fault(response)) for response in responses]
-        with self._queue_lock:
-            self._queue += faults
+        with self._lock:
+            self.queued += faults
 
-    @property
-    def queued(self) -> int:
-        """How many answers wait."""
-        return len(self._queue)
-
-    def clear_queue(self) -> None:
-        """Forget the answers that wait."""
-        with self._queue_lock:
-            self._queue.clear()
-
-    async def handle(self, record: RequestRecord, body: Any, settle: Callable[[Usage], None]) -> Answer:
+    async def handle(self, record: RequestRecord, body: Any) -> Answer:
         """Answer one request to api.mistral.ai; the body is parsed, or the error of one that can't be."""
         try:
             key, accepted = record.credential.get("provider_key"), self._options.provider_keys
@@ -71,24 +60,24 @@ class Provider:
                 case "POST", "/v1/chat/completions":
                     request = _checked(body, schema.CHAT)
                     counts = await self._chat.prompt_tokens(request, self._model(request["model"], "chat"))
-                    terms = self._terms(record, sum(counts), request.get("max_tokens") or 0, settle)
-                    given = canned(terms, streamed=bool(request.get("stream")))
-                    return given or self._chat.answer(request, counts, terms)
+                    terms = self._terms(record, sum(counts), request.get("max_tokens") or 0)
+                    answer = canned(terms) or self._chat.answer(request, counts, terms)
                 case "POST", "/v1/embeddings":
                     request = _checked(body, schema.EMBEDDINGS)
                     self._model(request["model"], "embeddings")
                     vectors, tokens = await self._embeddings.embed(request)
-                    terms = self._terms(record, tokens, 0, settle)
-                    return canned(terms) or self._embeddings.answer(request, vectors, tokens, terms)
+                    terms = self._terms(record, tokens)
+                    answer = canned(terms) or self._embeddings.answer(request, vectors, tokens, terms)
                 case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
                     shown = self._models(path.removeprefix("/v1/models").removeprefix("/"))
-                    terms = self._terms(record, 0, 0, settle)
-                    listed = json_answer(200, shown, terms.limits(0), delay=terms.delay)
-                    return canned(terms) or broken_off(listed, terms.fault)
+                    terms = self._terms(record, 0)
+                    answer = canned(terms) or json_answer(200, shown, terms.limits(0), delay=terms.delay)
                 case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":
                     return json_answer(405, {"detail": "Method Not Allowed"})
-            lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
-            return json_answer(404, lost)
+                case _:
+                    lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
+                    return json_answer(404, lost)
+            return broken_off(answer, terms.fault)
         except Rejection as rejection:
             # The header knows whole seconds only (RFC 9110, section 10.2.3).
             told = self._limit.headers(0) | {"retry-after": str(math.ceil(rejection.wait))} if rejection.wait else {}
@@ -112,28 +101,25 @@ class Provider:
     def _known(self, name: str) -> bool:
         return get_model(name).known or name in (*_OLDER, *_EARS, *self._options.models)
 
-    def _terms(self, record: RequestRecord, tokens: int, allowed: int, settle: Callable[[Usage], None]) -> Terms:
-        """What surrounds the answer to a request of so many tokens."""
-        seconds = self._limit.take(tokens + allowed)
-        if seconds:
+    def _terms(self, record: RequestRecord, tokens: int, allowed: int = 0) -> Terms:
+        """What surrounds the answer to a request of so many tokens, and of so many more that it allows."""
+        if seconds := self._limit.take(tokens + allowed):
             raise Rejection(None, status=429, wait=seconds)
         delay = self._options.latency + self._options.latency_per_token * tokens
         fault = self._next_fault(record)
         while isinstance(fault, Slow):
             delay, fault = delay + fault.seconds, fault.then
-        return Terms(record, fault, delay, self._limit.headers, settle)
+        return Terms(record, fault, delay, self._limit.headers)
 
     def _next_fault(self, record: RequestRecord) -> Fault | None:
-        with self._queue_lock:
-            for at, (path, fault) in enumerate(self._queue):
+        with self._lock:
+            for at, (path, fault) in enumerate(self.queued):
                 if path in (None, record.kind):
-                    del self._queue[at]
+                    del self.queued[at]
                     return fault
-        drawn = (fault for rule, fault in self._options.faults if self._applies(rule, record))
+        rules: Sequence[tuple[Any, Fault]] = self._options.faults
+        drawn = (fault for rule, fault in rules if (rule(record) if callable(rule) else self._draw.random() < rule))
         return next(drawn, None)
-
-    def _applies(self, rule: Any, record: RequestRecord) -> bool:
-        return bool(rule(record)) if callable(rule) else self._draw.random() < rule
 
 
 def _checked(body: Any, adapter: TypeAdapter[Any]) -> dict[str, Any]:
@@ -152,15 +138,12 @@ def _card(model: Model) -> dict[str, Any]:
     abilities = {"completion_chat": "chat", "function_calling": "tools", "vision": "vision", "audio": "audio"}
     capabilities = {name: ability in model.capabilities for name, ability in abilities.items()}
     nothing = ("description", "deprecation", "deprecation_replacement_model", "default_model_temperature")
-    return {
-        "id": model.id,
-        "object": "model",
+    capabilities |= {"completion_fim": "codestral" in model.id, "fine_tuning": False}
+    named = {"id": model.id, "name": model.id, "object": "model", "owned_by": "mistralai", "type": "base"}
+    told = {
         "created": 1_735_689_600,
-        "owned_by": "mistralai",
-        "capabilities": {**capabilities, "completion_fim": "codestral" in model.id, "fine_tuning": False},
-        "name": model.id,
         "max_context_length": model.context_window,
         "aliases": [],
-        "type": "base",
-        **dict.fromkeys(nothing),
+        "capabilities": capabilities,
     }
+    return {**named, **told, **dict.fromkeys(nothing)}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lava_mistral.gateway.faults import error_body
+from lava_mistral.gateway.model.embedder import DIMENSIONS
 from lava_mistral.gateway.model.fill import SchemaProblem, check_schema
 from lava_mistral.gateway.model.text import count
 from lava_mistral.pricing.catalog import Model
@@ -150,12 +151,14 @@ def check_window(prompt_tokens: int, model: Model) -> None:
         raise Rejection(f"{said}{model.context_window} maximum context length", *ARGUMENTS)
 
 
-def check_inputs(number: int) -> None:
-    """Check the number of texts to embed."""
+def check_inputs(number: int, dimensions: int) -> None:
+    """Check the number of texts to embed, and of a vector's dimensions."""
     if number == 0:
         raise Rejection("Input can't be empty", *ARGUMENTS)
     if number > MOST_INPUTS:
         raise Rejection("Too many inputs in request, split into more batches.", *_PROMPT)
+    if dimensions > DIMENSIONS:
+        raise Rejection(f"output_dimension must be at most {DIMENSIONS}", *ARGUMENTS)
 
 
 def check_input_tokens(counts: Sequence[int]) -> None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
 from lava_mistral.gateway.server.http import Connection, Send
-
-_SHORT = 0.05  # Seconds of a pause that is not worth watching the client for.
+from lava_mistral.mistral.types import Usage
 
 
 @dataclass(slots=True)
@@ -19,26 +18,31 @@ class Answer:
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | Iterator[Step] = b""
+    body: bytes | Iterator[Step | Usage] = b""  # A usage among the steps comes before the bytes that tell it.
     delay: float = 0.0  # Seconds until the first byte.
-    before: Callable[[], None] | None = None  # Called just before the first byte, unless the client has gone.
+    usage: Usage | None = None  # What a whole body tells.
     reset: bool = False  # Reset the connection instead.
 
 
 async def play(
-    answer: Answer, request_id: str, connection: Connection, send: Send, *, ending: Callable[[], None]
+    answer: Answer,
+    request_id: str,
+    connection: Connection,
+    send: Send,
+    *,
+    settle: Callable[[Usage], None],
+    ending: Callable[[], None],
 ) -> bool:
     """Send an answer, and return whether all of it went to a client that was still there.
 
-    `ending` is called before the last byte: whoever has read it finds the request ended.
+    `settle` is called before usage is told, and `ending` before the last byte: whoever has read it finds the request
+    paid and ended.
     """
-    if answer.delay > 0 and not await _wait(connection, answer.delay):
+    if not await _wait(connection, answer.delay):
         return False
     if answer.reset:
         connection.close(reset=True)
         return False
-    if answer.before is not None:
-        answer.before()
     body, told = answer.body, {**answer.headers, "x-lava-request-id": request_id}
     if answer.status in (204, 304):
         # RFC 9110, section 8.6: an answer without a body has no length either.
@@ -46,9 +50,11 @@ async def play(
         told.pop("content-type", None)
     elif isinstance(body, bytes):
         told["content-length"] = str(len(body))
-    headers = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
     if isinstance(body, bytes):
+        if answer.usage is not None:
+            settle(answer.usage)
         ending()
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body})
@@ -59,6 +65,8 @@ async def play(
         if connection.gone:
             return False
         match step:
+            case dict():
+                settle(step)
             case bytes() | str():
                 await send({"type": "http.response.body", "body": to_bytes(step), "more_body": True})
             case Cut(clean=True):
@@ -71,8 +79,7 @@ async def play(
             case seconds:
                 # Late chunks do not delay the next ones: under load the pace of a stream stays what was asked for.
                 due += seconds
-                late = loop.time() - due
-                if late < 0 and not await _wait(connection, -late):
+                if not await _wait(connection, due - loop.time()):
                     return False
     ending()
     await send({"type": "http.response.body", "body": b""})
@@ -80,10 +87,8 @@ async def play(
 
 
 async def _wait(connection: Connection, seconds: float) -> bool:
-    """Wait, and say whether the client is still there; a long wait ends when it goes."""
-    if seconds <= _SHORT:
-        await asyncio.sleep(seconds)
-    else:
+    """Wait, and say whether the client is still there."""
+    if seconds > 0:
         with suppress(TimeoutError):
             await asyncio.wait_for(connection.lost.wait(), seconds)
     return not connection.gone

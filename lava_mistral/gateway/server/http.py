@@ -47,7 +47,7 @@ class Connection:
 
 
 class Traffic:
-    """Counts connections and requests, now and at most."""
+    """Counts connections and requests, now and at most; a context for each request."""
 
     def __init__(self) -> None:
         self.open: set[Connection] = set()
@@ -64,15 +64,11 @@ class Traffic:
         self.connections += 1
         self.max_connections = max(self.max_connections, len(self.open))
 
-    def disconnected(self, connection: Connection) -> None:
-        self.open.discard(connection)
-        connection.lost.set()
-
-    def begin(self) -> None:
+    def __enter__(self) -> None:
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
-    def end(self) -> None:
+    def __exit__(self, *error: object) -> None:
         self.in_flight -= 1
 
 
@@ -106,7 +102,8 @@ def _protocol(base: Any, traffic: Traffic, read_timeout: float) -> Callable[...,
         def connection_lost(self, exc: Exception | None) -> None:
             self._drop_deadline()
             super().connection_lost(exc)
-            traffic.disconnected(self.shown)
+            traffic.open.discard(self.shown)
+            self.shown.lost.set()
 
         def _expect_head(self) -> None:
             if self.deadline is None:
