@@ -32,11 +32,8 @@ def prepare(
         tools: the tools of the request.
         tool_choice: the tool choice of the request.
         response_format: the response format of the request.
-        repair: repair what Mistral would refuse instead of refusing it. Every word stays, in its order: an assistant
-            message "OK" goes between tool results and a user message; a call without a result gets one that says so;
-            a result without a call and a system message after an answer become the user's; an assistant message at the
-            end becomes the prefix of the answer, or, where a tool call or JSON is expected, is followed by a user
-            message; only what is empty is left out. The logger `lava_mistral` says what was done.
+        repair: repair what Mistral would refuse, every word in its order, instead of refusing it; the logger
+            `lava_mistral` says what was done.
 
     Raises:
         InvalidRequestError: Mistral would refuse the request, or never end its answer. Nothing was sent.

@@ -29,20 +29,17 @@ _THOUGHT_KINDS = frozenset(("text", "reference", "tool_reference"))
 
 
 def roles_of(messages: Sequence[Any]) -> list[str]:
-    """Return the role of each message.
-
-    Raises:
-        InvalidRequestError: one is no message, or its role is none of Mistral's.
-    """
+    """Return the role of each message; raises InvalidRequestError for what is none, or has none of Mistral's roles."""
+    roles = []
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             raise InvalidRequestError(
                 f"messages[{index}] should be a dictionary with a role; got {type(message).__name__}."
             )
-    roles = [message.get("role") for message in messages]
-    for index, role in enumerate(roles):
+        role = message.get("role")
         if role not in _ROLES:
             raise InvalidRequestError(f"messages[{index}] has role {role!r}; expected system, user, assistant or tool.")
+        roles.append(role)
     return roles
 
 
@@ -76,19 +73,18 @@ def clean(message: AnyMessage) -> AnyMessage:
 
 
 def _clean_parts(parts: list[Any], kinds: Set[str] | None) -> list[Any]:
-    for part in parts:
-        if _clean_part(part, kinds) is not part:
-            return [new for part in parts if (new := _clean_part(part, kinds)) is not None]
-    return parts
+    new = [_clean_part(part, kinds) for part in parts]
+    if all(map(_same, new, parts)):
+        return parts
+    return [part for part in new if part is not None]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other
 
 
 def _clean_part(part: Any, kinds: Set[str] | None) -> Any:
-    """Return the part as the schema takes it, `None` when nothing of it remains.
-
-    Args:
-        part: of a message, or of a thinking part.
-        kinds: the types that may be there; `None`: unknown types stay as they are.
-    """
+    """Return a part as the schema takes it, `None` when nothing of it remains; all `kinds` may be there, or any."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, dict) else None
@@ -102,22 +98,12 @@ def _clean_part(part: Any, kinds: Set[str] | None) -> Any:
     if not part.keys() <= keys:
         part = {key: value for key, value in part.items() if key in keys}
     if kind == "thinking":
-        return _clean_thinking(part)
+        thoughts = part.get("thinking")
+        parts = _clean_parts([thoughts] if isinstance(thoughts, str) else thoughts or [], _THOUGHT_KINDS)
+        return part if parts is thoughts else part | {"thinking": parts}
     if kind == "reference":
-        return _clean_reference(part)
+        # Whole numbers are all that the schema takes (mistralai/client-python#325).
+        ids: Sequence[Any] = part.get("reference_ids") or []
+        numbers = [int(id) for id in ids if isinstance(id, int) or (isinstance(id, str) and id.isdecimal())]
+        return None if not numbers else part if numbers == ids else part | {"reference_ids": numbers}
     return part
-
-
-def _clean_thinking(part: dict[str, Any]) -> dict[str, Any]:
-    thoughts = part.get("thinking")
-    parts = _clean_parts([thoughts] if isinstance(thoughts, str) else thoughts or [], _THOUGHT_KINDS)
-    return part if parts is thoughts else part | {"thinking": parts}
-
-
-def _clean_reference(part: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the part with the ids that are whole numbers, all that the schema takes (mistralai/client-python#325)."""
-    ids: Sequence[Any] = part.get("reference_ids") or []
-    numbers = [int(id) for id in ids if isinstance(id, int) or (isinstance(id, str) and id.isascii() and id.isdigit())]
-    if not numbers:
-        return None
-    return part if numbers == ids else part | {"reference_ids": numbers}

@@ -14,27 +14,18 @@ from collections.abc import Sequence
 
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.message_shape import AnyMessage, clean, roles_of, says_nothing
-from lava_mistral.mistral.tool_ids import calls_of, known_id, paired, with_call_ids, with_result_id
+from lava_mistral.mistral.tool_ids import calls_of, different, wire_id, with_call_ids
 
-BRIDGE = "OK"
-"""The assistant message between tool results and what follows them; Mistral accepts it (seen in real traffic)."""
-NOT_RUN = "This call was not run."
-"""The result of a call that has none in the conversation."""
+# What comes between tool results and what follows them; Mistral accepts it (seen in real traffic).
+_BRIDGE = {"role": "assistant", "content": "OK"}
+_NOT_RUN = "This call was not run."
 
 
 class Repair:
     """Put a conversation into order, message by message: every word stays, in its order.
 
-    Args:
-        messages: the conversation. It is left as it is; messages that need no change are shared with the result.
-        strict: refuse what has to be repaired.
-
-    Attributes:
-        out: the messages in order.
-        done: what was done, a phrase each.
-
-    Raises:
-        InvalidRequestError: something in the list has not the shape of a message, or is refused.
+    `out` has them, and `done` says what was done, a phrase each; where it is `strict`, what has to be repaired is
+    refused. The conversation is left as it is; messages that need no change are shared with the result.
     """
 
     def __init__(self, messages: Sequence[AnyMessage], *, strict: bool) -> None:
@@ -63,33 +54,23 @@ class Repair:
 
         Args:
             go_on: what the user says; `None` for a prefix.
-
-        Raises:
-            InvalidRequestError: such an end is refused.
         """
         if self._last_role != "assistant":
             return
-        last, index, alone = self.out[-1], self._last, len(self.out) == 1
-        if not last.get("prefix"):
-            self._fix(
-                index,
-                "is last; expected a user message or a tool result there, or an assistant message with prefix: true, "
-                "which the answer continues",
-                "was last: the answer continues it"
-                if go_on is None and not alone
-                else "was last: a user message was added",
-            )
-        elif alone:
-            self._fix(
-                index,
-                "is the only message; expected a user or system message before it",
-                "was alone: a user message was added",
-            )
-        else:
+        last, alone = self.out[-1], len(self.out) == 1
+        if last.get("prefix") and not alone:
             return
+        problem = "is the only message; expected a user or system message before it"
+        if not last.get("prefix"):
+            problem = (
+                "is last; expected a user message or a tool result there, or an assistant message with prefix: true, "
+                "which the answer continues"
+            )
         if go_on is None and not alone:
+            self._fix(self._last, problem, "was last: the answer continues it")
             self.out[-1] = last | {"prefix": True}
         else:
+            self._fix(self._last, problem, "was last: a user message was added")
             self.out[-1] = _without_prefix(last)
             self.out.append({"role": "user", "content": go_on or "Go on."})
 
@@ -98,40 +79,47 @@ class Repair:
         return self.out[-1]["role"] if self.out else ""
 
     def _fix(self, index: int, problem: str, done: str) -> None:
-        """Note what is done about a problem.
-
-        Raises:
-            InvalidRequestError: it is refused.
-        """
+        """Note what is done about a problem, or refuse it."""
         where = f"messages[{index}] ({self._roles[index]})"
         if self._strict:
             raise InvalidRequestError(f"{where} {problem}.", advice="repair_messages=True repairs it.")
         self.done.append(f"{where} {done}")
 
     def _find_results(self) -> set[int]:
-        """Give each result to the nearest message before it that makes its call; return the results without one."""
+        """Give each result to the nearest message before it that makes its call; return the results without one.
+
+        Results belong to calls by id, and in order where ids are equal or missing.
+        """
+        waiting: dict[str, list[tuple[int, int]]] = {}
         orphans: set[int] = set()
-        results: dict[int, list[int]] = {}
-        by_id: dict[str, int] = {}
+        nameless: list[tuple[int, int]] = []
         latest: int | None = None
         for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
             if role == "assistant" and message.get("tool_calls"):
-                latest = index
-                results[index] = []
-                by_id.update((known_id(call.get("id")), index) for call in calls_of(message, index))
+                wanted = [wire_id(call.get("id")) for call in calls_of(message, index)]
+                latest, self._ids[index], self._results[index] = index, different(wanted, index), []
+                waiting.update({identity: [] for identity in wanted})
+                for position, identity in enumerate(wanted):
+                    waiting[identity].append((index, position))
             elif role == "tool":
-                identity = known_id(message.get("tool_call_id"))
-                owner = by_id.get(identity) if identity else latest
-                if owner is None:
-                    orphans.add(index)
+                identity = wire_id(message.get("tool_call_id"))
+                if not identity and latest is not None:
+                    nameless.append((index, latest))
+                elif identity and waiting.get(identity):
+                    owner, position = waiting[identity].pop(0)
+                    self._results[owner].append((index, position))
                 else:
-                    results[owner].append(index)
-        for owner, indices in results.items():
+                    orphans.add(index)
+        for index, owner in nameless:
             calls = self._messages[owner]["tool_calls"]
-            self._ids[owner], positions = paired(calls, [self._messages[index] for index in indices], owner)
-            found = list(zip(indices, positions, strict=True))
-            self._results[owner] = [(index, position) for index, position in found if position is not None]
-            orphans.update(index for index, position in found if position is None)
+            taken = {position for _, position in self._results[owner]}
+            free = [(wire_id(call.get("id")) != "", at) for at, call in enumerate(calls) if at not in taken]
+            if free:
+                self._results[owner].append((index, min(free)[1]))
+            else:
+                orphans.add(index)
+        for results in self._results.values():
+            results.sort()
         return orphans
 
     def _assistant(self, index: int, message: AnyMessage) -> None:
@@ -151,11 +139,13 @@ class Repair:
     def _exchange(self, index: int, message: AnyMessage) -> None:
         """Put out a message with calls and a result for each of them."""
         calls, ids, results = message["tool_calls"], self._ids[index], self._results[index]
-        self.out.append(with_call_ids(message, calls, ids))
+        self.out.append(with_call_ids(message, ids))
         for at, (place, position) in enumerate(results, start=1):
             if place > index + at and set(self._roles[index + 1 : place]) - {"tool"}:
                 self._fix(index, _unanswered(calls[position]), f"got the result messages[{place}], which came later")
-            self.out.append(with_result_id(self._messages[place], ids[position]))
+            result = clean(self._messages[place])
+            same = result.get("tool_call_id") == ids[position]
+            self.out.append(result if same else result | {"tool_call_id": ids[position]})
         behind = index + len(results) + 1
         if self._strict and behind in self._orphans:
             self._orphan(behind, self._messages[behind])
@@ -164,7 +154,7 @@ class Repair:
             if position not in answered:
                 name = call["function"].get("name")
                 self._fix(index, _unanswered(call), f"got a result for its call of {name!r}, which was not run")
-                self.out.append({"role": "tool", "tool_call_id": ids[position], "content": NOT_RUN})
+                self.out.append({"role": "tool", "tool_call_id": ids[position], "content": _NOT_RUN})
 
     def _orphan(self, index: int, result: AnyMessage) -> None:
         """Put out the result of a call that is not there as the user's message."""
@@ -192,8 +182,8 @@ class Repair:
             self._fix(index, problem, "was sent as the user's")
             message = message | {"role": "user"}
         if before == "tool":
-            self._fix(index, problem, f"got the assistant message {BRIDGE!r} before it")
-            self.out.append({"role": "assistant", "content": BRIDGE})
+            self._fix(index, problem, "got the assistant message 'OK' before it")
+            self.out.append(dict(_BRIDGE))
         self.out.append(message)
 
 
