@@ -29,7 +29,6 @@ from lava_mistral.mistral.content import (
     audio_part,
     file_part,
     image_part,
-    named_text,
     refused,
     text_part,
     url_part,
@@ -219,7 +218,7 @@ def _text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
 def _plain_text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
     head = "\n".join(filter(None, (block.get("title"), block.get("context")))) or None
     if isinstance(block.get("text"), str):
-        yield named_text(block["text"], name=head)
+        yield text_part(block["text"], name=head)
     elif block.get("base64"):
         yield file_part(block["base64"], media_type="text/plain", name=head)
     else:
@@ -239,7 +238,7 @@ def _file(block: Mapping[str, Any], kind: str) -> Iterator[ContentPart]:
             yield from _block(inner, False)
         return
     if facts.get("type") == "text" and isinstance(facts.get("data"), str):
-        yield named_text(facts["data"], name=name)
+        yield text_part(facts["data"], name=name)
         return
     media_type = facts.get("mime_type") or facts.get("media_type") or _GENERIC_TYPE.get(kind)
     data = facts.get("base64") or facts.get("data") or facts.get("file_data")

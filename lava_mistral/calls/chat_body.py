@@ -12,7 +12,7 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.conversation import prepare
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
-from lava_mistral.mistral.tools import with_object_schemas
+from lava_mistral.mistral.tools import with_object_schema
 from lava_mistral.mistral.types import ChatRequest, Message
 from lava_mistral.pricing.catalog import notice_status
 
@@ -106,7 +106,7 @@ def chat_body(
     }
     body.update(given)
     if given.get("tools"):
-        body["tools"] = with_object_schemas(given["tools"])
+        body["tools"] = [with_object_schema(tool) for tool in given["tools"]]
     elif "tools" in given:
         # Mistral refuses an empty list, and a choice among no tools.
         body.pop("tools", None)

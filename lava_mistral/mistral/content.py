@@ -9,33 +9,25 @@ from typing import Final, cast
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.types import AudioPart, ContentPart, DocumentPart, ImagePart, ImageURL, TextPart, ThinkingPart
 
-PDF: Final = "application/pdf"
-# What Mistral's document reader takes beside PDF (Mistral's documentation, Document AI).
-_OFFICE: Final = ("application/vnd.openxmlformats-officedocument.", "application/vnd.oasis.opendocument.")
-_TEXTUAL: Final = frozenset(
-    (
-        "application/json",
-        "application/xml",
-        "application/yaml",
-        "application/x-yaml",
-        "application/toml",
-        "application/csv",
-        "application/javascript",
-    )
+# What Mistral's document reader takes (Mistral's documentation, Document AI).
+_DOCUMENTS: Final = (
+    "application/pdf",
+    "application/vnd.openxmlformats-officedocument.",
+    "application/vnd.oasis.opendocument.",
 )
+_TEXTUAL: Final = frozenset(("json", "xml", "yaml", "x-yaml", "toml", "csv", "javascript"))
 # First bytes of a file → its media type. RIFF and ISO files say more at bytes 8 to 12.
-_MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
-    (b"%PDF-", PDF),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"ID3", "audio/mpeg"),
-    (b"\xff\xfb", "audio/mpeg"),
-    (b"\xff\xf3", "audio/mpeg"),
-    (b"fLaC", "audio/flac"),
-    (b"OggS", "audio/ogg"),
-)
+_MAGIC: Final = {
+    b"%PDF-": "application/pdf",
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"ID3": "audio/mpeg",
+    b"\xff\xfb": "audio/mpeg",
+    b"\xff\xf3": "audio/mpeg",
+    b"fLaC": "audio/flac",
+    b"OggS": "audio/ogg",
+}
 _RIFF: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
 
 
@@ -45,7 +37,7 @@ def media_type_of(data: bytes) -> str | None:
         return _RIFF.get(data[8:12])
     if data[4:8] == b"ftyp":
         return "audio/mp4" if data[8:11] == b"M4A" else "video/mp4"
-    found = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
+    found = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
     if found is None and data and b"\0" not in data:
         try:
             data.decode("utf-8")
@@ -53,11 +45,6 @@ def media_type_of(data: bytes) -> str | None:
             return None
         return "text/plain"
     return found
-
-
-def to_base64(data: bytes) -> str:
-    """Return the bytes in standard base64."""
-    return base64.b64encode(data).decode("ascii")
 
 
 def _from_base64(data: bytes | str, name: str | None) -> bytes:
@@ -73,14 +60,13 @@ def _from_base64(data: bytes | str, name: str | None) -> bytes:
         ) from error
 
 
-def data_url(data: bytes | str, media_type: str) -> str:
-    """Return a `data:` URL.
+def _to_base64(data: bytes | str) -> str:
+    return data if isinstance(data, str) else base64.b64encode(data).decode("ascii")
 
-    Args:
-        data: the bytes, or text that is base64 already.
-        media_type: such as `image/png`.
-    """
-    return f"data:{media_type};base64,{data if isinstance(data, str) else to_base64(data)}"
+
+def data_url(data: bytes | str, media_type: str) -> str:
+    """Return the `data:` URL of bytes, or of text that is base64 already."""
+    return f"data:{media_type};base64,{_to_base64(data)}"
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:
@@ -97,29 +83,18 @@ def split_data_url(url: str) -> tuple[str, str] | None:
     return head[5:-7].partition(";")[0], data
 
 
-def text_part(text: str) -> TextPart:
-    """Return a text part."""
-    return {"type": "text", "text": text}
+def text_part(text: str, *, name: str | None = None) -> TextPart:
+    """Return a text part; of a text file under its name."""
+    return {"type": "text", "text": f"{name}:\n{text}" if name else text}
 
 
 def image_part(url: str, *, detail: str | None = None) -> ImagePart:
-    """Return an image part.
-
-    Args:
-        url: of `https:` or `data:`.
-        detail: how closely the model looks: `low`, `auto` or `high`.
-
-    Raises:
-        InvalidRequestError: `detail` is something else.
-    """
+    """Return an image by its `https:` or `data:` URL; `detail` says how closely the model looks."""
     image: ImageURL = {"url": url}
-    match detail:
-        case None:
-            pass
-        case "low" | "auto" | "high":
-            image["detail"] = detail
-        case _:
+    if detail is not None:
+        if detail not in ("low", "auto", "high"):
             raise InvalidRequestError(f"The detail of an image is 'low', 'auto' or 'high', not {detail!r}.")
+        image["detail"] = detail  # type: ignore[typeddict-item]  # checked above
     return {"type": "image_url", "image_url": image}
 
 
@@ -132,24 +107,15 @@ def document_part(url: str, *, name: str | None = None) -> DocumentPart:
 
 
 def audio_part(data: bytes | str) -> AudioPart:
-    """Return an audio part.
-
-    Args:
-        data: the bytes, or their base64, or an `https:` or `data:` URL.
-    """
-    if isinstance(data, bytes):
-        return {"type": "input_audio", "input_audio": to_base64(data)}
-    split = split_data_url(data)
-    return {"type": "input_audio", "input_audio": data if split is None else split[1]}
+    """Return an audio part of the bytes, or their base64, or an `https:` or `data:` URL."""
+    split = split_data_url(data) if isinstance(data, str) else None
+    return {"type": "input_audio", "input_audio": _to_base64(data) if split is None else split[1]}
 
 
 def file_part(
     data: bytes | str, *, media_type: str | None, name: str | None = None, detail: str | None = None
 ) -> ContentPart:
-    """Return a file of any kind in the form in which Mistral takes it.
-
-    Images, audio, PDF and office documents have parts of their own; text files become text, since there is no part
-    for them.
+    """Return a file of any kind in the form in which Mistral takes it: text files become text.
 
     Args:
         data: the bytes, or their base64.
@@ -160,54 +126,42 @@ def file_part(
     Raises:
         InvalidRequestError: Mistral takes no such file, the kind is not known, or text that should be base64 is not.
     """
-    if media_type is None:
-        media_type = media_type_of(_from_base64(data, name))
+    media_type = media_type or media_type_of(_from_base64(data, name))
     if media_type is None:
         raise InvalidRequestError(
             "The kind of a file can't be told from its content: give its media type, like 'application/pdf'."
         )
-    kind = media_type.partition("/")[0]
+    kind, _, form = media_type.partition("/")
     if kind == "image":
         return image_part(data_url(data, media_type), detail=detail)
     if kind == "audio":
         return audio_part(data)
-    if media_type == PDF or media_type.startswith(_OFFICE):
+    if media_type.startswith(_DOCUMENTS):
         return document_part(data_url(data, media_type), name=name)
-    if kind == "text" or media_type in _TEXTUAL:
-        return named_text(_from_base64(data, name).decode("utf-8", "replace"), name=name)
+    if kind == "text" or (kind == "application" and form in _TEXTUAL):
+        return text_part(_from_base64(data, name).decode("utf-8", "replace"), name=name)
     raise refused(media_type)
 
 
 def url_part(url: str, *, media_type: str | None, name: str | None = None, detail: str | None = None) -> ContentPart:
-    """Return a file at a URL in the form in which Mistral takes it; see `file_part`.
-
-    Raises:
-        InvalidRequestError: Mistral takes no such file by URL.
-    """
+    """Return a file at a URL in the form in which Mistral takes it; see `file_part`."""
     if (split := split_data_url(url)) is not None:
         return file_part(split[1], media_type=split[0] or media_type, name=name, detail=detail)
-    kind = "application" if media_type is None else media_type.partition("/")[0]
-    if kind == "image":
-        return image_part(url, detail=detail)
-    if kind == "audio":
-        return audio_part(url)
-    if kind == "video":
-        raise refused(str(media_type))
+    match (media_type or "").partition("/")[0]:
+        case "image":
+            return image_part(url, detail=detail)
+        case "audio":
+            return audio_part(url)
+        case "video":
+            raise refused(str(media_type))
     return document_part(url, name=name)
-
-
-def named_text(text: str, *, name: str | None = None) -> TextPart:
-    """Return a text file as text, under its name."""
-    return text_part(text if not name else f"{name}:\n{text}")
 
 
 def refused(kind: str) -> InvalidRequestError:
     """Return the error for content that Mistral does not take."""
-    advice = (
-        "Send single frames as images, or the sound track as audio."
-        if kind.startswith("video")
-        else "Convert it to PDF, text or an image first."
-    )
+    advice = "Convert it to PDF, text or an image first."
+    if kind.startswith("video"):
+        advice = "Send single frames as images, or the sound track as audio."
     return InvalidRequestError(f"Mistral takes text, images, PDF documents and audio, not {kind}.", advice=advice)
 
 

@@ -74,13 +74,7 @@ def clean(message: AnyMessage) -> AnyMessage:
 
 def _clean_parts(parts: list[Any], kinds: Set[str] | None) -> list[Any]:
     new = [_clean_part(part, kinds) for part in parts]
-    if all(map(_same, new, parts)):
-        return parts
-    return [part for part in new if part is not None]
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other
+    return parts if new == parts else [part for part in new if part is not None]
 
 
 def _clean_part(part: Any, kinds: Set[str] | None) -> Any:

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from itertools import count
 from typing import Any, Self
 
 _REFUSED = re.compile(r"[^a-zA-Z0-9_-]")
-LONGEST_NAME = 64
+_LONGEST = 64
 
 
 @lru_cache(maxsize=4096)
 def tool_name(name: str) -> str:
     """Return the name with "_" for each character that Mistral refuses in a name, cut to 64 characters."""
-    return _REFUSED.sub("_", name)[:LONGEST_NAME] or "tool"
+    return _REFUSED.sub("_", name)[:_LONGEST] or "tool"
 
 
 class ToolNames:
     """Map the names of the tools of one request, each to a form of its own that Mistral takes.
 
     A name that Mistral takes stays. In another one "_" replaces what it refuses; where two names would be the same, a
-    hash of the own name ends it. So a name's form depends on the set of names, but not on their order.
-
-    Args:
-        names: the tools' own names.
-        built_in: whether the request has tools that run on Mistral's side too.
+    hash of the own name ends it. `built_in` says whether the request has tools that run on Mistral's side too.
     """
 
     __slots__ = ("_known", "_own", "_wire", "built_in")
@@ -36,17 +32,14 @@ class ToolNames:
     def __init__(self, names: Iterable[str] = (), *, built_in: bool = False) -> None:
         self.built_in = built_in
         self._known = set(names)
-        own = sorted(self._known)
-        taken = {name for name in own if tool_name(name) == name}
-        forms = Counter(tool_name(name) for name in own)
+        forms = Counter(map(tool_name, self._known))
         self._wire: dict[str, str] = {}
-        for name in own:
-            if name in taken:
-                continue
+        for name in sorted(self._known):
             wire = tool_name(name)
-            if forms[wire] > 1:
-                wire = _hashed(name, taken | set(forms) | set(self._wire.values()))
-            self._wire[name] = wire
+            if wire != name and forms[wire] > 1:
+                wire = _hashed(name, self._known | forms.keys() | set(self._wire.values()))
+            if wire != name:
+                self._wire[name] = wire
         self._own = {wire: name for name, wire in self._wire.items()}
 
     @classmethod
@@ -70,43 +63,39 @@ class ToolNames:
 
     def applied(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the body of a request with the names in tools, tool choice and messages as Mistral takes them."""
-        body = dict(body)
-        body["messages"] = [self._message(message) for message in body["messages"]]
+        named = {**body, "messages": [self._message(message) for message in body["messages"]]}
         if body.get("tools"):
-            body["tools"] = [self._function(tool) for tool in body["tools"]]
-        if isinstance(body.get("tool_choice"), Mapping):
-            body["tool_choice"] = self._function(body["tool_choice"])
-        return body
+            named["tools"] = [self._named(tool) for tool in body["tools"]]
+        if "tool_choice" in body:
+            named["tool_choice"] = self._named(body["tool_choice"])
+        return named
 
     def _message(self, message: Any) -> Any:
         """Return the message with names of Mistral's form; the message itself where it has no others."""
         calls = message.get("tool_calls")
         if calls:
-            new = [self._function(call) for call in calls]
-            return message if all(map(_same, new, calls)) else message | {"tool_calls": new}
+            new = [self._named(call) for call in calls]
+            return message if new == calls else message | {"tool_calls": new}
         return self._named(message) if message["role"] == "tool" else message
 
-    def _function(self, holder: Any) -> Any:
-        """Return a tool, a call or a choice with a name of Mistral's form; the same object where it has one."""
-        function = holder.get("function") if isinstance(holder, Mapping) else None
-        named = self._named(function) if isinstance(function, Mapping) else function
-        return holder if named is function else {**holder, "function": named}
-
-    def _named(self, named: Any) -> Any:
-        name = named.get("name")
-        wire = self.to_wire(name) if isinstance(name, str) and name else name
-        return named if wire == name else {**named, "name": wire}
+    def _named(self, holder: Any) -> Any:
+        """Return a tool, call, choice or result with a name of Mistral's form; the same object where it has one."""
+        if not isinstance(holder, Mapping):
+            return holder
+        field = "function" if "function" in holder else "name"
+        given = wire = holder.get(field)
+        if field == "function":
+            wire = self._named(given)
+        elif isinstance(given, str) and given:
+            wire = self.to_wire(given)
+        return holder if wire == given else {**holder, field: wire}
 
 
 NO_TOOLS = ToolNames()
 """The names of a request without tools."""
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one is other
-
-
-def _hashed(name: str, taken: set[str]) -> str:
+def _hashed(name: str, taken: Collection[str]) -> str:
     digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    forms = (f"{tool_name(name)[: LONGEST_NAME - 1 - length]}_{digest[:length]}" for length in count(8))
+    forms = (f"{tool_name(name)[: _LONGEST - 1 - length]}_{digest[:length]}" for length in count(8))
     return next(form for form in forms if form not in taken)

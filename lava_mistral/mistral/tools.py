@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -16,9 +16,8 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
     """Return the wire's form of a tool choice, which may have any of the forms that are in use.
 
     Args:
-        choice: `"auto"`, `"none"`, `"any"` or `"required"`; a tool's name, its own or in Mistral's form; OpenAI's
-            `{"type": "function", "function": {"name": …}}` or Anthropic's `{"type": "tool", "name": …}`; true
-            (some tool), false (no tool) or `None` (not said).
+        choice: `"auto"`, `"none"`, `"any"` or `"required"`; a tool's name in either form, OpenAI's or Anthropic's
+            dictionary; true (some tool), false (no tool) or `None` (not said).
         names: of the tools that are sent along.
 
     Raises:
@@ -45,10 +44,9 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
                 f"{{'type': 'function', 'function': {{'name': …}}}}, not {choice!r}."
             )
     # Either form of a name is understood.
-    sent = name if name in names else ToolNames(names).from_wire(tool_name(str(name)))
-    if sent not in names:
-        sent = tool_name(str(name))
-    if sent not in names:
+    wire = tool_name(str(name))
+    sent = next((form for form in (name, ToolNames(names).from_wire(wire), wire) if form in names), None)
+    if sent is None:
         known = ", ".join(map(repr, names)) or "none at all"
         raise InvalidRequestError(f"The tool choice names {name!r}, but the tools are {known}.")
     return {"type": "function", "function": {"name": sent}}
@@ -90,12 +88,8 @@ def unwrap(answer: Any) -> Any:
     return answer.get("value") if isinstance(answer, Mapping) else None
 
 
-def with_object_schemas(tools: Iterable[Any]) -> list[Any]:
-    """Return the tools of a request with a schema of an object for each function's arguments."""
-    return [_with_object_schema(tool) for tool in tools]
-
-
-def _with_object_schema(tool: Any) -> Any:
+def with_object_schema(tool: Any) -> Any:
+    """Return a tool of a request with a schema of an object for its function's arguments."""
     function = tool.get("function") if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping):
         return tool
@@ -107,13 +101,9 @@ def _with_object_schema(tool: Any) -> Any:
 def json_schema_format(
     name: str, schema: Mapping[str, Any], *, strict: bool | None = True, description: str | None = None
 ) -> ResponseFormat:
-    """Return the response format that makes a model answer with JSON of a schema.
+    """Return the response format that makes a model answer with JSON of a schema, which is copied.
 
-    Args:
-        name: the schema's name.
-        schema: a JSON Schema of an object. It is copied.
-        strict: whether the answer must follow the schema to the letter; `None` leaves it to Mistral.
-        description: what the answer is for.
+    With `strict`, the answer must follow the schema to the letter; `None` leaves it to Mistral.
     """
     inner = deepcopy(object_schema(schema))
     if strict:

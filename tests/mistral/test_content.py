@@ -17,7 +17,6 @@ from lava_mistral.mistral.content import (
     image_part,
     media_type_of,
     split_data_url,
-    to_base64,
     url_part,
 )
 from lava_mistral.mistral.tools import json_schema_format, to_tool_choice, tool_name
@@ -131,7 +130,6 @@ def test_a_detail_that_mistral_does_not_know() -> None:
 
 def test_names_of_documents_are_sent_where_there_are_any() -> None:
     assert document_part("u") == {"type": "document_url", "document_url": "u"}
-    assert to_base64(b"abc") == "YWJj"
 
 
 def test_thinking_next_to_thinking_is_one() -> None:

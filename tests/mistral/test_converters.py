@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,7 +19,6 @@ from llama_index.core.base.llms.types import (
 
 from langchain_lava_mistral import _from_wire as langchain_from
 from langchain_lava_mistral import _to_wire as langchain
-from lava_mistral.mistral.content import to_base64
 from llama_index_lava_mistral import _from_wire, _to_wire
 from tests.fakes.answers import whole_turn
 from tests.fakes.wire_examples import meaning
@@ -35,6 +35,10 @@ class Example(NamedTuple):
     wire: dict[str, Any]
     langchain: BaseMessage
     llama_index: ChatMessage
+
+
+def to_base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def data(kind: str, content: bytes) -> str:
