@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -16,6 +15,7 @@ import orjson
 from lava_mistral.errors import ConfigurationError
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _FENCE = re.compile(r"\s*```[\w-]*\s*")
 
 
@@ -30,31 +30,27 @@ def to_json(value: Any) -> bytes:
     try:
         return orjson.dumps(value, _plain, _OPTIONS)
     except TypeError as error:
-        try:
-            # It writes integers beyond 64 bits.
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
-            return text.encode()
-        except RecursionError:
-            raise ConfigurationError("The request can't be written as JSON: it holds itself.") from error
-        except (TypeError, ValueError) as failure:
-            if "Circular" in str(failure):
-                raise ConfigurationError("The request can't be written as JSON: it holds itself.") from error
-            where = _half_pair(value)
-            if where is None:
-                raise ConfigurationError(f"The request can't be written as JSON: {error}.") from error
-            raise ConfigurationError(
-                f"The request can't be written as JSON: {where} holds half of a surrogate pair, which is no character. "
-                'Repair the text with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").'
-            ) from None
+        why = str(error)
+    try:
+        # It writes integers beyond 64 bits.
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
+    except UnicodeEncodeError:
+        why = (
+            "a text in it holds half of a surrogate pair, which is no character. "
+            'Repair it with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+        )
+    except RecursionError:
+        why = "it holds itself"
+    except (TypeError, ValueError) as failure:
+        why = "it holds itself" if "Circular" in str(failure) else why
+    raise ConfigurationError(f"The request can't be written as JSON: {why}.")
 
 
 def to_text(value: Any) -> str:
     """Return the JSON text of data that a model reads: the arguments of a call, or what a tool gave.
 
-    What JSON has not is written as pydantic writes it, and anything else as its text.
-
-    Raises:
-        ConfigurationError: it holds itself.
+    What JSON has not is written as pydantic writes it, and anything else as its text. Raises ConfigurationError where
+    it holds itself.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, default=_readable)
@@ -64,7 +60,7 @@ def to_text(value: Any) -> str:
     except (ValueError, RecursionError) as error:
         raise ConfigurationError("Data can't be written as JSON: it holds itself.") from error
     # Half of a surrogate pair, as models write it: only its escape can be sent.
-    return text if _half_pair(text) is None else json.dumps(value, default=_readable)
+    return json.dumps(value, default=_readable) if _HALF_PAIR.search(text) else text
 
 
 def unfenced(text: str) -> str:
@@ -74,11 +70,8 @@ def unfenced(text: str) -> str:
 
 
 def from_json(data: bytes | str) -> Any:
-    """Return the value of a JSON text; half a surrogate pair in it, which is valid JSON but no text, becomes U+FFFD.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
+    """Return the value of a JSON text, or raise ValueError; half a surrogate pair in it, which is valid JSON but no
+    text, becomes U+FFFD."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -117,15 +110,3 @@ def _readable(value: Any) -> Any:
         return _plain(value)
     except (TypeError, ValueError):
         return str(value)
-
-
-def _half_pair(value: Any, where: str = "") -> str | None:
-    """Return where in a JSON value a text stands that can't be encoded."""
-    if isinstance(value, str):
-        return None if value.isascii() or not re.search("[\ud800-\udfff]", value) else where or "the text"
-    steps: Iterable[tuple[str, Any]] = ()
-    if isinstance(value, dict):
-        steps = ((f"{where}.{name}" if where else str(name), member) for name, member in value.items())
-    elif isinstance(value, list | tuple):
-        steps = ((f"{where}[{place}]", member) for place, member in enumerate(value))
-    return next(filter(None, (_half_pair(member, name) for name, member in steps)), None)

@@ -20,8 +20,8 @@ _LONG_BASE64: Final = re.compile(r"(?:data:[^,\s]*,)?[\w+/=-]{1000,}", re.ASCII)
 def tool_content(blocks: Iterable[Any], convert: Callable[[Any], Iterable[ContentPart]]) -> str | list[ContentPart]:
     """Return the content of a tool's message: readable blocks as parts, and data as JSON text.
 
-    A tool's result is data: what has a `type` of its own, a URL that Mistral can't fetch (`file:///`, `gs://`, a path)
-    or no readable content goes out as text; where nothing is content, the list as a whole.
+    What has a `type` of its own, a URL that Mistral can't fetch (`file:///`, `gs://`, a path) or no readable content is
+    data; where nothing is content, the list as a whole.
 
     Args:
         blocks: of a framework: texts, dictionaries or objects.
@@ -44,27 +44,22 @@ def _read_block(block: Any, convert: Callable[[Any], Iterable[ContentPart]]) -> 
     if isinstance(block, str):
         return [text_part(block)] if block else []
     is_data = isinstance(block, Mapping)
-    if is_data and not _may_be_content(block):
-        return None
+    if is_data:
+        kind = block.get("type")
+        # With a bare URL these are as often rows of a table as files.
+        a_row = kind in _OWN_KINDS and "url" in block and not block.keys() & _SOURCE_KEYS
+        if a_row or (kind is None and block.keys() != {"text"}):
+            return None
     try:
         parts = list(convert(block))
     except (LavaError, OSError, ValueError):
         return None
     if not parts and is_data and block.get("text") != "":
         return None
-    return parts if all(map(is_readable, parts)) else None
+    return parts if all(map(_is_readable, parts)) else None
 
 
-def _may_be_content(block: Mapping[str, Any]) -> bool:
-    kind = block.get("type")
-    if kind is None:
-        return block.keys() == {"text"}
-    # With a bare URL these are as often rows of a table as files.
-    return kind not in _OWN_KINDS or "url" not in block or bool(block.keys() & _SOURCE_KEYS)
-
-
-def is_readable(part: ContentPart) -> bool:
-    """Return whether Mistral can read what a part of a tool's message holds or points to."""
+def _is_readable(part: ContentPart) -> bool:
     match part:
         case {"type": "text" | "file"}:
             return True

@@ -7,23 +7,15 @@ from typing import Any, NotRequired, cast
 from typing_extensions import TypedDict
 
 
-class PromptTokensDetails(TypedDict, total=False):
-    cached_tokens: int
-
-
-class CompletionTokensDetails(TypedDict, total=False):
-    reasoning_tokens: int | None
-
-
 class Usage(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     num_cached_tokens: NotRequired[int | None]
-    prompt_tokens_details: NotRequired[PromptTokensDetails | None]
-    prompt_token_details: NotRequired[PromptTokensDetails | None]
+    prompt_tokens_details: NotRequired[dict[str, Any] | None]
+    prompt_token_details: NotRequired[dict[str, Any] | None]
     prompt_audio_seconds: NotRequired[int | None]
-    completion_tokens_details: NotRequired[CompletionTokensDetails | None]
+    completion_tokens_details: NotRequired[dict[str, Any] | None]
     service_tier: NotRequired[str | None]
 
 
@@ -32,17 +24,16 @@ def known_usage(value: Any) -> Usage | None:
 
     A total that is missing is added up.
     """
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict):
         return None
     details = [value.get(name) or {} for name in ("prompt_tokens_details", "prompt_token_details")]
     if not all(isinstance(detail, dict) for detail in details):
         return None
     prompt: Any = value.get("prompt_tokens")
     completion, total = value.get("completion_tokens"), value.get("total_tokens")
-    cached = [value.get("num_cached_tokens"), *(detail.get("cached_tokens") for detail in details)]
-    if any(type(count) is not int or count < 0 for count in (completion, total, *cached) if count is not None):
-        return None
-    if type(prompt) is not int or prompt < 0:
+    cached = (value.get("num_cached_tokens"), *(detail.get("cached_tokens") for detail in details))
+    said = [count for count in (completion, total, *cached) if count is not None]
+    if any(type(count) is not int or count < 0 for count in (prompt, *said)):
         return None
     if completion is None:
         completion = max(total - prompt, 0) if total else 0
@@ -58,11 +49,6 @@ def reasoning_tokens(usage: Usage) -> int | None:
 
 
 def cached_tokens(usage: Usage) -> int:
-    """Return how many of the prompt's tokens came from Mistral's cache.
-
-    Mistral names them in three ways; the largest counts.
-    """
-    counts = [usage.get("num_cached_tokens")]
-    for details in (usage.get("prompt_tokens_details"), usage.get("prompt_token_details")):
-        counts.append(details.get("cached_tokens") if details else None)
-    return max((count for count in counts if count is not None), default=0)
+    """Return how many of the prompt's tokens came from Mistral's cache: the largest of the counts that name them."""
+    details = usage.get("prompt_tokens_details") or {}, usage.get("prompt_token_details") or {}
+    return max(usage.get("num_cached_tokens") or 0, *(detail.get("cached_tokens") or 0 for detail in details))
