@@ -23,7 +23,7 @@ from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError
 from lava_mistral.jobs.inputs import Slice
 from lava_mistral.jobs.parts import Counter, PartEmbedder, price
-from lava_mistral.pricing.reservation import most_of_embedding
+from lava_mistral.pricing.estimate import most_of_embedding
 
 if TYPE_CHECKING:
     import numpy as np

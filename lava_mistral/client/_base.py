@@ -18,7 +18,7 @@ from lava_mistral.client.options import EmbeddingRequestOptions, OnRetry
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message, ModelCard
-from lava_mistral.pricing.reservation import most_of_chat, most_of_embedding
+from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from lava_mistral.transport.clients import ClientTransport
 from lava_mistral.transport.connections import Pool
 from lava_mistral.transport.failures import Deadline, TransportError

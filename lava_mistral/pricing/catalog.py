@@ -1,11 +1,4 @@
-"""Know the models that Lava offers: what they cost, how much they read, what they can do.
-
-The figures are in `catalog.json` beside this module, each with its source. Lava's price list is what is
-billed; a model that is not on it works all the same, with cautious defaults and unknown prices, and can be
-added:
-
-    add_model(Model("mistral-next", input_price=Decimal("0.20"), output_price=Decimal("0.60")))
-"""
+"""Know the models that Lava offers: what they cost, how much they read, what they can do (`catalog.json`)."""
 
 from __future__ import annotations
 
@@ -15,24 +8,20 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import orjson
 
 from lava_mistral._locks import ForkSafeLock
 
 Capability = Literal["chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents"]
-CAPABILITIES: Final[frozenset[str]] = frozenset(
-    ("chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents")
-)
+CAPABILITIES: Final[frozenset[str]] = frozenset(get_args(Capability))
 """All that a model's `capabilities` may name. `vision`, `audio` and `documents` (PDF) are kinds of input."""
 
 Status = Literal["active", "deprecated", "retired"]
-
 DEFAULT_CONTEXT_WINDOW: Final = 32_768
-"""Tokens assumed for a chat model that is not in the catalogue: the smallest window among those that are."""
 DEFAULT_CAPABILITIES: Final[frozenset[str]] = frozenset(("chat", "tools", "structured_output"))
-"""What a chat model that is not in the catalogue is assumed to do: all of the present ones do it."""
+"""What is assumed of a chat model that is not in the catalogue: the least of those that are."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +29,12 @@ class Model:
     """Describe one model.
 
     Attributes:
-        id: its name in a request.
         input_price: USD for a million tokens read, exact; `None` where it is not known.
         output_price: USD for a million tokens written, exact; 0 where it is free, `None` where unknown.
         context_window: how many tokens prompt and answer may have together (for embeddings: one input).
         capabilities: what it can do, of `CAPABILITIES`.
         cached_price: USD for a million tokens read from Mistral's prompt cache; `None` for its 10 % of `input_price`.
         status: `"active"`, `"deprecated"` (it will be retired) or `"retired"` (Mistral no longer serves it).
-        retired_on: the day of its retirement, where it is known.
-        replacement: the model that takes its place, where one is named.
         sources: where each figure comes from: `"prices"`, `"context_window"`, `"capabilities"`, `"status"`.
         known: whether it is in the catalogue, by Lava's list or by `add_model`; else these are defaults.
     """
@@ -70,11 +56,9 @@ class Model:
             raise ValueError("a model needs an id")
         for name in ("input_price", "output_price", "cached_price"):
             price = getattr(self, name)
-            if price is None:
-                continue
-            if not isinstance(price, Decimal):
+            if price is not None and not isinstance(price, Decimal):
                 raise TypeError(f'{name} must be a Decimal such as Decimal("0.15"), not {type(price).__name__}')
-            if not price.is_finite() or price < 0:
+            if price is not None and not (price.is_finite() and price >= 0):
                 raise ValueError(f"{name} must be zero or more USD per million tokens, not {price}")
         if (self.input_price is None) != (self.output_price is None):
             raise ValueError("give both prices or neither; a free direction is Decimal(0)")
@@ -93,9 +77,8 @@ class Model:
         """Say in a sentence what a user of a model that is not active should know; empty for an active one."""
         if self.status == "active":
             return ""
-        what = "is deprecated" if self.status == "deprecated" else "is retired"
         since = f" since {self.retired_on}" if self.retired_on is not None else ""
-        return f"{self.id} {what}{since}" + (f": use {self.replacement}." if self.replacement else ".")
+        return f"{self.id} is {self.status}{since}" + (f": use {self.replacement}." if self.replacement else ".")
 
 
 def models() -> tuple[Model, ...]:
@@ -104,14 +87,18 @@ def models() -> tuple[Model, ...]:
 
 
 def get_model(id: str) -> Model:
-    """Return the model of that name; it never raises.
+    """Return the model of that name; for one that is not in the catalogue, cautious defaults without prices.
 
-    A name that is not in the catalogue gives a model with `known=False`, no prices and cautious defaults:
-    32,768 tokens, tools and structured output assumed. A fine-tuned model (`ft:BASE:…`) has the window and
-    capabilities of its base.
+    A fine-tuned model (`ft:BASE:…`) has the window and capabilities of its base.
     """
-    model = _catalog.get(id)
-    return model if model is not None else _unknown(id)
+    if (model := _catalog.get(id)) is not None:
+        return model
+    if id.startswith("ft:"):
+        base = get_model(id.split(":")[1])
+        return replace(base, id=id, input_price=None, output_price=None, sources={}, known=False)
+    if "embed" in id:
+        return Model(id, context_window=8_192, capabilities=frozenset(("embeddings",)), known=False)
+    return Model(id or "unknown", known=False)
 
 
 def add_model(model: Model) -> None:
@@ -138,32 +125,14 @@ def notice_status(id: str) -> None:
         _log.warning("%s", model.notice)
 
 
-def _unknown(id: str) -> Model:
-    if id.startswith("ft:"):
-        base = get_model(id.split(":")[1])
-        return replace(base, id=id, input_price=None, output_price=None, sources={}, known=False)
-    if "embed" in id:
-        return Model(id, context_window=8_192, capabilities=frozenset(("embeddings",)), known=False)
-    return Model(id or "unknown", known=False)
-
-
 def _read(content: bytes) -> Iterable[Model]:
     catalog: dict[str, Any] = orjson.loads(content)
     names = {key: f"{source['name']} ({source['url']})" for key, source in catalog["sources"].items()}
     for entry in catalog["models"]:
-        yield Model(
-            id=entry["id"],
-            input_price=Decimal(entry["input_price"]),
-            output_price=Decimal(entry["output_price"]),
-            context_window=entry["context_window"],
-            capabilities=frozenset(entry["capabilities"]),
-            status=entry.get("status", "active"),
-            retired_on=date.fromisoformat(entry["retired_on"]) if "retired_on" in entry else None,
-            replacement=entry.get("replacement"),
-            sources={
-                figure: "; ".join(names[key] for key in keys.split()) for figure, keys in entry["sources"].items()
-            },
-        )
+        prices = {name: Decimal(entry[name]) for name in ("input_price", "output_price")}
+        retired_on = date.fromisoformat(entry["retired_on"]) if "retired_on" in entry else None
+        sources = {figure: "; ".join(names[key] for key in keys.split()) for figure, keys in entry["sources"].items()}
+        yield Model(**{**entry, **prices, "retired_on": retired_on, "sources": sources})
 
 
 _log = logging.getLogger("lava_mistral")

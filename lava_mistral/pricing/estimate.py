@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
 from lava_mistral.pricing.amounts import EXACT
 from lava_mistral.pricing.catalog import Model, get_model
 from lava_mistral.pricing.prompts import Prompt, to_messages
-from lava_mistral.pricing.tokens import DEFAULT_MODEL, TokenCount, count_tokens, estimate_tokens
+from lava_mistral.pricing.tokens import DEFAULT_MODEL, TokenCount, count_tokens, estimate_tokens, pieces
 
 USUAL_ANSWER: Final = 300
 """Tokens of an answer that nothing else is known of, for `CostEstimate.likely`: a few paragraphs."""
@@ -24,16 +25,13 @@ _UNCOUNTED: Final = frozenset(("document_url", "input_audio", "file"))
 class CostEstimate:
     """Hold what a call may cost, in USD; the costs are `None` where the model's prices are not known.
 
-    An exact count is what Mistral bills. A `LocalGateway` bills the same with `tokenizer="exact"`, and its own quicker
-    count without it.
-
     Attributes:
         low: with an answer of one token, and the prompt at the least that its count allows.
         likely: with a usual answer.
         high: the most that it can be; what a spend limit sets aside. Uncached, with the longest answer possible.
         input_tokens: of the prompt; at most, where that is not exact.
         output_tokens: of the answer, at most.
-        exact: whether the prompt was counted with the model's own tokenizer (extra `[tokenizer]`).
+        exact: whether the prompt was counted with the model's own tokenizer (extra `[tokenizer]`), as it is billed.
     """
 
     low: Decimal | None
@@ -72,77 +70,114 @@ def estimate_cost(
             raise ConfigurationError(f"{name} must be one or more; it is {value}.")
     known = get_model(model)
     if known.can("embeddings"):
-        return _embedding(known, _texts(messages, model))
+        return _embedding(known, messages)
     prompt = to_messages(messages)
-    count = count_prompt(prompt, known, tools)
-    typical = count if count.exact else count_prompt(prompt, known, tools, upper=False)
-    output = longest_answer(count, known, max_tokens) * n
+    count = _count(prompt, known, tools)
+    typical = count if count.exact else _count(prompt, known, tools, upper=False)
+    output = _longest_answer(count, known, max_tokens) * n
     likely = min(USUAL_ANSWER if likely_tokens is None else likely_tokens, output // n) * n
     return CostEstimate(
-        low=cost_at(known, _least(count), min(n, output)),
-        likely=cost_at(known, typical.tokens, likely),
-        high=cost_at(known, count.tokens, output),
+        # Where the estimate is far off, as for long runs of one letter, it is so by more; English is at 0.8 of it.
+        low=_cost(known, count.tokens if count.exact else count.tokens // 2, min(n, output)),
+        likely=_cost(known, typical.tokens, likely),
+        high=_cost(known, count.tokens, output),
         input_tokens=count.tokens,
         output_tokens=output,
         exact=count.exact,
     )
 
 
-def _texts(texts: Any, model: str) -> list[str]:
+def _embedding(model: Model, texts: Any) -> CostEstimate:
     texts = [texts] if isinstance(texts, str) else list(texts)
     for text in texts:
         if not isinstance(text, str):
             raise ConfigurationError(
-                f"{model!r} embeds texts: give one, or a list of them, not one with a {type(text).__name__} in it."
+                f"{model.id!r} embeds texts: give one, or a list of them, not one with a {type(text).__name__} in it."
             )
-    return cast("list[str]", texts)
+    counts = [count_tokens(text, model.id) for text in texts]
+    tokens, exact = sum(count.tokens for count in counts), all(count.exact for count in counts)
+    most = _most_input(texts, model)
+    likely = _cost(model, tokens, 0)
+    return CostEstimate(
+        low=likely if exact else _cost(model, most // 2, 0),
+        likely=likely,
+        # A limit sets this much aside: it is known without a count, which costs more than the request.
+        high=_cost(model, max(tokens, most), 0),
+        input_tokens=tokens if exact else most,
+        output_tokens=0,
+        exact=exact,
+    )
 
 
-def count_prompt(
+def most_of_chat(body: Mapping[str, Any]) -> Decimal:
+    """Return the most that a chat request can cost, which spend limits reserve before it is sent.
+
+    The prompt counts with its tools and schema, uncached, at its exact count or an upper estimate; documents and
+    sounds, which nobody can count beforehand, as the whole window. The answer counts with `max_tokens`, or without it
+    with all that the model's window leaves, times `n`.
+
+    Raises:
+        ConfigurationError: the model's price is not known.
+    """
+    model = get_model(str(body["model"]))
+    count = _count(body["messages"], model, body.get("tools"))
+    extra = 0
+    if body.get("response_format"):
+        extra += estimate_tokens(to_json(body["response_format"]).decode())
+    if body.get("safe_prompt"):
+        # Mistral puts a system prompt of three sentences first (https://docs.mistral.ai/capabilities/guardrailing).
+        extra += 120
+    if body.get("tool_choice") not in (None, "auto", "none"):
+        # A template may say with a token of its own that a tool must be called.
+        extra += 4
+    if extra:
+        count = TokenCount(min(count.tokens + extra, model.context_window), False)
+    output = _longest_answer(count, model, body.get("max_tokens")) * int(body.get("n") or 1)
+    return _priced(model, count.tokens, output)
+
+
+def most_of_embedding(texts: Sequence[str], model: str) -> Decimal:
+    """Return the most that an embeddings request can cost, by an upper estimate of its tokens.
+
+    Raises:
+        ConfigurationError: the model's price is not known.
+    """
+    known = get_model(model)
+    return _priced(known, _most_input(texts, known), 0)
+
+
+def _most_input(texts: Sequence[str], model: Model) -> int:
+    # An input beyond the window is refused, and so costs nothing.
+    return sum(min(estimate_tokens(text), model.context_window) for text in texts)
+
+
+def _count(
     messages: Sequence[Message], model: Model, tools: Sequence[Tool] | None, *, upper: bool = True
 ) -> TokenCount:
-    if any(_uncounted(message) for message in messages):
+    if any(kind in _UNCOUNTED for kind, _ in pieces(messages)):
         return TokenCount(model.context_window, False)
     count = count_tokens(messages, model.id, tools=tools or None, upper=upper)
     # A longer prompt is refused, and so costs nothing.
     return TokenCount(min(count.tokens, model.context_window), count.exact)
 
 
-def _uncounted(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    return isinstance(content, list) and any(part.get("type") in _UNCOUNTED for part in content)
-
-
-def _least(count: TokenCount) -> int:
-    # Where the estimate is far off, as for long runs of one letter, it is so by more; English is at 0.8 of it.
-    return count.tokens if count.exact else count.tokens // 2
-
-
-def longest_answer(count: TokenCount, model: Model, max_tokens: int | None) -> int:
+def _longest_answer(count: TokenCount, model: Model, max_tokens: int | None) -> int:
     left = max(model.context_window - (count.tokens if count.exact else 0), 0)
     return left if max_tokens is None else min(int(max_tokens), left)
 
 
-def cost_at(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None:
+def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None:
     if model.input_price is None or model.output_price is None:
         return None
-    million = Decimal(10) ** 6
     paid = EXACT.add(EXACT.multiply(model.input_price, input_tokens), EXACT.multiply(model.output_price, output_tokens))
-    return EXACT.divide(paid, million)
+    return EXACT.divide(paid, Decimal(10) ** 6)
 
 
-def _embedding(model: Model, texts: Sequence[str]) -> CostEstimate:
-    counts = [count_tokens(text, model.id) for text in texts]
-    tokens = sum(count.tokens for count in counts)
-    exact = all(count.exact for count in counts)
-    most = sum(min(estimate_tokens(text), model.context_window) for text in texts)
-    likely = cost_at(model, tokens, 0)
-    return CostEstimate(
-        low=likely if exact else cost_at(model, most // 2, 0),
-        likely=likely,
-        # A limit sets this much aside: it is known without a count, which costs more than the request.
-        high=cost_at(model, max(tokens, most), 0),
-        input_tokens=tokens if exact else most,
-        output_tokens=0,
-        exact=exact,
-    )
+def _priced(model: Model, input_tokens: int, output_tokens: int) -> Decimal:
+    cost = _cost(model, input_tokens, output_tokens)
+    if cost is None:
+        raise ConfigurationError(
+            f"The price of {model.id!r} is not known, so a spend limit can't be kept. Add it: "
+            f'add_model(Model({model.id!r}, input_price=Decimal("…"), output_price=Decimal("…"))).'
+        )
+    return cost

@@ -16,45 +16,43 @@ _SOURCE = "Lava, GET /v1/services (https://www.lava.so/docs/api-reference/servic
 
 
 def read_price_list(body: Any) -> list[Model]:
-    """Merge the price list into what is known of the models.
+    """Merge the price list into what is known of the models: window, status and what it leaves out stay.
 
     Args:
         body: the parsed answer: `{"data": [{"id", "provider", "pricing": {"type", "input", "output",
             "cache_input_read"}, "capabilities"}]}`, prices in USD for a million tokens where the type is `tokens_1m`.
 
-    Returns:
-        The models with the listed prices; window, status and what the list leaves out are those of the catalogue.
-
     Raises:
         ServerError: the body is no price list, or it holds no model of Mistral's.
     """
-    models = list(_entries(body))
+    data = body.get("data") if isinstance(body, dict) else None
+    models = list(_models(data if isinstance(data, list) else []))
     if not models:
         raise ServerError("expected a list of Mistral's models with prices, got none", origin="lava", retryable=False)
     return models
 
 
-def _entries(body: Any) -> Iterator[Model]:
-    data = body.get("data") if isinstance(body, dict) else None
-    for entry in data if isinstance(data, list) else ():
+def _models(entries: list[Any]) -> Iterator[Model]:
+    for entry in entries:
         if not isinstance(entry, dict) or entry.get("provider") != "mistral" or not isinstance(entry.get("id"), str):
             continue
-        pricing = entry.get("pricing")
+        pricing, named = entry.get("pricing"), entry.get("capabilities")
         if not isinstance(pricing, dict) or pricing.get("type") != "tokens_1m":
             continue
-        prices = [_price(pricing.get(name)) for name in ("input", "output", "cache_input_read")]
-        if prices[0] is None:
+        price, output_price, cached_price = (
+            _price(pricing.get(key)) for key in ("input", "output", "cache_input_read")
+        )
+        if price is None:
             continue
         known = get_model(entry["id"].removeprefix("mistral/"))
-        named = entry.get("capabilities")
-        capabilities = CAPABILITIES.intersection(map(str, named)) if isinstance(named, list) else frozenset()
         yield replace(
             known,
-            input_price=prices[0],
-            output_price=prices[1] or Decimal(0),
-            cached_price=prices[2],
+            input_price=price,
+            output_price=output_price or Decimal(0),
+            cached_price=cached_price,
             # The list's words for abilities are not ours: they add to what is known and take nothing away.
-            capabilities=known.capabilities | capabilities,
+            capabilities=known.capabilities
+            | CAPABILITIES.intersection(map(str, named if isinstance(named, list) else ())),
             sources={**known.sources, "prices": _SOURCE},
             known=True,
         )

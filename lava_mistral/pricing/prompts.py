@@ -18,12 +18,7 @@ _ROLES = {"user": "user", "human": "user", "system": "system", "assistant": "ass
 
 
 def register_messages(package: str, converter: Callable[[Sequence[Any]], Sequence[Message]]) -> None:
-    """Convert the messages of a framework by a function from now on.
-
-    Args:
-        package: the top package that their classes are defined in.
-        converter: turns a sequence of them into messages of the wire.
-    """
+    """Convert messages of classes that are defined in a framework's top package by a function from now on."""
     _CONVERTERS[package] = converter
 
 
@@ -37,15 +32,10 @@ def to_messages(prompt: Any) -> list[Message]:
     Raises:
         ConfigurationError: it is none of these.
     """
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    if isinstance(prompt, Mapping):
-        return [cast("Message", prompt)]
     if hasattr(prompt, "to_messages"):
         prompt = prompt.to_messages()
-    if not isinstance(prompt, Sequence) or _is_pair(prompt):
-        prompt = [prompt]
-    return [message for each in prompt for message in _to_wire(each)]
+    several = isinstance(prompt, Sequence) and not isinstance(prompt, str) and not _is_pair(prompt)
+    return [message for each in (prompt if several else [prompt]) for message in _to_wire(each)]
 
 
 def _is_pair(value: Any) -> bool:

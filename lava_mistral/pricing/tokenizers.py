@@ -4,9 +4,8 @@ Only files that the package holds are used: the SentencePiece vocabularies v1 to
 is one and the same for all models that use it. The chat template v13 of the models since 2025 is put over that
 vocabulary here, because its own file is not in the package; control tokens count one each, whatever their number.
 
-Which model uses what: mistral-common's own list, and the token counts of recorded answers, which these tokenizers
-reproduce to the token (`mistral-large-latest` with tools over several turns, `pixtral-12b`, `mistral-medium-latest`,
-`mistral-embed`, `mistral-small-latest`). A request that forces a tool can have one token more.
+Which model uses what: mistral-common's own list, and the token counts of recorded answers. A request that forces a tool
+can have one token more.
 """
 
 from __future__ import annotations
@@ -29,14 +28,19 @@ if TYPE_CHECKING:
 _Name: TypeAlias = Literal["v1", "v7", "tekken v3", "tekken v13"]
 
 
-class _Choice(NamedTuple):
-    """The tokenizer of a model."""
+class TokenCount(NamedTuple):
+    """A number of tokens, and whether it is the model's own count; otherwise an estimate."""
 
-    tokenizer: _Name
+    tokens: int
+    exact: bool
+
+
+class _Choice(NamedTuple):
+    """The tokenizer of a model, whether the chat template is known to be its own, and the tokens of its settings."""
+
+    tokenizer: _Name | None = None
     template: bool = True
-    """Whether the chat template is known to be the model's own."""
     settings: int = 0
-    """Tokens that the template spends on the model's settings."""
 
 
 # The first prefix that fits. 12 tokens: {"reasoning_effort": "none"} between two control tokens, as recorded.
@@ -57,14 +61,7 @@ _CHOICES: Final[tuple[tuple[str, _Choice], ...]] = (
 )
 
 
-class Counted(NamedTuple):
-    """A number of tokens, and whether the tokenizer is known to be the model's."""
-
-    tokens: int
-    exact: bool
-
-
-def count_text(text: str, model: str, *, enclosed: bool = False) -> Counted | None:
+def count_text(text: str, model: str, *, enclosed: bool = False) -> TokenCount | None:
     """Count the tokens of a text; return `None` where no tokenizer of the model is at hand.
 
     Args:
@@ -73,30 +70,23 @@ def count_text(text: str, model: str, *, enclosed: bool = False) -> Counted | No
         enclosed: whether to count the two tokens that enclose an input of an embedding model.
     """
     ids = token_ids(text, model, enclosed=enclosed)
-    return None if ids is None else Counted(len(ids), True)
+    return None if ids is None else TokenCount(len(ids), True)
 
 
 def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | None:
     """Return the numbers of the tokens of a text in the model's vocabulary; see `count_text`."""
-    choice = _choose(model)
-    tokenizer = _load(choice.tokenizer) if choice else None
+    tokenizer = _load(_choose(model).tokenizer)
     if tokenizer is None:
         return None
     text = text.encode("utf-8", "replace").decode()
     return list(tokenizer.instruct_tokenizer.tokenizer.encode(text, bos=enclosed, eos=enclosed))
 
 
-def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> Counted | None:
-    """Count the tokens of a prompt of texts and tool calls; return `None` where it can't be put through a template.
-
-    Args:
-        messages: the messages, in wire form.
-        model: the name of the model.
-        tools: the tools of the request, in wire form.
-    """
+def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> TokenCount | None:
+    """Count the tokens of a prompt of texts and tool calls; return `None` where it can't be put through a template."""
     choice = _choose(model)
-    tokenizer = _load(choice.tokenizer) if choice else None
-    if choice is None or tokenizer is None or choice.tokenizer == "v1":
+    tokenizer = _load(choice.tokenizer)
+    if tokenizer is None or choice.tokenizer == "v1":
         return None
     from mistral_common.exceptions import MistralCommonException
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
@@ -110,17 +100,16 @@ def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Too
         tokens = tokenizer.encode_chat_completion(request).tokens
     except (MistralCommonException, ValidationError):
         return None  # an order of messages, or a field, that the template has no place for
-    return Counted(len(tokens) + choice.settings, choice.template)
+    return TokenCount(len(tokens) + choice.settings, choice.template)
 
 
 def settings_tokens(model: str) -> int:
     """Return the tokens that the model's template spends on its settings."""
-    choice = _choose(model)
-    return choice.settings if choice else 0
+    return _choose(model).settings
 
 
-def _choose(model: str) -> _Choice | None:
-    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), None)
+def _choose(model: str) -> _Choice:
+    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), _Choice())
 
 
 def _plain(message: Message) -> dict[str, Any]:
@@ -131,16 +120,20 @@ def _plain(message: Message) -> dict[str, Any]:
     if plain["role"] == "tool" and isinstance(plain.get("content"), list):
         plain["content"] = "".join(part["text"] for part in plain["content"])
     if calls := plain.get("tool_calls"):
-        plain["tool_calls"] = [_plain_call(call) for call in calls]
+        plain["tool_calls"] = [
+            {
+                "id": call.get("id") or "null",
+                "function": {"name": call["function"]["name"], "arguments": arguments_of(call)},
+            }
+            for call in calls
+        ]
     return plain
 
 
-def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
+def arguments_of(call: dict[str, Any]) -> str:
+    """Return the arguments of a tool call as JSON text."""
     arguments = call["function"].get("arguments", "")
-    if not isinstance(arguments, str):
-        arguments = to_json(arguments).decode()
-    function = {"name": call["function"]["name"], "arguments": arguments}
-    return {"id": call.get("id") or "null", "function": function}
+    return arguments if isinstance(arguments, str) else to_json(arguments).decode()
 
 
 def _plain_tool(tool: Tool) -> dict[str, Any]:
@@ -148,27 +141,29 @@ def _plain_tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": copy.deepcopy(function)}
 
 
-_loaded: dict[_Name, MistralTokenizer[Any, Any, Any, Any, Any] | None] = {}
+_Tokenizer: TypeAlias = "MistralTokenizer[Any, Any, Any, Any, Any]"
+_loaded: dict[_Name, _Tokenizer | None] = {}
 _lock = ForkSafeLock()
 
 
-def _load(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
+def _load(name: _Name | None) -> _Tokenizer | None:
     """Return the tokenizer, loaded once a process, or `None` without mistral-common or its SentencePiece extra."""
-    if name not in _loaded:
-        with _lock:
-            if name not in _loaded:
-                _loaded[name] = _build(name)
+    if name is None or name in _loaded:
+        return None if name is None else _loaded[name]
+    with _lock:
+        if name not in _loaded:
+            _loaded[name] = _build(name)
     return _loaded[name]
 
 
 async def preload(model: str) -> None:
     """Load the tokenizer of a model in a thread, while the event loop goes on."""
-    choice = _choose(model)
-    if choice is not None and choice.tokenizer not in _loaded:
-        await asyncio.to_thread(_load, choice.tokenizer)
+    name = _choose(model).tokenizer
+    if name is not None and name not in _loaded:
+        await asyncio.to_thread(_load, name)
 
 
-def _build(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
+def _build(name: _Name) -> _Tokenizer | None:
     try:
         from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
@@ -185,7 +180,7 @@ def _build(name: _Name) -> MistralTokenizer[Any, Any, Any, Any, Any] | None:
         return None
 
 
-def _tekken_v13() -> MistralTokenizer[Any, Any, Any, Any, Any]:
+def _tekken_v13() -> _Tokenizer:
     from mistral_common.protocol.instruct.normalize import InstructRequestNormalizerV13
     from mistral_common.protocol.instruct.validator import MistralRequestValidatorV13, ValidationMode
     from mistral_common.tokens.tokenizers.base import SpecialTokens, TokenizerVersion

@@ -22,29 +22,20 @@ import json
 import pkgutil
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import filterfalse
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
 from lava_mistral.pricing import tokenizers
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.prompts import Prompt, to_messages
+from lava_mistral.pricing.tokenizers import TokenCount as TokenCount
 
 DEFAULT_MODEL: Final = "mistral-small-2603"
 
 IMAGE_TOKENS: Final = 4_160
 """The most that one image can take: 64 rows of 64 patches, each row with a break (Pixtral; later models take less)."""
-
-
-class TokenCount(NamedTuple):
-    """A number of tokens."""
-
-    tokens: int
-    """How many."""
-    exact: bool
-    """Whether it is the model's own count; otherwise an estimate."""
 
 
 def count_tokens(
@@ -72,13 +63,12 @@ def count_tokens(
     if isinstance(text_or_messages, str):
         enclosed = "embeddings" in get_model(model).capabilities
         counted = tokenizers.count_text(text_or_messages, model, enclosed=enclosed)
-        return TokenCount(*counted) if counted else TokenCount(_estimate(text_or_messages, enclosed, upper), False)
+        return counted or TokenCount(_estimate(text_or_messages, enclosed, upper), False)
     messages = to_messages(text_or_messages)
-    if not any(_attachments(messages)):
+    prompt = None
+    if all(kind in ("text", "call") for kind, _ in pieces(messages)):
         prompt = tokenizers.count_prompt(messages, model, tools=tools or ())
-        if prompt is not None:
-            return TokenCount(*prompt)
-    return TokenCount(_estimate_prompt(messages, model, tools or (), upper), False)
+    return prompt or TokenCount(_estimate_prompt(messages, model, tools or (), upper), False)
 
 
 def estimate_tokens(text: str) -> int:
@@ -178,21 +168,17 @@ _TYPICAL: Final = _weights(0.27, 0.12, 0.6)  # Tekken
 _TYPICAL_EMBEDDED: Final = _weights(0.72, 0.95, 0.8)  # SentencePiece
 
 
-def _packaged(name: str) -> bytes:
-    """Return a file of this package, read as its modules are."""
-    return pkgutil.get_data("lava_mistral.pricing", name) or b""
-
-
 @functools.cache
 def _known_words() -> frozenset[bytes]:
     """Return the words that are one token after a space."""
-    return frozenset(_packaged("words.vocabulary").split())
+    return frozenset((pkgutil.get_data("lava_mistral.pricing", "words.vocabulary") or b"").split())
 
 
 @functools.cache
 def _rare_characters() -> re.Pattern[str]:
     """Return what finds characters that are no token in one of the vocabularies: they can take one for each byte."""
-    common = _packaged("characters.vocabulary").decode().replace("\n", "")
+    data = pkgutil.get_data("lava_mistral.pricing", "characters.vocabulary") or b""
+    common = data.decode().replace("\n", "")
     return re.compile(f"[^\\x00-\\x7f{re.escape(common)}]+")
 
 
@@ -201,47 +187,30 @@ def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[To
     count = len(messages) + len(tools)
     # A template begins with one token, and puts one or two around a message; some write the model's settings.
     total = 16 + 5 * count if upper else 2 + 3 * count // 2 + tokenizers.settings_tokens(model)
-    # Templates write tools as Python's json does, with spaces.
-    for text in [*_texts(messages), *(json.dumps(tool, ensure_ascii=False) for tool in tools)]:
-        counted = tokenizers.count_text(text, model)
-        total += counted.tokens if counted else _estimate(text, False, upper)
-    total += IMAGE_TOKENS * sum(kind == "image_url" for kind in _attachments(messages))
     # Around a tool call there are control tokens, its id and JSON.
-    return total + (20 if upper else 10) * sum(len(message.get("tool_calls") or ()) for message in _dicts(messages))
+    besides = {"image_url": IMAGE_TOKENS, "call": 20 if upper else 10}
+    # Templates write tools as Python's json does, with spaces.
+    written = [("tool", json.dumps(tool, ensure_ascii=False)) for tool in tools]
+    for kind, text in (*pieces(messages), *written):
+        counted = tokenizers.count_text(text, model)
+        total += besides.get(kind, 0) + (counted.tokens if counted else _estimate(text, False, upper))
+    return total
 
 
-def _dicts(messages: Sequence[Message]) -> Iterable[dict[str, Any]]:
-    """Return the messages as plain dictionaries, whatever their role."""
-    return (dict(message) for message in messages)
+def pieces(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
+    """Yield the kind of every content part, those inside thinking included, and its text.
 
-
-def _parts(messages: Sequence[Message]) -> Iterable[dict[str, Any]]:
-    """Yield all content parts that are not a plain string, those inside thinking included."""
-    for message in _dicts(messages):
+    A tool call is a `"call"` with its name, and a text of its arguments.
+    """
+    for message in map(dict[str, Any], messages):
         content = message.get("content")
-        if isinstance(content, list):
-            for part in content:
-                yield part
-                if isinstance(part.get("thinking"), list):
-                    yield from part["thinking"]
-
-
-def _attachments(messages: Sequence[Message]) -> Iterable[str]:
-    """Return the kinds of the parts that are not text."""
-    return (part["type"] for part in _parts(messages) if part.get("type") != "text")
-
-
-def _texts(messages: Sequence[Message]) -> Iterable[str]:
-    """Yield every text of the messages: content, thinking, and the names and arguments of tool calls."""
-    for message in _dicts(messages):
-        if isinstance(message.get("content"), str):
-            yield message["content"]
+        parts: list[Any] = content if isinstance(content, list) else []
+        thoughts = [part["thinking"] for part in parts if isinstance(part.get("thinking"), list)]
+        for part in [*parts, *(thought for each in thoughts for thought in each)]:
+            text = part.get("text") or part.get("thinking")
+            yield part.get("type", ""), text if isinstance(text, str) else ""
+        if isinstance(content, str):
+            yield "text", content
         for call in message.get("tool_calls") or ():
-            arguments = call["function"].get("arguments", "")
-            yield call["function"]["name"]
-            yield arguments if isinstance(arguments, str) else to_json(arguments).decode()
-    for part in _parts(messages):
-        if part.get("type") == "text":
-            yield part["text"]
-        elif isinstance(part.get("thinking"), str):
-            yield part["thinking"]
+            yield "call", call["function"]["name"]
+            yield "text", tokenizers.arguments_of(call)

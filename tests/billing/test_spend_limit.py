@@ -37,7 +37,7 @@ from lava_mistral import (
 from lava_mistral.billing.lava_records import RequestRecord
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import add_model, get_model
-from lava_mistral.pricing.reservation import most_of_chat, most_of_embedding
+from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from tests.fakes.waiting import eventually
 from tests.fakes.wire import DONE, Wire, answer, event
 

@@ -19,7 +19,7 @@ from pydantic_core import to_jsonable_python
 from lava_mistral import AsyncLavaMistral, ConfigurationError, LavaMistral
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.mistral.json_codec import from_json, to_json, to_text, unfenced
-from lava_mistral.pricing.reservation import most_of_chat
+from lava_mistral.pricing.estimate import most_of_chat
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 WIDE = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}
