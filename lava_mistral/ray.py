@@ -8,7 +8,7 @@ The key is best left to the environment of the workers (`LAVA_SECRET_KEY`), so t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError
 from lava_mistral.jobs.inputs import Slice
-from lava_mistral.jobs.parts import Counter, PartEmbedder, price
+from lava_mistral.jobs.parts import Done, PartEmbedder, price
 from lava_mistral.pricing.estimate import most_of_embedding
 
 if TYPE_CHECKING:
@@ -179,14 +179,13 @@ class RayExecutor:
         self._address = address
 
     def __call__(
-        self, embedder: PartEmbedder, slices: Iterator[Slice], counter: Counter, limit: SpendLimit | None
-    ) -> None:
-        """Embed slices.
+        self, embedder: PartEmbedder, slices: Iterator[Slice], limit: SpendLimit | None
+    ) -> Generator[Done, None, None]:
+        """Embed slices, and tell after each one what is done.
 
         Args:
             embedder: writes the parts.
             slices: in order.
-            counter: counts what is done.
             limit: what all of it may cost; the most that a slice can cost is set aside before it begins.
 
         Raises:
@@ -199,28 +198,30 @@ class RayExecutor:
         if not ray.is_initialized():
             ray.init(address=self._address, log_to_driver=False)
         task = ray.remote(num_cpus=1, max_retries=10)(_embed_slice)
-        shared = ray.put(embedder)
+        shared, model = ray.put(embedder), embedder.settings["model"]
         width = max(1, int(cluster.cluster_resources().get("CPU", 1)))
         running: dict[Any, Decimal] = {}
+        total = Done()
         try:
             while True:
                 for part in islice(slices, width - len(running)):
                     amount = Decimal(0)
                     if limit is not None:
-                        amount = most_of_embedding(_texts(part, embedder.text), counter.model)
+                        texts = filter(None, part.table.column(embedder.text).to_pylist())
+                        amount = most_of_embedding(list(texts), model)
                         limit.reserve(amount)
-                    running[task.remote(shared, part, counter.model)] = amount
+                    running[task.remote(shared, part)] = amount
                 if not running:
                     return
-                for done in ray.wait(list(running))[0]:
-                    rows, rejected, tokens = ray.get(done)
-                    amount = running.pop(done)
+                for ended in ray.wait(list(running))[0]:
+                    done: Done = ray.get(ended)
+                    amount = running.pop(ended)
                     if limit is not None:
-                        limit.end(amount, price(tokens, counter.model))
-                    counter.done += rows
-                    counter.rejected += rejected
-                    counter.tokens += tokens
-                    counter.update()
+                        limit.end(amount, price(done.tokens, model))
+                    total.rows += done.rows
+                    total.rejected += done.rejected
+                    total.tokens += done.tokens
+                    yield total
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         finally:
@@ -228,16 +229,10 @@ class RayExecutor:
                 ray.cancel(each)
 
 
-def _texts(part: Slice, column: str) -> list[str]:
-    return [text for text in part.table.column(column).to_pylist() if text]
-
-
-def _embed_slice(embedder: PartEmbedder, part: Slice, model: str) -> tuple[int, int, int]:
-    """Write the part of a slice, in a worker; the rows done, those of them rejected, and the tokens paid."""
+def _embed_slice(embedder: PartEmbedder, part: Slice) -> Done:
+    """Write the part of a slice, in a worker."""
     if part.start in embedder.folder.done():
-        return part.end - part.start, 0, 0  # by this task, whose worker died after that
-    counter = Counter(model, None, 0, 0, 0, None)
+        return Done(part.end - part.start)  # by this task, whose worker died after that
     number = part.start // embedder.rows_per_part
     # Texts of this slice may be in the journal of the next one, if the job was begun in one process.
-    embedder.embed([part], counter, (number, number + 1))
-    return counter.done, counter.rejected, counter.tokens
+    return list(embedder.embed([part], journals=(number, number + 1)))[-1]

@@ -17,8 +17,7 @@ from lava_mistral.pricing.amounts import format_cost
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from lava_mistral.jobs.embedding_job import JobEstimate
-    from lava_mistral.jobs.parts import JobProgress
+    from lava_mistral.jobs.embedding_job import JobEstimate, JobProgress
 
 _INTERVAL = 10.0  # seconds between two lines of progress
 

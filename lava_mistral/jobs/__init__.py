@@ -7,7 +7,6 @@ print(job.estimate())
 print(job.run(spend_limit="5"))
 """
 
-from lava_mistral.jobs.embedding_job import EmbeddingJob, JobEstimate
-from lava_mistral.jobs.parts import JobProgress
+from lava_mistral.jobs.embedding_job import EmbeddingJob, JobEstimate, JobProgress
 
 __all__ = ["EmbeddingJob", "JobEstimate", "JobProgress"]

@@ -1,17 +1,17 @@
-"""Embed a column of files into a folder of Parquet parts, resumably (see `folder`)."""
+"""Embed a column of files into a folder of Parquet parts or a Lance table, resumably (see `folder`)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import pyarrow as pa
 
-from lava_mistral.billing.scope import billed_to
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_amount
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.client.sync_client import LavaMistral
@@ -23,11 +23,11 @@ from lava_mistral.embedding.results import digest
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.jobs.folder import JobFolder
 from lava_mistral.jobs.inputs import Input, Slice, find_files
-from lava_mistral.jobs.parts import Counter, JobProgress, PartEmbedder, price
+from lava_mistral.jobs.parts import Done, PartEmbedder, price
 from lava_mistral.pricing.estimate import estimate_cost
 
-Executor: TypeAlias = Callable[[PartEmbedder, Iterator[Slice], Counter, SpendLimit | None], None]
-"""Embeds slices: in this process, or elsewhere, as `lava_mistral.ray.RayExecutor` does."""
+Executor: TypeAlias = Callable[[PartEmbedder, Iterator[Slice], SpendLimit | None], Generator[Done, None, None]]
+"""Embeds slices and tells what is done: in this process, or elsewhere, as `lava_mistral.ray.RayExecutor` does."""
 
 _SAMPLE: Final = 2_000
 """Rows at least by whose tokens those of all are estimated."""
@@ -48,7 +48,7 @@ class JobEstimate:
         high: USD at most. The sample may lie off by a few percent more.
         seconds: at the account's limits, where they were asked for.
         tokens_paid: by earlier runs; they are not paid again.
-        paid: the same in USD; `None` where the model's price is not known.
+        paid: the same in USD.
     """
 
     rows: int
@@ -64,16 +64,39 @@ class JobEstimate:
     paid: Decimal | None = Decimal(0)
 
 
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """Say how far a job has come.
+
+    Attributes:
+        rows: of the input; `None` where they were not counted (`estimate` does).
+        rows_done: those that need nothing more: embedded or rejected, by this run or an earlier one.
+        rows_before: those of them that were done before this run.
+        rejected: rows that can't be embedded; the job's file `rejected` has the reasons.
+        tokens: what all runs of the job have paid for.
+        cost: the same in USD by the catalogue's prices; `None` where they are not known.
+        seconds: since this run began.
+    """
+
+    rows: int | None
+    rows_done: int
+    rows_before: int
+    rejected: int
+    tokens: int
+    cost: Decimal | None
+    seconds: float = 0.0
+
+
 class EmbeddingJob:
-    """Embed a column of Parquet, JSONL or CSV files into a folder of Parquet parts.
+    """Embed a column of Parquet, JSONL or CSV files into a folder of Parquet parts, or into a Lance table.
 
     A job that ended early, by whatever, goes on where it was when it is run again with the same arguments; only
-    requests that were in flight are paid again. Each part holds the rows of one range of the input, in order, with the
-    columns `id`, `vector` (a list of fixed size) and those to keep.
+    requests that were in flight are paid again. The rows come in the order of the input, with the columns `id`,
+    `vector` (a list of fixed size) and those to keep.
 
     Args:
         inputs: files, globs and folders, all of one format; JSONL and CSV also with `.gz`.
-        out: the folder of the parts.
+        out: the folder of the parts; one that ends in `.lance` becomes a Lance table (extra `[lance]`).
         text: the column with the texts.
         id: the column with the ids; by default the number of the row, from 0.
         columns: further columns to keep.
@@ -131,6 +154,7 @@ class EmbeddingJob:
         self._settings |= {"dtype": dtype, "rows_per_part": rows_per_part}
         self._folder = JobFolder(Path(out))
         self.rejected = self._folder.rejected
+        self._model = model
         self._rows: int | None = None
         engine = {"model": model, "dimensions": dimensions, "max_concurrency": max_concurrency}
         self._embedder = PartEmbedder(
@@ -165,14 +189,14 @@ class EmbeddingJob:
             while len(sample) > 2 * _SAMPLE:
                 sample, every = sample[::2], 2 * every
         self._rows = rows
-        cost = estimate_cost(sample, self._embedder.settings["model"])
+        cost = estimate_cost(sample, self._model)
         share = Decimal(counted) / max(1, len(sample))
         low, likely, high = (None if each is None else each * share for each in (cost.low, cost.likely, cost.high))
         tokens = int(cost.input_tokens * share)
         seconds = self._seconds(tokens, counted) if ask_limits and counted else None
-        before = self._folder.tokens_paid()
-        paid = price(before, self._embedder.settings["model"])
-        return JobEstimate(rows, rows - left, tokens, every == 1, cost.exact, low, likely, high, seconds, before, paid)
+        paid = self._folder.tokens_paid()
+        before = paid, price(paid, self._model)
+        return JobEstimate(rows, rows - left, tokens, every == 1, cost.exact, low, likely, high, seconds, *before)
 
     def run(
         self,
@@ -195,28 +219,32 @@ class EmbeddingJob:
             LavaError: a request failed for good. What was done is kept.
         """
         limit = None if spend_limit is None else to_amount(spend_limit)
-        with self._folder.locked():
-            self._folder.claim(self._settings, self._files)
-            done, rows = self._folder.done(), self._embedder.rows_per_part
-            paid = self._folder.tokens_paid()
-            counter = Counter(
-                self._embedder.settings["model"],
-                self._rows,
-                sum(done.values()),
-                self._folder.count_rejected(),
-                paid,
-                on_progress,
-            )
-            pending = (part for part in self._input.slices(rows) if part.start not in done)
-            left = (
-                None
-                if limit is None
-                else SpendLimit(max(limit - (price(paid, self._embedder.settings["model"]) or 0), Decimal(0)))
-            )
-            (executor or _here)(self._embedder, pending, counter, left)
-            self._folder.tidy()
-            counter.rejected, counter.tokens = self._folder.count_rejected(), self._folder.tokens_paid()
-            return counter.progress()
+        folder, size, began = self._folder, self._embedder.rows_per_part, time.monotonic()
+        with folder.locked():
+            folder.claim(self._settings, self._files)
+            folder.tidy(size)
+            done, rejected, paid = folder.done(), folder.count_rejected(), folder.tokens_paid()
+            before = sum(done.values())
+            cost = price(paid, self._model)
+            now = JobProgress(self._rows, before, before, rejected, paid, cost)
+            left = None if limit is None else SpendLimit(max(limit - (cost or 0), Decimal(0)))
+            pending = (part for part in self._input.slices(size) if part.start not in done)
+            with closing((executor or PartEmbedder.embed)(self._embedder, pending, left)) as steps:
+                for step in steps:
+                    now = replace(
+                        now,
+                        rows_done=before + step.rows,
+                        rejected=rejected + step.rejected,
+                        tokens=paid + step.tokens,
+                        cost=price(paid + step.tokens, self._model),
+                        seconds=time.monotonic() - began,
+                    )
+                    if on_progress is not None:
+                        on_progress(now)
+            folder.tidy(size)
+            folder.commit(self._embedder.schema)
+            paid = folder.tokens_paid()
+            return replace(now, rejected=folder.count_rejected(), tokens=paid, cost=price(paid, self._model))
 
     def _seconds(self, tokens: int, rows: int) -> float:
         began = time.monotonic()
@@ -227,8 +255,3 @@ class EmbeddingJob:
         needed = {"requests": requests, "tokens": tokens}
         paces = [needed[kind] * span / window.limit for (kind, span), window in engine.limiter.rate.windows.items()]
         return max(latency * requests / engine.max_concurrency, *paces, latency)
-
-
-def _here(embedder: PartEmbedder, slices: Iterator[Slice], counter: Counter, limit: SpendLimit | None) -> None:
-    with billed_to(spend_limit=limit):
-        embedder.embed(slices, counter)

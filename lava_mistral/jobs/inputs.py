@@ -26,7 +26,7 @@ except ImportError as error:
 
 _FORMATS: Final = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 _UNREADABLE: Final = (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeError, OverflowError, TypeError, ValueError)
-_Record: TypeAlias = "list[Any] | tuple[str, str]"  # the values of a row, or why it can't be read and how it begins
+_Record: TypeAlias = "dict[str, Any] | tuple[str, str]"  # a row, or why it can't be read and how it begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,10 @@ def spool(stream: BinaryIO, folder: Path) -> Path:
     return path
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Describe the content of a file, to notice a change of it."""
+def fingerprint(path: Path) -> str:
+    """Return a digest of the content of a file, to notice a change of it."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return {"name": str(path), "bytes": path.stat().st_size, "blake2b": digest}
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 class Input:
@@ -129,8 +128,7 @@ class Input:
                 there = pa.schema([(name, pa.string()) for name in next(_csv(file, files[0]), [])])
         else:
             there = self._inferred()
-        missing = [name for name in self._columns if name not in there.names]
-        if missing:
+        if missing := [name for name in self._columns if name not in there.names]:
             has = ", ".join(map(repr, there.names))
             raise ConfigurationError(f"the input has no column {missing[0]!r}; it has {has}.")
         self.schema = pa.schema([there.field(name) for name in self._columns])
@@ -149,13 +147,11 @@ class Input:
             return
         records = self._json_records() if self._format == "jsonl" else self._csv_records()
         while group := list(islice(records, size)):
-            rows = {number: record for number, record in enumerate(group, start) if isinstance(record, list)}
-            bad = [BadRow(number, *record) for number, record in enumerate(group, start) if isinstance(record, tuple)]
-            yield self._typed(start, start + len(group), rows, bad)
+            yield self._typed(start, group)
             start += len(group)
 
     def _inferred(self) -> pa.Schema:
-        rows = [row for line in islice(self._lines(), 10_000) if isinstance(row := _json(line), dict)]
+        rows = [row for row in islice(self._json_records(), 10_000) if isinstance(row, dict)]
         types = dict.fromkeys((name for row in rows for name in row), pa.null())
         for name in types.keys() & set(self._columns[1:]):
             values = [row[name] for row in rows if row.get(name) is not None] or [""]
@@ -164,9 +160,7 @@ class Input:
             except _UNREADABLE:
                 # Of several types: those that are not like the first one will be rejected.
                 types[name] = pa.array(values[:1]).type
-        if self._columns[0] in types:
-            types[self._columns[0]] = pa.string()
-        return pa.schema(types)
+        return pa.schema(types | {name: pa.string() for name in self._columns[:1] if name in types})
 
     def _tables(self, size: int) -> Iterator[pa.Table]:
         held = self.schema.empty_table()
@@ -185,18 +179,21 @@ class Input:
         if len(held):
             yield held
 
-    def _lines(self) -> Iterator[bytes]:
+    def _json_records(self) -> Iterator[_Record]:
         for path in self._files:
             with _open(path) as file:
-                yield from (line for line in file if not line.isspace())
-
-    def _json_records(self) -> Iterator[_Record]:
-        for line in self._lines():
-            row = _json(line)
-            if isinstance(row, dict):
-                yield [row.get(name) for name in self._columns]
-            else:
-                yield f"it is no JSON object ({row})", line.decode("utf-8", "replace")[:200]
+                for line in file:
+                    if line.isspace():
+                        continue
+                    try:
+                        value = orjson.loads(line)
+                        why = type(value).__name__
+                    except orjson.JSONDecodeError as error:
+                        value, why = None, str(error)
+                    if isinstance(value, dict):
+                        yield value
+                    else:
+                        yield f"it is no JSON object ({why})", line.decode("utf-8", "replace")[:200]
 
     def _csv_records(self) -> Iterator[_Record]:
         for path in self._files:
@@ -205,34 +202,33 @@ class Input:
                 names = next(reader, [])
                 if missing := [name for name in self._columns if name not in names]:
                     raise ConfigurationError(f"{path} has no column {missing[0]!r}.")
-                places = [names.index(name) for name in self._columns]
                 for record in filter(None, reader):
                     if len(record) == len(names):
-                        yield [record[place] for place in places]
+                        yield dict(zip(names, record, strict=True))
                     else:
                         yield f"it has {len(record)} fields, the headline {len(names)}", ",".join(record)[:200]
 
-    def _typed(self, start: int, end: int, rows: dict[int, list[Any]], bad: list[BadRow]) -> Slice:
+    def _typed(self, start: int, records: list[_Record]) -> Slice:
+        rows = {number: record for number, record in enumerate(records, start) if isinstance(record, dict)}
+        bad = [BadRow(number, *record) for number, record in enumerate(records, start) if isinstance(record, tuple)]
         try:
-            columns = [
-                pa.array([row[place] for row in rows.values()], kind) for place, kind in enumerate(self.schema.types)
-            ]
+            table = pa.Table.from_pylist(list(rows.values()), self.schema)
         except _UNREADABLE:
-            # One of them is not of its column's type.
-            good = {}
-            for number, row in rows.items():
-                for name, value, kind in zip(self._columns, row, self.schema.types, strict=True):
-                    try:
-                        pa.array([value], kind)
-                    except _UNREADABLE:
-                        shown = repr(value)[:200].encode("utf-8", "replace").decode()
-                        given = None if self._id is None else row[self._columns.index(self._id)]
-                        bad.append(BadRow(number, f"its {name!r} is no {kind}", shown, given))
-                        break
-                else:
-                    good[number] = row
-            return self._typed(start, end, good, bad)
-        return Slice(start, end, list(rows), pa.table(columns, schema=self.schema), bad)
+            for number, row in list(rows.items()):
+                if (wrong := self._wrong(number, row)) is not None:
+                    bad.append(wrong)
+                    del rows[number]
+            table = pa.Table.from_pylist(list(rows.values()), self.schema)
+        return Slice(start, start + len(records), list(rows), table, bad)
+
+    def _wrong(self, number: int, row: dict[str, Any]) -> BadRow | None:
+        for name, kind in zip(self.schema.names, self.schema.types, strict=True):
+            try:
+                pa.array([row.get(name)], kind)
+            except _UNREADABLE:
+                shown = repr(row.get(name))[:200].encode("utf-8", "replace").decode()
+                return BadRow(number, f"its {name!r} is no {kind}", shown, row.get(self._id) if self._id else None)
+        return None
 
 
 def _open(path: Path) -> BinaryIO:
@@ -245,12 +241,3 @@ def _csv(file: BinaryIO, path: Path) -> Iterator[list[str]]:
     lines = (line.decode("utf-8", "surrogateescape") for line in file)
     for place, record in enumerate(csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",")):
         yield [name.removeprefix("\ufeff") for name in record] if place == 0 else record
-
-
-def _json(line: bytes) -> Any:
-    """Return the object on a line, or what is wrong with it as text."""
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return str(error)
-    return value if isinstance(value, dict) else type(value).__name__

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import chain
@@ -13,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from lava_mistral.billing.scope import billed_to
+from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.client.sync_client import LavaMistral
-from lava_mistral.embedding.engine import EmbeddingEngine
-from lava_mistral.embedding.results import EmbeddingProgress, digest
+from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress
+from lava_mistral.embedding.results import digest, partial_of
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.jobs.folder import JobFolder, RecordingClient
+from lava_mistral.jobs.folder import JobFolder, RecordingClient, Vectors
 from lava_mistral.jobs.inputs import BadRow, Slice
 from lava_mistral.pricing.cost import cost_of
 
@@ -25,64 +26,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class JobProgress:
-    """Say how far a job has come.
-
-    Attributes:
-        rows: of the input; `None` where they were not counted (`estimate` does).
-        rows_done: those that need nothing more: embedded or rejected, by this run or an earlier one.
-        rows_before: those of them that were done before this run.
-        rejected: rows that can't be embedded; the job's file `rejected` has the reasons.
-        tokens: what all runs of the job have paid for.
-        cost: the same in USD by the catalogue's prices; `None` where they are not known.
-        seconds: since this run began.
-    """
-
-    rows: int | None
-    rows_done: int
-    rows_before: int
-    rejected: int
-    tokens: int
-    cost: Decimal | None
-    seconds: float
-
-
 @dataclass(slots=True)
-class Counter:
-    """Count what a run has done, and report it as `JobProgress`."""
+class Done:
+    """Count the rows that are done, those of them that were rejected, and the tokens paid."""
 
-    model: str
-    rows: int | None
-    done: int
-    rejected: int
-    tokens: int
-    report: Callable[[JobProgress], object] | None
-    before: int = field(init=False)
-    began: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.before = self.done
-
-    def update(self) -> None:
-        """Report how far the run has come."""
-        if self.report is not None:
-            self.report(self.progress())
-
-    def progress(self) -> JobProgress:
-        """Say how far the run has come."""
-        cost, seconds = price(self.tokens, self.model), time.monotonic() - self.began
-        return JobProgress(self.rows, self.done, self.before, self.rejected, self.tokens, cost, seconds)
-
-
-def price(tokens: int, model: str) -> Decimal | None:
-    """Return what tokens cost to embed, in USD; `None` where the model's price is not known."""
-    return cost_of({"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}, model)
+    rows: int = 0
+    rejected: int = 0
+    tokens: int = 0
 
 
 @dataclass(slots=True)
 class _Part:
-    """A part on its way: rows that can be embedded, the vectors that are there, the places of the `missing` ones."""
+    """A part on its way: rows that can be embedded, those that can't, and the places of vectors that are `missing`."""
 
     slice: Slice
     rows: pa.Table
@@ -91,6 +46,19 @@ class _Part:
     vectors: NDArray[np.float32]
     missing: list[int]
     left: int
+
+    def done(self) -> int:
+        return len(self.numbers) - self.left + len(self.bad)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one call of `embed` has under way: rows that Mistral refused, open parts, and where each vector goes."""
+
+    done: Done = field(default_factory=Done)
+    refused: dict[int, str] = field(default_factory=dict)
+    parts: deque[_Part] = field(default_factory=deque)
+    sent: deque[tuple[_Part, int]] = field(default_factory=deque)
 
 
 @dataclass
@@ -106,124 +74,107 @@ class PartEmbedder:
     rows_per_part: int
     strict: bool
 
-    def embed(self, slices: Iterable[Slice], counter: Counter, journals: Iterable[int] | None = None) -> None:
-        """Write the part of each slice.
+    def embed(
+        self, slices: Iterable[Slice], limit: SpendLimit | None = None, journals: Sequence[int] | None = None
+    ) -> Generator[Done, None, None]:
+        """Write the part of each slice, and tell after each answer what has been done.
 
         Args:
             slices: in order.
-            counter: counts what is done.
+            limit: what the requests may cost together.
             journals: which ones of earlier runs to read; by default all.
 
         Raises:
             InvalidRequestError: a row can't be embedded, and `strict` is set.
             LavaError: a request failed for good.
         """
-        refused: dict[int, str] = {}
-        slices = iter(slices)
+        run, slices = _Run(), iter(slices)
         while True:
-            parts: deque[_Part] = deque()
-            sent: deque[tuple[_Part, int]] = deque()
             try:
-                self._embed(slices, parts, sent, refused, counter, journals)
+                yield from self._embed(slices, run, limit, self.folder.recorded(journals))
                 return
             except InvalidRequestError as error:
-                # Mistral has refused one text: the others go on from what the journals have.
-                handed_on = getattr(getattr(error, "partial", None), "next_index", 0)
-                if len(error.inputs) != 1 or not 0 <= error.inputs[0] - handed_on < len(sent):
+                partial = partial_of(error)
+                if len(error.inputs) != 1 or partial is None:
                     raise
-                part, place = sent[error.inputs[0] - handed_on]
-                refused[part.numbers[place]] = error.message
+                # Mistral has refused one text: the others go on from what the journals have.
+                part, place = run.sent[error.inputs[0] - partial.next_index]
+                run.refused[part.numbers[place]] = error.message
                 if self.strict:
                     raise _refusal(part.numbers[place], error.message) from error
-            for part in parts:
-                counter.done -= len(part.numbers) - part.left + len(part.bad)
-                counter.rejected -= len(part.bad)
-            slices = chain([part.slice for part in parts], slices)
+            for part in run.parts:
+                run.done.rows -= part.done()
+                run.done.rejected -= len(part.bad)
+            slices = chain([part.slice for part in run.parts], slices)
+            run.parts.clear()
+            run.sent.clear()
             journals = None
 
     def _embed(
-        self,
-        slices: Iterator[Slice],
-        parts: deque[_Part],
-        sent: deque[tuple[_Part, int]],
-        refused: dict[int, str],
-        counter: Counter,
-        journals: Iterable[int] | None,
-    ) -> None:
-        known = self.folder.recorded(journals)
-        size = self.schema.field("vector").type.list_size
-        client = RecordingClient(self.client, self.folder, size)
+        self, slices: Iterator[Slice], run: _Run, limit: SpendLimit | None, known: Vectors
+    ) -> Generator[Done, None, None]:
+        client = RecordingClient(self.client, self.folder, self.schema.field("vector").type.list_size)
         engine = EmbeddingEngine(client, **self.settings)
-        paid_before = counter.tokens
+        done = run.done
+        before = told = done.tokens
 
         def texts() -> Iterator[str]:
             for part_slice in slices:
-                part = self._open(part_slice, engine, known, refused)
-                client.journal = self.folder.journal(self._number(part_slice))
-                counter.done += len(part.numbers) - part.left + len(part.bad)
-                counter.rejected += len(part.bad)
-                parts.append(part)
-                self._write_complete(parts)
+                part = self._open(part_slice, engine, known, run.refused)
+                client.number = self._number(part_slice)
+                done.rows += part.done()
+                done.rejected += len(part.bad)
+                run.parts.append(part)
+                self._write_complete(run.parts)
                 column = part.rows.column(self.text)
                 for place in part.missing:
-                    sent.append((part, place))
+                    run.sent.append((part, place))
                     yield column[place].as_py()
 
         def on_progress(progress: EmbeddingProgress) -> None:
-            counter.tokens = paid_before + progress.usage.tokens
-            counter.update()
+            done.tokens = before + progress.usage.tokens
 
-        with engine.embed_iter(texts(), as_numpy=True, on_progress=on_progress) as stream:
+        with billed_to(spend_limit=limit):
+            stream = engine.embed_iter(texts(), as_numpy=True, on_progress=on_progress)
+        with stream:
             for _, vector in stream:
-                part, place = sent.popleft()
+                part, place = run.sent.popleft()
                 part.vectors[place] = vector
                 part.left -= 1
-                counter.done += 1
+                done.rows += 1
                 if not part.left:
-                    self._write_complete(parts)
-        self._write_complete(parts)
-        counter.update()
+                    self._write_complete(run.parts)
+                if told != done.tokens:
+                    told = done.tokens
+                    yield done
+        self._write_complete(run.parts)
+        yield done
 
-    def _open(
-        self, part: Slice, engine: EmbeddingEngine, known: dict[bytes, NDArray[np.float32]], refused: dict[int, str]
-    ) -> _Part:
+    def _open(self, part: Slice, engine: EmbeddingEngine, known: Vectors, refused: dict[int, str]) -> _Part:
         texts = part.table.column(self.text).to_pylist()
-        reasons = self._reasons(texts, part.table, engine)
-        reasons |= {place: refused[number] for place, number in enumerate(part.numbers) if number in refused}
         ids = None if self.id is None else part.table.column(self.id)
-        bad = part.bad + [
-            BadRow(part.numbers[place], reason, (texts[place] or "")[:200], None if ids is None else ids[place].as_py())
-            for place, reason in sorted(reasons.items())
-        ]
+        bad, good = list(part.bad), []
+        for place, (number, text) in enumerate(zip(part.numbers, texts, strict=True)):
+            id = None if ids is None else ids[place]
+            reason = refused.get(number) or _reason(text, engine)
+            if id is not None and not id.is_valid:
+                reason = "the id is null"
+            if reason is None:
+                good.append(place)
+            else:
+                bad.append(BadRow(number, reason, (text or "")[:200], None if id is None else id.as_py()))
         if bad and self.strict:
             raise _refusal(bad[0].row, bad[0].reason)
-        good = [place for place in range(len(texts)) if place not in reasons]
         vectors = np.empty((len(good), self.schema.field("vector").type.list_size), np.float32)
-        there = {at: row for at, place in enumerate(good) if (row := known.get(digest(texts[place]))) is not None}
-        for at, row in there.items():
-            vectors[at] = row
-        missing = [at for at in range(len(good)) if at not in there]
-        table = part.table.take(pa.array(good, pa.int64())) if reasons else part.table
+        missing = []
+        for at, place in enumerate(good):
+            row = known.get(digest(texts[place])) if known else None
+            if row is None:
+                missing.append(at)
+            else:
+                vectors[at] = row
+        table = part.table if len(good) == len(texts) else part.table.take(pa.array(good, pa.int64()))
         return _Part(part, table, [part.numbers[place] for place in good], bad, vectors, missing, len(missing))
-
-    def _reasons(self, texts: list[Any], table: pa.Table, engine: EmbeddingEngine) -> dict[int, str]:
-        """Return the places of rows that can't be embedded, with the reason."""
-        reasons = {place: "the text is null" for place, text in enumerate(texts) if text is None}
-        reasons |= {
-            place: "the text is white space alone" for place, text in enumerate(texts) if text and text.isspace()
-        }
-        if self.id is not None and table.column(self.id).null_count:
-            reasons |= {place: "the id is null" for place, id in enumerate(table.column(self.id)) if not id.is_valid}
-        places = [place for place in range(len(texts)) if place not in reasons]
-        while places:
-            try:
-                engine.check([texts[place] for place in places])
-                break
-            except InvalidRequestError as error:
-                at = error.inputs[0]
-                reasons[places[at]] = error.message.replace(f"input {at} ", "the text ", 1)
-                places = places[at + 1 :]
-        return reasons
 
     def _write_complete(self, parts: deque[_Part]) -> None:
         while parts and not parts[0].left:
@@ -240,8 +191,26 @@ class PartEmbedder:
         return part.start // self.rows_per_part
 
 
+def _reason(text: Any, engine: EmbeddingEngine) -> str | None:
+    """Say why a text can't be embedded; `None` where it can."""
+    if text is None:
+        return "the text is null"
+    if text.isspace():
+        return "the text is white space alone"
+    try:
+        engine.check([text])
+    except InvalidRequestError as error:
+        return error.message.replace("input 0 ", "the text ", 1)
+    return None
+
+
 def _refusal(row: int, reason: str) -> InvalidRequestError:
     return InvalidRequestError(
         f"row {row} can't be embedded: {reason}",
         advice="Correct the row in a new job, or let the job reject such rows.",
     )
+
+
+def price(tokens: int, model: str) -> Decimal | None:
+    """Return what tokens cost to embed, in USD; `None` where the model's price is not known."""
+    return cost_of({"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}, model)

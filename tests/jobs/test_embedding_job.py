@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -26,9 +27,9 @@ from lava_mistral.gateway import LocalGateway
 
 pa = pytest.importorskip("pyarrow", reason="the extra [job] is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra [job] is not installed")
+lance = pytest.importorskip("lance", reason="the extra [lance] is not installed")
 
 from lava_mistral.jobs import EmbeddingJob, JobProgress  # noqa: E402
-from lava_mistral.jobs.folder import Journal, read_journal  # noqa: E402
 
 ROWS = [{"key": f"k{number}", "text": f"text number {number}", "page": number % 7} for number in range(250)]
 
@@ -188,6 +189,33 @@ def test_a_text_that_mistral_refuses_is_rejected_and_the_others_are_paid_once(
             job(gateway, tmp_path / "in.jsonl", tmp_path / "strict", strict=True, **settings).run()
 
 
+def test_a_lance_table_holds_all_rows_once_or_is_not_there(gateway: LocalGateway, tmp_path: Path) -> None:
+    rows = [{"key": row["key"], "text": row["text"] + " word" * 150} for row in ROWS]
+    write_jsonl(tmp_path / "in", [{"key": "bad", "text": ""}] * 30 + rows)
+    out = tmp_path / "table.lance"
+    with LocalGateway(balance="0.003") as poor, pytest.raises(InsufficientBalanceError):
+        job(poor, tmp_path / "in.jsonl", out, rows_per_part=30, max_concurrency=1).run()
+    assert not (out / "_versions").exists()
+    again = job(gateway, tmp_path / "in.jsonl", out, rows_per_part=30, columns=[])
+    assert again.run().rejected == 30
+    assert sorted(sent(poor) + sent(gateway)) == sorted(row["text"] for row in rows)
+    job(gateway, tmp_path / "in.jsonl", tmp_path / "parts", rows_per_part=30).run()
+    right = pq.read_table(tmp_path / "parts")
+    assert lance.dataset(out).to_table().to_pydict() == right.to_pydict()
+    assert lance.dataset(out).schema.field("vector").type.equals(pa.list_(pa.float32(), 1024))
+    # It is complete: nothing is sent or written again.
+    before = len(gateway.requests)
+    again.run()
+    assert (len(gateway.requests), lance.dataset(out).version) == (before, 1)
+    # As after a kill just before all of it became visible.
+    shutil.rmtree(out / "_versions")
+    again.run()
+    assert lance.dataset(out).to_table().to_pydict() == right.to_pydict()
+    shutil.rmtree(out / "_job")
+    with pytest.raises(ConfigurationError, match="that are of no job"):
+        again.run()
+
+
 def test_a_job_that_failed_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
     rows = [{"key": row["key"], "text": row["text"] + " word" * 150} for row in ROWS]
     write_jsonl(tmp_path / "in", rows)
@@ -305,21 +333,27 @@ def test_an_input_that_is_none_is_named(
         job(gateway, inputs, tmp_path / "out")
 
 
-@pytest.mark.parametrize("damage", [lambda entry: entry[:-5], lambda entry: entry[:200] + b"?" + entry[201:]])
-def test_a_journal_is_read_up_to_the_first_entry_that_is_not_whole(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
+@pytest.mark.parametrize(
+    "damage", [lambda entry: entry[:-5], lambda entry: entry[:4000] + b"?" + entry[4001:], lambda entry: b""]
+)
+def test_an_answer_in_the_journal_that_is_not_whole_is_paid_again(
+    gateway: LocalGateway, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    path = tmp_path / "journal"
-    journal = Journal(path)
-    vectors = np.arange(12, dtype=np.float32).reshape(3, 4)
-    journal.add(["one", "two"], vectors[:2])
-    whole = path.stat().st_size
-    journal.add(["three"] * 40, np.repeat(vectors[2:], 40, axis=0))
-    assert len(list(read_journal(path))) == 42
-    content = path.read_bytes()
-    path.write_bytes(content[:whole] + damage(content[whole:]))
-    kept = list(read_journal(path))
-    assert np.array_equal([row for _, row in kept], vectors[:2])
+    """As after a power failure; a last line of JSON that is not whole does no harm either."""
+    rows = [{"key": row["key"], "text": row["text"] + " word" * 150} for row in ROWS]
+    write_jsonl(tmp_path / "in", rows)
+    with LocalGateway(balance="0.003") as poor, pytest.raises(InsufficientBalanceError):
+        job(poor, tmp_path / "in.jsonl", tmp_path / "out", rows_per_part=1_000, max_concurrency=1).run()
+    own = tmp_path / "out" / "_job"
+    damaged = min(own.glob("journal-*"))
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    with (own / "paid.jsonl").open("a") as file:
+        file.write('{"tok')
+    assert job(gateway, tmp_path / "in.jsonl", tmp_path / "out", rows_per_part=1_000).run().rows_done == 250
+    twice = len(sent(poor) + sent(gateway)) - 250
+    assert 0 < twice < len(sent(poor))
+    right = client(gateway).embed([row["text"] for row in rows], as_numpy=True).vectors
+    assert np.array_equal(np.array(pq.read_table(tmp_path / "out")["vector"].to_pylist(), np.float32), right)
 
 
 def test_two_processes_do_not_work_on_one_job(gateway: LocalGateway, tmp_path: Path) -> None:
