@@ -12,6 +12,9 @@ TOGETHER := -q -n 2 -m 'not alone' $(PYTEST_ARGS)
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy
 
+# Tests start many processes: what Python compiles is kept, so that each begins at once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-alone test-quick chaos chaos-quick foreign bench bench-quick coverage lint types stores clients extras lowest newest dist docs notebooks live constraints clean
 
 demo: $(VENV)/.demo

@@ -56,7 +56,6 @@ SILENCE = 60.0
 """Seconds for which a server says nothing: longer than any limit."""
 ASKS = ("chat", "tools", "stream", "embed")
 
-pytestmark = pytest.mark.timeout(60)
 both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 Serve = Callable[[Callable[[Peer], None]], Server]
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from base64 import b64encode
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +32,10 @@ class Embeddings:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._embedder = Embedder()
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder()
 
     async def embed(self, body: Mapping[str, Any]) -> tuple[Vectors, int]:
         """Return the vectors of a request's texts and their number of tokens."""
