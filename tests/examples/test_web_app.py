@@ -125,9 +125,12 @@ def test_a_closed_tab_closes_the_upstream_stream(site: str, slow_gateway: LocalG
     slow_gateway.queue(ENDLESS)
     question = {"text": "Tell me everything", "thread": "t"}
     with httpx.stream("POST", f"{site}/chat", json=question, headers={"x-customer": "cus_1"}, timeout=60) as response:
-        first = next(response.iter_text())
+        # Kept: an iterator of httpx that is dropped closes the response.
+        texts = response.iter_text()
+        first = next(texts)
         assert first.startswith("event: text"), first
         wait_until(lambda: slow_gateway.in_flight == 1)
+        assert next(texts).startswith("event: text")
     wait_until(lambda: slow_gateway.in_flight == 0)
     [request] = slow_gateway.requests
     assert request.outcome == "error"
