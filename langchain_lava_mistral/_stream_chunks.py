@@ -1,13 +1,8 @@
-"""Convert the deltas of a streamed answer to LangChain's message chunks. Pure.
-
-A chunk is validated by pydantic once; the thousands that follow it with nothing but content are copies of it, which
-costs a fraction (`model_construct` would cost many times more, since it runs the generic constructor).
-"""
+"""Convert the deltas of a streamed answer to LangChain's message chunks. Pure."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessageChunk
@@ -36,7 +31,10 @@ _MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinst
 
 
 def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
-    """Return a chunk that holds content, the text in it, and nothing else."""
+    """Return a chunk that holds content, the text in it, and nothing else.
+
+    It is a copy of one that pydantic has validated: validation, and `model_construct` too, cost many times more.
+    """
     fields = {**_MESSAGE_FIELDS, "content": content, "additional_kwargs": {}, "response_metadata": _TAG.copy()}
     for name in _MESSAGE_LISTS:
         fields[name] = []
@@ -53,14 +51,8 @@ def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
     return chunk
 
 
-def _whole(call: ToolCall) -> str:
-    """Return a call's arguments, encoded once; as they came where they are no object."""
-    arguments = call.parsed()
-    return call.arguments if arguments is None else to_text(arguments)
-
-
-# A text, with the quote that ends it where it has one, or a bracket.
-_TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*("?)|[\[\]{}]', re.DOTALL)
+# One of them, behind JSON that was cut off, closes what is not open, however the JSON is completed.
+_CONTRADICTIONS = ("", "}", "]", '"}', '"]', '""}', '""]')
 
 
 def _ending(call: ToolCall) -> str:
@@ -74,29 +66,14 @@ def _ending(call: ToolCall) -> str:
         return ""
     if not arguments.strip():
         return "{}"
+    return next((ending for ending in _CONTRADICTIONS if not _completed(arguments + ending)), "")
+
+
+def _completed(arguments: str) -> bool:
     try:
-        completed = isinstance(parse_partial_json(arguments), dict)
+        return isinstance(parse_partial_json(arguments), dict)
     except (ValueError, RecursionError):
-        return ""
-    return _contradiction(arguments) if completed else ""
-
-
-def _contradiction(cut: str) -> str:
-    """Return the shortest text after which JSON that was cut off can't go on, however it is completed."""
-    quote = ""
-    closing: list[str] = []
-    for token in _TOKEN.finditer(cut):
-        match token[0]:
-            case "{":
-                closing.append("}")
-            case "[":
-                closing.append("]")
-            case "}" | "]":
-                closing.pop()
-            case _ if not token[1]:
-                # A backslash at the very end takes the first quote for itself.
-                quote = '"' if token.end() == len(cut) else '""'
-    return quote + ("]" if closing and closing[-1] == "}" else "}")
+        return False
 
 
 class ChunkBuilder:
@@ -110,7 +87,7 @@ class ChunkBuilder:
     def __init__(self, stream: StreamReader, *, headers: bool) -> None:
         self._stream = stream
         # Metadata that belongs on the first chunk alone.
-        self._head: Mapping[str, Any] | None = head_metadata(stream, headers=headers)
+        self._head = head_metadata(stream, headers=headers)
         self._structured = False
         self._open: str | None = None
         self._number = -1
@@ -122,33 +99,25 @@ class ChunkBuilder:
         """Return the chunk for a delta of the first choice; `None` where it holds nothing to show."""
         if delta.index != 0:
             return None
-        parts = delta.parts
-        plain = not delta.logprobs
-        if not parts and not delta.tool_calls and not self._structured and plain:
-            if not delta.text:
-                return None
-            if self._open is None:
-                self._block("txt")
-            if self._head is None:
-                return content_chunk(delta.text, delta.text)
         content: Any = delta.text
-        if parts or self._structured:
+        if delta.parts or self._structured:
             self._structured = True
-            if not parts and delta.text:
-                parts = ({"type": "text", "text": delta.text},)
+            parts = delta.parts or (({"type": "text", "text": delta.text},) if delta.text else ())
             content = [self._indexed(visible(part)) for part in parts]
-        elif delta.text and self._open is None:
+        elif content and self._open is None:
             self._block("txt")
+        if not delta.tool_calls and not delta.logprobs:
+            if not content:
+                return None
+            if not self._head:
+                if not self._structured:
+                    return content_chunk(content, content)
+                return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"))
         calls = [
             tool_call_chunk(name=call.name, args=self._arguments(call), id=call.id, index=call.index)
             for call in delta.tool_calls
         ]
-        if not calls and plain:
-            if not content:
-                return None
-            if self._head is None:
-                return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"))
-        metadata = {**_TAG, **self._first_metadata()}
+        metadata, self._head = {**_TAG, **self._head}, {}
         if delta.logprobs:
             metadata["logprobs"] = {"content": [*delta.logprobs]}
         message = AIMessageChunk(content=content, tool_call_chunks=calls, response_metadata=metadata)
@@ -157,17 +126,21 @@ class ChunkBuilder:
     def last(self) -> ChatGenerationChunk:
         """Return the chunk that ends the answer: why it ended, and what it used."""
         stream = self._stream
-        endings = [
-            tool_call_chunk(name=None, args=ending, id=None, index=index)
-            for index, call in enumerate(stream.turn.tool_calls)
-            if (ending := _whole(call) if self._held.get(index) else _ending(call))
-        ]
+        endings = []
+        for index, call in enumerate(stream.turn.tool_calls):
+            ending = _ending(call)
+            if self._held.get(index):
+                # Encoded once; as they came where they are no object.
+                whole = call.parsed()
+                ending = call.arguments if whole is None else to_text(whole)
+            if ending:
+                endings.append(tool_call_chunk(name=None, args=ending, id=None, index=index))
         metadata = {**turn_metadata(stream.turn, logprobs=False), **paid_metadata(stream)}
         message = AIMessageChunk(
             content=[] if self._structured else "",
             tool_call_chunks=endings,
             usage_metadata=None if stream.usage is None else from_usage(stream.usage),
-            response_metadata={**_TAG, **self._first_metadata(), **metadata},
+            response_metadata={**_TAG, **self._head, **metadata},
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
@@ -176,10 +149,6 @@ class ChunkBuilder:
         if call.arguments and call.index not in self._held and not call.arguments.isspace():
             self._held[call.index] = call.arguments.lstrip()[0] in '"n'
         return "" if self._held.get(call.index) else call.arguments
-
-    def _first_metadata(self) -> Mapping[str, Any]:
-        head, self._head = self._head or {}, None
-        return head
 
     def _block(self, kind: str) -> str:
         """Return the index of the block of this kind that goes on here, or of a new one."""
@@ -190,21 +159,19 @@ class ChunkBuilder:
         return f"lc_{kind}_{self._number}"
 
     def _indexed(self, part: dict[str, Any]) -> dict[str, Any]:
-        match part.get("type"):
-            case "text":
-                return {**part, "index": self._block("txt")}
-            case "thinking":
-                index = self._block("rs")
-                # Two fragments may differ in it, and LangChain can't put different truths together.
-                part.pop("closed", None)
-                return {**part, "thinking": self._thinking(part["thinking"]), "index": index}
-            case "reference" | "tool_reference" if self._open == "txt":
-                self._open = None
-                return {**part, "index": f"lc_ref_{self._number}"}
-            case kind:
-                index = self._block("ref" if kind in ("reference", "tool_reference") else "part")
-                self._open = None
-                return {**part, "index": index}
+        kind = part.get("type")
+        if kind == "text":
+            return {**part, "index": self._block("txt")}
+        if kind == "thinking":
+            index = self._block("rs")
+            # Two fragments may differ in it, and LangChain can't put different truths together.
+            part.pop("closed", None)
+            return {**part, "thinking": self._thinking(part["thinking"]), "index": index}
+        reference = kind in ("reference", "tool_reference")
+        after_text = reference and self._open == "txt"
+        index = f"lc_ref_{self._number}" if after_text else self._block("ref" if reference else "part")
+        self._open = None
+        return {**part, "index": index}
 
     def _thinking(self, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         thoughts: list[dict[str, Any]] = []

@@ -23,7 +23,6 @@ from langchain_core.messages import (
 
 from langchain_lava_mistral._content_blocks import PROVIDER
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral import types as wire
 from lava_mistral.mistral.content import (
     add_part,
     audio_part,
@@ -42,22 +41,14 @@ _MISTRALS = (PROVIDER, "mistralai")
 
 _log = logging.getLogger("lava_mistral")
 
-_ROLES = {
-    "user": "user",
-    "human": "user",
-    "system": "system",
-    "developer": "system",
-    "assistant": "assistant",
-    "ai": "assistant",
-    "tool": "tool",
-}
+_ROLES = {"human": "user", "developer": "system", "ai": "assistant"}
 # Blocks that repeat what the message's `tool_calls` say.
 _CALLS = frozenset(
     ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call", "custom_tool_call")
 )
 # Blocks that a tool's result holds as data.
 _NO_RESULT = _CALLS | {"thinking", "reasoning", "reasoning_content", "refusal", "reference", "non_standard"}
-_GENERIC_TYPE = {"image": "image/*", "audio": "audio/*", "input_audio": "audio/*", "video": "video/*"}
+_GENERIC_TYPE = {"audio": "audio/*", "input_audio": "audio/*", "video": "video/*"}
 
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[Message]:
@@ -71,50 +62,45 @@ def to_wire(messages: Sequence[BaseMessage]) -> list[Message]:
     return converted
 
 
-def _message(message: BaseMessage) -> Iterator[Message]:
+def _message(message: BaseMessage) -> list[Message]:
     match message:
         case HumanMessage():
-            yield from _user(message.content)
+            return _user(message.content)
         case AIMessage():
-            yield _assistant(message)
+            return [_assistant(message)]
         case ToolMessage():
-            yield _tool(message.tool_call_id, message.content, message.name)
-        case SystemMessage():
-            yield {"role": "system", "content": content_to_wire(message.content)}
+            return [_tool(message.tool_call_id, message.content, message.name)]
         case FunctionMessage():
-            yield _tool(None, message.content, message.name)
-        case ChatMessage() if message.role in _ROLES:
-            role = _ROLES[message.role]
-            yield cast("Message", {"role": role, "content": content_to_wire(message.content)})
-        case ChatMessage():
-            raise InvalidRequestError(
-                f"A ChatMessage's role is 'user', 'assistant', 'system' or 'tool', not {message.role!r}."
-            )
+            return [_tool(None, message.content, message.name)]
+        case SystemMessage() | ChatMessage():
+            role = getattr(message, "role", "system")
+            role = _ROLES.get(role, role)
+            if role in ("user", "system", "assistant", "tool"):
+                return [cast("Message", {"role": role, "content": content_to_wire(message.content)})]
+            raise InvalidRequestError(f"A ChatMessage's role is 'user', 'assistant', 'system' or 'tool', not {role!r}.")
         case _:
             raise InvalidRequestError(f"A {type(message).__name__} can't be sent to a model.")
 
 
-def _user(content: Any) -> Iterator[Message]:
+def _user(content: Any) -> list[Message]:
+    converted: list[Message] = []
     rest: list[Any] = []
     for block in content:
         if isinstance(block, dict) and block.get("type") == "tool_result":
             # Anthropic puts the results of tools into the user's turn.
-            yield _tool(block.get("tool_use_id"), block.get("content") or "", None)
+            converted.append(_tool(block.get("tool_use_id"), block.get("content") or "", None))
         else:
             rest.append(block)
     if rest or not content:
-        yield {"role": "user", "content": content_to_wire(rest)}
+        converted.append({"role": "user", "content": content_to_wire(rest)})
+    return converted
 
 
 def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
     # Only blocks with content that Mistral can read become parts.
     content = content if isinstance(content, str) else tool_content(content, _readable)
-    message: wire.ToolMessage = {"role": "tool", "content": content}
-    if call_id is not None:
-        message["tool_call_id"] = call_id
-    if name:
-        message["name"] = name
-    return message
+    given = {"role": "tool", "content": content, "tool_call_id": call_id, "name": name or None}
+    return cast("Message", {key: value for key, value in given.items() if value is not None})
 
 
 def _readable(block: Any) -> list[ContentPart]:
@@ -128,23 +114,24 @@ def _readable(block: Any) -> list[ContentPart]:
 
 
 def _assistant(message: AIMessage) -> AssistantMessage:
-    content: Any = message.content
-    if isinstance(content, list):
-        own = message.response_metadata.get("model_provider") in _MISTRALS
-        content = content_to_wire(content, lenient=True, signed=own)
-    converted: AssistantMessage = {"role": "assistant", "content": content}
-    calls: list[ToolCallPart] = [_call(call["id"], call["name"], to_text(call["args"])) for call in message.tool_calls]
+    own = message.response_metadata.get("model_provider") in _MISTRALS
+    converted: AssistantMessage = {
+        "role": "assistant",
+        "content": content_to_wire(message.content, lenient=True, signed=own),
+    }
+    calls: list[Any] = [{**call, "args": to_text(call["args"])} for call in message.tool_calls]
     # A call with broken arguments stays in the history: its error message would be an orphan otherwise.
-    calls += [_call(bad.get("id"), bad.get("name") or "", bad.get("args") or "") for bad in message.invalid_tool_calls]
+    calls += message.invalid_tool_calls
     if calls:
-        converted["tool_calls"] = calls
+        converted["tool_calls"] = [_call(call) for call in calls]
     if message.additional_kwargs.get("prefix"):
         converted["prefix"] = True
     return converted
 
 
-def _call(identity: str | None, name: str, arguments: str) -> ToolCallPart:
-    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+def _call(call: Mapping[str, Any]) -> ToolCallPart:
+    function = {"name": call.get("name") or "", "arguments": call.get("args") or ""}
+    return cast("ToolCallPart", {"id": call.get("id"), "type": "function", "function": function})
 
 
 def content_to_wire(
@@ -162,28 +149,24 @@ def content_to_wire(
 
 def _block(block: Any, lenient: bool, signed: bool = False) -> Iterator[ContentPart]:
     if isinstance(block, str):
-        if block:
-            yield text_part(block)
-        return
+        block = {"type": "text", "text": block}
     match block.get("type"):
         case "text" | "input_text" | "output_text" | None if isinstance(block.get("text"), str):
             yield from _text(block)
         case "refusal" if isinstance(block.get("refusal"), str):
             yield text_part(block["refusal"])
         case "text-plain":
-            yield from _plain_text(block)
+            yield _plain_text(block)
         case "image_url":
             image = block.get("image_url")
-            if isinstance(image, dict):
-                yield image_part(_url(image.get("url")), detail=image.get("detail"))
-            else:
-                yield image_part(_url(image))
+            image = image if isinstance(image, dict) else {"url": image}
+            yield image_part(_url(image.get("url")), detail=image.get("detail"))
         case "document_url":
             yield url_part(_url(block.get("document_url")), media_type=None, name=block.get("document_name") or None)
         case "image" | "audio" | "file" | "document" | "media" | "input_audio" as kind:
             yield from _file(block, kind)
         case "thinking" | "reasoning" | "reasoning_content":
-            part = _thinking_part(block, signed)
+            part = _thinking(block, signed)
             if part["thinking"] or "signature" in part:
                 yield part
         case "reference":
@@ -215,14 +198,13 @@ def _text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
             yield {"type": "reference", "reference_ids": list(mark["reference_ids"])}
 
 
-def _plain_text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
+def _plain_text(block: Mapping[str, Any]) -> ContentPart:
     head = "\n".join(filter(None, (block.get("title"), block.get("context")))) or None
     if isinstance(block.get("text"), str):
-        yield text_part(block["text"], name=head)
-    elif block.get("base64"):
-        yield file_part(block["base64"], media_type="text/plain", name=head)
-    else:
-        yield from _file(block, "file")
+        return text_part(block["text"], name=head)
+    if block.get("base64"):
+        return file_part(block["base64"], media_type="text/plain", name=head)
+    return next(_file(block, "file"))
 
 
 def _file(block: Mapping[str, Any], kind: str) -> Iterator[ContentPart]:
@@ -232,36 +214,28 @@ def _file(block: Mapping[str, Any], kind: str) -> Iterator[ContentPart]:
         yield audio_part(source)
         return
     facts: dict[str, Any] = {**block, **source} if isinstance(source, dict) else dict(block)
-    name = _file_name(facts)
+    names = {**(facts.get("extras") or {}), **facts}
+    name = next((str(names[key]) for key in ("filename", "file_name", "name", "title") if names.get(key)), None)
     if facts.get("type") == "content" and isinstance(facts.get("content"), list):
         for inner in facts["content"]:
             yield from _block(inner, False)
         return
-    if facts.get("type") == "text" and isinstance(facts.get("data"), str):
-        yield text_part(facts["data"], name=name)
-        return
-    media_type = facts.get("mime_type") or facts.get("media_type") or _GENERIC_TYPE.get(kind)
     data = facts.get("base64") or facts.get("data") or facts.get("file_data")
     url = facts.get("url") or facts.get("file_uri") or facts.get("fileUri")
-    if isinstance(data, str) and data.startswith("data:"):
-        url, data = data, None
-    if data:
-        # A generic type tells nothing that the picture itself does not tell better.
-        yield file_part(data, media_type=None if media_type == "image/*" else media_type, name=name)
+    # A generic type of a picture tells nothing that it does not tell better itself.
+    media_type = facts.get("mime_type") or facts.get("media_type") or _GENERIC_TYPE.get(kind)
+    if isinstance(data, str) and facts.get("type") == "text":
+        yield text_part(data, name=name)
+    elif isinstance(data, str) and data.startswith("data:"):
+        yield url_part(data, media_type=media_type, name=name)
+    elif data:
+        yield file_part(data, media_type=media_type, name=name)
     elif url:
-        yield url_part(url, media_type=media_type, name=name)
+        yield url_part(url, media_type=media_type or ("image/*" if kind == "image" else None), name=name)
     elif facts.get("file_id"):
         yield {"type": "file", "file_id": facts["file_id"]}
     else:
         raise InvalidRequestError(f"A block of type {kind!r} needs its content as base64, url or file_id.")
-
-
-def _file_name(facts: Mapping[str, Any]) -> str | None:
-    extras = facts.get("extras") or {}
-    for key in ("filename", "file_name", "name", "title"):
-        if name := facts.get(key) or extras.get(key):
-            return str(name)
-    return None
 
 
 def _url(value: Any) -> str:
@@ -270,28 +244,17 @@ def _url(value: Any) -> str:
     return value
 
 
-def _thinking(block: Mapping[str, Any]) -> list[Any]:
-    """Return the readable thoughts of a block of any provider; `[]` for encrypted ones."""
-    value: Any = block.get("thinking") or block.get("reasoning") or block.get("reasoning_content")
-    if value is None:
-        value = block.get("summary") or block.get("content") or block.get("text")
-    if isinstance(value, dict):
-        value = value.get("text")
-    if isinstance(value, str):
-        return [text_part(value)] if value else []
-    items: list[Any] = []
-    for item in value or ():
+def _thinking(block: Mapping[str, Any], signed: bool) -> ThinkingPart:
+    """Return the readable thoughts of a block of any provider; without any for encrypted ones."""
+    keys = ("thinking", "reasoning", "reasoning_content", "summary", "content", "text")
+    value: Any = next((block[key] for key in keys if block.get(key)), None) or ()
+    thoughts: list[Any] = []
+    for item in [value] if isinstance(value, str | dict) else value:
         if isinstance(item, dict) and item.get("type") in ("reference", "tool_reference"):
-            items.append({key: inner for key, inner in item.items() if key != "index"})
-        else:
-            text = item if isinstance(item, str) else item.get("text")
-            if text:
-                items.append(text_part(text))
-    return items
-
-
-def _thinking_part(block: Mapping[str, Any], signed: bool) -> ThinkingPart:
-    part: ThinkingPart = {"type": "thinking", "thinking": _thinking(block)}
+            thoughts.append({key: inner for key, inner in item.items() if key != "index"})
+        elif text := item if isinstance(item, str) else item.get("text"):
+            thoughts.append(text_part(text))
+    part: ThinkingPart = {"type": "thinking", "thinking": thoughts}
     if block.get("closed") is False:
         part["closed"] = False
     signature = block.get("signature") or (block.get("extras") or {}).get("signature")

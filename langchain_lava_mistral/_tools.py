@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from types import FunctionType
@@ -27,7 +26,6 @@ _FUNCTION = ("name", "description", "strict", "parameters")
 BUILT_IN = frozenset(
     ("web_search", "web_search_premium", "code_interpreter", "image_generation", "document_library", "connector")
 )
-_REFERENCE = re.compile(r'"#/(?:\$defs|definitions)/([^"]+)"')
 
 
 def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
@@ -57,8 +55,9 @@ def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
 
 def _converted(tool: Any) -> dict[str, Any]:
     """Return what LangChain makes of a tool; where it would cut a recursive schema, that schema itself."""
-    schema = _schema_of(tool)
-    if schema is not None and is_recursive(schema):
+    schema = _schema_of(tool) or {}
+    definitions = json.dumps([schema.get("$defs"), schema.get("definitions")], default=str)
+    if "$ref" in schema or '"$ref"' in definitions:
         schema = object_schema(schema)
         of_tool = isinstance(tool, BaseTool)
         return {
@@ -89,23 +88,9 @@ def _schema_of(tool: Any) -> dict[str, Any] | None:
     return TypeAdapter(tool).json_schema() if is_typeddict(tool) else None
 
 
-def is_recursive(schema: Mapping[str, Any]) -> bool:
-    """Return whether a definition of a JSON Schema refers to itself, or the schema is nothing but a reference."""
-    definitions = {**(schema.get("definitions") or {}), **(schema.get("$defs") or {})}
-    uses = {name: {*_REFERENCE.findall(json.dumps(inner, default=str))} for name, inner in definitions.items()}
-    for _ in uses:
-        uses = {name: used.union(*(uses.get(each, ()) for each in used)) for name, used in uses.items()}
-    return "$ref" in schema or any(name in used for name, used in uses.items())
-
-
 def to_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[Tool]:
     """Return the tools as Mistral takes them; see `to_tool`."""
     return [to_tool(tool, strict=strict) for tool in tools]
-
-
-def names_of(tools: Sequence[Tool]) -> list[str]:
-    """Return the names of the functions among the tools."""
-    return [tool["function"]["name"] for tool in tools if "function" in tool]
 
 
 def answer_function(schema: Any) -> dict[str, Any]:
@@ -159,10 +144,10 @@ def normalize(parameters: dict[str, Any]) -> None:
     """Put what users bind in their own forms into Mistral's."""
     if not parameters.get("stop"):
         parameters.pop("stop", None)
-    tools = parameters.get("tools")
-    if tools:
+    if tools := parameters.get("tools"):
         parameters["tools"] = wire = to_tools(tools)
-        parameters["tool_choice"] = to_tool_choice(parameters.get("tool_choice"), names_of(wire))
+        names = [tool["function"]["name"] for tool in wire if "function" in tool]
+        parameters["tool_choice"] = to_tool_choice(parameters.get("tool_choice"), names)
     else:
         parameters.pop("tool_choice", None)
     if parameters.get("response_format") is not None:

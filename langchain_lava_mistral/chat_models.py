@@ -12,7 +12,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap
 from pydantic import BaseModel
 
 from langchain_lava_mistral._from_wire import to_result
@@ -20,13 +20,19 @@ from langchain_lava_mistral._hooks import DescribedModel
 from langchain_lava_mistral._params import KNOWN, OUTSIDE, PARAMETERS, check_names, named
 from langchain_lava_mistral._settings import new_clients
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
-from langchain_lava_mistral._structured import structured
+from langchain_lava_mistral._structured import AnswerParser, as_object, with_outcome
 from langchain_lava_mistral._to_wire import to_wire
-from langchain_lava_mistral._tools import ToolLike, names_of, normalize, to_response_format, to_tools
+from langchain_lava_mistral._tools import (
+    ToolLike,
+    answer_function,
+    answer_tool,
+    normalize,
+    to_response_format,
+    to_tools,
+)
 from langchain_lava_mistral.callbacks import RUN, CallRun, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.tools import to_tool_choice
 
 if TYPE_CHECKING:
     from lava_mistral.client.async_client import AsyncLavaMistral
@@ -290,13 +296,11 @@ class ChatLavaMistral(DescribedModel):
             InvalidRequestError: a tool or the choice is not one.
         """
         with translated():
-            wire = to_tools(tools, strict=strict)
-            if wire:
-                choice = to_tool_choice(tool_choice, names_of(wire))
-                given = {"tools": wire, "tool_choice": choice, "parallel_tool_calls": parallel_tool_calls}
-                kwargs.update((name, value) for name, value in given.items() if value is not None)
-            if response_format is not None:
-                kwargs["response_format"] = to_response_format(response_format)
+            given: dict[str, Any] = {"response_format": response_format}
+            if wire := to_tools(tools, strict=strict):
+                given |= {"tools": wire, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
+            normalize(given)
+        kwargs.update((name, value) for name, value in given.items() if value is not None)
         return cast("Runnable[LanguageModelInput, AIMessage]", self.bind(**kwargs))
 
     def with_structured_output(
@@ -326,5 +330,31 @@ class ChatLavaMistral(DescribedModel):
             ValueError: the method needs a schema, there is no such method, or `strict` is said twice and differently.
             OutputParserException: on a call, when the answer was cut off or does not parse; on a stream at its end.
         """
+        if method is None:
+            enforces = (self.profile or {}).get("structured_output")
+            method = "json_mode" if schema is None else "json_schema" if enforces else "function_calling"
+        if schema is None and method != "json_mode":
+            raise ValueError(f"with_structured_output needs a schema for the method {method!r}.")
+        tool = None
         with translated():
-            return structured(self, schema, method=method, include_raw=include_raw, strict=strict, bound=kwargs)
+            form, model_class, wrapped = as_object(schema)
+            # LangChain can't convert each schema for its traces that this package can.
+            shown = answer_function(form) if form is not None else None
+            about = {"description": shown["description"]} if shown and shown.get("description") else {}
+            kwargs["ls_structured_output_format"] = {
+                "kwargs": {"method": method, "strict": strict},
+                "schema": shown and {"title": shown["name"], **about, **shown["parameters"]},
+            }
+            if method == "function_calling":
+                function: Any = answer_tool(form, strict=strict)
+                tool = function["function"]["name"]
+                llm = self.bind_tools([function], tool_choice="any", **kwargs)
+            elif method == "json_schema":
+                llm = self.bind(response_format=to_response_format(form, strict=strict), **kwargs)
+            elif method == "json_mode" and not wrapped:
+                llm = self.bind(response_format={"type": "json_object"}, **kwargs)
+            else:
+                known = "'function_calling', 'json_schema' or, where the schema is of an object, 'json_mode'"
+                raise ValueError(f"The method is {known}, not {method!r}.")
+        parser = AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped)
+        return RunnableMap(raw=llm) | with_outcome(parser) if include_raw else llm | parser
