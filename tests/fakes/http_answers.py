@@ -53,6 +53,6 @@ def answering(answers: Mapping[str, Any], *, otherwise: Any = None) -> Iterator[
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         told = Answers(f"http://127.0.0.1:{server.server_port}/v1")
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield told
         server.shutdown()

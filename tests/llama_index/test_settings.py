@@ -250,7 +250,7 @@ def silent() -> Iterator[str]:
             """Nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
-    serving = threading.Thread(target=server.serve_forever)
+    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
     serving.start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
     done.set()

@@ -165,7 +165,7 @@ def proxy() -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
     handler = type("Handler", (RefusingProxy,), {"asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"127.0.0.1:{server.server_port}", asked
     server.shutdown()
