@@ -22,7 +22,7 @@ from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
-from llama_index_lava_mistral._redaction import billing_of
+from llama_index_lava_mistral._redaction import billing_of, refuse_keys_among
 from llama_index_lava_mistral._to_wire import may_be_read, to_wire
 from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_spec
 from llama_index_lava_mistral.callbacks import run_id, traced
@@ -322,6 +322,7 @@ class ChatSettings(LavaSettings, ChatParameters):
 
     def _call_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by their name on the wire, and the further fields of the model."""
+        refuse_keys_among(kwargs)
         said = self._renamed(kwargs)
         self._refuse_misspelt([name for name in said if name not in _CALL_ARGUMENTS], _CALL_ARGUMENTS, cutoff=0.8)
         own = self._renamed(self.additional_kwargs)

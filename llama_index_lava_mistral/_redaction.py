@@ -1,8 +1,8 @@
-"""Keep secrets out of LlamaIndex's events and spans, which record the arguments of a call."""
+"""Open LlamaIndex's spans and events around the calls of a model: without secrets, and only where somebody listens."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -11,16 +11,18 @@ from typing import Any, TypeVar, cast
 
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
+from llama_index_instrumentation.event_handlers import NullEventHandler
+from llama_index_instrumentation.span_handlers import NullSpanHandler
 
-from lava_mistral.billing.context import CapturedContext, watching
-from lava_mistral.billing.generators import astepped, stepped
 from lava_mistral.billing.identity import Billing, to_billing
 from lava_mistral.calls.chat_body import refuse_keys
 from llama_index_lava_mistral._tools import response_format_of
+from llama_index_lava_mistral.callbacks import dispatchers_of
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_T = TypeVar("_T")
 
+_spans = get_dispatcher("llama_index_lava_mistral.llms")
+_llm_dispatcher = get_dispatcher("llama_index.core.llms.callbacks")
 # The `billing=` of the call under way. Spans and events see its description in words, since it may hold a key.
 _billing: ContextVar[Billing | None] = ContextVar("llama_index_lava_mistral_billing", default=None)
 
@@ -42,12 +44,15 @@ def billing_of(value: Any) -> Billing | None:
     return call if call is not None and value == call.payer else to_billing(value)
 
 
+def refuse_keys_among(kwargs: Mapping[str, Any]) -> None:
+    """Refuse the keys among the arguments of a call and among its further fields."""
+    for names in (kwargs, *(kwargs.get(name) for name in ("additional_kwargs", "model_kwargs", "extra_body"))):
+        refuse_keys(names or ())
+
+
 def _visible(kwargs: Mapping[str, Any]) -> tuple[Billing | None, dict[str, Any]]:
-    """Return who pays for a call, and its arguments as spans and events may record them; refuse keys among them."""
-    refuse_keys(kwargs)
-    for name in ("additional_kwargs", "model_kwargs", "extra_body"):
-        if isinstance(kwargs.get(name), Mapping):
-            refuse_keys(kwargs[name])
+    """Return who pays for a call, and its arguments as spans and events may record them."""
+    refuse_keys_among(kwargs)
     billing = billing_of(kwargs.get("billing"))
     visible = dict(kwargs)
     if billing is not None:
@@ -57,55 +62,56 @@ def _visible(kwargs: Mapping[str, Any]) -> tuple[Billing | None, dict[str, Any]]
     return billing, visible
 
 
-def without_span(method: _F) -> _F:
-    """Mark a method that opens no span of its own, because the method it calls does."""
-    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
-    return method
+def _is_observed(model: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether anybody is told of a call; LlamaIndex asks the rate limiter beside the events."""
+    if model.callback_manager.handlers or model.rate_limiter is not None:
+        return True
+    if kwargs.get("trace_metadata", getattr(model, "trace_metadata", False)):
+        return True
+    for dispatcher in (*dispatchers_of(_spans), *dispatchers_of(_llm_dispatcher)):
+        if not all(isinstance(each, NullEventHandler) for each in dispatcher.event_handlers):
+            return True
+        if not all(isinstance(each, NullSpanHandler) for each in dispatcher.span_handlers):
+            return True
+    return False
 
 
-def redacted(method: _F) -> _F:
-    """Open the method's span with redacted arguments: its keyword arguments, or its `llm_kwargs` where it has them.
+def observed(events: Callable[[Any], Any] | None = None) -> Callable[[_F], _F]:
+    """Open a method's span and events with redacted `llm_kwargs`, or what else its last parameter collects.
 
-    Over `without_span` it redacts the arguments alone.
+    Args:
+        events: LlamaIndex's decorator that sends the events.
     """
-    parameters = signature(method)
-    nested = "llm_kwargs" in parameters.parameters
-    if not hasattr(method, DISPATCHER_SPAN_DECORATED_ATTR):
-        # Else each span works it out anew.
-        setattr(method, "__signature__", parameters)  # noqa: B010
-    spanned: Any = get_dispatcher(method.__module__).span(method)
 
-    def prepared(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Billing | None, Any, Any]:
-        if nested:
+    def decorate(method: _F) -> _F:
+        parameters = signature(method)
+        redacted = "llm_kwargs" if "llm_kwargs" in parameters.parameters else list(parameters.parameters)[-1]
+        spanned: Any = _spans.span(method if events is None else events(method))
+
+        def told(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Billing | None, Any]:
             bound = parameters.bind(self, *args, **kwargs)
-            billing, bound.arguments["llm_kwargs"] = _visible(bound.arguments.get("llm_kwargs") or {})
-            return billing, bound.args[1:], bound.kwargs
-        billing, visible = _visible(kwargs) if kwargs else (None, kwargs)
-        return billing, args, visible
+            billing, bound.arguments[redacted] = _visible(bound.arguments.get(redacted) or {})
+            return billing, bound
 
-    @wraps(method)
-    def sync(self: Any, *args: Any, **kwargs: Any) -> Any:
-        billing, args, kwargs = prepared(self, args, kwargs)
-        with _billed(billing):
-            return spanned.__get__(self, type(self))(*args, **kwargs)
+        @wraps(method)
+        def sync(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if not _is_observed(self, kwargs):
+                return method(self, *args, **kwargs)
+            billing, bound = told(self, args, kwargs)
+            with _billed(billing):
+                return spanned.__get__(self, type(self))(*bound.args[1:], **bound.kwargs)
 
-    @wraps(method)
-    async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
-        billing, args, kwargs = prepared(self, args, kwargs)
-        with _billed(billing):
-            return await spanned.__get__(self, type(self))(*args, **kwargs)
+        @wraps(method)
+        async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if not _is_observed(self, kwargs):
+                return await method(self, *args, **kwargs)
+            billing, bound = told(self, args, kwargs)
+            with _billed(billing):
+                return await spanned.__get__(self, type(self))(*bound.args[1:], **bound.kwargs)
 
-    return without_span(cast("_F", asynchronous if iscoroutinefunction(method) else sync))
+        wrapper = asynchronous if iscoroutinefunction(method) else sync
+        # Else LlamaIndex's base class opens a span of its own around it.
+        setattr(wrapper, DISPATCHER_SPAN_DECORATED_ATTR, True)
+        return cast("_F", wrapper)
 
-
-def resumed(generator: _T) -> _T:
-    """Run each step of a generator, sync or async, with the `billing=` of the call and the blocks around this point."""
-    blocks, billing = CapturedContext.here(), _billing.get()
-
-    @contextmanager
-    def around() -> Iterator[None]:
-        with _billed(billing), watching(inside=blocks):
-            yield
-
-    run: Any = astepped if isinstance(generator, AsyncGenerator) else stepped
-    return cast("_T", run(around, lambda: generator)())
+    return decorate

@@ -5,22 +5,17 @@ LlamaIndex's own program does not force the tool when it streams, and forgets th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeAlias, cast
 
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    ChatResponseAsyncGen,
-    ChatResponseGen,
-    ToolCallBlock,
-)
-from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
+from llama_index.core.base.llms import types as llama
+from llama_index.core.instrumentation.events import llm as events
+from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import FlexibleModel, create_flexible_model
-from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 from pydantic import (
@@ -36,7 +31,7 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import unfenced
 from lava_mistral.mistral.turn import CUT_OFF
 from lava_mistral.pricing.catalog import get_model
-from llama_index_lava_mistral._redaction import redacted, resumed, without_span
+from llama_index_lava_mistral._redaction import observed
 from llama_index_lava_mistral._tools import function_of, partial_json, response_format_of
 
 dispatcher = get_dispatcher(__name__)
@@ -63,25 +58,17 @@ class AnswerForm(Generic[Model]):
                 create_model("Answer", value=(output_cls, ...)) if self.is_wrapped else output_cls
             )
             self._flexible: type[BaseModel] = create_flexible_model(self._cls)
-            if by_schema:
-                self._arguments: dict[str, Any] = {"response_format": response_format_of(self._cls)}
-            else:
-                function = function_of(self._cls)
-                self._arguments = {
-                    "tools": [{"type": "function", "function": function}],
-                    "tool_choice": function["name"],
-                    "parallel_tool_calls": False,
-                }
+            function = function_of(self._cls)
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
             raise ConfigurationError(
                 f"An answer can't be asked for as {output_cls!r}: there is no JSON schema for it. Use a pydantic class."
             ) from error
+        self.arguments: dict[str, Any] = {"response_format": response_format_of(self._cls)}
+        if not by_schema:
+            tools = [{"type": "function", "function": function}]
+            self.arguments = {"tools": tools, "tool_choice": function["name"], "parallel_tool_calls": False}
 
-    def arguments(self, llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the arguments of a chat that asks for the object."""
-        return {k: v for k, v in (llm_kwargs or {}).items() if k not in _DECIDED} | self._arguments
-
-    def read(self, response: ChatResponse) -> Model:
+    def read(self, response: llama.ChatResponse) -> Model:
         """Return the object in an answer, or raise ValueError."""
         text = self._text(response)
         try:
@@ -93,48 +80,49 @@ class AnswerForm(Generic[Model]):
             raise ValueError(
                 f"Expected a {self._name} as JSON; the model answered {said[:500]!r}.{advice}\n{error}"
             ) from error
-        return cast("Model", made.value if self.is_wrapped else made)  # type: ignore[attr-defined]
+        output = made.value if self.is_wrapped else made  # type: ignore[attr-defined]
+        dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
+        return cast("Model", output)
 
-    def grow(self, responses: Iterable[ChatResponse]) -> Generator[Any, None, None]:
+    def grow(self, responses: Iterable[llama.ChatResponse]) -> Generator[Any, None, None]:
         """Yield the object as it grows: of the class itself whenever what has come is one; at the end always."""
-        shown, last = None, ChatResponse(message=ChatMessage())
+        shown, last = None, llama.ChatResponse(message=llama.ChatMessage())
         for last in responses:
-            if (grown := self._grown(last)) is not None and grown != shown:
-                shown = grown
-                yield grown
+            for grown in self._grown(last, shown):
+                yield (shown := grown)
         if (whole := self.read(last)) != shown:
             yield whole
 
-    async def agrow(self, responses: AsyncIterable[ChatResponse]) -> AsyncGenerator[Any, None]:
+    async def agrow(self, responses: AsyncIterable[llama.ChatResponse]) -> AsyncGenerator[Any, None]:
         """Yield the object as it grows; see `grow`."""
-        shown, last = None, ChatResponse(message=ChatMessage())
+        shown, last = None, llama.ChatResponse(message=llama.ChatMessage())
         async for last in responses:
-            if (grown := self._grown(last)) is not None and grown != shown:
-                shown = grown
-                yield grown
+            for grown in self._grown(last, shown):
+                yield (shown := grown)
         if (whole := self.read(last)) != shown:
             yield whole
 
-    def _grown(self, response: ChatResponse) -> Any:
-        data = partial_json(self._text(response))
-        if not data:
-            return None
-        try:
-            return self._cls.model_validate(data)
-        except ValidationError:
-            return self._flexible.model_validate(data)
+    def _grown(self, response: llama.ChatResponse, shown: Any) -> Iterator[Any]:
+        """Yield the object as far as it has come, where that is more than what was shown."""
+        if data := partial_json(self._text(response)):
+            try:
+                grown = self._cls.model_validate(data)
+            except ValidationError:
+                grown = self._flexible.model_validate(data)
+            if grown != shown:
+                dispatcher.event(events.LLMStructuredPredictInProgressEvent(output=grown))
+                yield grown
 
-    def _text(self, response: ChatResponse) -> str:
+    def _text(self, response: llama.ChatResponse) -> str:
         """Return the JSON text of the answer, as far as it came."""
         if self._by_schema:
             return unfenced(response.message.content or "")
-        calls = (block.tool_kwargs for block in response.message.blocks if isinstance(block, ToolCallBlock))
+        calls = (block.tool_kwargs for block in response.message.blocks if isinstance(block, llama.ToolCallBlock))
         return str(next(calls, ""))
 
 
 @lru_cache(maxsize=256)
-def answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
-    """Return the form for a type, which is built once; see `AnswerForm`."""
+def _answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
     return AnswerForm(output_cls, by_schema)
 
 
@@ -144,32 +132,39 @@ class StructuredModel(StructuredLLM):
     LlamaIndex's own asks the model when the first object is read, perhaps outside of the blocks around the call.
     """
 
-    chat = redacted(StructuredLLM.chat)
-    achat = redacted(StructuredLLM.achat)
-    complete = redacted(StructuredLLM.complete)
-    acomplete = redacted(StructuredLLM.acomplete)
+    chat = observed()(StructuredLLM.chat)
+    achat = observed()(StructuredLLM.achat)
+    complete = observed()(StructuredLLM.complete)
+    acomplete = observed()(StructuredLLM.acomplete)
 
-    @redacted
-    @without_span
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+    @observed(llm_chat_callback())
+    def stream_chat(self, messages: Sequence[llama.ChatMessage], **kwargs: Any) -> llama.ChatResponseGen:
         """Return the object as it grows."""
-        return resumed(super().stream_chat(messages, **kwargs))
+        prompt = ChatPromptTemplate(message_templates=messages)
+        objects = self.llm.stream_structured_predict(self.output_cls, prompt, llm_kwargs=kwargs)
+        return (_response(each) for each in objects)
 
-    @redacted
-    @without_span
-    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+    @observed(llm_chat_callback())
+    async def astream_chat(self, messages: Sequence[llama.ChatMessage], **kwargs: Any) -> llama.ChatResponseAsyncGen:
         """Return the object as it grows."""
-        return resumed(await super().astream_chat(messages, **kwargs))
+        prompt = ChatPromptTemplate(message_templates=messages)
+        objects = await self.llm.astream_structured_predict(self.output_cls, prompt, llm_kwargs=kwargs)
+        return (_response(each) async for each in objects)
+
+
+def _response(output: BaseModel) -> llama.ChatResponse:
+    message = llama.ChatMessage(output.model_dump_json(), role=llama.MessageRole.ASSISTANT)
+    return llama.ChatResponse(message=message, raw=output)
 
 
 class StructuredPrediction(FunctionCallingLLM):
     """A model whose answers can be objects."""
 
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredModel:
-        """This model with answers that are objects of a class."""
+        """Return this model with answers that are objects of a class."""
         return StructuredModel(llm=self, output_cls=output_cls, **kwargs)
 
-    @redacted
+    @observed()
     def structured_predict(
         self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> Model:
@@ -184,72 +179,53 @@ class StructuredPrediction(FunctionCallingLLM):
         Raises:
             ValueError: the model's answer is no such object.
         """
-        if (form := self._answer_form(output_cls, llm_kwargs)) is None:
-            return cast("Model", super().structured_predict(output_cls, prompt, llm_kwargs, **args))
-        dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args))
-        response = self.chat(self._asked(prompt, args), **form.arguments(llm_kwargs))
-        output: Model = form.read(response)
-        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args)
+        output: Model = form.read(self.chat(messages, **kwargs))
         return output
 
-    @redacted
+    @observed()
     async def astructured_predict(
         self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> Model:
         """Return an object of a class, made by the model; see `structured_predict`."""
-        if (form := self._answer_form(output_cls, llm_kwargs)) is None:
-            return cast("Model", await super().astructured_predict(output_cls, prompt, llm_kwargs, **args))
-        dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args))
-        response = await self.achat(self._asked(prompt, args), **form.arguments(llm_kwargs))
-        output: Model = form.read(response)
-        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args)
+        output: Model = form.read(await self.achat(messages, **kwargs))
         return output
 
-    @redacted
-    @without_span
+    @observed()
     def stream_structured_predict(
         self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> Generator[Model | FlexibleModel, None, None]:
-        """Return the object as it grows. The model is asked when the first is read, and billed to whom this call is."""
-        self._refuse_to_stream(output_cls, llm_kwargs)
-        return resumed(super().stream_structured_predict(output_cls, prompt, llm_kwargs, **args))
+        """Return the object as it grows. The request is sent at once, and who pays is settled then."""
+        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args, streams=True)
+        return form.grow(self.stream_chat(messages, **kwargs))
 
-    @redacted
-    @without_span
+    @observed()
     async def astream_structured_predict(
         self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
         """Return the object as it grows; see `stream_structured_predict`."""
-        self._refuse_to_stream(output_cls, llm_kwargs)
-        return resumed(await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **args))
+        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args, streams=True)
+        return form.agrow(await self.astream_chat(messages, **kwargs))
 
-    def _structured_stream_call(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **args: Any) -> Any:
-        if (form := self._answer_form(output_cls, llm_kwargs)) is None:
-            return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **args)
-        return form.grow(self.stream_chat(self._asked(prompt, args), **form.arguments(llm_kwargs)))
-
-    async def _structured_astream_call(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **args: Any) -> Any:
-        if (form := self._answer_form(output_cls, llm_kwargs)) is None:
-            return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **args)
-        return form.agrow(await self.astream_chat(self._asked(prompt, args), **form.arguments(llm_kwargs)))
-
-    def _answer_form(self, output_cls: Any, llm_kwargs: Mapping[str, Any] | None) -> AnswerForm[Any] | None:
-        """Return how to get an object from this model; `None` leaves it to LlamaIndex, which asks in words."""
-        model = get_model((llm_kwargs or {}).get("model", self.metadata.model_name))
-        match self.pydantic_program_mode:
-            case PydanticProgramMode.DEFAULT if model.can("structured_output"):
-                return answer_form(output_cls, True)
-            case PydanticProgramMode.DEFAULT | PydanticProgramMode.FUNCTION if self.metadata.is_function_calling_model:
-                return answer_form(output_cls, False)
-            case _:
-                return None
-
-    def _refuse_to_stream(self, output_cls: Any, llm_kwargs: Mapping[str, Any] | None) -> None:
-        if (form := self._answer_form(output_cls, llm_kwargs)) is not None and form.is_wrapped:
+    def _asked(
+        self, output_cls: Any, prompt: PromptTemplate, llm_kwargs: _Kwargs, args: dict[str, Any], streams: bool = False
+    ) -> tuple[AnswerForm[Any], list[llama.ChatMessage], dict[str, Any]]:
+        """Return how to get an object from this model, and the conversation and the arguments that ask for it."""
+        mode, given = self.pydantic_program_mode, llm_kwargs or {}
+        if mode not in (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION):
+            raise ConfigurationError(
+                f"pydantic_program_mode={mode.value!r} has no meaning here: the default asks by a JSON schema, and "
+                "'function' by a tool."
+            )
+        model = get_model(given.get("model", self.metadata.model_name))
+        form = _answer_form(output_cls, mode == PydanticProgramMode.DEFAULT and model.can("structured_output"))
+        if streams and form.is_wrapped:
             raise ConfigurationError(
                 f"LlamaIndex streams pydantic objects, and {output_cls!r} is none: make it a field of a class, or use "
                 "structured_predict."
             )
-
-    def _asked(self, prompt: BasePromptTemplate, args: Mapping[str, Any]) -> list[ChatMessage]:
-        return self._extend_messages(prompt.format_messages(llm=self, **args))
+        start = events.LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
+        dispatcher.event(start)
+        messages = self._extend_messages(prompt.format_messages(llm=self, **args))
+        return form, messages, {k: v for k, v in given.items() if k not in _DECIDED} | form.arguments

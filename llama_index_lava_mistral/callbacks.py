@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from llama_index.core.bridge.pydantic import Field
@@ -10,7 +11,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import active_instrument_tags
+from llama_index_instrumentation.dispatcher import Dispatcher, active_instrument_tags
 from pydantic import InstanceOf
 
 from lava_mistral.billing.context import watching
@@ -142,10 +143,18 @@ def _send(event: BaseEvent) -> None:
 
 
 def _handlers() -> list[BaseEventHandler]:
-    """Return the handlers, up to the root's, that ask for these events; tracers warn of events they don't know."""
-    asking: list[BaseEventHandler] = []
-    at: Any = dispatcher
-    while at:
-        asking += [handler for handler in at.event_handlers if getattr(handler, "lava_events", False)]
-        at = at.parent if at.propagate else None
-    return asking
+    """Return the handlers that ask for these events; tracers warn of events they don't know."""
+    return [
+        handler
+        for each in dispatchers_of(dispatcher)
+        for handler in each.event_handlers
+        if getattr(handler, "lava_events", False)
+    ]
+
+
+def dispatchers_of(dispatcher: Dispatcher) -> Iterator[Dispatcher]:
+    """Yield a dispatcher and those above it that are told of the same."""
+    yield dispatcher
+    while dispatcher.propagate:
+        dispatcher = dispatcher.parent
+        yield dispatcher

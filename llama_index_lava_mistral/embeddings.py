@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
-from types import MappingProxyType
-from typing import Any, ClassVar, Final, TypedDict, TypeVar, Unpack, cast
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Final, TypedDict, TypeVar, Unpack
+from uuid import uuid4
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field
@@ -28,11 +39,10 @@ from lava_mistral.embedding.engine import (
     PartialEmbedding,
 )
 from lava_mistral.embedding.input_validation import OnEmpty
-from lava_mistral.embedding.results import OnProgress
+from lava_mistral.embedding.results import OnProgress, known_vectors, partial_of
 from lava_mistral.errors import LavaError
-from llama_index_lava_mistral._cache import COLLECTION, CachedBatch
 from llama_index_lava_mistral._params import LavaSettings, clients_of
-from llama_index_lava_mistral._redaction import billing_of, redacted, without_span
+from llama_index_lava_mistral._redaction import billing_of, observed
 from llama_index_lava_mistral.callbacks import listening, traced
 
 dispatcher = get_dispatcher(__name__)
@@ -65,27 +75,26 @@ class StreamOptions(BatchOptions, total=False):
     read_in_thread: bool
 
 
-_OF_A_CALL: Final = ("billing", "lava_metadata")
 _OF_A_BATCH: Final = ("show_progress", *BatchOptions.__annotations__)
 _OF_A_STREAM: Final = tuple(StreamOptions.__annotations__)
 _OF_ENGINES: Final = ("model_name", "dimensions", "max_concurrency", "on_empty")
+# Where LlamaIndex looks for vectors.
+_COLLECTION: Final = "embeddings"
 
-# The options of the call under way, for which LlamaIndex's inner methods have no place.
-_options: ContextVar[Mapping[str, Any]] = ContextVar("llama_index_lava_mistral_options", default=MappingProxyType({}))
+
+async def _call(twin: bool, function: Callable[..., Any], asynchronous: Callable[..., Any], *args: Any) -> Any:
+    """Call a function, or await its async twin."""
+    return await asynchronous(*args) if twin else function(*args)
 
 
-@contextmanager
-def _call(options: Mapping[str, Any], known: Sequence[str] = _OF_A_CALL) -> Iterator[None]:
-    """Hold the options of a call while LlamaIndex's own method, which opens the span, makes it."""
-    refuse_keys(options)
-    for name in options:
-        if name not in known:
-            raise TypeError(f"unexpected keyword argument {name!r}; a batch takes {', '.join(known)}")
-    token = _options.set(options)
+def _run(coroutine: Coroutine[Any, Any, _S]) -> _S:
+    """Run a coroutine of sync code, which waits for nothing."""
     try:
-        yield
-    finally:
-        _options.reset(token)
+        coroutine.send(None)
+    except StopIteration as end:
+        result: _S = end.value
+        return result
+    raise RuntimeError("a coroutine of sync code has waited")
 
 
 @contextmanager
@@ -106,7 +115,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     Any number of texts: they are packed into requests within Mistral's limits, `num_workers` of which are under way at
     once, in sync code as in async; a repeated text is embedded once. `embed_batch_size` says for how many texts there
-    is an event and a turn of the rate limiter, not how many go into a request.
+    is a turn of the rate limiter, not how many go into a request.
 
     Each method also takes `billing=` and `lava_metadata=`; those for many texts take `resume_from=` as well: the
     `partial` of what an earlier call with the same texts raised, so that nothing is paid twice.
@@ -120,7 +129,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     """
 
     model_name: str = Field(DEFAULT_EMBEDDING_MODEL, description="Mistral's name of the model.")
-    embed_batch_size: int = Field(2048, description="Texts for each event.", gt=0, le=2048)
+    embed_batch_size: int = Field(2048, description="Texts for each turn of the rate limiter.", gt=0, le=2048)
     dimensions: int | None = Field(None, description="Length of the vectors.", gt=0)
     on_empty: OnEmpty = Field(
         "raise", description="What becomes of an empty text: 'raise', 'skip' (zeros) or 'placeholder' (a full stop)."
@@ -158,96 +167,108 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         payload = super().to_payload()
         return payload if self.dimensions is None else {**payload, "dimensions": self.dimensions}
 
-    @without_span
+    @observed()
     def get_query_embedding(self, query: str, **options: Unpack[BatchOptions]) -> Embedding:
         """Return the vector of a question."""
-        with _call(options):
-            return super().get_query_embedding(query)
+        return _run(self._embed(False, [query], options))[0]
 
-    @without_span
+    @observed()
     async def aget_query_embedding(self, query: str, **options: Unpack[BatchOptions]) -> Embedding:
         """Return the vector of a question."""
-        with _call(options):
-            return await super().aget_query_embedding(query)
+        return (await self._embed(True, [query], options))[0]
 
-    @without_span
+    @observed()
     def get_text_embedding(self, text: str, **options: Unpack[BatchOptions]) -> Embedding:
         """Return the vector of a text."""
-        with _call(options):
-            return super().get_text_embedding(text)
+        return _run(self._embed(False, [text], options))[0]
 
-    @without_span
+    @observed()
     async def aget_text_embedding(self, text: str, **options: Unpack[BatchOptions]) -> Embedding:
         """Return the vector of a text."""
-        with _call(options):
-            return await super().aget_text_embedding(text)
+        return (await self._embed(True, [text], options))[0]
 
-    @redacted
+    @observed()
     def get_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **options: Unpack[BatchOptions]
     ) -> list[Embedding]:
-        """Return the vectors of the texts, in their order.
-
-        Args:
-            texts: what to embed, any number of them.
-            show_progress: draw a progress bar.
-            **options: see `BatchOptions`.
+        """Return the vectors of any number of texts, in their order.
 
         Raises:
-            TypeError: there is no such option.
+            TypeError: there is no such option; see `BatchOptions`.
             LavaError: the call failed; `partial` has the vectors that are there.
         """
-        with _call({"show_progress": show_progress, **options}, _OF_A_BATCH), self._events(texts) as finish:
-            batch = CachedBatch(texts)
-            if (cache := self.embeddings_cache) is not None:
-                self._engine().check(texts)
-                for text in batch.distinct:
-                    batch.look_up(text, cache.get(key=text, collection=COLLECTION))
-            if self.rate_limiter is not None:
-                for _ in self._windows(texts if cache is None else batch.missing):
-                    self.rate_limiter.acquire()
-            if cache is None:
-                return finish(self._get_text_embeddings(texts))
-            with self._open(EmbeddingEngine.embed_iter, texts, **self._for_the_engine(batch)) as stream:
-                try:
-                    for index, vector in stream:
-                        for key, entry in batch.take(index, vector):
-                            cache.put(key=key, val=entry, collection=COLLECTION)
-                except BaseException as error:
-                    # What was paid for is kept, even where the cache fails too.
-                    with suppress(Exception):
-                        for key, entry in batch.rest(error):
-                            cache.put(key=key, val=entry, collection=COLLECTION)
-                    raise
-            return finish(batch.vectors)
+        return _run(self._embed(False, texts, {"show_progress": show_progress, **options}))
 
-    @redacted
+    @observed()
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **options: Unpack[BatchOptions]
     ) -> list[Embedding]:
-        """Like `get_text_embedding_batch`; the event loop goes on meanwhile."""
-        with _call({"show_progress": show_progress, **options}, _OF_A_BATCH), self._events(texts) as finish:
-            batch = CachedBatch(texts)
-            if (cache := self.embeddings_cache) is not None:
-                await asyncio.to_thread(self._engine().check, texts)
-                for text in batch.distinct:
-                    batch.look_up(text, await cache.aget(key=text, collection=COLLECTION))
-            if self.rate_limiter is not None:
-                for _ in self._windows(texts if cache is None else batch.missing):
-                    await self.rate_limiter.async_acquire()
+        """Return the same as `get_text_embedding_batch`; the event loop goes on meanwhile."""
+        return await self._embed(True, texts, {"show_progress": show_progress, **options})
+
+    async def _embed(self, asynchronous: bool, texts: list[str], options: Mapping[str, Any]) -> list[Embedding]:
+        """Embed texts with LlamaIndex's events, cache and rate limiter."""
+        call, payload = partial(_call, asynchronous), self.to_payload()
+        engine, settings = self._engine(), self._for_the_engine(options, _OF_A_BATCH)
+        cache, limiter, held = self.embeddings_cache, self.rate_limiter, dict[str, Embedding]()
+        dispatcher.event(EmbeddingStartEvent(model_dict=payload))
+        event = self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload})
+        with event as told, listening():
+            if cache is not None:
+                await call(engine.check, partial(asyncio.to_thread, engine.check), texts)  # type: ignore[call-arg]
+                for text in dict.fromkeys(texts):
+                    if entry := await call(cache.get, cache.aget, text, _COLLECTION):
+                        held[text] = next(iter(entry.values()))
+            if limiter is not None:
+                missing = texts if cache is None else dict.fromkeys(texts).keys() - held
+                for _ in range(0, len(missing), self.embed_batch_size):
+                    await call(limiter.acquire, limiter.async_acquire)
             if cache is None:
-                return finish(await self._aget_text_embeddings(texts))
-            async with self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine(batch)) as stream:
-                try:
-                    async for index, vector in stream:
-                        for key, entry in batch.take(index, vector):
-                            await cache.aput(key=key, val=entry, collection=COLLECTION)
-                except BaseException as error:
-                    with suppress(Exception):
-                        for key, entry in batch.rest(error):
-                            await cache.aput(key=key, val=entry, collection=COLLECTION)
-                    raise
-            return finish(batch.vectors)
+                embed = partial(engine.embed, **settings), partial(engine.aembed, **settings)
+                vectors: list[Embedding] = (await call(*embed, texts)).vectors
+            else:
+                settings["resume_from"] = known_vectors(texts, held, settings.get("resume_from"))
+                stream: Any = (engine.aembed_iter if asynchronous else engine.embed_iter)(texts, **settings)
+                vectors = await self._stored(call, texts, held, stream)
+            told.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: vectors})
+        # Not validated: that would look at, and copy, a thousand numbers a text.
+        dispatcher.event(EmbeddingEndEvent.model_construct(chunks=texts, embeddings=vectors))
+        return vectors
+
+    async def _stored(
+        self,
+        call: Callable[..., Any],
+        texts: list[str],
+        held: dict[str, Embedding],
+        stream: EmbeddingStream | AsyncEmbeddingStream,
+    ) -> list[Embedding]:
+        """Return the vectors of a stream; the cache, which holds some, gets each of the others as it comes."""
+        cache: Any = self.embeddings_cache
+        vectors: list[Embedding] = []
+
+        async def store(text: str, vector: Embedding) -> None:
+            if text not in held:
+                held[text] = vector
+                # A copy: the caller may change the vector.
+                await call(cache.put, cache.aput, text, {str(uuid4()): list(vector)}, _COLLECTION)
+
+        try:
+            while (item := await call(next, anext, stream, None)) is not None:
+                vectors.append(item[1])
+                await store(texts[item[0]], item[1])
+        except BaseException as error:
+            partial = replace(known_vectors(texts, held, partial_of(error)), next_index=0)
+            error.partial = partial  # type: ignore[attr-defined]
+            # What was paid for is kept, even where the cache fails too.
+            with suppress(Exception):
+                for index, vector in partial.vectors.items():
+                    await store(texts[index], vector)
+            if isinstance(stream, AsyncEmbeddingStream):
+                await stream.aclose()
+            else:
+                stream.close()
+            raise
+        return vectors
 
     def embed_iter(self, texts: Iterable[str], **options: Unpack[StreamOptions]) -> EmbeddingStream:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
@@ -258,15 +279,13 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             texts: what to embed; read once, not far ahead of what was taken.
             **options: see `StreamOptions`. `resume_from` may be the `partial` of the stream itself.
         """
-        with _call(options, _OF_A_STREAM):
-            return self._open(EmbeddingEngine.embed_iter, texts, **self._for_the_engine())
+        return self._open(EmbeddingEngine.embed_iter, texts, **self._for_the_engine(options, _OF_A_STREAM))
 
     def aembed_iter(
         self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[StreamOptions]
     ) -> AsyncEmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
-        with _call(options, _OF_A_STREAM):
-            return self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine())
+        return self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine(options, _OF_A_STREAM))
 
     def prefetch(
         self, nodes: Iterable[BaseNode], batch_size: int = 64, **options: Unpack[BatchOptions]
@@ -284,91 +303,54 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             batch_size: nodes that the loop gets at once.
             **options: see `BatchOptions`; with `resume_from`, what had been handed on is passed over.
         """
-        with _call(options, _OF_A_BATCH):
-            return self._open(
-                EmbeddingEngine.prefetch, nodes, _text_of, _embedded, batch_size=batch_size, **self._for_the_engine()
-            )
+        given = self._for_the_engine(options, _OF_A_BATCH)
+        return self._open(EmbeddingEngine.prefetch, nodes, _text_of, _embedded, batch_size=batch_size, **given)
 
     def aprefetch(
         self, nodes: AsyncIterable[BaseNode] | Iterable[BaseNode], batch_size: int = 64, **options: Unpack[BatchOptions]
     ) -> AsyncGenerator[list[BaseNode], None]:
         """Do the same as `prefetch` for `async for` and `ainsert_nodes`; the source may be async too."""
-        with _call(options, _OF_A_BATCH):
-            return self._open(
-                EmbeddingEngine.aprefetch, nodes, _text_of, _embedded, batch_size=batch_size, **self._for_the_engine()
-            )
+        given = self._for_the_engine(options, _OF_A_BATCH)
+        return self._open(EmbeddingEngine.aprefetch, nodes, _text_of, _embedded, batch_size=batch_size, **given)
 
     def _open(self, method: Callable[..., _S], *given: Any, **options: Any) -> _S:
         with listening():
             return method(self._engine(), *given, **options)
 
-    @without_span
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give the nodes their vectors. A pipeline gives each of its steps the arguments of all."""
         with _naming(nodes):
             return super().__call__(nodes, **{name: kwargs[name] for name in _OF_A_BATCH if name in kwargs})
 
-    @without_span
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give the nodes their vectors; see `__call__`."""
         with _naming(nodes):
             return await super().acall(nodes, **{name: kwargs[name] for name in _OF_A_BATCH if name in kwargs})
 
+    # LlamaIndex's base class wants these; nothing calls them here.
     def _get_query_embedding(self, query: str) -> Embedding:
-        return self._get_text_embeddings([query])[0]
+        return self.get_query_embedding(query)
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        return (await self._aget_text_embeddings([query]))[0]
+        return await self.aget_query_embedding(query)
 
     def _get_text_embedding(self, text: str) -> Embedding:
-        return self._get_text_embeddings([text])[0]
+        return self.get_text_embedding(text)
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return (await self._aget_text_embeddings([text]))[0]
+        return await self.aget_text_embedding(text)
 
-    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return cast("list[Embedding]", self._open(EmbeddingEngine.embed, texts, **self._for_the_engine()).vectors)
-
-    async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        with listening():
-            result = await self._engine().aembed(texts, **self._for_the_engine())
-        return cast("list[Embedding]", result.vectors)
-
-    def _for_the_engine(self, batch: CachedBatch | None = None) -> dict[str, Any]:
-        """Return the options of the call under way, as the engine takes them."""
-        options = dict(_options.get())
-        options["show_progress"] = options.get("show_progress") or self.show_progress_bar
-        options["billing"] = billing_of(options.get("billing"))
+    def _for_the_engine(self, options: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+        """Return the options of a call as the engine takes them."""
+        refuse_keys(options)
+        for name in options:
+            if name not in known:
+                raise TypeError(f"unexpected keyword argument {name!r}; a batch takes {', '.join(known)}")
+        given = {**options, "billing": billing_of(options.get("billing"))}
+        given["show_progress"] = options.get("show_progress") or self.show_progress_bar
         if self.trace_metadata:
-            options["lava_metadata"] = traced(options.get("lava_metadata"))
-        if batch is not None:
-            options["resume_from"] = batch.resume_from(options.get("resume_from"))
-        return options
-
-    def _windows(self, items: list[_S]) -> list[list[_S]]:
-        size = self.embed_batch_size
-        return [items[start : start + size] for start in range(0, len(items), size)]
-
-    @contextmanager
-    def _events(self, texts: list[str]) -> Iterator[Callable[[list[Embedding]], list[Embedding]]]:
-        """Send LlamaIndex's events, one for each window of texts, around the one call that embeds them all."""
-        payload = self.to_payload()
-        windows = self._windows(texts)
-        with ExitStack() as stack:
-            events = []
-            for _ in windows:
-                dispatcher.event(EmbeddingStartEvent(model_dict=payload))
-                event = self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload})
-                events.append(stack.enter_context(event))
-
-            def finish(embeddings: list[Embedding]) -> list[Embedding]:
-                for event, window, vectors in zip(events, windows, self._windows(embeddings), strict=True):
-                    event.on_end(payload={EventPayload.CHUNKS: window, EventPayload.EMBEDDINGS: vectors})
-                    # Not validated: that would look at, and copy, a thousand numbers a text.
-                    dispatcher.event(EmbeddingEndEvent.model_construct(chunks=window, embeddings=vectors))
-                return embeddings
-
-            yield finish
+            given["lava_metadata"] = traced(options.get("lava_metadata"))
+        return given
 
     def _engine(self) -> EmbeddingEngine:
         """Return the engine of these settings, which is kept: the limit on requests under way is its own."""

@@ -30,7 +30,7 @@ from llama_index.core.llms.llm import ToolSelection
 from lava_mistral.pricing.catalog import get_model
 from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
 from llama_index_lava_mistral._params import ChatSettings
-from llama_index_lava_mistral._redaction import redacted
+from llama_index_lava_mistral._redaction import observed
 from llama_index_lava_mistral._structured import StructuredPrediction
 from llama_index_lava_mistral._tools import calls_of, named_choice, selection_of, tool_spec
 from llama_index_lava_mistral.callbacks import listening
@@ -110,56 +110,48 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         """What events say of the model: metadata and the parameters that are set; nothing secret."""
         return {**super().to_payload(), **self._set_parameters()}
 
-    @redacted
-    @llm_chat_callback()
+    @observed(llm_chat_callback())
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """One answer to a conversation."""
         return self._chat(messages, **kwargs)
 
-    @redacted
-    @llm_chat_callback()
+    @observed(llm_chat_callback())
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """One answer to a conversation."""
         return await self._achat(messages, **kwargs)
 
-    @redacted
-    @llm_chat_callback()
+    @observed(llm_chat_callback())
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The answer as it grows. The request is sent at once, and who pays is settled then."""
         return self._stream_chat(messages, **kwargs)
 
-    @redacted
-    @llm_chat_callback()
+    @observed(llm_chat_callback())
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The answer as it grows."""
         return await self._astream_chat(messages, **kwargs)
 
-    @redacted
-    @llm_completion_callback()
+    @observed(llm_completion_callback())
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """One answer to a prompt, which is sent as a user message."""
         return chat_to_completion_decorator(self._chat)(prompt, **kwargs)
 
-    @redacted
-    @llm_completion_callback()
+    @observed(llm_completion_callback())
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """One answer to a prompt."""
         return await achat_to_completion_decorator(self._achat)(prompt, **kwargs)
 
-    @redacted
-    @llm_completion_callback()
+    @observed(llm_completion_callback())
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """The answer to a prompt as it grows."""
         return stream_chat_to_completion_decorator(self._stream_chat)(prompt, **kwargs)
 
-    @redacted
-    @llm_completion_callback()
+    @observed(llm_completion_callback())
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """The answer to a prompt as it grows."""
         return await astream_chat_to_completion_decorator(self._astream_chat)(prompt, **kwargs)
 
-    predict_and_call = redacted(FunctionCallingLLM.predict_and_call)
-    apredict_and_call = redacted(FunctionCallingLLM.apredict_and_call)
+    predict_and_call = observed()(FunctionCallingLLM.predict_and_call)
+    apredict_and_call = observed()(FunctionCallingLLM.apredict_and_call)
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         arguments, (client, _), with_headers = self._request(messages, kwargs)
@@ -186,7 +178,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         await anext(responses)
         return cast("ChatResponseAsyncGen", responses)
 
-    @redacted
+    @observed()
     def _prepare_chat_with_tools(
         self,
         tools: Sequence[BaseTool],

@@ -17,6 +17,7 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, ValidationError
 
 from lava_mistral import AsyncLavaMistral, Billing, ConfigurationError, LavaError, LavaMistral
+from lava_mistral.billing.identity import decode_forward_token
 from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 from tests.fakes.llama_index_scripted import KEY, Caller, Scripted, answer, ask, chunk, stream
 
@@ -119,6 +120,31 @@ def test_a_key_given_to_a_call_is_refused_before_anybody_is_told(
             run(caller, llm, method, *CALLS[method], **given)
     assert not mistral.requests
     assert not any("hushhush" in text for text in [*told, str(caught.value), repr(debug.get_events())])
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("method", [*CALLS, *OBJECTS, "get_text_embedding"])
+def test_a_key_given_to_a_call_is_refused_where_nobody_listens_too(caller: Caller, method: str, name: str) -> None:
+    mistral = Scripted()
+    given: Any = {name: WRONG[name]}
+    with pytest.raises(ConfigurationError, match=name):
+        if method in OBJECTS:
+            run(caller, mistral.llm(), method, City, PROMPT, what="one", llm_kwargs=given)
+        elif method in CALLS:
+            run(caller, mistral.llm(), method, *CALLS[method], **given)
+        else:
+            run(caller, LavaMistralEmbeddings(api_key=KEY), method, "Hello", **given)
+    assert not mistral.requests
+
+
+@pytest.mark.parametrize("method", ["chat", "stream_chat", "complete", "stream_complete"])
+def test_who_pays_is_heeded_where_nobody_listens(caller: Caller, method: str) -> None:
+    mistral = Scripted(stream("Hi") if method.startswith("stream") else answer())
+    billing = Billing(customer_id="c_1", meter_slug="m", provider_key=SECRET)
+    run(caller, mistral.llm(), method, *CALLS[method], billing=billing)
+    token = decode_forward_token(mistral.requests[0].headers["authorization"].removeprefix("Bearer "))
+    assert token is not None
+    assert token["provider_key"] == SECRET
 
 
 @pytest.mark.parametrize("place", ["additional_kwargs", "model_kwargs", "extra_body"])

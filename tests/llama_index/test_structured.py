@@ -114,18 +114,12 @@ def test_a_model_that_has_no_schemas_is_asked_by_tool(caller: Caller) -> None:
     assert all("tools" in body and body["model"] == "old-mistral" for body in mistral.bodies)
 
 
-def test_a_model_that_has_neither_is_asked_in_words(caller: Caller) -> None:
-    add_model(Model("oldest-mistral", capabilities=frozenset({"chat"})))
+def test_other_ways_of_llama_index_are_refused_before_anything_is_sent(caller: Caller) -> None:
     mistral = Scripted(answer(TEXT))
-    assert predict(caller, mistral.llm(model="oldest-mistral")) == EXPECTED
-    assert "JSON" in mistral.body["messages"][-1]["content"]
-    assert not {"tools", "response_format"} & mistral.body.keys()
-
-
-def test_in_words_where_that_is_asked_for(caller: Caller) -> None:
-    mistral = Scripted(answer(TEXT))
-    assert predict(caller, mistral.llm(pydantic_program_mode=PydanticProgramMode.LLM)) == EXPECTED
-    assert not {"tools", "response_format"} & mistral.body.keys()
+    for ask_for in (predict, grow):
+        with pytest.raises(ConfigurationError, match=r"pydantic_program_mode='llm'.*'function'"):
+            ask_for(caller, mistral.llm(pydantic_program_mode=PydanticProgramMode.LLM))
+    assert not mistral.requests
 
 
 @pytest.mark.parametrize("mode", ["schema", "tool"])
@@ -159,11 +153,6 @@ def test_a_growing_object_ends_as_the_class_itself(caller: Caller) -> None:
     objects = grow(caller, Scripted(stream('{"kind": "ci', 'ty"}')).llm(), Strict)
     assert [type(each).__name__ for each in objects] == ["FlexibleStrict", "FlexibleStrict", "Strict"]
     assert objects[-1] == Strict(kind=Kind.CITY)
-
-
-def test_growing_in_words_is_left_to_llama_index(caller: Caller) -> None:
-    llm = Scripted(stream(*PIECES)).llm(pydantic_program_mode=PydanticProgramMode.LLM)
-    assert grow(caller, llm)[-1] == EXPECTED
 
 
 @pytest.mark.parametrize("mode", ["schema", "tool"])
