@@ -1,12 +1,8 @@
 """Report usage as OpenTelemetry metrics, by the semantic conventions for generative AI (extra `[otel]`).
 
-    from lava_mistral.otel import instrument
-
-    instrument()
-
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/ names the metrics `gen_ai.client.token.usage` and
 `gen_ai.client.operation.duration`; `lava.client.cost` is this package's own. There are no spans here: the frameworks'
-own tracing makes those, and nothing is told twice.
+own tracing makes those.
 """
 
 from __future__ import annotations
@@ -28,38 +24,24 @@ _SECONDS: Final = tuple(0.01 * 2**power for power in range(14))
 
 
 class UsageMetrics:
-    """Listen to usage and record it as metrics; every request that Lava may have charged counts once.
-
-    Attributes of a measurement: `gen_ai.operation.name` (`chat`, `embeddings`), `gen_ai.provider.name`
-    (`mistral_ai`), `gen_ai.request.model`; of tokens also `gen_ai.token.type` (`input`, `output`); of an answer that
-    did not come to its end `error.type`; of the cost also `lava.customer_id` and `lava.meter_slug`.
-
-    Args:
-        meter_provider: by default the global one.
-        customers: whether the cost is told by customer; each customer is a time series of its own.
-    """
+    """Listen to usage and record it as metrics; every request that Lava may have charged counts once."""
 
     def __init__(self, meter_provider: metrics.MeterProvider | None = None, *, customers: bool = True) -> None:
         meter = metrics.get_meter("lava_mistral", meter_provider=meter_provider)
         self._customers = customers
         self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage",
-            unit="{token}",
-            description="Tokens of prompts and answers.",
-            explicit_bucket_boundaries_advisory=_TOKENS,
+            "gen_ai.client.token.usage", "{token}", "Tokens.", explicit_bucket_boundaries_advisory=_TOKENS
         )
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
-            unit="s",
-            description="Seconds from the sending of a request to the end of its answer.",
+            "s",
+            "Seconds from the sending of a request to the end of its answer.",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
-        self._cost = meter.create_counter(
-            "lava.client.cost", unit="USD", description="What requests cost by the catalogue's prices."
-        )
+        self._cost = meter.create_counter("lava.client.cost", "USD", "What requests cost by the catalogue's prices.")
 
     def __call__(self, record: CallRecord) -> None:
-        """Record one request."""
+        """Record one request; an answer that did not come to its end has an `error.type`."""
         what: dict[str, Any] = {
             "gen_ai.operation.name": _OPERATIONS[record.kind],
             "gen_ai.provider.name": "mistral_ai",
@@ -72,7 +54,7 @@ class UsageMetrics:
             self._duration.record(record.duration, what if record.complete else what | {"error.type": "incomplete"})
         if record.cost is not None:
             who = {"lava.customer_id": record.customer_id, "lava.meter_slug": record.meter_slug}
-            named = {name: value for name, value in who.items() if value is not None} if self._customers else {}
+            named = {name: value for name, value in who.items() if value is not None and self._customers}
             self._cost.add(float(record.cost), what | named)
 
 
@@ -84,7 +66,7 @@ def instrument(meter_provider: metrics.MeterProvider | None = None, *, customers
 
     Args:
         meter_provider: by default the global one.
-        customers: whether the cost is told by customer.
+        customers: whether the cost is told by customer; each customer is a time series of its own.
     """
     uninstrument()
     _instrumented.append(UsageMetrics(meter_provider, customers=customers))

@@ -16,8 +16,7 @@ from lava_mistral.client.records import Lookup
 from lava_mistral.client.sync_client import LavaMistral
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.json_codec import to_json
-from lava_mistral.pricing.catalog import Model, add_model, models
-from lava_mistral.pricing.price_list import SERVICES_PATH, read_price_list
+from lava_mistral.pricing.catalog import SERVICES_PATH, Model, add_model, models, read_price_list
 from lava_mistral.transport.flow import drive
 
 

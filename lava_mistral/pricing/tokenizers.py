@@ -1,11 +1,8 @@
 """Count with Mistral's own tokenizers, from the package mistral-common (extra `[tokenizer]`), loaded when first needed.
 
-Only files that the package holds are used: the SentencePiece vocabularies v1 to v7 and the Tekken vocabulary, which
-is one and the same for all models that use it. The chat template v13 of the models since 2025 is put over that
-vocabulary here, because its own file is not in the package; control tokens count one each, whatever their number.
-
-Which model uses what: mistral-common's own list, and the token counts of recorded answers. A request that forces a tool
-can have one token more.
+Only files that the package holds are used: the SentencePiece vocabulary v1 and the Tekken vocabulary. The chat template
+v13 of the models since 2025 is put over the latter here, because its own file is not in the package; control tokens
+count one each, whatever their number. Which model uses what: mistral-common's list, and the counts of recorded answers.
 """
 
 from __future__ import annotations
@@ -25,7 +22,8 @@ from lava_mistral.mistral.types import Message, Tool
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-_Name: TypeAlias = Literal["v1", "v7", "tekken v3", "tekken v13"]
+_Name: TypeAlias = Literal["v1", "v13"]
+_Tokenizer: TypeAlias = "MistralTokenizer[Any, Any, Any, Any, Any]"
 
 
 class TokenCount(NamedTuple):
@@ -46,28 +44,21 @@ class _Choice(NamedTuple):
 # The first prefix that fits. 12 tokens: {"reasoning_effort": "none"} between two control tokens, as recorded.
 _CHOICES: Final[tuple[tuple[str, _Choice], ...]] = (
     ("mistral-embed", _Choice("v1")),
-    ("pixtral-large", _Choice("v7")),
-    ("mistral-large-pixtral", _Choice("v7")),
-    ("pixtral-12b", _Choice("tekken v3")),
-    ("open-mistral-nemo", _Choice("tekken v3")),
-    ("mistral-large-latest", _Choice("tekken v13")),
-    ("mistral-small-2603", _Choice("tekken v13", settings=12)),
-    ("mistral-small-latest", _Choice("tekken v13", settings=12)),
-    ("magistral-small-latest", _Choice("tekken v13", settings=12)),
-    ("ministral-", _Choice("tekken v13")),
-    ("mistral-medium", _Choice("tekken v13", template=False, settings=12)),
-    ("magistral-", _Choice("tekken v13", template=False, settings=12)),
-    ("devstral-", _Choice("tekken v13", template=False)),
+    ("mistral-large-latest", _Choice("v13")),
+    ("mistral-small-2603", _Choice("v13", settings=12)),
+    ("mistral-small-latest", _Choice("v13", settings=12)),
+    ("magistral-small-latest", _Choice("v13", settings=12)),
+    ("ministral-", _Choice("v13")),
+    ("mistral-medium", _Choice("v13", template=False, settings=12)),
+    ("magistral-", _Choice("v13", template=False, settings=12)),
+    ("devstral-", _Choice("v13", template=False)),
 )
 
 
 def count_text(text: str, model: str, *, enclosed: bool = False) -> TokenCount | None:
-    """Count the tokens of a text; return `None` where no tokenizer of the model is at hand.
+    """Count the tokens of a text, `enclosed` with the two around an input of an embedding model.
 
-    Args:
-        text: the text; what cannot be encoded as UTF-8 counts as a question mark.
-        model: the name of the model.
-        enclosed: whether to count the two tokens that enclose an input of an embedding model.
+    What cannot be encoded as UTF-8 counts as a question mark. It is `None` where no tokenizer of the model is at hand.
     """
     ids = token_ids(text, model, enclosed=enclosed)
     return None if ids is None else TokenCount(len(ids), True)
@@ -104,7 +95,6 @@ def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Too
 
 
 def settings_tokens(model: str) -> int:
-    """Return the tokens that the model's template spends on its settings."""
     return _choose(model).settings
 
 
@@ -119,19 +109,13 @@ def _plain(message: Message) -> dict[str, Any]:
         plain.pop("prefix", None)
     if plain["role"] == "tool" and isinstance(plain.get("content"), list):
         plain["content"] = "".join(part["text"] for part in plain["content"])
-    if calls := plain.get("tool_calls"):
-        plain["tool_calls"] = [
-            {
-                "id": call.get("id") or "null",
-                "function": {"name": call["function"]["name"], "arguments": arguments_of(call)},
-            }
-            for call in calls
-        ]
-    return plain
+    for place, call in enumerate(calls := list(plain.pop("tool_calls", ()))):
+        function = {"name": call["function"]["name"], "arguments": arguments_of(call)}
+        calls[place] = {"id": call.get("id") or "null", "function": function}
+    return {**plain, "tool_calls": calls} if calls else plain
 
 
 def arguments_of(call: dict[str, Any]) -> str:
-    """Return the arguments of a tool call as JSON text."""
     arguments = call["function"].get("arguments", "")
     return arguments if isinstance(arguments, str) else to_json(arguments).decode()
 
@@ -141,19 +125,20 @@ def _plain_tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": copy.deepcopy(function)}
 
 
-_Tokenizer: TypeAlias = "MistralTokenizer[Any, Any, Any, Any, Any]"
 _loaded: dict[_Name, _Tokenizer | None] = {}
 _lock = ForkSafeLock()
 
 
 def _load(name: _Name | None) -> _Tokenizer | None:
     """Return the tokenizer, loaded once a process, or `None` without mistral-common or its SentencePiece extra."""
-    if name is None or name in _loaded:
-        return None if name is None else _loaded[name]
-    with _lock:
-        if name not in _loaded:
-            _loaded[name] = _build(name)
-    return _loaded[name]
+    if name is not None and name not in _loaded:
+        with _lock:
+            if name not in _loaded:
+                try:
+                    _loaded[name] = _v1() if name == "v1" else _v13()
+                except ImportError:
+                    _loaded[name] = None
+    return None if name is None else _loaded[name]
 
 
 async def preload(model: str) -> None:
@@ -163,24 +148,13 @@ async def preload(model: str) -> None:
         await asyncio.to_thread(_load, name)
 
 
-def _build(name: _Name) -> _Tokenizer | None:
-    try:
-        from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+def _v1() -> _Tokenizer:
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-        match name:
-            case "v1":
-                return MistralTokenizer.v1()
-            case "v7":
-                return MistralTokenizer.v7(is_mm=True)
-            case "tekken v3":
-                return MistralTokenizer.v3(is_tekken=True)
-            case "tekken v13":
-                return _tekken_v13()
-    except ImportError:
-        return None
+    return MistralTokenizer.v1()
 
 
-def _tekken_v13() -> _Tokenizer:
+def _v13() -> _Tokenizer:
     from mistral_common.protocol.instruct.normalize import InstructRequestNormalizerV13
     from mistral_common.protocol.instruct.validator import MistralRequestValidatorV13, ValidationMode
     from mistral_common.tokens.tokenizers.base import SpecialTokens, TokenizerVersion
@@ -190,12 +164,10 @@ def _tekken_v13() -> _Tokenizer:
 
     content = orjson.loads((resources.files("mistral_common") / "data/tekken_240718.json").read_bytes())
     config = content["config"]
+    special = [SpecialTokenInfo(rank=at, token_str=name, is_control=True) for at, name in enumerate(SpecialTokens)]
     tekkenizer = Tekkenizer(
         vocab=content["vocab"],
-        special_tokens=[
-            SpecialTokenInfo(rank=rank, token_str=token.value, is_control=True)
-            for rank, token in enumerate(SpecialTokens)
-        ],
+        special_tokens=special,
         pattern=config["pattern"],
         vocab_size=config["default_vocab_size"],
         num_special_tokens=config["default_num_special_tokens"],

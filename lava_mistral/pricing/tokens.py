@@ -1,18 +1,12 @@
 """Count the tokens of a text or a conversation.
 
-With the extra `[tokenizer]` counts are Mistral's own (see `lava_mistral.pricing.tokenizers`). Without it, and for
-models whose vocabulary is not bundled there, there are two estimates. Nothing is ever downloaded.
-
-- `typical_tokens` is as near as it can be, for people and for trimming: within 25 % of the count for prose in European
-  languages, Chinese and Japanese, JSON and most code, short texts included.
-- `estimate_tokens` is not below the count, for batches and spend limits. Ordinary English is overrated by about 20 %.
-
-A word that both of Mistral's vocabularies (SentencePiece, which `mistral-embed` uses, and Tekken) hold as one token
-(`words.vocabulary`) counts as one; the letters of any other word are weighed. A character outside ASCII that is not in
-both vocabularies (`characters.vocabulary`) counts a token for each byte. The weights of the upper estimate solve a
-linear program: the least total over English prose such that no sample of prose in thirty languages, code, JSON, base64,
-hexadecimal or random characters gets less than 104 % of its tokens. Other text, such as one odd syllable repeated over
-and over, can have more.
+With the extra `[tokenizer]` counts are Mistral's own. Without it, and for models whose vocabulary is not bundled there,
+there are two estimates; nothing is ever downloaded. A word that both of Mistral's vocabularies (SentencePiece, which
+`mistral-embed` uses, and Tekken) hold as one token (`words.vocabulary`) counts as one; the letters of others are
+weighed. A character outside ASCII that is not in both (`characters.vocabulary`) counts a token for each byte. The
+weights of the upper estimate solve a linear program: the least total over English prose such that no sample of prose in
+thirty languages, code, JSON, base64 or random characters gets less than 104 % of its tokens. Other text, such as one
+odd syllable repeated over and over, can have more.
 """
 
 from __future__ import annotations
@@ -47,18 +41,16 @@ def count_tokens(
 ) -> TokenCount:
     """Count the tokens of a text or a prompt for a model.
 
+    The count is exact where the extra `[tokenizer]` is installed, the model's vocabulary (for messages: also its chat
+    template) is bundled in it, and the messages hold only text and tool calls. Images count as the most that they can
+    take; a document or a sound, which has no count before Mistral has read it, adds nothing.
+
     Args:
         text_or_messages: a text, or messages in Mistral's form, LangChain's or LlamaIndex's. A text is counted alone,
-            without the control tokens of a chat; for an embedding model it is counted as Mistral bills it, with the two
-            that enclose it. Messages are counted as the prompt that the model reads, with all control tokens.
+            for an embedding model with the two tokens that enclose it; messages with all control tokens of the prompt.
         model: the name of the model.
         tools: the tools of the request, in wire form; counted with messages only.
         upper: where there is no exact count, estimate the most that it can be instead of what is typical.
-
-    Returns:
-        The count. It is exact where the extra `[tokenizer]` is installed, the model's vocabulary (for messages:
-        also its chat template) is bundled in it, and the messages hold only text and tool calls. Images count as
-        the most that they can take. A document or a sound has no count before Mistral has read it, and adds nothing.
     """
     if isinstance(text_or_messages, str):
         enclosed = "embeddings" in get_model(model).capabilities
@@ -74,7 +66,7 @@ def count_tokens(
 def estimate_tokens(text: str) -> int:
     """Return an upper estimate of the tokens of a text, with the two that enclose an input of an embedding model.
 
-    It needs no tokenizer and takes about 15 ns for each character.
+    Ordinary English is overrated by about 20 %.
     """
     data, rare = _common_characters(text)
     words, unknown = _words(data)
@@ -84,11 +76,9 @@ def estimate_tokens(text: str) -> int:
 
 
 def typical_tokens(text: str, *, enclosed: bool = False) -> int:
-    """Return an estimate of the tokens of a text that is as often too high as too low.
+    """Return an estimate of the tokens of a text, within 25 % of the count for prose, JSON and most code.
 
-    Args:
-        text: the text.
-        enclosed: whether it is an input of an embedding model, which has another vocabulary and two tokens more.
+    An input of an embedding model is `enclosed`: it has another vocabulary and two tokens more.
     """
     data, rare = _common_characters(text)
     words, unknown = _words(data)
@@ -135,19 +125,12 @@ _WORDS_ALONE: Final = bytes(byte if byte in _LETTERS else 0x20 for byte in range
 def _weights(latin: float, middle: float, eastern: float) -> bytes:
     """Return what each byte of a word that is no token adds to the token that every word counts as.
 
-    Args:
-        latin: a factor on the weights of the upper estimate, for letters with or without accents.
-        middle: one for Greek to Thai.
-        eastern: one for Chinese, Japanese and Korean.
+    The factors on the weights of the upper estimate are for letters with or without accents, for Greek to Thai, and for
+    Chinese, Japanese and Korean.
     """
     weights = bytearray(256)  # 0 for the bytes of a character after its first
-    for characters, weight in (
-        ("aeiou", 0.21),
-        ("tnsrhldcy", 0.2),
-        ("mfpgwbv", 1.16),
-        ("kjxqz", 1.22),
-        (string.ascii_uppercase, 0.81),
-    ):
+    letters = {"aeiou": 0.21, "tnsrhldcy": 0.2, "mfpgwbv": 1.16, "kjxqz": 1.22, string.ascii_uppercase: 0.81}
+    for characters, weight in letters.items():
         for byte in characters.encode():
             weights[byte] = round(weight * latin * _UNIT)
     for first, last, weight in (

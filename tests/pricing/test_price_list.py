@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lava_mistral import ServerError
+from lava_mistral.pricing.catalog import read_price_list
 from lava_mistral.pricing.cost import cost_of
-from lava_mistral.pricing.price_list import read_price_list
 
 
 def entry(id: str, **pricing: Any) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_a_typical_prompt_is_near_the_count_without_a_tokenizer() -> None:
         """
     )
     answer = {"role": "assistant", "content": "It is sunny in Paris, with a light wind from the west."}
-    for model in ("mistral-small-2603", "mistral-large-latest", "open-mistral-nemo"):
+    for model in ("mistral-small-2603", "mistral-large-latest", "ministral-8b-2512"):
         for messages, tools in (([QUESTION], []), ([QUESTION, answer, QUESTION], []), ([QUESTION], [WEATHER])):
             prompt: Any = json.dumps([messages, tools])
             done = subprocess.run([sys.executable, "-c", script, prompt, model], capture_output=True, check=True)
