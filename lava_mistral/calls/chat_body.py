@@ -16,15 +16,13 @@ from lava_mistral.mistral.tools import with_object_schema
 from lava_mistral.mistral.types import ChatRequest, Message
 from lava_mistral.pricing.catalog import notice_status
 
-# What other clients call a key. None is a field of Mistral's, and the body is the wrong place for a secret.
-_ADDRESSES = frozenset(("endpoint", "server_url", "mistral_api_url"))
 # No field of Mistral's has such a name.
 _CREDENTIAL = re.compile(
     r"(api|access|account|auth|encryption|forward|license|master|private|provider|secret|signing|subscription)[-_]?key$"
     r"|(?<!max_)(?<!min_)(?<!completion_)token$|secret|passw(or)?d|passphrase|credential|^auth(orization|entication)?$|bearer|cookie",
     re.IGNORECASE,
 )
-# Where a setting of ours goes, which Mistral's body must not hold.
+# Where a setting goes that Mistral's body must not hold.
 _ELSEWHERE = {
     **dict.fromkeys(
         ("headers", "extra_headers", "default_headers"),
@@ -35,11 +33,14 @@ _ELSEWHERE = {
         ("http_client", "async_http_client", "http_async_client", "base_url"),
         "It goes on the client or model: make a second one, of a framework's model by model_copy(update={…}).",
     ),
+    **dict.fromkeys(
+        ("endpoint", "server_url", "mistral_api_url"),
+        "Calls go to Mistral through Lava, whose own address is base_url= of the client or model. Leave it out.",
+    ),
     "metadata": "What Lava shall store with a call goes into lava_metadata=; Mistral: mistral_metadata=.",
     "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
     "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",
 }
-
 _KNOWN = ChatRequest.__annotations__.keys() - {"messages", "metadata", "stream"}
 
 
@@ -47,21 +48,17 @@ def refuse_keys(names: Iterable[str]) -> None:
     """Keep keys and addresses out of a request's body, where they would be sent to Mistral and stand in traces.
 
     Raises:
-        ConfigurationError: one of the names is that of a key or an address.
+        ConfigurationError: one of the names is that of a key, an address, or a setting of ours.
     """
-    names = set(names)
-    if found := sorted(_ELSEWHERE.keys() & names):
-        raise ConfigurationError(f"{found[0]} can't be sent as a field of the request. {_ELSEWHERE[found[0]]}")
-    if found := sorted(_ADDRESSES & names):
-        raise ConfigurationError(
-            f"{', '.join(found)} can't be set: calls go to Mistral through Lava, whose own address is base_url= of the "
-            "client or model. Leave it out."
-        )
-    if found := sorted(filter(_CREDENTIAL.search, names)):
-        raise ConfigurationError(
-            f"{', '.join(found)} can't be sent as a field of the request: Lava's key is given once, as api_key= of "
-            "the client or model; a Mistral key of your own goes into billing=Billing(provider_key=…)."
-        )
+    for name in sorted(names):
+        advice = _ELSEWHERE.get(name)
+        if advice is None and _CREDENTIAL.search(name):
+            advice = (
+                "Lava's key is given once, as api_key= of the client or model; a Mistral key of your own goes into "
+                "billing=Billing(provider_key=…)."
+            )
+        if advice is not None:
+            raise ConfigurationError(f"{name} can't be sent as a field of the request. {advice}")
 
 
 def chat_body(
@@ -75,16 +72,8 @@ def chat_body(
 ) -> dict[str, Any]:
     """Return the body of a chat request; what is `None` is left out, since Mistral's defaults differ by model.
 
-    Args:
-        messages: the conversation.
-        model: the model's name.
-        parameters: the fields of the request.
-        stream: whether the answer is to be streamed.
-        repair: whether to repair a conversation that Mistral would refuse, instead of refusing it.
-        names: of the request's tools; by default what the parameters say.
-
     Raises:
-        InvalidRequestError: Mistral would refuse the conversation.
+        InvalidRequestError: Mistral would refuse the conversation, and `repair` is false or does not help.
         ConfigurationError: a parameter is a key.
     """
     given = {name: value for name, value in parameters.items() if value is not None}

@@ -1,4 +1,12 @@
-"""Prepare a conversation for a request: check it, and repair what Mistral would refuse. Pure."""
+"""Prepare a conversation for a request: check it, and repair what Mistral would refuse. Pure.
+
+The order that Mistral takes (its error 3230; the request validators of mistral-common hold the same rules):
+
+- a system message comes first, or after a system or user message;
+- each call of an assistant message has exactly one result, and the results follow that message directly;
+- after them comes an assistant message, or the end;
+- the last message is not an assistant's, unless it is marked as the `prefix` that the answer continues.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +15,22 @@ from collections.abc import Sequence
 from typing import cast
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.message_shape import AnyMessage, text_of
-from lava_mistral.mistral.repair import Repair
+from lava_mistral.mistral.message_shape import (
+    AnyMessage,
+    calls_of,
+    clean,
+    different_ids,
+    roles_of,
+    says_nothing,
+    text_of,
+    wire_id,
+    with_call_ids,
+)
 from lava_mistral.mistral.types import Message, ResponseFormat, Tool, ToolChoice
 
 MAX_TOOLS = 128
 """How many tools Mistral takes in one request."""
-
+_NOT_RUN = "This call was not run."
 _logger = logging.getLogger("lava_mistral")
 
 
@@ -25,15 +42,10 @@ def prepare(
     response_format: ResponseFormat | None = None,
     repair: bool = True,
 ) -> list[Message]:
-    """Return the messages as Mistral takes them: tool-call ids of its form, no key that its schema refuses, its order.
+    """Return the messages as Mistral takes them, as they are where they need no change; the given list stays.
 
-    Args:
-        messages: the conversation. It is left as it is; messages that need no change are shared with the result.
-        tools: the tools of the request.
-        tool_choice: the tool choice of the request.
-        response_format: the response format of the request.
-        repair: repair what Mistral would refuse, every word in its order, instead of refusing it; the logger
-            `lava_mistral` says what was done.
+    With `repair`, what Mistral would refuse is repaired, every word in its order, and the logger `lava_mistral` says
+    what was done; without it, it is refused.
 
     Raises:
         InvalidRequestError: Mistral would refuse the request, or never end its answer. Nothing was sent.
@@ -56,8 +68,13 @@ def prepare(
         out = repaired.out
     if not out:
         raise InvalidRequestError("A conversation needs at least one message; got none.")
-    if form == "json_object":
-        _check_json_word(out)
+    spoken = (text_of(message).lower() for message in out if message["role"] in ("system", "user"))
+    if form == "json_object" and not any("json" in text for text in spoken):
+        raise InvalidRequestError(
+            "response_format json_object needs the word JSON in a system or user message; without it the model may "
+            "send white space without end.",
+            advice="Ask for JSON in the prompt, or take json_schema.",
+        )
     return cast("list[Message]", out)
 
 
@@ -77,12 +94,171 @@ def _is_plain(messages: Sequence[AnyMessage]) -> bool:
     return before != "assistant"
 
 
-def _check_json_word(messages: Sequence[AnyMessage]) -> None:
-    for message in messages:
-        if message["role"] in ("system", "user") and "json" in text_of(message).lower():
+class Repair:
+    """Put a conversation into order, message by message: every word stays, in its order.
+
+    `out` has them, and `done` says what was done, a phrase each; where it is `strict`, what has to be repaired is
+    refused. The conversation is left as it is; messages that need no change are shared with the result.
+    """
+
+    def __init__(self, messages: Sequence[AnyMessage], *, strict: bool) -> None:
+        self.out: list[AnyMessage] = []
+        self.done: list[str] = []
+        self._strict = strict
+        self._messages = messages
+        self._roles = roles_of(messages)
+        # By the index of each message that makes calls: the ids of the calls, and each result's index and call.
+        self._ids: dict[int, list[str]] = {}
+        self._results: dict[int, list[tuple[int, int]]] = {}
+        self._orphans = set() if {"system", "user"}.issuperset(self._roles) else self._find_results()
+        self._last = 0
+        for index, message in enumerate(messages):
+            match self._roles[index]:
+                case "tool":
+                    if index in self._orphans:
+                        self._orphan(index, message)
+                case "assistant":
+                    self._assistant(index, clean(message))
+                case role:
+                    self._say(index, role, clean(message))
+
+    def end(self, go_on: str | None) -> None:
+        """Make an assistant message at the end the prefix of the answer, or add what the user says after it."""
+        if self._last_role != "assistant":
             return
-    raise InvalidRequestError(
-        "response_format json_object needs the word JSON in a system or user message; without it the model may "
-        "send white space without end.",
-        advice="Ask for JSON in the prompt, or take json_schema.",
+        last, alone = self.out[-1], len(self.out) == 1
+        if last.get("prefix") and not alone:
+            return
+        problem = "is the only message; expected a user or system message before it"
+        if not last.get("prefix"):
+            problem = (
+                "is last; expected a user message or a tool result there, or an assistant message with prefix: true, "
+                "which the answer continues"
+            )
+        if go_on is None and not alone:
+            self._fix(self._last, problem, "was last: the answer continues it")
+            self.out[-1] = last | {"prefix": True}
+        else:
+            self._fix(self._last, problem, "was last: a user message was added")
+            self.out[-1] = _without_prefix(last)
+            self.out.append({"role": "user", "content": go_on or "Go on."})
+
+    @property
+    def _last_role(self) -> str:
+        return self.out[-1]["role"] if self.out else ""
+
+    def _fix(self, index: int, problem: str, done: str) -> None:
+        """Note what is done about a problem, or refuse it."""
+        where = f"messages[{index}] ({self._roles[index]})"
+        if self._strict:
+            raise InvalidRequestError(f"{where} {problem}.", advice="repair_messages=True repairs it.")
+        self.done.append(f"{where} {done}")
+
+    def _find_results(self) -> set[int]:
+        """Give each result to the nearest message before it that makes its call; return the results without one.
+
+        Results belong to calls by id, and in order where ids are equal or missing.
+        """
+        waiting: dict[str, list[tuple[int, int]]] = {}
+        orphans: set[int] = set()
+        nameless: list[tuple[int, int]] = []
+        latest: int | None = None
+        for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
+            if role == "assistant" and message.get("tool_calls"):
+                wanted = [wire_id(call.get("id")) for call in calls_of(message, index)]
+                latest, self._ids[index], self._results[index] = index, different_ids(wanted, index), []
+                waiting.update({identity: [] for identity in wanted})
+                for position, identity in enumerate(wanted):
+                    waiting[identity].append((index, position))
+            elif role == "tool":
+                identity = wire_id(message.get("tool_call_id"))
+                if not identity and latest is not None:
+                    nameless.append((index, latest))
+                elif identity and waiting.get(identity):
+                    owner, position = waiting[identity].pop(0)
+                    self._results[owner].append((index, position))
+                else:
+                    orphans.add(index)
+        for index, owner in nameless:
+            calls = self._messages[owner]["tool_calls"]
+            taken = {position for _, position in self._results[owner]}
+            free = [(wire_id(call.get("id")) != "", at) for at, call in enumerate(calls) if at not in taken]
+            if free:
+                self._results[owner].append((index, min(free)[1]))
+            else:
+                orphans.add(index)
+        for results in self._results.values():
+            results.sort()
+        return orphans
+
+    def _assistant(self, index: int, message: AnyMessage) -> None:
+        if index < len(self._messages) - 1:
+            # A prefix steered an answer that came since; in a history Mistral refuses it.
+            message = _without_prefix(message)
+        if message.get("tool_calls"):
+            self._exchange(index, message)
+        elif says_nothing(message):
+            nothing = "has neither content nor tool calls"
+            self._fix(index, nothing, f"was left out: it {nothing}")
+        else:
+            self._last = index
+            self.out.append(message)
+
+    def _exchange(self, index: int, message: AnyMessage) -> None:
+        """Put out a message with calls and a result for each of them."""
+        calls, ids, results = message["tool_calls"], self._ids[index], self._results[index]
+        self.out.append(with_call_ids(message, ids))
+        for at, (place, position) in enumerate(results, start=1):
+            if place > index + at and set(self._roles[index + 1 : place]) - {"tool"}:
+                self._fix(index, _unanswered(calls[position]), f"got the result messages[{place}], which came later")
+            result = clean(self._messages[place])
+            same = result.get("tool_call_id") == ids[position]
+            self.out.append(result if same else result | {"tool_call_id": ids[position]})
+        answered = {position for _, position in results}
+        for position, call in enumerate(calls):
+            if position not in answered:
+                name = call["function"].get("name")
+                self._fix(index, _unanswered(call), f"got a result for its call of {name!r}, which was not run")
+                self.out.append({"role": "tool", "tool_call_id": ids[position], "content": _NOT_RUN})
+
+    def _orphan(self, index: int, result: AnyMessage) -> None:
+        """Put out the result of a call that is not there as the user's message."""
+        problem = (
+            f"is the result of the call {result.get('tool_call_id')!r}; expected one that the assistant message right "
+            "before the results makes and that has no result yet"
+        )
+        content = clean(result).get("content")
+        if says_nothing(result):
+            self._fix(index, problem, "was left out: it is empty, and its call is missing")
+            return
+        self._fix(index, problem, "was sent as the user's: its call is missing")
+        head = f"Result of the tool {result['name']}:" if result.get("name") else "Result of a tool:"
+        text = f"{head}\n{content}" if isinstance(content, str) else [{"type": "text", "text": head}, *(content or ())]
+        self._say(index, "user", {"role": "user", "content": text})
+
+    def _say(self, index: int, role: str, message: AnyMessage) -> None:
+        """Put out a user or system message: behind tool results with a message in between."""
+        before = self._last_role
+        expected = "a user or assistant message (a system message only at the start, or after system or user)"
+        if before == "tool":
+            expected = "an assistant message or another tool result"
+        problem = f"comes right after the {before} message messages[{index - 1}]; expected {expected} there"
+        if role == "system" and before in ("assistant", "tool"):
+            self._fix(index, problem, "was sent as the user's")
+            message = message | {"role": "user"}
+        if before == "tool":
+            self._fix(index, problem, "got the assistant message 'OK' before it")
+            # Mistral accepts it (seen in real traffic).
+            self.out.append({"role": "assistant", "content": "OK"})
+        self.out.append(message)
+
+
+def _unanswered(call: AnyMessage) -> str:
+    return (
+        f"calls {call['function'].get('name')!r} (id {call.get('id')!r}), but no tool message right after it has the "
+        "result; Mistral wants one for each call"
     )
+
+
+def _without_prefix(message: AnyMessage) -> AnyMessage:
+    return {key: value for key, value in message.items() if key != "prefix"} if message.get("prefix") else message

@@ -23,9 +23,8 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.protocol.instruct.validator import MistralRequestValidatorV13, ValidationMode
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.conversation import MAX_TOOLS, prepare
-from lava_mistral.mistral.repair import Repair
-from lava_mistral.mistral.tool_ids import mistral_tool_id
+from lava_mistral.mistral.conversation import MAX_TOOLS, Repair, prepare
+from lava_mistral.mistral.message_shape import mistral_tool_id
 
 strict = partial(prepare, repair=False)
 ALPHABET = set(string.ascii_letters + string.digits)
@@ -297,7 +296,7 @@ REFUSED = [
     ([user(), tool("call_1")], r"messages\[1\] \(tool\) is the result of the call 'call_1'; expected one that"),
     (
         [user(), assistant("", "aaaaaaaaa"), tool("call_1")],
-        r"messages\[2\] \(tool\) is the result of the call 'call_1'",
+        r"messages\[1\] \(assistant\) calls 'add' \(id 'aaaaaaaaa'\), but no tool message right after it",
     ),
     (
         [user(), assistant("", "aaaaaaaaa"), tool("aaaaaaaaa"), tool("aaaaaaaaa")],
