@@ -156,4 +156,4 @@ class LocalGateway:
     def wait(self) -> None:
         """Serve until interrupted."""
         if self._server is not None:
-            self._server.join()
+            self._server.thread.join()

@@ -117,7 +117,13 @@ class Accounts:
             raise Refusal(
                 401, "Invalid credential: a spend key is for /v1/chat/completions; /forward takes a secret key"
             )
-        credential = dict(self._options.forward_tokens.get(token) or _decoded(token))
+        credential = self._options.forward_tokens.get(token)
+        try:
+            # A forward token is base64, standard alphabet and padded, of a JSON object.
+            credential = orjson.loads(base64.b64decode(token, validate=True)) if credential is None else credential
+        except ValueError:
+            credential = None
+        credential = dict(credential) if isinstance(credential, Mapping) else {}
         key = credential.get("secret_key")
         if not isinstance(key, str) or key not in self._secret_keys:
             raise Refusal(401, "Invalid credential: the secret key or forward token is not known")
@@ -188,12 +194,3 @@ class Accounts:
             "credits": {"total_remaining": f"{balance:f}", "cycle_remaining": f"{balance:f}", "bundle_remaining": "0"},
             "pending_change": None,
         }
-
-
-def _decoded(token: str) -> dict[str, Any]:
-    """The fields of a forward token: base64, standard alphabet and padded, of a JSON object; none for other texts."""
-    try:
-        value = orjson.loads(base64.b64decode(token, validate=True))
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

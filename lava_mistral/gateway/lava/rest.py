@@ -36,14 +36,10 @@ class _Query(BaseModel):
     start: _Moment | None = None
     end: _Moment = Field(default_factory=lambda: datetime.now(UTC) + timedelta(seconds=1))
 
-    def select(self, records: Sequence[RequestRecord]) -> list[RequestRecord]:
-        wanted = {"customer_id": self.customer_id, "meter_slug": self.meter_id}
-        return [
-            record
-            for record in records
-            if all(value is None or getattr(record, name) == value for name, value in wanted.items())
-            and all(record.metadata.get(key) == value for key, value in self.metadata_filters)
-        ]
+    def covers(self, record: RequestRecord) -> bool:
+        wanted = [(record.customer_id, self.customer_id), (record.meter_slug, self.meter_id)]
+        wanted += [(record.metadata.get(key), value) for key, value in self.metadata_filters]
+        return all(value in (None, held) for held, value in wanted)
 
 
 class Rest:
@@ -54,17 +50,9 @@ class Rest:
 
     def answer(self, scope: Scope) -> Answer:
         """Answer one request; the path begins with `/v1/`."""
-        names = scope["path"].split("/")[2:]
-        match names:
-            case ["models" | "services" | "wallet" | "requests" | "usage"] | ["requests", _]:
-                pass
-            case ["customers", _, "subscription"]:
-                pass
-            case _:
-                raise Refusal(404, f"There is no {scope['path']} here")
         if scope["method"] != "GET":
             raise Refusal(405, f"Method not allowed: {scope['method']}")
-        told = {"content-type": "application/json"}
+        names, told = scope["path"].split("/")[2:], {"content-type": "application/json"}
         if names != ["services"]:
             key = self._accounts.authenticate(header(scope, b"authorization"))["secret_key"]
             told |= self._accounts.count(key)
@@ -80,22 +68,22 @@ class Rest:
                 return {"object": "list", "data": [_service(model) for model in models() if served]}
             case ["wallet"]:
                 return {"wallet_id": "wallet_local", "balance": _text(self._accounts.wallet.merchant)}
-            case ["customers", customer_id, _]:
+            case ["customers", customer_id, "subscription"]:
                 return {"subscription": self._accounts.subscription(customer_id)}
-        visible = [record for record in self._log.all() if self._visible(record)]
-        match names:
             case ["requests", request_id]:
                 record = self._log.get(request_id)
                 if record is None or not self._visible(record):
                     raise Refusal(404, "Request not found")
                 return describe(record)
-        try:
-            asked = _Query.model_validate(query)
-        except ValidationError as error:
-            [first, *_] = error.errors()
-            raise Refusal(400, f"Invalid {first['loc'][0]}: {first['msg']}") from None
-        found = asked.select(visible)
-        return _usage(found, asked) if names == ["usage"] else _page(found, asked)
+            case ["requests" | "usage"]:
+                try:
+                    asked = _Query.model_validate(query)
+                except ValidationError as error:
+                    [first, *_] = error.errors()
+                    raise Refusal(400, f"Invalid {first['loc'][0]}: {first['msg']}") from None
+                found = [record for record in self._log.all() if self._visible(record) and asked.covers(record)]
+                return _usage(found, asked) if names == ["usage"] else _page(found, asked)
+        raise Refusal(404, f"There is no /v1/{'/'.join(names)} here")
 
     def _visible(self, record: RequestRecord) -> bool:
         """Whether a request is recorded already: Lava did not refuse it, and it ended `record_lag` seconds ago."""
@@ -138,9 +126,11 @@ def describe(record: RequestRecord) -> dict[str, Any]:
     """Return one request as `GET /requests/{id}` shows it."""
     # An answer that a test made up may leave counts out.
     counts: dict[str, Any] = dict(record.usage or {})
-    parts = cost_parts(record.usage, record.model) if record.usage else None
-    costs = parts or CostParts(*[Decimal(0)] * 4)
-    units = [f"{side}_{unit}" for unit in ("characters", "seconds") for side in ("input", "output", "total")]
+    costs = (record.usage and cost_parts(record.usage, record.model)) or CostParts(*[Decimal(0)] * 4)
+    sides = {"input": "prompt_tokens", "output": "completion_tokens", "total": "total_tokens"}
+    usage: dict[str, Any] = {f"{side}_{unit}": 0 for unit in ("characters", "seconds") for side in sides}
+    usage |= {f"{side}_tokens": counts.get(name) or 0 for side, name in sides.items()}
+    usage |= {"input_cost": _text(costs.input_cost), "output_cost": _text(costs.output_cost)}
     named = {"customer_id": record.customer_id, "meter_id": record.meter_slug, "response_id": record.response_id}
     return {
         "request_id": record.request_id,
@@ -149,15 +139,7 @@ def describe(record: RequestRecord) -> dict[str, Any]:
         "provider_key_type": "unmanaged" if record.credential.get("provider_key") else "managed",
         "model": record.model,
         "endpoint": f"https://api.mistral.ai{record.path}",
-        "model_usage": {
-            "input_tokens": counts.get("prompt_tokens") or 0,
-            "output_tokens": counts.get("completion_tokens") or 0,
-            "total_tokens": counts.get("total_tokens") or 0,
-            **dict.fromkeys(units, 0),
-            "input_cost": _text(costs.input_cost),
-            "output_cost": _text(costs.output_cost),
-            "total_cost": _text(costs.total),
-        },
+        "model_usage": {**usage, "total_cost": _text(costs.total)},
         "cost": _text(record.cost),
         "charge": {"amount": _text(record.charge), "rate_type": "percentage", "breakdown": []},
         "metadata": record.metadata,
@@ -190,10 +172,8 @@ def _usage(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
         at = datetime.fromtimestamp(record.created_at, UTC)
         if asked.start <= at < asked.end:
             days.setdefault(at.replace(hour=0, minute=0, second=0, microsecond=0), []).append(record)
-    items = []
-    for day, of_day in sorted(days.items()):
-        span = {"start": day.isoformat(), "end": (day + timedelta(days=1)).isoformat()}
-        items.append({"date": day.date().isoformat(), **span, **_totals(of_day)})
+    spans = {day: {"start": day.isoformat(), "end": (day + timedelta(days=1)).isoformat()} for day in sorted(days)}
+    items = [{"date": day.date().isoformat(), **span, **_totals(days[day])} for day, span in spans.items()]
     return {"items": items, "totals": _totals([record for of_day in days.values() for record in of_day])}
 
 

@@ -26,7 +26,10 @@ class Connection:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self.lost: asyncio.Event = asyncio.Event()
+        self._wire: socket.socket = transport.get_extra_info("socket")
+        # asyncio leaves Nagle's algorithm on for this kind of listening socket; each small answer would wait 40 ms.
+        self._wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.lost = asyncio.Event()
 
     @property
     def gone(self) -> bool:
@@ -35,14 +38,13 @@ class Connection:
 
     def close(self, *, reset: bool = False) -> None:
         """Close it at once, whatever the answer still owes; with a TCP reset if asked."""
-        wire = self._transport.get_extra_info("socket")
         # The client may have gone first: then there is nothing left to tell it.
         with suppress(OSError):
-            if wire is not None and reset:
-                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            elif wire is not None:
+            if reset:
+                self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
                 # Closing alone would send nothing while a forked child holds a copy of the socket.
-                wire.shutdown(socket.SHUT_RDWR)
+                self._wire.shutdown(socket.SHUT_RDWR)
         self._transport.abort()
 
 
@@ -80,13 +82,12 @@ def _protocol(base: Any, traffic: Traffic, read_timeout: float) -> Callable[...,
             super().connection_made(transport)
             self.shown = Connection(transport)
             self.answering = 0
-            self.deadline: asyncio.TimerHandle | None = None
-            self._expect_head()
+            self.head_due = asyncio.get_running_loop().call_later(read_timeout, self.shown.close)
             traffic.connected(self.shown)
             self.app, self.served = self._serve, self.app
 
         async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-            self._drop_deadline()
+            self.head_due.cancel()
             self.answering += 1
             scope["lava.connection"] = self.shown
             try:
@@ -95,24 +96,15 @@ def _protocol(base: Any, traffic: Traffic, read_timeout: float) -> Callable[...,
                 self.answering -= 1
 
         def data_received(self, data: bytes) -> None:
-            if not self.answering:
-                self._expect_head()
+            if not self.answering and self.head_due.cancelled():
+                self.head_due = asyncio.get_running_loop().call_later(read_timeout, self.shown.close)
             super().data_received(data)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._drop_deadline()
+            self.head_due.cancel()
             super().connection_lost(exc)
             traffic.open.discard(self.shown)
             self.shown.lost.set()
-
-        def _expect_head(self) -> None:
-            if self.deadline is None:
-                self.deadline = asyncio.get_running_loop().call_later(read_timeout, self.shown.close)
-
-        def _drop_deadline(self) -> None:
-            if self.deadline is not None:
-                self.deadline.cancel()
-                self.deadline = None
 
     return Protocol
 
@@ -121,28 +113,21 @@ class ServerThread:
     """A server in a daemon thread with an event loop of its own; a client has `read_timeout` seconds for a head."""
 
     def __init__(self, app: App, traffic: Traffic, *, host: str, port: int, read_timeout: float) -> None:
-        self._socket = _listen(host, port)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=2048)
         self.port: int = self._socket.getsockname()[1]
         self._pid = os.getpid()
         self._traffic, self._read_timeout = traffic, read_timeout
-        self._config = uvicorn.Config(
-            app,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            # A hundred pairs of metadata make a header of 50 kB.
-            h11_max_incomplete_event_size=1 << 18,
-            # uvicorn's 5 seconds would close connections under a client that pools them.
-            timeout_keep_alive=75,
-        )
+        # A hundred pairs of metadata make a header of 50 kB; uvicorn's 5 seconds would close connections under a
+        # client that pools them.
+        limits: dict[str, Any] = {"h11_max_incomplete_event_size": 1 << 18, "timeout_keep_alive": 75}
+        silent: dict[str, Any] = {"log_config": None, "access_log": False}
+        self._config = uvicorn.Config(app, ws="none", lifespan="off", proxy_headers=False, **silent, **limits)
         self._config.load()
         self._ready = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve()), name=f"lava-gateway-{self.port}", daemon=True
-        )
-        self._thread.start()
+        name = f"lava-gateway-{self.port}"
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=name, daemon=True)
+        self.thread.start()
         self._ready.wait()
 
     async def _serve(self) -> None:
@@ -174,25 +159,7 @@ class ServerThread:
     def stop(self) -> None:
         """Break off what is under way, close every connection and end the thread."""
         # In a forked child neither the thread nor the loop is there, and the listening socket is the parent's.
-        if os.getpid() == self._pid and self._thread.is_alive():
+        if os.getpid() == self._pid and self.thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopped.set)
-            self._thread.join()
+            self.thread.join()
         self._socket.close()
-
-    def join(self) -> None:
-        """Wait until the server ends."""
-        self._thread.join()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only for a socket that names its protocol, as `create_server` does not;
-    # with it, each small answer waits 40 ms for an acknowledgement.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-    except BaseException:
-        listening.close()
-        raise
-    return listening
