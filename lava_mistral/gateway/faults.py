@@ -20,15 +20,30 @@ STRICT: Final = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=
 EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
 JSON: Final = "application/json"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What a body begins with, and the content type that it looks like.
+_LOOKS: dict[tuple[bytes, ...], str] = {
+    (b"data:", b"event:", b"id:", b":", b"retry:"): EVENT_STREAM,
+    (b"{", b"["): JSON,
+    (b"<",): "text/html; charset=utf-8",
+}
+# Type, code and message of the statuses that Mistral words in a way of its own.
+_MISSING = {"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}
+_ERRORS: dict[int, tuple[str | None, str | None, Any]] = {
+    400: ("invalid_request_invalid_args", "3051", "Bad request"),
+    404: (None, None, "no Route matched with those values"),
+    422: (None, None, {"detail": [_MISSING]}),
+    429: ("rate_limited", "1300", "Rate limit exceeded"),
+    500: ("internal_server_error", "3700", "Internal server error"),
+    503: ("unreachable_backend", "1100", "Internal server error"),
+    504: (None, None, "The upstream server is timing out"),
+}
 
 
 @dataclass(frozen=True, config=STRICT)
 class Cut:
-    """Ends the answer where it stands.
+    """Ends the answer where it stands: the connection is closed in the middle of the body, or `reset` (TCP).
 
-    Args:
-        reset: with a TCP reset, instead of a connection that is closed in the middle of the body.
-        clean: as a complete HTTP body, so that only the missing end of the stream tells.
+    A `clean` one ends the body as if complete, so that only the missing end of the stream tells.
     """
 
     reset: bool = False
@@ -91,13 +106,9 @@ _Events: TypeAlias = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, config=STRICT)
 class Status:
-    """An error of the provider, with the body that Mistral gives for that status.
+    """An error of the provider, with the body that Mistral gives for that status, or another.
 
-    Args:
-        status: the HTTP status, such as 429 or 503.
-        retry_after: seconds or a moment, for the `Retry-After` header; text goes out as it is.
-        body: another body: JSON, text or bytes.
-        headers: more headers.
+    `retry_after` is in seconds or a moment, for the `Retry-After` header; text goes out as it is.
     """
 
     status: StatusCode
@@ -108,12 +119,9 @@ class Status:
 
 @dataclass(frozen=True, config=STRICT)
 class Body:
-    """An answer as given.
+    """An answer as given: JSON, text, bytes, or a list of steps.
 
-    Args:
-        body: JSON, text, bytes, or a list of steps.
-        status: the HTTP status.
-        headers: its headers; the content type is an event stream, JSON, HTML or plain text, as the body looks.
+    Without a content type among its headers it is an event stream, JSON, HTML or plain text, as the body looks.
     """
 
     body: _Body
@@ -123,12 +131,7 @@ class Body:
 
 @dataclass(frozen=True, config=STRICT)
 class Slow:
-    """The usual answer, but its first byte comes late.
-
-    Args:
-        seconds: how late.
-        then: what comes then, instead of the usual answer.
-    """
+    """The usual answer, or what comes `then`, but its first byte comes so many seconds late."""
 
     seconds: Annotated[float, Field(ge=0)]
     then: Annotated[Any, AfterValidator(lambda then: None if then is None else to_fault(then))] = None
@@ -141,21 +144,16 @@ class Reset:
 
 @dataclass(frozen=True, config=STRICT)
 class Garbage:
-    """Status 200 with a body that is no JSON; in a stream, an event that is none, after some good ones.
-
-    Args:
-        after: good events before it.
-    """
+    """Status 200 with a body that is no JSON; in a stream, an event that is none, `after` so many good ones."""
 
     after: _Events = 2
 
 
 @dataclass(frozen=True, config=STRICT)
 class Interrupted:
-    """The usual stream, broken off.
+    """The usual stream, broken off `after` so many events, the first of which holds the role alone.
 
     Args:
-        after: events before that, the first of which holds the role alone.
         how: `"clean"`: the body ends as if complete; `"closed"`: the connection is closed in the middle of the body;
             `"reset"`: it is reset; `"stalled"`: nothing more comes; `"no done"`: all comes but `[DONE]`;
             `"error event"`: an event with an error comes; `"finish error"`: finish_reason is "error".
@@ -182,11 +180,7 @@ Fault: TypeAlias = Status | Body | Slow | Reset | Garbage | Interrupted | WrongV
 
 
 def to_fault(response: Any) -> Fault:
-    """Return what a queued response stands for; `LocalGateway.queue` lists what it may be.
-
-    Raises:
-        ValueError: it is no response, or its status is none that an answer has.
-    """
+    """Return what a queued response stands for; `LocalGateway.queue` lists what it may be, others are `ValueError`s."""
     match response:
         case bool():
             pass
@@ -205,42 +199,22 @@ def to_fault(response: Any) -> Fault:
             return Body(tuple(response))
     if isinstance(response, ConnectionError) or (isinstance(response, type) and issubclass(response, ConnectionError)):
         return Reset()
-    raise ValueError(
-        "a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault, "
-        f"not {type(response).__name__}"
-    )
-
-
-# Type, code and message of the statuses that Mistral words in a way of its own.
-_ERRORS: dict[int, tuple[str | None, str | None, str]] = {
-    400: ("invalid_request_invalid_args", "3051", "Bad request"),
-    404: (None, None, "no Route matched with those values"),
-    429: ("rate_limited", "1300", "Rate limit exceeded"),
-    500: ("internal_server_error", "3700", "Internal server error"),
-    503: ("unreachable_backend", "1100", "Internal server error"),
-    504: (None, None, "The upstream server is timing out"),
-}
+    said = "a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault, "
+    raise ValueError(f"{said}not {type(response).__name__}")
 
 
 def error_body(status: int, message: Any = None, kind: str | None = None, code: str | None = None) -> dict[str, Any]:
     """Return an error's body as Mistral writes it; what is not given is what it says for that status."""
-    if status == 401 and message is None:
-        return {"detail": "Unauthorized"}
-    if status == 422 and message is None:
-        message = {"detail": [{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}]}
     if message is None:
-        kind, code, message = _ERRORS.get(status, (None, None, responses.get(status, f"Error {status}").capitalize()))
+        if status == 401:
+            return {"detail": "Unauthorized"}
+        usual = responses.get(status, f"Error {status}").capitalize()
+        kind, code, message = _ERRORS.get(status, (None, None, usual))
     error = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
     return {**error, "raw_status_code": status}
 
 
 def content_type(body: bytes, *, streamed: bool) -> str:
     """Return what a body looks like, as its `Content-Type`; anything unknown is a stream if one was asked for."""
-    start = body.lstrip()
-    if start.startswith((b"data:", b"event:", b"id:", b":", b"retry:")):
-        return EVENT_STREAM
-    if start.startswith((b"{", b"[")):
-        return JSON
-    if start.startswith(b"<"):
-        return "text/html; charset=utf-8"
-    return EVENT_STREAM if streamed else "text/plain; charset=utf-8"
+    found = (kind for starts, kind in _LOOKS.items() if body.lstrip().startswith(starts))
+    return next(found, EVENT_STREAM if streamed else "text/plain; charset=utf-8")

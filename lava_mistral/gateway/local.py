@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal, Self
 
-from lava_mistral.gateway.lava.accounts import Accounts, Wallet
+from lava_mistral.gateway.lava.accounts import Accounts
 from lava_mistral.gateway.lava.forward import Lava
 from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
@@ -25,7 +25,11 @@ class LocalGateway:
     Args:
         host: the address to listen on.
         port: the port; 0 takes a free one.
-        **options: see `Options`.
+        **options: the fields of `Options`.
+
+    Attributes:
+        secret_key: a secret key that it accepts.
+        wallet: the balances.
 
     Raises:
         ValueError: an option is unknown, of the wrong type, or makes no sense.
@@ -34,12 +38,14 @@ class LocalGateway:
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> None:
         self.options = Options(**options)
+        self.secret_key = self.options.secret_key
         self._host, self._port = host, port
         self._server: ServerThread | None = None
         self._traffic = Traffic()
         self._log = RequestLog(self.options.keep_requests)
         self._provider = Provider(self.options)
         self._accounts = Accounts(self.options)
+        self.wallet = self._accounts.wallet
 
     def __repr__(self) -> str:
         return f"LocalGateway({self.base_url if self._server else 'stopped'})"
@@ -58,6 +64,11 @@ class LocalGateway:
         if server is not None:
             server.stop()
 
+    def wait(self) -> None:
+        """Serve until interrupted."""
+        if self._server is not None:
+            self._server.thread.join()
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -72,11 +83,7 @@ class LocalGateway:
 
     @property
     def port(self) -> int:
-        """The port that it listens on.
-
-        Raises:
-            RuntimeError: it is not running.
-        """
+        """The port that it listens on; a `RuntimeError` while it is not running."""
         if self._server is None:
             raise RuntimeError("the gateway is not running: write `with LocalGateway() as gateway:`, or call start()")
         return self._server.port
@@ -88,11 +95,6 @@ class LocalGateway:
         return f"http://{host}:{self.port}/v1"
 
     @property
-    def secret_key(self) -> str:
-        """A secret key that it accepts."""
-        return self.options.secret_key
-
-    @property
     def environ(self) -> dict[str, str]:
         """The environment variables that lead code to it which reads its settings there."""
         return {"LAVA_SECRET_KEY": self.secret_key, "LAVA_BASE_URL": self.base_url}
@@ -102,11 +104,6 @@ class LocalGateway:
         """What arrived at `/v1/forward`, in order, at most the newest `keep_requests`."""
         return self._log.all()
 
-    @property
-    def wallet(self) -> Wallet:
-        """The balances."""
-        return self._accounts.wallet
-
     def queue(self, *responses: Any, path: Literal["chat", "embeddings", "models", "other"] | None = None) -> None:
         """Decide the next answers of the provider, in this order, each for one request that is valid.
 
@@ -114,11 +111,8 @@ class LocalGateway:
             *responses: each a dict (a JSON body), a status, a tuple `(status, body)`, bytes or text (a body: an event
                 stream, JSON, HTML or plain text), a list of bytes, text, pauses in seconds, `Cut` and `Stall` (a body
                 played so), or a fault such as `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or
-                `WrongVectors("short")`.
+                `WrongVectors("short")`; anything else is a `ValueError`.
             path: the kind of request that they are for; `None` for the next one of any kind.
-
-        Raises:
-            ValueError: a response is none of these, or its status is none that an answer has.
         """
         self._provider.queue(responses, path)
 
@@ -152,8 +146,3 @@ class LocalGateway:
     def max_connections(self) -> int:
         """The most connections that were open at one time."""
         return self._traffic.max_connections
-
-    def wait(self) -> None:
-        """Serve until interrupted."""
-        if self._server is not None:
-            self._server.thread.join()

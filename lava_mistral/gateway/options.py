@@ -15,11 +15,7 @@ from lava_mistral.gateway.records import RequestRecord
 
 
 def to_amount(value: Any) -> Decimal:
-    """Return USD as an exact number.
-
-    Raises:
-        ValueError: it is a float, or nothing that holds an amount.
-    """
+    """Return USD as an exact number; a float, or what holds no amount, is a `ValueError`."""
     try:
         amount = None if isinstance(value, bool | float) else Decimal(value)
     except (ArithmeticError, TypeError, ValueError):
@@ -42,12 +38,7 @@ _Rule: TypeAlias = Annotated[float, Field(ge=0, le=1)] | Callable[[RequestRecord
 
 @dataclass(frozen=True, config=STRICT)
 class Customer:
-    """One of the merchant's customers.
-
-    Args:
-        balance: USD on the customer's plan.
-        meters: the meters that the plan holds; `None` for all of them.
-    """
+    """One of the merchant's customers: USD on the plan, and the meters that it holds (`None` for all of them)."""
 
     balance: Amount = Decimal(100)
     meters: _Texts | None = None
@@ -55,62 +46,32 @@ class Customer:
 
 @dataclass(frozen=True, config=STRICT)
 class Options:
-    """How a gateway behaves; every field can be given to `LocalGateway` by name.
+    """How a gateway behaves; every field can be given to `LocalGateway` by name. Times are in seconds, money in USD."""
 
-    Attributes:
-        secret_key: the key that it accepts and shows as `gateway.secret_key`.
-        secret_keys: further keys that it accepts.
-        forward_tokens: opaque tokens that it accepts, with the credential that each stands for.
-        provider_keys: the own Mistral keys that are accepted; `None` for any.
-        balance: the merchant's wallet, in USD.
-        customers: the customers that exist, by id, with a balance or a `Customer`; `None` lets any customer in.
-        customer_balance: what a customer begins with who is let in so.
-        meters: the meters that exist; `None` for any.
-        models: names of further models that it knows, beside the catalogue's.
-        latency: seconds before the first byte.
-        latency_per_token: seconds more for each token, of the prompt and, without a stream, of the answer.
-        pace: seconds between the chunks of a stream; 0 sends them as fast as they are taken.
-        requests_per_second: the rate limit; `None` for none.
-        tokens_per_minute: the rate limit; `None` for none.
-        burst: seconds' worth of a rate limit that may be spent at once.
-        record_lag: seconds until a finished request is found by Lava's REST interface.
-        base64: whether `encoding_format: "base64"` is honoured; else floats come all the same.
-        fragment_tool_calls: characters of arguments in one delta of a streamed tool call; `None` for whole calls.
-        tokenizer: `"fast"`, the gateway's own count; `"exact"`, Mistral's tokenizers (extra `[tokenizer]`).
-        faults: pairs of a rule and what comes instead of the usual answer (all that `queue` takes) where it says so; a
-            rule is a probability, or a function of the `RequestRecord`. The first one that applies counts.
-        seed: where the drawing of faults begins.
-        keep_requests: how many records are kept, the newest.
-        keep_bodies: whether records hold the requests' bodies, the newest 32 MB of them.
-        hosts: names in `Host` that it answers to, beside loopback names and its own address; `"*"` for any.
-        read_timeout: seconds that a client may take to send the head of a request, and again its body.
-
-    Raises:
-        ValueError: an option is unknown, of the wrong type, or makes no sense.
-    """
-
-    secret_key: _Text = "aks_test_local_gateway"
-    secret_keys: _Texts = ()
-    forward_tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    provider_keys: _Texts | None = None
-    balance: Amount = Decimal(1000)
-    customers: Mapping[str, Customer | Amount] | None = None
-    customer_balance: Amount = Decimal(100)
-    meters: _Texts | None = None
-    models: _Texts = ()
-    latency: _Seconds = 0.0
-    latency_per_token: _Seconds = 0.0
-    pace: _Seconds = 0.0
-    requests_per_second: _Rate | None = None
-    tokens_per_minute: _Rate | None = None
-    burst: _Rate = 1.0
-    record_lag: _Seconds = 0.0
-    base64: bool = True
-    fragment_tool_calls: _Count | None = None
-    tokenizer: Literal["fast", "exact"] = "fast"
+    secret_key: _Text = "aks_test_local_gateway"  # What it accepts and shows as `gateway.secret_key`.
+    secret_keys: _Texts = ()  # Further keys that it accepts.
+    forward_tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # Opaque ones, with their credential.
+    provider_keys: _Texts | None = None  # Own Mistral keys that are accepted; None for any.
+    balance: Amount = Decimal(1000)  # Of the merchant's wallet.
+    customers: Mapping[str, Customer | Amount] | None = None  # Those that exist, by id; None lets any customer in.
+    customer_balance: Amount = Decimal(100)  # What a customer begins with who is let in so.
+    meters: _Texts | None = None  # Those that exist; None for any.
+    models: _Texts = ()  # Further models, beside the catalogue's.
+    latency: _Seconds = 0.0  # Until the first byte.
+    latency_per_token: _Seconds = 0.0  # More for each token of the prompt and, without a stream, of the answer.
+    pace: _Seconds = 0.0  # Between the chunks of a stream; 0 sends them as fast as they are taken.
+    requests_per_second: _Rate | None = None  # The rate limit; None for none.
+    tokens_per_minute: _Rate | None = None  # The rate limit; None for none.
+    burst: _Rate = 1.0  # Seconds' worth of a rate limit that may be spent at once.
+    record_lag: _Seconds = 0.0  # Until a finished request is found by Lava's REST interface.
+    base64: bool = True  # Whether `encoding_format: "base64"` is honoured; else floats come all the same.
+    fragment_tool_calls: _Count | None = None  # Characters of arguments in one streamed delta; None for whole calls.
+    tokenizer: Literal["fast", "exact"] = "fast"  # The gateway's own count, or Mistral's (extra `[tokenizer]`).
+    # Pairs of a rule (a probability, or a function of the `RequestRecord`) and what comes instead of the usual answer
+    # (all that `queue` takes) where it says so; the first one that applies counts.
     faults: Sequence[tuple[_Rule, Annotated[Any, AfterValidator(to_fault)]]] = ()
-    seed: int = 0
-    keep_requests: _Count = 20_000
-    keep_bodies: bool = True
-    hosts: _Texts = ()
-    read_timeout: _Rate = 60.0
+    seed: int = 0  # Where the drawing of faults begins.
+    keep_requests: _Count = 20_000  # Records that are kept, the newest.
+    keep_bodies: bool = True  # Whether they hold the requests' bodies, the newest 32 MB of them.
+    hosts: _Texts = ()  # Names in `Host` that are served, beside loopback and its own address; "*" for any.
+    read_timeout: _Rate = 60.0  # For the head of a request, and again for its body.

@@ -20,44 +20,23 @@ KINDS = ("chat", "embeddings", "models", "other")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request to `/v1/forward` and what became of it.
+    """One request to `/v1/forward` and what became of it; times are POSIX timestamps, amounts exact USD."""
 
-    Attributes:
-        path: the provider's path, such as `"/v1/chat/completions"`; empty where `u` was missing.
-        method: the HTTP method.
-        raw_headers: the request's headers as they came, the credential among them.
-        raw_body: its body as it came; empty for a GET, under `keep_bodies=False`, and for the oldest when all bodies
-            together pass 32 MB.
-        credential: the decoded forward token, or `{"secret_key": …}`; empty where it was not understood.
-        metadata: what came in `x-lava-metadata` or the query.
-        request_id: the id that went back in `x-lava-request-id`.
-        status: the HTTP status of the answer; `None` while there is none, and where the connection was reset.
-        cost: what the tokens cost by the catalogue, in USD, exact; 0 for what failed.
-        charge: what was taken from the payer's balance; 0 where the own provider key paid for the tokens.
-        payer: whose balance the charge was taken from.
-        usage: the provider's count of tokens, where the answer held one.
-        model: the model of the request.
-        streamed: whether a stream was asked for.
-        outcome: `"pending"` until the answer is complete; `"error"` where it failed or was broken off.
-        created_at: when it arrived, a POSIX timestamp.
-        completed_at: when the answer was complete, a POSIX timestamp.
-    """
-
-    request_id: str
+    request_id: str  # What went back in x-lava-request-id.
     method: str
-    raw_headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    raw_headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)  # As they came, the credential among them.
     created_at: float
-    path: str = ""
-    raw_body: bytes = field(default=b"", repr=False)
-    credential: dict[str, Any] = field(default_factory=dict, repr=False)
+    path: str = ""  # The provider's; empty where `u` was missing.
+    raw_body: bytes = field(default=b"", repr=False)  # Empty where it is not kept.
+    credential: dict[str, Any] = field(default_factory=dict, repr=False)  # The forward token's fields, or secret_key.
     metadata: dict[str, str] = field(default_factory=dict)
-    status: int | None = None
-    cost: Decimal = Decimal(0)
-    charge: Decimal = Decimal(0)
+    status: int | None = None  # None while there is no answer, and where the connection was reset.
+    cost: Decimal = Decimal(0)  # Of the tokens, by the catalogue; 0 for what failed.
+    charge: Decimal = Decimal(0)  # Taken from the payer; 0 where the own provider key paid for the tokens.
     payer: Literal["merchant", "customer", "nobody"] = "nobody"
-    usage: Usage | None = None
+    usage: Usage | None = None  # Where the answer held one.
     model: str = ""
-    streamed: bool = False
+    streamed: bool = False  # Whether a stream was asked for.
     response_id: str | None = None
     outcome: Literal["pending", "completed", "error"] = "pending"
     completed_at: float | None = None
@@ -65,8 +44,7 @@ class RequestRecord:
     def finish(self, outcome: Literal["completed", "error"]) -> None:
         """Note how it ended, unless that is known already."""
         if self.outcome == "pending":
-            self.completed_at = time.time()
-            self.outcome = outcome
+            self.completed_at, self.outcome = time.time(), outcome
 
     @property
     def headers(self) -> httpx.Headers:
@@ -95,17 +73,12 @@ class RequestRecord:
     @property
     def kind(self) -> str:
         """`"chat"`, `"embeddings"`, `"models"` or `"other"`."""
-        ends = {"completions": "chat", "embeddings": "embeddings", "models": "models"}
-        return ends.get((self.path.split("/") + [""] * 3)[3 if "/chat/" in self.path else 2], "other")
+        kind = self.path.removeprefix("/v1/").partition("/")[0]
+        return kind if kind in KINDS else "other"
 
 
 class RequestLog:
-    """The newest records, oldest first; safe to read while requests arrive.
-
-    Args:
-        keep: how many records are kept.
-        body_bytes: how much of their bodies is kept; the oldest bodies go first.
-    """
+    """The newest `keep` records, oldest first, with so many bytes of bodies; safe to read while requests arrive."""
 
     def __init__(self, keep: int, body_bytes: int = 32_000_000) -> None:
         self._lock = threading.Lock()
@@ -125,9 +98,8 @@ class RequestLog:
             if len(self._records) == self._keep:
                 del self._records[next(iter(self._records))]
             self._records[record.request_id] = record
-            if record.raw_body:
-                self._bodies.append(record)
-                self._held += len(record.raw_body)
+            self._bodies.append(record)
+            self._held += len(record.raw_body)
             while len(self._bodies) > self._keep or (self._held > self._body_bytes and len(self._bodies) > 1):
                 oldest = self._bodies.popleft()
                 self._held -= len(oldest.raw_body)

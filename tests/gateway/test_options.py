@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lava_mistral.gateway import Body, Customer, Garbage, Interrupted, LocalGateway, Slow, Status, WrongVectors
+from lava_mistral.gateway import (
+    Body,
+    Customer,
+    Garbage,
+    Interrupted,
+    LocalGateway,
+    Options,
+    Slow,
+    Status,
+    WrongVectors,
+)
 
 ODD: Any = object()
 
@@ -98,3 +111,8 @@ def test_what_no_provider_answers_is_refused_at_once(gateway, response):
 def test_a_span_is_no_moment_to_retry_at():
     with pytest.raises(ValueError, match="retry_after"):
         Status(503, retry_after=timedelta(seconds=3))  # type: ignore[arg-type]
+
+
+def test_the_reference_lists_every_option():
+    page = Path(__file__).resolve().parents[2] / "docs/reference/gateway.md"
+    assert re.findall(r"^\| `(\w+)`", page.read_text(), re.M) == [one.name for one in dataclasses.fields(Options)]
