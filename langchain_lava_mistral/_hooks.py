@@ -161,6 +161,9 @@ class DescribedModel(ChatParameters, BaseChatModel):
         }
         if facts.known:
             profile["status"] = facts.status
+        if facts.release_date is not None and facts.last_updated is not None:
+            profile["release_date"], profile["last_updated"] = str(facts.release_date), str(facts.last_updated)
+            profile["open_weights"] = facts.open_weights
         if reasoning and not facts.id.startswith("magistral"):
             # Magistral always thinks.
             profile["reasoning_effort_levels"] = ["none", "high"]

@@ -19,6 +19,7 @@ Capability = Literal["chat", "embeddings", "vision", "tools", "reasoning", "audi
 CAPABILITIES: Final[frozenset[str]] = frozenset(get_args(Capability))
 """All that a model's `capabilities` may name. `vision`, `audio` and `documents` (PDF) are kinds of input."""
 
+_DATES: Final = ("retired_on", "release_date", "last_updated")
 Status = Literal["active", "deprecated", "retired"]
 SERVICES_PATH = "/services?provider=mistral"
 """Where Lava serves it, below the base URL; needs no credential."""
@@ -40,8 +41,9 @@ class Model:
         capabilities: what it can do, of `CAPABILITIES`.
         cached_price: USD for a million tokens read from Mistral's prompt cache; `None` for its 10 % of `input_price`.
         status: `"active"`, `"deprecated"` (it will be retired) or `"retired"` (Mistral no longer serves it).
-        sources: where each figure comes from: `"prices"`, `"context_window"`, `"capabilities"`, `"status"`.
+        sources: where each figure comes from: `"prices"`, `"context_window"`, `"capabilities"`, `"status"`, `"release"`.
         known: whether it is in the catalogue, by Lava's list or by `add_model`; else these are defaults.
+        release_date, last_updated, open_weights: what model lists say of it; `None` where they do not.
     """
 
     id: str
@@ -55,6 +57,9 @@ class Model:
     replacement: str | None = None
     sources: dict[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)
     known: bool = True
+    release_date: date | None = None
+    last_updated: date | None = None
+    open_weights: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -189,9 +194,9 @@ def _read(content: bytes) -> Iterator[Model]:
     names = {key: f"{source['name']} ({source['url']})" for key, source in catalog["sources"].items()}
     for entry in catalog["models"]:
         prices = {name: Decimal(entry[name]) for name in ("input_price", "output_price")}
-        retired_on = date.fromisoformat(entry["retired_on"]) if "retired_on" in entry else None
+        dates = {name: date.fromisoformat(entry[name]) for name in _DATES if name in entry}
         sources = {figure: "; ".join(names[key] for key in keys.split()) for figure, keys in entry["sources"].items()}
-        yield Model(**{**entry, **prices, "retired_on": retired_on, "sources": sources})
+        yield Model(**{**entry, **prices, **dates, "sources": sources})
 
 
 _log = logging.getLogger("lava_mistral")

@@ -240,6 +240,13 @@ def test_profiles_say_what_newer_releases_ask() -> None:
     assert profile["max_output_tokens"] == profile["max_input_tokens"]
     assert profile["reasoning_effort_levels"] == ["none", "high"]
     assert profile["status"] == "active"
+    assert (profile["release_date"], profile["last_updated"], profile["open_weights"]) == (
+        "2026-03-16",
+        "2026-03-16",
+        True,
+    )
+    # No source says when: then nothing is said.
+    assert "release_date" not in (ChatLavaMistral(model="ministral-14b-2512").profile or {})
 
 
 # Customers

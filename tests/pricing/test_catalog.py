@@ -29,7 +29,8 @@ def test_all_models_and_both_prices_are_those_of_lavas_list() -> None:
 
 def test_every_figure_has_a_source() -> None:
     for model in models():
-        assert set(model.sources) == {"prices", "context_window", "capabilities", "status"}, model.id
+        figures = {"prices", "context_window", "capabilities", "status"}
+        assert set(model.sources) == figures | ({"release"} if model.release_date else set()), model.id
         assert all(re.search(r"\(https://\S+\)", source) for source in model.sources.values()), model.id
 
 
