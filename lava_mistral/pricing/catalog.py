@@ -41,7 +41,7 @@ class Model:
         capabilities: what it can do, of `CAPABILITIES`.
         cached_price: USD for a million tokens read from Mistral's prompt cache; `None` for its 10 % of `input_price`.
         status: `"active"`, `"deprecated"` (it will be retired) or `"retired"` (Mistral no longer serves it).
-        sources: where each figure comes from: `"prices"`, `"context_window"`, `"capabilities"`, `"status"`, `"release"`.
+        sources: where the figures come from; keys `prices`, `context_window`, `capabilities`, `status`, `release`.
         known: whether it is in the catalogue, by Lava's list or by `add_model`; else these are defaults.
         release_date, last_updated, open_weights: what model lists say of it; `None` where they do not.
     """
