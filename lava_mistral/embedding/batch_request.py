@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
+from lava_mistral.billing.usage import RetryStats
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batching import Batch, Count, TokenRatio
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
 from lava_mistral.embedding.input_validation import name_inputs, too_long
-from lava_mistral.embedding.results import BatchResult, EmbeddingSpec
+from lava_mistral.embedding.results import BatchResult, EmbeddingSpec, EmbeddingUsage
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError, SpendLimitError
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import cost_of
@@ -23,7 +24,6 @@ from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPol
 
 Encoding = Literal["float", "base64"]
 
-_NEVER_SENT: Final = (ConfigurationError, SpendLimitError)
 _TOO_MANY: Final = "3210"
 _TOO_MANY_TEXT: Final = re.compile(r"too many (?:tokens|inputs)|split into more batches", re.I)
 _TOO_LONG: Final = re.compile(r"Input id (\d+) has (\d+) tokens")
@@ -45,9 +45,6 @@ class Sleep:
     """Wait; give back nothing."""
 
     seconds: float
-
-
-Steps: TypeAlias = Generator[Send | Sleep, EmbeddingAnswer | LavaError | None, None]
 
 
 class Endpoint:
@@ -84,8 +81,8 @@ class BatchRequest:
         self.result = BatchResult(batch)
         self._endpoint = endpoint
 
-    def steps(self) -> Steps:
-        """Get the vectors of the batch into the result.
+    def steps(self) -> Generator[Send | Sleep, Any, None]:
+        """Say what to do, until the vectors of the batch are in the result.
 
         Raises:
             LavaError: part of the batch can't be had; the message names the inputs.
@@ -96,58 +93,60 @@ class BatchRequest:
             if not (yield from self._ask(part)):
                 parts.extend(reversed(part.halves(self._endpoint.count)))
 
-    def _ask(self, part: Batch) -> Generator[Send | Sleep, EmbeddingAnswer | LavaError | None, bool]:
+    def _ask(self, part: Batch) -> Generator[Send | Sleep, EmbeddingAnswer | LavaError, bool]:
         """Ask for one part until it is there; false when it must be split."""
-        endpoint, result = self._endpoint, self.result
+        endpoint = self._endpoint
         attempts: Attempts | None = None
         plain = False
         while True:
             use_base64 = not plain and endpoint.base64 is not False and endpoint.dimensions is not None
             answer = yield Send(part, "base64" if use_base64 else "float")
             endpoint.reached = endpoint.reached or not is_not_connected(getattr(answer, "__cause__", None))
-            if not isinstance(answer, _NEVER_SENT):
-                result.requests += 1
-            error: LavaError
+            self._account(answer)
             if isinstance(answer, LavaError):
                 error = answer
                 if len(part.texts) > 1 and _means_too_much(error):
                     endpoint.ratio.refused(part)
                     return False
                 # Another batch may have found out meanwhile that base64 is refused.
-                if use_base64 and endpoint.base64 is not True and _may_mean_encoding(error):
-                    plain = True
-                    continue
+                unreadable = endpoint.base64 is not True and _may_mean_encoding(error)
             else:
-                assert answer is not None
-                self._account(answer)
                 try:
                     self._accept(answer, part, plain=plain)
                     return True
-                except UnreadableBase64 as bad:
-                    if use_base64:
-                        plain = True
-                        continue
-                    error = _bad_answer(bad, part, answer)
                 except BadAnswer as bad:
                     error = _bad_answer(bad, part, answer)
+                    unreadable = isinstance(bad, UnreadableBase64)
+            if use_base64 and unreadable:
+                plain = True
+                continue
             attempts = attempts or endpoint.attempts()
             seconds = attempts.failed(error)
             if seconds is None:
                 raise _naming(error, part) from error.__cause__
-            result.retries += 1
+            self.result.usage += EmbeddingUsage(retries=1)
             yield Sleep(seconds)
 
-    def _account(self, answer: EmbeddingAnswer) -> None:
-        result = self.result
+    def _account(self, answer: EmbeddingAnswer | LavaError) -> None:
+        if isinstance(answer, LavaError):
+            sent = not isinstance(answer, ConfigurationError | SpendLimitError)
+            self.result.usage += EmbeddingUsage(requests=int(sent))
+            return
         usage = known_usage(answer.response.get("usage"))
-        cost = None
-        if usage is not None:
-            result.tokens += usage.get("prompt_tokens") or 0
-            cost = cost_of(usage, self._endpoint.model)
-        result.cost = None if cost is None or result.cost is None else result.cost + cost
-        result.identity = answer.identity
-        if answer.request_id is not None:
-            result.request_ids.append(answer.request_id)
+        self.result.usage += EmbeddingUsage(
+            tokens=(usage and usage.get("prompt_tokens")) or 0,
+            cost=None if usage is None else cost_of(usage, self._endpoint.model),
+            requests=1,
+            request_ids=() if answer.request_id is None else (answer.request_id,),
+        )
+        who = answer.identity
+        billing = who.billing
+        self.result.payer = RetryStats(
+            self._endpoint.model,
+            customer_id=billing.customer_id,
+            meter_slug=billing.meter_slug,
+            metadata=who.metadata,
+        )
 
     def _accept(self, answer: EmbeddingAnswer, part: Batch, *, plain: bool) -> None:
         endpoint = self._endpoint

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, TypeAlias
@@ -161,6 +161,16 @@ class Batcher:
             self._characters_seen += len(text)
             self._to_come = max(0, self._to_come - len(text))
         return full
+
+    def batches(self, texts: Iterable[tuple[int, str]]) -> Iterator[Batch]:
+        """Take texts with their indexes; yield all batches of them."""
+        for index, text in texts:
+            batch = self.add(index, text)
+            if batch is not None:
+                yield batch
+        last = self.flush()
+        if last is not None:
+            yield last
 
     @property
     def pending(self) -> bool:

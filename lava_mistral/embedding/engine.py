@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
-from contextvars import copy_context
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
 
@@ -26,22 +24,20 @@ from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.prefetch import Prefetch
-from lava_mistral.embedding.progress import ProgressReporter
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY, AdaptiveRateLimiter
 from lava_mistral.embedding.results import (
     EmbeddingProgress,
     EmbeddingResult,
+    EmbeddingSpec,
     EmbeddingUsage,
     OnProgress,
     PartialEmbedding,
     known_vectors,
     partial_of,
 )
-from lava_mistral.embedding.sources import DirectSource, open_source
 from lava_mistral.embedding.sync_driver import EmbeddingStream, SyncEmbedder, ThreadWorkers
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.catalog import notice_status
-from lava_mistral.pricing.tokenizers import count_text
 from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import RetryPolicy
 
@@ -89,21 +85,6 @@ class EmbedOptions(TypedDict, total=False):
     show_progress: bool
     on_progress: OnProgress | None
     resume_from: PartialEmbedding | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """The options of one call."""
-
-    billing: Billing | None = None
-    lava_metadata: Mapping[str, str] | None = None
-    as_numpy: bool = False
-    show_progress: bool = False
-    on_progress: OnProgress | None = None
-    resume_from: PartialEmbedding | None = None
-
-    def reporter(self, job: EmbedJob | StreamJob) -> Callable[[], ProgressReporter]:
-        return partial(ProgressReporter, job, self.show_progress, self.on_progress)
 
 
 _starting = ForkSafeLock()
@@ -161,7 +142,6 @@ class EmbeddingEngine:
         self.max_concurrency = max_concurrency
         self.timeout = timeout
         self.retry = RetryPolicy(max_retries=max_retries) if retry is None else retry
-        self._count_tokens = count_tokens
         self._count = count_tokens or estimate_tokens
         self._endpoint = Endpoint(model, dimensions, self.retry, self._count)
         if on_empty not in get_args(OnEmpty):
@@ -195,7 +175,7 @@ class EmbeddingEngine:
 
     def check(self, texts: Sequence[str]) -> None:
         """Raise an `InvalidRequestError` for a text that can't be embedded, without sending anything."""
-        validator = self._validator()
+        validator, _ = self._checks()
         for index, text in enumerate(texts):
             validator.check(index, text)
 
@@ -212,28 +192,24 @@ class EmbeddingEngine:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
             LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`.
         """
-        settings = _Settings(**options)
-        workers = self._threads(settings)
-        job, source = self._embed_job(texts, settings)
-        for _ in sync_driver.drive(job, source, workers, settings.reporter(job)):
+        workers = self._threads(options)
+        texts = _several(texts)
+        job = self._embed_job(texts, options)
+        for _ in sync_driver.drive(job, workers, texts):
             pass
         return job.result()
 
     async def aembed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
-        settings = _Settings(**options)
-        workers = self._tasks(settings)
-        job, source = self._embed_job(texts, settings)
-        async for _ in async_driver.drive(job, source, workers, settings.reporter(job)):
+        workers = self._tasks(options)
+        texts = _several(texts)
+        job = self._embed_job(texts, options)
+        async for _ in async_driver.drive(job, workers, texts):
             pass
         return job.result()
 
     def embed_iter(
-        self,
-        texts: Iterable[str],
-        *,
-        read_in_thread: bool = False,
-        **options: Unpack[EmbedOptions],
+        self, texts: Iterable[str], *, read_in_thread: bool = False, **options: Unpack[EmbedOptions]
     ) -> EmbeddingStream:
         """The vectors of a source of any length, one by one and in order, in constant memory.
 
@@ -251,11 +227,8 @@ class EmbeddingEngine:
             LavaError: while iterating, when all before it was handed on: a text can't be embedded, or a request failed
                 for good. Whatever is raised has `partial`.
         """
-        settings = _Settings(**options)
-        workers = self._threads(settings)
-        job = self._stream_job(texts, settings)
-        source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
-        return EmbeddingStream(sync_driver.drive(job, source, workers, settings.reporter(job)), job, workers)
+        workers = self._threads(options)
+        return EmbeddingStream(self._stream_job(texts, options), workers, texts, read_in_thread)
 
     def aembed_iter(
         self,
@@ -268,11 +241,8 @@ class EmbeddingEngine:
 
         A plain iterable is read in the event loop; one that blocks is better read in a thread (`read_in_thread`).
         """
-        settings = _Settings(**options)
-        workers = self._tasks(settings)
-        job = self._stream_job(texts, settings)
-        source = partial(open_source, texts, workers.wake, copy_context() if read_in_thread else None)
-        return AsyncEmbeddingStream(async_driver.drive(job, source, workers, settings.reporter(job)), job, workers)
+        workers = self._tasks(options)
+        return AsyncEmbeddingStream(self._stream_job(texts, options), workers, texts, read_in_thread)
 
     def prefetch(
         self,
@@ -304,57 +274,50 @@ class EmbeddingEngine:
         ahead = Prefetch(items, text_of, embedded, batch_size, self._windows)
         return ahead.abatches(self.aembed_iter(ahead.texts(), **options))
 
-    def _threads(self, settings: _Settings) -> ThreadWorkers:
+    def _threads(self, options: EmbedOptions) -> ThreadWorkers:
         if self.client is None:
             raise ConfigurationError("This engine was made without client=, which this call needs.")
-        options = self._request_options(settings)
-        return ThreadWorkers(self.client, options, self._endpoint, self.limiter, self.max_concurrency, copy_context())
+        send = partial(self.client.embedding_request, **self._request_options(options))
+        return ThreadWorkers(send, self._endpoint, self.limiter, self.max_concurrency)
 
-    def _tasks(self, settings: _Settings) -> TaskWorkers:
+    def _tasks(self, options: EmbedOptions) -> TaskWorkers:
         if self.async_client is None:
             raise ConfigurationError("This engine was made without async_client=, which this call needs.")
-        options = self._request_options(settings)
-        return TaskWorkers(self.async_client, options, self._endpoint, self.limiter, copy_context())
+        send = partial(self.async_client.embedding_request, **self._request_options(options))
+        return TaskWorkers(send, self._endpoint, self.limiter)
 
-    def _request_options(self, settings: _Settings) -> dict[str, Any]:
-        """The keyword arguments of `embedding_request`."""
+    def _request_options(self, options: EmbedOptions) -> dict[str, Any]:
+        """The keyword arguments of `embedding_request`; those of the call are taken out of its options."""
         notice_status(self.model)
         given: dict[str, Any] = {"model": self.model, "output_dimension": self.dimensions, "timeout": self.timeout}
-        given |= {"billing": settings.billing, "lava_metadata": settings.lava_metadata}
+        given |= {"billing": options.pop("billing", None), "lava_metadata": options.pop("lava_metadata", None)}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _embed_job(self, texts: Iterable[Any], settings: _Settings) -> tuple[EmbedJob, Callable[[], DirectSource]]:
-        _refuse_one_text(texts)
-        # Others may be slow to give one text by its index, or give another one next time.
-        texts = texts if isinstance(texts, list | tuple) else list(texts)
-        if len(texts) >= MANY_LISTS and not settings.as_numpy:
+    def _embed_job(self, texts: Sequence[str], options: EmbedOptions) -> EmbedJob:
+        if len(texts) >= MANY_LISTS and not options.get("as_numpy"):
             warnings.warn(
                 f"{len(texts):,} vectors as lists of floats take 8 times the memory of arrays, about 3 GB for each "
                 "100,000 vectors of 1,024 numbers: use as_numpy=True, or embed_iter, which holds few at once.",
                 stacklevel=3,
             )
-        resume_from = settings.resume_from
         for window in tuple(self._windows):
-            resume_from = known_vectors(texts, window, resume_from)
-        settings = replace(settings, resume_from=resume_from)
-        job = EmbedJob(self._validator(), self._endpoint.spec, self._batcher, **self._job_options(texts, settings))
-        return job, partial(DirectSource, texts)
+            options["resume_from"] = known_vectors(texts, window, options.get("resume_from"))
+        return EmbedJob(*self._checks(), self._batcher, total=len(texts), **self._run_options(options))
 
-    def _stream_job(self, texts: object, settings: _Settings) -> StreamJob:
+    def _stream_job(self, texts: object, options: EmbedOptions) -> StreamJob:
         _refuse_one_text(texts)
         batcher = Batcher(self._count, self._endpoint.ratio)
-        return StreamJob(self._validator(), self._endpoint.spec, batcher, **self._job_options(texts, settings))
+        total = len(texts) if isinstance(texts, Sequence) else None
+        return StreamJob(*self._checks(), batcher, total=total, **self._run_options(options))
 
-    def _job_options(self, texts: object, settings: _Settings) -> dict[str, Any]:
-        return {
-            "total": len(texts) if isinstance(texts, Sequence) else None,
-            "concurrency": self.max_concurrency,
-            "as_numpy": settings.as_numpy,
-            "resume_from": settings.resume_from,
-            "listeners": present_listeners().listeners,
-        }
+    def _checks(self) -> tuple[InputValidator, EmbeddingSpec]:
+        return InputValidator(self._count, self.on_empty), self._endpoint.spec
+
+    def _run_options(self, options: EmbedOptions) -> dict[str, Any]:
+        return {**options, "concurrency": self.max_concurrency, "listeners": present_listeners().listeners}
 
     def _batcher(self, texts: Sequence[str]) -> Batcher:
+        """Spread the work over those that can be busy; the tokens of the texts are estimated by a sample."""
         characters = sum(map(len, texts))
         if characters <= MAX_REQUEST_TOKENS:
             return Batcher(self._count, self._endpoint.ratio)
@@ -369,20 +332,13 @@ class EmbeddingEngine:
             workers=lambda: rate.useful_concurrency,
         )
 
-    def _validator(self) -> InputValidator:
-        return InputValidator(self._count, self._exact_count, self.on_empty)
-
-    def _exact_count(self) -> Count | None:
-        if self._count_tokens is not None or count_text("", self.model, enclosed=True) is None:
-            return self._count_tokens
-
-        def count(text: str) -> int:
-            counted = count_text(text, self.model, enclosed=True)
-            return estimate_tokens(text) if counted is None else counted.tokens
-
-        return count
-
 
 def _refuse_one_text(texts: object) -> None:
     if isinstance(texts, str | bytes):
         raise ConfigurationError("expected several texts, got one: write [text].")
+
+
+def _several(texts: Iterable[Any]) -> Sequence[Any]:
+    _refuse_one_text(texts)
+    # Others may be slow to give one text by its index, or give another one next time.
+    return texts if isinstance(texts, list | tuple) else list(texts)

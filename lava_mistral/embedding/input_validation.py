@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 from lava_mistral.embedding.batching import MAX_INPUT_TOKENS, Count
@@ -13,33 +13,18 @@ OnEmpty: TypeAlias = Literal["raise", "skip", "placeholder"]
 PLACEHOLDER: Final = "."
 """Sent in the place of an empty text with `on_empty="placeholder"`: the shortest text that means nothing."""
 
-_SURELY_FITS: Final = MAX_INPUT_TOKENS - 8
-"""A token is a byte at least, beside the few that enclose an input: a text of so many bytes needs no count."""
-
 
 class InputValidator:
-    """Refuse what Mistral would refuse; `exact` is asked only where the upper `estimate` of tokens is too high."""
+    """Refuse what Mistral would refuse, as far as an upper `estimate` of tokens can tell."""
 
     _OVERRATED = 1.5
     """How far the estimate may lie above the truth: what is in doubt is sent, alone, for Mistral to judge."""
-    _HOPELESS = 4 * MAX_INPUT_TOKENS
-    """So many tokens by any estimate are too many, and an exact count of megabytes would take seconds to say so."""
-    _BEGINNING = 40 * MAX_INPUT_TOKENS
-    """Characters by which a longer text is told to be hopeless."""
+    _BEGINNING = 10 * MAX_INPUT_TOKENS
+    """Characters by which a longer text is told to be hopeless; all of a book would take seconds to count."""
 
-    def __init__(self, estimate: Count, exact: Callable[[], Count | None], on_empty: OnEmpty = "raise") -> None:
+    def __init__(self, estimate: Count, on_empty: OnEmpty = "raise") -> None:
         self._estimate = estimate
-        self._exact = exact
         self._on_empty = on_empty
-
-    @staticmethod
-    def is_long(text: object) -> bool:
-        """Whether checking the text can take long: it may need a count, and a tokenizer that is not loaded yet."""
-        return (
-            isinstance(text, str)
-            and 4 * len(text) > _SURELY_FITS
-            and len(text.encode("utf-8", "replace")) > _SURELY_FITS
-        )
 
     def check(self, index: int, given: object) -> str:
         """Give the text to send, with half surrogate pairs replaced by U+FFFD; an empty one is not to be sent.
@@ -64,24 +49,15 @@ class InputValidator:
         if not text.isascii():
             text, encoded = mended(text)
             size = len(encoded)
-        if size > _SURELY_FITS:
-            self._measure(index, text)
+        # A token is a byte at least.
+        if size > MAX_INPUT_TOKENS * self._OVERRATED:
+            beginning = text[: self._BEGINNING]
+            tokens = self._estimate(beginning)
+            if tokens <= MAX_INPUT_TOKENS * self._OVERRATED and len(text) > self._BEGINNING:
+                tokens, beginning = self._estimate(text), text
+            if tokens > MAX_INPUT_TOKENS * self._OVERRATED:
+                raise too_long(index, f"about {tokens * len(text) // len(beginning):,}")
         return text
-
-    def _measure(self, index: int, text: str) -> None:
-        if len(text) > self._BEGINNING and (begin := self._estimate(text[: self._BEGINNING])) > self._HOPELESS:
-            raise too_long(index, f"about {begin * len(text) // self._BEGINNING:,}")
-        tokens, about = self._estimate(text), "about "
-        if tokens <= MAX_INPUT_TOKENS:
-            return
-        exact = self._exact() if tokens <= self._HOPELESS else None
-        if exact is not None:
-            tokens, about = exact(text), ""
-            sure = tokens > MAX_INPUT_TOKENS
-        else:
-            sure = tokens > MAX_INPUT_TOKENS * self._OVERRATED
-        if sure:
-            raise too_long(index, f"{about}{tokens:,}")
 
 
 def _as_text(index: int, given: object) -> str:

@@ -7,40 +7,18 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Final
 
 from lava_mistral._locks import Inbox
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit, Stopped
 from lava_mistral.errors import LavaError, RateLimitError
 
-
-class StopSignal:
-    """Tells the threads of one call that it is over."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.waiting: set[threading.Event] = set()
-
-    def is_set(self) -> bool:
-        """Whether the call is over."""
-        return self._event.is_set()
-
-    def set(self) -> None:
-        """End the call and wake its threads that wait for a permit.
-
-        No lock of the limiter is taken: the garbage collector may close a stream on top of whoever holds it.
-        """
-        self._event.set()
-        for event in list(self.waiting):
-            event.set()
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep, but not beyond the end of the call, which raises `Stopped`."""
-        if self._event.wait(seconds):
-            raise Stopped
+_LOOK: Final = 0.2
+"""Seconds after which a thread that waits for a permit looks whether its call is over."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,54 +38,58 @@ class ConcurrencyLimiter:
         self._given: set[Permit] = set()
         self._inbox: Inbox[Callable[[], None]] = Inbox(self._apply)
 
-    def acquire(self, tokens: int, stop: StopSignal) -> Permit:
+    def acquire(self, tokens: int, stop: threading.Event) -> Permit:
         """Wait in a thread for the permit to send a request of this many tokens, or for `stop`: `Stopped`."""
+        if stop.is_set():
+            raise Stopped
         event = threading.Event()
         waiter = _Waiter(tokens, event.set)
-        stop.waiting.add(event)
-        try:
-            wait = 0.0 if stop.is_set() else self._try(waiter, event.clear, new=True)
-            while waiter.permit is None:
+        with closing(self._waits(waiter, event)) as waits:
+            for seconds in waits:
+                event.wait(min(seconds, _LOOK))
                 if stop.is_set():
                     raise Stopped
-                event.wait(None if wait == math.inf else wait)
-                wait = self._try(waiter, event.clear)
-            return waiter.permit
-        except BaseException:
-            self._inbox.put(lambda: self._withdraw(waiter))
-            raise
-        finally:
-            stop.waiting.discard(event)
+        assert waiter.permit is not None
+        return waiter.permit
 
     async def aacquire(self, tokens: int) -> Permit:
         """Wait in a task for the permit to send a request of this many tokens."""
         loop = asyncio.get_running_loop()
         event = asyncio.Event()
         waiter = _Waiter(tokens, lambda: loop.call_soon_threadsafe(event.set))
+        with closing(self._waits(waiter, event)) as waits:
+            for seconds in waits:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if seconds == math.inf else seconds):
+                        await event.wait()
+        assert waiter.permit is not None
+        return waiter.permit
+
+    def _waits(self, waiter: _Waiter, event: threading.Event | asyncio.Event) -> Generator[float, None, None]:
+        """Queue up; yield the seconds to wait for `event` until the permit is there, infinity for any time."""
         try:
-            wait = self._try(waiter, event.clear, new=True)
-            while waiter.permit is None:
-                alarm = None if wait == math.inf else loop.call_later(wait, event.set)
-                try:
-                    await event.wait()
-                finally:
-                    if alarm is not None:
-                        alarm.cancel()
-                wait = self._try(waiter, event.clear)
-            return waiter.permit
+            with self._inbox:
+                self._queue.append(waiter)
+            while True:
+                with self._inbox:
+                    event.clear()
+                    seconds = self._admit(waiter)
+                    if waiter.permit is not None:
+                        return
+                yield seconds
         except BaseException:
             self._inbox.put(lambda: self._withdraw(waiter))
             raise
 
-    def release(
-        self,
-        permit: Permit,
-        outcome: Outcome,
-        *,
-        headers: Mapping[str, str] | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        """End the request that `permit` allowed, see `AdaptiveRateLimiter.end`; said twice, it counts once."""
+    def release(self, permit: Permit | None, answer: EmbeddingAnswer | LavaError | None) -> None:
+        """End the request that `permit` allowed and learn from its answer; said twice, it counts once."""
+        outcome: Outcome = "failed"
+        retry_after = None
+        if isinstance(answer, EmbeddingAnswer):
+            outcome = "answered"
+        elif isinstance(answer, RateLimitError) or (answer is not None and answer.status_code == 503):
+            outcome, retry_after = "refused", answer.retry_after
+        headers = None if answer is None else answer.headers or None
 
         def end() -> None:
             if permit in self._given:
@@ -119,16 +101,6 @@ class ConcurrencyLimiter:
     def _apply(self, change: Callable[[], None]) -> None:
         change()
         self._admit()
-
-    def _try(self, waiter: _Waiter, clear: Callable[[], None], *, new: bool = False) -> float:
-        """Ask for a permit; seconds to wait where there is none, infinity until being woken."""
-        with self._inbox:
-            if new:
-                self._queue.append(waiter)
-            if waiter.permit is not None:
-                return 0.0
-            clear()
-            return self._admit(waiter)
 
     def _admit(self, caller: _Waiter | None = None) -> float:
         """Give permits to whoever may go; seconds until the next may, infinity where another must end before.
@@ -166,38 +138,3 @@ class ConcurrencyLimiter:
         if waiter.permit in self._given:
             self._given.discard(waiter.permit)
             self.rate.withdraw()
-
-
-class PermitScope:
-    """A block around one request, where `permit` is set; it goes back at the end, with what the answer taught."""
-
-    def __init__(self, limiter: ConcurrencyLimiter) -> None:
-        self.permit: Permit | None = None
-        self._limiter = limiter
-        self._outcome: Outcome = "failed"
-        self._headers: Mapping[str, str] | None = None
-        self._retry_after: float | None = None
-
-    def ended(self, answer: EmbeddingAnswer | LavaError) -> EmbeddingAnswer | LavaError:
-        """Note what came, and give it back."""
-        self._headers = answer.headers or None
-        if not isinstance(answer, LavaError):
-            self._outcome = "answered"
-        elif isinstance(answer, RateLimitError) or answer.status_code == 503:
-            self._outcome, self._retry_after = "refused", answer.retry_after
-        return answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            self._release()
-        except BaseException:
-            # Ctrl-C in the middle of it; a permit that nobody gives back would narrow the limit for good.
-            self._release()
-            raise
-
-    def _release(self) -> None:
-        if self.permit is not None:
-            self._limiter.release(self.permit, self._outcome, headers=self._headers, retry_after=self._retry_after)

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from lava_mistral.errors import ConfigurationError
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-
-class VectorStream(Iterator[tuple[int, Any]], AbstractContextManager[Any], Protocol):
-    """Vectors and their indexes, to be closed."""
-
-
-class AsyncVectorStream(AsyncIterable[tuple[int, Any]], AbstractAsyncContextManager[Any], Protocol):
-    """The same in async code."""
+Vectors: TypeAlias = AbstractContextManager[Iterable[tuple[int, Any]]]
+AsyncVectors: TypeAlias = AbstractAsyncContextManager[AsyncIterable[tuple[int, Any]]]
 
 
 class Prefetch(Generic[T, U]):
@@ -54,7 +48,6 @@ class Prefetch(Generic[T, U]):
         self._left = 0
         self._batch: list[U] = []
         self._window: dict[str, Any] = {}
-        self._failure: Exception | None = None
 
     def texts(self) -> AsyncIterator[str] | Iterator[str]:
         """The texts of the items."""
@@ -68,58 +61,50 @@ class Prefetch(Generic[T, U]):
         self._read.append((item, text))
         return text
 
-    def _full(self, index: int, vector: Any) -> bool:
-        """Take the vector of an item; whether that completes a batch."""
+    def _add(self, index: int, vector: Any) -> Generator[list[U], None, None]:
+        """Take the vector of an item, and yield the batch that it completes."""
         # What an earlier loop had got is passed over.
         while self._left <= index:
             item, text = self._read.popleft()
             self._left += 1
         self._window[text] = vector
         self._batch.append(self._embedded(item, vector))
-        return len(self._batch) >= self._batch_size
+        if len(self._batch) >= self._batch_size:
+            yield from self._rest()
 
-    @contextmanager
-    def _handing_on(self) -> Iterator[list[U]]:
+    def _rest(self) -> Generator[list[U], None, None]:
+        """Yield what is there as a batch, whose vectors are known while the loop's body has it."""
         batch, window = self._batch, self._window
         self._batch, self._window = [], {}
         self._windows.append(window)
         try:
-            yield batch
+            if batch:
+                yield batch
         finally:
             # Not `remove`, which takes the first that is equal.
             self._windows[:] = [other for other in self._windows if other is not window]
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Keep an error for later: what was there before it is handed on first."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - raised when all before was handed on
-            self._failure = error
-
-    def batches(self, stream: VectorStream) -> Generator[list[U], None, None]:
+    def batches(self, stream: Vectors) -> Generator[list[U], None, None]:
         """Yield the batches; what is there when the stream fails comes before its error."""
-        with self._reading(), stream:
-            for index, vector in stream:
-                if self._full(index, vector):
-                    with self._handing_on() as batch:
-                        yield batch
-        if self._batch:
-            with self._handing_on() as batch:
-                yield batch
-        if self._failure is not None:
-            raise self._failure
+        with stream as vectors:
+            try:
+                for index, vector in vectors:
+                    yield from self._add(index, vector)
+            except Exception:
+                yield from self._rest()
+                raise
+        yield from self._rest()
 
-    async def abatches(self, stream: AsyncVectorStream) -> AsyncGenerator[list[U], None]:
+    async def abatches(self, stream: AsyncVectors) -> AsyncGenerator[list[U], None]:
         """Yield the same as `batches`, in async code."""
-        with self._reading():
-            async with stream:
-                async for index, vector in stream:
-                    if self._full(index, vector):
-                        with self._handing_on() as batch:
-                            yield batch
-        if self._batch:
-            with self._handing_on() as batch:
-                yield batch
-        if self._failure is not None:
-            raise self._failure
+        async with stream as vectors:
+            try:
+                async for index, vector in vectors:
+                    for batch in self._add(index, vector):
+                        yield batch
+            except Exception:
+                for batch in self._rest():
+                    yield batch
+                raise
+        for batch in self._rest():
+            yield batch

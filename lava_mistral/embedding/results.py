@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lava_mistral.billing.identity import BillingContext
+from lava_mistral.billing.usage import RetryStats
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.input_validation import mended
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
@@ -41,6 +40,16 @@ class EmbeddingUsage:
     duplicates: int = 0
     request_ids: tuple[str, ...] = field(default=(), repr=False)
 
+    def __add__(self, other: EmbeddingUsage) -> EmbeddingUsage:
+        return EmbeddingUsage(
+            self.tokens + other.tokens,
+            None if self.cost is None or other.cost is None else self.cost + other.cost,
+            self.requests + other.requests,
+            self.retries + other.retries,
+            self.duplicates + other.duplicates,
+            self.request_ids + other.request_ids,
+        )
+
 
 @dataclass(frozen=True)
 class EmbeddingProgress:
@@ -57,11 +66,7 @@ OnProgress: TypeAlias = Callable[[EmbeddingProgress], object]
 
 @dataclass(frozen=True)
 class EmbeddingResult(EmbeddingUsage):
-    """Vectors in the order of the texts, and what they took.
-
-    Attributes:
-        vectors: lists of floats, or one float32 array of shape (texts, dimensions).
-    """
+    """Vectors in the order of the texts (lists of floats, or one float32 array), and what they took."""
 
     vectors: Any = field(default_factory=list, repr=False)
 
@@ -105,11 +110,7 @@ class PartialEmbedding:
         return {index: as_list(row) for index, row in self.rows.items()}
 
     def check(self, spec: EmbeddingSpec) -> None:
-        """Check that a call which makes such vectors can go on from here.
-
-        Raises:
-            ConfigurationError: it would mix them with others.
-        """
+        """Raise a `ConfigurationError` where a call would mix these vectors with others."""
         if self.spec is not None and self.spec != spec and (self.rows or self.next_index):
             raise ConfigurationError(
                 f"resume_from= holds vectors of {self.spec}, and this call makes those of {spec}: they can't be "
@@ -138,13 +139,10 @@ def known_vectors(
 
     The caller answers for the model that made them.
     """
-    rows = {
-        index: vectors[text]
-        for index, text in enumerate(texts)
-        # An empty one may be sent as another text.
-        if isinstance(text, str) and text and text in vectors
-    }
-    digests = {index: digest(texts[index]) for index in rows}
+    # An empty one may be sent as another text.
+    known = {index: text for index, text in enumerate(texts) if isinstance(text, str) and text and text in vectors}
+    rows = {index: vectors[text] for index, text in known.items()}
+    digests = {index: digest(text) for index, text in known.items()}
     if besides is None:
         return PartialEmbedding(rows, digests)
     return replace(besides, rows=rows | besides.rows, digests=digests | besides.digests)
@@ -165,7 +163,7 @@ def partial_of(error: BaseException) -> PartialEmbedding | None:
 
 
 def digest(text: str) -> bytes:
-    """Tells a text from another one, in 16 bytes; half surrogate pairs count as what is sent in their place."""
+    """Tell a text from another one, in 16 bytes; half surrogate pairs count as what is sent in their place."""
     return hashlib.blake2b(mended(text)[1], digest_size=16).digest()
 
 
@@ -175,40 +173,18 @@ def as_list(row: Vector) -> list[float]:
     return values
 
 
-@dataclass(eq=False, kw_only=True)
-class UsageTally:
-    """Add up what a call or a batch takes."""
-
-    tokens: int = 0
-    cost: Decimal | None = Decimal(0)
-    requests: int = 0
-    retries: int = 0
-    duplicates: int = 0
-    request_ids: deque[str] = field(default_factory=deque)
-
-    def add(self, other: UsageTally) -> None:
-        """Add what another one has taken."""
-        self.tokens += other.tokens
-        self.cost = None if self.cost is None or other.cost is None else self.cost + other.cost
-        self.requests += other.requests
-        self.retries += other.retries
-        self.request_ids.extend(other.request_ids)
-
-    def facts(self) -> dict[str, Any]:
-        """The fields of an `EmbeddingUsage`."""
-        return vars(self) | {"request_ids": tuple(self.request_ids)}
-
-
 @dataclass(eq=False)
-class BatchResult(UsageTally):
+class BatchResult:
     """What became of a batch.
 
     Attributes:
         pieces: indexes and rows of the parts of the batch that are done, few enough to be converted at once.
         error: why the rest is not.
+        payer: names who paid, once an answer has come.
     """
 
     batch: Batch
+    usage: EmbeddingUsage = field(default_factory=EmbeddingUsage)
     pieces: list[tuple[list[int], Rows]] = field(default_factory=list)
     error: BaseException | None = None
-    identity: BillingContext | None = None
+    payer: RetryStats | None = None

@@ -1,23 +1,21 @@
 """Decide what one call of the embedding engine does next. Pure: no I/O, no sleep, no threads, an injected clock.
 
-A driver asks `next` and does what it says: read a text and `push` it, start a batch, hand on a vector, or wait for a
-batch to be done and `take` its result. `jobs` has the two kinds of call:
-all vectors at the end, or one by one and in order.
+`jobs` has the two kinds of call; `steps` does what they say, for a driver.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final, Literal, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from lava_mistral.billing.identity import BillingContext
 from lava_mistral.billing.listeners import notify
 from lava_mistral.billing.usage import Listener, RetryStats
 from lava_mistral.embedding.batching import Batch
@@ -28,12 +26,16 @@ from lava_mistral.embedding.results import (
     EmbeddingProgress,
     EmbeddingSpec,
     EmbeddingUsage,
+    OnProgress,
     PartialEmbedding,
-    UsageTally,
     Vector,
     digest,
 )
+from lava_mistral.embedding.sources import Source
 from lava_mistral.errors import LavaError
+
+if TYPE_CHECKING:
+    from tqdm.std import tqdm
 
 HOLD: Final = 0.02
 """Seconds by which reading may take more than half of the time while a vector could be handed on."""
@@ -65,17 +67,27 @@ class Wait:
 Action: TypeAlias = Literal[Step.READ, Step.HAND_ON, Step.DONE] | Start | Wait
 
 
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """A text, and its vector when it is there; equal texts share one."""
+
+    text: str
+    row: Vector | None = None
+
+
 class EmbeddingRun(ABC):
     """One call: what it has got, and what it does next.
 
     Attributes:
-        done: how many of the texts need nothing more.
         under_way: how many batches are started and not taken.
+        told: how many of them `report` has told of.
         error: what ended it; its batches in flight are still taken.
     """
 
-    _remembered: int | None = None
-    """How many request ids are kept; `None` for all."""
+    _remembered = 0
+    """How many request ids are kept; 0 for all."""
+    _recent: float = math.inf
+    """Among how many of the latest texts repeated ones are recognised."""
 
     def __init__(
         self,
@@ -86,15 +98,19 @@ class EmbeddingRun(ABC):
         as_numpy: bool = False,
         resume_from: PartialEmbedding | None = None,
         total: int | None = None,
+        show_progress: bool = False,
+        on_progress: OnProgress | None = None,
         listeners: Sequence[Listener] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if resume_from is not None:
             resume_from.check(spec)
         self.total = total
+        self.show_progress = show_progress
         self.listeners = listeners
-        self.done = 0
+        self.bar: tqdm[Any] | None = None
         self.under_way = 0
+        self.told = 0
         self.error: BaseException | None = None
         self._validator = validator
         self._spec = spec
@@ -103,10 +119,13 @@ class EmbeddingRun(ABC):
         self._window = concurrency + max(2, concurrency // 2)
         self._as_numpy = as_numpy
         self._resume = resume_from
+        self._on_progress = on_progress
+        self._usage = EmbeddingUsage()
         self._clock = clock
-        self._tally = UsageTally(request_ids=deque(maxlen=self._remembered))
-        self._identity: BillingContext | None = None
-        self._came = 0
+        self._payer: RetryStats | None = None
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+        self._waiting: list[_Slot] | deque[_Slot] = []
+        self._left = self._came = self._duplicates = 0
         self._reading = True
         self._source_error: BaseException | None = None
         self._read_at = self._handing_on_since = self._spent_reading = 0.0
@@ -119,7 +138,12 @@ class EmbeddingRun(ABC):
             return start
         reads = self._reading and self.error is None and self._room()
         ready = self._ready()
-        if reads and readable and (not ready or self._may_read()):
+        # Reading keeps the workers busy, so it goes first; but a slow source holds back what is ready.
+        if (
+            reads
+            and readable
+            and (not ready or self._spent_reading <= HOLD + (self._clock() - self._handing_on_since) / 2)
+        ):
             self._read_at = self._clock()
             if not ready:
                 self._handing_on_since, self._spent_reading = self._read_at, 0.0
@@ -127,10 +151,6 @@ class EmbeddingRun(ABC):
         if ready:
             return Step.HAND_ON
         return Wait(self._linger_left() if reads else None) if reads or self.under_way else Step.DONE
-
-    def _may_read(self) -> bool:
-        # Reading keeps the workers busy, so it goes first; but a slow source holds back what is ready.
-        return self._spent_reading <= HOLD + (self._clock() - self._handing_on_since) / 2
 
     def push(self, text: object) -> None:
         """Take in the text that was read; one that can't be embedded ends the source with an error."""
@@ -159,8 +179,9 @@ class EmbeddingRun(ABC):
         while self.fill(result):
             pass
         self.under_way -= 1
-        self._tally.add(result)
-        self._identity = self._identity or result.identity
+        usage = self._usage + result.usage
+        self._usage = replace(usage, request_ids=usage.request_ids[-self._remembered :])
+        self._payer = self._payer or result.payer
         if result.error is None or self.error is not None or isinstance(result.error, Stopped):
             return False
         self.error = result.error
@@ -172,37 +193,52 @@ class EmbeddingRun(ABC):
         if error is not None:
             raise error
 
-    def progress(self) -> EmbeddingProgress:
-        """How far it has come."""
-        return EmbeddingProgress(self.done, self.total, EmbeddingUsage(**self._tally.facts()))
+    @property
+    def usage(self) -> EmbeddingUsage:
+        """What it has taken so far."""
+        return replace(self._usage, duplicates=self._duplicates)
+
+    def report(self) -> None:
+        """Show how far it has come."""
+        self.told = self.done
+        if self.bar is not None:
+            self.bar.update(self.done - self.bar.n)
+        if self._on_progress is not None:
+            self._on_progress(EmbeddingProgress(self.done, self.total, self.usage))
 
     def effort(self) -> RetryStats:
         """Count what it did beside its requests."""
-        who = self._identity or BillingContext()
-        billing, tally = who.billing, self._tally
-        return RetryStats(
-            self._spec.model, tally.retries, tally.duplicates, billing.customer_id, billing.meter_slug, who.metadata
-        )
+        payer = self._payer or RetryStats(self._spec.model)
+        return replace(payer, retries=self._usage.retries, duplicates=self._duplicates)
 
-    def pop(self) -> tuple[int, Any]:
-        """Hand on the next index and vector, after `Step.HAND_ON`."""
-        raise NotImplementedError
+    def partial(self) -> PartialEmbedding:
+        """What is there now and was not handed on, to go on from."""
+        held = {self._left + place: slot for place, slot in enumerate(self._waiting) if slot.row is not None}
+        rows = {index: slot.row for index, slot in held.items()}
+        digests = {index: digest(slot.text) for index, slot in held.items()}
+        if self._resume is not None:
+            # What an earlier call had got and this one has not come to is kept as well.
+            before = {index: row for index, row in self._resume.rows.items() if index >= self._left}
+            rows = before | rows
+            digests = {index: self._resume.digests[index] for index in before} | digests
+        return PartialEmbedding(rows, digests, self._left, self.usage, self._spec)
 
+    @property
     @abstractmethod
-    def partial(self) -> PartialEmbedding | None:
-        """What is there now, to go on from; `None` where it is nothing."""
-
-    @abstractmethod
-    def _admit(self, text: object) -> None:
-        """Take in the next text, or raise why it can't be embedded."""
+    def done(self) -> int:
+        """How many of the texts need nothing more."""
 
     @abstractmethod
     def _due(self) -> Start | None:
         """The next batch, where one is to be started now."""
 
     @abstractmethod
-    def _fill(self, indexes: list[int], rows: Any) -> None:
-        """Take vectors; twice the same does no harm."""
+    def _send(self, index: int, text: str) -> None:
+        """Have a text put into a batch."""
+
+    def pop(self) -> tuple[int, Any]:
+        """Hand on the next index and vector, after `Step.HAND_ON`."""
+        raise NotImplementedError
 
     def _room(self) -> bool:
         """Whether another text may come."""
@@ -216,73 +252,126 @@ class EmbeddingRun(ABC):
         """Seconds until a batch that is not full leaves."""
         return None
 
-    def _known(self, index: int, text: str) -> Vector | None:
-        """The vector of a text that needs no request."""
+    def _admit(self, given: object) -> None:
+        index = self._came
+        if index < self._left:
+            self._came += 1
+            return
+        text = self._validator.check(index, given)
+        known: Vector | None = None
         if not text:
-            return array("f", bytes(4 * (self._spec.dimensions or 0)))
-        return None if self._resume is None else self._resume.vector(index, text)
+            known = array("f", bytes(4 * (self._spec.dimensions or 0)))
+        elif self._resume is not None:
+            known = self._resume.vector(index, text)
+        self._came += 1
+        slot = self._slots.get(text)
+        if slot is not None:
+            self._duplicates += 1
+        else:
+            slot = self._slots[text] = _Slot(text, known)
+            if known is None:
+                self._send(index, text)
+            if len(self._slots) > self._recent:
+                # The oldest goes first, even if it was met again: rows of one age share one block of memory.
+                self._slots.popitem(last=False)
+        self._waiting.append(slot)
 
-    def _partial(self, rows: dict[int, Vector], texts: Mapping[int, str], next_index: int) -> PartialEmbedding:
-        digests = {index: digest(text) for index, text in texts.items()}
-        if self._resume is not None:
-            # What an earlier call had got and this one has not come to is kept as well.
-            before = {index: row for index, row in self._resume.rows.items() if index >= next_index}
-            rows = before | rows
-            digests = {index: self._resume.digests[index] for index in before} | digests
-        return PartialEmbedding(rows, digests, next_index, EmbeddingUsage(**self._tally.facts()), self._spec)
+    def _fill(self, indexes: list[int], rows: Any) -> None:
+        """Take vectors; twice the same does no harm."""
+        for index, row in zip(indexes, rows, strict=True):
+            self._waiting[index - self._left].row = row
 
 
 class Workers(Protocol):
-    """Threads or tasks that do batches."""
+    """Threads or tasks that do batches, and the results that nobody has taken."""
 
-    def finished(self) -> Iterator[BatchResult]:
-        """The results that are there."""
+    done: deque[BatchResult]
+
+    def start(self, batch: Batch, *, alone: bool) -> None: ...
 
     def finish(self) -> None:
         """Let the requests in flight end, begin nothing new."""
 
 
-def take_finished(run: EmbeddingRun, workers: Workers) -> None:
-    """Take the results that nobody has taken yet."""
-    for result in workers.finished():
-        if run.take(result):
-            workers.finish()
+def steps(run: EmbeddingRun, workers: Workers, source: Source) -> Generator[tuple[int, Any] | Wait | None, None, None]:
+    """Do what a run says until nothing is left to do, in the thread or task that iterates.
+
+    Yields:
+        Vectors with their indexes, what to wait for, and `None` after each further piece of work.
+    """
+    while True:
+        while workers.done:
+            # It stays there until it is filled: the call may end meanwhile.
+            if not run.fill(workers.done[0]):
+                _take(run, workers)
+                run.report()
+            yield None
+        action = run.next(readable=source.readable)
+        if action is Step.READ:
+            source.feed(run)
+            yield None
+        elif action is Step.HAND_ON:
+            yield run.pop()
+        elif action is Step.DONE:
+            break
+        elif isinstance(action, Start):
+            workers.start(action.batch, alone=action.alone)
+        else:
+            yield action
+    run.check_success()
+    if run.told != run.done:
+        run.report()
+
+
+def _take(run: EmbeddingRun, workers: Workers) -> None:
+    if run.take(workers.done.popleft()):
+        workers.finish()
 
 
 class BaseStream:
     """What a stream of vectors tells about itself."""
 
-    _job: EmbeddingRun
-    _workers: Workers
+    def __init__(self, job: EmbeddingRun, workers: Workers) -> None:
+        self._job = job
+        self._workers = workers
 
     @property
     def usage(self) -> EmbeddingUsage:
         """What the stream has taken so far."""
-        return self._job.progress().usage
+        return self._job.usage
 
     def partial(self) -> PartialEmbedding:
         """What is there and was not handed on, to be given as `resume_from=` to a later call over the same source.
 
         After `close()` of a sync stream it may grow while requests in flight end.
         """
-        take_finished(self._job, self._workers)
-        return cast("PartialEmbedding", self._job.partial())
+        while self._workers.done:
+            _take(self._job, self._workers)
+        return self._job.partial()
 
 
 @contextmanager
 def supervised(run: EmbeddingRun, workers: Workers) -> Iterator[None]:
-    """A block around one call: whatever exception leaves it has `partial`, and listeners are told of retries."""
+    """Draw the progress bar of a call, give the exception that ends it its `partial`, and tell listeners of retries."""
+    if run.show_progress:
+        from tqdm.auto import tqdm
+
+        run.bar = tqdm(total=run.total, initial=run.done, unit="text", desc="Embedding")
     try:
         yield
     except GeneratorExit:
         # A stream was left: it can be asked itself.
         raise
     except BaseException as error:
-        take_finished(run, workers)
+        while workers.done:
+            _take(run, workers)
         partial = run.partial()
-        if partial is not None:
+        if partial.rows or partial.next_index or partial.usage.requests:
             with suppress(AttributeError):
                 error.partial = partial  # type: ignore[attr-defined]
         raise
     finally:
+        if run.bar is not None:
+            run.bar.update(run.done - run.bar.n)
+            run.bar.close()
         notify(run.listeners, run.effort())

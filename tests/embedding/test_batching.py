@@ -24,8 +24,7 @@ from lava_mistral.errors import InvalidRequestError
 
 
 def plan(texts: list[str], batcher: Batcher) -> list[Batch]:
-    batches = [batcher.add(index, text) for index, text in enumerate(texts)]
-    return [batch for batch in (*batches, batcher.flush()) if batch is not None]
+    return list(batcher.batches(enumerate(texts)))
 
 
 def even(texts: list[str], *, workers: int) -> Batcher:
@@ -198,8 +197,8 @@ def test_few_refusals_are_enough_to_learn(share: float) -> None:
     assert counted * share > 0.5 * MAX_REQUEST_TOKENS
 
 
-def validator(*, exact: bool = False, overrated: float = 1.0) -> InputValidator:
-    return InputValidator(lambda text: int(len(text) * overrated), lambda: len if exact else None)
+def validator(*, overrated: float = 1.0) -> InputValidator:
+    return InputValidator(lambda text: int(len(text) * overrated))
 
 
 @pytest.mark.parametrize(
@@ -238,17 +237,11 @@ def test_string_scalars_of_numpy_and_pyarrow_are_texts() -> None:
 
 @pytest.mark.parametrize(("on_empty", "sent"), [("skip", ""), ("placeholder", ".")])
 def test_an_empty_text_may_be_skipped_or_replaced(on_empty: Any, sent: str) -> None:
-    assert InputValidator(len, lambda: None, on_empty).check(0, "") == sent
-
-
-def test_only_the_exact_count_decides_where_there_is_one() -> None:
-    validator(exact=True, overrated=1.9).check(0, "x" * MAX_INPUT_TOKENS)
-    with pytest.raises(InvalidRequestError, match="input 0 has 8,193 tokens"):
-        validator(exact=True).check(0, "x" * (MAX_INPUT_TOKENS + 1))
+    assert InputValidator(len, on_empty).check(0, "") == sent
 
 
 def test_what_is_far_too_long_is_refused_by_its_beginning() -> None:
-    """An exact count of megabytes takes seconds, and holds up everyone else's thread."""
+    """To count megabytes takes seconds, and holds up everyone else's thread."""
     looked_at = 0
 
     def estimate(text: str) -> int:
@@ -256,32 +249,21 @@ def test_what_is_far_too_long_is_refused_by_its_beginning() -> None:
         looked_at += len(text)
         return len(text) // 4
 
-    def exact() -> None:
-        raise AssertionError
-
     with pytest.raises(InvalidRequestError, match="input 3 has about 2,500,000 tokens"):
-        InputValidator(estimate, exact).check(3, "x" * 10_000_000)
+        InputValidator(estimate).check(3, "x" * 10_000_000)
     assert looked_at < 500_000
     with pytest.raises(InvalidRequestError, match="input 3 has about 40,000 tokens"):
-        InputValidator(estimate, exact).check(3, "x" * 160_000)
+        InputValidator(estimate).check(3, "x" * 160_000)
 
 
 def test_a_text_of_many_characters_and_few_tokens_is_counted() -> None:
-    InputValidator(lambda text: len(text) // 100, lambda: None).check(0, " " * 800_000)
-
-
-@pytest.mark.parametrize(
-    ("text", "is_long"),
-    [("x" * 8_184, False), ("x" * 8_185, True), ("é" * 4_092, False), ("é" * 4_093, True), (None, False), ("", False)],
-)
-def test_only_a_text_that_may_have_too_many_tokens_is_long_to_check(text: object, is_long: bool) -> None:
-    assert InputValidator.is_long(text) is is_long
+    InputValidator(lambda text: len(text) // 100).check(0, " " * 800_000)
 
 
 def test_what_an_estimate_leaves_in_doubt_is_for_mistral_to_judge() -> None:
-    validator(overrated=1.4).check(0, "x" * MAX_INPUT_TOKENS)
+    validator(overrated=0.7).check(0, "x" * 2 * MAX_INPUT_TOKENS)
     with pytest.raises(InvalidRequestError):
-        validator(overrated=1.6).check(0, "x" * MAX_INPUT_TOKENS)
+        validator(overrated=0.8).check(0, "x" * 2 * MAX_INPUT_TOKENS)
 
 
 def test_an_input_in_doubt_travels_alone() -> None:

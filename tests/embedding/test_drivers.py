@@ -18,7 +18,7 @@ from lava_mistral.embedding.decoding import read_rows
 from lava_mistral.embedding.engine import EmbeddingEngine, partial_of
 from lava_mistral.gateway import LocalGateway
 from tests.embedding.test_engine import engine_for
-from tests.fakes.vector_service import MODES, Mode, VectorService, error, run, vector_of
+from tests.fakes.vector_service import MODES, Mode, VectorService, error, run
 
 DRAW = random.Random(0)
 ROW = base64.b64encode(struct.pack("<1024f", *(DRAW.random() for _ in range(1024)))).decode()
@@ -105,14 +105,6 @@ async def test_answers_that_wait_to_be_decoded_are_kept(ending: str) -> None:
     partial = partial_of(caught.value)
     assert partial is not None
     assert len(partial) == 8 * 256
-
-
-def test_threads_are_added_while_the_processor_has_time() -> None:
-    service = VectorService(latency=1.0)
-    engine = service.engine(max_concurrency=200, count_tokens=lambda text: 16_000)
-    texts = [str(number) for number in range(200)]
-    assert engine.embed(texts).vectors == [vector_of(text) for text in texts]
-    assert service.most_in_flight > 80
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -117,7 +117,7 @@ class World:
 def stream(concurrency: int = 4, **settings: Any) -> Callable[[Callable[[], float]], StreamJob]:
     def make(clock: Callable[[], float]) -> StreamJob:
         batcher = Batcher(ten_a_batch, TokenRatio())
-        validator = InputValidator(len, lambda: None)
+        validator = InputValidator(len)
         return StreamJob(validator, SPEC, batcher, concurrency=concurrency, clock=clock, **settings)
 
     return make
@@ -125,7 +125,7 @@ def stream(concurrency: int = 4, **settings: Any) -> Callable[[Callable[[], floa
 
 def job(total: int, concurrency: int = 4) -> Callable[[Callable[[], float]], EmbedJob]:
     def make(clock: Callable[[], float]) -> EmbedJob:
-        validator = InputValidator(len, lambda: None)
+        validator = InputValidator(len)
         return EmbedJob(
             validator,
             SPEC,
@@ -252,7 +252,6 @@ def test_an_error_lets_batches_in_flight_end_and_begins_nothing_new() -> None:
     with pytest.raises(InsufficientBalanceError):
         world.run.check_success()
     partial = world.run.partial()
-    assert partial is not None
     assert (partial.next_index, sorted(partial.rows)) == (10, list(range(20, 60)))
 
 
@@ -268,7 +267,7 @@ def test_a_bad_text_ends_a_job_before_anything_is_sent() -> None:
     assert world.started == []
     with pytest.raises(InvalidRequestError, match="input 13 is empty"):
         world.run.check_success()
-    assert world.run.partial() is None
+    assert not world.run.partial()
 
 
 def test_one_batch_alone_needs_no_worker() -> None:

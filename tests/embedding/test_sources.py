@@ -7,8 +7,6 @@ import contextvars
 import gc
 import queue
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -250,42 +248,3 @@ async def test_the_event_loop_has_its_turn_while_many_texts_are_looked_at(way: s
     finally:
         gc.enable()
     assert lag < 0.06
-
-
-COLD = """
-import asyncio, sys, time
-from lava_mistral import AsyncLavaMistral, InvalidRequestError
-
-async def main():
-    client = AsyncLavaMistral(api_key="aks_test_x", base_url="http://127.0.0.1:9/v1")
-    turns = 0
-
-    async def tick():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0.001)
-
-    ticking = asyncio.create_task(tick())
-    await asyncio.sleep(0)
-    try:
-        texts = ["word " * 8_500]
-        if sys.argv[1] == "call":
-            await client.embed(texts)
-        else:
-            await anext(client.embed_iter(texts))
-    except InvalidRequestError as error:
-        # The tokenizer's own count: an estimate would say "about".
-        assert "has 8,503 tokens" in error.message, error
-    ticking.cancel()
-    print(turns)
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("way", ["call", "stream"])
-def test_the_event_loop_goes_on_while_a_tokenizer_is_loaded(way: str) -> None:
-    pytest.importorskip("mistral_common", reason="the extra [tokenizer] is not installed")
-    done = subprocess.run([sys.executable, "-c", COLD, way], capture_output=True, text=True, check=True, timeout=120)
-    assert int(done.stdout) >= 10

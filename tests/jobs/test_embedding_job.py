@@ -120,7 +120,7 @@ def test_bad_rows_are_rejected_with_the_reason(gateway: LocalGateway, tmp_path: 
         "null",
         "empty",
         "no string",
-        "20,003 tokens",
+        "tokens; Mistral embeds at most",
         "id is null",
         "no JSON",
     ]

@@ -88,7 +88,7 @@ def test_who_pays_for_a_call(gateway: LocalGateway, caller: Caller) -> None:
 
 def test_a_bad_text_is_named_before_anything_is_sent(gateway: LocalGateway, caller: Caller) -> None:
     with pytest.raises(ModelInvalidRequestError, match="1") as caught:
-        caller.embed(embeddings(gateway), ["good", "word " * 9_000, "good"])
+        caller.embed(embeddings(gateway), ["good", "word " * 13_000, "good"])
     assert isinstance(caught.value, InvalidRequestError)
     assert gateway.requests == []
 
