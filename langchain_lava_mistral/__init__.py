@@ -19,7 +19,6 @@ from langchain_lava_mistral._content_blocks import PROVIDER, translate_chunk, tr
 from lava_mistral.pricing.prompts import register_messages
 
 if TYPE_CHECKING:
-    from langchain_lava_mistral._registry import register as register
     from langchain_lava_mistral.callbacks import LavaUsageCallbackHandler as LavaUsageCallbackHandler
     from langchain_lava_mistral.callbacks import get_lava_usage_callback as get_lava_usage_callback
     from langchain_lava_mistral.chat_models import ChatLavaMistral as ChatLavaMistral
@@ -32,7 +31,6 @@ _HOME = {
     "LavaMistralEmbeddings": "embeddings",
     "LavaUsageCallbackHandler": "callbacks",
     "get_lava_usage_callback": "callbacks",
-    "register": "_registry",
 }
 
 __all__ = [
@@ -71,3 +69,20 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def register() -> None:
+    """Let `init_chat_model("lava_mistral:…")` and `init_embeddings("lava_mistral:…")` make this package's models.
+
+    LangChain's list of providers is closed and private; this adds to it for the running process. It is never called
+    by itself, and instances of the classes work everywhere without it.
+
+    Raises:
+        ImportError: `langchain` is not installed.
+        RuntimeError: this version of `langchain` keeps its list elsewhere.
+    """
+    for kind, name in (("chat_models", "ChatLavaMistral"), ("embeddings", "LavaMistralEmbeddings")):
+        providers = getattr(import_module(f"langchain.{kind}.base"), "_BUILTIN_PROVIDERS", None)
+        if not isinstance(providers, dict):
+            raise RuntimeError(f"langchain.{kind} has no list of providers to add to: give it an instance of {name}.")
+        providers[PROVIDER] = (__name__, name, lambda cls, **kwargs: cls(**kwargs))

@@ -16,8 +16,16 @@ from langchain_core.outputs import ChatGeneration, Generation
 from pydantic import Field, SecretStr, model_validator
 
 from langchain_lava_mistral._content_blocks import PROVIDER
-from langchain_lava_mistral._params import CHAT_SYNONYMS, OUTSIDE, PARAMETERS, SHOWN, ChatParameters, named
-from langchain_lava_mistral._settings import by_field, inner
+from langchain_lava_mistral._settings import (
+    CHAT_SYNONYMS,
+    OUTSIDE,
+    PARAMETERS,
+    SHOWN,
+    ChatParameters,
+    by_field,
+    inner,
+    named,
+)
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools
 from langchain_lava_mistral.errors import translated

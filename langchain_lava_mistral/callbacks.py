@@ -29,16 +29,13 @@ class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
         agent.invoke(…, config={"callbacks": [usage]})
         usage.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
 
-    It counts every paid request of the models and embeddings of this package that run under it, once: failed tries that
-    were charged and streams that were left early too, which no message tells of, and nothing for an answer from
-    LangChain's cache. Embeddings have no callbacks of their own in LangChain; they are counted inside a chain, a tool
-    or a retriever that has the handler. For those that are called alone there is `get_lava_usage_callback`.
+    It counts every paid request of this package's models that runs under it, once: failed tries that were charged and
+    streams that were left early too, and nothing for an answer from LangChain's cache. Embeddings have no callbacks of
+    their own; they are counted inside a chain, a tool or a retriever that has the handler. For those that are called
+    alone there is `get_lava_usage_callback`.
 
     Args:
-        totals: what to count in; by default a new `UsageTotals`. Handlers may share one.
-
-    Attributes:
-        totals: the sums, and `reconcile`-able: see `LavaMistral.reconcile`.
+        totals: what to count in, see `LavaMistral.reconcile`; by default a new `UsageTotals`. Handlers may share one.
     """
 
     # In the caller's own context, so that what a retriever embeds is found to be its own.

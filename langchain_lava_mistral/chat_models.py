@@ -17,8 +17,7 @@ from pydantic import BaseModel
 
 from langchain_lava_mistral._from_wire import to_result
 from langchain_lava_mistral._hooks import DescribedModel
-from langchain_lava_mistral._params import KNOWN, OUTSIDE, PARAMETERS, check_names, named
-from langchain_lava_mistral._settings import new_clients
+from langchain_lava_mistral._settings import KNOWN, OUTSIDE, PARAMETERS, check_names, named, new_clients
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import AnswerParser, as_object, with_outcome
 from langchain_lava_mistral._to_wire import to_wire

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field, model_validator
@@ -11,51 +11,19 @@ from pydantic import ConfigDict, Field, model_validator
 from langchain_lava_mistral._settings import SYNONYMS, LavaSettings, by_field, new_clients
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.billing.identity import Billing
 from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
-    from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, PartialEmbedding
-    from lava_mistral.embedding.results import OnProgress
+    from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, EmbedOptions, PartialEmbedding
 
 _SYNONYMS = SYNONYMS | {"max_concurrent_requests": "max_concurrency", "output_dimension": "dimensions"}
 _ENGINE = ("model", "dimensions", "max_concurrency", "max_retries", "on_empty")
 
 T = TypeVar("T")
 D = TypeVar("D", bound="Document | str")
-
-
-class CallOptions(TypedDict, total=False):
-    """What a call may say.
-
-    Attributes:
-        billing: who pays for it.
-        lava_metadata: stored by Lava with each of its requests.
-        on_progress: told in the calling thread after each batch.
-        resume_from: `partial` of the error that ended an earlier call with the same texts, or of a stream; what it had
-            got is not paid again.
-    """
-
-    billing: Billing | None
-    lava_metadata: Mapping[str, str] | None
-    on_progress: OnProgress | None
-    resume_from: PartialEmbedding | None
-
-
-class StreamOptions(CallOptions, total=False):
-    """What a stream of vectors may be told.
-
-    Attributes:
-        as_numpy: give float32 arrays rather than lists of floats.
-        read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
-            default it is read where the iteration takes place, which is held up while the source pauses.
-    """
-
-    as_numpy: bool
-    read_in_thread: bool
 
 
 class LavaMistralEmbeddings(LavaSettings, Embeddings):
@@ -71,12 +39,9 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
     Args:
         model: the model's name; `model_name` is understood too.
-        api_key: Lava's secret key or a forward token, or a function returning it. By default `LAVA_FORWARD_TOKEN`,
-            then `LAVA_SECRET_KEY`. A missing key is reported by the first call.
-        base_url: by default `LAVA_BASE_URL`, else by the key: production or sandbox.
-        billing: who pays.
-        lava_metadata: text pairs that Lava stores with each request.
-        trace_metadata: add the id of the LangChain run that a call is part of to them, as `langchain_run_id`.
+        api_key, base_url, billing, lava_metadata, require_customer, http_client, http_async_client: see
+            `ChatLavaMistral`.
+        trace_metadata: add the id of the LangChain run that a call is part of to the metadata, as `langchain_run_id`.
         spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A request that
             could pass it is refused before it is sent (`SpendLimitError`).
         dimensions: length of the vectors, for models that can shorten them.
@@ -86,8 +51,6 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         max_retries: how often a failed request is repeated.
         timeout: seconds for one request; `None` for no limit.
         show_progress_bar: draw a progress bar.
-        http_client: an `httpx.Client` or `httpx2.Client` to send with; it stays yours to close.
-        http_async_client: an `httpx.AsyncClient` or `httpx2.AsyncClient` for async calls.
 
     Raises:
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).
@@ -116,12 +79,14 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
             self._present()
         return self
 
-    def embed_documents(self, texts: list[str], **options: Unpack[CallOptions]) -> list[list[float]]:
+    def embed_documents(self, texts: list[str], **options: Unpack[EmbedOptions]) -> list[list[float]]:
         """Return the vectors of the texts, in their order.
 
         Args:
             texts: what to embed, any number of them.
-            **options: see `CallOptions`.
+            **options: `billing` and `lava_metadata` for this call; `on_progress`, told in the calling thread after each
+                batch; `resume_from`, the `partial` of the error that ended an earlier call with the same texts, or of a
+                stream: what it had got is not paid again; `as_numpy` for float32 arrays.
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
@@ -132,39 +97,49 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
             vectors: list[list[float]] = self._present().embed(texts, **self._call(options)).vectors
         return vectors
 
-    async def aembed_documents(self, texts: list[str], **options: Unpack[CallOptions]) -> list[list[float]]:
+    async def aembed_documents(self, texts: list[str], **options: Unpack[EmbedOptions]) -> list[list[float]]:
         """Return the vectors of the texts, in their order; see `embed_documents`."""
         with translated(), counted_embedding():
             vectors: list[list[float]] = (await self._present().aembed(texts, **self._call(options))).vectors
         return vectors
 
-    def embed_query(self, text: str, **options: Unpack[CallOptions]) -> list[float]:
+    def embed_query(self, text: str, **options: Unpack[EmbedOptions]) -> list[float]:
         """Return the vector of one text; see `embed_documents`."""
         return self.embed_documents([text], **options)[0]
 
-    async def aembed_query(self, text: str, **options: Unpack[CallOptions]) -> list[float]:
+    async def aembed_query(self, text: str, **options: Unpack[EmbedOptions]) -> list[float]:
         """Return the vector of one text; see `embed_documents`."""
         return (await self.aembed_documents([text], **options))[0]
 
-    def embed_iter(self, texts: Iterable[str], **options: Unpack[StreamOptions]) -> VectorStream[tuple[int, Any]]:
+    def embed_iter(
+        self, texts: Iterable[str], *, read_in_thread: bool = False, **options: Unpack[EmbedOptions]
+    ) -> VectorStream[tuple[int, Any]]:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         Args:
             texts: what to embed; read once, not far ahead of what was taken.
-            **options: see `StreamOptions`.
+            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
+                default it is read where the iteration takes place, which is held up while the source pauses.
+            **options: see `embed_documents`.
         """
         with translated(), counted_embedding():
-            return VectorStream(self._present().embed_iter(texts, **self._call(options)))
+            given = self._call(options, read_in_thread=read_in_thread)
+            return VectorStream(self._present().embed_iter(texts, **given))
 
     def aembed_iter(
-        self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[StreamOptions]
+        self,
+        texts: AsyncIterable[str] | Iterable[str],
+        *,
+        read_in_thread: bool = False,
+        **options: Unpack[EmbedOptions],
     ) -> VectorStream[tuple[int, Any]]:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
         with translated(), counted_embedding():
-            return VectorStream(self._present().aembed_iter(texts, **self._call(options)))
+            given = self._call(options, read_in_thread=read_in_thread)
+            return VectorStream(self._present().aembed_iter(texts, **given))
 
     def prefetch(
-        self, documents: Iterable[D], batch_size: int = 64, **options: Unpack[CallOptions]
+        self, documents: Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> VectorStream[list[D]]:
         """Embed ahead of a loop that fills a vector store, which gets the documents in batches:
 
@@ -178,7 +153,7 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         Args:
             documents: documents or texts; read once, not far ahead of the loop.
             batch_size: documents that the loop gets at once.
-            **options: see `CallOptions`; with `resume_from`, what had been handed on is passed over.
+            **options: see `embed_documents`; with `resume_from`, what had been handed on is passed over.
 
         Raises:
             LavaError: in the loop, when all before it was handed on.
@@ -188,7 +163,7 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
             return VectorStream(self._present().prefetch(documents, _text_of, _first, **given))
 
     def aprefetch(
-        self, documents: AsyncIterable[D] | Iterable[D], batch_size: int = 64, **options: Unpack[CallOptions]
+        self, documents: AsyncIterable[D] | Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> VectorStream[list[D]]:
         """Do the same as `prefetch` for `async for` and `aadd_documents`; the source may be async too."""
         with translated(), counted_embedding():

@@ -6,6 +6,7 @@ which LangChain's middleware asks for, is the core's `retryable`: it can differ 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -16,13 +17,9 @@ from lava_mistral.errors import LavaError
 
 
 class _Both(LavaError):
-    """What LangChain asks of an error, answered from the core's attributes."""
-
-    is_retryable: bool
-
-    def __init__(self, message: str, **facts: Any) -> None:
-        super().__init__(message, **facts)
-        self.is_retryable = self.retryable
+    @property
+    def is_retryable(self) -> bool:
+        return self.retryable
 
 
 class ConfigurationError(_Both, core.ConfigurationError, langchain.ModelError):
@@ -102,14 +99,9 @@ def to_langchain(error: LavaError) -> LavaError:
     return translated
 
 
-class translated:
+class translated(AbstractContextManager[None]):
     """Raise the core's errors of the block as LangChain's, with the cause and the traceback that they had."""
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, LavaError) and not isinstance(error, langchain.ModelError):
             raise to_langchain(error).with_traceback(trace) from error.__cause__
