@@ -17,9 +17,11 @@ from lava_mistral.errors import LavaError
 
 
 class _Both(LavaError):
-    @property
-    def is_retryable(self) -> bool:
-        return self.retryable
+    is_retryable: bool
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.is_retryable = self.retryable
 
 
 class ConfigurationError(_Both, core.ConfigurationError, langchain.ModelError):
