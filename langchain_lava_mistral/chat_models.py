@@ -34,8 +34,7 @@ from langchain_lava_mistral.errors import translated
 from lava_mistral.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
 # Settings of the clients that a call may change.
 _OF_CLIENTS = ("timeout", "max_retries", "stream_chunk_timeout")
@@ -112,8 +111,7 @@ class ChatLavaMistral(DescribedModel):
 
     def _make(self, fields: Mapping[str, Any]) -> Any:
         # They load httpx.
-        from lava_mistral.client.async_client import AsyncLavaMistral
-        from lava_mistral.client.sync_client import LavaMistral
+        from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
         return new_clients((LavaMistral, AsyncLavaMistral), fields, "max_retries", "stream_chunk_timeout")
 

@@ -178,8 +178,7 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
     def _make(self, fields: Mapping[str, Any]) -> EmbeddingEngine:
         # They load httpx.
-        from lava_mistral.client.async_client import AsyncLavaMistral
-        from lava_mistral.client.sync_client import LavaMistral
+        from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
         from lava_mistral.embedding.engine import EmbeddingEngine
 
         clients = new_clients((LavaMistral, AsyncLavaMistral), fields)

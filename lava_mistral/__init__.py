@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from lava_mistral.billing.usage import CallRecord as CallRecord
     from lava_mistral.billing.usage_totals import UsageTotals as UsageTotals
     from lava_mistral.billing.usage_totals import track_usage as track_usage
-    from lava_mistral.client.async_client import AsyncLavaMistral as AsyncLavaMistral
+    from lava_mistral.client.clients import AsyncLavaMistral as AsyncLavaMistral
+    from lava_mistral.client.clients import LavaMistral as LavaMistral
     from lava_mistral.client.price_list import refresh_models as refresh_models
-    from lava_mistral.client.sync_client import LavaMistral as LavaMistral
     from lava_mistral.embedding.results import PartialEmbedding as PartialEmbedding
     from lava_mistral.embedding.results import partial_of as partial_of
     from lava_mistral.errors import APIConnectionError as APIConnectionError
@@ -47,46 +47,29 @@ if TYPE_CHECKING:
     from lava_mistral.transport.httpx import AsyncLavaTransport as AsyncLavaTransport
     from lava_mistral.transport.httpx import LavaTransport as LavaTransport
 
-# Where each public name is defined.
-_HOME = {
-    "Billing": "billing.identity",
-    "RequestRecord": "billing.lava_records",
-    "UsageReport": "billing.lava_records",
-    "track_usage": "billing.usage_totals",
-    "billed_to": "billing.scope",
-    "SpendLimit": "billing.spend_limit",
-    "CallRecord": "billing.usage",
-    "UsageTotals": "billing.usage_totals",
-    "AsyncLavaMistral": "client.async_client",
-    "refresh_models": "client.price_list",
-    "LavaMistral": "client.sync_client",
-    "PartialEmbedding": "embedding.results",
-    "partial_of": "embedding.results",
-    "APIConnectionError": "errors",
-    "APITimeoutError": "errors",
-    "AuthenticationError": "errors",
-    "BillingError": "errors",
-    "ConfigurationError": "errors",
-    "ContextOverflowError": "errors",
-    "InsufficientBalanceError": "errors",
-    "InvalidRequestError": "errors",
-    "LavaError": "errors",
-    "NotFoundError": "errors",
-    "PermissionDeniedError": "errors",
-    "RateLimitError": "errors",
-    "ServerError": "errors",
-    "SpendLimitError": "errors",
-    "StreamInterruptedError": "errors",
-    "StreamStalledError": "errors",
-    "Model": "pricing.catalog",
-    "models": "pricing.catalog",
-    "CostEstimate": "pricing.estimate",
-    "estimate_cost": "pricing.estimate",
-    "TokenCount": "pricing.tokens",
-    "count_tokens": "pricing.tokens",
-    "AsyncLavaTransport": "transport.httpx",
-    "LavaTransport": "transport.httpx",
+# Where the public names are defined.
+_NAMES = {
+    "billing.identity": "Billing",
+    "billing.lava_records": "RequestRecord UsageReport",
+    "billing.scope": "billed_to",
+    "billing.spend_limit": "SpendLimit",
+    "billing.usage": "CallRecord",
+    "billing.usage_totals": "UsageTotals track_usage",
+    "client.clients": "AsyncLavaMistral LavaMistral",
+    "client.price_list": "refresh_models",
+    "embedding.results": "PartialEmbedding partial_of",
+    "errors": (
+        "APIConnectionError APITimeoutError AuthenticationError BillingError ConfigurationError "
+        "ContextOverflowError InsufficientBalanceError InvalidRequestError LavaError NotFoundError "
+        "PermissionDeniedError RateLimitError ServerError SpendLimitError StreamInterruptedError "
+        "StreamStalledError "
+    ),
+    "pricing.catalog": "Model models",
+    "pricing.estimate": "CostEstimate estimate_cost",
+    "pricing.tokens": "TokenCount count_tokens",
+    "transport.httpx": "AsyncLavaTransport LavaTransport",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_HOME)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lava_mistral.billing.identity import Billing, Secret
 from lava_mistral.billing.spend_limit import Amount, SpendLimit
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
-from lava_mistral.client.sync_client import LavaMistral
+from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS
 from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY

@@ -28,8 +28,7 @@ from llama_index_lava_mistral._tools import named_choice, response_format_of, to
 from llama_index_lava_mistral.callbacks import run_id, traced
 
 if TYPE_CHECKING:
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
 _T = TypeVar("_T")
 
@@ -128,7 +127,7 @@ class LavaSettings(BaseModel):
             settings = {"model": model, **settings}
         super().__init__(**settings)
         # Now, since the first call would hold up its event loop with it.
-        import_module("lava_mistral.client.async_client")
+        import_module("lava_mistral.client.clients")
 
     @model_validator(mode="before")
     @classmethod
@@ -205,8 +204,7 @@ class LavaSettings(BaseModel):
 
 def clients_of(settings: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
     """Return a sync and an async client with these settings."""
-    from lava_mistral.client.async_client import AsyncLavaMistral
-    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
     shared = dict(settings)
     http_client, async_http_client = shared.pop("http_client"), shared.pop("async_http_client")

@@ -91,7 +91,7 @@ def test_nothing_blocks_the_event_loop(way: str, gateway: LocalGateway) -> None:
 
 
 def test_a_call_that_blocks_would_be_seen(gateway: LocalGateway) -> None:
-    sleeping = "import lava_mistral.client.async_client as module; exec(compile('import time; time.sleep(0)', "
+    sleeping = "import lava_mistral.client.clients as module; exec(compile('import time; time.sleep(0)', "
     done = run(SCRIPT.format(way=f"{sleeping}module.__file__, 'exec'))", langchain=False), gateway)
     assert "BlockingError: Blocking call to time.sleep" in done.stderr
 

@@ -37,7 +37,7 @@ from lava_mistral.transport.environment import proxy_for, ssl_context
 from lava_mistral.transport.request import parse_url
 
 if TYPE_CHECKING:
-    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.client.clients import LavaMistral
 
 Outcome = Literal["failed", "note", "skipped", "ok"]
 _STYLES: Final[dict[Outcome, str]] = {"failed": "bold red", "note": "yellow", "skipped": "dim", "ok": "green"}
@@ -261,7 +261,7 @@ def _network() -> Iterator[Finding]:
 
 def _account(model: str) -> Iterator[Finding]:
     """Ask for the models, which costs nothing and shows whether the credential is accepted."""
-    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.client.clients import LavaMistral
 
     client = LavaMistral(timeout=_PATIENCE, max_retries=1)
     offered: set[str] = set()
@@ -312,7 +312,7 @@ def _model(id: str, offered: set[str] | None) -> Iterator[Finding]:
 
 
 def _embedding() -> Iterator[Finding]:
-    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.client.clients import LavaMistral
 
     answer = LavaMistral(timeout=_PATIENCE).embedding_request(["hello"])
     usage: Any = answer.response["usage"]

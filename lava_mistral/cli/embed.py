@@ -63,7 +63,7 @@ def embed(
     """
     from lava_mistral.billing.identity import Billing, credential_billing
     from lava_mistral.billing.scope import requires_customer
-    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.client.clients import LavaMistral
     from lava_mistral.jobs.embedding_job import EmbeddingJob
 
     if customer and not meter:

@@ -38,7 +38,7 @@ def usage(
     json: JsonOption = False,
 ) -> None:
     """Show what was used, what it cost, and what was charged, as Lava recorded it."""
-    from lava_mistral.client.sync_client import LavaMistral
+    from lava_mistral.client.clients import LavaMistral
 
     now = datetime.now(UTC)
     try:

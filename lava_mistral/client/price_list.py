@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lava_mistral.billing.identity import PRODUCTION_URL, BillingContext, check_base_url
+from lava_mistral.client.clients import LavaMistral
 from lava_mistral.client.records import Lookup
-from lava_mistral.client.sync_client import LavaMistral
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.pricing.catalog import SERVICES_PATH, Model, add_model, models, read_price_list

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_amount
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
-from lava_mistral.client.sync_client import LavaMistral
+from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS
 from lava_mistral.embedding.engine import EmbeddingEngine

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lava_mistral.billing.scope import billed_to
 from lava_mistral.billing.spend_limit import SpendLimit
-from lava_mistral.client.sync_client import LavaMistral
+from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress
 from lava_mistral.embedding.results import digest, partial_of
 from lava_mistral.errors import InvalidRequestError
