@@ -10,7 +10,7 @@ import functools
 import io
 import sys
 from collections.abc import Callable
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from lava_mistral.calls.error_mapping import redact
+from lava_mistral.cli.demo import demo
+from lava_mistral.cli.doctor import doctor
+from lava_mistral.cli.embed import embed
+from lava_mistral.cli.gateway import gateway
+from lava_mistral.cli.models import models
+from lava_mistral.cli.usage_report import usage
 from lava_mistral.errors import LavaError
 
 app = typer.Typer(
@@ -45,12 +51,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_Version = Annotated[
+    bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+]
+
+
 @app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
+def _common(version: _Version = False) -> None:
     pass
 
 
@@ -69,14 +76,5 @@ def _with_sentences(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-# Name of each command → the module of its function.
-_COMMANDS = {
-    "demo": "demo",
-    "doctor": "doctor",
-    "embed": "embed",
-    "gateway": "gateway",
-    "models": "models",
-    "usage": "usage_report",
-}
-for _name, _module in _COMMANDS.items():
-    app.command()(_with_sentences(getattr(import_module(f"lava_mistral.cli.{_module}"), _name)))
+for _command in (demo, doctor, embed, gateway, models, usage):
+    app.command()(_with_sentences(_command))

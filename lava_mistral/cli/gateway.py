@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 from lava_mistral.cli.output import JsonOption, print_json
 
-if TYPE_CHECKING:
-    from lava_mistral.gateway import LocalGateway
-
-_FAULTS: Final = {"reset": "Reset", "slow": "Slow", "garbage": "Garbage", "interrupted": "Interrupted"}
+_FAULTS: Final = ("reset", "slow", "garbage", "interrupted")
 _SLOW: Final = 5.0  # seconds
+_COUNTS: Final = {
+    "exact": "Tokens are counted by Mistral's own tokenizers, as exact estimates are.",
+    "fast": "Tokens are counted quickly, and bills differ from exact estimates: --tokenizer exact.",
+}
 
 
 def gateway(
@@ -38,11 +39,27 @@ def gateway(
     json: JsonOption = False,
 ) -> None:
     """Run a local Lava with a simulated Mistral behind it, until interrupted."""
-    if tokenizer is None:
-        tokenizer = "fast" if find_spec("mistral_common") is None else "exact"
-    elif tokenizer == "exact" and find_spec("mistral_common") is None:
+    from lava_mistral.gateway import Customer, LocalGateway
+
+    exact = find_spec("mistral_common") is not None
+    if tokenizer == "exact" and not exact:
         raise ImportError('--tokenizer exact needs an extra: pip install "lava-mistral[tokenizer]"')
-    running = _start(port, latency=latency, customers=customers, faults=faults, tokenizer=tokenizer)
+    options: dict[str, Any] = {"tokenizer": tokenizer or ("exact" if exact else "fast")}
+    try:
+        if customers is not None:
+            pairs = [pair.strip().partition("=") for pair in customers.split(",")]
+            options["customers"] = {
+                name: Customer(balance=usd) if usd else Customer() for name, _, usd in pairs if name
+            }
+        if faults is not None:
+            options["faults"] = [_fault(pair.strip()) for pair in faults.split(",")]
+        running = LocalGateway(port=port, latency=latency, **options)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    try:
+        running.start()
+    except OSError as error:
+        raise OSError(f"can't listen on port {port} ({error.strerror or error}): choose another with --port") from error
     # A process manager stops it as Ctrl-C does: what is under way is broken off and the port is free again.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -56,7 +73,7 @@ def gateway(
                     "Use it with:\n\n"
                     f"  export LAVA_BASE_URL={running.base_url}\n"
                     f"  export LAVA_SECRET_KEY={running.secret_key}\n\n"
-                    f"{_COUNTS[tokenizer]}\nCtrl-C stops it."
+                    f"{_COUNTS[options['tokenizer']]}\nCtrl-C stops it."
                 )
             running.wait()
     except KeyboardInterrupt:
@@ -64,47 +81,12 @@ def gateway(
         return
 
 
-_COUNTS: Final = {
-    "exact": "Tokens are counted by Mistral's own tokenizers, as exact estimates are.",
-    "fast": "Tokens are counted quickly, and bills differ from exact estimates: --tokenizer exact.",
-}
-
-
-def _start(port: int, *, customers: str | None, faults: str | None, **options: Any) -> LocalGateway:
-    from lava_mistral.gateway import LocalGateway
-
-    try:
-        if customers is not None:
-            options["customers"] = _customers(customers)
-        if faults is not None:
-            options["faults"] = _faults(faults)
-        running = LocalGateway(port=port, **options)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    try:
-        return running.start()
-    except OSError as error:
-        raise OSError(f"can't listen on port {port} ({error.strerror or error}): choose another with --port") from error
-
-
-def _customers(text: str) -> dict[str, Any]:
-    from lava_mistral.gateway import Customer
-
-    pairs = [pair.strip().partition("=") for pair in text.split(",")]
-    return {name: Customer(balance=amount) if amount else Customer() for name, _, amount in pairs if name}
-
-
-def _faults(text: str) -> list[tuple[float, Any]]:
+def _fault(pair: str) -> tuple[float, Any]:
     from lava_mistral import gateway as kinds
 
-    rules: list[tuple[float, Any]] = []
-    for pair in text.split(","):
-        chance, _, what = pair.strip().partition("=")
-        if what.isdigit():
-            fault: Any = kinds.Status(int(what))
-        elif what in _FAULTS:
-            fault = getattr(kinds, _FAULTS[what])(*([_SLOW] if what == "slow" else []))
-        else:
-            raise ValueError(f"{pair!r} is no fault: write PROBABILITY=STATUS, or one of {', '.join(_FAULTS)}")
-        rules.append((float(chance), fault))
-    return rules
+    chance, _, what = pair.partition("=")
+    if what.isdigit():
+        return float(chance), kinds.Status(int(what))
+    if what not in _FAULTS:
+        raise ValueError(f"{pair!r} is no fault: write PROBABILITY=STATUS, or one of {', '.join(_FAULTS)}")
+    return float(chance), getattr(kinds, what.capitalize())(*([_SLOW] if what == "slow" else []))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
-from lava_mistral.pricing.catalog import Model
+from lava_mistral.client.price_list import refresh_models
 from lava_mistral.pricing.catalog import models as catalogue
 
 # What no chat model lacks is not worth a column's width; PDFs are read by those that see.
@@ -25,9 +26,16 @@ def models(
 ) -> None:
     """List the models that Lava offers, with prices, context windows, status and capabilities."""
     if refresh:
-        _refresh()
+        prices = refresh_models()
+        told = {
+            "lava": "Prices are Lava's, read now.",
+            "cache": f"Prices are Lava's of {prices.read_at:%Y-%m-%d %H:%M} UTC." if prices.read_at else "",
+            "package": "Prices are those shipped with this package.",
+        }
+        why = "" if prices.error is None else f"Lava's price list can't be read: {prices.error.message} "
+        typer.echo(why + told[prices.source], err=True)
     if json:
-        print_json([_as_dict(model) for model in catalogue()])
+        print_json([asdict(model) for model in catalogue()])
         return
     typer.echo(
         "USD for a million tokens in and out, as Lava bills them; context in tokens. Chat\n"
@@ -36,47 +44,13 @@ def models(
     )
     rows = [("model", "in", "out", "context", "more", "status")]
     for model in catalogue():
-        prices = (_price(model.input_price), _price(model.output_price))
         more = ", ".join(sorted(model.capabilities - _USUAL))
-        rows.append((model.id, *prices, f"{model.context_window:,}", more, model.status))
+        amounts = (_price(model.input_price), _price(model.output_price), f"{model.context_window:,}")
+        rows.append((model.id, *amounts, more, model.status))
     print_columns(rows, Console(), right=(1, 2, 3))
     if notices := [model.notice for model in catalogue() if model.notice]:
         typer.echo("\n" + "\n".join(notices))
 
 
-def _refresh() -> None:
-    from lava_mistral.client.price_list import refresh_models
-
-    prices = refresh_models()
-    told = {
-        "lava": "Prices are Lava's, read now.",
-        "cache": f"Prices are Lava's of {prices.read_at:%Y-%m-%d %H:%M} UTC." if prices.read_at else "",
-        "package": "Prices are those shipped with this package.",
-    }
-    why = "" if prices.error is None else f"Lava's price list can't be read: {prices.error.message} "
-    typer.echo(why + told[prices.source], err=True)
-
-
-def _as_dict(model: Model) -> dict[str, Any]:
-    return {
-        "id": model.id,
-        "input_price": _exact(model.input_price),
-        "output_price": _exact(model.output_price),
-        "cached_price": _exact(model.cached_price),
-        "context_window": model.context_window,
-        "capabilities": sorted(model.capabilities),
-        "status": model.status,
-        "retired_on": None if model.retired_on is None else model.retired_on.isoformat(),
-        "replacement": model.replacement,
-        "sources": model.sources,
-    }
-
-
-def _exact(price: Decimal | None) -> str | None:
-    return None if price is None else f"{price:f}"
-
-
 def _price(price: Decimal | None) -> str:
-    if price is None:
-        return "?"
-    return f"{price:f}" if price else "free"
+    return "?" if price is None else f"{price:f}" if price else "free"

@@ -17,56 +17,52 @@ from rich.console import Console
 
 from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageSum
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
+from lava_mistral.client.clients import LavaMistral
 from lava_mistral.client.records import LARGEST_PAGE
 from lava_mistral.pricing.amounts import EXACT, format_cost
 
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
+_NAMES: Final = {"customer": "customer_id", "model": "model", "meter": "meter_id"}
 _BARS: Final = 20
 
 
 def usage(
-    since: Annotated[str, typer.Option("--since", help="From when: 7d, 12h, 2w, or a date.")] = "7d",
-    until: Annotated[str | None, typer.Option("--until", help="To when; by default now.")] = None,
-    by: Annotated[
-        str, typer.Option("--by", help="What to sum by: customer, model, day, meter or metadata:KEY.")
-    ] = "customer",
-    customer: Annotated[str | None, typer.Option("--customer", help="Only this customer's.")] = None,
-    meter: Annotated[str | None, typer.Option("--meter", help="Only what is on this meter.")] = None,
+    since: Annotated[str, typer.Option(help="From when: 7d, 12h, 2w, or a date.")] = "7d",
+    until: Annotated[str | None, typer.Option(help="To when; by default now.")] = None,
+    by: Annotated[str, typer.Option(help="What to sum by: customer, model, day, meter or metadata:KEY.")] = "customer",
+    customer: Annotated[str | None, typer.Option(help="Only this customer's.")] = None,
+    meter: Annotated[str | None, typer.Option(help="Only what is on this meter.")] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw a picture: a .png, .svg or .pdf file.", dir_okay=False)
+        Path | None, typer.Option(help="Draw a picture: a .png, .svg or .pdf file.", dir_okay=False)
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show what was used, what it cost, and what was charged, as Lava recorded it."""
-    from lava_mistral.client.clients import LavaMistral
-
     now = datetime.now(UTC)
     try:
         start, end = parse_moment(since, now), now if until is None else parse_moment(until, now)
-        if by != "day":
-            name_of(by)
+        name = None if by == "day" else name_of(by)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if end < start:
         raise typer.BadParameter("--until lies before --since")
-    for name, value in (("--customer", customer), ("--meter", meter)):
-        if value is not None and not value.strip():
-            raise typer.BadParameter("it is empty", param_hint=name)
+    if any(value is not None and not value.strip() for value in (customer, meter)):
+        raise typer.BadParameter("--customer or --meter is empty")
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter("it ends in .png, .svg or .pdf", param_hint="--plot")
     client = LavaMistral()
     only: dict[str, Any] = {"customer_id": customer, "meter_id": meter}
-    if by == "day":
+    if name is None:
         spending = by_day(client.usage(start, end, **only), start, end)
     else:
-        spending = by_name(client.requests(**only), by, name_of(by), start, end)
+        spending = by_name(client.requests(**only), by, name, start, end)
     if json:
         print_json(spending.as_dict())
     else:
         rows = [(by.removeprefix("metadata:"), "requests", "tokens", "cost", "charged")]
-        for name, sums in (*((name or "–", sums) for name, sums in spending.items), ("total", spending.total)):
+        for label, sums in (*spending.items, ("total", spending.total)):
             amounts = (format_cost(sums.cost), format_cost(sums.charge))
-            rows.append((name, f"{sums.requests:,}", f"{sums.tokens:,}", *amounts))
+            rows.append((label or "–", f"{sums.requests:,}", f"{sums.tokens:,}", *amounts))
         print_columns(rows, Console(), right=(1, 2, 3, 4))
     if plot is not None:
         draw(spending, plot)
@@ -84,19 +80,13 @@ class Spending:
     total: UsageSum
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it in JSON's types; amounts as text, so that no digit is lost."""
+        """Return all of it for `print_json`."""
 
-        def plain(sums: UsageSum) -> dict[str, Any]:
-            amounts = {"cost": f"{sums.cost:f}", "charge": f"{sums.charge:f}"}
-            return {"requests": sums.requests, "tokens": sums.tokens, **amounts}
+        def figures(sums: UsageSum) -> dict[str, Any]:
+            return {name: getattr(sums, name) for name in ("requests", "tokens", "cost", "charge")}
 
-        return {
-            "by": self.by,
-            "since": self.start.isoformat(),
-            "until": self.end.isoformat(),
-            "items": [{"name": name, **plain(sums)} for name, sums in self.items],
-            "totals": plain(self.total),
-        }
+        items = [{"name": name, **figures(sums)} for name, sums in self.items]
+        return {"by": self.by, "since": self.start, "until": self.end, "items": items, "totals": figures(self.total)}
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
@@ -105,17 +95,13 @@ def parse_moment(text: str, now: datetime) -> datetime:
     Raises:
         ValueError: it is none.
     """
-    match = re.fullmatch(r"(\d{1,4})([hdw])", text)
-    if match is not None:
+    if match := re.fullmatch(r"(\d{1,4})([hdw])", text):
         return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text!r} is no span such as 7d, 12h or 2w, and no date such as 2026-08-01") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-_NAMES: Final = {"customer": "customer_id", "model": "model", "meter": "meter_id"}
 
 
 def name_of(by: str) -> Callable[[RequestRecord], str | None]:
@@ -183,27 +169,27 @@ def draw(spending: Spending, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('A plot needs matplotlib: pip install "lava-mistral[plot]".') from error
-    bars = [(name or "(none)", float(sums.cost)) for name, sums in spending.items]
     days = spending.by == "day"
+    bars = [(name or "(none)", float(sums.cost)) for name, sums in spending.items]
     if not days and len(bars) > _BARS:
         rest = bars[_BARS - 1 :]
         bars = [*bars[: _BARS - 1], (f"{len(rest)} others", sum(cost for _, cost in rest))]
-    names, costs = [name for name, _ in bars], [cost for _, cost in bars]
+    costs, places = [cost for _, cost in bars], range(len(bars))
+    names = [name if len(name) <= 40 else f"{name[:39]}…" for name, _ in bars]
     figure = Figure(figsize=(9, 4.5 if days else 1.5 + 0.32 * max(len(bars), 4)), layout="constrained")
     axes = figure.subplots()
-    places = range(len(bars))
+    # No mathematics: a name may hold a dollar sign.
     if days:
         axes.bar(places, costs, color="#e8590c")
         axes.set_xticks(places, names, rotation=45, ha="right")
         axes.set_ylabel("cost in USD")
     else:
         axes.barh(places, costs, color="#e8590c")
-        # No mathematics: a name may hold a dollar sign.
-        axes.set_yticks(places, [name if len(name) <= 40 else f"{name[:39]}…" for name in names], parse_math=False)
+        axes.set_yticks(places, names, parse_math=False)
         axes.invert_yaxis()
         axes.set_xlabel("cost in USD")
     axes.spines[["top", "right"]].set_visible(False)
-    span = f"{spending.start:%Y-%m-%d} to {spending.end:%Y-%m-%d}"
-    label = spending.by.removeprefix("metadata:")
-    axes.set_title(f"{format_cost(spending.total.cost)} by {label}, {span}", loc="left", parse_math=False)
+    what = f"{format_cost(spending.total.cost)} by {spending.by.removeprefix('metadata:')}"
+    title = f"{what}, {spending.start:%Y-%m-%d} to {spending.end:%Y-%m-%d}"
+    axes.set_title(title, loc="left", parse_math=False)
     figure.savefig(path, dpi=150)

@@ -58,7 +58,7 @@ class TestDoctor:
         ("environment", "check", "said"),
         [
             ({}, "key", "neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set"),
-            ({"LAVA_SECRET_KEY": "aks_live_abcdefgh\n"}, "key", "white space or a line break"),
+            ({"LAVA_SECRET_KEY": "aks_live_abcdefgh\n"}, "key", "white space"),
             ({"LAVA_SECRET_KEY": "lava_sk_abcdefgh"}, "key", "spend key"),
             ({"LAVA_FORWARD_TOKEN": UNMETERED}, "key", "customer_id and no meter_slug"),
             ({"LAVA_SECRET_KEY": UNMETERED}, "key", "customer_id and no meter_slug"),
