@@ -16,8 +16,7 @@ from langchain_core.utils.uuid import uuid7
 
 from langchain_lava_mistral.errors import to_langchain
 from lava_mistral.billing.context import CapturedContext, watching
-from lava_mistral.billing.listeners import present_listeners
-from lava_mistral.billing.usage import LANGCHAIN_RUN
+from lava_mistral.billing.usage import LANGCHAIN_RUN, present_listeners
 from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals, track_usage
 from lava_mistral.errors import LavaError
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from lava_mistral.billing.listeners import subscribe, unsubscribe
-from lava_mistral.billing.usage import CallRecord
+from lava_mistral.billing.usage import CallRecord, subscribe, unsubscribe
 
 try:
     from opentelemetry import metrics

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lava_mistral import LavaMistral, UsageTotals
-from lava_mistral.billing.listeners import subscribe, unsubscribe
+from lava_mistral.billing.usage import subscribe, unsubscribe
 
 _seen = pytest.StashKey[dict[str, str]]()
 _totals = pytest.StashKey[UsageTotals]()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lava_mistral.billing.listeners import Listening, listening
 from lava_mistral.billing.scope import Entry, entries
-from lava_mistral.billing.usage import Listener
+from lava_mistral.billing.usage import Listener, Listening, listening
 
 
 class watching:

@@ -13,15 +13,10 @@ from typing import Any
 
 
 def calling_generator(entering: FrameType | None) -> FrameType | None:
-    """Find the generator whose frame calls a method, such as a block's `__enter__`; `None` where it is no generator.
-
-    Args:
-        entering: the frame of the method.
-    """
+    """Return the frame that calls a method, such as a block's `__enter__`, if it is a generator's."""
     caller = None if entering is None else entering.f_back
-    if caller is None or not caller.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
-        return None
-    return caller
+    generator = caller is not None and caller.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
+    return caller if generator else None
 
 
 def yields_in_block(generator: FrameType) -> bool:
@@ -41,13 +36,10 @@ def _yields_at(code: CodeType, line: int) -> bool:
         return False
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function.decorator_list:
         return False
-    at = line - first + 1
-    return any(
-        isinstance(block, ast.With | ast.AsyncWith)
-        and block.lineno <= at < block.body[0].lineno
-        and any(isinstance(node, ast.Yield | ast.YieldFrom) for part in block.body for node in ast.walk(part))
-        for block in ast.walk(function)
-    )
+    blocks = [node for node in ast.walk(function) if isinstance(node, ast.With | ast.AsyncWith)]
+    entered = [block for block in blocks if block.lineno <= line - first + 1 < block.body[0].lineno]
+    inside = [node for block in entered for part in block.body for node in ast.walk(part)]
+    return any(isinstance(node, ast.Yield | ast.YieldFrom) for node in inside)
 
 
 def stepped(

@@ -10,8 +10,7 @@ from time import monotonic
 from typing import Any
 
 from lava_mistral.billing.identity import MERCHANT, Billing, BillingContext, Limit
-from lava_mistral.billing.listeners import Listening, notify, present_listeners
-from lava_mistral.billing.usage import CallRecord, Kind, RetryStats
+from lava_mistral.billing.usage import CallRecord, Kind, Listening, RetryStats, notify, present_listeners
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import priced_parts
@@ -68,11 +67,7 @@ class CallMeter:
 def open_call_meter(
     kind: Kind, model: str, identity: BillingContext, most: Callable[[], Decimal], *, streamed: bool = False
 ) -> CallMeter | None:
-    """Return the account of a call that begins now; `None` where nobody listens and no limit holds.
-
-    Raises:
-        ConfigurationError: a limit holds, and the model's price is not known.
-    """
+    """Return the account of a call that begins now; `None` where nobody listens and no limit holds."""
     watch = present_listeners()
     if not watch.listeners and not identity.limits:
         return None
@@ -96,14 +91,7 @@ class RequestMeter:
                 limit.end(account.most, Decimal(0))
 
     def end(self, usage: Any, request_id: str | None, *, answered_by: str | None = None, complete: bool = True) -> None:
-        """End a request that was answered, or of which nobody knows.
-
-        Args:
-            usage: the provider's count of tokens, `None` where it was not seen.
-            request_id: Lava's id; `None` where no answer came.
-            answered_by: the model's name in the answer.
-            complete: whether the answer came to its end.
-        """
+        """End a request that was answered, or of which nobody knows; `usage` is the provider's count of tokens."""
         for account, sent_as in self._taken():
             known = known_usage(usage)
             parts = priced_parts(known, account.model, answered_by)

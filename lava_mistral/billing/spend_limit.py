@@ -1,4 +1,4 @@
-"""Limit what calls may spend: a call that could pass a limit is refused before it is sent.
+"""Limit what calls may spend.
 
 Before a request goes out, the most that it can cost is reserved; calls under way at the same time each have their own
 reservation. When the answer says what it used, the reservation gives way to the real cost, and to nothing where the
@@ -101,12 +101,9 @@ class SpendLimit:
             self.reserved = EXACT.add(self.reserved, amount)
 
     def end(self, amount: Decimal, cost: Decimal | None, request_id: str | None = None) -> None:
-        """Release what was reserved for a request that is over. Never waits for a lock.
+        """Release what was reserved for a request that is over, or keep it where nobody knows its cost (`None`).
 
-        Args:
-            amount: what was reserved.
-            cost: what it cost; `None` keeps the amount, since nobody knows.
-            request_id: Lava's id, by which the cost can be learned later.
+        It never waits for a lock: a request may end inside the garbage collector.
         """
         self._inbox.put((amount, cost, request_id))
 
@@ -135,11 +132,7 @@ class SpendLimit:
 
 
 def to_amount(value: Amount) -> Decimal:
-    """Return USD as `Decimal`.
-
-    Raises:
-        ConfigurationError: it is no amount, or below zero.
-    """
+    """Return USD as `Decimal`; a `ConfigurationError` where it is no amount, or below zero."""
     try:
         # A float as it prints; its binary value has dozens of digits that nobody meant.
         amount = Decimal(str(value)) if isinstance(value, float) else Decimal(value)

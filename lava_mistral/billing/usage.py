@@ -1,8 +1,16 @@
-"""Hold what one call used (`CallRecord`) and sums of it (`Tally`)."""
+"""Hold what one call used (`CallRecord`) and sums of it (`Tally`), and tell listeners of it.
+
+The listeners are those of the context in which the call began. They are told once of each request that Lava may have
+charged: every answer with status 200, and every request whose answer the caller never saw, with `usage` and `cost`
+`None`; `LavaMistral.reconcile` asks Lava for what it was. A refusal (4xx, 5xx) costs nothing and is not told, nor is
+what other libraries send through a `LavaTransport`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from decimal import Decimal
@@ -11,10 +19,13 @@ from typing import Any, Final, Literal, TypeAlias
 from lava_mistral.mistral.usage import Usage, cached_tokens
 from lava_mistral.pricing.amounts import EXACT
 
+_log = logging.getLogger("lava_mistral")
+
 Kind: TypeAlias = Literal["chat", "embedding"]
 
 LANGCHAIN_RUN: Final = "langchain_run_id"
 LLAMA_INDEX_SPAN: Final = "llama_index_span_id"
+TRACES: Final = (LANGCHAIN_RUN, LLAMA_INDEX_SPAN)
 """Metadata keys of the trace that a call belongs to; every call has a value of its own."""
 
 
@@ -23,13 +34,10 @@ class CallRecord:
     """One request that Lava may have charged.
 
     Attributes:
-        model: the model that was asked for; prices go by it.
         request_id: Lava's id of the request; `None` where no answer came.
         usage: tokens as Mistral counted them; `None` where the answer was not seen to its end.
         cost: USD by the catalogue's prices, exact; `None` where `usage` or the prices are not known.
-        metadata: what Lava stored with it.
         run_id: LangChain's run id or LlamaIndex's span id of the call.
-        complete: whether the answer came to its end.
         duration: seconds from the sending to the end of the answer.
         saved: USD that the prompt's cached tokens would have cost more without Mistral's cache.
     """
@@ -65,11 +73,8 @@ class CallRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record in JSON's types; amounts as text, so that no digit is lost."""
-        fields = {spec.name: getattr(self, spec.name) for spec in dataclass_fields(self) if spec.name != "usage"}
-        return fields | {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cached_tokens": self.cached_tokens,
+        names = [spec.name for spec in dataclass_fields(self) if spec.name != "usage"]
+        return {name: getattr(self, name) for name in (*names, "input_tokens", "output_tokens", "cached_tokens")} | {
             "cost": None if self.cost is None else f"{self.cost:f}",
             "saved": f"{self.saved:f}",
             "metadata": dict(self.metadata),
@@ -78,11 +83,7 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class RetryStats:
-    """What a call did beside the requests that are told of: of a chat at each retry, of an embedding when it is over.
-
-    `retries` are requests that repeated a failed one, `duplicates` texts that were not sent, since an equal one was.
-    Who it was for is unknown where no answer came.
-    """
+    """What a call did beside the requests that are told of: a chat at each retry, an embedding when it is over."""
 
     model: str
     retries: int = 0
@@ -107,7 +108,7 @@ class Tally:
         unpriced: requests with known tokens of a model without a known price; their cost is not in `cost`.
         retries: requests that repeated a failed one, whether or not they were paid.
         duplicates: texts that were not embedded, since an equal one of the same call was.
-        saved: USD that the cached tokens would have cost more without Mistral's cache.
+        saved: USD that the cached tokens would have cost more.
     """
 
     requests: int = 0
@@ -160,3 +161,52 @@ class Tally:
     def as_dict(self) -> dict[str, Any]:
         """Return the sums in JSON's types; amounts as text, so that no digit is lost."""
         return asdict(self) | {"total_tokens": self.total_tokens, "cost": f"{self.cost:f}", "saved": f"{self.saved:f}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Who is told of the calls that begin now, and the framework's run that they belong to."""
+
+    listeners: tuple[Listener, ...] = ()
+    run_id: str | None = None
+    outer: Listening | None = field(default=None, repr=False)
+    owner: object = field(default=None, repr=False)
+
+
+listening: ContextVar[Listening] = ContextVar("lava_mistral_usage", default=Listening())  # noqa: B039 - frozen
+"""Who listens at this point, without those of the whole process."""
+_subscribed: dict[Listener, None] = {}
+
+
+def present_listeners() -> Listening:
+    """Return who is told of a call that begins now: the context's listeners and the process's, each once."""
+    watch = listening.get()
+    if not _subscribed:
+        return watch
+    return Listening(tuple(dict.fromkeys((*watch.listeners, *_subscribed))), watch.run_id)
+
+
+def subscribe(listener: Listener) -> None:
+    """Tell a listener of every call of this process that begins from now on; `unsubscribe` ends it."""
+    _subscribed[listener] = None
+
+
+def unsubscribe(listener: Listener) -> None:
+    """Tell a listener of no further calls; those that have begun are still told of."""
+    _subscribed.pop(listener, None)
+
+
+def notify(listeners: Sequence[Listener], told: CallRecord | RetryStats) -> None:
+    """Tell listeners of a call, or those that have an `add_effort` of what it did beside.
+
+    One that fails is logged: the call itself did not.
+    """
+    if isinstance(told, RetryStats) and not (told.retries or told.duplicates):
+        return
+    for listener in listeners:
+        tell: Any = listener if isinstance(told, CallRecord) else getattr(listener, "add_effort", None)
+        try:
+            if tell is not None:
+                tell(told)
+        except Exception:  # noqa: BLE001 - what a listener does is not the call's fault
+            _log.exception("A listener to usage failed: %r", listener)

@@ -9,8 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from lava_mistral._locks import Inbox
-from lava_mistral.billing.listeners import NOBODY, Listening, listening
-from lava_mistral.billing.usage import LANGCHAIN_RUN, LLAMA_INDEX_SPAN, CallRecord, Listener, RetryStats, Tally
+from lava_mistral.billing.usage import TRACES, CallRecord, Listener, Listening, RetryStats, Tally, listening
 from lava_mistral.pricing.amounts import format_cost
 
 if TYPE_CHECKING:
@@ -25,9 +24,8 @@ _METADATA: Final = "metadata:"
 
 
 class _Tallies(dict[Any, Tally]):
-    """Sums by name; who was not called for has used nothing."""
-
     def __missing__(self, name: Any) -> Tally:
+        # Who was not called for has used nothing.
         return Tally()
 
 
@@ -94,7 +92,7 @@ class UsageTotals:
             yield self._sections[section].setdefault(name, Tally())
         wanted = self._metadata_keys
         for key, value in told.metadata.items():
-            if key in wanted if wanted is not None else key not in (LANGCHAIN_RUN, LLAMA_INDEX_SPAN):
+            if key in wanted if wanted is not None else key not in TRACES:
                 values = self._sections.setdefault(_METADATA + key, {})
                 known = value in values or len(values) < self._most_values
                 yield values.setdefault(value if known else OTHER, Tally())
@@ -116,12 +114,12 @@ class UsageTotals:
 
     @property
     def by_customer(self) -> dict[str | None, Tally]:
-        """Sums by customer; `None` for calls made for none."""
+        """Sums by customer; `None` for none."""
         return self._section("customer")
 
     @property
     def by_meter(self) -> dict[str | None, Tally]:
-        """Sums by meter; `None` for calls on none."""
+        """Sums by meter; `None` for none."""
         return self._section("meter")
 
     def by_metadata(self, key: str) -> dict[str, Tally]:
@@ -163,9 +161,6 @@ class UsageTotals:
         Args:
             *by: its sections: `"model"`, `"customer"`, `"meter"` or `"metadata:KEY"`; by default models, and
                 customers and metadata where there are any.
-
-        Raises:
-            ValueError: there is no such section.
         """
         for name in by:
             if name not in ("model", "customer", "meter") and not name.partition(_METADATA)[2]:
@@ -227,18 +222,10 @@ def _dicts(groups: Mapping[Any, Tally]) -> dict[str, dict[str, Any]]:
     return {name or "": tally.as_dict() for name, tally in groups.items()}
 
 
-_COLUMNS: Final = {
-    "requests": "requests",
-    "input": "input_tokens",
-    "cached": "cached_tokens",
-    "output": "output_tokens",
-    "cost": "cost",
-    "cost\nunknown": "uncosted",
-    "retries": "retries",
-    "duplicates": "duplicates",
-    "saved by\ncache": "saved",
-}
-"""The attribute of a sum in each column; the last four are shown where there is something in them."""
+_TOKENS: Final = {"input": "input_tokens", "cached": "cached_tokens", "output": "output_tokens"}
+_COLUMNS: Final = {"requests": "requests", **_TOKENS, "cost": "cost"}
+_EFFORT: Final = {"retries": "retries", "duplicates": "duplicates"}
+_OPTIONAL: Final = {"cost\nunknown": "uncosted", **_EFFORT, "saved by\ncache": "saved"}
 
 
 def _cell(tally: Tally, attribute: str) -> str:
@@ -253,14 +240,14 @@ def _table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Table:
 
     table = Table(show_footer=True)
     table.add_column("", footer="total", overflow="fold", min_width=18)
-    shown = [*_COLUMNS][:5] + [name for name in [*_COLUMNS][5:] if getattr(total, _COLUMNS[name])]
-    for name in shown:
-        table.add_column(name, footer=_cell(total, _COLUMNS[name]), justify="right")
+    shown = _COLUMNS | {name: attribute for name, attribute in _OPTIONAL.items() if getattr(total, attribute)}
+    for name, attribute in shown.items():
+        table.add_column(name, footer=_cell(total, attribute), justify="right")
     for section, groups in sections.items():
         table.add_section()
         table.add_row(f"[bold]by {section.removeprefix(_METADATA)}[/bold]")
         for label, tally in sorted(groups.items(), key=lambda item: (-item[1].cost, item[0] or "")):
-            table.add_row(escape(label or "–"), *(_cell(tally, _COLUMNS[name]) for name in shown))
+            table.add_row(escape(label or "–"), *(_cell(tally, attribute) for attribute in shown.values()))
     return table
 
 
@@ -293,4 +280,4 @@ class track_usage:
         present = listening.get()
         # A generator may be closed in another context than it was entered in; there is nothing to leave there.
         if present.owner is self:
-            listening.set(present.outer or NOBODY)
+            listening.set(present.outer or Listening())

@@ -15,7 +15,7 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
 
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing
-from lava_mistral.billing.listeners import present_listeners
+from lava_mistral.billing.usage import present_listeners
 from lava_mistral.embedding import async_driver, sync_driver
 from lava_mistral.embedding.async_driver import AsyncEmbedder, AsyncEmbeddingStream, TaskWorkers
 from lava_mistral.embedding.batch_request import Endpoint

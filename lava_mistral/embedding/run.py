@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from lava_mistral.billing.listeners import notify
-from lava_mistral.billing.usage import Listener, RetryStats
+from lava_mistral.billing.usage import Listener, RetryStats, notify
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.rate_limit import Stopped

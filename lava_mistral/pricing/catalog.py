@@ -22,7 +22,7 @@ CAPABILITIES: Final[frozenset[str]] = frozenset(get_args(Capability))
 _DATES: Final = ("retired_on", "release_date", "last_updated")
 Status = Literal["active", "deprecated", "retired"]
 SERVICES_PATH = "/services?provider=mistral"
-"""Where Lava serves it, below the base URL; needs no credential."""
+"""Where Lava serves its price list, below the base URL; needs no credential."""
 _SOURCE = "Lava, GET /v1/services (https://www.lava.so/docs/api-reference/services/list-services)"
 
 DEFAULT_CONTEXT_WINDOW: Final = 32_768

@@ -18,7 +18,7 @@ from llama_index_instrumentation import get_dispatcher
 
 from langchain_lava_mistral import LavaUsageCallbackHandler
 from lava_mistral import Billing, CallRecord, LavaError, LavaMistral, billed_to, track_usage
-from lava_mistral.billing.listeners import subscribe, unsubscribe
+from lava_mistral.billing.usage import subscribe, unsubscribe
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Garbage, Interrupted, Reset, Slow, Status
 from llama_index_lava_mistral import LavaUsageHandler
