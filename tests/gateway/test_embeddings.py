@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import random
 import re
 import threading
 
@@ -13,11 +12,11 @@ import pytest
 
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.model import text as pieces
-from lava_mistral.gateway.model.embedder import Embedder
+from lava_mistral.gateway.model.embedder import embed
 
 
 def vectors(*texts: str) -> np.ndarray:
-    return Embedder()(list(texts)).astype(np.float32)
+    return embed(list(texts)).astype(np.float32)
 
 
 def similarity(one: str, other: str) -> float:
@@ -103,7 +102,6 @@ def test_a_question_finds_its_passage_among_many():
     passages = [
         f"This chapter is about {subject}, how they came to be and who looks after them." for subject in subjects
     ]
-    embed = Embedder()
     stored = embed(passages).astype(np.float32)
     for at, subject in enumerate(subjects):
         asked = embed([f"Tell me who looks after {subject}"]).astype(np.float32)[0]
@@ -128,18 +126,9 @@ def test_counts_agree_with_the_tokens_of_the_text(forward):
     assert usage["prompt_tokens"] == sum(len([one for one in pieces.split(text) if one.strip()]) for text in texts)
 
 
-def test_words_are_forgotten_when_there_are_too_many():
-    embed, random_words = Embedder(most_words=6_000), random.Random(0)
-    first = embed(["stable words"])
-    for _ in range(5):
-        embed([" ".join(f"{random_words.getrandbits(60):x}" for _ in range(2_000))])
-    assert np.array_equal(embed(["stable words"]), first)
-
-
-def test_threads_share_an_embedder():
-    embed = Embedder()
+def test_threads_embed_at_once():
     texts = [[f"thread {number} says {word}" for word in ("alpha", "beta", "gamma")] for number in range(16)]
-    expected = [Embedder()(batch) for batch in texts]
+    expected = [embed(batch) for batch in texts]
     found: list[np.ndarray | None] = [None] * 16
 
     def work(number: int) -> None:

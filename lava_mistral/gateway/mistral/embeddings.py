@@ -6,8 +6,7 @@ import asyncio
 import uuid
 from base64 import b64encode
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,56 +14,45 @@ import numpy.typing as npt
 from lava_mistral.gateway.faults import WrongVectors
 from lava_mistral.gateway.mistral import rules
 from lava_mistral.gateway.mistral.answers import Terms, json_answer
-from lava_mistral.gateway.model.embedder import DIMENSIONS, Embedder
+from lava_mistral.gateway.model.embedder import DIMENSIONS, Vectors, embed
 from lava_mistral.gateway.model.text import count
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.server.delivery import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.tokens import count_tokens
 
-Vectors: TypeAlias = npt.NDArray[np.float16]
 # Characters whose embedding takes a millisecond: worth a thread, so that streams flow on meanwhile.
 _MANY = 8_000
 
 
-class Embeddings:
-    """Answers embeddings requests."""
+async def embedded(body: Mapping[str, Any], *, exact: bool) -> tuple[Vectors, int]:
+    """Return the vectors of a request's texts and their number of tokens, by Mistral's tokenizer or quickly."""
+    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+    dimensions = body.get("output_dimension") or DIMENSIONS
+    rules.check_inputs(len(texts), dimensions)
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def embed_all() -> tuple[Vectors, int]:
+        counts = [count_tokens(text, model=body["model"]).tokens if exact else count(text) for text in texts]
+        rules.check_input_tokens(counts)
+        return embed(texts, dimensions=dimensions), sum(counts)
 
-    @cached_property
-    def _embedder(self) -> Embedder:
-        return Embedder()
+    return await asyncio.to_thread(embed_all) if exact or sum(map(len, texts)) > _MANY else embed_all()
 
-    async def embed(self, body: Mapping[str, Any]) -> tuple[Vectors, int]:
-        """Return the vectors of a request's texts and their number of tokens."""
-        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        dimensions = body.get("output_dimension") or DIMENSIONS
-        exact = self._options.tokenizer == "exact"
-        rules.check_inputs(len(texts), dimensions)
 
-        def embedded() -> tuple[Vectors, int]:
-            counts = [count_tokens(text, model=body["model"]).tokens if exact else count(text) for text in texts]
-            rules.check_input_tokens(counts)
-            return self._embedder(texts, dimensions=dimensions), sum(counts)
-
-        return await asyncio.to_thread(embedded) if exact or sum(map(len, texts)) > _MANY else embedded()
-
-    def answer(self, body: Mapping[str, Any], vectors: Vectors, tokens: int, terms: Terms) -> Answer:
-        """Return the vectors as Mistral sends them, or wrong where the fault says so."""
-        as_text = body.get("encoding_format") == "base64" and self._options.base64
-        rows = _rows(vectors, body.get("output_dtype", "float"), as_text=as_text)
-        written = [b64encode(row.tobytes()).decode() for row in rows] if as_text else list(rows)
-        data = [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
-        if isinstance(terms.fault, WrongVectors):
-            data = _wrong(data, terms.fault.how, as_text=as_text, dimensions=vectors.shape[1])
-        usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
-        told = {"prompt_audio_seconds": None, **usage, "prompt_token_details": None}
-        terms.record.response_id = uuid.uuid4().hex
-        named = {"id": terms.record.response_id, "object": "list", "model": body["model"]}
-        response = {**named, "data": data, "usage": told}
-        return json_answer(200, response, terms.limits(tokens), delay=terms.delay, usage=usage)
+def answer(body: Mapping[str, Any], vectors: Vectors, tokens: int, terms: Terms, options: Options) -> Answer:
+    """Return the vectors as Mistral sends them, or wrong where the fault says so."""
+    as_text = body.get("encoding_format") == "base64" and options.base64
+    rows = _rows(vectors, body.get("output_dtype", "float"), as_text=as_text)
+    written = [b64encode(row.tobytes()).decode() for row in rows] if as_text else list(rows)
+    data = [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
+    if isinstance(terms.fault, WrongVectors):
+        data = _wrong(data, terms.fault.how, as_text=as_text, dimensions=vectors.shape[1])
+    usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+    told = {"prompt_audio_seconds": None, **usage, "prompt_token_details": None}
+    terms.record.response_id = uuid.uuid4().hex
+    named = {"id": terms.record.response_id, "object": "list", "model": body["model"]}
+    response = {**named, "data": data, "usage": told}
+    return json_answer(200, response, terms.limits(tokens), delay=terms.delay, usage=usage)
 
 
 def _rows(vectors: Vectors, dtype: str, *, as_text: bool) -> npt.NDArray[Any]:

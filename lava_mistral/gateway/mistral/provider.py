@@ -14,10 +14,9 @@ import orjson
 from pydantic import TypeAdapter
 
 from lava_mistral.gateway.faults import Fault, Slow, to_fault
-from lava_mistral.gateway.mistral import schema
+from lava_mistral.gateway.mistral import embeddings, schema
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, canned, json_answer
 from lava_mistral.gateway.mistral.chat import Chat
-from lava_mistral.gateway.mistral.embeddings import Embeddings
 from lava_mistral.gateway.mistral.limits import RateLimit
 from lava_mistral.gateway.mistral.rules import Rejection
 from lava_mistral.gateway.options import Options
@@ -36,7 +35,6 @@ class Provider:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._chat = Chat(options)
-        self._embeddings = Embeddings(options)
         self._limit = RateLimit(options.requests_per_second, options.tokens_per_minute, options.burst)
         self._draw = random.Random(options.seed)
         self._lock = threading.Lock()
@@ -65,9 +63,9 @@ class Provider:
                 case "POST", "/v1/embeddings":
                     request = _checked(body, schema.EMBEDDINGS)
                     self._model(request["model"], "embeddings")
-                    vectors, tokens = await self._embeddings.embed(request)
+                    vectors, tokens = await embeddings.embedded(request, exact=self._options.tokenizer == "exact")
                     terms = self._terms(record, tokens)
-                    answer = canned(terms) or self._embeddings.answer(request, vectors, tokens, terms)
+                    answer = canned(terms) or embeddings.answer(request, vectors, tokens, terms, self._options)
                 case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
                     shown = self._models(path.removeprefix("/v1/models").removeprefix("/"))
                     terms = self._terms(record, 0)
