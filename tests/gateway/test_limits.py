@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from lava_mistral.gateway import LocalGateway, Stall
-from lava_mistral.gateway.mistral.limits import Bucket, RateLimit
+from lava_mistral.gateway.mistral.limits import RateLimit
 from tests.fakes.waiting import eventually
 from tests.fakes.wire import event
 
@@ -25,20 +25,6 @@ def told(limit: RateLimit) -> list[int]:
     """How many requests and tokens the headers say are left."""
     headers = limit.headers(1)
     return [int(headers[f"x-ratelimit-remaining-{kind}"]) for kind in ("req-10-second", "tokens-minute")]
-
-
-def test_a_bucket_fills_steadily():
-    clock = Clock()
-    bucket = Bucket(10, 5, clock)
-    bucket.level = 0
-    assert bucket.wait(2) == pytest.approx(0.2)
-    # More than fits goes when it is full.
-    assert bucket.wait(100) == pytest.approx(0.5)
-    clock.now += 0.1
-    assert bucket.wait(2) == pytest.approx(0.1)
-    clock.now += 60
-    assert bucket.wait(5) == 0
-    assert bucket.level == 5
 
 
 def test_requests_are_limited_until_the_time_told():

@@ -7,25 +7,19 @@ import time
 from collections.abc import Callable
 
 
-class Bucket:
-    """Fills steadily, at a rate (units a second), up to a capacity; each request takes from it."""
+class _Bucket:
+    """Fills at `rate` units a second, up to what so many seconds bring; without a rate it never empties."""
 
-    def __init__(self, rate: float, capacity: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.rate = rate
-        self.capacity = self.level = capacity
-        self._clock = clock
-        self._at = clock()
-
-    def wait(self, units: float) -> float:
-        """Return the seconds until that much can be taken; more than the capacity goes when it is full."""
-        now = self._clock()
-        self.level = min(self.capacity, self.level + (now - self._at) * self.rate)
-        self._at = now
-        return max(0.0, (min(units, self.capacity) - self.level) / self.rate)
+    def __init__(self, rate: float | None, seconds: float, usual_rate: float) -> None:
+        self.rate = rate or usual_rate
+        self.level = self.capacity = max(1.0, rate * seconds) if rate else math.inf
 
 
 class RateLimit:
-    """Two buckets, one of requests and one of tokens, with `burst` seconds' worth at most; used in one thread."""
+    """Two buckets, one of requests and one of tokens, with `burst` seconds' worth at most; used in one thread.
+
+    Without a limit, the headers tell the figures of a large account.
+    """
 
     def __init__(
         self,
@@ -34,16 +28,18 @@ class RateLimit:
         burst: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        def bucket(rate: float, longest: float) -> Bucket:
-            return Bucket(rate, max(1.0, rate * min(burst, longest)), clock)
-
-        self._requests = bucket(requests_per_second, 10.0) if requests_per_second else None
-        self._tokens = bucket(tokens_per_minute / 60, 60.0) if tokens_per_minute else None
+        self._requests = _Bucket(requests_per_second, min(burst, 10.0), 6_000.0)
+        self._tokens = _Bucket(tokens_per_minute and tokens_per_minute / 60, min(burst, 60.0), 20_000_000 / 60)
+        self._clock, self._at = clock, clock()
 
     def take(self, tokens: int) -> float:
         """Take one request of so many tokens; returns 0, or the seconds to wait if it is too much now."""
-        asked = [(bucket, units) for bucket, units in ((self._requests, 1), (self._tokens, tokens)) if bucket]
-        seconds = max((bucket.wait(units) for bucket, units in asked), default=0.0)
+        asked = ((self._requests, 1), (self._tokens, tokens))
+        before, self._at = self._at, self._clock()
+        for bucket, _ in asked:
+            bucket.level = min(bucket.capacity, bucket.level + (self._at - before) * bucket.rate)
+        # More than the capacity goes when it is full.
+        seconds = max((min(units, bucket.capacity) - bucket.level) / bucket.rate for bucket, units in asked)
         # A float's last digit is no reason to wait.
         if seconds > 1e-9:
             return seconds
@@ -52,15 +48,13 @@ class RateLimit:
         return 0.0
 
     def headers(self, tokens: int) -> dict[str, str]:
-        """Return what Mistral tells about its limits; without a limit, the figures of a large account."""
-        requests, per_minute = self._requests, self._tokens
-        limit = 60_000 if requests is None else max(1, math.floor(requests.rate * 10))
-        minute = 20_000_000 if per_minute is None else math.floor(per_minute.rate * 60)
+        """Return what Mistral tells about its limits."""
+        limit, minute = max(1, int(self._requests.rate * 10)), round(self._tokens.rate * 60)
         told = {
             "limit-req-10-second": limit,
-            "remaining-req-10-second": limit - 1 if requests is None else max(0, math.floor(requests.level)),
+            "remaining-req-10-second": max(0, int(min(self._requests.level, limit - 1))),
             "limit-tokens-minute": minute,
-            "remaining-tokens-minute": minute - tokens if per_minute is None else max(0, math.floor(per_minute.level)),
+            "remaining-tokens-minute": max(0, int(min(self._tokens.level, minute - tokens))),
             "limit-tokens-month": 200_000_000_000,
             "remaining-tokens-month": 200_000_000_000 - tokens,
             "tokens-query-cost": tokens,
