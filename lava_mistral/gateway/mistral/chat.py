@@ -130,7 +130,7 @@ class Chat:
         try:
             choices = [_choice(body, number) for number in range(body.get("n") or 1)]
         except SchemaProblem as problem:
-            raise rules.Rejection(f"Invalid JSON schema: {problem}", *rules.ARGUMENTS) from None
+            raise rules.Rejection(f"Invalid JSON schema: {problem}") from None
         usage = self._usage(body, counts, choices)
         terms.record.response_id = uuid.uuid4().hex
         named = {"id": terms.record.response_id, "object": "chat.completion", "created": int(time.time())}

@@ -29,11 +29,10 @@ async def embedded(body: Mapping[str, Any], *, exact: bool) -> tuple[Vectors, in
     """Return the vectors of a request's texts and their number of tokens, by Mistral's tokenizer or quickly."""
     texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
     dimensions = body.get("output_dimension") or DIMENSIONS
-    rules.check_inputs(len(texts), dimensions)
 
     def embed_all() -> tuple[Vectors, int]:
         counts = [count_tokens(text, model=body["model"]).tokens if exact else count(text) for text in texts]
-        rules.check_input_tokens(counts)
+        rules.check_inputs(counts, dimensions)
         return embed(texts, dimensions=dimensions), sum(counts)
 
     return await asyncio.to_thread(embed_all) if exact or sum(map(len, texts)) > _MANY else embed_all()

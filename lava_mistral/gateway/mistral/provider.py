@@ -86,14 +86,14 @@ class Provider:
             offered = (*models(), *map(get_model, self._options.models))
             return {"object": "list", "data": [_card(model) for model in offered]}
         if not self._known(name):
-            raise Rejection(f"Model {name} not found", status=404)
+            raise Rejection(f"Model {name} not found", None, status=404)
         return _card(get_model(name))
 
     def _model(self, name: str, kind: str) -> Model:
         model = get_model(name)
         embeds = model.can("embeddings") and not model.can("chat")
         if not self._known(name) or embeds != (kind == "embeddings"):
-            raise Rejection(f"Invalid model: {name}", "invalid_model", "1500")
+            raise Rejection(f"Invalid model: {name}", "invalid_model")
         return replace(model, capabilities=model.capabilities | {"audio"}) if name in _EARS else model
 
     def _known(self, name: str) -> bool:

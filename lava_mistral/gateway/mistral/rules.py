@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lava_mistral.gateway.faults import error_body
@@ -22,29 +22,37 @@ MOST_BATCH_TOKENS = 16_384
 _MEDIA_TOKENS = {"image_url": 256, "document_url": 256, "input_audio": 64}
 _TOOL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-# Mistral's types and codes of errors.
-_ORDER = ("invalid_request_message_order", "3230")
-_CALL = ("invalid_function_call", "3280")
-ARGUMENTS = ("invalid_request_invalid_args", "3051")
-_PROMPT = ("invalid_request_prompt", "3210")
+# Mistral's types of errors, and the code of each.
+_ORDER, _CALL = "invalid_request_message_order", "invalid_function_call"
+_CODES = {
+    "invalid_request_invalid_args": "3051",
+    "invalid_request_prompt": "3210",
+    _ORDER: "3230",
+    "invalid_request_assistant_message": "3240",
+    _CALL: "3280",
+    "invalid_request_file": "3310",
+    "invalid_model": "1500",
+}
 _UNEQUAL = "Not the same number of function calls and responses"
+_NO_URL = """Value error, Image content must be a URL (starting with 'https') or base64 encoded image \
+(starting with 'data:image/<format>;base64,<image-base64>')."""
 
 
 class Rejection(Exception):
-    """Mistral refuses the request, with its type (kind) and code of the error; `wait` is in seconds."""
+    """Mistral refuses the request, with its type of the error (kind); `wait` is in seconds."""
 
     def __init__(
-        self, message: Any, kind: str | None = None, code: str | None = None, *, status: int = 400, wait: float = 0.0
+        self, message: Any, kind: str | None = "invalid_request_invalid_args", *, status: int = 400, wait: float = 0.0
     ) -> None:
         super().__init__(message)
         self.status, self.wait = status, wait
-        self.body = error_body(status, message, kind, code)
+        self.body = error_body(status, message, kind, _CODES.get(kind or ""))
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """Check the order of roles, that calls and results belong together, and the ids of tool calls."""
     if not messages:
-        raise Rejection("Conversation must have at least one message", *_ORDER)
+        raise Rejection("Conversation must have at least one message", _ORDER)
     waiting: list[str] = []
     previous = "start"
     for message in messages:
@@ -52,78 +60,75 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         if (role == "tool" and previous not in ("assistant", "tool")) or (
             previous == "tool" and role not in ("tool", "assistant")
         ):
-            raise Rejection(f"Unexpected role '{role}' after role '{previous}'", *_ORDER)
-        if role == "tool":
+            raise Rejection(f"Unexpected role '{role}' after role '{previous}'", _ORDER)
+        if role == "tool" and waiting:
             _check_ids([] if call_id is None else [call_id])
-            if not waiting:
-                raise Rejection(_UNEQUAL, *_ORDER)
             if call_id is not None and call_id not in waiting:
-                raise Rejection(f"Unexpected tool call id {call_id} in tool results", *_ORDER)
+                raise Rejection(f"Unexpected tool call id {call_id} in tool results", _ORDER)
             waiting.remove(waiting[0] if call_id is None else call_id)
-        elif waiting:
-            raise Rejection(_UNEQUAL, *_ORDER)
+        elif role == "tool" or waiting:
+            raise Rejection(_UNEQUAL, _ORDER)
         if role == "assistant":
             calls = message.get("tool_calls") or []
             if not calls and not message.get("content"):
                 said = "Assistant message must have either content or tool_calls, but not none."
-                raise Rejection(said, "invalid_request_assistant_message", "3240")
+                raise Rejection(said, "invalid_request_assistant_message")
             waiting = [call.get("id") or "null" for call in calls]
             _check_ids(waiting)
-            _check_names([call["function"]["name"] for call in calls])
+            _check_names(call["function"]["name"] for call in calls)
         previous = role
     # By its words a last system message is refused too; by mistral-common's check, whose words these are, it is not.
     if previous == "assistant" and not messages[-1].get("prefix"):
         said = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
-        raise Rejection(said, *_ORDER)
+        raise Rejection(said, _ORDER)
     if waiting:
-        raise Rejection(_UNEQUAL, *_ORDER)
+        raise Rejection(_UNEQUAL, _ORDER)
 
 
-def _check_ids(ids: Sequence[str]) -> None:
+def _check_ids(ids: Iterable[str]) -> None:
     for call_id in ids:
         if not _TOOL_ID.fullmatch(call_id):
-            raise Rejection(f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9.", *_CALL)
+            raise Rejection(f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9.", _CALL)
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names(names: Iterable[str]) -> None:
     for name in names:
         if not _TOOL_NAME.fullmatch(name):
             said = f"Function name was {name} but must be a-z, A-Z, 0-9, or contain underscores and dashes, "
-            raise Rejection(f"{said}with a maximum length of 64.", *_CALL)
+            raise Rejection(f"{said}with a maximum length of 64.", _CALL)
 
 
 def check_tools(body: Mapping[str, Any]) -> None:
     """Check the tools' number, names and schemas, the chosen one, and the schema of the answer."""
-    tools = body.get("tools") or []
+    tools, choice, wanted = body.get("tools") or [], body.get("tool_choice"), body.get("response_format") or {}
     if len(tools) > MOST_TOOLS:
-        raise Rejection(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}", *ARGUMENTS)
-    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools if "function" in tool}
-    _check_names(list(schemas))
-    choice = body.get("tool_choice")
-    if isinstance(choice, dict) and (name := choice["function"]["name"]) not in schemas:
-        raise Rejection(f"Tool choice {name} is not among the tools of the request", *ARGUMENTS)
-    given = [(f"tool {name}", schema) for name, schema in schemas.items()]
-    wanted = body.get("response_format") or {}
+        raise Rejection(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}")
+    functions = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools if "function" in tool}
+    _check_names(functions)
+    if isinstance(choice, dict) and (name := choice["function"]["name"]) not in functions:
+        raise Rejection(f"Tool choice {name} is not among the tools of the request")
+    schemas = {f"tool {name}": schema for name, schema in functions.items()}
     if wanted.get("json_schema"):
-        given.append((f"json_schema {wanted['json_schema']['name']}", wanted["json_schema"]["schema"]))
+        schemas[f"json_schema {wanted['json_schema']['name']}"] = wanted["json_schema"]["schema"]
     elif wanted.get("type") == "json_schema":
-        raise Rejection("response_format of type json_schema needs a json_schema", *ARGUMENTS)
-    for name, schema in given:
+        raise Rejection("response_format of type json_schema needs a json_schema")
+    for name, schema in schemas.items():
         try:
             check_schema(schema)
         except SchemaProblem as problem:
-            raise Rejection(f"Invalid JSON schema of {name}: {problem}", *ARGUMENTS) from None
+            raise Rejection(f"Invalid JSON schema of {name}: {problem}") from None
 
 
 def check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
     """Check that the model takes the images and recordings that it is given, and that the images can be read."""
-    for part in _parts(messages):
+    contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+    for part in (part for content in contents for part in content):
         if part["type"] == "input_audio" and not model.can("audio"):
-            raise Rejection("Audio input is not enabled for this model", *ARGUMENTS)
+            raise Rejection("Audio input is not enabled for this model")
         if part["type"] != "image_url":
             continue
         if not model.can("vision"):
-            raise Rejection("Image input is not enabled for this model", *ARGUMENTS)
+            raise Rejection("Image input is not enabled for this model")
         url = part["image_url"] if isinstance(part["image_url"], str) else part["image_url"]["url"]
         kind, _, content = url.partition(";base64,")
         if kind.startswith("data:image/"):
@@ -133,14 +138,9 @@ def check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
                 start = b""
             # The code and its words are assumed; that such a picture is refused is not.
             if not start.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF")):
-                said = "Image could not be loaded as base64 encoded image"
-                raise Rejection(said, "invalid_request_file", "3310")
+                raise Rejection("Image could not be loaded as base64 encoded image", "invalid_request_file")
         elif not url.startswith("https"):
-            said = (
-                "Value error, Image content must be a URL (starting with 'https') or base64 encoded image "
-                "(starting with 'data:image/<format>;base64,<image-base64>')."
-            )
-            detail = [{"type": "value_error", "loc": ["body"], "msg": said, "input": url[:200]}]
+            detail = [{"type": "value_error", "loc": ["body"], "msg": _NO_URL, "input": url[:200]}]
             raise Rejection({"detail": detail}, "invalid_request_error", status=422)
 
 
@@ -148,32 +148,22 @@ def check_window(prompt_tokens: int, model: Model) -> None:
     """Check that the prompt fits into the model's context window."""
     if prompt_tokens > model.context_window:
         said = f"Prompt contains {prompt_tokens} tokens and 0 draft tokens, too large for model with "
-        raise Rejection(f"{said}{model.context_window} maximum context length", *ARGUMENTS)
+        raise Rejection(f"{said}{model.context_window} maximum context length")
 
 
-def check_inputs(number: int, dimensions: int) -> None:
-    """Check the number of texts to embed, and of a vector's dimensions."""
-    if number == 0:
-        raise Rejection("Input can't be empty", *ARGUMENTS)
-    if number > MOST_INPUTS:
-        raise Rejection("Too many inputs in request, split into more batches.", *_PROMPT)
+def check_inputs(counts: Sequence[int], dimensions: int) -> None:
+    """Check the number and sizes (in tokens) of the texts to embed, and of a vector's dimensions."""
+    if not counts:
+        raise Rejection("Input can't be empty")
+    if len(counts) > MOST_INPUTS:
+        raise Rejection("Too many inputs in request, split into more batches.", "invalid_request_prompt")
     if dimensions > DIMENSIONS:
-        raise Rejection(f"output_dimension must be at most {DIMENSIONS}", *ARGUMENTS)
-
-
-def check_input_tokens(counts: Sequence[int]) -> None:
-    """Check the sizes of the texts to embed, one by one and together."""
+        raise Rejection(f"output_dimension must be at most {DIMENSIONS}")
     for at, tokens in enumerate(counts):
         if tokens > MOST_INPUT_TOKENS:
-            raise Rejection(f"Input id {at} has {tokens} tokens, exceeding max {MOST_INPUT_TOKENS} tokens.")
+            raise Rejection(f"Input id {at} has {tokens} tokens, exceeding max {MOST_INPUT_TOKENS} tokens.", None)
     if sum(counts) > MOST_BATCH_TOKENS:
-        raise Rejection("Too many tokens overall, split into more batches.", *_PROMPT)
-
-
-def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for message in messages:
-        if isinstance(message.get("content"), list):
-            yield from message["content"]
+        raise Rejection("Too many tokens overall, split into more batches.", "invalid_request_prompt")
 
 
 def message_tokens(message: Mapping[str, Any]) -> int:
