@@ -93,12 +93,6 @@ class Delta:
     logprobs: tuple[Any, ...] = ()
 
 
-class _Thought(str):
-    """The text of a thinking part that holds nothing else. Thousands of them cost the garbage collector nothing."""
-
-    __slots__ = ()
-
-
 class Turn:
     """Hold one assistant turn, complete or as far as it came.
 
@@ -125,15 +119,19 @@ class Turn:
         self.steps: list[Any] = []
         self.logprobs: list[Any] = []
         self._parts: list[ContentPart] = []
-        # What came since the last look, not merged yet: a stream brings one word at a time.
-        self._loose: list[str | ContentPart] = [] if content is None else read_parts(content)
+        # What came since the last look, not merged yet: a stream brings one word at a time. A run of thoughts is a list
+        # of texts: thousands of parts would keep the garbage collector busy.
+        self._loose: list[Any] = [] if content is None else read_parts(content)
 
     def say(self, text: str, parts: Sequence[Any] = ()) -> None:
         """Add parts as `read_parts` gives them, or a text where there are none."""
         for part in parts:
             only: Any = part["thinking"][0] if part["type"] == "thinking" and len(part["thinking"]) == 1 else None
             plain = only is not None and len(part) == 2 and only["type"] == "text" and len(only) == 2
-            self._loose.append(_Thought(only["text"]) if plain else part)
+            if plain and self._loose and type(self._loose[-1]) is list:
+                self._loose[-1].append(only["text"])
+            else:
+                self._loose.append([only["text"]] if plain else part)
         if text and not parts:
             self._loose.append(text)
 
@@ -224,8 +222,8 @@ class Turn:
 
 def _kind(piece: Any) -> str:
     """Return what a piece can be joined with: plain text and thinking with their like, the rest with nothing."""
-    if isinstance(piece, str):
-        return "thinking" if isinstance(piece, _Thought) else "text"
+    if isinstance(piece, str | list):
+        return "text" if isinstance(piece, str) else "thinking"
     return "marked text" if piece["type"] == "text" and len(piece) > 2 else str(piece["type"])
 
 
@@ -244,12 +242,7 @@ def _merge(parts: list[Any], pieces: Iterable[Any]) -> list[Any]:
             whole: dict[str, Any] = {"type": "thinking"}
             thoughts: list[Any] = []
             for piece in same:
-                if isinstance(piece, str):
-                    thoughts.append(piece)
-                else:
-                    whole |= piece
-                    thoughts += piece["thinking"]
-            # A thought's text is text inside of the part.
-            whole["thinking"] = _merge([], [str(each) if isinstance(each, str) else each for each in thoughts])
-            parts.append(whole)
+                whole |= {} if isinstance(piece, list) else piece
+                thoughts += piece if isinstance(piece, list) else piece["thinking"]
+            parts.append(whole | {"thinking": _merge([], thoughts)})
     return parts
