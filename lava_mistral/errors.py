@@ -177,8 +177,8 @@ class PermissionDeniedError(BillingError):
 class SpendLimitError(BillingError):
     """The call could cost more than the spend limit leaves; it was not sent.
 
-    Attributes:
-        limit: the spend limit, in USD.
+    Attributes (USD):
+        limit: the spend limit.
         spent: what calls under the limit are known to have cost.
         left: what further calls could cost: the limit without what is spent or set aside.
         needed: the most that this call can cost.
@@ -237,10 +237,7 @@ class APITimeoutError(LavaError):
 
 
 class StreamInterruptedError(LavaError):
-    """A stream ended before the answer did; `partial` holds the turn as far as it came.
-
-    After its first words, which the caller has already, it is not tried again; before them it is.
-    """
+    """A stream ended before the answer did; `partial` holds what came. Before its first words it is tried again."""
 
     retryable_by_default = True
 

@@ -52,10 +52,7 @@ _OWN = ("authorization", "host", "content-length", "content-type", "accept", "ac
 
 
 def client_headers(http_client: Any) -> dict[str, str]:
-    """Return the headers that go with every request: those of a caller's client that neither its library nor Lava sets.
-
-    There is one User-Agent: the client's own, or this package's where the client has its library's.
-    """
+    """Return the headers of every request: those of a caller's client that neither its library nor Lava sets."""
     given = {} if http_client is None else {name.lower(): value for name, value in http_client.headers.items()}
     if given.get("user-agent", "").startswith("python-httpx"):
         del given["user-agent"]
@@ -74,17 +71,9 @@ def caused(failure: LavaError, error: TransportError) -> LavaError:
 class Call:
     """One request, ready to be sent as often as the retry policy allows.
 
-    Attributes:
-        target: the provider's address.
-        identity: who pays, fixed when the call began.
-        timeout: seconds for the whole answer, or until a stream's first delta.
-        gap: seconds that a stream may tell the caller nothing.
-        model: the model that was asked for; prices go by it.
-        account: what its requests are put down to; `None` where nobody asks what they cost.
-        names: of the request's tools, which the calls in an answer are given.
-        idempotency_key: sent with each try.
-        charge: the request that is under way.
-        host: where it was sent.
+    `timeout` is for the whole answer, or until a stream's first delta; `gap` for a stream that tells the caller
+    nothing. Prices go by `model`; `account` is what its requests are put down to, `charge` the one that is under way,
+    and `host` where it was sent.
     """
 
     target: str
@@ -155,12 +144,7 @@ class Call:
         return shown_id(headers, self._secrets)
 
     def failed(self, error: TransportError, response: Response | None = None) -> LavaError:
-        """End the request whose answer did not come through, and return the error for it.
-
-        Args:
-            error: what the transport says.
-            response: the answer whose body was being read, where one had begun.
-        """
+        """End the request whose answer did not come through, or broke off, and return the error for it."""
         if isinstance(error, NotConnected):
             self.charge.free()
         self.abandoned(response)

@@ -45,11 +45,7 @@ _KNOWN = ChatRequest.__annotations__.keys() - {"messages", "metadata", "stream"}
 
 
 def refuse_keys(names: Iterable[str]) -> None:
-    """Keep keys and addresses out of a request's body, where they would be sent to Mistral and stand in traces.
-
-    Raises:
-        ConfigurationError: one of the names is that of a key, an address, or a setting of ours.
-    """
+    """Refuse names of keys, addresses and settings as fields of a request: Mistral would get them, and traces too."""
     for name in sorted(names):
         advice = _ELSEWHERE.get(name)
         if advice is None and _CREDENTIAL.search(name):
@@ -70,12 +66,7 @@ def chat_body(
     repair: bool = True,
     names: ToolNames | None = None,
 ) -> dict[str, Any]:
-    """Return the body of a chat request; what is `None` is left out, since Mistral's defaults differ by model.
-
-    Raises:
-        InvalidRequestError: Mistral would refuse the conversation, and `repair` is false or does not help.
-        ConfigurationError: a parameter is a key.
-    """
+    """Return the body of a chat request; what is `None` is left out, since Mistral's defaults differ by model."""
     given = {name: value for name, value in parameters.items() if value is not None}
     if not given.keys() <= _KNOWN:
         refuse_keys(given)

@@ -117,13 +117,7 @@ def error_from_response(
 ) -> LavaError:
     """Return the error that an HTTP answer stands for.
 
-    Args:
-        status: its status code.
-        headers: its headers, by lower-case name.
-        content: its whole body.
-        payer: who was to pay, for 402 and 403: `"the merchant's wallet"`, `"customer c_1 on meter m"` …
-        looks_like_a_key: whether the credential is a Lava secret key or a readable forward token, for 401.
-        response: the answer itself, to be kept on the error.
+    402 and 403 name the `payer`; 401 says whether the credential `looks_like_a_key` of Lava's at all.
     """
     body = _without_secrets(parse_body(content))
     detail = read_error_body(body)
@@ -196,8 +190,8 @@ def apart(read: Callable[_P, _T]) -> Callable[_P, _T]:
 def forget_frames(error: BaseException) -> None:
     """Empty the frames that a failed try has left, when another try follows.
 
-    The HTTP layer's exceptions refer to their own frames, and so live until the garbage collector comes; with them all
-    frames below do, and what these hold: the stream of the next try, say, which its reader has left by then.
+    The HTTP layer's exceptions refer to their own frames, and so live until the garbage collector comes; with them
+    what these frames hold: the stream of the next try, say, which its reader has left by then.
     """
     link: BaseException | None = error
     while link is not None:
@@ -225,14 +219,7 @@ def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> Lava
 def error_from_failure(
     failure: TransportError, text: str, *, timeout: float | None = None, host: str = ""
 ) -> LavaError:
-    """Return the error for a request without an answer.
-
-    Args:
-        failure: what the transport says.
-        text: its text, without secrets.
-        timeout: seconds that the call had.
-        host: where it was sent.
-    """
+    """Return the error for a request to a host without an answer; `text` is the failure's, without secrets."""
     said = shorten(text) or type(failure).__name__
     if isinstance(failure, ConnectTimeout):
         return APITimeoutError(f"no connection to Lava in time ({said})", origin="lava")

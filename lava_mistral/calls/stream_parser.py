@@ -25,11 +25,7 @@ _LONGEST_PRELUDE = 2_000
 class StreamReader:
     """Turn the bytes of a streamed answer into deltas, and know whether the answer came to its end. Does no I/O.
 
-    Attributes:
-        id: Mistral's id of the answer; empty until the first chunk.
-        model: the model that answers.
-        created: when the answer began, as a POSIX timestamp; 0 until the first chunk.
-        silent_for: seconds of reads that told the caller nothing; what the caller takes between reads does not count.
+    `id`, `model` and `created` (POSIX seconds) are those of the first chunk.
     """
 
     def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
@@ -52,11 +48,7 @@ class StreamReader:
 
     @apart
     def feed(self, data: bytes) -> None:
-        """Take the next bytes; the deltas in them join `ready`.
-
-        Raises:
-            StreamInterruptedError: an error event, garbage, or a finish reason `"error"`.
-        """
+        """Take the next bytes; the deltas in them join `ready`. Raises StreamInterruptedError for what is none."""
         events = self._decoder.feed(data)
         if not events:
             if not self._heard and (len(self._prelude) < _LONGEST_PRELUDE or self._prelude.startswith(b"{")):
@@ -147,12 +139,7 @@ class StreamReader:
         return None if self.call.gap is None else max(self.call.gap - self.silent_for, 0.0)
 
     def broken(self, error: TransportError, *, late: bool) -> LavaError:
-        """Return the error for a read that failed.
-
-        Args:
-            error: what the transport says.
-            late: whether the time to the first delta is over.
-        """
+        """Return the error for a read that failed; `late` where the time to the first delta is over."""
         if not isinstance(error, DeadlineExceeded):
             return caused(self._interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
         if late:

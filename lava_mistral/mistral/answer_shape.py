@@ -43,8 +43,7 @@ def as_list_of(value: Any, name: str) -> list[Any]:
 def read_parts(content: Any, depth: int = 0) -> list[Any]:
     """Return content (a string, a list of strings and parts, or nothing) as a list of parts, without empty text.
 
-    What has no type, or not what its type promises, becomes a part of the type "unknown". Raises ServerError for what
-    is no content.
+    What has not what its type promises becomes a part of the type "unknown"; what is no content raises ServerError.
     """
     if content is None:
         return []

@@ -70,11 +70,7 @@ def data_url(data: bytes | str, media_type: str) -> str:
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:
-    """Return the media type and the base64 of a `data:` URL; `None` for any other URL.
-
-    Raises:
-        InvalidRequestError: it is a `data:` URL but not in base64.
-    """
+    """Return the media type and the base64 of a `data:` URL; `None` for any other URL."""
     if not url.startswith("data:"):
         return None
     head, comma, data = url.partition(",")
@@ -115,16 +111,9 @@ def audio_part(data: bytes | str) -> AudioPart:
 def file_part(
     data: bytes | str, *, media_type: str | None, name: str | None = None, detail: str | None = None
 ) -> ContentPart:
-    """Return a file of any kind in the form in which Mistral takes it: text files become text.
+    """Return a file, its bytes or their base64, in the form in which Mistral takes it: text files become text.
 
-    Args:
-        data: the bytes, or their base64.
-        media_type: such as `application/pdf`; by default what the first bytes tell.
-        name: the document's name.
-        detail: see `image_part`.
-
-    Raises:
-        InvalidRequestError: Mistral takes no such file, the kind is not known, or text that should be base64 is not.
+    Without a media type, the first bytes tell it. Raises InvalidRequestError for what Mistral does not take.
     """
     media_type = media_type or media_type_of(_from_base64(data, name))
     if media_type is None:

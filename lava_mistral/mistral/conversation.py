@@ -42,13 +42,10 @@ def prepare(
     response_format: ResponseFormat | None = None,
     repair: bool = True,
 ) -> list[Message]:
-    """Return the messages as Mistral takes them, as they are where they need no change; the given list stays.
+    """Return the messages as Mistral takes them, the same ones where they need no change; the given list stays.
 
     With `repair`, what Mistral would refuse is repaired, every word in its order, and the logger `lava_mistral` says
-    what was done; without it, it is refused.
-
-    Raises:
-        InvalidRequestError: Mistral would refuse the request, or never end its answer. Nothing was sent.
+    what was done; else, or where nothing can be repaired, it raises InvalidRequestError.
     """
     if len(tools) > MAX_TOOLS:
         raise InvalidRequestError(f"{len(tools)} tools were given; Mistral takes at most {MAX_TOOLS}.")
@@ -95,10 +92,9 @@ def _is_plain(messages: Sequence[AnyMessage]) -> bool:
 
 
 class Repair:
-    """Put a conversation into order, message by message: every word stays, in its order.
+    """Put a conversation into order: every word stays, in its order. `strict` refuses what has to be repaired.
 
-    `out` has them, and `done` says what was done, a phrase each; where it is `strict`, what has to be repaired is
-    refused. The conversation is left as it is; messages that need no change are shared with the result.
+    `out` has the messages, those that need no change themselves; `done` says what was done, a phrase each.
     """
 
     def __init__(self, messages: Sequence[AnyMessage], *, strict: bool) -> None:
@@ -155,9 +151,9 @@ class Repair:
         self.done.append(f"{where} {done}")
 
     def _find_results(self) -> set[int]:
-        """Give each result to the nearest message before it that makes its call; return the results without one.
+        """Give each result to the nearest call before it with its id, or in order where ids are equal or missing.
 
-        Results belong to calls by id, and in order where ids are equal or missing.
+        Returns the results without a call.
         """
         waiting: dict[str, list[tuple[int, int]]] = {}
         orphans: set[int] = set()

@@ -20,12 +20,9 @@ _FENCE = re.compile(r"\s*```[\w-]*\s*")
 
 
 def to_json(value: Any) -> bytes:
-    """Return the JSON of a value.
+    """Return the JSON of a value; raises ConfigurationError for what JSON has not.
 
     Dates, decimals, UUIDs, sets, numbers of numpy and integers of any length are written as pydantic writes them.
-
-    Raises:
-        ConfigurationError: it holds what JSON has not.
     """
     try:
         return orjson.dumps(value, _plain, _OPTIONS)
@@ -49,8 +46,7 @@ def to_json(value: Any) -> bytes:
 def to_text(value: Any) -> str:
     """Return the JSON text of data that a model reads: the arguments of a call, or what a tool gave.
 
-    What JSON has not is written as pydantic writes it, and anything else as its text. Raises ConfigurationError where
-    it holds itself.
+    What JSON has not is written as pydantic writes it, and anything else as its text.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, default=_readable)
@@ -70,8 +66,7 @@ def unfenced(text: str) -> str:
 
 
 def from_json(data: bytes | str) -> Any:
-    """Return the value of a JSON text, or raise ValueError; half a surrogate pair in it, which is valid JSON but no
-    text, becomes U+FFFD."""
+    """Return the value of a JSON text, or raise ValueError; half a surrogate pair, which is no text, becomes U+FFFD."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:

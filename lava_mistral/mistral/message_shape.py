@@ -111,10 +111,7 @@ def _clean_part(part: Any, kinds: Set[str] | None) -> Any:
 
 @lru_cache(maxsize=4096)
 def mistral_tool_id(identity: str) -> str:
-    """Return the tool-call id that Mistral takes for any id: 9 characters of a-z, A-Z and 0-9 (its error 3280).
-
-    An id of that form stays; any other becomes a hash of itself, the same in every process.
-    """
+    """Return an id, or its hash, in the form that Mistral takes: 9 characters of a-z, A-Z and 0-9 (its error 3280)."""
     if len(identity) == 9 and identity.isalnum() and identity.isascii():
         return identity
     number = int.from_bytes(sha256(identity.encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -15,8 +15,8 @@ class ServerSentEvent(NamedTuple):
 class SSEDecoder:
     """Decode a stream of bytes, split anywhere, into events. One decoder serves one stream.
 
-    Lines end with LF, CR or CRLF. Invalid UTF-8 becomes U+FFFD. An event whose final blank line never comes is
-    dropped, as the specification asks. Ids and reconnection times are not read: nobody resumes an answer.
+    An event whose final blank line never comes is dropped, as the specification asks. Ids and reconnection times are
+    not read: nobody resumes an answer.
     """
 
     __slots__ = ("_after_cr", "_at_start", "_data", "_event", "_line")

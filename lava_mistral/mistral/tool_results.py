@@ -21,11 +21,8 @@ def tool_content(blocks: Iterable[Any], convert: Callable[[Any], Iterable[Conten
     """Return the content of a tool's message: readable blocks as parts, and data as JSON text.
 
     What has a `type` of its own, a URL that Mistral can't fetch (`file:///`, `gs://`, a path) or no readable content is
-    data; where nothing is content, the list as a whole.
-
-    Args:
-        blocks: of a framework: texts, dictionaries or objects.
-        convert: turns a block into parts; a `LavaError`, `OSError` or `ValueError` says that it holds no content.
+    data; where nothing is content, the list as a whole. `convert` turns a block into parts; a `LavaError`, `OSError` or
+    `ValueError` of it says that the block is data.
     """
     blocks = list(blocks)
     read = [_read_block(block, convert) for block in blocks]

@@ -15,13 +15,9 @@ from lava_mistral.mistral.types import JsonSchema, ResponseFormat, ToolChoice
 def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collection[str]) -> ToolChoice | None:
     """Return the wire's form of a tool choice, which may have any of the forms that are in use.
 
-    Args:
-        choice: `"auto"`, `"none"`, `"any"` or `"required"`; a tool's name in either form, OpenAI's or Anthropic's
-            dictionary; true (some tool), false (no tool) or `None` (not said).
-        names: of the tools that are sent along.
-
-    Raises:
-        InvalidRequestError: the form is none of these, or no such tool is sent along.
+    These are a keyword; a tool's name, its own or Mistral's form; OpenAI's or Anthropic's dictionary; true (some tool),
+    false (no tool) or `None`. `names` are those of the tools that are sent along; another one raises
+    InvalidRequestError.
     """
     match choice:
         case None:
@@ -55,8 +51,7 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
 def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON Schema with "type": "object" at its top where it is one of an object; any other as it is.
 
-    A reference at the top, as recursive pydantic models have one, is put in the place of what it refers to; the
-    definitions stay, since others refer to them.
+    A reference at the top, as recursive pydantic models have one, is put in the place of what it refers to.
     """
     whole = dict(schema)
     if isinstance(reference := whole.get("$ref"), str) and reference.startswith("#/"):
@@ -101,10 +96,7 @@ def with_object_schema(tool: Any) -> Any:
 def json_schema_format(
     name: str, schema: Mapping[str, Any], *, strict: bool | None = True, description: str | None = None
 ) -> ResponseFormat:
-    """Return the response format that makes a model answer with JSON of a schema, which is copied.
-
-    With `strict`, the answer must follow the schema to the letter; `None` leaves it to Mistral.
-    """
+    """Return the response format of answers in JSON of a schema, which is copied; to the letter where it is strict."""
     inner = deepcopy(object_schema(schema))
     if strict:
         close_objects(inner)

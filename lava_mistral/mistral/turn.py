@@ -40,8 +40,7 @@ class ToolCall:
     def parsed(self) -> dict[str, Any] | None:
         """Return the arguments, or `None` when they are not a JSON object; JSON's null stands for none.
 
-        Models write more than the JSON standard has: raw line breaks in texts (of code above all), `NaN`, integers of
-        any length, JSON that is encoded twice. All of it is taken, and integers stay exact.
+        Models write raw line breaks in texts, `NaN`, integers of any length, JSON that is encoded twice: all is taken.
         """
         try:
             text = plain_arguments(self.arguments)
@@ -53,13 +52,9 @@ class ToolCall:
 
 @dataclass(slots=True)
 class ToolCallDelta:
-    """Hold a fragment of a tool call.
+    """Hold a fragment of a tool call: a next piece of its arguments' JSON text and, as a rule at first alone, its name.
 
-    Attributes:
-        index: the position of the call in its turn, from 0.
-        id: on the first fragment of a call only.
-        name: the next piece of the name, on the first fragment alone as a rule.
-        arguments: the next piece of the arguments' JSON text.
+    `index` is the position of the call in its turn, from 0; the id is on the first fragment only.
     """
 
     index: int
@@ -136,11 +131,7 @@ class Turn:
             self._loose.append(text)
 
     def add(self, delta: Delta) -> None:
-        """Take what a delta adds.
-
-        The turns of a stream run ahead of the deltas that it hands on, as far as the bytes read so far go. Who needs
-        the turn as it is at each delta keeps one of its own.
-        """
+        """Take what a delta adds; the turns of a stream run ahead of the deltas that it hands on."""
         self.say(delta.text, delta.parts)
         for fragment in delta.tool_calls:
             if fragment.index == len(self.tool_calls):

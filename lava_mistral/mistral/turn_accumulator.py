@@ -23,17 +23,10 @@ from lava_mistral.mistral.usage import Usage, known_usage
 
 
 class TurnAccumulator:
-    """Put the chunks of one stream together.
+    """Put the chunks of one stream together: a turn for each choice seen, by index.
 
-    Args:
-        names: of the request's tools, whose own the calls are given.
-
-    Attributes:
-        turns: one for each choice seen, by index.
-        id: the answer's id; empty until the first chunk.
-        model: the model that answers; empty until the first chunk.
-        created: POSIX seconds; 0 until the first chunk.
-        usage: what the call has used, once a chunk said so.
+    `id`, `model` and `created` (POSIX seconds) are those of the first chunk; `usage` is what the last one said that
+    said so. Calls get the tools' own `names`.
     """
 
     __slots__ = ("_choices", "_names", "created", "id", "model", "turns", "usage")
@@ -58,13 +51,7 @@ class TurnAccumulator:
         return all(turn.is_empty for turn in self.turns)
 
     def add(self, chunk: Mapping[str, Any]) -> list[Delta]:
-        """Return what a chunk adds: nothing, one delta, or one for each of several choices.
-
-        Usage on a chunk without choices comes as a delta of choice 0.
-
-        Raises:
-            ServerError: the chunk has not the shape of one.
-        """
+        """Return what a chunk adds: a delta for each choice that it says something of; raises ServerError."""
         if not isinstance(chunk, dict):
             raise malformed("chunk", "an object", chunk)
         if not self.id:
@@ -86,11 +73,7 @@ class TurnAccumulator:
         return deltas
 
     def add_whole(self, completion: Mapping[str, Any]) -> list[Delta]:
-        """Return what an answer that is not streamed adds.
-
-        Raises:
-            ServerError: it has not the shape of one, or nothing is in a choice.
-        """
+        """Return what an answer adds that is not streamed; raises ServerError where it is none."""
         given = as_list_of(completion.get("choices"), "choices")
         answers = [_answer_of(choice) for choice in given]
         places = [choice.get("index") for choice in given]
@@ -147,10 +130,7 @@ class TurnAccumulator:
 
 
 def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
-    """Return the message that answers as a delta, and the steps before it.
-
-    Where tools ran on Mistral's side, a choice has `messages`: assistant, tool, …, assistant.
-    """
+    """Return the message that answers as a delta, and the steps before it, where tools ran on Mistral's side."""
     if not isinstance(choice, dict):
         raise malformed("choices", "objects", choice)
     several = as_list_of(choice.get("messages"), "messages")
@@ -174,9 +154,8 @@ def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
 class _Message:
     """Grow one message, and find out which of its tool calls a fragment belongs to.
 
-    Servers differ: Mistral sends a whole call in a delta; others send fragments, of which only the first has an
-    id and a name, the rest an id of `null`, `"null"` or `""`; the index may be missing, or 0 on every call; a name may
-    come in pieces.
+    Servers differ: Mistral sends a whole call in a delta; others send fragments, of which only the first has an id and
+    a name (which may come in pieces too); the index may be missing, or 0 on every call.
     """
 
     def __init__(self, turn: Turn, names: ToolNames, role: str = "assistant") -> None:

@@ -20,10 +20,7 @@ class Usage(TypedDict):
 
 
 def known_usage(value: Any) -> Usage | None:
-    """Return what an answer says of its usage; `None` where it says nothing that can be counted with.
-
-    A total that is missing is added up.
-    """
+    """Return what an answer says of its usage, added up; `None` where it says nothing that can be counted with."""
     if not isinstance(value, dict):
         return None
     details = [value.get(name) or {} for name in ("prompt_tokens_details", "prompt_token_details")]
