@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import typer
@@ -19,12 +19,14 @@ from lava_mistral.billing.scope import requires_customer
 from lava_mistral.billing.usage import CallRecord, Tally
 from lava_mistral.billing.usage_totals import track_usage
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
-from lava_mistral.cli.documents import Library, Text, passages, prose, read_library
+from lava_mistral.cli.documents import Text, passages, printable, prose, read_documents
 from lava_mistral.cli.output import counted, print_columns
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.amounts import format_cost
 
 Framework = Literal["langchain", "llama-index"]
+Rag: TypeAlias = tuple[Callable[[str], list[Text]], Callable[[str, str], Iterator[str]]]
+"""What finds the passages for a question, and what answers one by an instruction, piece by piece."""
 
 OWN_QUESTION: Final = "How do I bill a call to one of my customers?"
 _LONGEST: Final = 800  # characters
@@ -63,24 +65,23 @@ def demo(
         )
     console = Console(soft_wrap=True, highlight=False)
     with ExitStack() as stack:
-        api_key, base_url = _access(stack, console)
-        library = _own_page() if path is None else read_library(path)
-        _print_library(library, console)
-        engine = _ENGINES[framework or _installed()](api_key, base_url)
+        access = _access(stack, console)
+        texts = _read(path, console)
         records: list[CallRecord] = []
         totals = stack.enter_context(track_usage(listener=records.append))
-        chunks = [Text(name, piece) for name, content in library.texts for piece in passages(content, _LONGEST)]
-        engine.index(chunks)
+        chunks = [Text(name, piece) for name, content in texts for piece in passages(content, _LONGEST)]
+        title, rag = _FRAMEWORKS[framework or _installed()]
+        find, answer = rag(chunks, {**access, "max_retries": 2})
         count = counted(len(chunks), "chunk")
-        console.print(f"Embedded {count} with {DEFAULT_EMBEDDING_MODEL} through {engine.title}.\n")
+        console.print(f"Embedded {count} with {DEFAULT_EMBEDDING_MODEL} through {title}.\n")
 
-        question = question or (OWN_QUESTION if path is None else _question(library.texts[0]))
+        question = question or (OWN_QUESTION if path is None else _question(texts[0]))
         console.print(f"[bold]Question:[/bold] {escape(question)}")
-        found = engine.find(question)
+        found = find(question)
         numbered = (f"[{number}] {passage.name}\n{passage.content}" for number, passage in enumerate(found, 1))
         console.print(f"[bold]Answer[/bold] of {DEFAULT_CHAT_MODEL}:")
         try:
-            for piece in engine.answer("\n\n".join([_INSTRUCTION, *numbered]), question):
+            for piece in answer("\n\n".join([_INSTRUCTION, *numbered]), question):
                 console.print(piece, end="", markup=False)
         finally:
             # What went wrong in the middle of the answer is said on a line of its own.
@@ -92,7 +93,7 @@ def demo(
         _print_costs(records, totals.total, console)
 
 
-def _access(stack: ExitStack, console: Console) -> tuple[str, str]:
+def _access(stack: ExitStack, console: Console) -> dict[str, Any]:
     """Return the key and the base URL to use, and say in the first line that is printed what they mean."""
     if os.environ.get("LAVA_FORWARD_TOKEN") or os.environ.get("LAVA_SECRET_KEY"):
         access = resolve_access()
@@ -102,7 +103,7 @@ def _access(stack: ExitStack, console: Console) -> tuple[str, str]:
             if here
             else f"Talking to Lava at {escape(access.base_url)}: these calls are billed to your account."
         )
-        return access.key, access.base_url
+        return {"api_key": access.key, "base_url": access.base_url}
     try:
         from lava_mistral.gateway import LocalGateway
     except ImportError as error:
@@ -117,12 +118,23 @@ def _access(stack: ExitStack, console: Console) -> tuple[str, str]:
         style="bold yellow",
     )
     gateway = stack.enter_context(LocalGateway())
-    return gateway.secret_key, gateway.base_url
+    return {"api_key": gateway.secret_key, "base_url": gateway.base_url}
 
 
-def _own_page() -> Library:
-    page = Path(__file__).with_suffix(".md")
-    return Library("this package", [Text(page.name, prose(page.read_text("utf-8")))])
+def _read(path: Path | None, console: Console) -> list[Text]:
+    if path is None:
+        page = Path(__file__).with_suffix(".md")
+        place, texts, skipped = "this package", [Text(page.name, prose(page.read_text("utf-8")))], list[str]()
+    else:
+        place = printable(path if path.is_dir() else path.parent)
+        texts, skipped = read_documents(path)
+    names = ", ".join(text.name for text in texts[:4])
+    more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
+    size = counted(sum(len(text.content) for text in texts), "character")
+    console.print(f"Read {escape(names)}{more} in {escape(place)}: {size} of prose.")
+    for reason in skipped:
+        console.print(f"Skipped {escape(reason)}.", style="yellow")
+    return texts
 
 
 def _question(text: Text) -> str:
@@ -130,15 +142,6 @@ def _question(text: Text) -> str:
     begin = text.content.partition("\n")[0][:61]
     title = begin.partition(": ")[0] if ": " in begin else begin.rpartition(" ")[0] if len(begin) > 60 else begin
     return f"What is said about {title.rstrip('.')}?"
-
-
-def _print_library(library: Library, console: Console) -> None:
-    size = sum(len(text.content) for text in library.texts)
-    names = ", ".join(text.name for text in library.texts[:4])
-    more = f" and {len(library.texts) - 4} more" if len(library.texts) > 4 else ""
-    console.print(f"Read {escape(names)}{more} in {escape(library.place)}: {counted(size, 'character')} of prose.")
-    for reason in library.skipped:
-        console.print(f"Skipped {escape(reason)}.", style="yellow")
 
 
 def _print_costs(records: Sequence[CallRecord], total: Tally, console: Console) -> None:
@@ -151,75 +154,57 @@ def _print_costs(records: Sequence[CallRecord], total: Tally, console: Console) 
     print_columns(rows, console, right=(2, 3, 4))
 
 
-class LangChainEngine:
-    """The demo in LangChain: the in-memory vector store, and a chain of prompt and model.
+def _langchain(chunks: Sequence[Text], access: dict[str, Any]) -> Rag:
+    # First our own package: it says which extra is missing.
+    from langchain_lava_mistral.chat_models import ChatLavaMistral  # isort: split
+    from langchain_core.vectorstores import InMemoryVectorStore
 
-    `index` embeds and stores pieces of texts, `find` gives the nearest to a question, `answer` the pieces of an answer.
-    """
+    from langchain_lava_mistral.embeddings import LavaMistralEmbeddings
 
-    title = "LangChain"
+    model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
+    store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
+    store.add_texts([chunk.content for chunk in chunks], [{"source": chunk.name} for chunk in chunks])
 
-    def __init__(self, api_key: str, base_url: str) -> None:
-        # First our own package: it says which extra is missing.
-        from langchain_lava_mistral.chat_models import ChatLavaMistral  # isort: split
-        from langchain_core.vectorstores import InMemoryVectorStore
-
-        from langchain_lava_mistral.embeddings import LavaMistralEmbeddings
-
-        access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
-        self._store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
-        self._model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
-
-    def index(self, chunks: Sequence[Text]) -> None:
-        self._store.add_texts([chunk.content for chunk in chunks], [{"source": chunk.name} for chunk in chunks])
-
-    def find(self, question: str) -> list[Text]:
-        found = self._store.similarity_search(question, k=_PASSAGES)
+    def find(question: str) -> list[Text]:
+        found = store.similarity_search(question, k=_PASSAGES)
         return [Text(document.metadata["source"], document.page_content) for document in found]
 
-    def answer(self, instruction: str, question: str) -> Iterator[str]:
-        from langchain_core.output_parsers import StrOutputParser
-        from langchain_core.prompts import ChatPromptTemplate
+    def answer(instruction: str, question: str) -> Iterator[str]:
+        for chunk in model.stream([("system", instruction), ("human", question)]):
+            yield chunk.text
 
-        prompt = ChatPromptTemplate.from_messages([("system", "{instruction}"), ("human", "{question}")])
-        chain = prompt | self._model | StrOutputParser()
-        yield from chain.stream({"instruction": instruction, "question": question})
+    return find, answer
 
 
-class LlamaIndexEngine:
-    """The demo in LlamaIndex: the vector store index with its retriever, and the model."""
+def _llama_index(chunks: Sequence[Text], access: dict[str, Any]) -> Rag:
+    from llama_index_lava_mistral.llms import ChatLavaMistral  # isort: split
+    from llama_index.core import VectorStoreIndex
+    from llama_index.core.llms import ChatMessage
+    from llama_index.core.schema import TextNode
 
-    title = "LlamaIndex"
+    from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
 
-    def __init__(self, api_key: str, base_url: str) -> None:
-        from llama_index_lava_mistral.llms import ChatLavaMistral  # isort: split
-        from llama_index.core import VectorStoreIndex
+    model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
+    embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)
+    index = VectorStoreIndex(nodes=[], embed_model=embedding)
+    index.insert_nodes([TextNode(text=chunk.content, metadata={"source": chunk.name}) for chunk in chunks])
 
-        from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
-
-        access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "max_retries": 2}
-        embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)
-        self._model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
-        self._index = VectorStoreIndex(nodes=[], embed_model=embedding)
-
-    def index(self, chunks: Sequence[Text]) -> None:
-        from llama_index.core.schema import TextNode
-
-        self._index.insert_nodes([TextNode(text=chunk.content, metadata={"source": chunk.name}) for chunk in chunks])
-
-    def find(self, question: str) -> list[Text]:
-        found = self._index.as_retriever(similarity_top_k=_PASSAGES).retrieve(question)
+    def find(question: str) -> list[Text]:
+        found = index.as_retriever(similarity_top_k=_PASSAGES).retrieve(question)
         return [Text(node.metadata["source"], node.get_content()) for node in found]
 
-    def answer(self, instruction: str, question: str) -> Iterator[str]:
-        from llama_index.core.llms import ChatMessage, MessageRole
-
-        messages = [
-            ChatMessage(role=MessageRole.SYSTEM, content=instruction),
-            ChatMessage(role=MessageRole.USER, content=question),
-        ]
-        for response in self._model.stream_chat(messages):
+    def answer(instruction: str, question: str) -> Iterator[str]:
+        messages = [ChatMessage(role="system", content=instruction), ChatMessage(role="user", content=question)]
+        for response in model.stream_chat(messages):
             yield response.delta or ""
+
+    return find, answer
+
+
+_FRAMEWORKS: Final[dict[Framework, tuple[str, Callable[[Sequence[Text], dict[str, Any]], Rag]]]] = {
+    "langchain": ("LangChain", _langchain),
+    "llama-index": ("LlamaIndex", _llama_index),
+}
 
 
 def _installed() -> Framework:
@@ -228,9 +213,3 @@ def _installed() -> Framework:
     if find_spec("llama_index") is not None:
         return "llama-index"
     raise ImportError('The demo needs one of the frameworks: pip install "lava-mistral[langchain]" (or [llama-index])')
-
-
-_ENGINES: Final[dict[Framework, type[LangChainEngine | LlamaIndexEngine]]] = {
-    "langchain": LangChainEngine,
-    "llama-index": LlamaIndexEngine,
-}

@@ -7,13 +7,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from lava_mistral.errors import ConfigurationError
 
-_TEXTS: Final = frozenset((".md", ".markdown", ".mdx", ".txt", ".text", ".rst"))
 _SKIPPED_FOLDERS: Final = frozenset(("node_modules", "__pycache__", "site-packages", "build", "dist"))
 _LARGEST_TEXT: Final = 2_000_000  # bytes; more is a data file rather than a text to read
 _LARGEST_FILE: Final = 50_000_000
@@ -31,46 +29,36 @@ class Text(NamedTuple):
     content: str
 
 
-@dataclass
-class Library:
-    """What was read at a place, and what was skipped, each with the reason."""
-
-    place: str
-    texts: list[Text] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-
-def read_library(path: Path) -> Library:
+def read_documents(path: Path) -> tuple[list[Text], list[str]]:
     """Read the documents below a folder, or one file. Hidden folders and those of build tools are passed over.
+
+    Returns:
+        The texts, and what was skipped, each with the reason.
 
     Raises:
         ConfigurationError: there is nothing to read.
     """
-    root = path if path.is_dir() else path.parent
-    library, others = Library(_printable(root)), []
+    texts, skipped, others = list[Text](), list[str](), list[str]()
     for file in sorted(_files(path)) if path.is_dir() else [path]:
-        name = _printable(file.relative_to(root))
-        suffix = file.suffix.lower()
-        if suffix not in _TEXTS and suffix not in _READERS and path.is_dir():
+        name = printable(file.relative_to(path if path.is_dir() else path.parent))
+        reader = _READERS.get(file.suffix.lower(), None if path.is_dir() else _plain)
+        if reader is None:
             others.append(name)
             continue
         try:
-            content = _read(file)
+            texts.append(Text(name, _read(file, reader)))
         except (OSError, ValueError, ImportError) as error:
-            library.skipped.append(f"{name} ({error})")
-            continue
-        if content:
-            library.texts.append(Text(name, content))
+            skipped.append(f"{name} ({getattr(error, 'strerror', None) or error})")
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        library.skipped.append(f"{', '.join(others[:_NAMED])}{more} (no kind of document that is read)")
-    if not library.texts:
-        why = f" Skipped: {'; '.join(library.skipped)}." if library.skipped else ""
+        skipped.append(f"{', '.join(others[:_NAMED])}{more} (no kind of document that is read)")
+    if not texts:
+        why = f" Skipped: {'; '.join(skipped)}." if skipped else ""
         raise ConfigurationError(
-            f"there is no document to read in {_printable(path)}.{why} "
-            f"Name a folder with files that end in {', '.join(sorted({*_TEXTS, *_READERS}))}."
+            f"there is no document to read in {printable(path)}.{why} "
+            f"Name a folder with files that end in {', '.join(sorted(_READERS))}."
         )
-    return library
+    return texts, skipped
 
 
 def passages(text: str, longest: int) -> Iterator[str]:
@@ -110,24 +98,16 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in files if not name.startswith("."))
 
 
-def _printable(path: Path) -> str:
+def printable(path: Path) -> str:
     """Return a path as text; a name on the disk may be of bytes that are none."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _read(file: Path) -> str:
-    """Read a file as prose; empty if it holds none."""
-    reader = _READERS.get(file.suffix.lower())
-    largest = _LARGEST_FILE if reader else _LARGEST_TEXT
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(largest + 1)
-    except OSError as error:
-        raise OSError(error.strerror or "can't be read") from error
-    if len(content) > largest:
+def _read(file: Path, reader: Callable[[bytes], str]) -> str:
+    largest = _LARGEST_TEXT if reader is _plain else _LARGEST_FILE
+    if file.stat().st_size > largest:
         raise ValueError(f"larger than {largest // 1_000_000} MB")
-    if reader is None:
-        return prose(_decode(content))
+    content = file.read_bytes()
     try:
         text = prose(reader(content))
     except ImportError:
@@ -139,7 +119,7 @@ def _read(file: Path) -> str:
     return text
 
 
-def _decode(content: bytes) -> str:
+def _plain(content: bytes) -> str:
     if b"\0" in content:
         raise ValueError("binary")
     try:
@@ -173,4 +153,5 @@ def _word(content: bytes) -> str:
     return _html(mammoth.convert_to_html(io.BytesIO(content)).value.encode())
 
 
-_READERS: Final[dict[str, Callable[[bytes], str]]] = {".pdf": _pdf, ".html": _html, ".htm": _html, ".docx": _word}
+_TEXTS: Final = (".md", ".markdown", ".mdx", ".txt", ".text", ".rst")
+_READERS: Final = dict.fromkeys(_TEXTS, _plain) | {".pdf": _pdf, ".html": _html, ".htm": _html, ".docx": _word}

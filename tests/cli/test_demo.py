@@ -87,8 +87,8 @@ class TestDemo:
         result = run("demo", folder, **access(gateway))
         assert result.exit_code == 0, result.output
         for reason in (
-            "photo.txt (binary)",
-            "old.md (not UTF-8 text)",
+            "photo.txt (can't be read: binary)",
+            "old.md (can't be read: not UTF-8 text)",
             "huge.md (larger than 2 MB)",
             "gone.md (No such file or directory)",
             "table.csv (no kind of document that is read)",
@@ -203,7 +203,7 @@ class TestDemo:
         assert done.returncode == 0, done.stderr
         said = done.stdout.decode()
         assert "[1] th\N{REPLACEMENT CHARACTER}.md: Tea is a drink." in said
-        assert "Skipped bin\N{REPLACEMENT CHARACTER}.md (binary)." in said
+        assert "Skipped bin\N{REPLACEMENT CHARACTER}.md (can't be read: binary)." in said
         os.remove(folder + b"/th\xe9.md")
         done = subprocess.run([COMMAND, "demo", folder], env=os.environ | access(gateway), capture_output=True)
         assert done.returncode == 1
