@@ -60,11 +60,7 @@ def hidden(secret: Secret | None) -> Secret | None:
 
 
 def reveal(secret: Secret, what: str) -> str:
-    """Return the plain text of a secret, checked to be usable in a header; `what` names it in the error.
-
-    Raises:
-        ConfigurationError: it is empty, no text, or holds white space or characters outside ASCII.
-    """
+    """Return the plain text of a secret, checked to be usable in a header; `what` names it in the error."""
     value: Any = secret() if callable(secret) else secret
     value = value.get_secret_value() if hasattr(value, "get_secret_value") else value
     if not isinstance(value, str):
@@ -164,9 +160,8 @@ class Billing:
             raise ConfigurationError(f"Billing(disable_billing=…) must be a bool, not {self.disable_billing!r}.")
         if self.disable_billing and self.customer_id is None:
             raise ConfigurationError(
-                "Billing(disable_billing=True) means something only for a customer: write "
-                'Billing(customer_id="…", meter_slug="…", disable_billing=True), or leave it out: '
-                "without a customer the merchant pays anyway."
+                "Billing(disable_billing=True) means something only for a customer: add "
+                'customer_id="…", meter_slug="…", or leave it out: without a customer the merchant pays anyway.'
             )
         if self.provider_key is not None and not callable(self.provider_key):
             reveal(self.provider_key, "provider_key")
@@ -177,9 +172,6 @@ class Billing:
 
         Byte for byte what Lava's Node SDK builds from the same fields: compact JSON without the absent ones, in padded
         standard base64.
-
-        Args:
-            secret_key: Lava's secret key (`aks_live_…` or `aks_test_…`).
         """
         fields: dict[str, Any] = {"secret_key": reveal(secret_key, "secret_key")}
         fields |= {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
@@ -230,11 +222,7 @@ class BillingContext:
 
 
 def to_billing(value: Any) -> Billing | None:
-    """Return who pays, from a `Billing` or its fields in a dictionary, as a configuration file has them.
-
-    Raises:
-        ConfigurationError: it is neither, or a combination that Lava refuses.
-    """
+    """Return who pays, from a `Billing` or its fields in a dictionary, as a configuration file has them."""
     if value is None or isinstance(value, Billing):
         return value
     if isinstance(value, Mapping):
@@ -248,11 +236,7 @@ def to_billing(value: Any) -> Billing | None:
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Return a copy of the metadata, checked by Lava's rules (gateway/forward-proxy in Lava's documentation).
-
-    Raises:
-        ConfigurationError: it breaks a rule; the message names the key.
-    """
+    """Return a copy of the metadata, checked by Lava's rules (gateway/forward-proxy in Lava's documentation)."""
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):
@@ -262,11 +246,9 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     for key, value in metadata.items():
         if not isinstance(key, str) or not _METADATA_KEY.match(key):
             raise ConfigurationError(f"The metadata key {key!r} must be 1 to 255 ASCII letters, digits or underscores.")
-        what = f"The metadata value of {key!r}"
-        if not isinstance(value, str):
-            raise ConfigurationError(f"{what} must be text, not {type(value).__name__}: write str(…).")
-        if not 1 <= len(value) <= 255:
-            raise ConfigurationError(f"{what} must have 1 to 255 characters; it has {len(value)}.")
+        if not isinstance(value, str) or not 1 <= len(value) <= 255:
+            given = f"of {len(value)}" if isinstance(value, str) else f"{type(value).__name__}: write str(…)"
+            raise ConfigurationError(f"The metadata value of {key!r} must be text of 1 to 255 characters, not {given}.")
     return dict(metadata)
 
 
@@ -334,15 +316,7 @@ def payer_of(credential: str) -> str:
 
 
 def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -> Access:
-    """Return the credential and base URL to use now: argument, then environment, then what the key's prefix says.
-
-    Args:
-        api_key: secret key or forward token; else `LAVA_FORWARD_TOKEN`, then `LAVA_SECRET_KEY`.
-        base_url: ends in `/v1`; else `LAVA_BASE_URL`, else the sandbox for `aks_test_` keys and production otherwise.
-
-    Raises:
-        ConfigurationError: there is no key, or the URL is not https (plain http only to this machine).
-    """
+    """Return the credential and base URL to use now: argument, then environment, then what the key's prefix says."""
     if api_key is None:
         name = "LAVA_FORWARD_TOKEN" if os.environ.get("LAVA_FORWARD_TOKEN") else "LAVA_SECRET_KEY"
         if not (value := os.environ.get(name)):
@@ -354,8 +328,8 @@ def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -
         key = reveal(api_key, getattr(api_key, "variable", "api_key"))
     if key.startswith("lava_sk_"):
         raise ConfigurationError(
-            "This is a spend key (lava_sk_…), which is for Lava's own chat endpoint; Lava's /forward, which calls go "
-            "through, wants a secret key.",
+            "This is a spend key (lava_sk_…), for Lava's own chat endpoint; calls go through /forward, which wants a "
+            "secret key.",
             advice="Give a secret key (aks_live_… or aks_test_…), as api_key= or in LAVA_SECRET_KEY.",
         )
     if url := base_url or os.environ.get("LAVA_BASE_URL"):
@@ -370,8 +344,7 @@ def missing_key() -> tuple[str, str]:
     if os.environ.get("LAVA_API_KEY"):
         said += "; LAVA_API_KEY is, but that name is not read"
     if os.environ.get("MISTRAL_API_KEY"):
-        said += "; MISTRAL_API_KEY is, but Lava wants a key of its own (Mistral's may go beside it, into "
-        said += "billing=Billing(provider_key=…))"
+        said += "; MISTRAL_API_KEY is, but Lava wants a key of its own (Mistral's goes into Billing(provider_key=…))"
     return said, (
         "Make a key (aks_live_… or aks_test_…) at https://www.lava.so/dashboard, then: export LAVA_SECRET_KEY=aks_… "
         "Without a key, `lava-mistral gateway` simulates Lava and Mistral on this machine and says what to export."

@@ -104,11 +104,7 @@ class RequestRecord:
 
     @classmethod
     def from_wire(cls, value: Mapping[str, Any]) -> RequestRecord:
-        """Read a record from its JSON object. What Lava leaves out is zero, empty or `None`.
-
-        Raises:
-            ServerError: it has no id, or an amount that is no number.
-        """
+        """Read a record from its JSON object. What Lava leaves out is zero, empty or `None`."""
         if not isinstance(value.get("request_id"), str):
             raise _senseless("a request without a request_id")
         charge: Any = value.get("charge")
@@ -163,11 +159,7 @@ class UsageReport:
 
     @classmethod
     def from_wire(cls, value: Mapping[str, Any]) -> UsageReport:
-        """Read a report from its JSON object.
-
-        Raises:
-            ServerError: a number in it is none.
-        """
+        """Read a report from its JSON object."""
         items = (
             UsageItem(*_sums(item), item.get("date") or "", _moment(item.get("start")), _moment(item.get("end")))
             for item in value.get("items") or ()
@@ -191,10 +183,7 @@ class Wallet:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A customer's plan and the credit in USD that is left on it: in all, of this cycle, and of bundles bought beside.
-
-    `plan` and `pending_change` (what the next cycle changes) are as Lava writes them.
-    """
+    """A customer's plan, as Lava writes it, and the credit in USD that is left on it."""
 
     total_remaining: Decimal
     cycle_remaining: Decimal

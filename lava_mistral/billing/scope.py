@@ -88,20 +88,17 @@ after_fork(_after_fork)
 class billed_to:
     """Bill every call made inside the block to a customer, whatever makes the call.
 
-    The block holds for chains, agents, tools, retrievers and workflows of both frameworks, for tasks, and for the
-    threads that the frameworks start; a thread pool of your own copies it with
+    The block holds for tasks and for the threads that the frameworks start; a thread pool of your own copies it with
     `pool.submit(contextvars.copy_context().run, function)`. It does not reach other processes: a model that is pickled
-    inside the block takes its payer along, but pools of processes pickle in a thread of their own, where no block can
-    be seen. An error then asks for `billing=` on the model.
+    inside the block takes its payer along; where no block can be seen, an error asks for `billing=` on the model.
 
     Blocks nest: an inner one wins, field by field. `billing=` given to a single call wins over all blocks; a block wins
     over `billing=` on the model. A stream of a model is billed to where it was asked for; one of what LangChain wraps
-    around it, or the answer of a LlamaIndex query engine with `streaming=True`, to where it is read, since only then
-    they ask the model.
+    around it, or the answer of a LlamaIndex query engine with `streaming=True`, to where it is read.
 
     It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
     block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its
-    own, as web servers do. A warning says so. Blocks may be left in any order; each ends its own part.
+    own, as web servers do. A warning says so.
 
     Args:
         customer_id: Lava's id of the customer who pays; needs a meter here, in an outer block or on the model.
@@ -114,10 +111,6 @@ class billed_to:
 
     Attributes:
         spend_limit: the block's limit; `None` without one. Entering the same block again goes on with it.
-
-    Raises:
-        ConfigurationError: on construction, for metadata that Lava refuses; on the first call, for an identity that
-            is incomplete.
     """
 
     def __init__(
@@ -241,10 +234,6 @@ def identify(
     Below all of them lies what a forward token says that is itself the credential. `call_billing` replaces the
     customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
     innermost first: those of the blocks, then `limit`, the model's.
-
-    Raises:
-        ConfigurationError: the metadata breaks Lava's rules, or the process was forked inside a block and nothing else
-            says who pays.
     """
     scope = present_scope()
     note_call()
@@ -280,11 +269,7 @@ def requires_customer() -> bool:
 
 
 def check_customer(identity: BillingContext, required: bool = False) -> None:
-    """Refuse a call that no customer is named for, where the model, the client or `LAVA_REQUIRE_CUSTOMER` wants one.
-
-    Raises:
-        ConfigurationError: none is named. Nothing was sent.
-    """
+    """Refuse a call that no customer is named for, where the model, the client or `LAVA_REQUIRE_CUSTOMER` wants one."""
     if identity.billing.customer_id is None and (required or requires_customer()):
         raise ConfigurationError(
             "No customer is named for this call, and one is required (require_customer=True or "
@@ -301,9 +286,8 @@ def carried(
 ) -> tuple[Billing | None, Mapping[str, str] | None]:
     """Return the billing and the metadata that a pickled model is to have: its own, under the enclosing blocks.
 
-    Raises:
-        ConfigurationError: an enclosing block sets a spend limit, which processes can't share; or no block is around
-            the pickling, but one is open elsewhere in this process, and the model does not say itself who pays.
+    Refused where a block sets a spend limit, which processes can't share, and where no block is around the pickling,
+    but one is open elsewhere in this process, and the model does not say itself who pays.
     """
     scope = present_scope()
     elsewhere = [entry.scope for entry in _alive() if not entry.left]

@@ -34,17 +34,11 @@ class SpendLimit:
 
     A copy in another process, by pickling, begins with what was spent so far and counts on its own from there.
 
-    Args:
-        limit: USD.
-
     Attributes:
         limit: USD, as the others.
         spent: what calls are known to have cost.
         reserved: what the calls under way can cost at most.
         held: what calls can have cost at most of which the real cost is not known here.
-
-    Raises:
-        ConfigurationError: the limit is no amount, or below zero.
     """
 
     def __init__(self, limit: Amount) -> None:

@@ -10,11 +10,7 @@ EXACT: Final = Context(prec=200, traps=[Inexact])
 
 
 def format_cost(cost: Decimal | None) -> str:
-    """Return the amount as text with every digit that counts and at least two decimals: `"$0.000123"`, `"$1.50"`.
-
-    Args:
-        cost: USD; `None` gives `"unknown"`.
-    """
+    """Return USD as text with every digit that counts and at least two decimals: `"$0.000123"`, `"$1.50"`."""
     if cost is None:
         return "unknown"
     sign, digits = ("-" if cost < 0 else ""), f"{cost.copy_abs():f}"

@@ -136,14 +136,10 @@ def notice_status(id: str) -> None:
 
 
 def read_price_list(body: Any) -> list[Model]:
-    """Merge the price list into what is known of the models: window, status and what it leaves out stay.
+    """Merge Lava's price list into what is known of the models: window, status and what it leaves out stay.
 
-    Args:
-        body: the parsed answer: `{"data": [{"id", "provider", "pricing": {"type", "input", "output",
-            "cache_input_read"}, "capabilities"}]}`, prices in USD for a million tokens where the type is `tokens_1m`.
-
-    Raises:
-        ServerError: the body is no price list, or it holds no model of Mistral's.
+    Its parsed `body` is `{"data": [{"id", "provider", "pricing": {"type", "input", "output", "cache_input_read"},
+    "capabilities"}]}`, with prices in USD for a million tokens where the type is `tokens_1m`.
     """
     data = body.get("data") if isinstance(body, dict) else None
     models = list(_models(data if isinstance(data, list) else []))

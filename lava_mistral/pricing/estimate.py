@@ -61,9 +61,6 @@ def estimate_cost(
         tools: the tools of the request.
         likely_tokens: of the answer as you expect it; by default 300.
         n: how many answers.
-
-    Raises:
-        ConfigurationError: the prompt is none, or `n` or `max_tokens` is below one.
     """
     for name, value in (("n", n), ("max_tokens", max_tokens)):
         if value is not None and value < 1:
@@ -115,9 +112,6 @@ def most_of_chat(body: Mapping[str, Any]) -> Decimal:
     The prompt counts with its tools and schema, uncached, at its exact count or an upper estimate; documents and
     sounds, which nobody can count beforehand, as the whole window. The answer counts with `max_tokens`, or without it
     with all that the model's window leaves, times `n`.
-
-    Raises:
-        ConfigurationError: the model's price is not known.
     """
     model = get_model(str(body["model"]))
     count = _count(body["messages"], model, body.get("tools"))
@@ -137,11 +131,7 @@ def most_of_chat(body: Mapping[str, Any]) -> Decimal:
 
 
 def most_of_embedding(texts: Sequence[str], model: str) -> Decimal:
-    """Return the most that an embeddings request can cost, by an upper estimate of its tokens.
-
-    Raises:
-        ConfigurationError: the model's price is not known.
-    """
+    """Return the most that an embeddings request can cost, by an upper estimate of its tokens."""
     known = get_model(model)
     return _priced(known, _most_input(texts, known), 0)
 

@@ -25,12 +25,8 @@ def register_messages(package: str, converter: Callable[[Sequence[Any]], Sequenc
 def to_messages(prompt: Any) -> list[Message]:
     """Return the messages that a prompt stands for.
 
-    Args:
-        prompt: a text, which a user says; or a message or several: in Mistral's form, as `(role, text)`, LangChain's
-            or LlamaIndex's; or LangChain's prompt value.
-
-    Raises:
-        ConfigurationError: it is none of these.
+    It is a text, which a user says; or a message or several: in Mistral's form, as `(role, text)`, LangChain's or
+    LlamaIndex's; or LangChain's prompt value.
     """
     if hasattr(prompt, "to_messages"):
         prompt = prompt.to_messages()
