@@ -33,28 +33,11 @@ _HOME = {
     "get_lava_usage_callback": "callbacks",
 }
 
-__all__ = [
-    "APIConnectionError",
-    "APITimeoutError",
-    "AuthenticationError",
-    "BillingError",
-    "ChatLavaMistral",
-    "ConfigurationError",
-    "ContextOverflowError",
-    "InsufficientBalanceError",
-    "InvalidRequestError",
-    "LavaMistralEmbeddings",
-    "LavaUsageCallbackHandler",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "ServerError",
-    "SpendLimitError",
-    "StreamInterruptedError",
-    "StreamStalledError",
-    "get_lava_usage_callback",
-    "register",
-]
+__all__ = ["APIConnectionError", "APITimeoutError", "AuthenticationError", "BillingError", "ChatLavaMistral"]
+__all__ += ["ConfigurationError", "ContextOverflowError", "InsufficientBalanceError", "InvalidRequestError"]
+__all__ += ["LavaMistralEmbeddings", "LavaUsageCallbackHandler", "NotFoundError", "PermissionDeniedError"]
+__all__ += ["RateLimitError", "ServerError", "SpendLimitError", "StreamInterruptedError", "StreamStalledError"]
+__all__ += ["get_lava_usage_callback", "register"]
 
 register_translator(PROVIDER, translate_message, translate_chunk)
 register_messages("langchain_core", lambda messages: import_module(f"{__name__}._to_wire").to_wire(messages))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -36,18 +35,17 @@ def _content(content: str | list[Any]) -> list[dict[str, Any]]:
             blocks += _content(part)
             continue
         match part.get("type"):
-            case "text":
-                blocks.append(dict(part))
             case "thinking":
                 blocks.append(_reasoning(part))
             case "reference" | "tool_reference":
                 if not blocks or blocks[-1]["type"] != "text":
                     blocks.append({"type": "text", "text": "", **_index(part)})
                 blocks[-1]["annotations"] = [*blocks[-1].get("annotations", ()), _citation(part)]
+            case "tool_call" | "tool_call_chunk" | "invalid_tool_call":
+                # These are in `tool_calls`.
+                continue
             case kind if kind in KNOWN_BLOCK_TYPES:
-                # A standard block, as a user or `output_version="v1"` writes it; calls are in `tool_calls`.
-                if kind not in ("tool_call", "tool_call_chunk", "invalid_tool_call"):
-                    blocks.append(dict(part))
+                blocks.append(dict(part))
             case _:
                 value = {key: inner for key, inner in part.items() if key != "index"}
                 blocks.append({"type": "non_standard", "value": value, **_index(part)})
@@ -68,26 +66,19 @@ def _reasoning(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _citation(part: dict[str, Any]) -> dict[str, Any]:
-    citation: dict[str, Any] = {"type": "citation"}
-    citation.update({key: part[key] for key in ("url", "title") if part.get(key)})
+    shown = {key: part[key] for key in ("url", "title") if part.get(key)}
     skipped = ("type", "index", "url", "title")
-    citation["extras"] = {key: value for key, value in part.items() if key not in skipped and value is not None}
-    return citation
+    extras = {key: value for key, value in part.items() if key not in skipped and value is not None}
+    return {"type": "citation", **shown, "extras": extras}
 
 
-def _calls(message: AIMessage) -> Iterator[dict[str, Any]]:
-    for call in message.tool_calls:
-        yield {"type": "tool_call", "name": call["name"], "args": call["args"], "id": call["id"]}
+def _calls(message: AIMessage) -> list[dict[str, Any]]:
+    return [
+        {"type": "tool_call", "name": call["name"], "args": call["args"], "id": call["id"]}
+        for call in message.tool_calls
+    ]
 
 
-def _fragments(message: AIMessageChunk) -> Iterator[dict[str, Any]]:
-    for chunk in message.tool_call_chunks:
-        fragment: dict[str, Any] = {
-            "type": "tool_call_chunk",
-            "id": chunk["id"],
-            "name": chunk["name"],
-            "args": chunk["args"],
-        }
-        if chunk["index"] is not None:
-            fragment["index"] = chunk["index"]
-        yield fragment
+def _fragments(message: AIMessageChunk) -> list[dict[str, Any]]:
+    fragments = [{**chunk, "type": "tool_call_chunk"} for chunk in message.tool_call_chunks]
+    return [{key: value for key, value in each.items() if key != "index" or value is not None} for each in fragments]

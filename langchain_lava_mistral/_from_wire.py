@@ -1,7 +1,4 @@
-"""Convert Mistral's answers and usage to LangChain's messages, results and metadata. Pure.
-
-Plain text stays a string; anything else becomes the list of Mistral's own parts.
-"""
+"""Convert Mistral's answers and usage to LangChain's messages, results and metadata. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.messages.content import InvalidToolCall
-from langchain_core.messages.tool import ToolCall, invalid_tool_call, tool_call
+from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from langchain_lava_mistral._content_blocks import PROVIDER
@@ -30,26 +26,20 @@ def visible(part: Any) -> dict[str, Any]:
 
 
 def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata | None = None) -> AIMessage:
-    """Return a turn as LangChain's message."""
+    """Return a turn as LangChain's message: plain text as a string, anything else as Mistral's own parts."""
     parts = [visible(part) for part in turn.content]
     plain = all(part.keys() == {"type", "text"} for part in parts)
     content: Any = "".join(part["text"] for part in parts) if plain else parts
-    calls: list[ToolCall] = []
-    broken: list[InvalidToolCall] = []
+    message = AIMessage(content, usage_metadata=usage, response_metadata={**metadata, **turn_metadata(turn)})
     for call in turn.tool_calls:
         arguments = call.parsed() if call.arguments.strip() else {}
         if arguments is None:
             error = "The arguments are not a JSON object."
-            broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error))
+            broken = invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error)
+            message.invalid_tool_calls.append(broken)
         else:
-            calls.append(tool_call(name=call.name, args=arguments, id=call.id))
-    return AIMessage(
-        content=content,
-        tool_calls=calls,
-        invalid_tool_calls=broken,
-        usage_metadata=usage,
-        response_metadata={**metadata, **turn_metadata(turn)},
-    )
+            message.tool_calls.append(tool_call(name=call.name, args=arguments, id=call.id))
+    return message
 
 
 def turn_metadata(turn: Turn, *, logprobs: bool = True) -> dict[str, Any]:
@@ -71,12 +61,10 @@ def from_usage(usage: Usage) -> UsageMetadata:
         total_tokens=usage.get("total_tokens") or 0,
     )
     details: dict[str, int] = {}
-    if any(
-        usage.get(name) is not None for name in ("num_cached_tokens", "prompt_tokens_details", "prompt_token_details")
-    ):
+    counts = ("num_cached_tokens", "prompt_tokens_details", "prompt_token_details")
+    if any(usage.get(name) is not None for name in counts):
         details["cache_read"] = cached_tokens(usage)
-    seconds = usage.get("prompt_audio_seconds")
-    if seconds:
+    if seconds := usage.get("prompt_audio_seconds"):
         # Not tokens, so not under "audio"; Mistral bills sound by the second.
         details["audio_seconds"] = seconds
     if details:
@@ -88,13 +76,8 @@ def from_usage(usage: Usage) -> UsageMetadata:
 
 def head_metadata(answer: Completion | StreamReader, *, headers: bool = False) -> dict[str, Any]:
     """Return what a message says of the call that made it, as far as the beginning of the answer tells it."""
-    metadata = {
-        "model_provider": PROVIDER,
-        "model_name": answer.model,
-        "id": answer.id,
-        "created": answer.created,
-        "lava_request_id": answer.request_id,
-    }
+    metadata: dict[str, Any] = {"model_provider": PROVIDER, "model_name": answer.model, "id": answer.id}
+    metadata |= {"created": answer.created, "lava_request_id": answer.request_id}
     return {**metadata, "headers": dict(answer.headers)} if headers else metadata
 
 

@@ -51,8 +51,7 @@ def inner(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**(values.get("model_kwargs") or {}), **(values.get("extra_body") or {})}
 
 
-def hint(name: str, known: Iterable[str]) -> str | None:
-    """Return what to write instead of a name that has no meaning here or is nearly a known one."""
+def _hint(name: str, known: Iterable[str]) -> str | None:
     if name in _HINTS:
         return f"{name!r} has no meaning here: {_HINTS[name]}."
     near = get_close_matches(name, [each for each in known if not each.startswith("_")], n=1, cutoff=0.74)
@@ -75,22 +74,9 @@ def by_field(
             (given if field in fields else extra)[field] = value
     refuse_keys(extra)
     for name in extra.keys() - inside.keys():
-        if said := hint(name, (*fields, *synonyms)):
+        if said := _hint(name, (*fields, *synonyms)):
             raise ValueError(said)
     return given, extra
-
-
-def _http_client(kind: str) -> Any:
-    """Return the type of a setting that holds a client of httpx or httpx2; neither is loaded for it."""
-
-    def check(value: Any) -> Any:
-        if value is not None:
-            from lava_mistral.transport.clients import library_of
-
-            library_of(value, kind)
-        return value
-
-    return Annotated[Any, BeforeValidator(check)]
 
 
 class Made:
@@ -118,8 +104,8 @@ class LavaSettings(BaseModel):
     require_customer: bool = False
     spend_limit: Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)] | None = Field(default=None, exclude=True)
     timeout: float | None = 120.0
-    http_client: _http_client("Client") = Field(default=None, exclude=True, repr=False)  # type: ignore[valid-type]
-    http_async_client: _http_client("AsyncClient") = Field(default=None, exclude=True, repr=False)  # type: ignore[valid-type]
+    http_client: Any = Field(default=None, exclude=True, repr=False)
+    http_async_client: Any = Field(default=None, exclude=True, repr=False)
 
     # An error must not show the key that was given beside the wrong setting. Validators are built for the first object.
     model_config = ConfigDict(
@@ -229,5 +215,5 @@ def check_names(kwargs: Mapping[str, Any]) -> None:
     refuse_keys(unknown)
     # A name that nobody knows yet may stand in `model_kwargs`.
     for name in unknown - inner(kwargs).keys():
-        if said := hint(name, (*KNOWN, *CHAT_SYNONYMS)):
+        if said := _hint(name, (*KNOWN, *CHAT_SYNONYMS)):
             raise ConfigurationError(said)

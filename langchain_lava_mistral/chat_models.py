@@ -45,22 +45,20 @@ class ChatLavaMistral(DescribedModel):
     """Mistral's chat models through Lava, for LangChain (`langchain_lava_mistral`).
 
     Everything that `BaseChatModel` does works: invoke, stream, batch, their async forms, tools, structured output,
-    `create_agent`, events, caches, tracing. A parameter that is not set is not sent, since Mistral's defaults differ
-    by model.
+    `create_agent`, events, caches, tracing. A parameter that is not set is not sent.
 
         model = ChatLavaMistral(model="mistral-small-2603")
         model.invoke("Why is the sky blue?").text
 
-    Whatever says what is asked and how can be given to `invoke`, `bind` and their like too, `billing=` and
-    `lava_metadata=` included: `model.invoke(…, billing=Billing(customer_id="c_1", meter_slug="chat"))`. The names that
-    other integrations use (`model_name`, `random_seed`, `max_completion_tokens`, `stop_sequences`, `request_timeout`,
-    `extra_body`, …) are understood.
+    What says what is asked and how can be given to `invoke`, `bind` and their like too, `billing=` and `lava_metadata=`
+    included. The names of other integrations (`random_seed`, `max_completion_tokens`, `request_timeout`, …) are
+    understood.
 
     A tool call whose arguments were cut off stands in `invalid_tool_calls`, streamed or not: no agent runs it.
 
     A message's `response_metadata` holds `model_name`, `model_provider`, `finish_reason`, `id`, `created`,
-    `lava_request_id` and, where the model's prices are known, `cost`: USD as text with every digit, for `Decimal`.
-    With `n` above 1, and while streaming, usage and cost stand on one message or chunk only, so that sums are right.
+    `lava_request_id` and, where the prices are known, `cost`: USD as text, for `Decimal`. With `n` above 1, and while
+    streaming, usage and cost stand on one message or chunk only, so that sums are right.
 
     Args:
         model: the model's name.
@@ -69,15 +67,13 @@ class ChatLavaMistral(DescribedModel):
         base_url: by default `LAVA_BASE_URL`, else by the key: production or sandbox.
         billing: who pays. It is not serialized.
         lava_metadata: text pairs that Lava stores with each request (`metadata` is LangChain's, for traces).
-        trace_metadata: add LangChain's run id to them, as `langchain_run_id`, so that a request in Lava's dashboard
-            leads to its trace.
+        trace_metadata: add LangChain's run id to them, as `langchain_run_id`: from Lava's dashboard to the trace.
         require_customer: refuse a call that no customer is named for, before it is sent.
         spend_limit: USD that all calls of this model object may cost together, or a `SpendLimit` to share. A call that
             could pass it is refused before it is sent (`SpendLimitError`). It is not serialized.
         temperature, top_p, top_k, max_tokens, min_tokens, stop, seed, presence_penalty, frequency_penalty,
             repetition_penalty, safe_prompt, parallel_tool_calls, prompt_mode, reasoning_effort, logprobs, top_logprobs,
-            prompt_logprobs, top_prompt_logprobs, service_tier, guardrails: as Mistral's API has them (`seed` is its
-            `random_seed`).
+            prompt_logprobs, top_prompt_logprobs, service_tier, guardrails: as Mistral's API has them.
         n: how many answers; `generate` gives them all. More than one is not streamed.
         tool_choice: for calls with tools, in any form that `bind_tools` takes.
         prediction: the expected answer, as text or in Mistral's form.
@@ -91,12 +87,10 @@ class ChatLavaMistral(DescribedModel):
         max_retries: how often a call is tried again after 408, 429, 5xx, connection errors and timeouts. Nothing is
             tried again once a stream's first chunk is there.
         stream_chunk_timeout: seconds between two chunks of a stream; `None` for no limit.
-        http_client: an `httpx.Client` or `httpx2.Client` to send with; it stays yours to close.
-        http_async_client: an `httpx.AsyncClient` or `httpx2.AsyncClient` for async calls.
+        http_client, http_async_client: clients of `httpx` or `httpx2` to send with; they stay yours to close.
         repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
         include_response_headers: put the answer's headers into `response_metadata`.
-        cache_by_customer: LangChain's cache (`cache=`, `set_llm_cache`) keeps the answers of each customer apart; false
-            answers a question that any customer has asked before.
+        cache_by_customer: LangChain's cache (`cache=`, `set_llm_cache`) keeps the answers of each customer apart.
 
     Raises:
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).

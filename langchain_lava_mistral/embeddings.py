@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field, model_validator
@@ -93,15 +94,13 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
             LavaError: a request failed for good. Whatever is raised, be it a `KeyboardInterrupt` or the cancellation of
                 a task, has `partial`: the vectors that are there.
         """
-        with translated(), counted_embedding():
-            vectors: list[list[float]] = self._present().embed(texts, **self._call(options)).vectors
-        return vectors
+        return cast("list[list[float]]", self._begun("embed", texts, **options).vectors)
 
     async def aembed_documents(self, texts: list[str], **options: Unpack[EmbedOptions]) -> list[list[float]]:
         """Return the vectors of the texts, in their order; see `embed_documents`."""
         with translated(), counted_embedding():
-            vectors: list[list[float]] = (await self._present().aembed(texts, **self._call(options))).vectors
-        return vectors
+            result = await self._begun("aembed", texts, **options)
+        return cast("list[list[float]]", result.vectors)
 
     def embed_query(self, text: str, **options: Unpack[EmbedOptions]) -> list[float]:
         """Return the vector of one text; see `embed_documents`."""
@@ -122,9 +121,7 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
                 default it is read where the iteration takes place, which is held up while the source pauses.
             **options: see `embed_documents`.
         """
-        with translated(), counted_embedding():
-            given = self._call(options, read_in_thread=read_in_thread)
-            return VectorStream(self._present().embed_iter(texts, **given))
+        return VectorStream(self._begun("embed_iter", texts, read_in_thread=read_in_thread, **options))
 
     def aembed_iter(
         self,
@@ -134,9 +131,7 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         **options: Unpack[EmbedOptions],
     ) -> VectorStream[tuple[int, Any]]:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
-        with translated(), counted_embedding():
-            given = self._call(options, read_in_thread=read_in_thread)
-            return VectorStream(self._present().aembed_iter(texts, **given))
+        return VectorStream(self._begun("aembed_iter", texts, read_in_thread=read_in_thread, **options))
 
     def prefetch(
         self, documents: Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
@@ -158,23 +153,20 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         Raises:
             LavaError: in the loop, when all before it was handed on.
         """
-        with translated(), counted_embedding():
-            given = self._call(options, batch_size=batch_size)
-            return VectorStream(self._present().prefetch(documents, _text_of, _first, **given))
+        return VectorStream(self._begun("prefetch", documents, _text_of, _first, batch_size=batch_size, **options))
 
     def aprefetch(
         self, documents: AsyncIterable[D] | Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> VectorStream[list[D]]:
         """Do the same as `prefetch` for `async for` and `aadd_documents`; the source may be async too."""
-        with translated(), counted_embedding():
-            given = self._call(options, batch_size=batch_size)
-            return VectorStream(self._present().aprefetch(documents, _text_of, _first, **given))
+        return VectorStream(self._begun("aprefetch", documents, _text_of, _first, batch_size=batch_size, **options))
 
-    def _call(self, options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        call = {"show_progress": self.show_progress_bar, **options, **more}
-        if self.trace_metadata:
-            call["lava_metadata"] = traced(call.get("lava_metadata"))
-        return call
+    def _begun(self, way: str, *given: Any, **options: Any) -> Any:
+        """Begin a call of the engine, counted for the handlers around it."""
+        with translated(), counted_embedding():
+            if self.trace_metadata:
+                options["lava_metadata"] = traced(options.get("lava_metadata"))
+            return getattr(self._present(), way)(*given, **{"show_progress": self.show_progress_bar, **options})
 
     def _make(self, fields: Mapping[str, Any]) -> EmbeddingEngine:
         # They load httpx.
@@ -193,7 +185,7 @@ def _first(document: D, vector: object) -> D:
     return document
 
 
-class VectorStream(Iterator[T], AsyncIterator[T]):
+class VectorStream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], AbstractAsyncContextManager[Any]):
     """What becomes ready of an embedding: iterate with `for`, or with `async for` where an async method made it.
 
     It is a context manager too, which closes it; `close()` or `aclose()` give it up, so that nothing more is read or
@@ -218,14 +210,8 @@ class VectorStream(Iterator[T], AsyncIterator[T]):
         with translated():
             return cast("T", await anext(self._stream))
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *failure: object) -> None:
         self._stream.close()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *failure: object) -> None:
         await self._stream.aclose()

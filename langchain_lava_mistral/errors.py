@@ -24,64 +24,49 @@ class _Both(LavaError):
         self.is_retryable = self.retryable
 
 
-class ConfigurationError(_Both, core.ConfigurationError, langchain.ModelError):
-    """A setting, or a combination of settings, is wrong. Nothing was sent."""
+class ConfigurationError(_Both, core.ConfigurationError, langchain.ModelError): ...
 
 
-class AuthenticationError(_Both, core.AuthenticationError, langchain.ModelAuthenticationError):
-    """The credential is missing, malformed or not accepted (401)."""
+class AuthenticationError(_Both, core.AuthenticationError, langchain.ModelAuthenticationError): ...
 
 
-class BillingError(_Both, core.BillingError, langchain.ModelPermissionDeniedError):
-    """Whoever should pay for the call can't or may not."""
+class BillingError(_Both, core.BillingError, langchain.ModelPermissionDeniedError): ...
 
 
-class InsufficientBalanceError(BillingError, core.InsufficientBalanceError):
-    """The merchant's wallet or the customer's plan has no credit left (402)."""
+class InsufficientBalanceError(BillingError, core.InsufficientBalanceError): ...
 
 
-class PermissionDeniedError(BillingError, core.PermissionDeniedError):
-    """The key, the plan or the meter does not allow the call (403)."""
+class PermissionDeniedError(BillingError, core.PermissionDeniedError): ...
 
 
-class SpendLimitError(BillingError, core.SpendLimitError):
-    """The call could cost more than the spend limit leaves; it was not sent."""
+class SpendLimitError(BillingError, core.SpendLimitError): ...
 
 
-class NotFoundError(_Both, core.NotFoundError, langchain.ModelNotFoundError):
-    """There is no such thing at the provider (404)."""
+class NotFoundError(_Both, core.NotFoundError, langchain.ModelNotFoundError): ...
 
 
-class InvalidRequestError(_Both, core.InvalidRequestError, langchain.ModelInvalidRequestError):
-    """The request itself is wrong (400, 422, or refused before it was sent)."""
+class InvalidRequestError(_Both, core.InvalidRequestError, langchain.ModelInvalidRequestError): ...
 
 
-class ContextOverflowError(InvalidRequestError, core.ContextOverflowError, langchain.ContextOverflowError):
-    """The prompt holds more tokens than the model's context window."""
+class ContextOverflowError(InvalidRequestError, core.ContextOverflowError, langchain.ContextOverflowError): ...
 
 
-class RateLimitError(_Both, core.RateLimitError, langchain.ModelRateLimitError):
-    """Too many requests or tokens for now (429)."""
+class RateLimitError(_Both, core.RateLimitError, langchain.ModelRateLimitError): ...
 
 
-class ServerError(_Both, core.ServerError, langchain.ModelAPIError):
-    """Lava or Mistral failed (5xx), or answered with something that is not an answer."""
+class ServerError(_Both, core.ServerError, langchain.ModelAPIError): ...
 
 
-class APIConnectionError(_Both, core.APIConnectionError, langchain.ModelConnectionError):
-    """No answer came: refused, reset, name resolution, TLS."""
+class APIConnectionError(_Both, core.APIConnectionError, langchain.ModelConnectionError): ...
 
 
-class APITimeoutError(_Both, core.APITimeoutError, langchain.ModelTimeoutError):
-    """No answer came in time."""
+class APITimeoutError(_Both, core.APITimeoutError, langchain.ModelTimeoutError): ...
 
 
-class StreamInterruptedError(_Both, core.StreamInterruptedError, langchain.ModelAPIError):
-    """A stream ended before the answer did; `partial` holds the turn as far as it came."""
+class StreamInterruptedError(_Both, core.StreamInterruptedError, langchain.ModelAPIError): ...
 
 
-class StreamStalledError(StreamInterruptedError, APITimeoutError, core.StreamStalledError):
-    """A stream went silent for longer than `stream_chunk_timeout`."""
+class StreamStalledError(StreamInterruptedError, APITimeoutError, core.StreamStalledError): ...
 
 
 _PAIRS: dict[type[LavaError], type[_Both]] = {
