@@ -16,7 +16,7 @@ from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import BatchResult
-from lava_mistral.embedding.run import BaseStream, EmbeddingRun, steps, supervised
+from lava_mistral.embedding.run import BaseStream, EmbeddingRun, supervised
 from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source, read_in_thread
 from lava_mistral.errors import LavaError
 
@@ -58,8 +58,8 @@ class TaskWorkers:
         self._tasks[task] = request
         task.add_done_callback(self._ended)
 
-    async def wait(self, seconds: float | None) -> None:
-        """Wait until a result is there or `wake` was called, or for so many seconds."""
+    async def wait(self, seconds: float) -> None:
+        """Wait until a result is there or `wake` was called, or for so many seconds, infinity for any time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
@@ -152,11 +152,11 @@ async def drive(
         async with workers:
             with closing(workers.open(texts, in_thread)) as source:
                 since = time.monotonic()
-                for step in steps(run, workers, source):
+                for step in run.steps(workers, source):
                     if isinstance(step, tuple):
                         yield step
                     elif step is not None:
-                        await workers.wait(step.seconds)
+                        await workers.wait(step)
                         since = time.monotonic()
                     if time.monotonic() - since > TURN:
                         await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +11,7 @@ from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch, Batcher
 from lava_mistral.embedding.decoding import to_lists
 from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.results import EmbeddingResult, EmbeddingSpec, as_list
-from lava_mistral.embedding.run import EmbeddingRun, Start
+from lava_mistral.embedding.run import EmbeddingRun
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,14 +48,15 @@ class EmbedJob(EmbeddingRun):
     def _send(self, index: int, text: str) -> None:
         self._open.append(index)
 
-    def _due(self) -> Start | None:
+    def _due(self) -> Batch | None:
         if self._reading or self._source_error is not None or self.under_way >= self._window:
             return None
         if self._plan is None:
             texts = [self._waiting[index].text for index in self._open]
             self._plan = self._batcher(texts).batches(zip(self._open, texts, strict=True))
         batch = next(self._plan, None)
-        return None if batch is None else Start(batch, alone=len(batch.texts) == len(self._open))
+        self.alone = batch is not None and len(batch.texts) == len(self._open)
+        return batch
 
     def _fill(self, indexes: list[int], rows: Any) -> None:
         if self._as_numpy:
@@ -122,14 +124,13 @@ class StreamJob(EmbeddingRun):
             # A source that was slow to give it will be slow to give another.
             self._pending_since = self._read_at
 
-    def _due(self) -> Start | None:
+    def _due(self) -> Batch | None:
         batch, self._full = self._full, None
         if batch is None and self._batcher.pending and self._flushes():
             batch = self._batcher.flush()
-        if batch is None:
-            return None
-        self._ends.append(batch.indexes[-1])
-        return Start(batch)
+        if batch is not None:
+            self._ends.append(batch.indexes[-1])
+        return batch
 
     def _flushes(self) -> bool:
         """Whether a batch that is not full leaves."""
@@ -141,9 +142,9 @@ class StreamJob(EmbeddingRun):
             return not self.under_way and not self._ready()
         return self.under_way < self._concurrency and self._clock() - self._pending_since >= LINGER
 
-    def _linger_left(self) -> float | None:
+    def _linger_left(self) -> float:
         if not self._batcher.pending or self.under_way >= self._concurrency:
-            return None
+            return math.inf
         return max(0.0, self._pending_since + LINGER - self._clock())
 
     def pop(self) -> tuple[int, Any]:

@@ -60,7 +60,7 @@ class ConcurrencyLimiter:
         with closing(self._waits(waiter, event)) as waits:
             for seconds in waits:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(None if seconds == math.inf else seconds):
+                    async with asyncio.timeout(seconds):
                         await event.wait()
         assert waiter.permit is not None
         return waiter.permit

@@ -1,6 +1,6 @@
 """Decide what one call of the embedding engine does next. Pure: no I/O, no sleep, no threads, an injected clock.
 
-`jobs` has the two kinds of call; `steps` does what they say, for a driver.
+`jobs` has the two kinds of call; a driver iterates over `steps` and waits.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lava_mistral.billing.usage import Listener, RetryStats, notify
 from lava_mistral.embedding.batching import Batch
@@ -40,32 +39,6 @@ HOLD: Final = 0.02
 """Seconds by which reading may take more than half of the time while a vector could be handed on."""
 
 
-class Step(Enum):
-    """What a driver does next, where there is nothing more to say about it."""
-
-    READ = "read a text: then push it, or end the source"
-    HAND_ON = "hand on what pop gives"
-    DONE = "nothing is left to do"
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Have a batch done; `alone` where it is the only one of the call."""
-
-    batch: Batch
-    alone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Wait for a result or for the source, so many seconds at most; `None` for any time."""
-
-    seconds: float | None
-
-
-Action: TypeAlias = Literal[Step.READ, Step.HAND_ON, Step.DONE] | Start | Wait
-
-
 @dataclass(slots=True, eq=False)
 class _Slot:
     """A text, and its vector when it is there; equal texts share one."""
@@ -74,10 +47,22 @@ class _Slot:
     row: Vector | None = None
 
 
+class Workers(Protocol):
+    """Threads or tasks that do batches, and the results that nobody has taken."""
+
+    done: deque[BatchResult]
+
+    def start(self, batch: Batch, *, alone: bool) -> None: ...
+
+    def finish(self) -> None:
+        """Let the requests in flight end, begin nothing new."""
+
+
 class EmbeddingRun(ABC):
     """One call: what it has got, and what it does next.
 
     Attributes:
+        alone: whether its only batch can be done by the thread that iterates.
         under_way: how many batches are started and not taken.
         told: how many of them `report` has told of.
         error: what ended it; its batches in flight are still taken.
@@ -105,6 +90,7 @@ class EmbeddingRun(ABC):
         if resume_from is not None:
             resume_from.check(spec)
         self.total = total
+        self.alone = False
         self.show_progress = show_progress
         self.listeners = listeners
         self.bar: tqdm[Any] | None = None
@@ -129,27 +115,48 @@ class EmbeddingRun(ABC):
         self._source_error: BaseException | None = None
         self._read_at = self._handing_on_since = self._spent_reading = 0.0
 
-    def next(self, *, readable: bool = True) -> Action:
-        """Say what to do next; `readable` where the source has a text or its end, at once or when it is asked."""
-        start = self._due() if self.error is None else None
-        if start is not None:
-            self.under_way += 1
-            return start
-        reads = self._reading and self.error is None and self._room()
-        ready = self._ready()
-        # Reading keeps the workers busy, so it goes first; but a slow source holds back what is ready.
-        if (
-            reads
-            and readable
-            and (not ready or self._spent_reading <= HOLD + (self._clock() - self._handing_on_since) / 2)
-        ):
-            self._read_at = self._clock()
-            if not ready:
-                self._handing_on_since, self._spent_reading = self._read_at, 0.0
-            return Step.READ
-        if ready:
-            return Step.HAND_ON
-        return Wait(self._linger_left() if reads else None) if reads or self.under_way else Step.DONE
+    def steps(self, workers: Workers, source: Source) -> Generator[tuple[int, Any] | float | None, None, None]:
+        """Do the call until nothing is left to do, in the thread or task that iterates.
+
+        Yields:
+            Vectors with their indexes, seconds to wait at most for a result or the source, and `None` after each
+            further piece of work.
+        """
+        while True:
+            while workers.done:
+                # It stays there until it is filled: the call may end meanwhile.
+                if not self.fill(workers.done[0]):
+                    self.take(workers)
+                    self.report()
+                yield None
+            batch = self._due() if self.error is None else None
+            reads = self._reading and self.error is None and self._room()
+            ready = self._ready()
+            if batch is not None:
+                self.under_way += 1
+                workers.start(batch, alone=self.alone)
+                yield None
+            elif reads and source.readable and self._may_read(ready):
+                self._read_at = self._clock()
+                source.feed(self)
+                yield None
+            elif ready:
+                yield self.pop()
+            elif reads or self.under_way:
+                yield self._linger_left() if reads else math.inf
+            else:
+                break
+        error = self.error or self._source_error
+        if error is not None:
+            raise error
+        if self.told != self.done:
+            self.report()
+
+    def _may_read(self, ready: bool) -> bool:
+        """Reading keeps the workers busy, so it goes first; but a slow source holds back what is ready."""
+        if not ready:
+            self._handing_on_since, self._spent_reading = self._clock(), 0.0
+        return self._spent_reading <= HOLD + (self._clock() - self._handing_on_since) / 2
 
     def push(self, text: object) -> None:
         """Take in the text that was read; one that can't be embedded ends the source with an error."""
@@ -173,24 +180,18 @@ class EmbeddingRun(ABC):
         result.pieces.pop()
         return True
 
-    def take(self, result: BatchResult) -> bool:
-        """Take the result of a batch; whether it ends the call, so that nothing new must begin."""
+    def take(self, workers: Workers) -> None:
+        """Take the first result; where it ends the call, nothing new begins."""
+        result = workers.done.popleft()
         while self.fill(result):
             pass
         self.under_way -= 1
         usage = self._usage + result.usage
         self._usage = replace(usage, request_ids=usage.request_ids[-self._remembered :])
         self._payer = self._payer or result.payer
-        if result.error is None or self.error is not None or isinstance(result.error, Stopped):
-            return False
-        self.error = result.error
-        return True
-
-    def check_success(self) -> None:
-        """Raise what ended the call or its source."""
-        error = self.error or self._source_error
-        if error is not None:
-            raise error
+        if self.error is None and result.error is not None and not isinstance(result.error, Stopped):
+            self.error = result.error
+            workers.finish()
 
     @property
     def usage(self) -> EmbeddingUsage:
@@ -228,7 +229,7 @@ class EmbeddingRun(ABC):
         """How many of the texts need nothing more."""
 
     @abstractmethod
-    def _due(self) -> Start | None:
+    def _due(self) -> Batch | None:
         """The next batch, where one is to be started now."""
 
     @abstractmethod
@@ -236,7 +237,7 @@ class EmbeddingRun(ABC):
         """Have a text put into a batch."""
 
     def pop(self) -> tuple[int, Any]:
-        """Hand on the next index and vector, after `Step.HAND_ON`."""
+        """Hand on the next index and vector, when it is ready."""
         raise NotImplementedError
 
     def _room(self) -> bool:
@@ -247,9 +248,9 @@ class EmbeddingRun(ABC):
         """Whether the next vector in order can be handed on."""
         return False
 
-    def _linger_left(self) -> float | None:
+    def _linger_left(self) -> float:
         """Seconds until a batch that is not full leaves."""
-        return None
+        return math.inf
 
     def _admit(self, given: object) -> None:
         index = self._came
@@ -281,52 +282,6 @@ class EmbeddingRun(ABC):
             self._waiting[index - self._left].row = row
 
 
-class Workers(Protocol):
-    """Threads or tasks that do batches, and the results that nobody has taken."""
-
-    done: deque[BatchResult]
-
-    def start(self, batch: Batch, *, alone: bool) -> None: ...
-
-    def finish(self) -> None:
-        """Let the requests in flight end, begin nothing new."""
-
-
-def steps(run: EmbeddingRun, workers: Workers, source: Source) -> Generator[tuple[int, Any] | Wait | None, None, None]:
-    """Do what a run says until nothing is left to do, in the thread or task that iterates.
-
-    Yields:
-        Vectors with their indexes, what to wait for, and `None` after each further piece of work.
-    """
-    while True:
-        while workers.done:
-            # It stays there until it is filled: the call may end meanwhile.
-            if not run.fill(workers.done[0]):
-                _take(run, workers)
-                run.report()
-            yield None
-        action = run.next(readable=source.readable)
-        if action is Step.READ:
-            source.feed(run)
-            yield None
-        elif action is Step.HAND_ON:
-            yield run.pop()
-        elif action is Step.DONE:
-            break
-        elif isinstance(action, Start):
-            workers.start(action.batch, alone=action.alone)
-        else:
-            yield action
-    run.check_success()
-    if run.told != run.done:
-        run.report()
-
-
-def _take(run: EmbeddingRun, workers: Workers) -> None:
-    if run.take(workers.done.popleft()):
-        workers.finish()
-
-
 class BaseStream:
     """What a stream of vectors tells about itself."""
 
@@ -345,7 +300,7 @@ class BaseStream:
         After `close()` of a sync stream it may grow while requests in flight end.
         """
         while self._workers.done:
-            _take(self._job, self._workers)
+            self._job.take(self._workers)
         return self._job.partial()
 
 
@@ -363,7 +318,7 @@ def supervised(run: EmbeddingRun, workers: Workers) -> Iterator[None]:
         raise
     except BaseException as error:
         while workers.done:
-            _take(run, workers)
+            run.take(workers)
         partial = run.partial()
         if partial.rows or partial.next_index or partial.usage.requests:
             with suppress(AttributeError):

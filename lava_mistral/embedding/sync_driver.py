@@ -16,7 +16,7 @@ from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import BatchResult
-from lava_mistral.embedding.run import BaseStream, EmbeddingRun, steps, supervised
+from lava_mistral.embedding.run import BaseStream, EmbeddingRun, supervised
 from lava_mistral.embedding.sources import DirectSource, Source, read_in_thread
 from lava_mistral.errors import LavaError
 
@@ -59,10 +59,10 @@ class ThreadWorkers:
             thread.start()
             self._threads.append(thread)
 
-    def wait(self, seconds: float | None) -> None:
-        """Wait until a result is there or `wake` was called, or for so many seconds."""
+    def wait(self, seconds: float) -> None:
+        """Wait until a result is there or `wake` was called, or for so many seconds, infinity for any time."""
         with suppress(queue.Empty):
-            self._changes.get(timeout=seconds)
+            self._changes.get(timeout=min(seconds, threading.TIMEOUT_MAX))
 
     def wake(self) -> None:
         """Let `wait` return: something has happened, in whatever thread."""
@@ -131,11 +131,11 @@ def drive(
 ) -> Generator[tuple[int, Any], None, None]:
     """Do what a run says, in the thread that iterates, and yield the vectors of a `StreamJob` with their indexes."""
     with supervised(run, workers), workers, closing(workers.open(texts, in_thread)) as source:
-        for step in steps(run, workers, source):
+        for step in run.steps(workers, source):
             if isinstance(step, tuple):
                 yield step
             elif step is not None:
-                workers.wait(step.seconds)
+                workers.wait(step)
 
 
 class EmbeddingStream(BaseStream):
