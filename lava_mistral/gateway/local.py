@@ -10,7 +10,7 @@ from lava_mistral.gateway.lava.forward import Lava
 from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server.http import ServerThread, Traffic
+from lava_mistral.gateway.server import ServerThread, Traffic
 
 
 class LocalGateway:

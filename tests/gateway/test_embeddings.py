@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from lava_mistral.gateway import LocalGateway
+from lava_mistral.gateway.mistral.embeddings import embed
 from lava_mistral.gateway.model import text as pieces
-from lava_mistral.gateway.model.embedder import embed
 
 
 def vectors(*texts: str) -> np.ndarray:

@@ -18,8 +18,7 @@ from lava_mistral.gateway.lava.rest import Rest, header, new_id, query
 from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server.delivery import Answer, play
-from lava_mistral.gateway.server.http import Connection, Receive, Scope, Send, Traffic
+from lava_mistral.gateway.server import Answer, Connection, Receive, Scope, Send, Traffic, play
 from lava_mistral.mistral.types import Usage
 from lava_mistral.mistral.usage import known_usage
 

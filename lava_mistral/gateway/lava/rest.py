@@ -16,8 +16,7 @@ from pydantic import AfterValidator, BaseModel, Field, Json, ValidationError
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server.delivery import Answer
-from lava_mistral.gateway.server.http import Scope
+from lava_mistral.gateway.server import Answer, Scope
 from lava_mistral.pricing.catalog import Model, models
 from lava_mistral.pricing.cost import CACHED_SHARE, CostParts, cost_parts
 

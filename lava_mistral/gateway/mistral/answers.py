@@ -16,7 +16,7 @@ import orjson
 from lava_mistral.gateway import faults
 from lava_mistral.gateway.faults import EVENT_STREAM, JSON, Body, Cut, Garbage, Interrupted, Stall, Step, to_bytes
 from lava_mistral.gateway.records import RequestRecord
-from lava_mistral.gateway.server.delivery import Answer
+from lava_mistral.gateway.server import Answer
 from lava_mistral.mistral.types import Usage
 
 _DONE: Final = b"data: [DONE]\n\n"

@@ -23,7 +23,7 @@ from lava_mistral.gateway.model.prompt import text_of
 from lava_mistral.gateway.model.reply import Call, Reply, answer
 from lava_mistral.gateway.model.text import count, split
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.server.delivery import Answer
+from lava_mistral.gateway.server import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model
 from lava_mistral.pricing.tokens import count_tokens

@@ -21,7 +21,7 @@ from lava_mistral.gateway.mistral.limits import RateLimit
 from lava_mistral.gateway.mistral.rules import Rejection
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import KINDS, RequestRecord
-from lava_mistral.gateway.server.delivery import Answer
+from lava_mistral.gateway.server import Answer
 from lava_mistral.pricing.catalog import Model, get_model, models
 
 # Models that Lava does not list: older names, and those that listen.

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lava_mistral.gateway.faults import error_body
-from lava_mistral.gateway.model.embedder import DIMENSIONS
 from lava_mistral.gateway.model.fill import SchemaProblem, check_schema
 from lava_mistral.gateway.model.text import count
 from lava_mistral.pricing.catalog import Model
 
+DIMENSIONS = 1024
 MOST_TOOLS = 128
 MOST_INPUTS = 512
 MOST_INPUT_TOKENS = 8_192

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol in a thread of its own, with a hand on each connection."""
+"""uvicorn in a thread of its own, with a hand on each connection; plays answers to clients in real time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import uvicorn
 from uvicorn.server import ServerState
+
+from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
+from lava_mistral.mistral.types import Usage
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -36,6 +40,13 @@ class Connection:
         """Whether nobody listens any more."""
         return self._transport.is_closing()
 
+    async def wait(self, seconds: float) -> bool:
+        """Wait, and return whether the client is still there."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.lost.wait(), seconds)
+        return not self.gone
+
     def close(self, *, reset: bool = False) -> None:
         """Close it at once, whatever the answer still owes; with a TCP reset if asked."""
         # The client may have gone first: then there is nothing left to tell it.
@@ -46,6 +57,87 @@ class Connection:
                 # Closing alone would send nothing while a forked child holds a copy of the socket.
                 self._wire.shutdown(socket.SHUT_RDWR)
         self._transport.abort()
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the provider answers; header names are in lower case, the body is whole or in steps."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | Iterator[Step | Usage] = b""  # A usage among the steps comes before the bytes that tell it.
+    delay: float = 0.0  # Seconds until the first byte.
+    usage: Usage | None = None  # What a whole body tells.
+    reset: bool = False  # Reset the connection instead.
+
+
+async def play(
+    answer: Answer,
+    request_id: str,
+    connection: Connection,
+    send: Send,
+    *,
+    settle: Callable[[Usage], None],
+    ending: Callable[[], None],
+) -> bool:
+    """Send an answer, and return whether all of it went to a client that was still there.
+
+    `settle` is called before usage is told, and `ending` before the last byte: whoever has read it finds the request
+    paid and ended.
+    """
+    if not await connection.wait(answer.delay):
+        return False
+    if answer.reset:
+        connection.close(reset=True)
+        return False
+    body, told = answer.body, {**answer.headers, "x-lava-request-id": request_id}
+    if answer.status in (204, 304):
+        # RFC 9110, section 8.6: an answer without a body has no length either.
+        body = b""
+        told.pop("content-type", None)
+    elif isinstance(body, bytes):
+        told["content-length"] = str(len(body))
+        if answer.usage is not None:
+            settle(answer.usage)
+    if isinstance(body, bytes):
+        ending()
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if not isinstance(body, bytes):
+        if not await _play_steps(body, connection, send, settle):
+            return False
+        ending()
+        body = b""
+    await send({"type": "http.response.body", "body": body})
+    return not connection.gone
+
+
+async def _play_steps(
+    steps: Iterator[Step | Usage], connection: Connection, send: Send, settle: Callable[[Usage], None]
+) -> bool:
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    for step in steps:
+        if connection.gone:
+            return False
+        match step:
+            case dict():
+                settle(step)
+            case bytes() | str():
+                await send({"type": "http.response.body", "body": to_bytes(step), "more_body": True})
+            case Cut(clean=True):
+                return True
+            case Cut(reset=reset):
+                connection.close(reset=reset)
+                return False
+            case Stall():
+                await connection.lost.wait()
+            case seconds:
+                # Late chunks do not delay the next ones: under load the pace of a stream stays what was asked for.
+                due += seconds
+                if not await connection.wait(due - loop.time()):
+                    return False
+    return True
 
 
 class Traffic:
