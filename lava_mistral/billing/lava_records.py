@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 from lava_mistral.errors import ServerError
+from lava_mistral.pricing.amounts import to_decimal
 
 Status: TypeAlias = Literal["pending", "completed", "error"]
 Moment: TypeAlias = datetime | date | str
@@ -21,12 +22,8 @@ def _senseless(what: str) -> ServerError:
 
 def _amount(value: Mapping[str, Any], name: str) -> Decimal:
     given = value.get(name)
-    try:
-        # A number in JSON was read as a float: as it prints, it is what Lava wrote.
-        amount = Decimal(0 if given is None else str(given))
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite():
+    amount = to_decimal(0 if given is None else given)
+    if amount is None:
         raise _senseless(f"the {name} {given!r}")
     return amount
 
@@ -46,12 +43,6 @@ class ModelUsage:
     input_tokens: int = 0
     output_tokens: int = 0
     total_tokens: int = 0
-    input_characters: int = 0
-    output_characters: int = 0
-    total_characters: int = 0
-    input_seconds: Decimal = Decimal(0)
-    output_seconds: Decimal = Decimal(0)
-    total_seconds: Decimal = Decimal(0)
     input_cost: Decimal = Decimal(0)
     output_cost: Decimal = Decimal(0)
     total_cost: Decimal = Decimal(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from time import monotonic
 from typing import Any
@@ -13,7 +13,7 @@ from lava_mistral.billing.identity import MERCHANT, Billing, BillingContext, Lim
 from lava_mistral.billing.usage import CallRecord, Kind, Listening, RetryStats, notify, present_listeners
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.usage import known_usage
-from lava_mistral.pricing.cost import priced_parts
+from lava_mistral.pricing.cost import cost_parts
 
 
 @dataclass(slots=True)
@@ -31,10 +31,7 @@ class CallMeter:
     streamed: bool
     watch: Listening
     most: Decimal
-    sent_as: BillingContext = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sent_as = self.identity
+    sent_as: BillingContext
 
     def open(self, token: Billing = MERCHANT) -> RequestMeter:
         """Reserve what a request can cost under every limit, the innermost first.
@@ -71,7 +68,7 @@ def open_call_meter(
     watch = present_listeners()
     if not watch.listeners and not identity.limits:
         return None
-    return CallMeter(kind, model, identity, streamed, watch, most() if identity.limits else Decimal(0))
+    return CallMeter(kind, model, identity, streamed, watch, most() if identity.limits else Decimal(0), identity)
 
 
 class RequestMeter:
@@ -94,7 +91,7 @@ class RequestMeter:
         """End a request that was answered, or of which nobody knows; `usage` is the provider's count of tokens."""
         for account, sent_as in self._taken():
             known = known_usage(usage)
-            parts = priced_parts(known, account.model, answered_by)
+            parts = cost_parts(known, account.model, answered_by)
             cost = None if parts is None else parts.total
             for limit in account.identity.limits:
                 limit.end(account.most, cost, request_id)

@@ -8,12 +8,12 @@ never passed on a guess. `LavaMistral.reconcile(limit)` asks Lava what such call
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Protocol, TypeAlias
 
 from lava_mistral._locks import Inbox
 from lava_mistral.errors import ConfigurationError, SpendLimitError
-from lava_mistral.pricing.amounts import EXACT, format_cost
+from lava_mistral.pricing.amounts import EXACT, format_cost, to_decimal
 
 Amount: TypeAlias = Decimal | str | int | float
 """USD. A float is taken as it prints: 0.1 is ten cents."""
@@ -127,12 +127,8 @@ class SpendLimit:
 
 def to_amount(value: Amount) -> Decimal:
     """Return USD as `Decimal`; a `ConfigurationError` where it is no amount, or below zero."""
-    try:
-        # A float as it prints; its binary value has dozens of digits that nobody meant.
-        amount = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
-    except (InvalidOperation, TypeError, ValueError):
-        amount = Decimal("NaN")
-    if isinstance(value, bool) or not amount.is_finite() or amount < 0:
+    amount = to_decimal(value)
+    if amount is None or amount < 0:
         raise ConfigurationError(f'A spend limit is zero or more USD, such as "2.50"; this one is {value!r}.')
     return amount
 

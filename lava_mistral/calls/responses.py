@@ -10,7 +10,7 @@ from typing import Any
 from lava_mistral.billing.identity import BillingContext
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.types import EmbeddingResponse, Usage
-from lava_mistral.pricing.cost import priced
+from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.request import Headers
 
 
@@ -59,7 +59,7 @@ class Completion:
     @property
     def cost(self) -> Decimal | None:
         """What the call cost in USD by the catalogue's prices; `None` where they are not known."""
-        return priced(self.usage, self.requested_model, self.model)
+        return cost_of(self.usage, self.requested_model, self.model)
 
 
 @dataclass(frozen=True)

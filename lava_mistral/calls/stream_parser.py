@@ -16,7 +16,7 @@ from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.mistral.usage import Usage
-from lava_mistral.pricing.cost import priced
+from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.failures import DeadlineExceeded, TransportError
 
 _LONGEST_PRELUDE = 2_000
@@ -185,4 +185,4 @@ class StreamReader:
     @property
     def cost(self) -> Decimal | None:
         """What the call cost in USD by the catalogue's prices, once the usage is known."""
-        return priced(self.usage, self.call.model, self.model)
+        return cost_of(self.usage, self.call.model, self.model)

@@ -14,6 +14,7 @@ import orjson
 
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.errors import ServerError
+from lava_mistral.pricing.amounts import to_decimal
 
 Capability = Literal["chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents"]
 CAPABILITIES: Final[frozenset[str]] = frozenset(get_args(Capability))
@@ -155,9 +156,8 @@ def _models(entries: list[Any]) -> Iterator[Model]:
         pricing, named = entry.get("pricing"), entry.get("capabilities")
         if not isinstance(pricing, dict) or pricing.get("type") != "tokens_1m":
             continue
-        price, output_price, cached_price = (
-            _price(pricing.get(key)) for key in ("input", "output", "cache_input_read")
-        )
+        prices = [to_decimal(pricing.get(key)) for key in ("input", "output", "cache_input_read")]
+        price, output_price, cached_price = (None if price is None or price < 0 else price for price in prices)
         if price is None:
             continue
         known = get_model(entry["id"].removeprefix("mistral/"))
@@ -172,17 +172,6 @@ def _models(entries: list[Any]) -> Iterator[Model]:
             sources={**known.sources, "prices": _SOURCE},
             known=True,
         )
-
-
-def _price(value: Any) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        # A float as it prints: 0.15 is fifteen cents.
-        price = Decimal(str(value))
-    except ArithmeticError:
-        return None
-    return price if price.is_finite() and price >= 0 else None
 
 
 def _read(content: bytes) -> Iterator[Model]:

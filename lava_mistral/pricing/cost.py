@@ -29,11 +29,11 @@ class CostParts(NamedTuple):
     saved: Decimal = Decimal(0)
 
 
-def cost_parts(usage: Usage, model: str | Model) -> CostParts | None:
-    """Compute what the tokens of a chat or an embedding cost; `None` where the model's prices are not known."""
-    if isinstance(model, str):
-        model = get_model(model)
-    if model.input_price is None or model.output_price is None:
+def cost_parts(usage: Usage | None, *models: str | Model | None) -> CostParts | None:
+    """Compute what the tokens of a call cost by the first of the models (or their names) whose prices are known."""
+    named = [get_model(model) if isinstance(model, str) else model for model in models]
+    model = next((model for model in named if model is not None and model.input_price is not None), None)
+    if usage is None or model is None or model.input_price is None or model.output_price is None:
         return None
     # The wire may leave a count out or say null: embeddings do for the answer's tokens.
     counts: dict[str, Any] = dict(usage)
@@ -48,20 +48,7 @@ def cost_parts(usage: Usage, model: str | Model) -> CostParts | None:
         return CostParts(input_cost, output_cost, cached_cost, input_cost + output_cost, saved)
 
 
-def cost_of(usage: Usage, model: str | Model) -> Decimal | None:
-    """Compute what the tokens of one call cost in USD; `None` where the model's prices are not known."""
-    parts = cost_parts(usage, model)
-    return None if parts is None else parts.total
-
-
-def priced_parts(usage: Usage | None, asked: str, answered: str | None) -> CostParts | None:
-    """Compute a cost by the price of the model that was asked for or, where that is not known, that answered."""
-    if usage is None:
-        return None
-    return next((parts for name in (asked, answered) if name and (parts := cost_parts(usage, name))), None)
-
-
-def priced(usage: Usage | None, asked: str, answered: str | None) -> Decimal | None:
-    """Compute the total of `priced_parts`."""
-    parts = priced_parts(usage, asked, answered)
+def cost_of(usage: Usage | None, *models: str | Model | None) -> Decimal | None:
+    """Compute the total of `cost_parts`; `None` where usage or prices are not known."""
+    parts = cost_parts(usage, *models)
     return None if parts is None else parts.total

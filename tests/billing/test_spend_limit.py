@@ -446,7 +446,7 @@ def test_a_copy_of_a_limit_and_its_original_count_apart() -> None:
 
 
 def test_a_request_that_a_limit_refused_is_not_counted_as_sent(gateway: LocalGateway) -> None:
-    lava = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url, spend_limit="0")
+    lava = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url, spend_limit="0.004")
     with pytest.raises(SpendLimitError) as caught:
-        lava.embed(["a"])
-    assert caught.value.partial.usage.requests == len(gateway.requests) == 0
+        lava.embed([f"{number} " + "text " * 1000 for number in range(90)], max_concurrency=1)
+    assert caught.value.partial.usage.requests == len(gateway.requests) > 0

@@ -85,7 +85,7 @@ def test_a_record_is_read_with_its_types() -> None:
         "met_1",
     )
     assert (record.usage.input_tokens, record.usage.output_tokens, record.usage.total_tokens) == (12, 3, 15)
-    assert (record.usage.total_cost, record.usage.output_seconds) == (Decimal("0.0000036"), Decimal("1.5"))
+    assert record.usage.total_cost == Decimal("0.0000036")
     assert record.cost == Decimal("0.0000036")
     assert record.charge == Charge(Decimal("0.00001"), "fixed", tuple(RECORD["charge"]["breakdown"]))
     assert record.created_at == datetime(2026, 8, 1, 10, tzinfo=UTC)
