@@ -102,11 +102,8 @@ class Call:
         headers = {**extra, **lava, **(_EVENTS if self.stream else JSON_HEADERS)}
         if self.idempotency_key is not None:
             headers["idempotency-key"] = self.idempotency_key
-        return Request(self._method, url, self.target, headers, self.content, self.gap if self.stream else None)
-
-    @property
-    def _method(self) -> str:
-        return "GET" if self.content is None else "POST"
+        method = "GET" if self.content is None else "POST"
+        return Request(method, url, self.target, headers, self.content, self.gap if self.stream else None)
 
     def refused(self, answer: Answer) -> LavaError:
         """Return the error that an answer with a status other than 2xx stands for."""
@@ -128,7 +125,7 @@ class Call:
             (name, self.without_secrets(value)) for name, value in answer.headers.items() if name not in _OF_THE_BODY
         )
         text = self.without_secrets(answer.content[:_LONGEST_ERROR].decode("utf-8", "replace"))
-        return AnswerText(answer.status, headers, text, self._method, self.target)
+        return AnswerText(answer.status, headers, text, "GET" if self.content is None else "POST", self.target)
 
     @property
     def _secrets(self) -> list[str]:
@@ -139,10 +136,6 @@ class Call:
         """Return what a server said without the credential and the keys in it, which it may repeat."""
         return redact(text, self._secrets)
 
-    def shown_id(self, headers: Mapping[str, str]) -> str | None:
-        """Return Lava's id of the request as it may be shown."""
-        return shown_id(headers, self._secrets)
-
     def failed(self, error: TransportError, response: Response | None = None) -> LavaError:
         """End the request whose answer did not come through, or broke off, and return the error for it."""
         if isinstance(error, NotConnected):
@@ -152,7 +145,7 @@ class Call:
             return self.unanswered(error)
         if isinstance(error, DeadlineExceeded):
             error = DeadlineExceeded("the answer had begun, but not come to its end")
-        return self.unanswered(error, self.shown_id(response.headers))
+        return self.unanswered(error, shown_id(response.headers, self.without_secrets))
 
     def unanswered(self, error: TransportError, request_id: str | None = None) -> LavaError:
         """Return the error for a request whose answer did not come through."""
@@ -175,7 +168,9 @@ class Call:
         if response is not None and not 200 <= response.status < 300:
             self.charge.free()
         else:
-            self.charge.end(None, None if response is None else self.shown_id(response.headers), complete=False)
+            self.charge.end(
+                None, None if response is None else shown_id(response.headers, self.without_secrets), complete=False
+            )
 
     @apart
     def parsed(self, answer: Answer) -> dict[str, Any]:
@@ -189,7 +184,7 @@ class Call:
         return body
 
     def _senseless(self, what: str, answer: Answer, usage: Any = None) -> ServerError:
-        self.charge.end(usage, self.shown_id(answer.headers), complete=False)
+        self.charge.end(usage, shown_id(answer.headers, self.without_secrets), complete=False)
         shown = self._shown(answer)
         body = parse_body(shown.text.encode())
         said = read_error_body(body).message
@@ -213,7 +208,7 @@ class Call:
             read.add_whole(body)
         except ServerError as error:
             raise self._senseless(f"that makes no sense ({error.message})", answer, body.get("usage")) from error
-        request_id = self.shown_id(answer.headers)
+        request_id = shown_id(answer.headers, self.without_secrets)
         failed = next((turn for turn in read.turns if turn.finish_reason == "error"), None)
         self.charge.end(body.get("usage"), request_id, answered_by=read.model, complete=failed is None)
         if failed is not None:
@@ -242,7 +237,7 @@ class Call:
         body: Any = self.parsed(answer)
         if not isinstance(body.get("data"), list):
             raise self._senseless("without data", answer, body.get("usage"))
-        request_id = self.shown_id(answer.headers)
+        request_id = shown_id(answer.headers, self.without_secrets)
         self.charge.end(body.get("usage"), request_id)
         identity = self.identity if self.account is None else self.account.sent_as
         return EmbeddingAnswer(body, answer.headers, request_id, identity)

@@ -158,12 +158,12 @@ def error_from_response(
     )
 
 
-def shown_id(headers: Mapping[str, str], secrets: Iterable[str] = ()) -> str | None:
+def shown_id(headers: Mapping[str, str], without_secrets: Callable[[str], str] = redact) -> str | None:
     """Return Lava's id of a request as it may be shown; a broken server can put anything there."""
     request_id = headers.get("x-lava-request-id")
     if request_id is None or _PLAIN_ID.fullmatch(request_id):
         return request_id
-    return shorten(redact(request_id, secrets))
+    return shorten(without_secrets(request_id))
 
 
 def apart(read: Callable[_P, _T]) -> Callable[_P, _T]:

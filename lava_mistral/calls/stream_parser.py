@@ -9,7 +9,7 @@ from typing import Any
 
 from lava_mistral.billing.metering import UNMETERED
 from lava_mistral.calls.call import Call, caused
-from lava_mistral.calls.error_mapping import apart, error_from_event, parse_body, read_error_body, shorten
+from lava_mistral.calls.error_mapping import apart, error_from_event, parse_body, read_error_body, shorten, shown_id
 from lava_mistral.errors import LavaError, Origin, StreamInterruptedError, StreamStalledError
 from lava_mistral.mistral.json_codec import from_json
 from lava_mistral.mistral.sse import SSEDecoder
@@ -31,7 +31,7 @@ class StreamReader:
     def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
         self.call = call
         self.headers = headers
-        self.request_id = call.shown_id(headers)
+        self.request_id = shown_id(headers, call.without_secrets)
         self.id, self.model, self.created = "", call.model, 0
         self.ready: deque[Delta] = deque()
         self.done = False
@@ -132,11 +132,6 @@ class StreamReader:
             return
         complete = self.finished and self._failure is None
         self._charge.end(self.usage, self.request_id, answered_by=self._accumulator.model, complete=complete)
-
-    @property
-    def patience(self) -> float | None:
-        """Seconds until a silent stream is given up; `None` for no limit."""
-        return None if self.call.gap is None else max(self.call.gap - self.silent_for, 0.0)
 
     def broken(self, error: TransportError, *, late: bool) -> LavaError:
         """Return the error for a read that failed; `late` where the time to the first delta is over."""

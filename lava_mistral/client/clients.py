@@ -198,9 +198,7 @@ class ClientBase:
             response = yield from (self._client or self._shared_pool()).send(request, deadline)
             good = 200 <= response.status < 300
             if call.stream and good:
-                stream = result(call, response, deadline)
-                yield from stream.prime()
-                return stream
+                return (yield from result(call, response.headers).begin(response, deadline))
             answers = [Answer(response.status, response.headers, (yield from read(response, deadline)))]
         except TransportError as error:
             failure: LavaError = call.failed(error, response)

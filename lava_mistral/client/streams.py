@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, Final, Self
 
-from lava_mistral.calls.call import Call
 from lava_mistral.calls.stream_parser import StreamReader
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.turn import Delta
@@ -14,35 +13,23 @@ from lava_mistral.transport.flow import Flow, adrive, drive
 from lava_mistral.transport.request import Response, read
 
 LONGEST_END: Final = 0.25
-"""Seconds to wait for the end of a body whose content is complete.
-
-Mistral's `[DONE]` ends an answer; the end of the body, which follows it, gives the connection back to its pool. A proxy
-may hold it back while it writes down what the call cost.
-"""
+"""Seconds to wait, after `[DONE]`, for the end of the body, which gives the connection back to its pool."""
 
 
 class StreamBase(StreamReader):
-    """What both streams do with their connection, as flows.
+    """What both streams do with their connection, as flows."""
 
-    Args:
-        call: what was asked.
-        response: the answer, whose body has not been read.
-        deadline: until the first delta.
-    """
+    _over = False
 
-    def __init__(self, call: Call, response: Response, deadline: Deadline) -> None:
-        super().__init__(call, response.headers)
-        self._response = response
-        self._deadline = deadline
-        self._over = False
-
-    def prime(self) -> Flow[None]:
+    def begin(self, response: Response, deadline: Deadline) -> Flow[Self]:
         """Read until there is something to hand on. A failure before that can still be tried again."""
+        self._response, self._deadline = response, deadline
         while not self.started and not self._over:
             yield from self._pull()
         if not self.started:
             self.raise_failure()
         self._deadline = Deadline(None)
+        return self
 
     def _next(self) -> Flow[Delta | None]:
         """Read until there is a delta, or `None` at the end."""
@@ -61,7 +48,8 @@ class StreamBase(StreamReader):
                     # The caller has all that came; only now is it worth a moment to get the connection back.
                     yield from read(self._response, Deadline(LONGEST_END))
                 else:
-                    data = yield from self._response.receive(Deadline(self.patience, self._deadline))
+                    patience = None if self.call.gap is None else max(self.call.gap - self.silent_for, 0.0)
+                    data = yield from self._response.receive(Deadline(patience, self._deadline))
             except TransportError as error:
                 if not self.finished:
                     self._failure = self.broken(error, late=self._deadline.over)
@@ -111,7 +99,7 @@ class ChatStream(StreamBase):
         return delta
 
     def close(self) -> None:
-        """Close the connection, or hand it back to its pool where the answer was read to its end."""
+        """Close the connection, unless the answer was read to its end."""
         self._leave()
 
     def __enter__(self) -> Self:
@@ -136,7 +124,7 @@ class AsyncChatStream(StreamBase):
         return delta
 
     async def aclose(self) -> None:
-        """Close the connection, or hand it back to its pool where the answer was read to its end."""
+        """Close the connection, unless the answer was read to its end."""
         closing = self._leave()
         if closing is not None:
             await closing

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.transport.async_sockets import AsyncSocket
 from lava_mistral.transport.environment import Proxy, proxy_for, ssl_context
 from lava_mistral.transport.failures import (
     ConnectionBroken,
@@ -23,6 +23,7 @@ from lava_mistral.transport.failures import (
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.http11 import Http11
 from lava_mistral.transport.request import Headers, Request, Url
+from lava_mistral.transport.sockets import Socket
 
 LONGEST_CONNECT = 15.0
 """Seconds for a connection to be there, where the call may take longer."""
@@ -33,18 +34,8 @@ _LONGEST_ADDRESS = 2.0
 KEEPALIVE = 30.0
 """Seconds that an idle connection is kept."""
 
-
-class AnySocket(Protocol):
-    """A `Socket` or an `AsyncSocket`; each step is one of a flow and may raise an `OSError`."""
-
-    def resolve(self, host: str, port: int, deadline: Deadline) -> Any: ...
-    def connect(self, address: tuple[str, int], deadline: Deadline) -> Any: ...
-    def start_tls(self, context: Callable[[], ssl.SSLContext], hostname: str, deadline: Deadline) -> Any: ...
-    def send(self, data: bytes, deadline: Deadline) -> Any: ...
-    def receive(self, deadline: Deadline) -> Any: ...
-    def close(self) -> None: ...
-    @property
-    def quiet(self) -> bool: ...
+# Each step of either is one of a flow and may raise an `OSError`.
+_AnySocket: TypeAlias = Socket | AsyncSocket
 
 
 class Route(NamedTuple):
@@ -59,7 +50,7 @@ class Route(NamedTuple):
 class Connection:
     """An open connection."""
 
-    def __init__(self, socket: AnySocket) -> None:
+    def __init__(self, socket: _AnySocket) -> None:
         self.socket = socket
         self.http = Http11()
         self.idle_since = 0.0
@@ -165,7 +156,7 @@ class Pool:
         new_socket: makes a socket that is not connected.
     """
 
-    def __init__(self, new_socket: Callable[[], AnySocket]) -> None:
+    def __init__(self, new_socket: Callable[[], _AnySocket]) -> None:
         self._new_socket = new_socket
         self._idle: dict[Route, deque[Connection]] = {}
         self._routes: dict[tuple[str, str, int], Route] = {}

@@ -90,15 +90,6 @@ def close_sync_pools() -> None:
         pool.close()
 
 
-async def close_async_pools() -> None:
-    """Close the running event loop's connections; the next request opens new ones."""
-    with _lock:
-        held = _of_loops.pop(asyncio.get_running_loop(), {})
-    keeper = held.get(_close_with_loop)
-    if keeper is not None:
-        await keeper.aclose()
-
-
 def _forget() -> None:
     _inherited.append((dict(_of_process), [dict(held) for held in _of_loops.values()]))
     _of_process.clear()

@@ -67,14 +67,6 @@ def test_each_event_loop_has_its_pool_and_closes_it(gateway: LocalGateway) -> No
     assert all(pool.closed for pool in held)
 
 
-async def test_a_loops_pools_can_be_closed_and_open_again(gateway: LocalGateway) -> None:
-    client = AsyncLavaMistral(**settings(gateway))
-    await client.chat(ASK)
-    await pools.close_async_pools()
-    await client.chat(ASK)
-    await pools.close_async_pools()
-
-
 def test_loops_in_threads_do_not_disturb_each_other(gateway: LocalGateway) -> None:
     client = AsyncLavaMistral(**settings(gateway))
 
