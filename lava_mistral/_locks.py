@@ -1,7 +1,4 @@
-"""Locks that a forked child finds free, and an inbox for changes that must not wait for a lock.
-
-A thread that holds a lock at the moment of a fork does not exist in the child and would never release it.
-"""
+"""Locks that a forked child finds free, and an inbox for changes that must not wait for a lock."""
 
 from __future__ import annotations
 
@@ -19,10 +16,7 @@ _callbacks: list[Callable[[], None]] = []
 
 
 class ForkSafeLock:
-    """Lock like `threading.Lock`; every forked child finds it free.
-
-    What it guards must be whole whenever the lock may be seen free, since a fork can come at any point of a block.
-    """
+    """Lock like `threading.Lock`; a forked child finds it free, though the thread that held it does not exist there."""
 
     __slots__ = ("__weakref__", "acquire", "locked", "release")
 
@@ -31,7 +25,6 @@ class ForkSafeLock:
         _locks.add(self)
 
     def renew(self) -> None:
-        """Replace the lock beneath by a free one."""
         lock = threading.Lock()
         self.acquire, self.release, self.locked = lock.acquire, lock.release, lock.locked
 
@@ -59,17 +52,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class Inbox(Generic[T]):
-    """Guard a state by a lock that whoever reports a change of it never waits for.
+    """Guard a state by a lock that whoever reports a change of it never waits for: `with inbox:` all is applied.
 
     A request can end while the garbage collector runs, on top of any frame of any thread, also one that holds the lock
-    (a `__del__` that ends an abandoned stream). So `put` never blocks: it stores the item, and whoever holds the lock
-    applies it.
-
-        with inbox:      # the lock is held and every item is applied
-            return self._total
-
-    Args:
-        apply: applies one item to the state; called with the lock held.
+    (a `__del__` that ends an abandoned stream). So `put` stores the item, and whoever holds the lock applies it.
     """
 
     def __init__(self, apply: Callable[[T], None]) -> None:

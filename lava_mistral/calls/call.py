@@ -168,9 +168,8 @@ class Call:
         if response is not None and not 200 <= response.status < 300:
             self.charge.free()
         else:
-            self.charge.end(
-                None, None if response is None else shown_id(response.headers, self.without_secrets), complete=False
-            )
+            request_id = None if response is None else shown_id(response.headers, self.without_secrets)
+            self.charge.end(None, request_id, complete=False)
 
     @apart
     def parsed(self, answer: Answer) -> dict[str, Any]:

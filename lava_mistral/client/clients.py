@@ -140,9 +140,7 @@ class ClientBase:
     ) -> Flow[EmbeddingAnswer]:
         """One embeddings request, sent once: no batching, no retry, no check of the vectors.
 
-        Args:
-            inputs: the texts.
-            **options: the call's, as in `chat`, and fields of Mistral's request: output_dimension, output_dtype, …
+        The options are those of a call, as in `chat`, and fields of the request: output_dimension, output_dtype, …
         """
         identity = self._identity(options)
         model = options.pop("model", DEFAULT_EMBEDDING_MODEL)
@@ -184,12 +182,7 @@ class ClientBase:
     def _attempt(self, call: Call, result: Callable[..., Any]) -> Flow[Any]:
         """Send a request once and read its answer, or its stream to the first delta, within the call's timeout in all.
 
-        Args:
-            call: what is asked.
-            result: makes the result from the answer; for a stream, its class.
-
-        Raises:
-            LavaError: no answer came, or one that is an error.
+        `result` makes the result from the answer; for a stream it is its class.
         """
         deadline = Deadline(call.timeout)
         request = call.request(self._forwarder, self._extra_headers)
@@ -275,7 +268,6 @@ class LavaMistral(ClientBase, History):
 
         Args:
             messages: the conversation, in Mistral's own form.
-            model: the model's name.
             billing: who pays for this call.
             lava_metadata: stored by Lava with this call, over the client's own metadata.
             repair_messages: repair what Mistral would refuse in the conversation, losing no word; false refuses it.
@@ -307,11 +299,8 @@ class LavaMistral(ClientBase, History):
 
         Args:
             texts: each of at most 8,192 tokens.
-            model: the model's name.
             dimensions: length of the vectors, for models that can shorten them.
             max_concurrency: requests in flight at most, over all calls of this client with the same settings.
-            billing: who pays for this call.
-            lava_metadata: stored by Lava with each of its requests.
             as_numpy: give one float32 array rather than lists of floats.
             show_progress: draw a progress bar.
             on_progress: told in the calling thread after each batch.
@@ -368,10 +357,7 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
     def embed_iter(
         self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[EmbedIterOptions]
     ) -> AsyncEmbeddingStream:
-        """The vectors of a source of any length, which may be async; iterate with `async for`.
-
-        See `LavaMistral.embed_iter`.
-        """
+        """The vectors of a source of any length, which may be async; see `LavaMistral.embed_iter`."""
         engine, given = self._engine(options)
         stream: AsyncEmbeddingStream = engine.aembed_iter(texts, **given)
         return stream

@@ -22,13 +22,9 @@ from lava_mistral.transport.flow import drive
 
 @dataclass(frozen=True)
 class PriceList:
-    """The models with their prices, and where those come from.
+    """The models with their prices: from Lava, from an earlier answer of Lava's (read at), or from this package.
 
-    Attributes:
-        models: of the list; all of the catalogue where the list is the one in this package.
-        source: `"lava"`, `"cache"` (an earlier answer of Lava's) or `"package"` (shipped with this package).
-        read_at: when Lava gave the list; `None` for the one in this package.
-        error: why Lava was not the source.
+    `error` says why Lava was not the source.
     """
 
     models: tuple[Model, ...]
@@ -44,12 +40,8 @@ def refresh_models(*, base_url: str | None = None, cache: Path | None = None, ti
 
     Args:
         base_url: of Lava; by default `LAVA_BASE_URL`, else production. No key is needed or sent.
-        cache: the file that keeps the last list; by default `lava-mistral/prices.json` in the user's cache folder
-            (`XDG_CACHE_HOME`, else `~/.cache`).
+        cache: the file that keeps the last list; by default `lava-mistral/prices.json` in the user's cache folder.
         timeout: seconds for Lava's answer.
-
-    Raises:
-        ConfigurationError: the base URL is none.
     """
     base_url = check_base_url(base_url or os.environ.get("LAVA_BASE_URL") or PRODUCTION_URL)
     if cache is None:
@@ -73,7 +65,6 @@ def fetch_price_list(base_url: str, timeout: float) -> Any:
 
 
 def _write(cache: Path, base_url: str, body: Any) -> None:
-    """Keep a list; one that can't be kept is read anew next time."""
     kept = to_json({"base_url": base_url, "read_at": datetime.now(UTC).isoformat(), "body": body})
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +75,6 @@ def _write(cache: Path, base_url: str, body: Any) -> None:
 
 
 def _read(cache: Path, base_url: str, error: LavaError) -> PriceList | None:
-    """Read the list that was kept; `None` if there is none from this address that can be read."""
     try:
         kept = json.loads(cache.read_bytes())
         if kept["base_url"] != base_url:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from lava_mistral.transport.failures import Deadline
-from lava_mistral.transport.sockets import addresses, readable, unique
+from lava_mistral.transport.sockets import addresses, readable
 
 _MOST_BUFFERED = 1024 * 1024
 
@@ -34,7 +34,7 @@ class AsyncSocket(asyncio.Protocol):
         with suppress(OSError):
             return addresses(host, port, socket.AI_NUMERICHOST)
         async with asyncio.timeout(deadline.left()):
-            return unique(await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            return await self._loop.run_in_executor(None, addresses, host, port)
 
     async def connect(self, address: tuple[str, int], deadline: Deadline) -> None:
         """Open a TCP connection."""

@@ -22,20 +22,11 @@ from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.request import Headers, Request
 
 _T = TypeVar("_T")
-LIBRARIES = ("httpx", "httpx2")
 
 
 def library_of(client: object, kind: str) -> ModuleType:
-    """Return the library that a client is of.
-
-    Args:
-        client: what the caller gave.
-        kind: `"Client"` or `"AsyncClient"`.
-
-    Raises:
-        ConfigurationError: it is no such client.
-    """
-    for name in LIBRARIES:
+    """Return the library that a client is of, whose kind is `"Client"` or `"AsyncClient"`."""
+    for name in ("httpx", "httpx2"):
         library = sys.modules.get(name)
         if library is not None and isinstance(client, getattr(library, kind)):
             return library
@@ -53,13 +44,8 @@ class ClientTransport:
     def send(self, request: Request, deadline: Deadline) -> Flow[ClientResponse]:
         """Send a request and wait for the headers of its answer."""
         limits = _Limits(deadline)
-        native = self.library.Request(
-            request.method,
-            str(request.url),
-            headers=request.headers,
-            content=request.content,
-            extensions={"timeout": limits},
-        )
+        own = {"headers": request.headers, "content": request.content, "extensions": {"timeout": limits}}
+        native = self.library.Request(request.method, str(request.url), **own)
         try:
             sending = self._client.send(native, stream=True, auth=None, follow_redirects=False)
             response = yield _in_time(sending, deadline) if self.asynchronous else sending

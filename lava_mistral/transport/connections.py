@@ -68,12 +68,7 @@ class Connection:
             self.http.feed((yield self.socket.receive(deadline)))
 
     def open(self, route: Route, deadline: Deadline) -> Flow[None]:
-        """Connect.
-
-        Raises:
-            NotConnected: it was not possible, or not in time.
-            ConfigurationError: the proxy can't be used like this.
-        """
+        """Connect; raises NotConnected where that is not possible in time."""
         host, port = (route.host, route.port) if route.proxy is None else (route.proxy.host, route.proxy.port)
         try:
             addresses = yield self.socket.resolve(host, port, deadline)
@@ -150,11 +145,7 @@ class PooledResponse:
 
 
 class Pool:
-    """Idle connections by route, the latest first. No request ever waits for another one's connection.
-
-    Args:
-        new_socket: makes a socket that is not connected.
-    """
+    """Idle connections by route, the latest first. No request ever waits for another one's connection."""
 
     def __init__(self, new_socket: Callable[[], _AnySocket]) -> None:
         self._new_socket = new_socket
@@ -163,11 +154,7 @@ class Pool:
         self.closed = False
 
     def send(self, request: Request, deadline: Deadline) -> Flow[PooledResponse]:
-        """Send a request and wait for the headers of its answer.
-
-        Raises:
-            TransportError: no answer came.
-        """
+        """Send a request and wait for the headers of its answer; raises TransportError where none come."""
         place = request.url[:3]
         route = self._routes.get(place)
         if route is None:

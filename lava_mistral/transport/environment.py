@@ -35,11 +35,7 @@ class Proxy:
 
 @lru_cache(maxsize=1)
 def ssl_context() -> ssl.SSLContext:
-    """Return the certificates to trust: those of SSL_CERT_FILE or SSL_CERT_DIR, else certifi's.
-
-    Raises:
-        ConfigurationError: they can't be read.
-    """
+    """Return the certificates to trust: those of SSL_CERT_FILE or SSL_CERT_DIR, else certifi's."""
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if not file and not folder:
         import certifi
@@ -57,11 +53,7 @@ def ssl_context() -> ssl.SSLContext:
 
 
 def proxy_for(scheme: str, host: str) -> Proxy | None:
-    """Return the proxy that the environment names for a host.
-
-    Raises:
-        ConfigurationError: it is one that only a client of your own can use.
-    """
+    """Return the proxy that the environment names for a host; raises where only a client of one's own can use it."""
     proxy = environment_proxy(scheme, host)
     if proxy is not None and not proxy.startswith("http://"):
         raise ConfigurationError(

@@ -35,12 +35,7 @@ class ConnectionBroken(TransportError):
 
 
 class Deadline:
-    """The moment on the monotonic clock by which something must have happened.
-
-    Args:
-        seconds: from now; `None` for no limit.
-        outer: one that holds too.
-    """
+    """The moment by which something must have happened: seconds from now (`None`: never), or that of `outer`."""
 
     __slots__ = ("moment",)
 
@@ -50,11 +45,7 @@ class Deadline:
             self.moment = outer.moment if self.moment is None else min(self.moment, outer.moment)
 
     def left(self) -> float | None:
-        """Return the seconds that are left, more than zero, or `None` where there is no limit.
-
-        Raises:
-            DeadlineExceeded: none are left.
-        """
+        """Return the seconds that are left, or `None` where there is no limit; raises DeadlineExceeded at zero."""
         if self.moment is None:
             return None
         seconds = self.moment - time.monotonic()

@@ -36,11 +36,7 @@ class Forwarding:
         self._given = transport
 
     def _forwarded(self, request: Any) -> tuple[Any, Any]:
-        """Return the transport to send with, and the request to send to Lava for one made for Mistral.
-
-        The request that the library made stays untouched, so `response.request` still names Mistral and holds no
-        credential.
-        """
+        """Return the transport to send with, and the request to Lava for one for Mistral, which stays untouched."""
         url, library = request.url, self._library
         if url.host != MISTRAL_HOST or url.scheme != "https" or url.port is not None:
             raise ConfigurationError(

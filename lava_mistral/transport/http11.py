@@ -20,12 +20,7 @@ _HEAD = re.compile(r"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: 
 
 
 class Http11:
-    """The state of one connection, which carries one request after another.
-
-    Attributes:
-        status: of the answer; `None` until its headers are there.
-        headers: of the answer.
-    """
+    """The state of one connection; `status` is `None` until the headers of the answer are there."""
 
     def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
@@ -56,11 +51,7 @@ class Http11:
         return head.encode("latin-1") + b"\r\n" + (content or b"")
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that were received; none mean that the connection has ended.
-
-        Raises:
-            ConnectionBroken: it has ended before the answer did, or what came breaks the rules of HTTP/1.1.
-        """
+        """Take bytes that were received, or none at the end of the connection; raises ConnectionBroken."""
         if not data:
             if not self._begun:
                 raise ConnectionBroken("the server closed the connection without an answer")
@@ -112,11 +103,7 @@ class Http11:
         self._done = self.status is not None
 
     def body(self) -> bytes | None:
-        """Return the next decoded bytes of the body, none at its end, or `None` where more are needed.
-
-        Raises:
-            ConnectionBroken: the body is not compressed as the headers say.
-        """
+        """Return the next decoded bytes of the body, none at its end, or `None` where more are needed."""
         data = b"".join(self._pieces)
         self._pieces.clear()
         if data and self._compressed:

@@ -30,11 +30,7 @@ class Url(NamedTuple):
 
 @lru_cache(maxsize=512)
 def parse_url(text: str) -> Url:
-    """Parse an http or https URL; user, password and fragment are left out.
-
-    Raises:
-        ConfigurationError: it is none, or its host can't be written in DNS.
-    """
+    """Parse an http or https URL; user, password and fragment are left out."""
     try:
         parts = urlsplit(text)
         port = parts.port or _PORTS[parts.scheme]
@@ -96,15 +92,11 @@ class Headers(dict[str, str]):
 
 
 class Response(Protocol):
-    """An answer whose headers are there; its body is read piece by piece.
+    """An answer whose headers are there. Where a step fails, or it is dropped early, its connection is closed."""
 
-    Its connection is closed at once when a step fails, and when it is closed or dropped before its end.
-    """
+    status: int
+    headers: Headers
 
-    @property
-    def status(self) -> int: ...
-    @property
-    def headers(self) -> Headers: ...
     def receive(self, deadline: Deadline) -> Flow[bytes]: ...
     def close(self) -> Any: ...
 

@@ -1,4 +1,4 @@
-"""Decides from a failure whether to try again and how long to wait. Does not sleep and does no I/O."""
+"""Decide from a failure whether to try again and how long to wait."""
 
 from __future__ import annotations
 
@@ -63,14 +63,7 @@ class RetryPolicy:
         elapsed: float,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> float | None:
-        """Seconds to wait before the next try, or `None` when `error` is final.
-
-        Args:
-            error: why the last try failed.
-            tries: how many were made, the first included.
-            elapsed: seconds since the first began.
-            draw: where the jitter comes from.
-        """
+        """Seconds to wait after so many tries, the first included, or `None` when `error` is final."""
         if not error.retryable or tries > self.max_retries:
             return None
         jitter = draw(0.0, min(self.longest, self.initial * 2.0 ** min(tries - 1, 60)))

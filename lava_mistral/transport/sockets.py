@@ -13,9 +13,6 @@ from typing import Any
 
 from lava_mistral.transport.failures import Deadline
 
-AT_ONCE = 64 * 1024
-"""Bytes of one read."""
-
 
 class Socket:
     """A TCP or TLS connection in sync code."""
@@ -64,7 +61,7 @@ class Socket:
     def receive(self, deadline: Deadline) -> bytes:
         """Return the next bytes; none at the end of the connection."""
         self._socket.settimeout(deadline.left())
-        data: bytes = self._socket.recv(AT_ONCE)
+        data: bytes = self._socket.recv(65536)
         return data
 
     @property
@@ -82,11 +79,7 @@ class Socket:
 
 def addresses(host: str, port: int, flags: int = 0) -> list[tuple[str, int]]:
     """Return the addresses of a host as `(ip, port)`, each once."""
-    return unique(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
-
-
-def unique(found: list[Any]) -> list[tuple[str, int]]:
-    """Return what `getaddrinfo` found as `(ip, port)`, each once."""
+    found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return list(dict.fromkeys((entry[4][0], entry[4][1]) for entry in found))
 
 
