@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -147,11 +148,7 @@ class LavaError(Exception):
         return {name: getattr(self, name) for name in self._fields}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.fields())
-
-
-def _rebuild(cls: type[LavaError], message: str, fields: dict[str, Any]) -> LavaError:
-    return cls(message, **fields)
+        return partial(type(self), self.message, **self.fields()), ()
 
 
 class ConfigurationError(LavaError, ValueError):

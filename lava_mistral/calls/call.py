@@ -109,14 +109,8 @@ class Call:
         """Return the error that an answer with a status other than 2xx stands for."""
         self.charge.free()
         shown = self._shown(answer)
-        error = error_from_response(
-            shown.status,
-            shown.headers,
-            shown.text.encode(),
-            payer=payer_of(self.credential),
-            looks_like_a_key=is_lava_credential(self.credential),
-            response=shown,
-        )
+        a_key = is_lava_credential(self.credential)
+        error = error_from_response(shown, payer=payer_of(self.credential), looks_like_a_key=a_key)
         return self._advised(error) if shown.status == 401 else error
 
     def _shown(self, answer: Answer) -> AnswerText:
@@ -185,7 +179,7 @@ class Call:
     def _senseless(self, what: str, answer: Answer, usage: Any = None) -> ServerError:
         self.charge.end(usage, shown_id(answer.headers, self.without_secrets), complete=False)
         shown = self._shown(answer)
-        body = parse_body(shown.text.encode())
+        body = parse_body(shown.text)
         said = read_error_body(body).message
         return ServerError(
             f"expected an answer from {self.target}, got one {what}{f': {said}' if said else ''}",

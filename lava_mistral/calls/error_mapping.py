@@ -16,6 +16,7 @@ from lava_mistral.billing.identity import is_loopback
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import (
     TOP_UP,
+    AnswerText,
     APIConnectionError,
     APITimeoutError,
     AuthenticationError,
@@ -106,20 +107,12 @@ def _without_secrets(value: Any, depth: int = 0) -> Any:
     return {redact(key): _without_secrets(item, depth + 1) for key, item in value.items()}
 
 
-def error_from_response(
-    status: int,
-    headers: Mapping[str, str],
-    content: bytes,
-    *,
-    payer: str = "",
-    looks_like_a_key: bool = True,
-    response: Any = None,
-) -> LavaError:
+def error_from_response(answer: AnswerText, *, payer: str = "", looks_like_a_key: bool = True) -> LavaError:
     """Return the error that an HTTP answer stands for.
 
     402 and 403 name the `payer`; 401 says whether the credential `looks_like_a_key` of Lava's at all.
     """
-    body = _without_secrets(parse_body(content))
+    status, body = answer.status, _without_secrets(parse_body(answer.text))
     detail = read_error_body(body)
     message, origin = detail.message or f"an answer with status {status} and no explanation", detail.origin
     default = InvalidRequestError if 400 <= status < 500 else ServerError
@@ -135,10 +128,8 @@ def error_from_response(
             f"billing=Billing(provider_key=…), beside Lava's. {advice}"
         )
     elif status in (400, 413, 422) and _OVERFLOW.search(message):
-        kind, advice = (
-            ContextOverflowError,
-            "Shorten or summarize the conversation, or take a model with a larger window.",
-        )
+        kind = ContextOverflowError
+        advice = "Shorten or summarize the conversation, or take a model with a larger window."
     elif kind is InvalidRequestError and detail.code == "1500":
         advice = _model_advice(message)
     elif kind is InvalidRequestError and detail.code == "3230":
@@ -149,12 +140,12 @@ def error_from_response(
         status_code=status,
         code=detail.code,
         type=detail.type,
-        request_id=shown_id(headers),
+        request_id=shown_id(answer.headers),
         retryable=status in RETRIED_STATUSES if status >= 300 else None,
-        retry_after=parse_retry_after(headers.get("retry-after")),
+        retry_after=parse_retry_after(answer.headers.get("retry-after")),
         origin=origin,
         body=body,
-        response=response,
+        response=answer,
     )
 
 
@@ -243,12 +234,12 @@ class ErrorDetail(NamedTuple):
     status: int | None = None
 
 
-def parse_body(content: bytes) -> Any:
+def parse_body(text: str) -> Any:
     """Return the JSON value of a body, else its text, shortened."""
     try:
-        return orjson.loads(content)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return shorten(content.decode("utf-8", "replace").strip())
+        return shorten(text.strip())
 
 
 def shorten(text: str) -> str:

@@ -71,7 +71,7 @@ class StreamReader:
                 raise self._interrupted(f"an event came that is a JSON {type(chunk).__name__}")
             if event.event == "error" or "choices" not in chunk:
                 if "choices" in chunk or "usage" not in chunk or "error" in chunk:
-                    said = parse_body(self.call.without_secrets(text).encode())
+                    said = parse_body(self.call.without_secrets(text))
                     raise error_from_event(said, request_id=self.request_id, partial=self.turn)
                 chunk["choices"] = []
             self._take(chunk)
@@ -115,7 +115,7 @@ class StreamReader:
         """The connection has ended; raises StreamInterruptedError where that was before the answer did."""
         why = "it ended without a finish reason and without [DONE]"
         if self._prelude and not self._heard:
-            said = parse_body(self.call.without_secrets(self._prelude.decode("utf-8", "replace")).encode())
+            said = parse_body(self.call.without_secrets(self._prelude.decode("utf-8", "replace")))
             why = f"what came was no event stream: {read_error_body(said).message or shorten(str(said))}"
             if isinstance(said, dict) and said.get("choices"):
                 # Some gateways send a whole answer instead of a stream.

@@ -125,12 +125,10 @@ class Repair:
         last, alone = self.out[-1], len(self.out) == 1
         if last.get("prefix") and not alone:
             return
-        problem = "is the only message; expected a user or system message before it"
-        if not last.get("prefix"):
-            problem = (
-                "is last; expected a user message or a tool result there, or an assistant message with prefix: true, "
-                "which the answer continues"
-            )
+        problem = (
+            "is last; expected a user message or a tool result there or, after another message, an assistant message "
+            "with prefix: true, which the answer continues"
+        )
         if go_on is None and not alone:
             self._fix(self._last, problem, "was last: the answer continues it")
             self.out[-1] = last | {"prefix": True}

@@ -21,6 +21,7 @@ from lava_mistral.calls.call import Call
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.calls.error_mapping import error_from_event, error_from_failure, error_from_response, redact
 from lava_mistral.errors import (
+    AnswerText,
     APIConnectionError,
     APITimeoutError,
     AuthenticationError,
@@ -60,7 +61,11 @@ CLASSES = [each for _, each in inspect.getmembers(module, inspect.isclass) if is
 def answer(status: int, body: Any, **headers: str) -> LavaError:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
-    return error_from_response(status, fields, content)
+    return error_from_response(shown(status, content, fields))
+
+
+def shown(status: int, content: bytes, headers: Any = {}) -> AnswerText:  # noqa: B006 - it is not changed
+    return AnswerText(status, headers, content.decode("utf-8", "replace"), "POST", "https://api.mistral.ai/v1/models")
 
 
 @pytest.mark.parametrize(
@@ -198,14 +203,14 @@ def test_an_error_says_what_to_do(status: int, body: Any, advice: str) -> None:
 
 def test_402_and_403_say_whose_wallet_it_is_and_are_one_class() -> None:
     for status in (402, 403):
-        error = error_from_response(status, {}, b'{"error": "no"}', payer="customer c_1 on meter m")
+        error = error_from_response(shown(status, b'{"error": "no"}'), payer="customer c_1 on meter m")
         assert isinstance(error, BillingError)
         assert "customer c_1 on meter m" in str(error)
         assert "would have been charged" in str(error).lower()
 
 
 def test_403_says_that_nothing_was_charged_and_what_to_check() -> None:
-    said = str(error_from_response(403, {}, b'{"error": "no"}', payer="the plan of customer 'c_1' on meter 'm'"))
+    said = str(error_from_response(shown(403, b'{"error": "no"}'), payer="the plan of customer 'c_1' on meter 'm'"))
     assert "Nothing was charged; it would have been charged to the plan of customer 'c_1' on meter 'm'." in said
     assert "Check the customer id" in said
 
@@ -264,7 +269,7 @@ def test_the_local_gateways_key_elsewhere_asks_for_its_address(
 
 
 def test_a_page_of_a_firewall_is_not_mistaken_for_lavas_answer() -> None:
-    error = error_from_response(403, {}, b"<html><h1>Blocked by policy</h1></html>", payer="customer c_1 on meter m")
+    error = error_from_response(shown(403, b"<html><h1>Blocked by policy</h1></html>"), payer="customer c_1 on meter m")
     assert (type(error), error.origin) == (PermissionDeniedError, "client")
     assert "firewall" in error.advice
     assert "c_1" not in str(error)

@@ -281,7 +281,7 @@ REFUSED = [
         r"messages\[2\] \(system\) comes right after the assistant message messages\[1\]; expected a user",
     ),
     ([user(), assistant("x")], r"messages\[1\] \(assistant\) is last; expected a user message or a tool result"),
-    ([assistant("x", prefix=True)], r"messages\[0\] \(assistant\) is the only message; expected a user"),
+    ([assistant("x", prefix=True)], r"messages\[0\] \(assistant\) is last; expected a user"),
     ([user(), assistant(""), user()], r"messages\[1\] \(assistant\) has neither content nor tool calls"),
     ([user(), assistant([]), user()], r"messages\[1\] \(assistant\) has neither content nor tool calls"),
     ([user(), {"role": "assistant"}, user()], r"messages\[1\] \(assistant\) has neither content nor tool calls"),
