@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from lava_mistral.errors import ServerError
@@ -21,6 +21,8 @@ _PART_FIELDS: dict[str, tuple[str, type]] = {
     "tool_reference": ("title", str),
     "resource_link": ("uri", str),
 }
+_FORMS = {dict: "an object", list: "a list", str: "a string"}
+_T = TypeVar("_T", dict[Any, Any], list[Any], str)
 _DEEPEST = 50  # levels of parts inside parts; real answers have two
 
 
@@ -31,13 +33,16 @@ def malformed(name: str, expected: str, value: Any) -> ServerError:
     )
 
 
-def as_list_of(value: Any, name: str) -> list[Any]:
-    """Return the value, a list, or an empty one for `None`; raises ServerError for anything else."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise malformed(name, "a list", value)
+def checked(value: Any, form: type[_T], name: str) -> _T:
+    """Return a value in an answer that has the form that it should have, or raise ServerError."""
+    if not isinstance(value, form):
+        raise malformed(name, _FORMS[form], value)
     return value
+
+
+def as_list_of(value: Any, name: str) -> list[Any]:
+    """Return the value, a list, or an empty one for `None`, or raise ServerError."""
+    return [] if value is None else checked(value, list, name)
 
 
 def read_parts(content: Any, depth: int = 0) -> list[Any]:
@@ -59,12 +64,9 @@ def read_parts(content: Any, depth: int = 0) -> list[Any]:
 def _read_part(item: Any, depth: int) -> list[Any]:
     if isinstance(item, str):
         return read_parts(item)
-    if not isinstance(item, dict):
-        raise malformed("content", "strings and objects", item)
-    match item.get("type"):
+    match checked(item, dict, "content's part").get("type"):
         case "text" | None if item.get("text"):
-            if not isinstance(item["text"], str):
-                raise malformed("text", "a string", item["text"])
+            checked(item["text"], str, "text")
             return [item if item.get("type") else {**item, "type": "text"}]
         case "text":
             return []
@@ -108,14 +110,8 @@ def fresh_call_id() -> str:
 
 def read_function(call: Any) -> tuple[str, str]:
     """Return the name and the arguments' JSON text of a tool call or a fragment of one; raises ServerError."""
-    if not isinstance(call, dict):
-        raise malformed("tool_calls", "objects", call)
-    function = call.get("function") or {}
-    if not isinstance(function, dict):
-        raise malformed("function", "an object", function)
-    name, arguments = function.get("name") or "", function.get("arguments")
-    if not isinstance(name, str):
-        raise malformed("name", "a string", name)
+    function = checked(checked(call, dict, "tool_calls' item").get("function") or {}, dict, "function")
+    name, arguments = checked(function.get("name") or "", str, "name"), function.get("arguments")
     if arguments is None:
         return name, ""
     if not isinstance(arguments, str):

@@ -8,6 +8,7 @@ from typing import Any
 
 from lava_mistral.mistral.answer_shape import (
     as_list_of,
+    checked,
     fresh_call_id,
     known_id,
     malformed,
@@ -52,8 +53,7 @@ class TurnAccumulator:
 
     def add(self, chunk: Mapping[str, Any]) -> list[Delta]:
         """Return what a chunk adds: a delta for each choice that it says something of; raises ServerError."""
-        if not isinstance(chunk, dict):
-            raise malformed("chunk", "an object", chunk)
+        checked(chunk, dict, "chunk")
         if not self.id:
             self.id = str(chunk.get("id") or "")
             self.model = str(chunk.get("model") or self.model)
@@ -100,9 +100,7 @@ class TurnAccumulator:
         return deltas
 
     def _add_choice(self, wire: Any) -> Delta | None:
-        if not isinstance(wire, dict):
-            raise malformed("choices", "objects", wire)
-        index = wire.get("index") or 0
+        index = checked(wire, dict, "choices' item").get("index") or 0
         if type(index) is not int:
             raise malformed("index", "an integer", index)
         choice = self._choices.get(index)
@@ -110,9 +108,7 @@ class TurnAccumulator:
             choice = self._choices[index] = _Choice(Turn(index), self._names)
             self.turns.append(choice.turn)
             self.turns.sort(key=attrgetter("index"))
-        delta = wire.get("delta") or {}
-        if not isinstance(delta, dict):
-            raise malformed("delta", "an object", delta)
+        delta = checked(wire.get("delta") or {}, dict, "delta")
         content = delta.get("content")
         finish_reason = wire.get("finish_reason", ...)
         if len(delta) == 1 and type(content) is str and len(wire) == 3 and finish_reason is None and not choice.steps:
@@ -122,8 +118,8 @@ class TurnAccumulator:
             choice.turn.say(content)
             return Delta(index, content)
         finish_reason = wire.get("finish_reason")
-        if finish_reason is not None and not isinstance(finish_reason, str):
-            raise malformed("finish_reason", "a string", finish_reason)
+        if finish_reason is not None:
+            checked(finish_reason, str, "finish_reason")
         logprobs = wire.get("logprobs")
         tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
         return choice.add(delta, finish_reason, tuple(tokens) if isinstance(tokens, list) else ())
@@ -131,14 +127,10 @@ class TurnAccumulator:
 
 def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
     """Return the message that answers as a delta, and the steps before it, where tools ran on Mistral's side."""
-    if not isinstance(choice, dict):
-        raise malformed("choices", "objects", choice)
-    several = as_list_of(choice.get("messages"), "messages")
+    several = as_list_of(checked(choice, dict, "choices' item").get("messages"), "messages")
     messages = several or [choice.get("message")]
     for message in messages:
-        if not isinstance(message, dict):
-            raise malformed("message", "an object", message)
-        read_parts(message.get("content"))
+        read_parts(checked(message, dict, "message").get("content"))
     last = next((m for m in reversed(messages) if not several or m.get("role") in ("assistant", None)), None)
     if last is None:
         raise malformed("messages", "a list with an assistant's message", messages)
