@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal, Self
 
-from lava_mistral.gateway.lava.accounts import Accounts
 from lava_mistral.gateway.lava.forward import Lava
-from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server import ServerThread, Traffic
+from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.gateway.server import ServerThread
 
 
 class LocalGateway:
@@ -41,11 +39,8 @@ class LocalGateway:
         self.secret_key = self.options.secret_key
         self._host, self._port = host, port
         self._server: ServerThread | None = None
-        self._traffic = Traffic()
-        self._log = RequestLog(self.options.keep_requests)
-        self._provider = Provider(self.options)
-        self._accounts = Accounts(self.options)
-        self.wallet = self._accounts.wallet
+        self._lava = Lava(self.options)
+        self.wallet = self._lava.accounts.wallet
 
     def __repr__(self) -> str:
         return f"LocalGateway({self.base_url if self._server else 'stopped'})"
@@ -53,9 +48,9 @@ class LocalGateway:
     def start(self) -> Self:
         """Begin to serve; without effect when it does already."""
         if self._server is None:
-            lava = Lava(self.options, self._accounts, self._provider, self._log, self._traffic)
+            address = (self._host, self._port)
             timeout = self.options.read_timeout
-            self._server = ServerThread(lava, self._traffic, host=self._host, port=self._port, read_timeout=timeout)
+            self._server = ServerThread(self._lava, self._lava.traffic, address, read_timeout=timeout)
         return self
 
     def stop(self) -> None:
@@ -102,7 +97,7 @@ class LocalGateway:
     @property
     def requests(self) -> list[RequestRecord]:
         """What arrived at `/v1/forward`, in order, at most the newest `keep_requests`."""
-        return self._log.all()
+        return self._lava.log.all()
 
     def queue(self, *responses: Any, path: Literal["chat", "embeddings", "models", "other"] | None = None) -> None:
         """Decide the next answers of the provider, in this order, each for one request that is valid.
@@ -114,35 +109,35 @@ class LocalGateway:
                 `WrongVectors("short")`; anything else is a `ValueError`.
             path: the kind of request that they are for; `None` for the next one of any kind.
         """
-        self._provider.queue(responses, path)
+        self._lava.provider.queue(responses, path)
 
     @property
     def queued(self) -> int:
         """How many answers given to `queue` have not been asked for yet."""
-        return len(self._provider.queued)
+        return len(self._lava.provider.queued)
 
     def reset(self) -> None:
         """Forget records, queued answers and maxima; balances stay."""
-        self._log.clear()
-        self._provider.queued.clear()
-        self._traffic.forget()
+        self._lava.log.clear()
+        self._lava.provider.queued.clear()
+        self._lava.traffic.forget()
 
     @property
     def in_flight(self) -> int:
         """How many requests are being answered now."""
-        return self._traffic.in_flight
+        return self._lava.traffic.in_flight
 
     @property
     def max_in_flight(self) -> int:
         """The most requests that were being answered at one time."""
-        return self._traffic.max_in_flight
+        return self._lava.traffic.max_in_flight
 
     @property
     def connections(self) -> int:
         """How many connections were made in all."""
-        return self._traffic.connections
+        return self._lava.traffic.connections
 
     @property
     def max_connections(self) -> int:
         """The most connections that were open at one time."""
-        return self._traffic.max_connections
+        return self._lava.traffic.max_connections

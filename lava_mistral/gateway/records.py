@@ -88,16 +88,14 @@ class RequestLog:
     def clear(self) -> None:
         """Forget all records."""
         with self._lock:
-            self._records: dict[str, RequestRecord] = {}
+            self._records: deque[RequestRecord] = deque(maxlen=self._keep)
             self._bodies: deque[RequestRecord] = deque()
             self._held = 0
 
     def add(self, record: RequestRecord) -> None:
         """Append a record; the oldest goes when there are too many, and the oldest bodies when they are too large."""
         with self._lock:
-            if len(self._records) == self._keep:
-                del self._records[next(iter(self._records))]
-            self._records[record.request_id] = record
+            self._records.append(record)
             self._bodies.append(record)
             self._held += len(record.raw_body)
             while len(self._bodies) > self._keep or (self._held > self._body_bytes and len(self._bodies) > 1):
@@ -108,8 +106,4 @@ class RequestLog:
     def all(self) -> list[RequestRecord]:
         """Return a copy of the list, oldest first."""
         with self._lock:
-            return list(self._records.values())
-
-    def get(self, request_id: str) -> RequestRecord | None:
-        """Return the record of that id, while it is kept."""
-        return self._records.get(request_id)
+            return list(self._records)

@@ -204,9 +204,9 @@ def _protocol(base: Any, traffic: Traffic, read_timeout: float) -> Callable[...,
 class ServerThread:
     """A server in a daemon thread with an event loop of its own; a client has `read_timeout` seconds for a head."""
 
-    def __init__(self, app: App, traffic: Traffic, *, host: str, port: int, read_timeout: float) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=2048)
+    def __init__(self, app: App, traffic: Traffic, address: tuple[str, int], *, read_timeout: float) -> None:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._socket = socket.create_server(address, family=family, backlog=2048)
         self.port: int = self._socket.getsockname()[1]
         self._pid = os.getpid()
         self._traffic, self._read_timeout = traffic, read_timeout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from contextlib import ExitStack
 from typing import Annotated
@@ -13,8 +14,9 @@ import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lava_mistral.billing.identity import is_loopback
+from lava_mistral.gateway.lava import rest
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
-from lava_mistral.gateway.lava.rest import Rest, header, new_id, query
+from lava_mistral.gateway.lava.rest import header, query
 from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
@@ -32,27 +34,26 @@ _LOG = logging.getLogger("lava_mistral.gateway")
 class Lava:
     """The ASGI application."""
 
-    def __init__(
-        self, options: Options, accounts: Accounts, provider: Provider, log: RequestLog, traffic: Traffic
-    ) -> None:
-        self._options, self._accounts, self._provider = options, accounts, provider
-        self._log, self._traffic = log, traffic
-        self._rest = Rest(options, accounts, log)
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.accounts, self.provider = Accounts(options), Provider(options)
+        self.log, self.traffic = RequestLog(options.keep_requests), Traffic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what goes wrong in the gateway itself is told as Lava's errors are, and logged."""
-        record = RequestRecord(new_id(), scope["method"], tuple(scope["headers"]), time.time())
+        record = RequestRecord(f"req_{secrets.token_hex(12)}", scope["method"], tuple(scope["headers"]), time.time())
         connection: Connection = scope["lava.connection"]
         forwarded = scope["path"] == "/v1/forward"
         in_flight = ExitStack()
         try:
             if forwarded:
-                in_flight.enter_context(self._traffic)
+                in_flight.enter_context(self.traffic)
             try:
                 self._check_host(scope)
-                answer = await self._forwarded(record, scope, receive) if forwarded else self._rest.answer(scope)
-            except _Gone:
-                return
+                if forwarded:
+                    answer = await self._forwarded(record, scope, receive)
+                else:
+                    answer = rest.answer(scope, self.accounts, self.log, lag=self._options.record_lag)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
                 answer = _refused(error, scope)
             record.status = answer.status or None
@@ -62,7 +63,7 @@ class Lava:
             def settle(usage: Usage) -> None:
                 # A test may make up usage that nobody can count; it is passed on and not charged.
                 record.usage = known_usage(usage)
-                self._accounts.settle(record)
+                self.accounts.settle(record)
                 record.finish("completed")
 
             def ending() -> None:
@@ -116,20 +117,16 @@ class Lava:
                 record.streamed = body.get("stream") is True
             if self._options.keep_bodies:
                 record.raw_body = content
-        self._log.add(record)
-        record.credential = self._accounts.authenticate(header(scope, b"authorization"))
+        self.log.add(record)
+        record.credential = self.accounts.authenticate(header(scope, b"authorization"))
         if not asked.get("u"):
             raise Refusal(400, "Missing query parameter u: the percent-encoded URL of the provider")
         # The whole authority: another port is another server, and a user's name is no business of the proxy's.
         if target.scheme != "https" or target.netloc.lower() not in (HOST, f"{HOST}:443"):
             raise Refusal(400, f"Unsupported provider URL: only https://{HOST} is served here")
         record.metadata = _metadata(dict(scope["headers"]).get(b"x-lava-metadata", asked.get("metadata")))
-        self._accounts.admit(record.credential)
-        return await self._provider.handle(record, body)
-
-
-class _Gone(Exception):
-    """The client went away before its request was complete."""
+        self.accounts.admit(record.credential)
+        return await self.provider.handle(record, body)
 
 
 async def _read(receive: Receive) -> bytes:
@@ -137,7 +134,7 @@ async def _read(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _Gone
+            raise Refusal(400, "The client went away")
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(parts)

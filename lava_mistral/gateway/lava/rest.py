@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,6 @@ import orjson
 from pydantic import AfterValidator, BaseModel, Field, Json, ValidationError
 
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
-from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
 from lava_mistral.gateway.server import Answer, Scope
 from lava_mistral.pricing.catalog import Model, models
@@ -41,59 +39,53 @@ class _Query(BaseModel):
         return all(value in (None, held) for held, value in wanted)
 
 
-class Rest:
-    """Answers GET requests."""
-
-    def __init__(self, options: Options, accounts: Accounts, log: RequestLog) -> None:
-        self._options, self._accounts, self._log = options, accounts, log
-
-    def answer(self, scope: Scope) -> Answer:
-        """Answer one request; the path begins with `/v1/`."""
-        if scope["method"] != "GET":
-            raise Refusal(405, f"Method not allowed: {scope['method']}")
-        names, told = scope["path"].split("/")[2:], {"content-type": "application/json"}
-        if names != ["services"]:
-            key = self._accounts.authenticate(header(scope, b"authorization"))["secret_key"]
-            told |= self._accounts.count(key)
-        return Answer(200, told, orjson.dumps(self._body(names, query(scope))))
-
-    def _body(self, names: Sequence[str], query: Mapping[str, str]) -> dict[str, Any]:
-        match names:
-            case ["models"]:
-                listed = {"object": "model", "created": 1_735_689_600, "owned_by": "mistral"}
-                return {"object": "list", "data": [{"id": model.id, **listed} for model in models()]}
-            case ["services"]:
-                served = query.get("provider") in (None, "mistral")
-                return {"object": "list", "data": [_service(model) for model in models() if served]}
-            case ["wallet"]:
-                return {"wallet_id": "wallet_local", "balance": _text(self._accounts.wallet.merchant)}
-            case ["customers", customer_id, "subscription"]:
-                return {"subscription": self._accounts.subscription(customer_id)}
-            case ["requests", request_id]:
-                record = self._log.get(request_id)
-                if record is None or not self._visible(record):
-                    raise Refusal(404, "Request not found")
-                return describe(record)
-            case ["requests" | "usage"]:
-                try:
-                    asked = _Query.model_validate(query)
-                except ValidationError as error:
-                    [first, *_] = error.errors()
-                    raise Refusal(400, f"Invalid {first['loc'][0]}: {first['msg']}") from None
-                found = [record for record in self._log.all() if self._visible(record) and asked.covers(record)]
-                return _usage(found, asked) if names == ["usage"] else _page(found, asked)
-        raise Refusal(404, f"There is no /v1/{'/'.join(names)} here")
-
-    def _visible(self, record: RequestRecord) -> bool:
-        """Whether a request is recorded already: Lava did not refuse it, and it ended `record_lag` seconds ago."""
-        if not record.credential or record.status in (401, 402, 403) or record.completed_at is None:
-            return False
-        return time.time() - record.completed_at >= self._options.record_lag
+def answer(scope: Scope, accounts: Accounts, log: RequestLog, *, lag: float) -> Answer:
+    """Answer one request; the path begins with `/v1/`. A finished request is found after `lag` seconds."""
+    if scope["method"] != "GET":
+        raise Refusal(405, f"Method not allowed: {scope['method']}")
+    names, told = scope["path"].split("/")[2:], {"content-type": "application/json"}
+    if names != ["services"]:
+        told |= accounts.count(accounts.authenticate(header(scope, b"authorization"))["secret_key"])
+    asked_for = names[0] in ("requests", "usage")
+    records = [record for record in log.all() if asked_for and _visible(record, lag)]
+    return Answer(200, told, orjson.dumps(_body(names, query(scope), accounts, records)))
 
 
-def new_id() -> str:
-    """Return an id for a request."""
-    return f"req_{secrets.token_hex(12)}"
+def _visible(record: RequestRecord, lag: float) -> bool:
+    """Whether a request is recorded already: Lava did not refuse it, and it ended so long ago."""
+    if not record.credential or record.status in (401, 402, 403) or record.completed_at is None:
+        return False
+    return time.time() - record.completed_at >= lag
+
+
+def _body(
+    names: Sequence[str], query: Mapping[str, str], accounts: Accounts, records: Sequence[RequestRecord]
+) -> dict[str, Any]:
+    match names:
+        case ["models"]:
+            listed = {"object": "model", "created": 1_735_689_600, "owned_by": "mistral"}
+            return {"object": "list", "data": [{"id": model.id, **listed} for model in models()]}
+        case ["services"]:
+            served = query.get("provider") in (None, "mistral")
+            return {"object": "list", "data": [_service(model) for model in models() if served]}
+        case ["wallet"]:
+            return {"wallet_id": "wallet_local", "balance": _text(accounts.wallet.merchant)}
+        case ["customers", customer_id, "subscription"]:
+            return {"subscription": accounts.subscription(customer_id)}
+        case ["requests", request_id]:
+            for record in records:
+                if record.request_id == request_id:
+                    return _described(record)
+            raise Refusal(404, "Request not found")
+        case ["requests" | "usage"]:
+            try:
+                asked = _Query.model_validate(query)
+            except ValidationError as error:
+                [first, *_] = error.errors()
+                raise Refusal(400, f"Invalid {first['loc'][0]}: {first['msg']}") from None
+            found = [record for record in records if asked.covers(record)]
+            return _usage(found, asked) if names == ["usage"] else _page(found, asked)
+    raise Refusal(404, f"There is no /v1/{'/'.join(names)} here")
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -121,7 +113,7 @@ def _service(model: Model) -> dict[str, Any]:
     }
 
 
-def describe(record: RequestRecord) -> dict[str, Any]:
+def _described(record: RequestRecord) -> dict[str, Any]:
     """Return one request as `GET /requests/{id}` shows it."""
     # An answer that a test made up may leave counts out.
     counts: dict[str, Any] = dict(record.usage or {})
@@ -157,7 +149,7 @@ def _page(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
         found = found[ids.index(asked.cursor) + 1 :]
     page, more = found[: asked.limit], len(found) > asked.limit
     following = {"next_cursor": page[-1].request_id} if more else {}
-    return {"data": [describe(record) for record in page], "has_more": more, **following}
+    return {"data": [_described(record) for record in page], "has_more": more, **following}
 
 
 def _usage(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
