@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _building = ForkSafeLock()
-_SETTINGS_OF_CLIENTS: Final = (
-    *("api_key", "base_url", "billing", "require_customer", "timeout", "max_retries", "spend_limit"),
+_OF_CLIENTS: Final = (
+    *("api_key", "base_url", "billing", "require_customer", "timeout", "max_retries", "spend_limit", "lava_metadata"),
     *("http_client", "async_http_client"),
 )
 
 
-def _http_client(kind: str) -> Callable[[Any], Any]:
+def _http_client(kind: str) -> AfterValidator:
     def check(value: Any) -> Any:
         if value is not None:
             from lava_mistral.transport.clients import library_of
@@ -47,15 +47,19 @@ def _http_client(kind: str) -> Callable[[Any], Any]:
             library_of(value, kind)
         return value
 
-    return check
+    return AfterValidator(check)
+
+
+def setting(default: Any, description: str, **more: Any) -> Any:
+    """Return a field that is no part of `to_dict` and of events."""
+    return Field(default, description=description, exclude=True, **more)
 
 
 class _Built:
     """Holds what was built of a model's settings; copies and pickles of it are empty."""
 
-    def __init__(self, settings: Mapping[str, Any] | None = None, value: Any = None) -> None:
-        self.settings = settings
-        self.value = value
+    def __init__(self, settings: Any = None, value: Any = None) -> None:
+        self.settings, self.value = settings, value
 
     def __reduce__(self) -> tuple[type[_Built], tuple[()]]:
         return _Built, ()
@@ -67,42 +71,35 @@ class LavaSettings(BaseModel):
     # A mistyped or misplaced key must be refused, and not be quoted in the refusal.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
-    api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = Field(
+    api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = setting(
         None,
-        description="Lava's secret key or a forward token: text, a SecretStr or a function returning it; "
-        "else LAVA_FORWARD_TOKEN, then LAVA_SECRET_KEY, read when a call is made.",
-        exclude=True,
+        "Lava's secret key or a forward token: text, a SecretStr or a function returning it; else LAVA_FORWARD_TOKEN, "
+        "then LAVA_SECRET_KEY, read when a call is made.",
         repr=False,
     )
-    base_url: Annotated[str, AfterValidator(check_base_url)] | None = Field(
-        None, description="Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production.", exclude=True
+    base_url: Annotated[str, AfterValidator(check_base_url)] | None = setting(
+        None, "Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production."
     )
-    billing: SkipJsonSchema[Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]] | None = Field(
-        None, description="Who pays.", exclude=True
+    billing: SkipJsonSchema[Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]] | None = setting(
+        None, "Who pays."
     )
-    require_customer: bool = Field(
-        False, description="Refuse a call that no customer is named for; also LAVA_REQUIRE_CUSTOMER=1.", exclude=True
+    require_customer: bool = setting(
+        False, "Refuse a call that no customer is named for; also LAVA_REQUIRE_CUSTOMER=1."
     )
-    lava_metadata: Annotated[dict[str, str], AfterValidator(check_metadata)] | None = Field(
-        None, description="Text pairs that Lava stores with each request.", exclude=True
+    lava_metadata: Annotated[dict[str, str], AfterValidator(check_metadata)] | None = setting(
+        None, "Text pairs that Lava stores with each request."
     )
-    trace_metadata: bool = Field(
-        False, description="Add the id of the call's span to them, as llama_index_span_id.", exclude=True
+    trace_metadata: bool = setting(False, "Add the id of the call's span to them, as llama_index_span_id.")
+    spend_limit: SkipJsonSchema[Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)]] | None = setting(
+        None, "USD that all calls may cost together, or a SpendLimit to share."
     )
-    spend_limit: SkipJsonSchema[Annotated[InstanceOf[SpendLimit], BeforeValidator(to_limit)]] | None = Field(
-        None, description="USD that all calls may cost together, or a SpendLimit to share.", exclude=True
+    timeout: float | None = setting(DEFAULT_TIMEOUT, "Seconds for an answer, or for a stream to begin.", gt=0)
+    max_retries: int = setting(DEFAULT_MAX_RETRIES, "How often a failed call is tried again.", ge=0)
+    http_client: SkipJsonSchema[Annotated[Any, _http_client("Client")]] = setting(
+        None, "A client of httpx or httpx2 for sync code; stays yours to close.", repr=False
     )
-    timeout: float | None = Field(
-        DEFAULT_TIMEOUT, description="Seconds for an answer, or for a stream to begin.", gt=0, exclude=True
-    )
-    max_retries: int = Field(
-        DEFAULT_MAX_RETRIES, description="How often a failed call is tried again.", ge=0, exclude=True
-    )
-    http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("Client"))]] = Field(
-        None, description="A client of httpx or httpx2 for sync code; stays yours to close.", exclude=True, repr=False
-    )
-    async_http_client: SkipJsonSchema[Annotated[Any, AfterValidator(_http_client("AsyncClient"))]] = Field(
-        None, description="Its async twin.", exclude=True, repr=False
+    async_http_client: SkipJsonSchema[Annotated[Any, _http_client("AsyncClient")]] = setting(
+        None, "Its async twin.", repr=False
     )
 
     _synonyms: ClassVar[Mapping[str, str]] = {
@@ -135,13 +132,9 @@ class LavaSettings(BaseModel):
         if not isinstance(values, dict):
             return values
         renamed = cls._renamed(values)
-        fields = cls.model_fields.items()
-        # Aliases are those of a subclass.
-        names = (name for key, field in fields for name in (key, field.alias, field.validation_alias))
-        known = {name for name in names if isinstance(name, str)}
-        unknown = [name for name in renamed if name not in known]
+        unknown = [name for name in renamed if name not in cls.model_fields]
         refuse_keys(unknown)
-        cls._refuse_misspelt(unknown, known, cutoff=0.6)
+        cls._refuse_misspelt(unknown, cls.model_fields, cutoff=0.6)
         return renamed
 
     @classmethod
@@ -187,13 +180,13 @@ class LavaSettings(BaseModel):
         # The LangChain package has classes of the same names.
         return f"llama_index_lava_mistral.{type(self).__name__}"
 
-    def _client_settings(self) -> dict[str, Any]:
-        settings = {name: getattr(self, name) for name in _SETTINGS_OF_CLIENTS}
+    def _client_settings(self, *more: str) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in (*_OF_CLIENTS, *more)}
         # A copy, which shows a change of the dictionary.
-        settings["metadata"] = self.lava_metadata and {**self.lava_metadata}
+        settings["lava_metadata"] = dict(self.lava_metadata or ())
         return settings
 
-    def _build_once(self, settings: Mapping[str, Any], build: Callable[[Mapping[str, Any]], _T]) -> _T:
+    def _build_once(self, settings: dict[str, Any], build: Callable[[dict[str, Any]], _T]) -> _T:
         """Return what was built of these settings; it is built anew when one has changed since the last call."""
         with _building:
             if self._built.settings != settings:
@@ -206,9 +199,9 @@ def clients_of(settings: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistr
     """Return a sync and an async client with these settings."""
     from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
-    shared = dict(settings)
-    http_client, async_http_client = shared.pop("http_client"), shared.pop("async_http_client")
-    return LavaMistral(**shared, http_client=http_client), AsyncLavaMistral(**shared, http_client=async_http_client)
+    shared = {"metadata" if name == "lava_metadata" else name: value for name, value in settings.items()}
+    twin = shared | {"http_client": shared.pop("async_http_client")}
+    return LavaMistral(**shared), AsyncLavaMistral(**twin)
 
 
 def _refuse_several(n: Any) -> Any:
@@ -239,9 +232,7 @@ class ChatParameters(BaseModel):
     presence_penalty: float | None = Field(None, description="Against words that were used.")
     frequency_penalty: float | None = Field(None, description="Against words that were used often.")
     repetition_penalty: float | None = Field(None, description="Against repeated tokens.")
-    n: Annotated[int, AfterValidator(_refuse_several)] | None = Field(
-        None, description="1: LlamaIndex has one answer a call.", ge=1
-    )
+    n: Annotated[int, AfterValidator(_refuse_several)] | None = Field(None, description="1, of LlamaIndex.", ge=1)
     logprobs: bool | None = Field(None, description="Give the log probabilities of the answer's tokens.")
     top_logprobs: int | None = Field(None, description="And of so many likely tokens at each place.", ge=0)
     prompt_logprobs: bool | None = Field(None, description="The same for the prompt's tokens.")
@@ -261,10 +252,7 @@ class ChatParameters(BaseModel):
     mistral_metadata: dict[str, Any] | None = Field(None, description="Mistral's own metadata of the request.")
 
 
-WIRE_NAMES: Final[Mapping[str, str]] = {
-    **{name: name for name in ChatParameters.model_fields},
-    "seed": "random_seed",
-}
+WIRE_NAMES: Final[Mapping[str, str]] = {name: name for name in ChatParameters.model_fields} | {"seed": "random_seed"}
 """The fields of Mistral's request: this package's names of them, and those on the wire."""
 _SYNONYMS: Final[Mapping[str, str]] = {
     "safe_mode": "safe_prompt",
@@ -282,15 +270,6 @@ _CALL_ARGUMENTS: Final = frozenset(
 )
 
 
-class ChatRequest(NamedTuple):
-    """One resolved chat call: arguments of the client's `chat` or `stream`, a sync and an async client, and whether
-    the response carries the headers of Lava's answer."""
-
-    arguments: dict[str, Any]
-    clients: tuple[LavaMistral, AsyncLavaMistral]
-    with_headers: bool
-
-
 class ChatSettings(LavaSettings, ChatParameters):
     """The settings of the chat model."""
 
@@ -298,21 +277,14 @@ class ChatSettings(LavaSettings, ChatParameters):
     additional_kwargs: Annotated[dict[str, Any], AfterValidator(_check_further)] = Field(
         default_factory=dict, description="Further fields of Mistral's request."
     )
-    streaming: bool | None = Field(None, description="Without effect: stream_chat and its like stream.", exclude=True)
-    stream_chunk_timeout: float | None = Field(
-        DEFAULT_TIMEOUT, description="Seconds between two chunks of a stream.", gt=0, exclude=True
-    )
-    repair_messages: bool = Field(
-        True, description="Repair conversations that Mistral would refuse; false refuses them."
-    )
-    include_response_headers: bool = Field(
-        False, description="Give each response the headers of Lava's answer, such as rate limits.", exclude=True
+    streaming: bool | None = setting(None, "Without effect: stream_chat and its like stream.")
+    stream_chunk_timeout: float | None = setting(DEFAULT_TIMEOUT, "Seconds between two chunks of a stream.", gt=0)
+    repair_messages: bool = Field(True, description="Repair what Mistral would refuse in conversations, or refuse it.")
+    include_response_headers: bool = setting(
+        False, "Give each response the headers of Lava's answer, such as rate limits."
     )
 
     _synonyms: ClassVar[Mapping[str, str]] = {**LavaSettings._synonyms, **_SYNONYMS}
-
-    def _client_settings(self) -> dict[str, Any]:
-        return super()._client_settings() | {"stream_chunk_timeout": self.stream_chunk_timeout}
 
     def _set_parameters(self) -> dict[str, Any]:
         """Return the fields of the request that are set, by their name on the wire."""
@@ -331,12 +303,15 @@ class ChatSettings(LavaSettings, ChatParameters):
         said.pop("streaming", None)
         return {WIRE_NAMES.get(name, name): value for name, value in said.items()}
 
-    def _request(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatRequest:
+    def _request(
+        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], tuple[LavaMistral, AsyncLavaMistral], bool]:
+        """Return the arguments of the clients' `chat` or `stream`, the clients, and whether to show the headers."""
         arguments: dict[str, Any] = {"model": self.model, **self._set_parameters()}
         if kwargs or self.additional_kwargs:
             arguments |= self._call_arguments(kwargs)
             _refuse_several(arguments.get("n"))
-        settings = self._client_settings()
+        settings = self._client_settings("stream_chunk_timeout")
         if own := {name: arguments.pop(name) for name in _CLIENT_SETTINGS if name in arguments}:
             clients = clients_of(settings | own)
         else:
@@ -351,18 +326,16 @@ class ChatSettings(LavaSettings, ChatParameters):
         if arguments.get("prompt_cache_key") == "auto" and (run := run_id()) is not None:
             arguments["prompt_cache_key"] = run
         arguments["messages"] = to_wire(messages)
-        tools = [tool_spec(tool) for tool in arguments.pop("tools", None) or ()]
         choice = named_choice(arguments.pop("tool_choice", None))
-        if tools:
-            arguments["tools"] = tools
+        if tools := [tool_spec(tool) for tool in arguments.pop("tools", None) or ()]:
             names = [tool["function"]["name"] for tool in tools if "function" in tool]
-            arguments["tool_choice"] = to_tool_choice(choice, names)
+            arguments |= {"tools": tools, "tool_choice": to_tool_choice(choice, names)}
         else:
             arguments.pop("parallel_tool_calls", None)
-        return ChatRequest(arguments, clients, with_headers)
+        return arguments, clients, with_headers
 
-    async def _arequest(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatRequest:
-        """Resolve a call, in a thread where that may read files."""
+    async def _arequest(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Any:
+        """Return the same as `_request`, from a thread where it may read files."""
         if any(may_be_read(block) for message in messages for block in message.blocks):
             return await asyncio.to_thread(self._request, messages, kwargs)
         return self._request(messages, kwargs)

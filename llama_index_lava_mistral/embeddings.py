@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Final, TypedDict, TypeVar, Unpack
+from typing import Any, ClassVar, Final, TypeVar, Unpack
 from uuid import uuid4
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
@@ -27,21 +17,16 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index_instrumentation import get_dispatcher
 
-from lava_mistral.billing.identity import Billing
 from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
-from lava_mistral.embedding.engine import (
-    DEFAULT_MAX_CONCURRENCY,
-    DEFAULT_MAX_RETRIES,
-    AsyncEmbeddingStream,
-    EmbeddingEngine,
-    EmbeddingStream,
-    PartialEmbedding,
-)
+from lava_mistral.embedding.async_driver import AsyncEmbeddingStream
+from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine, EmbedOptions
 from lava_mistral.embedding.input_validation import OnEmpty
-from lava_mistral.embedding.results import OnProgress, known_vectors, partial_of
+from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
+from lava_mistral.embedding.results import as_list, known_vectors, partial_of
+from lava_mistral.embedding.sync_driver import EmbeddingStream
 from lava_mistral.errors import LavaError
-from llama_index_lava_mistral._params import LavaSettings, clients_of
+from llama_index_lava_mistral._params import LavaSettings, clients_of, setting
 from llama_index_lava_mistral._redaction import billing_of, observed
 from llama_index_lava_mistral.callbacks import listening, traced
 
@@ -49,34 +34,6 @@ dispatcher = get_dispatcher(__name__)
 
 _S = TypeVar("_S")
 
-
-class BatchOptions(TypedDict, total=False):
-    """Options of a call; the last two of calls for many texts.
-
-    `on_progress` is called in the calling thread after each batch. `resume_from` is the `partial` of the error that
-    ended an earlier call with the same texts, so that nothing is paid twice.
-    """
-
-    billing: Billing | None
-    lava_metadata: Mapping[str, str] | None
-    on_progress: OnProgress | None
-    resume_from: PartialEmbedding | None
-
-
-class StreamOptions(BatchOptions, total=False):
-    """Options of a stream of vectors.
-
-    `as_numpy` gives float32 arrays rather than lists of floats. `read_in_thread` reads the source in a thread of its
-    own: for one that waits for others, such as a queue.
-    """
-
-    show_progress: bool
-    as_numpy: bool
-    read_in_thread: bool
-
-
-_OF_A_BATCH: Final = ("show_progress", *BatchOptions.__annotations__)
-_OF_A_STREAM: Final = tuple(StreamOptions.__annotations__)
 _OF_ENGINES: Final = ("model_name", "dimensions", "max_concurrency", "on_empty")
 # Where LlamaIndex looks for vectors.
 _COLLECTION: Final = "embeddings"
@@ -117,8 +74,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     once, in sync code as in async; a repeated text is embedded once. `embed_batch_size` says for how many texts there
     is a turn of the rate limiter, not how many go into a request.
 
-    Each method also takes `billing=` and `lava_metadata=`; those for many texts take `resume_from=` as well: the
-    `partial` of what an earlier call with the same texts raised, so that nothing is paid twice.
+    Each method also takes `billing=`, `lava_metadata=` and the other options of `lava_mistral.embedding`; among them
+    `resume_from=`, the `partial` of what an earlier call with the same texts raised, so that nothing is paid twice.
 
     The settings are the fields of this class: `LavaMistralEmbeddings.model_fields[…].description` says what each means.
     The model's name can be given by position.
@@ -135,16 +92,12 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         "raise", description="What becomes of an empty text: 'raise', 'skip' (zeros) or 'placeholder' (a full stop)."
     )
     # What follows changes no vector: `IngestionPipeline` makes the key of its cache of all that is not excluded.
-    num_workers: int | None = Field(None, description="Requests under way at most; 16 by default.", gt=0, exclude=True)
-    show_progress_bar: bool = Field(False, description="Draw a progress bar for batches.", exclude=True)
-    embeddings_cache: Any | None = Field(
-        None, description="A key-value store of vectors; none by default.", exclude=True
-    )
-    max_retries: int = Field(
-        DEFAULT_MAX_RETRIES, description="How often a failed request is tried again.", ge=0, exclude=True
-    )
+    num_workers: int | None = setting(None, "Requests under way at most; 16 by default.", gt=0)
+    show_progress_bar: bool = setting(False, "Draw a progress bar for batches.")
+    embeddings_cache: Any | None = setting(None, "A key-value store of vectors; none by default.")
+    max_retries: int = setting(DEFAULT_MAX_RETRIES, "How often a failed request is tried again.", ge=0)
 
-    _synonyms: ClassVar[Mapping[str, str]] = {
+    _synonyms: ClassVar[dict[str, str]] = {
         **LavaSettings._synonyms,
         "model": "model_name",
         "max_concurrency": "num_workers",
@@ -154,7 +107,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which LlamaIndex serializes the model."""
+        """Return the name under which LlamaIndex serializes the model."""
         return "LavaMistralEmbeddings"
 
     @property
@@ -163,53 +116,48 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return DEFAULT_MAX_CONCURRENCY if self.num_workers is None else self.num_workers
 
     def to_payload(self) -> dict[str, Any]:
-        """What events say of the model; nothing secret."""
+        """Return what events say of the model; nothing secret."""
         payload = super().to_payload()
         return payload if self.dimensions is None else {**payload, "dimensions": self.dimensions}
 
     @observed()
-    def get_query_embedding(self, query: str, **options: Unpack[BatchOptions]) -> Embedding:
+    def get_query_embedding(self, query: str, **options: Unpack[EmbedOptions]) -> Embedding:
         """Return the vector of a question."""
         return _run(self._embed(False, [query], options))[0]
 
     @observed()
-    async def aget_query_embedding(self, query: str, **options: Unpack[BatchOptions]) -> Embedding:
+    async def aget_query_embedding(self, query: str, **options: Unpack[EmbedOptions]) -> Embedding:
         """Return the vector of a question."""
         return (await self._embed(True, [query], options))[0]
 
     @observed()
-    def get_text_embedding(self, text: str, **options: Unpack[BatchOptions]) -> Embedding:
+    def get_text_embedding(self, text: str, **options: Unpack[EmbedOptions]) -> Embedding:
         """Return the vector of a text."""
         return _run(self._embed(False, [text], options))[0]
 
     @observed()
-    async def aget_text_embedding(self, text: str, **options: Unpack[BatchOptions]) -> Embedding:
+    async def aget_text_embedding(self, text: str, **options: Unpack[EmbedOptions]) -> Embedding:
         """Return the vector of a text."""
         return (await self._embed(True, [text], options))[0]
 
     @observed()
-    def get_text_embedding_batch(
-        self, texts: list[str], show_progress: bool = False, **options: Unpack[BatchOptions]
+    def get_text_embedding_batch(  # type: ignore[misc]  # LlamaIndex takes show_progress by position too
+        self, texts: list[str], show_progress: bool = False, **options: Unpack[EmbedOptions]
     ) -> list[Embedding]:
-        """Return the vectors of any number of texts, in their order.
-
-        Raises:
-            TypeError: there is no such option; see `BatchOptions`.
-            LavaError: the call failed; `partial` has the vectors that are there.
-        """
-        return _run(self._embed(False, texts, {"show_progress": show_progress, **options}))
+        """Return the vectors of any number of texts, in their order."""
+        return _run(self._embed(False, texts, {**options, "show_progress": show_progress}))
 
     @observed()
-    async def aget_text_embedding_batch(
-        self, texts: list[str], show_progress: bool = False, **options: Unpack[BatchOptions]
+    async def aget_text_embedding_batch(  # type: ignore[misc]  # LlamaIndex takes show_progress by position too
+        self, texts: list[str], show_progress: bool = False, **options: Unpack[EmbedOptions]
     ) -> list[Embedding]:
         """Return the same as `get_text_embedding_batch`; the event loop goes on meanwhile."""
-        return await self._embed(True, texts, {"show_progress": show_progress, **options})
+        return await self._embed(True, texts, {**options, "show_progress": show_progress})
 
-    async def _embed(self, asynchronous: bool, texts: list[str], options: Mapping[str, Any]) -> list[Embedding]:
+    async def _embed(self, asynchronous: bool, texts: list[str], options: Any) -> list[Embedding]:
         """Embed texts with LlamaIndex's events, cache and rate limiter."""
         call, payload = partial(_call, asynchronous), self.to_payload()
-        engine, settings = self._engine(), self._for_the_engine(options, _OF_A_BATCH)
+        engine, settings = self._engine(), self._for_the_engine(options)
         cache, limiter, held = self.embeddings_cache, self.rate_limiter, dict[str, Embedding]()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
         event = self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload})
@@ -236,11 +184,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return vectors
 
     async def _stored(
-        self,
-        call: Callable[..., Any],
-        texts: list[str],
-        held: dict[str, Embedding],
-        stream: EmbeddingStream | AsyncEmbeddingStream,
+        self, call: Callable[..., Any], texts: list[str], held: dict[str, Embedding], stream: Any
     ) -> list[Embedding]:
         """Return the vectors of a stream; the cache, which holds some, gets each of the others as it comes."""
         cache: Any = self.embeddings_cache
@@ -250,7 +194,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             if text not in held:
                 held[text] = vector
                 # A copy: the caller may change the vector.
-                await call(cache.put, cache.aput, text, {str(uuid4()): list(vector)}, _COLLECTION)
+                await call(cache.put, cache.aput, text, {str(uuid4()): as_list(vector)}, _COLLECTION)
 
         try:
             while (item := await call(next, anext, stream, None)) is not None:
@@ -270,25 +214,32 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             raise
         return vectors
 
-    def embed_iter(self, texts: Iterable[str], **options: Unpack[StreamOptions]) -> EmbeddingStream:
+    def embed_iter(
+        self, texts: Iterable[str], read_in_thread: bool = False, **options: Unpack[EmbedOptions]
+    ) -> EmbeddingStream:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         There are no events and no cache here, and no turn of the rate limiter: the engine keeps its own pace.
 
         Args:
             texts: what to embed; read once, not far ahead of what was taken.
-            **options: see `StreamOptions`. `resume_from` may be the `partial` of the stream itself.
+            read_in_thread: read the source in a thread of its own, for one that waits for others, such as a queue.
+            **options: `resume_from` may be the `partial` of the stream itself.
         """
-        return self._open(EmbeddingEngine.embed_iter, texts, **self._for_the_engine(options, _OF_A_STREAM))
+        return self._open(EmbeddingEngine.embed_iter, texts, read_in_thread=read_in_thread, **options)
 
     def aembed_iter(
-        self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[StreamOptions]
+        self,
+        texts: AsyncIterable[str] | Iterable[str],
+        *,
+        read_in_thread: bool = False,
+        **options: Unpack[EmbedOptions],
     ) -> AsyncEmbeddingStream:
-        """Like `embed_iter`, for `async for`; the source may be async too."""
-        return self._open(EmbeddingEngine.aembed_iter, texts, **self._for_the_engine(options, _OF_A_STREAM))
+        """Return the same as `embed_iter` for `async for`; the source may be async too."""
+        return self._open(EmbeddingEngine.aembed_iter, texts, read_in_thread=read_in_thread, **options)
 
     def prefetch(
-        self, nodes: Iterable[BaseNode], batch_size: int = 64, **options: Unpack[BatchOptions]
+        self, nodes: Iterable[BaseNode], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> Generator[list[BaseNode], None, None]:
         """Embed ahead of a loop that fills an index or a vector store, which gets copies of the nodes with vectors:
 
@@ -301,51 +252,46 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         Args:
             nodes: what to embed; read once, not far ahead of the loop. An error comes when all before was handed on.
             batch_size: nodes that the loop gets at once.
-            **options: see `BatchOptions`; with `resume_from`, what had been handed on is passed over.
+            **options: with `resume_from`, what had been handed on is passed over.
         """
-        given = self._for_the_engine(options, _OF_A_BATCH)
-        return self._open(EmbeddingEngine.prefetch, nodes, _text_of, _embedded, batch_size=batch_size, **given)
+        return self._open(EmbeddingEngine.prefetch, nodes, _text_of, _embedded, batch_size=batch_size, **options)
 
     def aprefetch(
-        self, nodes: AsyncIterable[BaseNode] | Iterable[BaseNode], batch_size: int = 64, **options: Unpack[BatchOptions]
+        self, nodes: AsyncIterable[BaseNode] | Iterable[BaseNode], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> AsyncGenerator[list[BaseNode], None]:
         """Do the same as `prefetch` for `async for` and `ainsert_nodes`; the source may be async too."""
-        given = self._for_the_engine(options, _OF_A_BATCH)
-        return self._open(EmbeddingEngine.aprefetch, nodes, _text_of, _embedded, batch_size=batch_size, **given)
-
-    def _open(self, method: Callable[..., _S], *given: Any, **options: Any) -> _S:
-        with listening():
-            return method(self._engine(), *given, **options)
+        return self._open(EmbeddingEngine.aprefetch, nodes, _text_of, _embedded, batch_size=batch_size, **options)
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give the nodes their vectors. A pipeline gives each of its steps the arguments of all."""
         with _naming(nodes):
-            return super().__call__(nodes, **{name: kwargs[name] for name in _OF_A_BATCH if name in kwargs})
+            return super().__call__(nodes, **{k: v for k, v in kwargs.items() if k in EmbedOptions.__annotations__})
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give the nodes their vectors; see `__call__`."""
         with _naming(nodes):
-            return await super().acall(nodes, **{name: kwargs[name] for name in _OF_A_BATCH if name in kwargs})
+            return await super().acall(nodes, **{k: v for k, v in kwargs.items() if k in EmbedOptions.__annotations__})
 
-    # LlamaIndex's base class wants these; nothing calls them here.
+    # LlamaIndex's base class wants these four.
     def _get_query_embedding(self, query: str) -> Embedding:
-        return self.get_query_embedding(query)
+        return _run(self._embed(False, [query], {}))[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        return await self.aget_query_embedding(query)
+        return (await self._embed(True, [query], {}))[0]
 
     def _get_text_embedding(self, text: str) -> Embedding:
-        return self.get_text_embedding(text)
+        return self._get_query_embedding(text)
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return await self.aget_text_embedding(text)
+        return await self._aget_query_embedding(text)
 
-    def _for_the_engine(self, options: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    def _open(self, method: Callable[..., _S], *given: Any, **options: Any) -> _S:
+        with listening():
+            return method(self._engine(), *given, **self._for_the_engine(options))
+
+    def _for_the_engine(self, options: Any) -> dict[str, Any]:
         """Return the options of a call as the engine takes them."""
         refuse_keys(options)
-        for name in options:
-            if name not in known:
-                raise TypeError(f"unexpected keyword argument {name!r}; a batch takes {', '.join(known)}")
         given = {**options, "billing": billing_of(options.get("billing"))}
         given["show_progress"] = options.get("show_progress") or self.show_progress_bar
         if self.trace_metadata:
@@ -354,9 +300,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     def _engine(self) -> EmbeddingEngine:
         """Return the engine of these settings, which is kept: the limit on requests under way is its own."""
-        return self._build_once(
-            self._client_settings() | {name: getattr(self, name) for name in _OF_ENGINES}, _engine_of
-        )
+        own = {name: getattr(self, name) for name in _OF_ENGINES}
+        return self._build_once(self._client_settings() | own, _engine_of)
 
 
 def _text_of(node: BaseNode) -> str:
@@ -367,7 +312,7 @@ def _embedded(node: BaseNode, vector: Embedding) -> BaseNode:
     return node.model_copy(update={"embedding": vector})
 
 
-def _engine_of(settings: Mapping[str, Any]) -> EmbeddingEngine:
+def _engine_of(settings: dict[str, Any]) -> EmbeddingEngine:
     clients = clients_of({name: value for name, value in settings.items() if name not in _OF_ENGINES})
     engine = {name: settings[name] for name in _OF_ENGINES if name != "model_name"}
     return EmbeddingEngine(*clients, model=settings["model_name"], max_retries=settings["max_retries"], **engine)

@@ -416,7 +416,7 @@ def test_an_empty_text_can_be_skipped_or_replaced(
 
 
 def test_an_argument_that_is_not_there_is_refused(gateway: LocalGateway, caller: Caller) -> None:
-    with pytest.raises(TypeError, match=r"'resume_form'; a batch takes show_progress, billing, .* resume_from"):
+    with pytest.raises(TypeError, match="resume_form"):
         caller.one(model(gateway), "get_text_embedding_batch", ["a"], resume_form=None)
     assert gateway.requests == []
     # A pipeline hands every step the arguments of all.

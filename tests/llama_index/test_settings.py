@@ -86,16 +86,6 @@ def test_no_limit_is_a_limit_too(timeout: float | None) -> None:
     assert (llm.timeout, llm.stream_chunk_timeout, llm.base_url) == (timeout, timeout, "https://api.lava.so/v1")
 
 
-def test_an_alias_of_a_subclass_is_known() -> None:
-    from pydantic import Field
-
-    class Mine(ChatLavaMistral):
-        team: str = Field(default="", alias="teamName")
-
-    given: Any = {"teamName": "red"}
-    assert Mine(**given).team == "red"
-
-
 def test_settings_of_the_sister_package(caller: Caller) -> None:
     mistral = Scripted()
     llm = mistral.llm(n=1, streaming=True, stop_sequences=["x"], request_timeout=3)
