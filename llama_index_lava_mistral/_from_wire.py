@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    CitationBlock,
-    ContentBlock,
-    DocumentBlock,
-    ImageBlock,
-    LogProb,
-    MessageRole,
-    TextBlock,
-    ThinkingBlock,
-    ToolCallBlock,
-)
+from llama_index.core.base.llms import types as llama
 
 from lava_mistral.mistral.turn import Delta, Turn
 from lava_mistral.mistral.types import ContentPart, ThinkingPart, Usage
@@ -30,15 +18,12 @@ if TYPE_CHECKING:
     from lava_mistral.calls.stream_parser import StreamReader
 
 
-def response_of(completion: Completion, with_headers: bool) -> ChatResponse:
+def response_of(completion: Completion, with_headers: bool) -> llama.ChatResponse:
     """Return the response for a whole answer; of several choices the first."""
     turn = completion.turn
-    return ChatResponse(
-        message=from_turn(turn),
-        raw=completion.raw,
-        logprobs=_logprobs(turn.logprobs),
-        additional_kwargs=_facts(completion, with_headers)
-        | _facts_at_the_end(completion, turn.finish_reason, completion.usage, turn),
+    facts = _facts(completion, with_headers) | _facts_so_far(completion, turn.finish_reason, completion.usage, turn)
+    return llama.ChatResponse(
+        message=from_turn(turn), raw=completion.raw, logprobs=_logprobs(turn.logprobs), additional_kwargs=facts
     )
 
 
@@ -49,49 +34,33 @@ class StreamedResponses:
         self._stream = stream
         self._facts = _facts(stream, with_headers)
         self._raw: dict[str, Any] = {}
-        # All that has come, as long as it is text alone; from then on it is in the turn.
-        self._text: str | None = ""
         # The stream's own turn runs ahead of the deltas that it hands on.
         self._turn = Turn()
         self._usage: Usage | None = None
 
-    def take(self, delta: Delta) -> ChatResponse | None:
+    def take(self, delta: Delta) -> llama.ChatResponse | None:
         """Return the response after this delta; `None` for a delta of another choice than the first."""
         if delta.index != 0:
             if delta.usage is None:
                 return None
             delta = Delta(0, usage=delta.usage)
-        if self._text is not None:
-            if not (delta.parts or delta.tool_calls or delta.finish_reason or delta.usage):
-                self._text += delta.text
-                message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=self._text)])
-                return self._response(delta, message, self._facts.copy())
-            self._turn = Turn(0, self._text)
-            self._text = None
         self._turn.add(delta)
         self._usage = delta.usage or self._usage
-        facts = self._facts_now(self._turn.finish_reason)
-        if delta.thinking:
-            facts["thinking_delta"] = delta.thinking
-        return self._response(delta, from_turn(self._turn), facts)
+        return self._response(delta, self._turn.finish_reason)
 
-    def end(self) -> ChatResponse | None:
+    def end(self) -> llama.ChatResponse | None:
         """Return a last response where the stream ended in tool calls without a finish reason.
 
         Its finish reason says that nothing more comes, so that no tool runs with half of its arguments.
         """
         if not self._turn.tool_calls or self._turn.finish_reason is not None:
             return None
-        return self._response(Delta(0), from_turn(self._turn), self._facts_now("unknown"))
+        return self._response(Delta(0), "unknown")
 
-    def _facts_now(self, finish_reason: str | None) -> dict[str, Any]:
-        turn = None if finish_reason is None else self._stream.turn
-        return self._facts | _facts_at_the_end(self._stream, finish_reason, self._usage, turn)
-
-    def _response(self, delta: Delta, message: ChatMessage, facts: dict[str, Any]) -> ChatResponse:
+    def _response(self, delta: Delta, finish_reason: str | None) -> llama.ChatResponse:
         """Return a response, whose `raw` is the delta in Mistral's form."""
+        stream, usage = self._stream, self._usage
         if not self._raw:
-            stream = self._stream
             self._raw = {"id": stream.id, "object": "chat.completion.chunk", "created": stream.created}
             self._raw["model"] = stream.model
         wire: dict[str, Any] = {"content": list(delta.parts) or delta.text}
@@ -102,55 +71,63 @@ class StreamedResponses:
                 for call in delta.tool_calls
             ]
         raw = {**self._raw, "choices": [{"index": 0, "delta": wire, "finish_reason": delta.finish_reason}]}
-        if self._usage is not None:
-            raw["usage"] = dict(self._usage)
-        return ChatResponse(
-            message=message, delta=delta.text, raw=raw, logprobs=_logprobs(delta.logprobs), additional_kwargs=facts
+        facts = self._facts.copy()
+        if finish_reason is not None or usage is not None:
+            facts |= _facts_so_far(stream, finish_reason, usage, stream.turn)
+        if usage is not None:
+            raw["usage"] = dict(usage)
+        if delta.thinking:
+            facts["thinking_delta"] = delta.thinking
+        return llama.ChatResponse(
+            message=from_turn(self._turn),
+            delta=delta.text,
+            raw=raw,
+            logprobs=_logprobs(delta.logprobs),
+            additional_kwargs=facts,
         )
 
 
 def _facts(answer: Completion | StreamReader, with_headers: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"lava_request_id": answer.request_id}
-    if with_headers:
-        facts["headers"] = dict(answer.headers)
-    return facts
+    headers = {"headers": dict(answer.headers)} if with_headers else {}
+    return {"lava_request_id": answer.request_id, **headers}
 
 
-def _facts_at_the_end(
-    answer: Completion | StreamReader, finish_reason: str | None, usage: Usage | None, turn: Turn | None
+def _facts_so_far(
+    answer: Completion | StreamReader, finish_reason: str | None, usage: Usage | None, turn: Turn
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if finish_reason is not None:
         facts["finish_reason"] = finish_reason
+        if turn.steps:
+            # What tools on Mistral's side did before the answer.
+            facts |= {"steps": turn.steps, "files": turn.files}
     if usage is not None:
         # As text, so that JSON holds every digit.
         facts["cost"] = None if (cost := answer.cost) is None else f"{cost:f}"
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-            facts[name] = usage.get(name, 0)
+        facts |= {name: usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
         facts["cached_tokens"] = cached_tokens(usage)
         for name, value in (("reasoning_tokens", reasoning_tokens(usage)), ("service_tier", usage.get("service_tier"))):
             if value is not None:
                 facts[name] = value
-    if turn is not None and turn.steps:
-        # What tools on Mistral's side did before the answer.
-        facts |= {"steps": turn.steps, "files": turn.files}
     return facts
 
 
-def _logprobs(tokens: Sequence[Any]) -> list[list[LogProb]] | None:
+def _logprobs(tokens: Sequence[Any]) -> list[list[llama.LogProb]] | None:
     """Return the log probabilities of tokens: of each place the likely ones, else the token itself."""
     if not tokens:
         return None
     return [
         [
-            LogProb(token=str(each.get("token")), logprob=each.get("logprob") or 0.0, bytes=each.get("bytes") or [])
+            llama.LogProb(
+                token=str(each.get("token")), logprob=each.get("logprob") or 0.0, bytes=each.get("bytes") or []
+            )
             for each in token.get("top_logprobs") or [token]
         ]
         for token in tokens
     ]
 
 
-def from_turn(turn: Turn) -> ChatMessage:
+def from_turn(turn: Turn) -> llama.ChatMessage:
     """Return the message for a turn, complete or as far as it came; it shares nothing with other messages.
 
     All text is one block, since LlamaIndex joins text blocks with line breaks. Parts for which it has no block are in
@@ -159,7 +136,7 @@ def from_turn(turn: Turn) -> ChatMessage:
     text = ""
     text_at: int | None = None
     cited = 0
-    blocks: list[ContentBlock] = []
+    blocks: list[llama.ContentBlock] = []
     others: list[ContentPart] = []
     content = turn.content
     in_blocks = True
@@ -179,9 +156,9 @@ def from_turn(turn: Turn) -> ChatMessage:
                 cited = len(text)
             case "image_url":
                 image = part["image_url"]
-                blocks.append(ImageBlock(url=image if isinstance(image, str) else image["url"]))
+                blocks.append(llama.ImageBlock(url=image if isinstance(image, str) else image["url"]))
             case "document_url":
-                blocks.append(DocumentBlock(url=part["document_url"], title=part.get("document_name")))
+                blocks.append(llama.DocumentBlock(url=part["document_url"], title=part.get("document_name")))
             case _:
                 other: Any = part
                 if other["type"] == "tool_reference":
@@ -190,30 +167,33 @@ def from_turn(turn: Turn) -> ChatMessage:
                     cited = len(text)
                 others.append(part)
         in_blocks = False
-    blocks.insert(len(blocks) if text_at is None else text_at, TextBlock(text=text))
+    blocks.insert(len(blocks) if text_at is None else text_at, llama.TextBlock(text=text))
     kwargs: dict[str, Any] = {"parts": others} if others else {}
     if not in_blocks:
         kwargs["mistral_content"] = content
     if turn.tool_calls:
         blocks += [
-            ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
+            llama.ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
             for call in turn.tool_calls
         ]
         kwargs["tool_calls"] = call_parts(turn.tool_calls)
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
+    return llama.ChatMessage(role=llama.MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
 
 
-def _thinking_block(part: ThinkingPart) -> ThinkingBlock:
+def _thinking_block(part: ThinkingPart) -> llama.ThinkingBlock:
     information: dict[str, Any] = {"provider": PROVIDER}
     information |= {key: part[key] for key in ("closed", "signature") if part.get(key) is not None}
     text = "".join(piece["text"] for piece in part["thinking"] if piece.get("type") == "text")
-    return ThinkingBlock(content=text, additional_information=information)
+    return llama.ThinkingBlock(content=text, additional_information=information)
 
 
-def _citation(text: str, start: int, source: Any, title: Any) -> CitationBlock:
+def _citation(text: str, start: int, source: Any, title: Any) -> llama.CitationBlock:
     where = {"start": start, "end": len(text)}
     if isinstance(source, int):
         where["reference_id"] = source
-    return CitationBlock(
-        cited_content=TextBlock(text=text[start:]), source=str(source), title=str(title), additional_location_info=where
+    return llama.CitationBlock(
+        cited_content=llama.TextBlock(text=text[start:]),
+        source=str(source),
+        title=str(title),
+        additional_location_info=where,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -23,7 +22,7 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 from llama_index_lava_mistral._redaction import billing_of, refuse_keys_among
-from llama_index_lava_mistral._to_wire import may_be_read, to_wire
+from llama_index_lava_mistral._to_wire import to_wire
 from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_spec
 from llama_index_lava_mistral.callbacks import run_id, traced
 
@@ -333,9 +332,3 @@ class ChatSettings(LavaSettings, ChatParameters):
         else:
             arguments.pop("parallel_tool_calls", None)
         return arguments, clients, with_headers
-
-    async def _arequest(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> Any:
-        """Return the same as `_request`, from a thread where it may read files."""
-        if any(may_be_read(block) for message in messages for block in message.blocks):
-            return await asyncio.to_thread(self._request, messages, kwargs)
-        return self._request(messages, kwargs)

@@ -6,33 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 from typing import Any, Final, assert_never
 
-from llama_index.core.base.llms.types import (
-    AudioBlock,
-    CachePoint,
-    ChatMessage,
-    CitableBlock,
-    CitationBlock,
-    ContentBlock,
-    DocumentBlock,
-    ImageBlock,
-    MessageRole,
-    TextBlock,
-    ThinkingBlock,
-    ToolCallBlock,
-    VideoBlock,
-)
+from llama_index.core.base.llms import types as llama
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.content import (
-    audio_part,
-    data_url,
-    file_part,
-    image_part,
-    media_type_of,
-    refused,
-    text_part,
-    url_part,
-)
+from lava_mistral.mistral import content as wire
 from lava_mistral.mistral.tool_results import tool_content
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart, ToolMessage
 from llama_index_lava_mistral._tools import call_parts, calls_of
@@ -43,7 +20,7 @@ PROVIDER: Final = "mistral"
 _UNNAMED: Final = "input_document"
 
 
-def to_wire(messages: Iterable[ChatMessage]) -> list[Message]:
+def to_wire(messages: Iterable[llama.ChatMessage]) -> list[Message]:
     """Return the conversation in Mistral's form, or raise InvalidRequestError for what it has no place for."""
     messages = list(messages)
     return [
@@ -53,25 +30,23 @@ def to_wire(messages: Iterable[ChatMessage]) -> list[Message]:
     ]
 
 
-def _repeats_a_result(message: ChatMessage, after: ChatMessage | None) -> bool:
+def _repeats_a_result(message: llama.ChatMessage, after: llama.ChatMessage | None) -> bool:
     # An agent adds one after the result of a `return_direct` tool. It is the answer that the user saw where the user
     # goes on; where the tool failed, the model does.
-    return (
-        message.role == MessageRole.ASSISTANT
-        and "tool_call_id" in message.additional_kwargs
-        and (after is None or after.role in (MessageRole.ASSISTANT, MessageRole.TOOL))
-    )
+    is_result = message.role == llama.MessageRole.ASSISTANT and "tool_call_id" in message.additional_kwargs
+    return is_result and (after is None or after.role in (llama.MessageRole.ASSISTANT, llama.MessageRole.TOOL))
 
 
-def _message(message: ChatMessage) -> Message:
+def _message(message: llama.ChatMessage) -> Message:
+    role = llama.MessageRole
     match message.role:
-        case MessageRole.SYSTEM | MessageRole.DEVELOPER:
+        case role.SYSTEM | role.DEVELOPER:
             return {"role": "system", "content": _system_content(message)}
-        case MessageRole.USER:
+        case role.USER:
             return {"role": "user", "content": _content(_parts(message.blocks))}
-        case MessageRole.ASSISTANT | MessageRole.CHATBOT | MessageRole.MODEL:
+        case role.ASSISTANT | role.CHATBOT | role.MODEL:
             return _assistant(message)
-        case MessageRole.TOOL | MessageRole.FUNCTION:
+        case role.TOOL | role.FUNCTION:
             return _tool_result(message)
         case _:
             assert_never(message.role)
@@ -84,7 +59,7 @@ def _content(parts: list[ContentPart]) -> str | list[ContentPart]:
     return parts or ""
 
 
-def _system_content(message: ChatMessage) -> str | list[ContentPart]:
+def _system_content(message: llama.ChatMessage) -> str | list[ContentPart]:
     parts = _parts(message.blocks)
     for part in parts:
         if part["type"] not in ("text", "thinking"):
@@ -95,79 +70,82 @@ def _system_content(message: ChatMessage) -> str | list[ContentPart]:
     return _content(parts)
 
 
-def _tool_result(message: ChatMessage) -> ToolMessage:
+def _tool_result(message: llama.ChatMessage) -> ToolMessage:
     result: ToolMessage = {"role": "tool", "content": tool_content(message.blocks, _block_parts)}
-    if (id := message.additional_kwargs.get("tool_call_id")) is not None:
-        result["tool_call_id"] = str(id)
-    if (name := message.additional_kwargs.get("name")) is not None:
-        result["name"] = str(name)
+    for key in ("tool_call_id", "name"):
+        if (value := message.additional_kwargs.get(key)) is not None:
+            result[key] = str(value)
     return result
 
 
-def _assistant(message: ChatMessage) -> AssistantMessage:
+def _assistant(message: llama.ChatMessage) -> AssistantMessage:
     # What a citation cites is in the text too.
-    content = _parts(block for block in message.blocks if not isinstance(block, CitationBlock))
+    content = _parts(block for block in message.blocks if not isinstance(block, llama.CitationBlock))
     whole = message.additional_kwargs.get("mistral_content")
     if whole is not None and _text(whole) == _text(content):
         # Nobody changed the text since the model wrote it.
         content = whole
-    wire: AssistantMessage = {"role": "assistant", "content": _content(content)}
+    turn: AssistantMessage = {"role": "assistant", "content": _content(content)}
     if calls := calls_of(message):
-        wire["tool_calls"] = call_parts(calls)
+        turn["tool_calls"] = call_parts(calls)
     if message.additional_kwargs.get("prefix"):
-        wire["prefix"] = True
-    return wire
+        turn["prefix"] = True
+    return turn
 
 
 def _text(parts: Iterable[ContentPart]) -> str:
     return "".join(part["text"] for part in parts if part["type"] == "text")
 
 
-def _parts(blocks: Iterable[ContentBlock]) -> list[ContentPart]:
+def _parts(blocks: Iterable[llama.ContentBlock]) -> list[ContentPart]:
     return [part for block in blocks for part in _block_parts(block)]
 
 
-def _block_parts(block: ContentBlock) -> Iterator[ContentPart]:
+def _block_parts(block: llama.ContentBlock) -> Iterator[ContentPart]:
     match block:
-        case TextBlock():
+        case llama.TextBlock():
             if block.text:
-                yield text_part(block.text)
-        case ImageBlock():
+                yield wire.text_part(block.text)
+        case llama.ImageBlock():
             content = _read(block, block.image, block.resolve_image)
-            yield image_part(str(block.url) if content is None else _image_url(block, content), detail=block.detail)
-        case AudioBlock():
+            yield wire.image_part(
+                str(block.url) if content is None else _image_url(block, content), detail=block.detail
+            )
+        case llama.AudioBlock():
             content = _read(block, block.audio, block.resolve_audio)
-            yield audio_part(str(block.url) if content is None else content)
-        case DocumentBlock():
+            yield wire.audio_part(str(block.url) if content is None else content)
+        case llama.DocumentBlock():
             content = _read(block, block.data, block.resolve_document)
             name = block.title if block.title != _UNNAMED else None
             if content is None:
-                yield url_part(str(block.url), media_type=block.document_mimetype, name=name)
+                yield wire.url_part(str(block.url), media_type=block.document_mimetype, name=name)
             else:
                 name = PurePath(block.path).name if name is None and block.path is not None else name
-                yield file_part(content, media_type=block.document_mimetype, name=name)
-        case VideoBlock():
-            raise refused("video")
-        case CitableBlock():
-            yield text_part(f"{block.title} ({block.source}):")
+                yield wire.file_part(content, media_type=block.document_mimetype, name=name)
+        case llama.VideoBlock():
+            raise wire.refused("video")
+        case llama.CitableBlock():
+            yield wire.text_part(f"{block.title} ({block.source}):")
             yield from _parts(block.content)
-        case CitationBlock():
+        case llama.CitationBlock():
             yield from _block_parts(block.cited_content)
-        case ThinkingBlock():
+        case llama.ThinkingBlock():
             yield from _thinking(block)
-        case CachePoint() | ToolCallBlock():
+        case llama.CachePoint() | llama.ToolCallBlock():
             # Mistral caches by itself; calls have a field of their own.
             return
         case _:
             assert_never(block)
 
 
-def may_be_read(block: ContentBlock) -> bool:
+def may_be_read(block: llama.ContentBlock) -> bool:
     """Return whether a block names a file, or may hold one that does."""
-    return isinstance(block, CitableBlock) or getattr(block, "path", None) is not None
+    return isinstance(block, llama.CitableBlock) or getattr(block, "path", None) is not None
 
 
-def _read(block: ImageBlock | AudioBlock | DocumentBlock, data: object, resolve: Callable[[], Any]) -> bytes | None:
+def _read(
+    block: llama.ImageBlock | llama.AudioBlock | llama.DocumentBlock, data: object, resolve: Callable[[], Any]
+) -> bytes | None:
     """Return the content of a block that holds a file or names its path; `None` where it names a URL."""
     if data is None and block.path is None:
         if block.url is None:
@@ -177,25 +155,22 @@ def _read(block: ImageBlock | AudioBlock | DocumentBlock, data: object, resolve:
     return content
 
 
-def _image_url(block: ImageBlock, content: bytes) -> str:
-    media_type = block.image_mimetype or media_type_of(content)
+def _image_url(block: llama.ImageBlock, content: bytes) -> str:
+    media_type = block.image_mimetype or wire.media_type_of(content)
     if media_type is None or not media_type.startswith("image/"):
         raise InvalidRequestError(
             "The content of an ImageBlock is no image of a known kind.",
             advice="Give its image_mimetype, such as 'image/png'.",
         )
-    return data_url(content, media_type)
+    return wire.data_url(content, media_type)
 
 
-def _thinking(block: ThinkingBlock) -> Iterator[ThinkingPart]:
-    part: ThinkingPart = {"type": "thinking", "thinking": [text_part(block.content)] if block.content else []}
+def _thinking(block: llama.ThinkingBlock) -> Iterator[ThinkingPart]:
+    part: ThinkingPart = {"type": "thinking", "thinking": [wire.text_part(block.content)] if block.content else []}
     info = block.additional_information
     if info.get("provider") == PROVIDER:
-        if "closed" in info:
-            part["closed"] = info["closed"]
-        if info.get("signature") is not None:
-            part["signature"] = info["signature"]
-        yield part
+        kept: Any = {key: info[key] for key in ("closed", "signature") if info.get(key) is not None}
+        yield {**part, **kept}
     elif block.content:
         # Signatures, ids and encrypted content of other providers mean nothing to Mistral; their text does.
         yield part

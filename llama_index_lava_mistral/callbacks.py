@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -12,7 +12,7 @@ from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import Dispatcher, active_instrument_tags
-from pydantic import InstanceOf
+from pydantic import InstanceOf, PlainSerializer
 
 from lava_mistral.billing.context import watching
 from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord, RetryStats
@@ -30,46 +30,25 @@ class LavaCallEvent(BaseEvent):
     Only handlers with a true attribute `lava_events` get it.
 
     Attributes:
-        record: all of it, with exact amounts; the other fields are the same in JSON's types.
-        cost: USD as text with every digit; `None` where it is not known.
+        record: all of it, with exact amounts; in JSON's types where the event is dumped.
     """
 
-    record: InstanceOf[CallRecord] = Field(exclude=True, repr=False)
-    kind: str
-    model: str
-    request_id: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    cached_tokens: int | None
-    cost: str | None
-    customer_id: str | None
-    meter_slug: str | None
-    metadata: dict[str, str]
-    run_id: str | None
-    streamed: bool
-    complete: bool
+    record: Annotated[InstanceOf[CallRecord], PlainSerializer(CallRecord.as_dict)]
 
     @classmethod
     def class_name(cls) -> str:
-        """The event's name."""
+        """Return the event's name."""
         return "LavaCallEvent"
 
 
 class LavaEffortEvent(BaseEvent):
-    """A call repeated requests, or was spared texts that came twice; of an embedding when it is over.
+    """A call repeated requests, or was spared texts that came twice; of an embedding when it is over."""
 
-    Attributes:
-        effort: what it did; the other fields are the same.
-    """
-
-    effort: InstanceOf[RetryStats] = Field(exclude=True, repr=False)
-    model: str
-    retries: int
-    duplicates: int
+    effort: InstanceOf[RetryStats]
 
     @classmethod
     def class_name(cls) -> str:
-        """The event's name."""
+        """Return the event's name."""
         return "LavaEffortEvent"
 
 
@@ -125,10 +104,10 @@ class _Emitter:
     """A listener that makes events of what it is told."""
 
     def __call__(self, record: CallRecord) -> None:
-        _send(LavaCallEvent(record=record, span_id=record.run_id, **record.as_dict()))
+        _send(LavaCallEvent(record=record, span_id=record.run_id))
 
     def add_effort(self, effort: RetryStats) -> None:
-        _send(LavaEffortEvent(effort=effort, model=effort.model, retries=effort.retries, duplicates=effort.duplicates))
+        _send(LavaEffortEvent(effort=effort))
 
 
 _emit = _Emitter()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Final, TypeVar, Unpack
 from uuid import uuid4
 
@@ -15,6 +14,7 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.calls.chat_body import refuse_keys
@@ -26,6 +26,7 @@ from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.embedding.results import as_list, known_vectors, partial_of
 from lava_mistral.embedding.sync_driver import EmbeddingStream
 from lava_mistral.errors import LavaError
+from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import LavaSettings, clients_of, setting
 from llama_index_lava_mistral._redaction import billing_of, observed
 from llama_index_lava_mistral.callbacks import listening, traced
@@ -37,21 +38,6 @@ _S = TypeVar("_S")
 _OF_ENGINES: Final = ("model_name", "dimensions", "max_concurrency", "on_empty")
 # Where LlamaIndex looks for vectors.
 _COLLECTION: Final = "embeddings"
-
-
-async def _call(twin: bool, function: Callable[..., Any], asynchronous: Callable[..., Any], *args: Any) -> Any:
-    """Call a function, or await its async twin."""
-    return await asynchronous(*args) if twin else function(*args)
-
-
-def _run(coroutine: Coroutine[Any, Any, _S]) -> _S:
-    """Run a coroutine of sync code, which waits for nothing."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        result: _S = end.value
-        return result
-    raise RuntimeError("a coroutine of sync code has waited")
 
 
 @contextmanager
@@ -123,95 +109,66 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     @observed()
     def get_query_embedding(self, query: str, **options: Unpack[EmbedOptions]) -> Embedding:
         """Return the vector of a question."""
-        return _run(self._embed(False, [query], options))[0]
+        return drive(self._embed(False, [query], options))[0]
 
     @observed()
     async def aget_query_embedding(self, query: str, **options: Unpack[EmbedOptions]) -> Embedding:
         """Return the vector of a question."""
-        return (await self._embed(True, [query], options))[0]
+        return (await adrive(self._embed(True, [query], options)))[0]
 
     @observed()
     def get_text_embedding(self, text: str, **options: Unpack[EmbedOptions]) -> Embedding:
         """Return the vector of a text."""
-        return _run(self._embed(False, [text], options))[0]
+        return drive(self._embed(False, [text], options))[0]
 
     @observed()
     async def aget_text_embedding(self, text: str, **options: Unpack[EmbedOptions]) -> Embedding:
         """Return the vector of a text."""
-        return (await self._embed(True, [text], options))[0]
+        return (await adrive(self._embed(True, [text], options)))[0]
 
     @observed()
     def get_text_embedding_batch(  # type: ignore[misc]  # LlamaIndex takes show_progress by position too
         self, texts: list[str], show_progress: bool = False, **options: Unpack[EmbedOptions]
     ) -> list[Embedding]:
         """Return the vectors of any number of texts, in their order."""
-        return _run(self._embed(False, texts, {**options, "show_progress": show_progress}))
+        return drive(self._embed(False, texts, {**options, "show_progress": show_progress}))
 
     @observed()
     async def aget_text_embedding_batch(  # type: ignore[misc]  # LlamaIndex takes show_progress by position too
         self, texts: list[str], show_progress: bool = False, **options: Unpack[EmbedOptions]
     ) -> list[Embedding]:
         """Return the same as `get_text_embedding_batch`; the event loop goes on meanwhile."""
-        return await self._embed(True, texts, {**options, "show_progress": show_progress})
+        return await adrive(self._embed(True, texts, {**options, "show_progress": show_progress}))
 
-    async def _embed(self, asynchronous: bool, texts: list[str], options: Any) -> list[Embedding]:
+    def _embed(self, asynchronous: bool, texts: list[str], options: Any) -> Flow[list[Embedding]]:
         """Embed texts with LlamaIndex's events, cache and rate limiter."""
-        call, payload = partial(_call, asynchronous), self.to_payload()
-        engine, settings = self._engine(), self._for_the_engine(options)
+        engine, settings, payload = self._engine(), self._for_the_engine(options), self.to_payload()
         cache, limiter, held = self.embeddings_cache, self.rate_limiter, dict[str, Embedding]()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
         event = self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload})
         with event as told, listening():
             if cache is not None:
-                await call(engine.check, partial(asyncio.to_thread, engine.check), texts)  # type: ignore[call-arg]
+                if asynchronous:
+                    yield asyncio.to_thread(engine.check, texts)
+                else:
+                    engine.check(texts)
                 for text in dict.fromkeys(texts):
-                    if entry := await call(cache.get, cache.aget, text, _COLLECTION):
+                    if entry := (yield (cache.aget if asynchronous else cache.get)(text, _COLLECTION)):
                         held[text] = next(iter(entry.values()))
             if limiter is not None:
                 missing = texts if cache is None else dict.fromkeys(texts).keys() - held
                 for _ in range(0, len(missing), self.embed_batch_size):
-                    await call(limiter.acquire, limiter.async_acquire)
+                    yield limiter.async_acquire() if asynchronous else limiter.acquire()
             if cache is None:
-                embed = partial(engine.embed, **settings), partial(engine.aembed, **settings)
-                vectors: list[Embedding] = (await call(*embed, texts)).vectors
+                result = yield (engine.aembed if asynchronous else engine.embed)(texts, **settings)
+                vectors: list[Embedding] = result.vectors
             else:
                 settings["resume_from"] = known_vectors(texts, held, settings.get("resume_from"))
                 stream: Any = (engine.aembed_iter if asynchronous else engine.embed_iter)(texts, **settings)
-                vectors = await self._stored(call, texts, held, stream)
+                vectors = yield from _stored(asynchronous, cache, texts, held, stream)
             told.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: vectors})
         # Not validated: that would look at, and copy, a thousand numbers a text.
         dispatcher.event(EmbeddingEndEvent.model_construct(chunks=texts, embeddings=vectors))
-        return vectors
-
-    async def _stored(
-        self, call: Callable[..., Any], texts: list[str], held: dict[str, Embedding], stream: Any
-    ) -> list[Embedding]:
-        """Return the vectors of a stream; the cache, which holds some, gets each of the others as it comes."""
-        cache: Any = self.embeddings_cache
-        vectors: list[Embedding] = []
-
-        async def store(text: str, vector: Embedding) -> None:
-            if text not in held:
-                held[text] = vector
-                # A copy: the caller may change the vector.
-                await call(cache.put, cache.aput, text, {str(uuid4()): as_list(vector)}, _COLLECTION)
-
-        try:
-            while (item := await call(next, anext, stream, None)) is not None:
-                vectors.append(item[1])
-                await store(texts[item[0]], item[1])
-        except BaseException as error:
-            partial = replace(known_vectors(texts, held, partial_of(error)), next_index=0)
-            error.partial = partial  # type: ignore[attr-defined]
-            # What was paid for is kept, even where the cache fails too.
-            with suppress(Exception):
-                for index, vector in partial.vectors.items():
-                    await store(texts[index], vector)
-            if isinstance(stream, AsyncEmbeddingStream):
-                await stream.aclose()
-            else:
-                stream.close()
-            raise
         return vectors
 
     def embed_iter(
@@ -274,10 +231,10 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     # LlamaIndex's base class wants these four.
     def _get_query_embedding(self, query: str) -> Embedding:
-        return _run(self._embed(False, [query], {}))[0]
+        return drive(self._embed(False, [query], {}))[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        return (await self._embed(True, [query], {}))[0]
+        return (await adrive(self._embed(True, [query], {})))[0]
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_query_embedding(text)
@@ -302,6 +259,35 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         """Return the engine of these settings, which is kept: the limit on requests under way is its own."""
         own = {name: getattr(self, name) for name in _OF_ENGINES}
         return self._build_once(self._client_settings() | own, _engine_of)
+
+
+def _stored(
+    asynchronous: bool, cache: BaseKVStore, texts: list[str], held: dict[str, Embedding], stream: Any
+) -> Flow[list[Embedding]]:
+    """Return the vectors of a stream; the cache, which holds some, gets each of the others as it comes."""
+    vectors: list[Embedding] = []
+
+    def store(text: str, vector: Embedding) -> Flow[None]:
+        if text not in held:
+            held[text] = vector
+            # A copy: the caller may change the vector.
+            entry = {str(uuid4()): as_list(vector)}
+            yield (cache.aput if asynchronous else cache.put)(text, entry, _COLLECTION)
+
+    try:
+        while item := (yield anext(stream, None) if asynchronous else next(stream, None)):
+            vectors.append(item[1])
+            yield from store(texts[item[0]], item[1])
+    except BaseException as error:
+        partial = replace(known_vectors(texts, held, partial_of(error)), next_index=0)
+        error.partial = partial  # type: ignore[attr-defined]
+        # What was paid for is kept, even where the cache fails too.
+        with suppress(Exception):
+            for index, vector in partial.vectors.items():
+                yield from store(texts[index], vector)
+        yield stream.aclose() if asynchronous else stream.close()
+        raise
+    return vectors
 
 
 def _text_of(node: BaseNode) -> str:

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from llama_index.core.base.llms.generic_utils import (
-    achat_to_completion_decorator,
-    astream_chat_to_completion_decorator,
-    chat_to_completion_decorator,
-    stream_chat_to_completion_decorator,
-)
-from llama_index.core.base.llms.types import (
-    ChatMessage,
-    ChatResponse,
-    ChatResponseAsyncGen,
-    ChatResponseGen,
-    CompletionResponse,
-    CompletionResponseAsyncGen,
-    CompletionResponseGen,
-    LLMMetadata,
-    ToolCallBlock,
-)
+from llama_index.core.base.llms import generic_utils as convert
+from llama_index.core.base.llms import types as llama
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 
 from lava_mistral.pricing.catalog import get_model
+from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
 from llama_index_lava_mistral._params import ChatSettings
 from llama_index_lava_mistral._redaction import observed
 from llama_index_lava_mistral._structured import StructuredPrediction
+from llama_index_lava_mistral._to_wire import may_be_read
 from llama_index_lava_mistral._tools import calls_of, named_choice, selection_of, tool_spec
 from llama_index_lava_mistral.callbacks import listening
 
@@ -41,7 +29,7 @@ if TYPE_CHECKING:
     from lava_mistral.client.streams import AsyncChatStream, ChatStream
 
 
-def _responses(stream: ChatStream, with_headers: bool) -> Generator[ChatResponse | None, None, None]:
+def _responses(stream: ChatStream, with_headers: bool) -> Generator[llama.ChatResponse | None, None, None]:
     """Yield the responses of a stream, after a first `None`."""
     so_far = StreamedResponses(stream, with_headers)
     with stream:
@@ -53,7 +41,7 @@ def _responses(stream: ChatStream, with_headers: bool) -> Generator[ChatResponse
         yield last
 
 
-async def _aresponses(stream: AsyncChatStream, with_headers: bool) -> AsyncGenerator[ChatResponse | None, None]:
+async def _aresponses(stream: AsyncChatStream, with_headers: bool) -> AsyncGenerator[llama.ChatResponse | None, None]:
     so_far = StreamedResponses(stream, with_headers)
     async with stream:
         yield None
@@ -81,12 +69,8 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         LavaError: from every call that fails; its class says how.
     """
 
-    context_window: int | None = Field(
-        None, description="Tokens that prompt and answer may have together; else the catalogue's.", gt=0
-    )
-    is_function_calling_model: bool | None = Field(
-        None, description="Whether the model calls tools; else the catalogue's."
-    )
+    context_window: int | None = Field(None, description="Tokens of prompt and answer; else the catalogue's.", gt=0)
+    is_function_calling_model: bool | None = Field(None, description="Can it call tools? Else the catalogue says.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -94,10 +78,10 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         return "ChatLavaMistral"
 
     @property
-    def metadata(self) -> LLMMetadata:
+    def metadata(self) -> llama.LLMMetadata:
         """What LlamaIndex asks of the model, from the catalogue; cautious figures for a model that it does not know."""
         model, window, calls_tools = get_model(self.model), self.context_window, self.is_function_calling_model
-        return LLMMetadata(
+        return llama.LLMMetadata(
             context_window=model.context_window if window is None else window,
             # LlamaIndex's own figure for "not limited".
             num_output=-1 if self.max_tokens is None else self.max_tokens,
@@ -111,79 +95,83 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         return {**super().to_payload(), **self._set_parameters()}
 
     @observed(llm_chat_callback())
-    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """One answer to a conversation."""
-        return self._chat(messages, **kwargs)
+    def chat(self, messages: Sequence[llama.ChatMessage], **kwargs: Any) -> llama.ChatResponse:
+        """Return one answer to a conversation."""
+        response: llama.ChatResponse = drive(self._answer(False, messages, kwargs))
+        return response
 
     @observed(llm_chat_callback())
-    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """One answer to a conversation."""
-        return await self._achat(messages, **kwargs)
+    async def achat(self, messages: Sequence[llama.ChatMessage], **kwargs: Any) -> llama.ChatResponse:
+        """Return one answer to a conversation."""
+        return await adrive(self._answer(True, messages, kwargs))
 
     @observed(llm_chat_callback())
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """The answer as it grows. The request is sent at once, and who pays is settled then."""
-        return self._stream_chat(messages, **kwargs)
+    def stream_chat(self, messages: Sequence[llama.ChatMessage], **kwargs: Any) -> llama.ChatResponseGen:
+        """Return the answer as it grows. The request is sent at once, and who pays is settled then."""
+        return drive(self._answer(False, messages, kwargs, streams=True))
 
     @observed(llm_chat_callback())
-    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """The answer as it grows."""
-        return await self._astream_chat(messages, **kwargs)
+    async def astream_chat(self, messages: Sequence[llama.ChatMessage], **kwargs: Any) -> llama.ChatResponseAsyncGen:
+        """Return the answer as it grows; see `stream_chat`."""
+        return await adrive(self._answer(True, messages, kwargs, streams=True))
 
     @observed(llm_completion_callback())
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """One answer to a prompt, which is sent as a user message."""
-        return chat_to_completion_decorator(self._chat)(prompt, **kwargs)
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> llama.CompletionResponse:
+        """Return one answer to a prompt, which is sent as a user message."""
+        return convert.chat_response_to_completion_response(drive(self._answer(False, prompt, kwargs)))
 
     @observed(llm_completion_callback())
-    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """One answer to a prompt."""
-        return await achat_to_completion_decorator(self._achat)(prompt, **kwargs)
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> llama.CompletionResponse:
+        """Return one answer to a prompt."""
+        return convert.chat_response_to_completion_response(await adrive(self._answer(True, prompt, kwargs)))
 
     @observed(llm_completion_callback())
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """The answer to a prompt as it grows."""
-        return stream_chat_to_completion_decorator(self._stream_chat)(prompt, **kwargs)
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> llama.CompletionResponseGen:
+        """Return the answer to a prompt as it grows."""
+        responses = drive(self._answer(False, prompt, kwargs, streams=True))
+        return convert.stream_chat_response_to_completion_response(responses)
 
     @observed(llm_completion_callback())
-    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """The answer to a prompt as it grows."""
-        return await astream_chat_to_completion_decorator(self._astream_chat)(prompt, **kwargs)
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> llama.CompletionResponseAsyncGen:
+        """Return the answer to a prompt as it grows."""
+        responses = await adrive(self._answer(True, prompt, kwargs, streams=True))
+        return convert.astream_chat_response_to_completion_response(responses)
 
     predict_and_call = observed()(FunctionCallingLLM.predict_and_call)
     apredict_and_call = observed()(FunctionCallingLLM.apredict_and_call)
 
-    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        arguments, (client, _), with_headers = self._request(messages, kwargs)
+    def _answer(
+        self,
+        asynchronous: bool,
+        asked: str | Sequence[llama.ChatMessage],
+        kwargs: dict[str, Any],
+        *,
+        streams: bool = False,
+    ) -> Flow[Any]:
+        """Ask the model, and return its answer or the generator of what has come of it."""
+        messages = convert.prompt_to_messages(asked) if isinstance(asked, str) else asked
+        if asynchronous and any(may_be_read(block) for message in messages for block in message.blocks):
+            arguments, clients, with_headers = yield asyncio.to_thread(self._request, messages, kwargs)
+        else:
+            arguments, clients, with_headers = self._request(messages, kwargs)
+        client: Any = clients[asynchronous]
         with listening():
-            return response_of(client.chat(**arguments), with_headers)
-
-    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        arguments, (_, client), with_headers = await self._arequest(messages, kwargs)
-        with listening():
-            return response_of(await client.chat(**arguments), with_headers)
-
-    def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        arguments, (client, _), with_headers = self._request(messages, kwargs)
-        with listening():
-            responses = _responses(client.stream(**arguments), with_headers)
+            answer = yield (client.stream if streams else client.chat)(**arguments)
+        if not streams:
+            return response_of(answer, with_headers)
+        responses: Any = (_aresponses if asynchronous else _responses)(answer, with_headers)
         # Into the block that closes the stream: nobody may ever ask for a response.
-        next(responses)
-        return cast("ChatResponseGen", responses)
-
-    async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        arguments, (_, client), with_headers = await self._arequest(messages, kwargs)
-        with listening():
-            responses = _aresponses(await client.stream(**arguments), with_headers)
-        await anext(responses)
-        return cast("ChatResponseAsyncGen", responses)
+        yield anext(responses) if asynchronous else next(responses)
+        return responses
 
     @observed()
     def _prepare_chat_with_tools(
         self,
         tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
+        user_msg: str | llama.ChatMessage | None = None,
+        chat_history: list[llama.ChatMessage] | None = None,
         verbose: bool = False,
         allow_parallel_tool_calls: bool = False,
         tool_required: bool = False,
@@ -192,7 +180,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         """The arguments of `chat` for a conversation with tools; the history stays as it is."""
         messages = list(chat_history or ())
         if user_msg is not None:
-            messages.append(ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
+            messages.append(llama.ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
         choice = named_choice(kwargs.pop("tool_choice", None))
         return {
             "messages": messages,
@@ -208,22 +196,22 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
 
     def _validate_chat_with_tools_response(
         self,
-        response: ChatResponse,
+        response: llama.ChatResponse,
         tools: Sequence[BaseTool],
         allow_parallel_tool_calls: bool = False,
         **kwargs: Any,
-    ) -> ChatResponse:
+    ) -> llama.ChatResponse:
         """Keep one call alone where several are not allowed, whatever the model did."""
         if not self._may_call_several(allow_parallel_tool_calls):
             message = response.message
-            further = [id(block) for block in message.blocks if isinstance(block, ToolCallBlock)][1:]
+            further = [id(block) for block in message.blocks if isinstance(block, llama.ToolCallBlock)][1:]
             message.blocks = [block for block in message.blocks if id(block) not in further]
             if further:
                 message.additional_kwargs["tool_calls"] = message.additional_kwargs["tool_calls"][:1]
         return response
 
     def get_tool_calls_from_response(
-        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+        self, response: llama.ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
         """Return the tools that a response calls, with the arguments as far as they have come while it grows.
 

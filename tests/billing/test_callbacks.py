@@ -225,13 +225,12 @@ async def test_llama_index_gets_an_event_for_each_paid_request(gateway: LocalGat
     finally:
         root.event_handlers.remove(events)
     await framework.chat(llm, "Nobody listens")
-    assert [event.request_id for event in events.seen] == [request.request_id for request in gateway.requests[:3]]
+    assert [event.record.request_id for event in events.seen] == [request.request_id for request in gateway.requests[:3]]
     for event, request in zip(events.seen, gateway.requests, strict=False):
         written = json.loads(event.model_dump_json())
-        assert Decimal(written["cost"]) == event.record.cost == request.cost
-        assert "record" not in written
+        assert Decimal(written["record"]["cost"]) == event.record.cost == request.cost
         assert event.span_id == request.metadata["llama_index_span_id"]
-    assert events.seen[0].customer_id == "c"
+    assert events.seen[0].record.customer_id == "c"
     assert events.seen[0].span_id.startswith("ChatLavaMistral.")
 
 
