@@ -225,7 +225,8 @@ async def test_llama_index_gets_an_event_for_each_paid_request(gateway: LocalGat
     finally:
         root.event_handlers.remove(events)
     await framework.chat(llm, "Nobody listens")
-    assert [event.record.request_id for event in events.seen] == [request.request_id for request in gateway.requests[:3]]
+    told = [event.record.request_id for event in events.seen]
+    assert told == [request.request_id for request in gateway.requests[:3]]
     for event, request in zip(events.seen, gateway.requests, strict=False):
         written = json.loads(event.model_dump_json())
         assert Decimal(written["record"]["cost"]) == event.record.cost == request.cost
