@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessageChunk
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
@@ -113,10 +113,7 @@ class ChunkBuilder:
                 if not self._structured:
                     return content_chunk(content, content)
                 return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"))
-        calls = [
-            tool_call_chunk(name=call.name, args=self._arguments(call), id=call.id, index=call.index)
-            for call in delta.tool_calls
-        ]
+        calls = [*map(self._call, delta.tool_calls)]
         metadata, self._head = {**_TAG, **self._head}, {}
         if delta.logprobs:
             metadata["logprobs"] = {"content": [*delta.logprobs]}
@@ -145,10 +142,11 @@ class ChunkBuilder:
         )
         return ChatGenerationChunk(message=message)
 
-    def _arguments(self, call: ToolCallDelta) -> str:
+    def _call(self, call: ToolCallDelta) -> ToolCallChunk:
         if call.arguments and call.index not in self._held and not call.arguments.isspace():
             self._held[call.index] = call.arguments.lstrip()[0] in '"n'
-        return "" if self._held.get(call.index) else call.arguments
+        arguments = "" if self._held.get(call.index) else call.arguments
+        return tool_call_chunk(name=call.name, args=arguments, id=call.id, index=call.index)
 
     def _block(self, kind: str) -> str:
         """Return the index of the block of this kind that goes on here, or of a new one."""

@@ -9,7 +9,7 @@ from typing import Any, cast, get_origin
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.output_parsers.transform import BaseTransformOutputParser
+from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableGenerator
 from langchain_core.runnables.utils import AddableDict
@@ -48,7 +48,7 @@ def as_object(schema: Any) -> tuple[Any, Any, bool]:
     return made, made, True
 
 
-class AnswerParser(BaseTransformOutputParser[Any]):
+class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
     """Parse an answer into a dictionary or a pydantic object; one that was cut off or broken is an error."""
 
     tool: str | None = None
@@ -114,37 +114,32 @@ class AnswerParser(BaseTransformOutputParser[Any]):
     # While a stream runs LangChain's own parsers show what is there, and never look whether it was all.
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
-        state = _State(self)
-        for chunk in input:
-            yield from state.after(chunk)
-        yield from state.after(None)
+        chunks: list[Any] = []
+
+        def kept() -> Iterator[Any]:
+            for chunk in input:
+                chunks.append(chunk)
+                yield chunk
+
+        yield from super()._transform(kept())
+        self._check_whole(chunks)
 
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
-        state = _State(self)
-        async for chunk in input:
-            for value in state.after(chunk):
-                yield value
-        for value in state.after(None):
+        chunks: list[Any] = []
+
+        async def kept() -> AsyncIterator[Any]:
+            async for chunk in input:
+                chunks.append(chunk)
+                yield chunk
+
+        async for value in super()._atransform(kept()):
             yield value
+        self._check_whole(chunks)
 
-
-class _State:
-    """A streamed answer: what it says as it grows, each state once, and whether it is whole at its end."""
-
-    def __init__(self, parser: AnswerParser) -> None:
-        self._parser, self._answer, self._said = parser, cast("Any", None), cast("Any", None)
-
-    def after(self, chunk: Any) -> Iterator[Any]:
-        """Yield the state after a chunk, or after the end (`None`), if it is a new one."""
-        if chunk is not None:
-            self._answer = chunk if self._answer is None else self._answer + chunk
-        whole = self._answer
-        if whole is not None:
-            generation = Generation(text=whole) if isinstance(whole, str) else ChatGeneration(message=whole)
-            value = self._parser.parse_result([generation], partial=chunk is not None)
-            if value is not None and value != self._said:
-                self._said = value
-                yield value
+    def _check_whole(self, chunks: list[Any]) -> None:
+        if chunks:
+            whole = _joined(chunks)
+            self.parse_result([Generation(text=whole) if isinstance(whole, str) else ChatGeneration(message=whole)])
 
 
 def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
@@ -152,8 +147,7 @@ def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
 
     def outcome(chunks: list[Any]) -> AddableDict:
         try:
-            message = chunks[0].__add__(chunks[1:]) if len(chunks) > 1 else chunks[0]
-            return AddableDict(parsed=parser.invoke(message), parsing_error=None)
+            return AddableDict(parsed=parser.invoke(_joined(chunks)), parsing_error=None)
         except Exception as error:  # noqa: BLE001 - whatever a user's validator raises
             return AddableDict(parsed=None, parsing_error=error)
 
@@ -172,3 +166,9 @@ def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
         yield outcome(chunks)
 
     return RunnableGenerator(parse, aparse, name="Outcome")
+
+
+def _joined(chunks: list[Any]) -> Any:
+    if isinstance(chunks[0], str):
+        return "".join(chunks)
+    return chunks[0].__add__(chunks[1:]) if len(chunks) > 1 else chunks[0]

@@ -128,19 +128,13 @@ class CallRun:
         run.manager = kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers, parent_run_id=parent)
         return run
 
-    @classmethod
-    def of(cls, kwargs: Mapping[str, Any], manager: Any) -> CallRun:
-        """Return the run among a call's arguments, or a new one, with LangChain's own manager where it came."""
-        run: CallRun = kwargs.get(RUN) or cls()
-        run.manager = manager or run.manager
-        return run
-
-    def counted(self) -> watching:
+    def counted(self, manager: Any) -> watching:
         """Return the block for the call's beginning: billed where it was asked for, its handlers told what it costs."""
-        manager = self.manager
+        self.manager = manager = manager or self.manager
         if manager is None:
             return watching(inside=self._captured)
-        return watching(_totals(manager.handlers), str(manager.run_id), self._captured)
+        totals = _totals(manager.handlers) if manager.handlers else ()
+        return watching(totals, str(manager.run_id), self._captured)
 
     def thread_id(self) -> str | None:
         """Return LangGraph's name of the conversation that the call is part of."""

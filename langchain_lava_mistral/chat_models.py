@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
 # Settings of the clients that a call may change.
-_OF_CLIENTS = ("timeout", "max_retries", "stream_chunk_timeout")
+_OF_CLIENTS = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
 _IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 
 
@@ -141,22 +141,23 @@ class ChatLavaMistral(DescribedModel):
         arguments["repair_messages"] = said("repair_messages", self.repair_messages)
         arguments["messages"] = to_wire(messages)
         arguments["on_retry"] = run.on_retry
-        changed = {name: kwargs[name] for name in _OF_CLIENTS if name in kwargs}
-        clients = self._make({**self.__dict__, **changed}) if changed else self._present()
+        clients = self._present()
+        if not _OF_CLIENTS.isdisjoint(kwargs):
+            clients = self._make({**self.__dict__, **{name: kwargs[name] for name in _OF_CLIENTS if name in kwargs}})
         return clients, arguments, said("include_response_headers", self.include_response_headers)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        run = CallRun.of(kwargs, run_manager)
-        with translated(), run.counted():
+        run: CallRun = kwargs.get(RUN) or CallRun()
+        with translated(), run.counted(run_manager):
             clients, arguments, headers = self._request(messages, stop, kwargs, run)
             answer = clients[0].chat(**arguments)
         return to_result(answer, headers=headers)
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        run = CallRun.of(kwargs, run_manager)
+        run: CallRun = kwargs.get(RUN) or CallRun()
         with translated():
             try:
-                with run.counted():
+                with run.counted(run_manager):
                     clients, arguments, headers = self._request(messages, stop, kwargs, run)
                     answer = await clients[1].chat(**arguments)
             finally:
@@ -166,9 +167,9 @@ class ChatLavaMistral(DescribedModel):
     def _stream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        run = CallRun.of(kwargs, run_manager)
+        run: CallRun = kwargs.get(RUN) or CallRun()
         with translated():
-            with run.counted():
+            with run.counted(run_manager):
                 clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
                 opened = clients[0].stream(**arguments)
             with opened as stream:
@@ -186,10 +187,10 @@ class ChatLavaMistral(DescribedModel):
     async def _astream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        run = CallRun.of(kwargs, run_manager)
+        run: CallRun = kwargs.get(RUN) or CallRun()
         with translated():
             try:
-                with run.counted():
+                with run.counted(run_manager):
                     clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
                     opened = await clients[1].stream(**arguments)
             finally:
@@ -248,8 +249,10 @@ class ChatLavaMistral(DescribedModel):
 
     @staticmethod
     def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
+        run: CallRun = kwargs.get(RUN) or CallRun()
+        run.manager = kwargs.get("run_manager") or run.manager
         streams = {"stream": True} if kwargs.get("streaming") else {}
-        return {**kwargs, **streams, RUN: CallRun.of(kwargs, kwargs.get("run_manager"))}
+        return {**kwargs, **streams, RUN: run}
 
     def bind(self, **kwargs: Any) -> Any:
         """Return the model with arguments for all its calls.
