@@ -50,22 +50,16 @@ def stepped(
     def made(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         generator = function(*args, **kwargs)
         step: Callable[[], Any] = partial(next, generator)
-        try:
-            while True:
-                try:
-                    with block():
-                        value = step()
-                except StopIteration as end:
-                    return end.value
-                try:
-                    step = partial(generator.send, (yield value))
-                except GeneratorExit:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
-                    step = partial(generator.throw, error)
-        finally:
-            with block():
-                generator.close()
+        while True:
+            try:
+                with block():
+                    value = step()
+            except StopIteration as end:
+                return end.value
+            try:
+                step = partial(generator.send, (yield value))
+            except BaseException as error:  # noqa: BLE001 - it is the generator's to handle, as its end is
+                step = partial(generator.throw, error)
 
     return made
 
@@ -78,21 +72,15 @@ def astepped(
     async def made(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = function(*args, **kwargs)
         step: Callable[[], Awaitable[Any]] = partial(anext, generator)
-        try:
-            while True:
-                try:
-                    with block():
-                        value = await step()
-                except StopAsyncIteration:
-                    return
-                try:
-                    step = partial(generator.asend, (yield value))
-                except GeneratorExit:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
-                    step = partial(generator.athrow, error)
-        finally:
-            with block():
-                await generator.aclose()
+        while True:
+            try:
+                with block():
+                    value = await step()
+            except StopAsyncIteration:
+                return
+            try:
+                step = partial(generator.asend, (yield value))
+            except BaseException as error:  # noqa: BLE001 - it is the generator's to handle, as its end is
+                step = partial(generator.athrow, error)
 
     return made

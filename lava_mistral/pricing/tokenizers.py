@@ -135,7 +135,9 @@ def _load(name: _Name | None) -> _Tokenizer | None:
         with _lock:
             if name not in _loaded:
                 try:
-                    _loaded[name] = _v1() if name == "v1" else _v13()
+                    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+                    _loaded[name] = MistralTokenizer.v1() if name == "v1" else _v13()
                 except ImportError:
                     _loaded[name] = None
     return None if name is None else _loaded[name]
@@ -146,12 +148,6 @@ async def preload(model: str) -> None:
     name = _choose(model).tokenizer
     if name is not None and name not in _loaded:
         await asyncio.to_thread(_load, name)
-
-
-def _v1() -> _Tokenizer:
-    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-
-    return MistralTokenizer.v1()
 
 
 def _v13() -> _Tokenizer:

@@ -68,9 +68,8 @@ def estimate_tokens(text: str) -> int:
 
     Ordinary English is overrated by about 20 %.
     """
-    data, rare = _common_characters(text)
-    words, unknown = _words(data)
-    total = _OVERHEAD + _UNIT * (rare + words) + sum(unknown.translate(_UPPER))
+    data, whole, unknown = _split(text)
+    total = _OVERHEAD + _UNIT * whole + sum(unknown.translate(_UPPER))
     total += _SIGN * len(data.translate(None, _NO_SIGNS)) + _TWO_SPACES * data.count(b"  ")
     return total // _UNIT + 1
 
@@ -80,9 +79,8 @@ def typical_tokens(text: str, *, enclosed: bool = False) -> int:
 
     An input of an embedding model is `enclosed`: it has another vocabulary and two tokens more.
     """
-    data, rare = _common_characters(text)
-    words, unknown = _words(data)
-    total = _UNIT * (rare + words) + sum(unknown.translate(_TYPICAL_EMBEDDED if enclosed else _TYPICAL))
+    data, whole, unknown = _split(text)
+    total = _UNIT * whole + sum(unknown.translate(_TYPICAL_EMBEDDED if enclosed else _TYPICAL))
     total += _UNIT * sum(map(data.count, _DIGITS)) + sum(_RUN + _RUN_SIGN * len(run) for run in _RUNS.findall(data))
     # Half a token rounds up: nothing that is sent has none.
     return (total + _UNIT // 2) // _UNIT + 2 * enclosed
@@ -92,20 +90,15 @@ def _estimate(text: str, enclosed: bool, upper: bool) -> int:
     return estimate_tokens(text) if upper else typical_tokens(text, enclosed=enclosed)
 
 
-def _common_characters(text: str) -> tuple[bytes, int]:
-    """Return a text without its rare characters, in UTF-8, and how many bytes those have."""
-    data = text.encode("utf-8", "replace")
-    if text.isascii():
-        return data, 0
-    common = _rare_characters().sub("", text).encode()
-    # Quotation marks and dashes are signs, as in ASCII, and no part of a word.
-    return _TYPOGRAPHIC.sub(b"-", common), len(data) - len(common)
-
-
-def _words(data: bytes) -> tuple[int, bytes]:
-    """Return how many words a text has, and the letters of those that are no token."""
+def _split(text: str) -> tuple[bytes, int, bytes]:
+    """Return a text without its rare characters, in UTF-8; how many tokens are clear; the letters of other words."""
+    data, rare = text.encode("utf-8", "replace"), 0
+    if not text.isascii():
+        # Quotation marks and dashes are signs, as in ASCII, and no part of a word.
+        common = _rare_characters().sub("", text).encode()
+        data, rare = _TYPOGRAPHIC.sub(b"-", common), len(data) - len(common)
     words = data.translate(_WORDS_ALONE).split()
-    return len(words), b"".join(filterfalse(_known_words().__contains__, words))
+    return data, rare + len(words), b"".join(filterfalse(_known_words().__contains__, words))
 
 
 _UNIT: Final = 160  # weights are in 1/160 token, so that the largest fits into a byte
