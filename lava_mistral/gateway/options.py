@@ -44,6 +44,10 @@ class Customer:
     meters: _Texts | None = None
 
 
+def _to_customer(value: Any) -> Customer:
+    return value if isinstance(value, Customer) else Customer(balance=value)
+
+
 @dataclass(frozen=True, config=STRICT)
 class Options:
     """How a gateway behaves; every field can be given to `LocalGateway` by name. Times are in seconds, money in USD."""
@@ -53,7 +57,8 @@ class Options:
     forward_tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # Opaque ones, with their credential.
     provider_keys: _Texts | None = None  # Own Mistral keys that are accepted; None for any.
     balance: Amount = Decimal(1000)  # Of the merchant's wallet.
-    customers: Mapping[str, Customer | Amount] | None = None  # Those that exist, by id; None lets any customer in.
+    # Those that exist, by id, with a balance or as `Customer`s; None lets any customer in.
+    customers: Mapping[str, Annotated[Customer, BeforeValidator(_to_customer)]] | None = None
     customer_balance: Amount = Decimal(100)  # What a customer begins with who is let in so.
     meters: _Texts | None = None  # Those that exist; None for any.
     models: _Texts = ()  # Further models, beside the catalogue's.

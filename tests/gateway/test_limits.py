@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from lava_mistral.gateway import LocalGateway, Stall
-from lava_mistral.gateway.mistral.limits import RateLimit
+from lava_mistral.gateway.mistral.provider import RateLimit
 from tests.fakes.waiting import eventually
 from tests.fakes.wire import event
 

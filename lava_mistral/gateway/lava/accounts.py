@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from lava_mistral.gateway.options import Amount, Customer, Options, to_amount
+from lava_mistral.gateway.options import Amount, Options, to_amount
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.pricing.cost import cost_of
 
@@ -98,10 +98,7 @@ class Accounts:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._secret_keys = frozenset((options.secret_key, *options.secret_keys))
-        self._plans = {
-            name: value if isinstance(value, Customer) else Customer(balance=value)
-            for name, value in (options.customers or {}).items()
-        }
+        self._plans = options.customers or {}
         self._windows: dict[str, tuple[int, int]] = {}
         self.wallet = Wallet(options.balance, {name: plan.balance for name, plan in self._plans.items()})
 
@@ -114,9 +111,8 @@ class Accounts:
         if token in self._secret_keys:
             return {"secret_key": token}
         if token.startswith("lava_sk_"):
-            raise Refusal(
-                401, "Invalid credential: a spend key is for /v1/chat/completions; /forward takes a secret key"
-            )
+            said = "a spend key is for /v1/chat/completions; /forward takes a secret key"
+            raise Refusal(401, f"Invalid credential: {said}")
         credential = self._options.forward_tokens.get(token)
         try:
             # A forward token is base64, standard alphabet and padded, of a JSON object.
@@ -184,13 +180,17 @@ class Accounts:
         balance, plan = self.wallet.of(customer_id), self._plans.get(customer_id)
         if balance is None:
             return None
-        included = f"{to_amount(self._options.customer_balance if plan is None else plan.balance):f}"
-        named = {"name": "Local plan", "period_amount": "0", "billing_interval": "month", "included_credit": included}
+        included = self._options.customer_balance if plan is None else plan.balance
         return {
             "subscription_id": f"sub_{customer_id}",
             "plan_id": "plan_local",
             "status": "active",
-            "plan": named,
-            "credits": {"total_remaining": f"{balance:f}", "cycle_remaining": f"{balance:f}", "bundle_remaining": "0"},
+            "plan": {
+                "name": "Local plan",
+                "period_amount": "0",
+                "billing_interval": "month",
+                "included_credit": included,
+            },
+            "credits": {"total_remaining": balance, "cycle_remaining": balance, "bundle_remaining": "0"},
             "pending_change": None,
         }

@@ -48,7 +48,9 @@ def answer(scope: Scope, accounts: Accounts, log: RequestLog, *, lag: float) -> 
         told |= accounts.count(accounts.authenticate(header(scope, b"authorization"))["secret_key"])
     asked_for = names[0] in ("requests", "usage")
     records = [record for record in log.all() if asked_for and _visible(record, lag)]
-    return Answer(200, told, orjson.dumps(_body(names, query(scope), accounts, records)))
+    # Amounts are texts, which hold all of their digits.
+    body = orjson.dumps(_body(names, query(scope), accounts, records), default="{:f}".format)
+    return Answer(200, told, body)
 
 
 def _visible(record: RequestRecord, lag: float) -> bool:
@@ -69,7 +71,7 @@ def _body(
             served = query.get("provider") in (None, "mistral")
             return {"object": "list", "data": [_service(model) for model in models() if served]}
         case ["wallet"]:
-            return {"wallet_id": "wallet_local", "balance": _text(accounts.wallet.merchant)}
+            return {"wallet_id": "wallet_local", "balance": accounts.wallet.merchant}
         case ["customers", customer_id, "subscription"]:
             return {"subscription": accounts.subscription(customer_id)}
         case ["requests", request_id]:
@@ -101,27 +103,21 @@ def query(scope: Scope) -> dict[str, str]:
 
 def _service(model: Model) -> dict[str, Any]:
     """An item of Lava's public price list; the names of its fields beside `pricing` are assumed."""
-    price = model.input_price or Decimal(0)
-    prices = {"input": price, "output": model.output_price or Decimal(0), "cache_input_read": price * CACHED_SHARE}
-    return {
-        "id": model.id,
-        "provider": "mistral",
-        "managed": True,
-        "capabilities": sorted(model.capabilities),
-        "context_window": model.context_window,
-        "pricing": {"type": "tokens_1m", **{name: _text(price) for name, price in prices.items()}},
-    }
+    read, written = model.input_price or Decimal(0), model.output_price or Decimal(0)
+    prices = {"type": "tokens_1m", "input": read, "output": written, "cache_input_read": read * CACHED_SHARE}
+    able = {"capabilities": sorted(model.capabilities), "context_window": model.context_window}
+    return {"id": model.id, "provider": "mistral", "managed": True, **able, "pricing": prices}
 
 
 def _described(record: RequestRecord) -> dict[str, Any]:
-    """Return one request as `GET /requests/{id}` shows it."""
+    """One request as `GET /requests/{id}` shows it."""
     # An answer that a test made up may leave counts out.
     counts: dict[str, Any] = dict(record.usage or {})
-    costs = (record.usage and cost_parts(record.usage, record.model)) or CostParts(*[Decimal(0)] * 4)
+    costs = (record.usage and cost_parts(record.usage, record.model)) or CostParts()
     sides = {"input": "prompt_tokens", "output": "completion_tokens", "total": "total_tokens"}
     usage: dict[str, Any] = {f"{side}_{unit}": 0 for unit in ("characters", "seconds") for side in sides}
     usage |= {f"{side}_tokens": counts.get(name) or 0 for side, name in sides.items()}
-    usage |= {"input_cost": _text(costs.input_cost), "output_cost": _text(costs.output_cost)}
+    usage |= {"input_cost": costs.input_cost, "output_cost": costs.output_cost, "total_cost": costs.total}
     named = {"customer_id": record.customer_id, "meter_id": record.meter_slug, "response_id": record.response_id}
     return {
         "request_id": record.request_id,
@@ -130,9 +126,9 @@ def _described(record: RequestRecord) -> dict[str, Any]:
         "provider_key_type": "unmanaged" if record.credential.get("provider_key") else "managed",
         "model": record.model,
         "endpoint": f"https://api.mistral.ai{record.path}",
-        "model_usage": {**usage, "total_cost": _text(costs.total)},
-        "cost": _text(record.cost),
-        "charge": {"amount": _text(record.charge), "rate_type": "percentage", "breakdown": []},
+        "model_usage": usage,
+        "cost": record.cost,
+        "charge": {"amount": record.charge, "rate_type": "percentage", "breakdown": []},
         "metadata": record.metadata,
         "created_at": datetime.fromtimestamp(record.created_at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
         **{name: value for name, value in named.items() if value is not None},
@@ -172,10 +168,6 @@ def _totals(records: Sequence[RequestRecord]) -> dict[str, Any]:
     return {
         "total_requests": len(records),
         "total_usage_tokens": sum(record.usage.get("total_tokens") or 0 for record in records if record.usage),
-        "total_cost": _text(sum((record.cost for record in records), Decimal(0))),
-        "total_charge": _text(sum((record.charge for record in records), Decimal(0))),
+        "total_cost": sum((record.cost for record in records), Decimal(0)),
+        "total_charge": sum((record.charge for record in records), Decimal(0)),
     }
-
-
-def _text(amount: Decimal) -> str:
-    return f"{amount:f}"
