@@ -26,7 +26,7 @@ from llama_index_lava_mistral.callbacks import listening
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
-    from lava_mistral.client.streams import AsyncChatStream, ChatStream
+    from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
 
 
 def _responses(stream: ChatStream, with_headers: bool) -> Generator[llama.ChatResponse | None, None, None]:

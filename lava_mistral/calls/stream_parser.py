@@ -1,11 +1,11 @@
-"""Parse the bytes of a streamed answer into deltas and decide whether the answer is complete. Does no I/O."""
+"""Read a streamed answer: parse its bytes into deltas, and decide whether it is complete."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final, Self
 
 from lava_mistral.billing.metering import UNMETERED
 from lava_mistral.calls.call import Call, caused
@@ -17,27 +17,33 @@ from lava_mistral.mistral.turn import Delta, Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.mistral.usage import Usage
 from lava_mistral.pricing.cost import cost_of
-from lava_mistral.transport.failures import DeadlineExceeded, TransportError
+from lava_mistral.transport.failures import Deadline, DeadlineExceeded, TransportError
+from lava_mistral.transport.flow import Flow, adrive, drive
+from lava_mistral.transport.request import Response, read
 
 _LONGEST_PRELUDE = 2_000
+LONGEST_END: Final = 0.25
+"""Seconds to wait, after `[DONE]`, for the end of the body, which gives the connection back to its pool."""
 
 
 class StreamReader:
-    """Turn the bytes of a streamed answer into deltas, and know whether the answer came to its end. Does no I/O.
+    """Turn a streamed answer into deltas, and know whether it came to its end; what waits is a flow.
 
     `id`, `model` and `created` (POSIX seconds) are those of the first chunk.
     """
 
-    def __init__(self, call: Call, headers: Mapping[str, str]) -> None:
+    def __init__(self, call: Call, response: Response, deadline: Deadline) -> None:
         self.call = call
-        self.headers = headers
-        self.request_id = shown_id(headers, call.without_secrets)
+        self.headers = response.headers
+        self.request_id = shown_id(response.headers, call.without_secrets)
+        self._response, self._deadline = response, deadline
         self.id, self.model, self.created = "", call.model, 0
         self.ready: deque[Delta] = deque()
         self.done = False
         # Whether a delta has told the caller something.
         self.started = False
         self.silent_for = 0.0
+        self._over = False
         self._charge = call.charge
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
@@ -97,6 +103,61 @@ class StreamReader:
             elif delta.usage:
                 self.started = True
         self.ready.extend(deltas)
+
+    def begin(self) -> Flow[Self]:
+        """Read until there is something to hand on. A failure before that can still be tried again."""
+        while not self.started and not self._over:
+            yield from self._pull()
+        if not self.started:
+            self.raise_failure()
+        self._deadline = Deadline(None)
+        return self
+
+    def _next(self) -> Flow[Delta | None]:
+        """Read until there is a delta, or `None` at the end."""
+        while not self.ready:
+            self.raise_failure()
+            if self._over:
+                return None
+            yield from self._pull()
+        return self.ready.popleft()
+
+    def _pull(self) -> Flow[None]:
+        began, data = time.monotonic(), b""
+        try:
+            try:
+                if self.done:
+                    # The caller has all that came; only now is it worth a moment to get the connection back.
+                    yield from read(self._response, Deadline(LONGEST_END))
+                else:
+                    patience = None if self.call.gap is None else max(self.call.gap - self.silent_for, 0.0)
+                    data = yield from self._response.receive(Deadline(patience, self._deadline))
+            except TransportError as error:
+                if not self.finished:
+                    self._failure = self.broken(error, late=self._deadline.over)
+            self.silent_for += time.monotonic() - began
+            if data:
+                self.feed(data)
+                if self.done:
+                    self.settle()
+                return
+            if self._failure is None:
+                self.end()
+        except LavaError as error:
+            # What had come before it is handed on first.
+            self._failure = error
+        except GeneratorExit:
+            self.settle()
+            raise
+        except BaseException:
+            yield self._leave()
+            raise
+        yield self._leave()
+
+    def _leave(self) -> Any:
+        self._over = True
+        self.settle()
+        return self._response.close()
 
     def raise_failure(self) -> None:
         """Raise what ended the stream, where something did, once."""
@@ -181,3 +242,61 @@ class StreamReader:
     def cost(self) -> Decimal | None:
         """What the call cost in USD by the catalogue's prices, once the usage is known."""
         return cost_of(self.usage, self.call.model, self.model)
+
+
+class ChatStream(StreamReader):
+    """A streamed answer: iterate for its deltas; `turn`, `usage`, `cost` and `request_id` grow with it.
+
+    Closing it, or leaving its `with` block, before its end closes the connection.
+
+    Raises:
+        StreamInterruptedError: while iterating, when the stream ends before the answer does; `partial` holds what came.
+    """
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Delta:
+        if self.ready:
+            return self.ready.popleft()
+        delta = drive(self._next())
+        if delta is None:
+            raise StopIteration
+        return delta
+
+    def close(self) -> None:
+        """Close the connection, unless the answer was read to its end."""
+        self._leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncChatStream(StreamReader):
+    """A streamed answer in async code; see `ChatStream`."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self.ready:
+            return self.ready.popleft()
+        delta = await adrive(self._next())
+        if delta is None:
+            raise StopAsyncIteration
+        return delta
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the answer was read to its end."""
+        closing = self._leave()
+        if closing is not None:
+            await closing
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

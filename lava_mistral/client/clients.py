@@ -16,9 +16,9 @@ from lava_mistral.calls.chat_body import chat_body, refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
+from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
 from lava_mistral.client.options import ChatOptions, EmbeddingRequestOptions, EmbedIterOptions, EmbedOptions, OnRetry
 from lava_mistral.client.records import AsyncHistory, History
-from lava_mistral.client.streams import AsyncChatStream, ChatStream
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message, ModelCard
@@ -191,7 +191,7 @@ class ClientBase:
             response = yield from (self._client or self._shared_pool()).send(request, deadline)
             good = 200 <= response.status < 300
             if call.stream and good:
-                return (yield from result(call, response.headers).begin(response, deadline))
+                return (yield from result(call, response, deadline).begin())
             answers = [Answer(response.status, response.headers, (yield from read(response, deadline)))]
         except TransportError as error:
             failure: LavaError = call.failed(error, response)
