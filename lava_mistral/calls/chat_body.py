@@ -98,11 +98,7 @@ def chat_body(
     if names is not NO_TOOLS or not {"system", "user"}.issuperset(map(itemgetter("role"), body["messages"])):
         body = names.applied(body)
     if body.get("prompt_cache_key") == "auto":
-        body["prompt_cache_key"] = cache_key(body)
+        # Equal for requests that begin alike, with system prompt and tools.
+        system = [message for message in body["messages"] if message["role"] == "system"]
+        body["prompt_cache_key"] = sha256(to_json([model, system, body.get("tools") or []])).hexdigest()[:32]
     return body
-
-
-def cache_key(body: Mapping[str, Any]) -> str:
-    """Return a key for Mistral's prompt cache: equal for requests that begin alike, with system prompt and tools."""
-    system = [message for message in body["messages"] if message["role"] == "system"]
-    return sha256(to_json([body["model"], system, body.get("tools") or []])).hexdigest()[:32]

@@ -68,7 +68,7 @@ def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 def wrap_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Return the schema of an object, and whether it was made for an answer that is none: it has that as its "value".
 
-    Mistral's tools and answers are objects; enums, unions and lists are not. `unwrap` takes the answer out again.
+    Mistral's tools and answers are objects; enums, unions and lists are not.
     """
     inner = object_schema(schema)
     if inner.get("type") == "object":
@@ -76,11 +76,6 @@ def wrap_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     shared: dict[str, Any] = {key: inner.pop(key) for key in ("$defs", "definitions") if key in inner}
     named: dict[str, Any] = {key: inner[key] for key in ("title", "description") if key in inner}
     return {**named, "type": "object", "properties": {"value": inner}, "required": ["value"], **shared}, True
-
-
-def unwrap(answer: Any) -> Any:
-    """Return the value of an answer to a schema that `wrap_schema` made; `None` while it has not come."""
-    return answer.get("value") if isinstance(answer, Mapping) else None
 
 
 def with_object_schema(tool: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, RootModel, TypeAdapter
 
 from lava_mistral.calls.chat_body import chat_body
-from lava_mistral.mistral.tools import json_schema_format, object_schema, unwrap, wrap_schema
+from lava_mistral.mistral.tools import json_schema_format, object_schema, wrap_schema
 
 
 class Node(BaseModel):
@@ -102,7 +102,6 @@ def test_what_is_no_object_is_wrapped_in_one(kind: Any, value: Any) -> None:
     jsonschema.validate({"value": value}, whole)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"value": {"odd": 1.5}}, whole)
-    assert unwrap({"value": value}) == value
 
 
 @pytest.mark.parametrize("kind", [Node, Cat, dict[str, int]])
@@ -110,8 +109,3 @@ def test_an_object_is_not_wrapped(kind: Any) -> None:
     whole, wrapped = wrap_schema(TypeAdapter(kind).json_schema())
     assert not wrapped
     assert whole["type"] == "object"
-
-
-@pytest.mark.parametrize("growing", [None, {}, [], "x"])
-def test_an_answer_that_has_not_come_yet_has_no_value(growing: Any) -> None:
-    assert unwrap(growing) is None
