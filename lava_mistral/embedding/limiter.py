@@ -24,8 +24,16 @@ _LOOK: Final = 0.2
 @dataclass(slots=True, eq=False)
 class _Waiter:
     tokens: int
-    wake: Callable[[], object]
+    notify: Callable[[], object]
     permit: Permit | None = None
+
+    def wake(self) -> bool:
+        """Whether somebody still waits: its event loop may have been closed under it."""
+        try:
+            self.notify()
+        except RuntimeError:
+            return False
+        return True
 
 
 class ConcurrencyLimiter:
@@ -35,7 +43,6 @@ class ConcurrencyLimiter:
         self.rate = rate
         self._clock = clock
         self._queue: deque[_Waiter] = deque()
-        self._given: set[Permit] = set()
         self._inbox: Inbox[Callable[[], None]] = Inbox(self._apply)
 
     def acquire(self, tokens: int, stop: threading.Event) -> Permit:
@@ -82,7 +89,9 @@ class ConcurrencyLimiter:
             raise
 
     def release(self, permit: Permit | None, answer: EmbeddingAnswer | LavaError | None) -> None:
-        """End the request that `permit` allowed and learn from its answer; said twice, it counts once."""
+        """End the request that `permit` allowed and learn from its answer; there may be neither."""
+        if permit is None:
+            return
         outcome: Outcome = "failed"
         retry_after = None
         if isinstance(answer, EmbeddingAnswer):
@@ -91,12 +100,7 @@ class ConcurrencyLimiter:
             outcome, retry_after = "refused", answer.retry_after
         headers = None if answer is None else answer.headers or None
 
-        def end() -> None:
-            if permit in self._given:
-                self._given.discard(permit)
-                self.rate.end(permit, self._clock(), outcome, headers=headers, retry_after=retry_after)
-
-        self._inbox.put(end)
+        self._inbox.put(lambda: self.rate.end(permit, self._clock(), outcome, headers=headers, retry_after=retry_after))
 
     def _apply(self, change: Callable[[], None]) -> None:
         change()
@@ -113,28 +117,19 @@ class ConcurrencyLimiter:
             if first.permit is None:
                 wait = self.rate.wait(now, first.tokens)
                 if wait > 0.0:
-                    if wait != math.inf and first is not caller and not self._wake(first):
-                        self._queue.popleft()
-                        continue
-                    return wait
-                first.permit = self.rate.start(now, first.tokens)
-                self._given.add(first.permit)
+                    if wait == math.inf or first is caller or first.wake():
+                        return wait
+                else:
+                    first.permit = self.rate.start(now, first.tokens)
             self._queue.popleft()
-            if not self._wake(first):
+            if first.permit is not None and not first.wake():
                 self._withdraw(first)
         return math.inf
-
-    def _wake(self, waiter: _Waiter) -> bool:
-        """Whether somebody still waits: its event loop may have been closed under it."""
-        try:
-            waiter.wake()
-        except RuntimeError:
-            return False
-        return True
 
     def _withdraw(self, waiter: _Waiter) -> None:
         if waiter in self._queue:
             self._queue.remove(waiter)
-        if waiter.permit in self._given:
-            self._given.discard(waiter.permit)
-            self.rate.withdraw()
+        if waiter.permit is not None:
+            # Nothing was sent.
+            self.rate.in_flight -= 1
+            waiter.permit = None

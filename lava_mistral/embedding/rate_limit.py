@@ -1,13 +1,9 @@
-"""Decides when the next request may go out, so that an account's limits are used and not hit. Pure: no I/O, no sleep.
+"""Decide when the next request may go out, so that an account's limits are used and not hit. Pure: no I/O, no sleep.
 
-Three rules work together:
-
-- the rate-limit headers of every answer: as an account's remaining requests or tokens of the current window shrink,
-  the gap between two requests grows. All processes that share the account see the same figures and get equal shares;
-- a refusal (429, or 503 for a model without capacity) halves how many may be in flight, below one too, and pauses
-  everyone for as long as the server asks;
-- every answer after that adds a little back (additive increase, multiplicative decrease), so that processes which
-  share a limit that no header tells converge too.
+- By the rate-limit headers of every answer, the gap between two requests grows as what is left shrinks. All processes
+  that share the account see the same figures and get equal shares.
+- A refusal halves how many may be in flight, below one too, and pauses everyone for as long as the server asks.
+- Every answer adds a little back, so that processes which share a limit that no header tells converge too.
 """
 
 from __future__ import annotations
@@ -24,22 +20,19 @@ Outcome = Literal["answered", "refused", "failed"]
 
 _HEADER = re.compile(r"x-ratelimit-(limit|remaining)-(req|tokens)-(?:(\d{1,6})-)?(second|minute)$")
 _SECONDS: Final = {"second": 1.0, "minute": 60.0}
-_KINDS: Final = {"req": "requests", "tokens": "tokens"}
 
 DEFAULT_MAX_CONCURRENCY: Final = 16
 
 AT_EASE: Final = 0.5
 """With at least this share of what can be left, nothing is held back."""
 HORIZON: Final = 0.15
-"""Below that, the pace would use up what is left in this share of the time in which it fills up again. So a lone
-process settles at 87 % of a limit that is counted over a window, with 15 % left of one that refills steadily; many
-processes together stay below it."""
+"""Below that, the pace would use up what is left in this share of the time in which it fills up again."""
 EMPTY: Final = 0.25
 """With nothing left, a request goes out every quarter of that time, to see whether it was renewed."""
 DECREASE: Final = 0.5
+"""What a refusal leaves of the width."""
 INCREASE: Final = 0.05
-"""What a refusal leaves of the width, and what an answer adds to it: so much up to a width of 2, and less in proportion
-beyond, so that shares become equal. A width that was halved from 16 is back after some 80 round trips."""
+"""What an answer adds to it up to a width of 2; less in proportion beyond, so that shares become equal."""
 SLOWEST: Final = 3.0
 """Seconds between two requests at the smallest width."""
 NARROWEST: Final = 0.01
@@ -51,10 +44,9 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Allow one request; to be given back when its answer is there."""
+    """Allow one request; `requests` and `tokens` had been started `at` that time, these included."""
 
     requests: int
-    """How many had been started, this one included; of `tokens` the same."""
     tokens: int
     at: float
 
@@ -66,11 +58,9 @@ class Window:
     seconds: float
     limit: float
     remaining: float
-    started: int
-    """How much this process had started then."""
+    started: int  # by this process, then
     seen: float
-    most: float
-    """The most that was ever left; a limit that refills steadily may never have more than a little in stock."""
+    most: float  # that was ever left: a limit that refills steadily may never have more than a little in stock
 
     def gap(self, cost: int, started: int, now: float) -> float:
         """Seconds to leave between the last request and one of this cost."""
@@ -87,20 +77,23 @@ class Window:
 
 @dataclass(slots=True)
 class AdaptiveRateLimiter:
-    """Set the pace of one engine; all times in seconds."""
+    """Set the pace of one engine; all times in seconds.
+
+    Attributes:
+        longest_wait: a longer pause is not waited for: each request's own patience ends before.
+        first_pause: after a refusal that names none; it doubles up to `longest_pause` while refusals follow each other.
+        width: how many may be in flight; below 1, which share of the time one may be.
+        latency: what a request takes, on the average of the latest.
+    """
 
     max_concurrency: int
     longest_wait: float = 300.0
-    """A server that asks for a longer pause is not waited for: each request's own patience ends before."""
     first_pause: float = 0.5
-    """The pause after a refusal that names none; it doubles up to `longest_pause` while refusals follow each other."""
     longest_pause: float = 20.0
     draw: Callable[[float, float], float] = random.uniform
     in_flight: int = 0
     width: float = field(init=False)
-    """How many may be in flight; below 1, which share of the time one may be."""
     latency: float = 0.0
-    """Seconds that a request takes, on the average of the latest."""
     paused_until: float = -math.inf
     windows: dict[tuple[str, float], Window] = field(default_factory=dict)
     _requests: int = 0
@@ -108,8 +101,8 @@ class AdaptiveRateLimiter:
     _last_start: float = -math.inf
     _last_decrease: int = 0
     _refusals: int = 0
+    # Varies the gaps, so that no process is in step with another one, always a moment too late.
     _swing: float = 1.0
-    """Varies the gaps, so that no process is in step with another one, always a moment too late."""
 
     def __post_init__(self) -> None:
         self.width = float(self.max_concurrency)
@@ -120,8 +113,7 @@ class AdaptiveRateLimiter:
             return math.inf
         gap = min(SLOWEST, self.latency / self.width) if self.width < 1.0 else 0.0
         for (kind, _), window in self.windows.items():
-            requests = kind == "requests"
-            cost, started = (1, self._requests) if requests else (tokens, self._tokens)
+            cost, started = (1, self._requests) if kind == "req" else (tokens, self._tokens)
             gap = max(gap, window.gap(cost, started, now))
         return max(0.0, self.paused_until - now, self._last_start + gap * self._swing - now)
 
@@ -137,22 +129,14 @@ class AdaptiveRateLimiter:
 
     @property
     def useful_concurrency(self) -> int:
-        """How many requests at once the account allows to keep busy; 1 before the first answer.
-
-        By Little's law, an account that takes so many requests a second keeps no more than that times the latency in
-        flight: further requests wait, so work is better put into fewer and fuller ones.
-        """
+        """How many requests at once the account keeps busy (Little's law); 1 before the first answer."""
         if not self.latency:
             return 1
         width = self.width
         for (kind, seconds), window in self.windows.items():
-            if kind == "requests":
+            if kind == "req":
                 width = min(width, window.limit / seconds * self.latency)
         return max(1, int(width))
-
-    def withdraw(self) -> None:
-        """Take back a start that was never used: nothing was sent."""
-        self.in_flight -= 1
 
     def end(
         self,
@@ -163,15 +147,7 @@ class AdaptiveRateLimiter:
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """Count a request as ended and learn from its answer.
-
-        Args:
-            permit: what `start` gave.
-            now: seconds on the clock that `wait` is asked with.
-            outcome: `"refused"` for too many requests or no capacity, `"failed"` for what says nothing about the pace.
-            headers: the answer's.
-            retry_after: seconds that the server asks to wait.
-        """
+        """Count a request as ended and learn from its answer; `"failed"` says nothing about the pace."""
         self.in_flight -= 1
         if headers is not None:
             self._read(headers, permit, now)
@@ -206,19 +182,16 @@ class AdaptiveRateLimiter:
         told: dict[tuple[str, float], dict[str, float]] = {}
         for name, value in headers.items():
             match = _HEADER.match(name) or _HEADER.match(name.lower())
-            if match is None:
-                continue
-            what, kind, number, unit = match.groups()
-            with suppress(ValueError):
-                told.setdefault((_KINDS[kind], _SECONDS[unit] * int(number or 1)), {})[what] = float(value)
+            if match is not None:
+                what, kind, number, unit = match.groups()
+                with suppress(ValueError):
+                    told.setdefault((kind, _SECONDS[unit] * int(number or 1)), {})[what] = float(value)
         for (kind, seconds), figures in told.items():
-            started = permit.requests if kind == "requests" else permit.tokens
+            started = permit.requests if kind == "req" else permit.tokens
             old = self.windows.get((kind, seconds))
             if old is not None and old.started > started and now - old.seen < seconds:
                 continue
-            left = figures.get("remaining", math.nan)
-            # Where the limit itself is not told, the most that was ever left is the best guess.
-            limit = figures.get("limit") or max(left, 0.0 if old is None else old.limit)
+            limit, left = figures.get("limit", 0.0), figures.get("remaining", math.nan)
             if seconds > 0 and 0 < limit < math.inf and 0 <= left <= limit:
                 # An account holds a second's worth at least, also when others have left nothing to see.
                 most = max(left, limit / seconds, 1.0 if old is None else old.most)

@@ -301,24 +301,6 @@ def test_old_news_does_not_replace_later_news_and_all_news_expires() -> None:
     assert rate.wait(11.5, 1) == 0.0
 
 
-@pytest.mark.parametrize("kind", ["req-10-second", "tokens-minute"])
-def test_what_is_left_slows_the_pace_where_the_limit_itself_is_not_told(kind: str) -> None:
-    """The most that was ever left stands for it."""
-    tokens = 1 if kind.startswith("req") else 1_000
-    gaps = []
-    for left in (60, 20, 5, 0):
-        rate = AdaptiveRateLimiter(8)
-        for told in (60, left):
-            alone = {f"x-ratelimit-remaining-{kind}": str(told * tokens)}
-            rate.end(rate.start(0.0, tokens), 0.0, "answered", headers=alone)
-        gaps.append(rate.wait(0.0, tokens))
-    assert gaps[0] == 0.0 < gaps[1] < gaps[2] <= gaps[3] <= 60.0
-    # A process that has seen nothing but an empty account knows no pace to keep.
-    rate = AdaptiveRateLimiter(8)
-    rate.end(rate.start(0.0, 1), 0.0, "answered", headers={f"x-ratelimit-remaining-{kind}": "0"})
-    assert rate.wait(0.0, 1) == 0.0
-
-
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -519,13 +501,3 @@ def test_a_call_that_ends_on_top_of_the_gates_own_frame_does_not_wait_for_itself
     leaving.join(5)
     assert not leaving.is_alive()
     assert (permits, limiter.rate.in_flight) == ([], 0)
-
-
-def test_a_permit_that_is_given_back_twice_counts_once() -> None:
-    limiter = ConcurrencyLimiter(AdaptiveRateLimiter(2))
-    first, second = limiter.acquire(10, threading.Event()), limiter.acquire(10, threading.Event())
-    for _ in range(2):
-        limiter.release(first, ANSWERED)
-    assert limiter.rate.in_flight == 1
-    limiter.release(second, ANSWERED)
-    assert limiter.rate.in_flight == 0
