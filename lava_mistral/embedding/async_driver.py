@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
-from contextlib import closing, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, closing, suppress
 from contextvars import copy_context
 from typing import Any, Final, Protocol, Self
 
@@ -163,7 +163,9 @@ async def drive(
                         since = time.monotonic()
 
 
-class AsyncEmbeddingStream(BaseStream):
+class AsyncEmbeddingStream(
+    BaseStream, AsyncIterator[tuple[int, Any]], AbstractAsyncContextManager["AsyncEmbeddingStream"]
+):
     """Vectors as they get ready: an async iterator of `(index, vector)`.
 
     It is an async context manager too; leaving it, `aclose()` and exhausting it end its tasks.
@@ -179,18 +181,12 @@ class AsyncEmbeddingStream(BaseStream):
         super().__init__(job, workers)
         self._vectors = drive(job, workers, texts, in_thread=in_thread)
 
-    def __aiter__(self) -> Self:
-        return self
-
     async def __anext__(self) -> tuple[int, Any]:
         return await anext(self._vectors)
 
     async def aclose(self) -> None:
         """Give up: requests in flight are cancelled."""
         await self._vectors.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()

@@ -14,7 +14,7 @@ from lava_mistral.billing.usage import RetryStats
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.batching import Batch, Count, TokenRatio
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
-from lava_mistral.embedding.input_validation import name_inputs, too_long
+from lava_mistral.embedding.input_validation import OutputDtype, name_inputs, too_long
 from lava_mistral.embedding.results import BatchResult, EmbeddingSpec, EmbeddingUsage
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError, SpendLimitError
 from lava_mistral.mistral.usage import known_usage
@@ -51,20 +51,25 @@ class Endpoint:
     """What an engine knows about the model that it asks, and learns from the answers.
 
     Attributes:
-        dimensions: how long the vectors are; `None` while that is not known.
+        dimensions: numbers of a vector; `None` while that is not known.
         ratio: how far `count` is off.
         base64: whether the server writes base64 that can be read; `None` while that is not known.
         reached: whether there ever was an answer, of whatever kind.
     """
 
-    def __init__(self, model: str, dimensions: int | None, policy: RetryPolicy, count: Count) -> None:
+    def __init__(
+        self, model: str, dimensions: int | None, policy: RetryPolicy, count: Count, dtype: OutputDtype = "float"
+    ) -> None:
         self.model = model
         self.policy = policy
         self.count = count
         self.dimensions = dimensions or NATIVE_DIMENSIONS.get(model)
-        self.spec = EmbeddingSpec(model, self.dimensions)
+        if self.dimensions is not None and dtype.endswith("binary"):
+            self.dimensions = -(-self.dimensions // 8)
+        self.spec = EmbeddingSpec(model, self.dimensions, dtype)
         self.ratio = TokenRatio()
-        self.base64: bool | None = None
+        # Rounded numbers are as short in decimal.
+        self.base64: bool | None = None if dtype == "float" else False
         self.reached = False
 
     def attempts(self) -> Attempts:

@@ -6,11 +6,9 @@ Limits by Mistral's documentation and error texts: 16,384 tokens and 512 inputs 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final, TypeAlias
 
 MAX_REQUEST_TOKENS: Final = 16_384
@@ -32,15 +30,13 @@ class Batch:
     tokens: int
     plan: int = 0
 
-    def halves(self, count: Count) -> tuple[Batch, Batch]:
-        """Split into two batches of about equal weight; needs two texts at least."""
-        weights = list(accumulate(map(count, self.texts)))
-        middle = min(len(weights) - 1, bisect_left(weights, self.tokens / 2) + 1)
-        left = weights[middle - 1]
-        return (
-            Batch(self.indexes[:middle], self.texts[:middle], left, self.plan),
-            Batch(self.indexes[middle:], self.texts[middle:], weights[-1] - left, self.plan),
-        )
+    def halves(self, count: Count) -> list[Batch]:
+        """Split into two batches; needs two texts at least."""
+        middle = len(self.texts) // 2
+        return [
+            Batch(self.indexes[part], self.texts[part], sum(map(count, self.texts[part])), self.plan)
+            for part in (slice(None, middle), slice(middle, None))
+        ]
 
 
 class TokenRatio:
@@ -51,10 +47,8 @@ class TokenRatio:
     """
 
     _MARGIN = 1.02
-    _WORTH = 1_000
-    """Counted tokens that one observation is made of; smaller answers are added up."""
-    _LEAST = 0.5
-    """Counts are at most this far above the truth; an answer that says less than half of that is not believed."""
+    _WORTH = 1_000  # counted tokens that one observation is made of: smaller answers are added up
+    _LEAST = 0.5  # how far above the truth counts are at most
     _SQUEEZE, _EASE = 1.15, 0.99
 
     def __init__(self) -> None:
@@ -103,7 +97,7 @@ class Batcher:
         count: tokens of a text, exact or an upper estimate.
         ratio: what is known about `count`.
         characters: of all the texts that will come, where that is known: then the work is spread so that the last
-            round of requests is as full as the others, and no worker idles while another one ends a long batch.
+            round of requests is as full as the others.
         density: tokens a character of these texts, about.
         workers: gives how many requests can usefully be in flight at once.
     """
@@ -146,13 +140,12 @@ class Batcher:
         return self._limit if parts == 1 else min(self._limit, math.ceil(tokens / parts))
 
     def add(self, index: int, text: str) -> Batch | None:
-        """Take a text; the batch that it completes, or none."""
+        """Take a text; the batch that was complete without it, or none."""
         tokens = self._count(text)
-        full: Batch | None = None
-        if self._texts and (
+        full = (
             self._tokens + tokens > self._limit or self._tokens >= self._aim or len(self._texts) >= MAX_REQUEST_INPUTS
-        ):
-            full = self.flush()
+        )
+        batch = self.flush() if full else None
         self._indexes.append(index)
         self._texts.append(text)
         self._tokens += tokens
@@ -160,16 +153,14 @@ class Batcher:
             self._tokens_seen += tokens
             self._characters_seen += len(text)
             self._to_come = max(0, self._to_come - len(text))
-        return full
+        return batch
 
     def batches(self, texts: Iterable[tuple[int, str]]) -> Iterator[Batch]:
         """Take texts with their indexes; yield all batches of them."""
         for index, text in texts:
-            batch = self.add(index, text)
-            if batch is not None:
+            if batch := self.add(index, text):
                 yield batch
-        last = self.flush()
-        if last is not None:
+        if last := self.flush():
             yield last
 
     @property

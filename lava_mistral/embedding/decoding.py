@@ -1,4 +1,4 @@
-"""Reads the vectors out of an embeddings answer and refuses every answer that could put one on the wrong text. Pure."""
+"""Read the vectors out of an embeddings answer; refuse what could put one on the wrong text. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,21 +38,17 @@ class UnreadableBase64(BadAnswer):
 
 
 def read_rows(data: Sequence[Any], count: int, *, dimension: int | None) -> Rows:
-    """One row of numbers for each input, in the order of the inputs.
+    """One row of numbers for each input, in the order of the inputs: a float32 matrix, or a list of arrays.
 
     Args:
         data: the answer's `data`: objects with `index` and `embedding`, numbers or base64, in any order.
         count: how many inputs were sent.
-        dimension: how long each vector must be; it also tells 4-byte numbers from 2-byte ones in base64. `None` where
-            any length is right as long as all are equal; then base64 can't be read.
-
-    Returns:
-        A float32 matrix, or a list of arrays; both give lists of Python floats by `tolist` of a row.
+        dimension: how long each vector must be, by which 4-byte numbers are told from 2-byte ones in base64. `None`
+            where any length is right as long as all are equal; then base64 can't be read.
 
     Raises:
         UnreadableBase64: ask for decimal numbers instead.
-        BadAnswer: too few or too many vectors, an index missing, repeated or out of range, a wrong dimension,
-            something that is not a finite number.
+        BadAnswer: the answer is not one finite vector of that length for each input.
     """
     if len(data) != count:
         raise BadAnswer(f"expected {count} vectors, {len(data)} came")
@@ -141,5 +137,4 @@ def to_lists(rows: Rows) -> list[list[float]]:
     """The rows as lists of Python floats."""
     if isinstance(rows, list):
         return [row.tolist() for row in rows]
-    lists: list[list[float]] = rows.tolist()
-    return lists
+    return cast("list[list[float]]", rows.tolist())

@@ -1,9 +1,4 @@
-"""The ingestion engine: any number of texts in, one vector for each out, in order, as fast as the account allows.
-
-Both frameworks' embeddings and `LavaMistral.embed` run on it. `run` and `jobs` decide what is done next,
-`batch_request` how a failed request is mended, `rate_limit` when one may leave; `sync_driver` and `async_driver` obey
-with threads and tasks.
-"""
+"""The ingestion engine: any number of texts in, one vector for each out, in order, as fast as the account allows."""
 
 from __future__ import annotations
 
@@ -13,14 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from functools import partial
 from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
 
-from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
 from lava_mistral.embedding import async_driver, sync_driver
 from lava_mistral.embedding.async_driver import AsyncEmbedder, AsyncEmbeddingStream, TaskWorkers
 from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
-from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
+from lava_mistral.embedding.input_validation import InputValidator, OnEmpty, OutputDtype
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.prefetch import Prefetch
@@ -28,7 +22,6 @@ from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY, AdaptiveR
 from lava_mistral.embedding.results import (
     EmbeddingProgress,
     EmbeddingResult,
-    EmbeddingSpec,
     EmbeddingUsage,
     OnProgress,
     PartialEmbedding,
@@ -58,13 +51,12 @@ __all__ = [
 
 T = TypeVar("T")
 U = TypeVar("U")
+R = TypeVar("R", EmbedJob, StreamJob)
 
 DEFAULT_MAX_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
 MANY_LISTS: Final = 50_000
 """Vectors from which on lists of floats are warned of: each number takes 32 bytes, in an array 4."""
-_SAMPLE: Final = 32
-"""Texts by which the tokens a character of a call's texts are estimated."""
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -87,9 +79,6 @@ class EmbedOptions(TypedDict, total=False):
     resume_from: PartialEmbedding | None
 
 
-_starting = ForkSafeLock()
-
-
 class EmbeddingEngine:
     """Embeds any number of texts with as many requests in flight as allowed, and never more.
 
@@ -110,6 +99,8 @@ class EmbeddingEngine:
             which takes a tenth of a tokenizer's time; the counts in the answers say by how much it is too high.
         on_empty: what becomes of an empty text, which Mistral refuses: `"raise"` an `InvalidRequestError`, `"skip"`
             it, with a vector of zeros, or send a `"placeholder"` (one full stop) in its place.
+        output_dtype: how numbers are rounded, for models that can (`codestral-embed`): `"float"`, or `"int8"`,
+            `"uint8"`, `"binary"`, `"ubinary"`; the last two put eight dimensions into a number.
 
     Raises:
         ConfigurationError: a number that can't be, or a call without the client that it needs.
@@ -128,13 +119,21 @@ class EmbeddingEngine:
         retry: RetryPolicy | None = None,
         count_tokens: Count | None = None,
         on_empty: OnEmpty = "raise",
+        output_dtype: OutputDtype | None = None,
     ) -> None:
-        if max_concurrency < 1:
-            raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}.")
-        if dimensions is not None and dimensions < 1:
-            raise ConfigurationError(f"dimensions must be at least 1, not {dimensions}.")
-        if max_retries < 0:
-            raise ConfigurationError(f"max_retries must be 0 or more, not {max_retries}.")
+        for name, number, least in (
+            ("max_concurrency", max_concurrency, 1),
+            ("dimensions", dimensions, 1),
+            ("max_retries", max_retries, 0),
+        ):
+            if number is not None and number < least:
+                raise ConfigurationError(f"{name} must be at least {least}, not {number}.")
+        for name, value, allowed in (
+            ("on_empty", on_empty, get_args(OnEmpty)),
+            ("output_dtype", output_dtype, (None, *get_args(OutputDtype))),
+        ):
+            if value not in allowed:
+                raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
         self.client = client
         self.async_client = async_client
         self.model = model
@@ -143,57 +142,47 @@ class EmbeddingEngine:
         self.timeout = timeout
         self.retry = RetryPolicy(max_retries=max_retries) if retry is None else retry
         self._count = count_tokens or estimate_tokens
-        self._endpoint = Endpoint(model, dimensions, self.retry, self._count)
-        if on_empty not in get_args(OnEmpty):
-            raise ConfigurationError(f'on_empty must be "raise", "skip" or "placeholder", not {on_empty!r}.')
+        self._endpoint = Endpoint(model, dimensions, self.retry, self._count, output_dtype or "float")
         if on_empty == "skip" and self._endpoint.dimensions is None:
             raise ConfigurationError(
                 f'on_empty="skip" gives empty texts a vector of zeros, whose length is not known for {model!r}. '
                 'Say dimensions=, or on_empty="placeholder".'
             )
         self.on_empty = on_empty
-        self._limiter: tuple[int, ConcurrencyLimiter | None] = 0, None
+        self._output_dtype = output_dtype
+        self._limiters: dict[int, ConcurrencyLimiter] = {}
         self._windows: list[dict[str, Any]] = []
 
     def __repr__(self) -> str:
         return f"EmbeddingEngine(model={self.model!r}, max_concurrency={self.max_concurrency})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_limiter": (0, None), "_windows": []}
+        return vars(self) | {"_limiters": {}, "_windows": []}
 
     @property
     def limiter(self) -> ConcurrencyLimiter:
         """What gives this process's requests their permits."""
-        with _starting:
-            pid, limiter = self._limiter
-            if limiter is None or pid != os.getpid():
-                retry = self.retry
-                rate = AdaptiveRateLimiter(self.max_concurrency, retry.max_total, retry.initial, retry.longest)
-                limiter = ConcurrencyLimiter(rate)
-                self._limiter = os.getpid(), limiter
-            return limiter
+        pid = os.getpid()
+        if pid not in self._limiters:
+            retry = self.retry
+            rate = AdaptiveRateLimiter(self.max_concurrency, retry.max_total, retry.initial, retry.longest)
+            self._limiters.setdefault(pid, ConcurrencyLimiter(rate))
+        return self._limiters[pid]
 
     def check(self, texts: Sequence[str]) -> None:
         """Raise an `InvalidRequestError` for a text that can't be embedded, without sending anything."""
-        validator, _ = self._checks()
+        validator = InputValidator(self._count, self.on_empty)
         for index, text in enumerate(texts):
             validator.check(index, text)
 
     def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
-        """The vectors of the texts, in their order.
-
-        Every text is checked before anything is sent; equal texts are sent once.
-
-        Args:
-            texts: what to embed, any number of them, each of at most 8,192 tokens.
-            **options: see `EmbedOptions`; `as_numpy=True` gives one array of shape (texts, dimensions).
+        """The vectors of any number of texts, in their order; equal texts are sent once.
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
             LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`.
         """
-        workers = self._threads(options)
-        texts = _several(texts)
+        workers, texts = self._threads(options), _several(texts)
         job = self._embed_job(texts, options)
         for _ in sync_driver.drive(job, workers, texts):
             pass
@@ -201,8 +190,7 @@ class EmbeddingEngine:
 
     async def aembed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
-        workers = self._tasks(options)
-        texts = _several(texts)
+        workers, texts = self._tasks(options), _several(texts)
         job = self._embed_job(texts, options)
         async for _ in async_driver.drive(job, workers, texts):
             pass
@@ -213,13 +201,13 @@ class EmbeddingEngine:
     ) -> EmbeddingStream:
         """The vectors of a source of any length, one by one and in order, in constant memory.
 
-        The source is read in the thread that iterates, as a database cursor needs it, a bounded number of texts ahead
-        of what was handed on. While it does not give its next text, nothing is handed on; what does not fill a batch
-        within 0.2 s is sent as it is. Who pays (`billed_to`) is settled by this call.
+        While the source does not give its next text, nothing is handed on; what does not fill a batch within 0.2 s is
+        sent as it is. Who pays (`billed_to`) is settled by this call.
 
         Args:
-            texts: what to embed; read once.
-            read_in_thread: read the source in a thread of its own, for one that waits for others, such as a queue.
+            texts: what to embed; read once, a bounded number of texts ahead of what was handed on.
+            read_in_thread: read the source in a thread of its own, for one that waits for others, such as a queue; by
+                default it is read in the thread that iterates, as a database cursor needs it.
             **options: see `EmbedOptions`. `resume_from` is also the `partial()` of a stream that was left: what it had
                 handed on is skipped.
 
@@ -237,10 +225,7 @@ class EmbeddingEngine:
         read_in_thread: bool = False,
         **options: Unpack[EmbedOptions],
     ) -> AsyncEmbeddingStream:
-        """Like `embed_iter`, for `async for`; the source may be async too.
-
-        A plain iterable is read in the event loop; one that blocks is better read in a thread (`read_in_thread`).
-        """
+        """Like `embed_iter`, for `async for`; the source may be async too."""
         workers = self._tasks(options)
         return AsyncEmbeddingStream(self._stream_job(texts, options), workers, texts, read_in_thread)
 
@@ -255,8 +240,15 @@ class EmbeddingEngine:
     ) -> Generator[list[U], None, None]:
         """Embed ahead of a loop, which gets batches of items; while its body runs, further requests are in flight.
 
-        Until the body ends, `embed` and `aembed` of this engine know the vectors of the batch's texts. For the
-        arguments see `Prefetch` and `EmbedOptions`; errors are raised in the loop, when all before was handed on.
+        Until the body ends, `embed` and `aembed` of this engine know the vectors of the batch's texts. Errors are
+        raised in the loop, when all before was handed on.
+
+        Args:
+            items: what to embed; read once, a bounded number of items ahead of the loop.
+            text_of: gives the text of an item.
+            embedded: makes what the loop gets of an item and its vector.
+            batch_size: items that the loop gets at once.
+            **options: see `EmbedOptions`.
         """
         ahead = Prefetch(items, text_of, embedded, batch_size, self._windows)
         return ahead.batches(self.embed_iter(ahead.texts(), **options))  # type: ignore[arg-type]
@@ -289,8 +281,14 @@ class EmbeddingEngine:
     def _request_options(self, options: EmbedOptions) -> dict[str, Any]:
         """The keyword arguments of `embedding_request`; those of the call are taken out of its options."""
         notice_status(self.model)
-        given: dict[str, Any] = {"model": self.model, "output_dimension": self.dimensions, "timeout": self.timeout}
-        given |= {"billing": options.pop("billing", None), "lava_metadata": options.pop("lava_metadata", None)}
+        given: dict[str, Any] = {
+            "model": self.model,
+            "output_dimension": self.dimensions,
+            "output_dtype": self._output_dtype,
+            "timeout": self.timeout,
+            "billing": options.pop("billing", None),
+            "lava_metadata": options.pop("lava_metadata", None),
+        }
         return {name: value for name, value in given.items() if value is not None}
 
     def _embed_job(self, texts: Sequence[str], options: EmbedOptions) -> EmbedJob:
@@ -302,34 +300,36 @@ class EmbeddingEngine:
             )
         for window in tuple(self._windows):
             options["resume_from"] = known_vectors(texts, window, options.get("resume_from"))
-        return EmbedJob(*self._checks(), self._batcher, total=len(texts), **self._run_options(options))
+        return self._run(EmbedJob, self._batcher, len(texts), options)
 
     def _stream_job(self, texts: object, options: EmbedOptions) -> StreamJob:
         _refuse_one_text(texts)
-        batcher = Batcher(self._count, self._endpoint.ratio)
         total = len(texts) if isinstance(texts, Sequence) else None
-        return StreamJob(*self._checks(), batcher, total=total, **self._run_options(options))
+        return self._run(StreamJob, Batcher(self._count, self._endpoint.ratio), total, options)
 
-    def _checks(self) -> tuple[InputValidator, EmbeddingSpec]:
-        return InputValidator(self._count, self.on_empty), self._endpoint.spec
-
-    def _run_options(self, options: EmbedOptions) -> dict[str, Any]:
-        return {**options, "concurrency": self.max_concurrency, "listeners": present_listeners().listeners}
+    def _run(self, kind: Callable[..., R], batcher: object, total: int | None, options: EmbedOptions) -> R:
+        return kind(
+            InputValidator(self._count, self.on_empty),
+            self._endpoint.spec,
+            batcher,
+            total=total,
+            concurrency=self.max_concurrency,
+            listeners=present_listeners().listeners,
+            **options,
+        )
 
     def _batcher(self, texts: Sequence[str]) -> Batcher:
-        """Spread the work over those that can be busy; the tokens of the texts are estimated by a sample."""
+        """Spread the work over those that can be busy."""
         characters = sum(map(len, texts))
         if characters <= MAX_REQUEST_TOKENS:
             return Batcher(self._count, self._endpoint.ratio)
-        sample = texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]
-        density = sum(map(self._count, sample)) / max(1, sum(map(len, sample)))
-        rate = self.limiter.rate
+        sample = texts[:16]
         return Batcher(
             self._count,
             self._endpoint.ratio,
             characters=characters,
-            density=density,
-            workers=lambda: rate.useful_concurrency,
+            density=sum(map(self._count, sample)) / max(1, sum(map(len, sample))),
+            workers=lambda: self.limiter.rate.useful_concurrency,
         )
 
 

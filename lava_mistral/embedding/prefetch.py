@@ -16,17 +16,9 @@ AsyncVectors: TypeAlias = AbstractAsyncContextManager[AsyncIterable[tuple[int, A
 
 
 class Prefetch(Generic[T, U]):
-    """Items on their way from a source to the body of a loop.
+    """Items on their way from a source to the body of a loop; see `EmbeddingEngine.prefetch` for the arguments.
 
-    Args:
-        items: what to embed; read once, a bounded number of items ahead of the loop.
-        text_of: gives the text of an item.
-        embedded: makes what the loop gets of an item and its vector.
-        batch_size: items that the loop gets at once.
-        windows: where the vectors of a batch are known, by text, while the loop's body has it.
-
-    Raises:
-        ConfigurationError: `batch_size` is less than 1.
+    `windows` is where the vectors of a batch are known, by text, while the loop's body has it.
     """
 
     def __init__(

@@ -77,9 +77,11 @@ class EmbeddingSpec:
 
     model: str
     dimensions: int | None
+    dtype: str = "float"
 
     def __str__(self) -> str:
-        return self.model if self.dimensions is None else f"{self.model} with {self.dimensions:,} dimensions"
+        size = "" if self.dimensions is None else f" with {self.dimensions:,} dimensions"
+        return f"{self.model}{size}" + ("" if self.dtype == "float" else f" as {self.dtype}")
 
 
 @dataclass(frozen=True)

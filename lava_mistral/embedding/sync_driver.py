@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, suppress
 from contextvars import copy_context
 from typing import Any, Final, Protocol, Self
 
@@ -138,7 +138,7 @@ def drive(
                 workers.wait(step)
 
 
-class EmbeddingStream(BaseStream):
+class EmbeddingStream(BaseStream, Iterator[tuple[int, Any]], AbstractContextManager["EmbeddingStream"]):
     """Vectors as they get ready: an iterator of `(index, vector)`.
 
     It is a context manager too; leaving it, `close()` and exhausting it stop its threads.
@@ -148,18 +148,12 @@ class EmbeddingStream(BaseStream):
         super().__init__(job, workers)
         self._vectors = drive(job, workers, texts, in_thread=in_thread)
 
-    def __iter__(self) -> Self:
-        return self
-
     def __next__(self) -> tuple[int, Any]:
         return next(self._vectors)
 
     def close(self) -> None:
         """Give up: begin nothing new; a request in flight ends in the background."""
         self._vectors.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
