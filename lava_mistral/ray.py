@@ -42,14 +42,10 @@ class EmbedTexts:
         error_column: the name of a column to add for the reasons why rows have no vector; without it, a text that
             can't be embedded ends the job.
         float16: 16-bit numbers instead of 32-bit ones.
-        model: Mistral's name of the model.
         dimensions: length of the vectors, for models that can shorten them.
         max_concurrency: requests in flight at most, of each actor.
-        max_retries: how often a failed request is repeated.
         timeout: seconds for one request; `None` for no limit.
         api_key: Lava's key; by default from the environment of the worker.
-        base_url: where Lava is; by default as for the clients.
-        billing: who pays.
         lava_metadata: stored by Lava with each request; `lava-mistral usage --by metadata:KEY` sums up by it.
         spend_limit: USD that each actor may spend.
     """
@@ -90,10 +86,7 @@ class EmbedTexts:
         )
 
     def __call__(self, batch: Any) -> Any:
-        """The batch as a pyarrow table, with its vectors.
-
-        Args:
-            batch: a pyarrow table, a pandas frame, or a mapping of names to numpy arrays.
+        """Give a batch (a pyarrow table, a pandas frame, or a mapping of names to numpy arrays) with its vectors.
 
         Raises:
             ConfigurationError: the batch has no such column, or one already where the vectors should go.
@@ -103,7 +96,12 @@ class EmbedTexts:
         """
         import pyarrow as pa
 
-        table = _as_table(batch)
+        if hasattr(batch, "column_names"):
+            table = batch
+        elif isinstance(batch, Mapping):
+            table = pa.table({name: pa.array(list(values)) for name, values in batch.items()})
+        else:
+            table = pa.Table.from_pandas(batch, preserve_index=False)
         if self.column not in table.column_names:
             raise ConfigurationError(
                 f"The dataset has no column {self.column!r}; it has {', '.join(map(repr, table.column_names))}. "
@@ -116,53 +114,36 @@ class EmbedTexts:
                     "the errors: error_column=…, or drop that one before."
                 )
         texts: list[Any] = table.column(self.column).to_pylist()
-        reasons: list[str | None] = [None] * len(texts)
-        vectors = self._vectors(texts, reasons)
+        vectors, reasons = self._vectors(texts)
         flat = pa.array(vectors.reshape(-1).astype(self._type))
         bad = pa.array([reason is not None for reason in reasons], pa.bool_())
-        column = pa.FixedSizeListArray.from_arrays(flat, self._length, mask=bad)
-        table = table.append_column(self.into, column)
+        table = table.append_column(self.into, pa.FixedSizeListArray.from_arrays(flat, self._length, mask=bad))
         if self._error_column is not None:
             table = table.append_column(self._error_column, pa.array(reasons, pa.string()))
         return table
 
-    def _vectors(self, texts: list[Any], reasons: list[str | None]) -> NDArray[np.float32]:
-        """Return the vectors of texts, those of bad ones of zeros, and put the reasons for these into a list."""
+    def _vectors(self, texts: list[Any]) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Return the vectors of texts, those of bad ones of zeros, and the reasons for these."""
         import numpy as np
 
         vectors = np.zeros((len(texts), self._length), np.float32)
+        reasons: list[str | None] = [None] * len(texts)
         while places := [place for place, reason in enumerate(reasons) if reason is None]:
             try:
                 vectors[places] = self.engine.embed([texts[place] for place in places], as_numpy=True).vectors
                 break
-            except BaseException as error:
+            except LavaError as error:
                 # Ray sends the error to the driver; the vectors that were there would go with it.
-                if hasattr(error, "partial"):
-                    error.partial = None
-                if not isinstance(error, LavaError):
+                error.partial = None
+                if len(error.inputs) != 1:
                     raise
-                bad = isinstance(error, InvalidRequestError) and len(error.inputs) == 1
-                if not bad or self._error_column is None:
-                    _show_text(error, [texts[place] for place in places])
+                [index] = error.inputs
+                if self._error_column is None or not isinstance(error, InvalidRequestError):
+                    # Its place in a batch means little in a job.
+                    error.message += f"; it is {texts[places[index]]!r:.80}"
                     raise
-                reasons[places[error.inputs[0]]] = error.message.replace(f"input {error.inputs[0]} ", "the text ", 1)
-        return vectors
-
-
-def _as_table(batch: Any) -> Any:
-    import pyarrow as pa
-
-    if hasattr(batch, "column_names"):
-        return batch
-    if isinstance(batch, Mapping):
-        return pa.table({name: pa.array(list(values)) for name, values in batch.items()})
-    return pa.Table.from_pandas(batch, preserve_index=False)
-
-
-def _show_text(error: LavaError, texts: list[Any]) -> None:
-    """Let the error show how the text begins that it is about: its place in a batch means little in a job."""
-    if len(error.inputs) == 1:
-        error.message = f"{error.message}; it is {texts[error.inputs[0]]!r:.80}"
+                reasons[places[index]] = error.message.replace(f"input {index} ", "the text ", 1)
+        return vectors, reasons
 
 
 class RayExecutor:

@@ -35,7 +35,7 @@ _SAMPLE: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class JobEstimate:
-    """Say what a job, or the rest of it, will take.
+    """Say what a job, or the rest of it, will take; amounts are USD, `None` where the model's price is not known.
 
     Attributes:
         rows: of the input.
@@ -43,12 +43,9 @@ class JobEstimate:
         tokens: of the other rows, without texts whose vectors an earlier run has left in the folder.
         counted: whether every row was counted, rather than a sample of 2,000 or more.
         exact: whether the count is Mistral's own (extra `[tokenizer]`), rather than an upper estimate.
-        low: USD at least; `None`, as the other two, where the model's price is not known.
-        likely: USD as expected.
-        high: USD at most. The sample may lie off by a few percent more.
+        high: at most. The sample may lie off by a few percent more.
         seconds: at the account's limits, where they were asked for.
         tokens_paid: by earlier runs; they are not paid again.
-        paid: the same in USD.
     """
 
     rows: int
@@ -72,7 +69,6 @@ class JobProgress:
         rows: of the input; `None` where they were not counted (`estimate` does).
         rows_done: those that need nothing more: embedded or rejected, by this run or an earlier one.
         rows_before: those of them that were done before this run.
-        rejected: rows that can't be embedded; the job's file `rejected` has the reasons.
         tokens: what all runs of the job have paid for.
         cost: the same in USD by the catalogue's prices; `None` where they are not known.
         seconds: since this run began.

@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.embedding.decoding import BadAnswer, read_rows
 from lava_mistral.embedding.results import digest
-from lava_mistral.embedding.sync_driver import SyncEmbedder
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.jobs.inputs import BadRow, fingerprint
 from lava_mistral.mistral.usage import known_usage
@@ -190,23 +189,6 @@ class JobFolder:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-
-
-class RecordingClient:
-    """Send requests, and note each answer in the job's folder before it is handed on; `number` is the part begun."""
-
-    def __init__(self, client: SyncEmbedder, folder: JobFolder, dimension: int) -> None:
-        self.number = 0
-        self._client = client
-        self._folder = folder
-        self._dimension = dimension
-
-    def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer:
-        """Send one request, as `LavaMistral.embedding_request` does."""
-        number = self.number
-        answer = self._client.embedding_request(inputs, **options)
-        self._folder.add_answer(number, inputs, answer, self._dimension)
-        return answer
 
 
 def _lance() -> Any:

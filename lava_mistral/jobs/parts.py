@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from lava_mistral.billing.scope import billed_to
 from lava_mistral.billing.spend_limit import SpendLimit
+from lava_mistral.calls.responses import EmbeddingAnswer
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress
 from lava_mistral.embedding.results import digest, partial_of
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.jobs.folder import JobFolder, RecordingClient, Vectors
+from lava_mistral.jobs.folder import JobFolder, Vectors
 from lava_mistral.jobs.inputs import BadRow, Slice
 from lava_mistral.pricing.cost import cost_of
 
@@ -51,16 +52,6 @@ class _Part:
         return len(self.numbers) - self.left + len(self.bad)
 
 
-@dataclass(slots=True)
-class _Run:
-    """What one call of `embed` has under way: rows that Mistral refused, open parts, and where each vector goes."""
-
-    done: Done = field(default_factory=Done)
-    refused: dict[int, str] = field(default_factory=dict)
-    parts: deque[_Part] = field(default_factory=deque)
-    sent: deque[tuple[_Part, int]] = field(default_factory=deque)
-
-
 @dataclass
 class PartEmbedder:
     """Write the parts of slices, to a schema of `id`, `vector` and the columns to keep. Can be pickled, for workers."""
@@ -73,6 +64,11 @@ class PartEmbedder:
     id: str | None
     rows_per_part: int
     strict: bool
+
+    @property
+    def dimension(self) -> int:
+        """The length of the vectors."""
+        return int(self.schema.field("vector").type.list_size)
 
     def embed(
         self, slices: Iterable[Slice], limit: SpendLimit | None = None, journals: Sequence[int] | None = None
@@ -88,7 +84,7 @@ class PartEmbedder:
             InvalidRequestError: a row can't be embedded, and `strict` is set.
             LavaError: a request failed for good.
         """
-        run, slices = _Run(), iter(slices)
+        run, slices = _Run(self), iter(slices)
         while True:
             try:
                 yield from self._embed(slices, run, limit, self.folder.recorded(journals))
@@ -113,15 +109,14 @@ class PartEmbedder:
     def _embed(
         self, slices: Iterator[Slice], run: _Run, limit: SpendLimit | None, known: Vectors
     ) -> Generator[Done, None, None]:
-        client = RecordingClient(self.client, self.folder, self.schema.field("vector").type.list_size)
-        engine = EmbeddingEngine(client, **self.settings)
+        engine = EmbeddingEngine(run, **self.settings)
         done = run.done
         before = told = done.tokens
 
         def texts() -> Iterator[str]:
             for part_slice in slices:
                 part = self._open(part_slice, engine, known, run.refused)
-                client.number = self._number(part_slice)
+                run.number = self._number(part_slice)
                 done.rows += part.done()
                 done.rejected += len(part.bad)
                 run.parts.append(part)
@@ -165,7 +160,7 @@ class PartEmbedder:
                 bad.append(BadRow(number, reason, (text or "")[:200], None if id is None else id.as_py()))
         if bad and self.strict:
             raise _refusal(bad[0].row, bad[0].reason)
-        vectors = np.empty((len(good), self.schema.field("vector").type.list_size), np.float32)
+        vectors = np.empty((len(good), self.dimension), np.float32)
         missing = []
         for at, place in enumerate(good):
             row = known.get(digest(texts[place])) if known else None
@@ -189,6 +184,31 @@ class PartEmbedder:
 
     def _number(self, part: Slice) -> int:
         return part.start // self.rows_per_part
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one call of `embed` has under way; its requests are noted in the folder before they are handed on.
+
+    Attributes:
+        number: of the part begun last.
+        refused: rows that Mistral refused, with the reason.
+        sent: where each vector goes.
+    """
+
+    embedder: PartEmbedder
+    number: int = 0
+    done: Done = field(default_factory=Done)
+    refused: dict[int, str] = field(default_factory=dict)
+    parts: deque[_Part] = field(default_factory=deque)
+    sent: deque[tuple[_Part, int]] = field(default_factory=deque)
+
+    def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer:
+        """Send one request, as `LavaMistral.embedding_request` does."""
+        number = self.number
+        answer = self.embedder.client.embedding_request(inputs, **options)
+        self.embedder.folder.add_answer(number, inputs, answer, self.embedder.dimension)
+        return answer
 
 
 def _reason(text: Any, engine: EmbeddingEngine) -> str | None:
