@@ -14,7 +14,7 @@ PROVIDER = "lava_mistral"
 def translate_message(message: AIMessage) -> list[ContentBlock]:
     """Return the standard blocks of a whole message."""
     blocks = [{key: value for key, value in block.items() if key != "index"} for block in _content(message.content)]
-    return cast("list[ContentBlock]", [*blocks, *_calls(message)])
+    return cast("list[ContentBlock]", [*blocks, *map(dict, message.tool_calls)])
 
 
 def translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
@@ -22,7 +22,7 @@ def translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
 
     Fragments of tool calls stay fragments until the answer is whole: as calls, split arguments would be lost.
     """
-    calls = _calls(message) if message.chunk_position == "last" else _fragments(message)
+    calls = map(dict, message.tool_calls) if message.chunk_position == "last" else _fragments(message)
     return cast("list[ContentBlock]", [*_content(message.content), *calls])
 
 
@@ -70,13 +70,6 @@ def _citation(part: dict[str, Any]) -> dict[str, Any]:
     skipped = ("type", "index", "url", "title")
     extras = {key: value for key, value in part.items() if key not in skipped and value is not None}
     return {"type": "citation", **shown, "extras": extras}
-
-
-def _calls(message: AIMessage) -> list[dict[str, Any]]:
-    return [
-        {"type": "tool_call", "name": call["name"], "args": call["args"], "id": call["id"]}
-        for call in message.tool_calls
-    ]
 
 
 def _fragments(message: AIMessageChunk) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage
@@ -23,23 +22,6 @@ if TYPE_CHECKING:
 def visible(part: Any) -> dict[str, Any]:
     """Return a part of an answer without its defaults, so that a streamed turn equals a whole one."""
     return {key: value for key, value in part.items() if not (key == "closed" and value is True)}
-
-
-def from_turn(turn: Turn, *, metadata: Mapping[str, Any], usage: UsageMetadata | None = None) -> AIMessage:
-    """Return a turn as LangChain's message: plain text as a string, anything else as Mistral's own parts."""
-    parts = [visible(part) for part in turn.content]
-    plain = all(part.keys() == {"type", "text"} for part in parts)
-    content: Any = "".join(part["text"] for part in parts) if plain else parts
-    message = AIMessage(content, usage_metadata=usage, response_metadata={**metadata, **turn_metadata(turn)})
-    for call in turn.tool_calls:
-        arguments = call.parsed() if call.arguments.strip() else {}
-        if arguments is None:
-            error = "The arguments are not a JSON object."
-            broken = invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error)
-            message.invalid_tool_calls.append(broken)
-        else:
-            message.tool_calls.append(tool_call(name=call.name, args=arguments, id=call.id))
-    return message
 
 
 def turn_metadata(turn: Turn, *, logprobs: bool = True) -> dict[str, Any]:
@@ -91,15 +73,27 @@ def paid_metadata(answer: Completion | StreamReader) -> dict[str, str]:
 
 def to_result(answer: Completion, *, headers: bool = False) -> ChatResult:
     """Return a whole answer with a generation for each of its turns; the first has the usage and cost of all."""
-    metadata = head_metadata(answer, headers=headers)
-    paid = paid_metadata(answer)
+    metadata, paid = head_metadata(answer, headers=headers), paid_metadata(answer)
     output: dict[str, Any] = {"model_name": answer.model, **paid}
+    usage: UsageMetadata | None = None
     if answer.usage is not None:
-        output["token_usage"] = answer.usage
-    usage = None if answer.usage is None else from_usage(answer.usage)
+        output["token_usage"], usage = answer.usage, from_usage(answer.usage)
     generations = []
     for turn in answer.turns:
-        message = from_turn(turn, metadata={**metadata, **paid}, usage=usage)
+        # Plain text is a string, anything else the list of Mistral's own parts.
+        content: Any = [visible(part) for part in turn.content]
+        if all(part.keys() == {"type", "text"} for part in content):
+            content = "".join(part["text"] for part in content)
+        about = {**metadata, **paid, **turn_metadata(turn)}
+        message = AIMessage(content, usage_metadata=usage, response_metadata=about)
+        for call in turn.tool_calls:
+            arguments = call.parsed() if call.arguments.strip() else {}
+            if arguments is None:
+                error = "The arguments are not a JSON object."
+                broken = invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error)
+                message.invalid_tool_calls.append(broken)
+            else:
+                message.tool_calls.append(tool_call(name=call.name, args=arguments, id=call.id))
         generations.append(ChatGeneration(message=message, generation_info={"finish_reason": turn.finish_reason}))
         paid, usage = {}, None
     return ChatResult(generations=generations, llm_output=output)

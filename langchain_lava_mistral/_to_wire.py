@@ -156,7 +156,11 @@ def _block(block: Any, lenient: bool, signed: bool = False) -> Iterator[ContentP
         case "refusal" if isinstance(block.get("refusal"), str):
             yield text_part(block["refusal"])
         case "text-plain":
-            yield _plain_text(block)
+            head = "\n".join(filter(None, (block.get("title"), block.get("context")))) or None
+            if isinstance(block.get("text"), str):
+                yield text_part(block["text"], name=head)
+            else:
+                yield from _file({"mime_type": "text/plain", **block, "name": head}, "file")
         case "image_url":
             image = block.get("image_url")
             image = image if isinstance(image, dict) else {"url": image}
@@ -196,15 +200,6 @@ def _text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
     for mark in marks:
         if isinstance(mark, dict) and mark.get("reference_ids"):
             yield {"type": "reference", "reference_ids": list(mark["reference_ids"])}
-
-
-def _plain_text(block: Mapping[str, Any]) -> ContentPart:
-    head = "\n".join(filter(None, (block.get("title"), block.get("context")))) or None
-    if isinstance(block.get("text"), str):
-        return text_part(block["text"], name=head)
-    if block.get("base64"):
-        return file_part(block["base64"], media_type="text/plain", name=head)
-    return next(_file(block, "file"))
 
 
 def _file(block: Mapping[str, Any], kind: str) -> Iterator[ContentPart]:

@@ -20,8 +20,6 @@ from lava_mistral.mistral.types import ResponseFormat, Tool
 ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 _FUNCTION = ("name", "description", "strict", "parameters")
-
-
 # Tools that Mistral runs itself; they go out as they are.
 BUILT_IN = frozenset(
     ("web_search", "web_search_premium", "code_interpreter", "image_generation", "document_library", "connector")
@@ -123,21 +121,13 @@ def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFo
     if isinstance(schema, dict) and schema.get("type") in ("text", "json_object"):
         return cast("ResponseFormat", schema)
     function = answer_function(schema)
-    said = function.get("strict")
-    if said is not None and strict is not None and said != strict:
-        raise ValueError(f"The schema says strict={said}, the call strict={strict}: say it in one place.")
-    strict = strict if said is None else said
+    said = [each for each in (function.get("strict"), strict) if each is not None]
+    if len({*said}) > 1:
+        raise ValueError(f"The schema says strict={said[0]}, the call strict={strict}: say it in one place.")
+    about = function.get("description")
     return json_schema_format(
-        function["name"],
-        function["parameters"],
-        strict=True if strict is None else strict,
-        description=function.get("description"),
+        function["name"], function["parameters"], strict=said[0] if said else True, description=about
     )
-
-
-def answer_tool(schema: Any, *, strict: bool | None = None) -> Tool:
-    """Return the tool whose arguments are the answer to a schema in any form."""
-    return to_tool({"type": "function", "function": answer_function(schema)}, strict=strict)
 
 
 def normalize(parameters: dict[str, Any]) -> None:

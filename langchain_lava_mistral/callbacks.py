@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -56,7 +56,7 @@ class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
     def on_retriever_start(self, *args: Any, run_id: UUID, **kwargs: Any) -> None:
         """Count what is embedded in this context until the retriever ends."""
         self._retrieving.add(run_id)
-        _retrieving.set((*_open(), (self, run_id)))
+        _retrieving.set([*_open(), (self, run_id)])
 
     def on_retriever_end(self, *args: Any, run_id: UUID, **kwargs: Any) -> None:
         """Count no more of the retriever."""
@@ -65,14 +65,12 @@ class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
     on_retriever_error = on_retriever_end
 
 
-_retrieving: ContextVar[tuple[tuple[LavaUsageCallbackHandler, UUID], ...]] = ContextVar(
-    "langchain_lava_mistral_retrieving", default=()
-)
+_retrieving: ContextVar[Sequence[tuple[LavaUsageCallbackHandler, UUID]]] = ContextVar("retrieving", default=())
 
 
-def _open() -> tuple[tuple[LavaUsageCallbackHandler, UUID], ...]:
+def _open() -> list[tuple[LavaUsageCallbackHandler, UUID]]:
     """Return this context's retrievers that have not ended. LangChain hands their callbacks to nothing inside them."""
-    return tuple((handler, run_id) for handler, run_id in _retrieving.get() if run_id in handler._retrieving)
+    return [(handler, run_id) for handler, run_id in _retrieving.get() if run_id in handler._retrieving]
 
 
 @contextmanager
@@ -104,12 +102,10 @@ class CallRun:
         # The caller's, with a run id that is known beforehand.
         self.config: RunnableConfig = {}
         self.manager: Any = None
-        # The stream, once it is open.
         self.opened: Any = None
-        # What tells async callbacks of new tries, while the wait goes on.
+        # They tell async callbacks of new tries, while the wait goes on.
         self.tasks: list[asyncio.Task[None]] = []
-        self._captured = captured
-        self._slept = 0.0
+        self._captured, self._slept = captured, 0.0
 
     @classmethod
     def begin(cls, config: RunnableConfig | None, callbacks: Any, kind: type[Any]) -> CallRun:

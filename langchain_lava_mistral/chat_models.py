@@ -21,14 +21,7 @@ from langchain_lava_mistral._settings import KNOWN, OUTSIDE, PARAMETERS, check_n
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import AnswerParser, as_object, with_outcome
 from langchain_lava_mistral._to_wire import to_wire
-from langchain_lava_mistral._tools import (
-    ToolLike,
-    answer_function,
-    answer_tool,
-    normalize,
-    to_response_format,
-    to_tools,
-)
+from langchain_lava_mistral._tools import ToolLike, answer_function, normalize, to_response_format, to_tool, to_tools
 from langchain_lava_mistral.callbacks import RUN, CallRun, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.errors import InvalidRequestError
@@ -44,24 +37,18 @@ _IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", 
 class ChatLavaMistral(DescribedModel):
     """Mistral's chat models through Lava, for LangChain (`langchain_lava_mistral`).
 
-    Everything that `BaseChatModel` does works: invoke, stream, batch, their async forms, tools, structured output,
-    `create_agent`, events, caches, tracing. A parameter that is not set is not sent.
-
         model = ChatLavaMistral(model="mistral-small-2603")
         model.invoke("Why is the sky blue?").text
 
     What says what is asked and how can be given to `invoke`, `bind` and their like too, `billing=` and `lava_metadata=`
-    included. The names of other integrations (`random_seed`, `max_completion_tokens`, `request_timeout`, …) are
-    understood.
-
-    A tool call whose arguments were cut off stands in `invalid_tool_calls`, streamed or not: no agent runs it.
+    included. The names of other integrations (`random_seed`, `max_completion_tokens`, …) are understood. A parameter
+    that is not set is not sent. A tool call whose arguments were cut off stands in `invalid_tool_calls`.
 
     A message's `response_metadata` holds `model_name`, `model_provider`, `finish_reason`, `id`, `created`,
     `lava_request_id` and, where the prices are known, `cost`: USD as text, for `Decimal`. With `n` above 1, and while
     streaming, usage and cost stand on one message or chunk only, so that sums are right.
 
     Args:
-        model: the model's name.
         api_key: Lava's secret key or a forward token, or a function returning it. By default `LAVA_FORWARD_TOKEN`,
             then `LAVA_SECRET_KEY`. A missing key is reported by the first call.
         base_url: by default `LAVA_BASE_URL`, else by the key: production or sandbox.
@@ -71,16 +58,12 @@ class ChatLavaMistral(DescribedModel):
         require_customer: refuse a call that no customer is named for, before it is sent.
         spend_limit: USD that all calls of this model object may cost together, or a `SpendLimit` to share. A call that
             could pass it is refused before it is sent (`SpendLimitError`). It is not serialized.
-        temperature, top_p, top_k, max_tokens, min_tokens, stop, seed, presence_penalty, frequency_penalty,
-            repetition_penalty, safe_prompt, parallel_tool_calls, prompt_mode, reasoning_effort, logprobs, top_logprobs,
-            prompt_logprobs, top_prompt_logprobs, service_tier, guardrails: as Mistral's API has them.
         n: how many answers; `generate` gives them all. More than one is not streamed.
-        tool_choice: for calls with tools, in any form that `bind_tools` takes.
+        tool_choice, response_format: in any form that `bind_tools` and `with_structured_output` take.
         prediction: the expected answer, as text or in Mistral's form.
-        response_format: JSON mode or a schema, in any form that `with_structured_output` takes.
         prompt_cache_key: groups prompts for Mistral's cache; `"auto"` takes LangGraph's `thread_id`, else the system
             prompt and the tools: agents then pay a tenth for what they send again.
-        mistral_metadata: Mistral's own `metadata`, stored with the request there.
+        mistral_metadata: Mistral's own `metadata`. What is not explained here is as in its API.
         model_kwargs: further fields of the request's body.
         streaming: `True` streams under `invoke` too; `False` never streams.
         timeout: seconds for an answer, or for a stream to begin; `None` for no limit.
@@ -211,13 +194,9 @@ class ChatLavaMistral(DescribedModel):
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
-        """Return the answer, chunk by chunk. The request is sent when the first is asked for, billed as of now.
+        """Return the answer, chunk by chunk; the request is sent when the first is asked for, billed as of now.
 
-        Closing the iterator closes the connection.
-
-        Raises:
-            LavaError: while iterating, when the call failed or the stream ended early (`StreamInterruptedError`, with
-                what had come).
+        Closing the iterator closes the connection. A stream that ends early raises a `StreamInterruptedError`.
         """
         kwargs[RUN] = run = CallRun.begin(config, self.callbacks, CallbackManagerForLLMRun)
         return super().stream(input, run.config, **kwargs)
@@ -255,11 +234,7 @@ class ChatLavaMistral(DescribedModel):
         return {**kwargs, **streams, RUN: run}
 
     def bind(self, **kwargs: Any) -> Any:
-        """Return the model with arguments for all its calls.
-
-        Raises:
-            ConfigurationError: an argument is misspelt, is a key, or has no meaning here.
-        """
+        """Return the model with arguments for all its calls; a misspelt one or a key is refused."""
         with translated():
             check_names(kwargs)
         return super().bind(**kwargs)
@@ -284,10 +259,6 @@ class ChatLavaMistral(DescribedModel):
             strict: whether arguments must follow the schemas to the letter.
             parallel_tool_calls: whether several tools may be called in one turn.
             response_format: the form of an answer that calls no tool, as in `with_structured_output`.
-            **kwargs: bound as they are.
-
-        Raises:
-            InvalidRequestError: a tool or the choice is not one.
         """
         with translated():
             given: dict[str, Any] = {"response_format": response_format}
@@ -309,16 +280,15 @@ class ChatLavaMistral(DescribedModel):
         """Return the model with answers of a schema's form: objects of a pydantic class, dictionaries otherwise.
 
         Args:
-            schema: a pydantic class, `TypedDict`, JSON Schema, function, `BaseTool`, the dictionary of a tool in
-                OpenAI's, Anthropic's or Bedrock's form, `{"name": …, "schema": …}` or a json_schema response format; an
-                `Enum`, `list[…]`, union or another type that pydantic knows. `None` for any JSON (method `json_mode`).
+            schema: a pydantic class, `TypedDict`, JSON Schema, function, tool in any form that `bind_tools` takes,
+                `{"name": …, "schema": …}` or a json_schema response format; an `Enum`, `list[…]`, union or another type
+                that pydantic knows. `None` for any JSON (method `json_mode`).
             method: `json_schema` (Mistral enforces the schema), `function_calling`, or `json_mode` (the prompt says
                 what the JSON shall hold, and holds the word JSON). By default `json_schema` where the model is known to
                 have it, else `function_calling`.
             include_raw: give `{"raw": message, "parsed": …, "parsing_error": …}` and raise no parsing error.
             strict: whether the answer must follow the schema to the letter: by default what the schema says, else true
                 for `json_schema` and unsaid for `function_calling`.
-            **kwargs: bound as they are.
 
         Raises:
             ValueError: the method needs a schema, there is no such method, or `strict` is said twice and differently.
@@ -340,7 +310,7 @@ class ChatLavaMistral(DescribedModel):
                 "schema": shown and {"title": shown["name"], **about, **shown["parameters"]},
             }
             if method == "function_calling":
-                function: Any = answer_tool(form, strict=strict)
+                function: Any = to_tool({"type": "function", "function": shown}, strict=strict)
                 tool = function["function"]["name"]
                 llm = self.bind_tools([function], tool_choice="any", **kwargs)
             elif method == "json_schema":

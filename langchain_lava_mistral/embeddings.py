@@ -30,28 +30,21 @@ D = TypeVar("D", bound="Document | str")
 class LavaMistralEmbeddings(LavaSettings, Embeddings):
     """Mistral's embedding models through Lava, for LangChain (`langchain_lava_mistral`).
 
-    Any number of texts of at most 8,192 tokens each can be given at once: they are put into requests within Mistral's
-    limits, and as many requests as allowed are in flight, in sync code too. A text that comes several times is sent
-    once. Vectors are lists of floats in the order of the texts.
-
         LavaMistralEmbeddings().embed_documents(["one text", "another"])
 
-    One object can serve any number of threads and event loops: `max_concurrency` holds for all of them together.
+    Any number of texts of at most 8,192 tokens each can be given at once: they are put into requests within Mistral's
+    limits, and as many requests as allowed are in flight, in sync code too. A text that comes several times is sent
+    once. One object can serve any number of threads and event loops; `max_concurrency` holds for all of them together.
 
     Args:
-        model: the model's name; `model_name` is understood too.
-        api_key, base_url, billing, lava_metadata, require_customer, http_client, http_async_client: see
-            `ChatLavaMistral`.
         trace_metadata: add the id of the LangChain run that a call is part of to the metadata, as `langchain_run_id`.
-        spend_limit: USD that all calls of this object may cost together, or a `SpendLimit` to share. A request that
-            could pass it is refused before it is sent (`SpendLimitError`).
+        spend_limit: as for `ChatLavaMistral`, like all that is not here; each request is held against it.
         dimensions: length of the vectors, for models that can shorten them.
         on_empty: what becomes of an empty text: `"raise"`, `"skip"` (a vector of zeros) or `"placeholder"` (a full stop
             is embedded).
-        max_concurrency: requests in flight at most; `max_concurrent_requests` is understood too.
+        max_concurrency: requests in flight at most.
         max_retries: how often a failed request is repeated.
         timeout: seconds for one request; `None` for no limit.
-        show_progress_bar: draw a progress bar.
 
     Raises:
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).
@@ -84,7 +77,6 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         """Return the vectors of the texts, in their order.
 
         Args:
-            texts: what to embed, any number of them.
             **options: `billing` and `lava_metadata` for this call; `on_progress`, told in the calling thread after each
                 batch; `resume_from`, the `partial` of the error that ended an earlier call with the same texts, or of a
                 stream: what it had got is not paid again; `as_numpy` for float32 arrays.
@@ -104,10 +96,12 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
     def embed_query(self, text: str, **options: Unpack[EmbedOptions]) -> list[float]:
         """Return the vector of one text; see `embed_documents`."""
+        options.setdefault("show_progress", False)
         return self.embed_documents([text], **options)[0]
 
     async def aembed_query(self, text: str, **options: Unpack[EmbedOptions]) -> list[float]:
         """Return the vector of one text; see `embed_documents`."""
+        options.setdefault("show_progress", False)
         return (await self.aembed_documents([text], **options))[0]
 
     def embed_iter(
@@ -115,11 +109,11 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
     ) -> VectorStream[tuple[int, Any]]:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
+        The source is read once, not far ahead of what was taken. For the options see `embed_documents`.
+
         Args:
-            texts: what to embed; read once, not far ahead of what was taken.
             read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
                 default it is read where the iteration takes place, which is held up while the source pauses.
-            **options: see `embed_documents`.
         """
         return VectorStream(self._begun("embed_iter", texts, read_in_thread=read_in_thread, **options))
 
@@ -143,15 +137,8 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
         While the store writes a batch, requests for the next ones are in flight; what the store asks of this object
         about the texts of the batch is answered without a request. Memory does not grow with the number of documents.
-        All that is given is embedded, so leave out what the store has.
-
-        Args:
-            documents: documents or texts; read once, not far ahead of the loop.
-            batch_size: documents that the loop gets at once.
-            **options: see `embed_documents`; with `resume_from`, what had been handed on is passed over.
-
-        Raises:
-            LavaError: in the loop, when all before it was handed on.
+        All that is given is embedded, so leave out what the store has. For the options see `embed_documents`; with
+        `resume_from`, what had been handed on is passed over. Errors are raised when all before them was handed on.
         """
         return VectorStream(self._begun("prefetch", documents, _text_of, _first, batch_size=batch_size, **options))
 
