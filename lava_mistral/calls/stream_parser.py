@@ -7,7 +7,6 @@ from collections import deque
 from decimal import Decimal
 from typing import Any, Final, Self
 
-from lava_mistral.billing.metering import UNMETERED
 from lava_mistral.calls.call import Call, caused
 from lava_mistral.calls.error_mapping import apart, error_from_event, parse_body, read_error_body, shorten, shown_id
 from lava_mistral.errors import LavaError, Origin, StreamInterruptedError, StreamStalledError
@@ -189,8 +188,6 @@ class StreamReader:
 
     def settle(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""
-        if self._charge is UNMETERED:
-            return
         complete = self.finished and self._failure is None
         self._charge.end(self.usage, self.request_id, answered_by=self._accumulator.model, complete=complete)
 
