@@ -102,7 +102,6 @@ class CallRun:
         # The caller's, with a run id that is known beforehand.
         self.config: RunnableConfig = {}
         self.manager: Any = None
-        self.opened: Any = None
         # They tell async callbacks of new tries, while the wait goes on.
         self.tasks: list[asyncio.Task[None]] = []
         self._captured, self._slept = captured, 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -179,7 +178,6 @@ class ChatLavaMistral(DescribedModel):
             finally:
                 await asyncio.gather(*run.tasks)
             async with opened as stream:
-                run.opened = stream
                 builder = ChunkBuilder(stream, headers=headers)
                 async for delta in stream:
                     if chunk := builder.chunk(delta):
@@ -206,18 +204,7 @@ class ChatLavaMistral(DescribedModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """Return the answer, chunk by chunk; see `stream`."""
         kwargs[RUN] = run = CallRun.begin(config, self.callbacks, AsyncCallbackManagerForLLMRun)
-        return self._closing(run, super().astream(input, run.config, **kwargs))
-
-    @staticmethod
-    async def _closing(run: CallRun, chunks: Any) -> AsyncIterator[AIMessageChunk]:
-        """Close the connection with the iterator: an async generator that is left is only closed by the event loop."""
-        try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            if run.opened is not None:
-                await run.opened.aclose()
+        return super().astream(input, run.config, **kwargs)
 
     # LangChain gives `_stream` no run manager where a model streams under `invoke`.
     def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
