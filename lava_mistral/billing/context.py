@@ -26,8 +26,8 @@ class watching:
         self._listeners, self._run_id, self._inside = listeners, run_id, inside
 
     def __enter__(self) -> None:
-        self._outer = CapturedContext.here()
-        blocks, watch = self._inside or self._outer
+        self._outer = outer = (entries.get(), listening.get())
+        blocks, watch = self._inside or outer
         if self._listeners or self._run_id is not None:
             joined = tuple(dict.fromkeys((*watch.listeners, *self._listeners)))
             watch = Listening(joined, watch.run_id if self._run_id is None else self._run_id)
@@ -35,8 +35,9 @@ class watching:
         listening.set(watch)
 
     def __exit__(self, *failure: object) -> None:
-        entries.set(self._outer.blocks)
-        listening.set(self._outer.watch)
+        blocks, watch = self._outer
+        entries.set(blocks)
+        listening.set(watch)
 
 
 class CapturedContext(NamedTuple):

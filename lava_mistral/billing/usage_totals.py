@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -20,13 +21,8 @@ if TYPE_CHECKING:
 OTHER: Final = "(other)"
 """Stands for all further values of a metadata key that has very many."""
 _MOST_UNSETTLED: Final = 100_000
+_PLAIN: Final = ("model", "customer", "meter")
 _METADATA: Final = "metadata:"
-
-
-class _Tallies(dict[Any, Tally]):
-    def __missing__(self, name: Any) -> Tally:
-        # Who was not called for has used nothing.
-        return Tally()
 
 
 class UsageTotals:
@@ -56,7 +52,7 @@ class UsageTotals:
         self._metadata_keys = None if metadata_keys is None else frozenset(metadata_keys)
         self._most_values = most_values
         self._total = Tally()
-        self._sections: dict[str, dict[Any, Tally]] = {"model": {}, "customer": {}, "meter": {}}
+        self._sections: dict[str, dict[Any, Tally]] = {name: {} for name in _PLAIN}
         self._unsettled: dict[str, CallRecord] = {}
         self._inbox = Inbox(self._apply)
 
@@ -88,7 +84,7 @@ class UsageTotals:
 
     def _tallies(self, told: CallRecord | RetryStats) -> Iterator[Tally]:
         yield self._total
-        for section, name in (("model", told.model), ("customer", told.customer_id), ("meter", told.meter_slug)):
+        for section, name in zip(_PLAIN, (told.model, told.customer_id, told.meter_slug), strict=True):
             yield self._sections[section].setdefault(name, Tally())
         wanted = self._metadata_keys
         for key, value in told.metadata.items():
@@ -99,7 +95,8 @@ class UsageTotals:
 
     def _section(self, name: str) -> dict[Any, Tally]:
         with self._inbox:
-            return _Tallies((key, replace(tally)) for key, tally in self._sections.get(name, {}).items())
+            # Who was not called for has used nothing.
+            return defaultdict(Tally, {key: replace(tally) for key, tally in self._sections.get(name, {}).items()})
 
     @property
     def total(self) -> Tally:
@@ -147,13 +144,9 @@ class UsageTotals:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything in JSON's types; amounts as text. The name for no customer is `""`."""
-        return {
-            **self.total.as_dict(),
-            "by_model": _dicts(self.by_model),
-            "by_customer": _dicts(self.by_customer),
-            "by_meter": _dicts(self.by_meter),
-            "by_metadata": {key: _dicts(self.by_metadata(key)) for key in self.metadata_keys},
-        }
+        sections: dict[str, Any] = {f"by_{name}": _dicts(self._section(name)) for name in _PLAIN}
+        metadata = {key: _dicts(self.by_metadata(key)) for key in self.metadata_keys}
+        return {**self.total.as_dict(), **sections, "by_metadata": metadata}
 
     def table(self, *by: str) -> Table:
         """Make a table for a terminal or a notebook.
@@ -163,11 +156,24 @@ class UsageTotals:
                 customers and metadata where there are any.
         """
         for name in by:
-            if name not in ("model", "customer", "meter") and not name.partition(_METADATA)[2]:
+            if name not in _PLAIN and not name.partition(_METADATA)[2]:
                 raise ValueError(f"a section is 'model', 'customer', 'meter' or 'metadata:KEY', not {name!r}")
         customers = ["customer"] if set(self.by_customer) - {None} else []
         usual = ["model", *customers, *(_METADATA + key for key in self.metadata_keys)]
-        return _table({name: self._section(name) for name in by or usual}, self.total)
+        from rich.markup import escape
+        from rich.table import Table
+
+        total, table = self.total, Table(show_footer=True)
+        table.add_column("", footer="total", overflow="fold", min_width=18)
+        shown = _COLUMNS | {name: attribute for name, attribute in _OPTIONAL.items() if getattr(total, attribute)}
+        for name, attribute in shown.items():
+            table.add_column(name, footer=_cell(total, attribute), justify="right")
+        for section in by or usual:
+            table.add_section()
+            table.add_row(f"[bold]by {section.removeprefix(_METADATA)}[/bold]")
+            for label, tally in sorted(self._section(section).items(), key=lambda row: (-row[1].cost, row[0] or "")):
+                table.add_row(escape(label or "–"), *(_cell(tally, attribute) for attribute in shown.values()))
+        return table
 
     def __rich__(self) -> Table:
         return self.table()
@@ -231,24 +237,6 @@ _OPTIONAL: Final = {"cost\nunknown": "uncosted", **_EFFORT, "saved by\ncache": "
 def _cell(tally: Tally, attribute: str) -> str:
     value = getattr(tally, attribute)
     return format_cost(value) if isinstance(value, Decimal) else f"{value:,}"
-
-
-def _table(sections: Mapping[str, Mapping[Any, Tally]], total: Tally) -> Table:
-    """Show sums as a rich table: each section's rows with the dearest first, then the total."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(show_footer=True)
-    table.add_column("", footer="total", overflow="fold", min_width=18)
-    shown = _COLUMNS | {name: attribute for name, attribute in _OPTIONAL.items() if getattr(total, attribute)}
-    for name, attribute in shown.items():
-        table.add_column(name, footer=_cell(total, attribute), justify="right")
-    for section, groups in sections.items():
-        table.add_section()
-        table.add_row(f"[bold]by {section.removeprefix(_METADATA)}[/bold]")
-        for label, tally in sorted(groups.items(), key=lambda item: (-item[1].cost, item[0] or "")):
-            table.add_row(escape(label or "–"), *(_cell(tally, attribute) for attribute in shown.values()))
-    return table
 
 
 class track_usage:
