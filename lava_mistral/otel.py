@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from lava_mistral.billing.usage import CallRecord, subscribe, unsubscribe
+from lava_mistral.billing.usage import CallRecord, Listener, subscribe, unsubscribe
 
 try:
     from opentelemetry import metrics
@@ -22,42 +22,7 @@ _TOKENS: Final = tuple(4**power for power in range(14))
 _SECONDS: Final = tuple(0.01 * 2**power for power in range(14))
 
 
-class UsageMetrics:
-    """Listen to usage and record it as metrics; every request that Lava may have charged counts once."""
-
-    def __init__(self, meter_provider: metrics.MeterProvider | None = None, *, customers: bool = True) -> None:
-        meter = metrics.get_meter("lava_mistral", meter_provider=meter_provider)
-        self._customers = customers
-        self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage", "{token}", "Tokens.", explicit_bucket_boundaries_advisory=_TOKENS
-        )
-        self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration",
-            "s",
-            "Seconds from the sending of a request to the end of its answer.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
-        )
-        self._cost = meter.create_counter("lava.client.cost", "USD", "What requests cost by the catalogue's prices.")
-
-    def __call__(self, record: CallRecord) -> None:
-        """Record one request; an answer that did not come to its end has an `error.type`."""
-        what: dict[str, Any] = {
-            "gen_ai.operation.name": _OPERATIONS[record.kind],
-            "gen_ai.provider.name": "mistral_ai",
-            "gen_ai.request.model": record.model,
-        }
-        for kind, tokens in (("input", record.input_tokens), ("output", record.output_tokens)):
-            if tokens is not None and (tokens or record.kind == "chat"):
-                self._tokens.record(tokens, what | {"gen_ai.token.type": kind})
-        if record.duration is not None:
-            self._duration.record(record.duration, what if record.complete else what | {"error.type": "incomplete"})
-        if record.cost is not None:
-            who = {"lava.customer_id": record.customer_id, "lava.meter_slug": record.meter_slug}
-            named = {name: value for name, value in who.items() if value is not None and self._customers}
-            self._cost.add(float(record.cost), what | named)
-
-
-_instrumented: list[UsageMetrics] = []
+_instrumented: list[Listener] = []
 
 
 def instrument(meter_provider: metrics.MeterProvider | None = None, *, customers: bool = True) -> None:
@@ -67,9 +32,37 @@ def instrument(meter_provider: metrics.MeterProvider | None = None, *, customers
         meter_provider: by default the global one.
         customers: whether the cost is told by customer; each customer is a time series of its own.
     """
+    meter = metrics.get_meter("lava_mistral", meter_provider=meter_provider)
+    tokens_used = meter.create_histogram(
+        "gen_ai.client.token.usage", "{token}", "Tokens.", explicit_bucket_boundaries_advisory=_TOKENS
+    )
+    duration = meter.create_histogram(
+        "gen_ai.client.operation.duration",
+        "s",
+        "Seconds from the sending of a request to the end of its answer.",
+        explicit_bucket_boundaries_advisory=_SECONDS,
+    )
+    cost = meter.create_counter("lava.client.cost", "USD", "What requests cost by the catalogue's prices.")
+
+    def measure(record: CallRecord) -> None:
+        what: dict[str, Any] = {
+            "gen_ai.operation.name": _OPERATIONS[record.kind],
+            "gen_ai.provider.name": "mistral_ai",
+            "gen_ai.request.model": record.model,
+        }
+        for kind, tokens in (("input", record.input_tokens), ("output", record.output_tokens)):
+            if tokens is not None and (tokens or record.kind == "chat"):
+                tokens_used.record(tokens, what | {"gen_ai.token.type": kind})
+        if record.duration is not None:
+            duration.record(record.duration, what if record.complete else what | {"error.type": "incomplete"})
+        if record.cost is not None:
+            who = {"lava.customer_id": record.customer_id, "lava.meter_slug": record.meter_slug}
+            named = {name: value for name, value in who.items() if value is not None and customers}
+            cost.add(float(record.cost), what | named)
+
     uninstrument()
-    _instrumented.append(UsageMetrics(meter_provider, customers=customers))
-    subscribe(_instrumented[0])
+    _instrumented.append(measure)
+    subscribe(measure)
 
 
 def uninstrument() -> None:

@@ -26,14 +26,10 @@ SERVICES_PATH = "/services?provider=mistral"
 """Where Lava serves its price list, below the base URL; needs no credential."""
 _SOURCE = "Lava, GET /v1/services (https://www.lava.so/docs/api-reference/services/list-services)"
 
-DEFAULT_CONTEXT_WINDOW: Final = 32_768
-DEFAULT_CAPABILITIES: Final[frozenset[str]] = frozenset(("chat", "tools", "structured_output"))
-"""What is assumed of a chat model that is not in the catalogue: the least of those that are."""
-
 
 @dataclass(frozen=True)
 class Model:
-    """Describe one model.
+    """Describe one model; the defaults are assumed of a chat model that is not in the catalogue.
 
     Attributes:
         input_price: USD for a million tokens read, exact; `None` where it is not known.
@@ -50,8 +46,8 @@ class Model:
     id: str
     input_price: Decimal | None = None
     output_price: Decimal | None = None
-    context_window: int = DEFAULT_CONTEXT_WINDOW
-    capabilities: frozenset[str] = DEFAULT_CAPABILITIES
+    context_window: int = 32_768
+    capabilities: frozenset[str] = frozenset(("chat", "tools", "structured_output"))
     cached_price: Decimal | None = None
     status: Status = "active"
     retired_on: date | None = None

@@ -33,7 +33,7 @@ class TokenCount(NamedTuple):
     exact: bool
 
 
-class _Choice(NamedTuple):
+class Choice(NamedTuple):
     """The tokenizer of a model, whether the chat template is known to be its own, and the tokens of its settings."""
 
     tokenizer: _Name | None = None
@@ -42,16 +42,16 @@ class _Choice(NamedTuple):
 
 
 # The first prefix that fits. 12 tokens: {"reasoning_effort": "none"} between two control tokens, as recorded.
-_CHOICES: Final[tuple[tuple[str, _Choice], ...]] = (
-    ("mistral-embed", _Choice("v1")),
-    ("mistral-large-latest", _Choice("v13")),
-    ("mistral-small-2603", _Choice("v13", settings=12)),
-    ("mistral-small-latest", _Choice("v13", settings=12)),
-    ("magistral-small-latest", _Choice("v13", settings=12)),
-    ("ministral-", _Choice("v13")),
-    ("mistral-medium", _Choice("v13", template=False, settings=12)),
-    ("magistral-", _Choice("v13", template=False, settings=12)),
-    ("devstral-", _Choice("v13", template=False)),
+_CHOICES: Final[tuple[tuple[str, Choice], ...]] = (
+    ("mistral-embed", Choice("v1")),
+    ("mistral-large-latest", Choice("v13")),
+    ("mistral-small-2603", Choice("v13", settings=12)),
+    ("mistral-small-latest", Choice("v13", settings=12)),
+    ("magistral-small-latest", Choice("v13", settings=12)),
+    ("ministral-", Choice("v13")),
+    ("mistral-medium", Choice("v13", template=False, settings=12)),
+    ("magistral-", Choice("v13", template=False, settings=12)),
+    ("devstral-", Choice("v13", template=False)),
 )
 
 
@@ -66,7 +66,7 @@ def count_text(text: str, model: str, *, enclosed: bool = False) -> TokenCount |
 
 def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | None:
     """Return the numbers of the tokens of a text in the model's vocabulary; see `count_text`."""
-    tokenizer = _load(_choose(model).tokenizer)
+    tokenizer = _load(choose(model).tokenizer)
     if tokenizer is None:
         return None
     text = text.encode("utf-8", "replace").decode()
@@ -75,7 +75,7 @@ def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | N
 
 def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> TokenCount | None:
     """Count the tokens of a prompt of texts and tool calls; return `None` where it can't be put through a template."""
-    choice = _choose(model)
+    choice = choose(model)
     tokenizer = _load(choice.tokenizer)
     if tokenizer is None or choice.tokenizer == "v1":
         return None
@@ -94,12 +94,8 @@ def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Too
     return TokenCount(len(tokens) + choice.settings, choice.template)
 
 
-def settings_tokens(model: str) -> int:
-    return _choose(model).settings
-
-
-def _choose(model: str) -> _Choice:
-    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), _Choice())
+def choose(model: str) -> Choice:
+    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), Choice())
 
 
 def _plain(message: Message) -> dict[str, Any]:
@@ -145,7 +141,7 @@ def _load(name: _Name | None) -> _Tokenizer | None:
 
 async def preload(model: str) -> None:
     """Load the tokenizer of a model in a thread, while the event loop goes on."""
-    name = _choose(model).tokenizer
+    name = choose(model).tokenizer
     if name is not None and name not in _loaded:
         await asyncio.to_thread(_load, name)
 

@@ -162,7 +162,7 @@ def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[To
     """Estimate a prompt: its texts, counted with the model's vocabulary where it is at hand, and control tokens."""
     count = len(messages) + len(tools)
     # A template begins with one token, and puts one or two around a message; some write the model's settings.
-    total = 16 + 5 * count if upper else 2 + 3 * count // 2 + tokenizers.settings_tokens(model)
+    total = 16 + 5 * count if upper else 2 + 3 * count // 2 + tokenizers.choose(model).settings
     # Around a tool call there are control tokens, its id and JSON.
     besides = {"image_url": IMAGE_TOKENS, "call": 20 if upper else 10}
     # Templates write tools as Python's json does, with spaces.
