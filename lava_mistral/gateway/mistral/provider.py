@@ -11,9 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
-from pydantic import TypeAdapter
-
 from lava_mistral.gateway.faults import Fault, Slow, to_fault
 from lava_mistral.gateway.mistral import embeddings, schema
 from lava_mistral.gateway.mistral.answers import Terms, broken_off, canned, json_answer
@@ -109,18 +106,19 @@ class Provider:
             key, accepted = record.credential.get("provider_key"), self._options.provider_keys
             if key is not None and accepted is not None and key not in accepted:
                 raise Rejection(None, status=401)
+            adapter = schema.BODIES.get(record.path) if record.method == "POST" else None
+            if adapter is not None and (wrong := schema.problems(body, adapter)):
+                raise Rejection({"detail": wrong}, "invalid_request_error", status=422)
             match record.method, record.path:
                 case "POST", "/v1/chat/completions":
-                    request = _checked(body, schema.CHAT)
-                    counts = await self._chat.prompt_tokens(request, self._model(request["model"], "chat"))
-                    terms = self._terms(record, sum(counts), request.get("max_tokens") or 0)
-                    answer = canned(terms) or self._chat.answer(request, counts, terms)
+                    counts = await self._chat.prompt_tokens(body, self._model(body["model"], "chat"))
+                    terms = self._terms(record, sum(counts), body.get("max_tokens") or 0)
+                    answer = canned(terms) or self._chat.answer(body, counts, terms)
                 case "POST", "/v1/embeddings":
-                    request = _checked(body, schema.EMBEDDINGS)
-                    self._model(request["model"], "embeddings")
-                    vectors, tokens = await embeddings.embedded(request, exact=self._options.tokenizer == "exact")
+                    self._model(body["model"], "embeddings")
+                    vectors, tokens = await embeddings.embedded(body, exact=self._options.tokenizer == "exact")
                     terms = self._terms(record, tokens)
-                    answer = canned(terms) or embeddings.answer(request, vectors, tokens, terms, self._options)
+                    answer = canned(terms) or embeddings.answer(body, vectors, tokens, terms, self._options)
                 case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
                     shown = self._models(path.removeprefix("/v1/models").removeprefix("/"))
                     terms = self._terms(record, 0)
@@ -140,19 +138,21 @@ class Provider:
         if not name:
             offered = (*models(), *map(get_model, self._options.models))
             return {"object": "list", "data": [_card(model) for model in offered]}
-        if not self._known(name):
+        if (model := self._known(name)) is None:
             raise Rejection(f"Model {name} not found", None, status=404)
-        return _card(get_model(name))
+        return _card(model)
 
     def _model(self, name: str, kind: str) -> Model:
-        model = get_model(name)
-        embeds = model.can("embeddings") and not model.can("chat")
-        if not self._known(name) or embeds != (kind == "embeddings"):
+        model = self._known(name)
+        if model is None or (model.can("embeddings") and not model.can("chat")) != (kind == "embeddings"):
             raise Rejection(f"Invalid model: {name}", "invalid_model")
-        return replace(model, capabilities=model.capabilities | {"audio"}) if name in _EARS else model
+        return model
 
-    def _known(self, name: str) -> bool:
-        return get_model(name).known or name in (*_OLDER, *_EARS, *self._options.models)
+    def _known(self, name: str) -> Model | None:
+        model = get_model(name)
+        if name in _EARS:
+            return replace(model, capabilities=model.capabilities | {"audio"})
+        return model if model.known or name in (*_OLDER, *self._options.models) else None
 
     def _terms(self, record: RequestRecord, tokens: int, allowed: int = 0) -> Terms:
         """What surrounds the answer to a request of so many tokens, and of so many more that it allows."""
@@ -173,17 +173,6 @@ class Provider:
         rules: Sequence[tuple[Any, Fault]] = self._options.faults
         drawn = (fault for rule, fault in rules if (rule(record) if callable(rule) else self._draw.random() < rule))
         return next(drawn, None)
-
-
-def _checked(body: Any, adapter: TypeAdapter[Any]) -> dict[str, Any]:
-    if isinstance(body, orjson.JSONDecodeError):
-        wrong = [{"type": "json_invalid", "loc": ["body", body.pos], "msg": "JSON decode error", "input": {}}]
-    else:
-        wrong = schema.problems(body, adapter)
-    if wrong:
-        raise Rejection({"detail": wrong}, "invalid_request_error", status=422)
-    checked: dict[str, Any] = body
-    return checked
 
 
 def _card(model: Model) -> dict[str, Any]:

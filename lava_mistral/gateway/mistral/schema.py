@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from json import JSONDecodeError
 from typing import Annotated, Any, Final, Literal, NotRequired, Union, get_args, get_origin
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
@@ -36,7 +37,9 @@ _NARROWER: dict[tuple[str, str], Any] = {
 
 
 def problems(body: Any, adapter: TypeAdapter[Any]) -> list[dict[str, Any]]:
-    """List what is wrong with a body, one entry for each place, with `type`, `loc`, `msg` and `input`."""
+    """List what is wrong with a body (or with the JSON that gave this error): `type`, `loc`, `msg`, `input` each."""
+    if isinstance(body, JSONDecodeError):
+        return [{"type": "json_invalid", "loc": ["body", body.pos], "msg": "JSON decode error", "input": {}}]
     try:
         adapter.validate_python(body)
     except ValidationError as error:
@@ -88,7 +91,8 @@ def _tool_type(tool: Any) -> Any:
     return tool.get("type", "function") if isinstance(tool, dict) else None
 
 
-CHAT: Final[TypeAdapter[Any]] = TypeAdapter(_strict(types.ChatRequest))
-"""The body of `POST /v1/chat/completions`."""
-EMBEDDINGS: Final[TypeAdapter[Any]] = TypeAdapter(_strict(types.EmbeddingRequest))
-"""The body of `POST /v1/embeddings`."""
+BODIES: Final[dict[str, TypeAdapter[Any]]] = {
+    "/v1/chat/completions": TypeAdapter(_strict(types.ChatRequest)),
+    "/v1/embeddings": TypeAdapter(_strict(types.EmbeddingRequest)),
+}
+"""What `POST` takes at each path."""
