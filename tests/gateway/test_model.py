@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lava_mistral.gateway.model import text as pieces
 from lava_mistral.gateway.model.fill import Evidence, fill
 from lava_mistral.gateway.model.prompt import NOTHING
-from lava_mistral.gateway.model.reply import answer
+from lava_mistral.gateway.model.reply import reply_to as answer
 from lava_mistral.pricing.tokens import count_tokens
 
 MANUAL = """

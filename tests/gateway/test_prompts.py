@@ -9,7 +9,7 @@ from llama_index.core.chat_engine import condense_plus_context, condense_questio
 from llama_index.core.prompts import chat_prompts, default_prompts
 
 from lava_mistral.gateway.model.prompt import NOTHING
-from lava_mistral.gateway.model.reply import answer
+from lava_mistral.gateway.model.reply import reply_to as answer
 
 TEXT = (
     "The lighthouse of Skagen is 46 metres high. It was lit in 1858. The keeper Niels Winther painted its door green."

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any, Final
@@ -25,35 +24,23 @@ _TOGETHER: Final = 16
 _ENDS: dict[str, Step] = {"closed": Cut(), "reset": Cut(reset=True), "stalled": Stall()}
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What surrounds an answer."""
-
-    record: RequestRecord
-    fault: faults.Fault | None
-    delay: float  # Seconds until the first byte.
-    limits: Callable[[int], dict[str, str]]  # The headers on rate limits for so many tokens.
-
-
 def headers(content_type: str) -> dict[str, str]:
     """Return what every answer of Mistral carries."""
     named = {"content-type": content_type, "mistral-correlation-id": str(uuid.uuid4())}
     return {**named, "x-kong-upstream-latency": "61", "x-kong-proxy-latency": "7"}
 
 
-def json_answer(
-    status: int, body: Any, more: Mapping[str, str] | None = None, *, delay: float = 0.0, usage: Usage | None = None
-) -> Answer:
-    """Return an answer in JSON, with further headers; numpy arrays are written as lists. See `Answer` for the rest."""
+def json_answer(status: int, body: Any, more: Mapping[str, str] | None = None, usage: Usage | None = None) -> Answer:
+    """Return an answer in JSON, with further headers; numpy arrays are written as lists."""
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Answer(status, headers(JSON) | dict(more or {}), content, delay, usage)
+    return Answer(status, headers(JSON) | dict(more or {}), content, usage=usage)
 
 
-def canned(terms: Terms) -> Answer | None:
+def canned(record: RequestRecord, fault: faults.Fault | None) -> Answer | None:
     """Return the answer that a fault is in itself; `None` for one that changes the usual answer, or for none."""
-    match fault := terms.fault:
+    match fault:
         case faults.Reset():
-            return Answer(0, delay=terms.delay, reset=True)
+            return Answer(0, reset=True)
         case faults.Status(retry_after=moment):
             told = dict(fault.headers)
             if isinstance(moment, datetime):
@@ -61,11 +48,11 @@ def canned(terms: Terms) -> Answer | None:
             elif moment is not None:
                 told["retry-after"] = moment if isinstance(moment, str) else f"{moment:g}"
             body = faults.error_body(fault.status) if fault.body is None else fault.body
-            return _given(Body(body, fault.status, told), terms)
+            return _given(Body(body, fault.status, told), record)
         case Body():
-            return _given(fault, terms)
-        case Garbage() if not terms.record.streamed:
-            return Answer(200, headers(JSON), b'{"id": "garbage", "choices": [{"ind', terms.delay)
+            return _given(fault, record)
+        case Garbage() if not record.streamed:
+            return Answer(200, headers(JSON), b'{"id": "garbage", "choices": [{"ind')
     return None
 
 
@@ -106,20 +93,20 @@ def played_stream(events: list[bytes], usage: Usage, fault: faults.Fault | None,
         yield _ENDS[how]
 
 
-def _given(fault: Body, terms: Terms) -> Answer:
+def _given(fault: Body, record: RequestRecord) -> Answer:
     """The answer with a body as it was given: JSON, text, bytes, or steps."""
     steps = faults.steps_of(fault.body)
     parts = [part for part in steps if isinstance(part, bytes | str)] if steps is not None else [fault.body]
     whole = b"".join(map(to_bytes, parts))
     # What is no text has been written as JSON just now, be it a bare number.
     text = steps is not None or isinstance(fault.body, bytes | str)
-    kind = faults.content_type(whole, streamed=terms.record.streamed) if text else JSON
+    kind = faults.content_type(whole, streamed=record.streamed) if text else JSON
     told = headers(kind) | {name.lower(): value for name, value in fault.headers.items()}
     # An error's usage is nobody's to pay.
     usage = _usage(whole) if fault.status < 400 else None
     if steps is not None or kind == EVENT_STREAM:
-        return Answer(fault.status, told, _played(steps or (whole,), usage), terms.delay)
-    return Answer(fault.status, told, whole, terms.delay, usage)
+        return Answer(fault.status, told, _played(steps or (whole,), usage))
+    return Answer(fault.status, told, whole, usage=usage)
 
 
 def _played(steps: Sequence[Step], usage: Usage | None) -> Iterator[Step | Usage]:

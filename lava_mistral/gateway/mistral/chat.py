@@ -15,14 +15,15 @@ from typing import Any
 
 import orjson
 
-from lava_mistral.gateway.faults import EVENT_STREAM, Interrupted
+from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
 from lava_mistral.gateway.mistral import rules
-from lava_mistral.gateway.mistral.answers import Terms, headers, json_answer, played_stream
+from lava_mistral.gateway.mistral.answers import headers, json_answer, played_stream
 from lava_mistral.gateway.model.fill import SchemaProblem
 from lava_mistral.gateway.model.prompt import text_of
-from lava_mistral.gateway.model.reply import Call, Reply, answer
+from lava_mistral.gateway.model.reply import Call, Reply, reply_to
 from lava_mistral.gateway.model.text import count, split
 from lava_mistral.gateway.options import Options
+from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model
@@ -125,30 +126,31 @@ class Chat:
         rules.check_window(sum(counts), model)
         return counts
 
-    def answer(self, body: Mapping[str, Any], counts: Sequence[int], terms: Terms) -> Answer:
+    def answer(
+        self, body: Mapping[str, Any], counts: Sequence[int], record: RequestRecord, fault: Fault | None
+    ) -> Answer:
         """Answer a request that was checked with what the simulated model says."""
         try:
             choices = [_choice(body, number) for number in range(body.get("n") or 1)]
         except SchemaProblem as problem:
             raise rules.Rejection(f"Invalid JSON schema: {problem}") from None
         usage = self._usage(body, counts, choices)
-        terms.record.response_id = uuid.uuid4().hex
-        named = {"id": terms.record.response_id, "object": "chat.completion", "created": int(time.time())}
+        record.response_id = uuid.uuid4().hex
+        named = {"id": record.response_id, "object": "chat.completion", "created": int(time.time())}
         named["model"] = body["model"]
         if body.get("stream"):
             events = self._events(choices, usage, {**named, "object": "chat.completion.chunk"})
-            steps = played_stream(events, usage, terms.fault, self._options.pace)
-            return Answer(200, headers(EVENT_STREAM) | terms.limits(sum(counts)), steps, terms.delay)
+            return Answer(200, headers(EVENT_STREAM), played_stream(events, usage, fault, self._options.pace))
         finished = [choice.whole(at) for at, choice in enumerate(choices)]
-        if isinstance(terms.fault, Interrupted) and terms.fault.how == "finish error":
+        if isinstance(fault, Interrupted) and fault.how == "finish error":
             finished[0]["finish_reason"] = "error"
         if body.get("prompt_logprobs"):
             prompt = split("".join(text_of(message.get("content")) for message in body["messages"]))
             read = {"content": _logprobs(prompt, body.get("top_prompt_logprobs") or 0)}
             finished = [{**choice, "prompt_logprobs": read} for choice in finished]
-        late = terms.delay + self._options.latency_per_token * usage["completion_tokens"]
-        told = terms.limits(usage["total_tokens"])
-        return json_answer(200, {**named, "usage": usage, "choices": finished}, told, delay=late, usage=usage)
+        answer = json_answer(200, {**named, "usage": usage, "choices": finished}, usage=usage)
+        answer.delay = self._options.latency_per_token * usage["completion_tokens"]
+        return answer
 
     def _events(self, choices: Sequence[Choice], usage: Usage, head: Mapping[str, Any]) -> list[bytes]:
         """The events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage."""
@@ -191,7 +193,7 @@ class Chat:
 
 def _choice(body: Mapping[str, Any], number: int) -> Choice:
     reasoning = body["model"].startswith("magistral") or body.get("reasoning_effort") not in (None, "none")
-    reply = answer(body, choice=number + (body.get("random_seed") or 0), reasoning=reasoning)
+    reply = reply_to(body, choice=number + (body.get("random_seed") or 0), reasoning=reasoning)
     limit = body.get("max_tokens")
     if reply.endless:
         allowed = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lava_mistral.gateway.faults import WrongVectors
+from lava_mistral.gateway.faults import Fault, WrongVectors
 from lava_mistral.gateway.mistral import rules
-from lava_mistral.gateway.mistral.answers import Terms, json_answer
+from lava_mistral.gateway.mistral.answers import json_answer
 from lava_mistral.gateway.mistral.rules import DIMENSIONS
 from lava_mistral.gateway.model.text import STOP_WORDS, count, words
-from lava_mistral.gateway.options import Options
+from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server import Answer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.tokens import count_tokens
@@ -47,20 +47,21 @@ async def embedded(body: Mapping[str, Any], *, exact: bool) -> tuple[Vectors, in
     return await asyncio.to_thread(embed_all) if exact or sum(map(len, texts)) > _MANY else embed_all()
 
 
-def answer(body: Mapping[str, Any], vectors: Vectors, tokens: int, terms: Terms, options: Options) -> Answer:
+def answer(
+    body: Mapping[str, Any], vectors: Vectors, tokens: int, record: RequestRecord, fault: Fault | None, *, base64: bool
+) -> Answer:
     """Return the vectors as Mistral sends them, or wrong where the fault says so."""
-    as_text = body.get("encoding_format") == "base64" and options.base64
+    as_text = base64 and body.get("encoding_format") == "base64"
     rows = _rows(vectors, body.get("output_dtype", "float"), as_text=as_text)
     written = [b64encode(row.tobytes()).decode() for row in rows] if as_text else list(rows)
     data = [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
-    if isinstance(terms.fault, WrongVectors):
-        data = _wrong(data, terms.fault.how, as_text=as_text, dimensions=vectors.shape[1])
+    if isinstance(fault, WrongVectors):
+        data = _wrong(data, fault.how, as_text=as_text, dimensions=vectors.shape[1])
     usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
     told = {"prompt_audio_seconds": None, **usage, "prompt_token_details": None}
-    terms.record.response_id = uuid.uuid4().hex
-    named = {"id": terms.record.response_id, "object": "list", "model": body["model"]}
-    response = {**named, "data": data, "usage": told}
-    return json_answer(200, response, terms.limits(tokens), delay=terms.delay, usage=usage)
+    record.response_id = uuid.uuid4().hex
+    named = {"id": record.response_id, "object": "list", "model": body["model"]}
+    return json_answer(200, {**named, "data": data, "usage": told}, usage=usage)
 
 
 def _rows(vectors: Vectors, dtype: str, *, as_text: bool) -> npt.NDArray[Any]:

@@ -9,11 +9,12 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from lava_mistral.gateway.faults import Fault, Slow, to_fault
 from lava_mistral.gateway.mistral import embeddings, schema
-from lava_mistral.gateway.mistral.answers import Terms, broken_off, canned, json_answer
+from lava_mistral.gateway.mistral.answers import broken_off, canned, json_answer
 from lava_mistral.gateway.mistral.chat import Chat
 from lava_mistral.gateway.mistral.rules import Rejection
 from lava_mistral.gateway.options import Options
@@ -109,30 +110,43 @@ class Provider:
             adapter = schema.BODIES.get(record.path) if record.method == "POST" else None
             if adapter is not None and (wrong := schema.problems(body, adapter)):
                 raise Rejection({"detail": wrong}, "invalid_request_error", status=422)
-            match record.method, record.path:
-                case "POST", "/v1/chat/completions":
-                    counts = await self._chat.prompt_tokens(body, self._model(body["model"], "chat"))
-                    terms = self._terms(record, sum(counts), body.get("max_tokens") or 0)
-                    answer = canned(terms) or self._chat.answer(body, counts, terms)
-                case "POST", "/v1/embeddings":
-                    self._model(body["model"], "embeddings")
-                    vectors, tokens = await embeddings.embedded(body, exact=self._options.tokenizer == "exact")
-                    terms = self._terms(record, tokens)
-                    answer = canned(terms) or embeddings.answer(body, vectors, tokens, terms, self._options)
-                case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
-                    shown = self._models(path.removeprefix("/v1/models").removeprefix("/"))
-                    terms = self._terms(record, 0)
-                    answer = canned(terms) or json_answer(200, shown, terms.limits(0), delay=terms.delay)
-                case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":
-                    return json_answer(405, {"detail": "Method Not Allowed"})
-                case _:
-                    lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
-                    return json_answer(404, lost)
-            return broken_off(answer, terms.fault)
+            return await self._answer(record, body)
         except Rejection as rejection:
             # The header knows whole seconds only (RFC 9110, section 10.2.3).
             told = self._limit.headers(0) | {"retry-after": str(math.ceil(rejection.wait))} if rejection.wait else {}
             return json_answer(rejection.status, rejection.body, told)
+
+    async def _answer(self, record: RequestRecord, body: Any) -> Answer:
+        tokens = allowed = 0
+        make: Callable[[RequestRecord, Fault | None], Answer]
+        match record.method, record.path:
+            case "POST", "/v1/chat/completions":
+                counts = await self._chat.prompt_tokens(body, self._model(body["model"], "chat"))
+                tokens, allowed = sum(counts), body.get("max_tokens") or 0
+                make = partial(self._chat.answer, body, counts)
+            case "POST", "/v1/embeddings":
+                self._model(body["model"], "embeddings")
+                vectors, tokens = await embeddings.embedded(body, exact=self._options.tokenizer == "exact")
+                make = partial(embeddings.answer, body, vectors, tokens, base64=self._options.base64)
+            case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
+                make = partial(_told, self._models(path.removeprefix("/v1/models").removeprefix("/")))
+            case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":
+                return json_answer(405, {"detail": "Method Not Allowed"})
+            case _:
+                lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
+                return json_answer(404, lost)
+        if seconds := self._limit.take(tokens + allowed):
+            raise Rejection(None, status=429, wait=seconds)
+        late, fault = self._options.latency + self._options.latency_per_token * tokens, self._next_fault(record)
+        while isinstance(fault, Slow):
+            late, fault = late + fault.seconds, fault.then
+        answer = canned(record, fault)
+        if answer is None:
+            answer = make(record, fault)
+            answer.headers |= self._limit.headers(answer.usage["total_tokens"] if answer.usage else tokens)
+            answer = broken_off(answer, fault)
+        answer.delay += late
+        return answer
 
     def _models(self, name: str) -> dict[str, Any]:
         if not name:
@@ -154,16 +168,6 @@ class Provider:
             return replace(model, capabilities=model.capabilities | {"audio"})
         return model if model.known or name in (*_OLDER, *self._options.models) else None
 
-    def _terms(self, record: RequestRecord, tokens: int, allowed: int = 0) -> Terms:
-        """What surrounds the answer to a request of so many tokens, and of so many more that it allows."""
-        if seconds := self._limit.take(tokens + allowed):
-            raise Rejection(None, status=429, wait=seconds)
-        delay = self._options.latency + self._options.latency_per_token * tokens
-        fault = self._next_fault(record)
-        while isinstance(fault, Slow):
-            delay, fault = delay + fault.seconds, fault.then
-        return Terms(record, fault, delay, self._limit.headers)
-
     def _next_fault(self, record: RequestRecord) -> Fault | None:
         with self._lock:
             for at, (path, fault) in enumerate(self.queued):
@@ -173,6 +177,10 @@ class Provider:
         rules: Sequence[tuple[Any, Fault]] = self._options.faults
         drawn = (fault for rule, fault in rules if (rule(record) if callable(rule) else self._draw.random() < rule))
         return next(drawn, None)
+
+
+def _told(body: Any, record: RequestRecord, fault: Fault | None) -> Answer:
+    return json_answer(200, body)
 
 
 def _card(model: Model) -> dict[str, Any]:

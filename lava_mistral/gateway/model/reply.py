@@ -46,7 +46,7 @@ class Reply:
     endless: bool = False  # White space, as Mistral writes in JSON mode when nothing asks for JSON.
 
 
-def answer(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = False) -> Reply:
+def reply_to(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = False) -> Reply:
     """Answer a valid chat request; each choice of `n` begins with another sentence, a reasoning one with thoughts."""
     prompt = Prompt(body["messages"])
     tools = [] if body.get("tool_choice") == "none" else body.get("tools") or ()
