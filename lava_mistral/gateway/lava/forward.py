@@ -28,6 +28,7 @@ HOST = "api.mistral.ai"
 _Key = Annotated[str, Field(pattern="^[A-Za-z0-9_]{1,255}$")]
 _Value = Annotated[str, Field(min_length=1, max_length=255)]
 _METADATA: TypeAdapter[dict[str, str]] = TypeAdapter(Annotated[dict[_Key, _Value], Field(max_length=100)])
+_FAILED = "The embedded gateway failed at this request; its log has the traceback"
 _LOG = logging.getLogger("lava_mistral.gateway")
 
 
@@ -55,7 +56,10 @@ class Lava:
                 else:
                     answer = rest.answer(scope, self.accounts, self.log, lag=self._options.record_lag)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-                answer = _refused(error, scope)
+                refusal = error if isinstance(error, Refusal) else Refusal(500, _FAILED)
+                if refusal is not error:
+                    _LOG.error("the gateway failed at %s %s", scope["method"], scope["path"], exc_info=error)
+                answer = Answer(refusal.status, {"content-type": "application/json"}, refusal.body)
             record.status = answer.status or None
             if answer.status >= 400:
                 record.finish("error")
@@ -124,7 +128,13 @@ class Lava:
         # The whole authority: another port is another server, and a user's name is no business of the proxy's.
         if target.scheme != "https" or target.netloc.lower() not in (HOST, f"{HOST}:443"):
             raise Refusal(400, f"Unsupported provider URL: only https://{HOST} is served here")
-        record.metadata = _metadata(dict(scope["headers"]).get(b"x-lava-metadata", asked.get("metadata")))
+        told = dict(scope["headers"]).get(b"x-lava-metadata", asked.get("metadata"))
+        try:
+            record.metadata = _METADATA.validate_json(told or "{}")
+        except ValidationError as error:
+            [first, *_] = error.errors()
+            where = f" at {first['loc'][0]!r}" if first["loc"] else ""
+            raise Refusal(400, f"Invalid metadata{where}: {first['msg']}") from None
         self.accounts.admit(record.credential)
         return await self.provider.handle(record, body)
 
@@ -138,19 +148,3 @@ async def _read(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(parts)
-
-
-def _refused(error: Exception, scope: Scope) -> Answer:
-    if not isinstance(error, Refusal):
-        _LOG.error("the gateway failed at %s %s", scope["method"], scope["path"], exc_info=error)
-        error = Refusal(500, "The embedded gateway failed at this request; its log has the traceback")
-    return Answer(error.status, {"content-type": "application/json"}, error.body)
-
-
-def _metadata(text: str | bytes | None) -> dict[str, str]:
-    try:
-        return _METADATA.validate_json(text or "{}")
-    except ValidationError as error:
-        [first, *_] = error.errors()
-        where = f" at {first['loc'][0]!r}" if first["loc"] else ""
-        raise Refusal(400, f"Invalid metadata{where}: {first['msg']}") from None

@@ -46,18 +46,12 @@ def answer(scope: Scope, accounts: Accounts, log: RequestLog, *, lag: float) -> 
     names, told = scope["path"].split("/")[2:], {"content-type": "application/json"}
     if names != ["services"]:
         told |= accounts.count(accounts.authenticate(header(scope, b"authorization"))["secret_key"])
-    asked_for = names[0] in ("requests", "usage")
-    records = [record for record in log.all() if asked_for and _visible(record, lag)]
+    # What Lava refused is not recorded.
+    recorded = [one for one in log.all() if one.credential and one.status not in (401, 402, 403) and one.completed_at]
+    records = [record for record in recorded if time.time() - (record.completed_at or 0) >= lag]
     # Amounts are texts, which hold all of their digits.
     body = orjson.dumps(_body(names, query(scope), accounts, records), default="{:f}".format)
     return Answer(200, told, body)
-
-
-def _visible(record: RequestRecord, lag: float) -> bool:
-    """Whether a request is recorded already: Lava did not refuse it, and it ended so long ago."""
-    if not record.credential or record.status in (401, 402, 403) or record.completed_at is None:
-        return False
-    return time.time() - record.completed_at >= lag
 
 
 def _body(

@@ -20,8 +20,11 @@ MOST_INPUT_TOKENS = 8_192
 MOST_BATCH_TOKENS = 16_384
 # Mistral counts these by their size, which is not looked at here; this is the share of small ones.
 _MEDIA_TOKENS = {"image_url": 256, "document_url": 256, "input_audio": 64}
-_TOOL_ID = re.compile(r"[a-zA-Z0-9]{9}")
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_ID = ("[a-zA-Z0-9]{9}", "Tool call id was {} but must be a-z, A-Z, 0-9, with a length of 9.")
+_NAME = (
+    "[a-zA-Z0-9_-]{1,64}",
+    "Function name was {} but must be a-z, A-Z, 0-9, or contain underscores and dashes, with a maximum length of 64.",
+)
 # Mistral's types of errors, and the code of each.
 _ORDER, _CALL = "invalid_request_message_order", "invalid_function_call"
 _CODES = {
@@ -62,7 +65,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         ):
             raise Rejection(f"Unexpected role '{role}' after role '{previous}'", _ORDER)
         if role == "tool" and waiting:
-            _check_ids([] if call_id is None else [call_id])
+            _check_each([] if call_id is None else [call_id], *_ID)
             if call_id is not None and call_id not in waiting:
                 raise Rejection(f"Unexpected tool call id {call_id} in tool results", _ORDER)
             waiting.remove(waiting[0] if call_id is None else call_id)
@@ -74,8 +77,8 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
                 said = "Assistant message must have either content or tool_calls, but not none."
                 raise Rejection(said, "invalid_request_assistant_message")
             waiting = [call.get("id") or "null" for call in calls]
-            _check_ids(waiting)
-            _check_names(call["function"]["name"] for call in calls)
+            _check_each(waiting, *_ID)
+            _check_each((call["function"]["name"] for call in calls), *_NAME)
         previous = role
     # By its words a last system message is refused too; by mistral-common's check, whose words these are, it is not.
     if previous == "assistant" and not messages[-1].get("prefix"):
@@ -85,17 +88,10 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         raise Rejection(_UNEQUAL, _ORDER)
 
 
-def _check_ids(ids: Iterable[str]) -> None:
-    for call_id in ids:
-        if not _TOOL_ID.fullmatch(call_id):
-            raise Rejection(f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9.", _CALL)
-
-
-def _check_names(names: Iterable[str]) -> None:
-    for name in names:
-        if not _TOOL_NAME.fullmatch(name):
-            said = f"Function name was {name} but must be a-z, A-Z, 0-9, or contain underscores and dashes, "
-            raise Rejection(f"{said}with a maximum length of 64.", _CALL)
+def _check_each(texts: Iterable[str], pattern: str, said: str) -> None:
+    for text in texts:
+        if not re.fullmatch(pattern, text):
+            raise Rejection(said.format(text), _CALL)
 
 
 def check_tools(body: Mapping[str, Any]) -> None:
@@ -104,7 +100,7 @@ def check_tools(body: Mapping[str, Any]) -> None:
     if len(tools) > MOST_TOOLS:
         raise Rejection(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}")
     functions = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools if "function" in tool}
-    _check_names(functions)
+    _check_each(functions, *_NAME)
     if isinstance(choice, dict) and (name := choice["function"]["name"]) not in functions:
         raise Rejection(f"Tool choice {name} is not among the tools of the request")
     schemas = {f"tool {name}": schema for name, schema in functions.items()}
