@@ -22,22 +22,7 @@ if TYPE_CHECKING:
     from lava_mistral.client.price_list import refresh_models as refresh_models
     from lava_mistral.embedding.results import PartialEmbedding as PartialEmbedding
     from lava_mistral.embedding.results import partial_of as partial_of
-    from lava_mistral.errors import APIConnectionError as APIConnectionError
-    from lava_mistral.errors import APITimeoutError as APITimeoutError
-    from lava_mistral.errors import AuthenticationError as AuthenticationError
-    from lava_mistral.errors import BillingError as BillingError
-    from lava_mistral.errors import ConfigurationError as ConfigurationError
-    from lava_mistral.errors import ContextOverflowError as ContextOverflowError
-    from lava_mistral.errors import InsufficientBalanceError as InsufficientBalanceError
-    from lava_mistral.errors import InvalidRequestError as InvalidRequestError
-    from lava_mistral.errors import LavaError as LavaError
-    from lava_mistral.errors import NotFoundError as NotFoundError
-    from lava_mistral.errors import PermissionDeniedError as PermissionDeniedError
-    from lava_mistral.errors import RateLimitError as RateLimitError
-    from lava_mistral.errors import ServerError as ServerError
-    from lava_mistral.errors import SpendLimitError as SpendLimitError
-    from lava_mistral.errors import StreamInterruptedError as StreamInterruptedError
-    from lava_mistral.errors import StreamStalledError as StreamStalledError
+    from lava_mistral.errors import *  # noqa: F403
     from lava_mistral.pricing.catalog import Model as Model
     from lava_mistral.pricing.catalog import models as models
     from lava_mistral.pricing.estimate import CostEstimate as CostEstimate

@@ -8,8 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from lava_mistral.billing.identity import BillingContext
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer as EmbeddingAnswer
 from lava_mistral.mistral.turn import Turn
-from lava_mistral.mistral.types import EmbeddingResponse, Usage
+from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.request import Headers
 
@@ -60,13 +61,3 @@ class Completion:
     def cost(self) -> Decimal | None:
         """What the call cost in USD by the catalogue's prices; `None` where they are not known."""
         return cost_of(self.usage, self.requested_model, self.model)
-
-
-@dataclass(frozen=True)
-class EmbeddingAnswer:
-    """One answered embeddings request, unchecked: the parsed body, the headers, and Lava's id of the request."""
-
-    response: EmbeddingResponse = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    request_id: str | None
-    identity: BillingContext = field(default_factory=BillingContext, repr=False)

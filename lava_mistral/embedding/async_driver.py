@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, closing, suppress
 from contextvars import copy_context
 from typing import Any, Final, Protocol, Self
 
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from lava_mistral.billing.usage import RetryStats
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.batching import Batch, Count, TokenRatio
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
 from lava_mistral.embedding.input_validation import OutputDtype, name_inputs, too_long

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lava_mistral._locks import Inbox
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit, Stopped
 from lava_mistral.errors import LavaError, RateLimitError
 

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.decoding import BadAnswer, read_rows
 from lava_mistral.embedding.results import digest
 from lava_mistral.errors import ConfigurationError

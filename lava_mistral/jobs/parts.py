@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lava_mistral.billing.scope import billed_to
 from lava_mistral.billing.spend_limit import SpendLimit
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress
 from lava_mistral.embedding.results import digest, partial_of
