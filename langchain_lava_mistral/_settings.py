@@ -132,11 +132,13 @@ class LavaSettings(BaseModel):
     def _present(self) -> Any:
         """Return what `_make` makes of the fields, made anew only where one has changed."""
         fields = {**self.__dict__, "lava_metadata": {**(self.lava_metadata or {})}}
-        if self._made.fields != fields:
+        made = self._made
+        if made.fields != fields:
             with _building:
-                if self._made.fields != fields:
-                    self._made = Made(fields, self._make(fields))
-        return self._made.value
+                made = self._made
+                if made.fields != fields:
+                    self._made = made = Made(fields, self._make(fields))
+        return made.value
 
 
 def new_clients(kinds: tuple[type, type], fields: Mapping[str, Any], *more: str) -> Any:
