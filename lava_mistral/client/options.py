@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from typing_extensions import TypedDict
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.errors import LavaError
-from lava_mistral.mistral.types import Prediction, ReasoningEffort, ResponseFormat, ToolChoice
+from lava_mistral.mistral.types import ChatFields, Prediction, ResponseFormat, ToolChoice
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.results import OnProgress, PartialEmbedding
@@ -25,38 +27,21 @@ class CallOptions(TypedDict, total=False):
     idempotency_key: str | None
 
 
-class ChatOptions(CallOptions, total=False):
+class ChatOptions(CallOptions, ChatFields, total=False):
     """The options of a chat, `stream_chunk_timeout` of a streamed one, and the fields of Mistral's request."""
 
     model: str
     stream_chunk_timeout: float | None
     repair_messages: bool
     on_retry: OnRetry | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    max_tokens: int | None
-    min_tokens: int | None
     stop: str | Sequence[str] | None
-    random_seed: int | None
     mistral_metadata: Mapping[str, Any] | None
     response_format: ResponseFormat | Mapping[str, Any] | None
     tools: Sequence[Any] | None
     tool_choice: ToolChoice | None
     parallel_tool_calls: bool | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    repetition_penalty: float | None
-    logprobs: bool | None
-    top_logprobs: int | None
-    prompt_logprobs: bool | None
-    n: int | None
     prediction: Prediction | None
-    reasoning_effort: ReasoningEffort | None
-    prompt_mode: Literal["reasoning"] | None
     guardrails: Sequence[Mapping[str, Any]] | None
-    prompt_cache_key: str | None
-    service_tier: Literal["auto", "standard_only"] | None
     safe_prompt: bool | None
 
 

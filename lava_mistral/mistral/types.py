@@ -206,24 +206,15 @@ class Prediction(TypedDict):
 ReasoningEffort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class ChatRequest(TypedDict):
-    """The body of `POST /v1/chat/completions`; null stands only where Mistral takes it."""
+class ChatFields(TypedDict):
+    """The fields of a chat request that users give as they go on the wire."""
 
-    model: str
-    messages: list[Message]
     temperature: NotRequired[float | None]
     top_p: NotRequired[float | None]
     top_k: NotRequired[int | None]
     max_tokens: NotRequired[int | None]
     min_tokens: NotRequired[int | None]
-    stream: NotRequired[bool]
-    stop: NotRequired[str | list[str] | None]
     random_seed: NotRequired[int | None]
-    metadata: NotRequired[dict[str, Any] | None]
-    response_format: NotRequired[ResponseFormat]
-    tools: NotRequired[list[Tool | BuiltInTool | DocumentLibraryTool | ConnectorTool] | None]
-    tool_choice: NotRequired[ToolChoice]
-    parallel_tool_calls: NotRequired[bool]
     presence_penalty: NotRequired[float | None]
     frequency_penalty: NotRequired[float | None]
     repetition_penalty: NotRequired[float | None]
@@ -232,12 +223,26 @@ class ChatRequest(TypedDict):
     prompt_logprobs: NotRequired[bool | None]
     top_prompt_logprobs: NotRequired[int | None]
     n: NotRequired[int | None]
-    prediction: NotRequired[Prediction]
     reasoning_effort: NotRequired[ReasoningEffort | None]
     prompt_mode: NotRequired[Literal["reasoning"] | None]
-    guardrails: NotRequired[list[dict[str, Any]] | None]
     prompt_cache_key: NotRequired[str | None]
     service_tier: NotRequired[Literal["auto", "standard_only"] | None]
+
+
+class ChatRequest(ChatFields):
+    """The body of `POST /v1/chat/completions`; null stands only where Mistral takes it."""
+
+    model: str
+    messages: list[Message]
+    stream: NotRequired[bool]
+    stop: NotRequired[str | list[str] | None]
+    metadata: NotRequired[dict[str, Any] | None]
+    response_format: NotRequired[ResponseFormat]
+    tools: NotRequired[list[Tool | BuiltInTool | DocumentLibraryTool | ConnectorTool] | None]
+    tool_choice: NotRequired[ToolChoice]
+    parallel_tool_calls: NotRequired[bool]
+    prediction: NotRequired[Prediction]
+    guardrails: NotRequired[list[dict[str, Any]] | None]
     safe_prompt: NotRequired[bool]
 
 
