@@ -19,12 +19,11 @@ from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
-from lava_mistral.embedding.async_driver import AsyncEmbeddingStream
+from lava_mistral.embedding.drivers import AsyncEmbeddingStream, EmbeddingStream
 from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine, EmbedOptions
 from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.embedding.results import as_list, known_vectors, partial_of
-from lava_mistral.embedding.sync_driver import EmbeddingStream
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import LavaSettings, clients_of, setting

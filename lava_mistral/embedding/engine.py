@@ -10,10 +10,16 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
-from lava_mistral.embedding import async_driver, sync_driver
-from lava_mistral.embedding.async_driver import AsyncEmbedder, AsyncEmbeddingStream, TaskWorkers
 from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
+from lava_mistral.embedding.drivers import (
+    AsyncEmbedder,
+    AsyncEmbeddingStream,
+    EmbeddingStream,
+    SyncEmbedder,
+    TaskWorkers,
+    ThreadWorkers,
+)
 from lava_mistral.embedding.input_validation import InputValidator, OnEmpty, OutputDtype
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
@@ -28,7 +34,6 @@ from lava_mistral.embedding.results import (
     known_vectors,
     partial_of,
 )
-from lava_mistral.embedding.sync_driver import EmbeddingStream, SyncEmbedder, ThreadWorkers
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.catalog import notice_status
 from lava_mistral.pricing.tokens import estimate_tokens
@@ -184,7 +189,7 @@ class EmbeddingEngine:
         """
         workers, texts = self._threads(options), _several(texts)
         job = self._embed_job(texts, options)
-        for _ in sync_driver.drive(job, workers, texts):
+        for _ in workers.vectors(job, texts):
             pass
         return job.result()
 
@@ -192,7 +197,7 @@ class EmbeddingEngine:
         """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
         workers, texts = self._tasks(options), _several(texts)
         job = self._embed_job(texts, options)
-        async for _ in async_driver.drive(job, workers, texts):
+        async for _ in workers.vectors(job, texts):
             pass
         return job.result()
 
@@ -276,7 +281,7 @@ class EmbeddingEngine:
         if self.async_client is None:
             raise ConfigurationError("This engine was made without async_client=, which this call needs.")
         send = partial(self.async_client.embedding_request, **self._request_options(options))
-        return TaskWorkers(send, self._endpoint, self.limiter)
+        return TaskWorkers(send, self._endpoint, self.limiter, self.max_concurrency)
 
     def _request_options(self, options: EmbedOptions) -> dict[str, Any]:
         """The keyword arguments of `embedding_request`; those of the call are taken out of its options."""

@@ -7,33 +7,72 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from lava_mistral._locks import Inbox
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Permit, Stopped
 from lava_mistral.errors import LavaError, RateLimitError
+from lava_mistral.transport.flow import Flow
 
 _LOOK: Final = 0.2
 """Seconds after which a thread that waits for a permit looks whether its call is over."""
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    tokens: int
-    notify: Callable[[], object]
-    permit: Permit | None = None
+class ThreadSignal:
+    """An event that a thread waits for, until `stop` is set, which raises `Stopped`."""
 
-    def wake(self) -> bool:
-        """Whether somebody still waits: its event loop may have been closed under it."""
+    def __init__(self, stop: threading.Event) -> None:
+        self._event = threading.Event()
+        self._stop = stop
+        self.clear = self._event.clear
+
+    def set(self) -> bool:
+        """Wake who waits; whether somebody can."""
+        self._event.set()
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait for so many seconds at most, and not for long: the caller looks again."""
+        self._event.wait(min(seconds, _LOOK))
+        if self._stop.is_set():
+            raise Stopped
+
+
+class TaskSignal:
+    """An event that a task waits for, and that any thread may set."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.clear = self._event.clear
+
+    def set(self) -> bool:
+        """Wake who waits; whether somebody can: the event loop may have been closed under it."""
         try:
-            self.notify()
+            self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:
             return False
         return True
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for so many seconds at most, infinity for any time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+
+
+Signal: TypeAlias = ThreadSignal | TaskSignal
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    tokens: int
+    signal: Signal
+    permit: Permit | None = None
 
 
 class ConcurrencyLimiter:
@@ -45,45 +84,19 @@ class ConcurrencyLimiter:
         self._queue: deque[_Waiter] = deque()
         self._inbox: Inbox[Callable[[], None]] = Inbox(self._apply)
 
-    def acquire(self, tokens: int, stop: threading.Event) -> Permit:
-        """Wait in a thread for the permit to send a request of this many tokens, or for `stop`: `Stopped`."""
-        if stop.is_set():
-            raise Stopped
-        event = threading.Event()
-        waiter = _Waiter(tokens, event.set)
-        with closing(self._waits(waiter, event)) as waits:
-            for seconds in waits:
-                event.wait(min(seconds, _LOOK))
-                if stop.is_set():
-                    raise Stopped
-        assert waiter.permit is not None
-        return waiter.permit
-
-    async def aacquire(self, tokens: int) -> Permit:
-        """Wait in a task for the permit to send a request of this many tokens."""
-        loop = asyncio.get_running_loop()
-        event = asyncio.Event()
-        waiter = _Waiter(tokens, lambda: loop.call_soon_threadsafe(event.set))
-        with closing(self._waits(waiter, event)) as waits:
-            for seconds in waits:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(seconds):
-                        await event.wait()
-        assert waiter.permit is not None
-        return waiter.permit
-
-    def _waits(self, waiter: _Waiter, event: threading.Event | asyncio.Event) -> Generator[float, None, None]:
-        """Queue up; yield the seconds to wait for `event` until the permit is there, infinity for any time."""
+    def acquire(self, tokens: int, signal: Signal) -> Flow[Permit]:
+        """Wait for the permit to send a request of this many tokens."""
+        waiter = _Waiter(tokens, signal)
         try:
             with self._inbox:
                 self._queue.append(waiter)
             while True:
                 with self._inbox:
-                    event.clear()
+                    signal.clear()
                     seconds = self._admit(waiter)
                     if waiter.permit is not None:
-                        return
-                yield seconds
+                        return waiter.permit
+                yield signal.wait(seconds)
         except BaseException:
             self._inbox.put(lambda: self._withdraw(waiter))
             raise
@@ -117,12 +130,12 @@ class ConcurrencyLimiter:
             if first.permit is None:
                 wait = self.rate.wait(now, first.tokens)
                 if wait > 0.0:
-                    if wait == math.inf or first is caller or first.wake():
+                    if wait == math.inf or first is caller or first.signal.set():
                         return wait
                 else:
                     first.permit = self.rate.start(now, first.tokens)
             self._queue.popleft()
-            if first.permit is not None and not first.wake():
+            if not first.signal.set():
                 self._withdraw(first)
         return math.inf
 

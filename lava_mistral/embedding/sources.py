@@ -51,7 +51,7 @@ class ReadAhead:
         free: counts how many more may be read.
     """
 
-    def __init__(self, wake: Callable[[], None], free: asyncio.Semaphore | threading.Semaphore) -> None:
+    def __init__(self, wake: Callable[[], object], free: asyncio.Semaphore | threading.Semaphore) -> None:
         self._wake = wake
         self._free = free
         self._texts: deque[object] = deque()
@@ -107,7 +107,7 @@ class ReadAhead:
 Source = DirectSource | ReadAhead
 
 
-def read_in_thread(texts: Iterable[object], context: Context, wake: Callable[[], None]) -> ReadAhead:
+def read_in_thread(texts: Iterable[object], context: Context, wake: Callable[[], object]) -> ReadAhead:
     """Read texts in a daemon thread, as many ahead as a request takes."""
     free = threading.Semaphore(MAX_REQUEST_INPUTS)
     source = ReadAhead(wake, free)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.engine import EmbeddingEngine
 
 ROWS = [base64.b64encode(np.full(1024, place / 1024, "<f4").tobytes()).decode() for place in range(512)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.errors import InvalidRequestError, LavaError, ServerError

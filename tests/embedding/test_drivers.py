@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS
 from lava_mistral.embedding.decoding import read_rows
 from lava_mistral.embedding.engine import EmbeddingEngine, partial_of

@@ -36,8 +36,10 @@ from lava_mistral import (
 )
 from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress, EmbeddingUsage, PartialEmbedding
+from lava_mistral.embedding.limiter import ThreadSignal
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Reset, Status, WrongVectors
+from lava_mistral.transport.flow import drive
 from lava_mistral.transport.retry import RetryPolicy
 from tests.fakes.processes import embed_in_both_ways
 from tests.fakes.vector_service import (
@@ -723,7 +725,7 @@ class TestEverywhere:
         texts = passages(600)
         right = engine.embed(texts).vectors
         # A lock that a thread holds at the moment of the fork would stay locked for ever in the child.
-        held = engine.limiter.acquire(1, threading.Event())
+        held = drive(engine.limiter.acquire(1, ThreadSignal(threading.Event())))
         if method == "spawn":
             results = list(spawned.map(embed_in_both_ways, [engine] * 2, [texts] * 2))
         else:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lava_mistral import InvalidRequestError
-from lava_mistral.calls.responses import EmbeddingAnswer
+from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.engine import EmbeddingEngine
 from tests.fakes.vector_service import VectorService, engine_threads, passages, vector_of
 from tests.fakes.waiting import eventually
