@@ -60,6 +60,9 @@ class TaskSignal:
 
     async def wait(self, seconds: float) -> None:
         """Wait for so many seconds at most, infinity for any time."""
+        if seconds == math.inf:
+            await self._event.wait()
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._event.wait()
