@@ -248,6 +248,6 @@ class EmbeddingJob:
         engine.embed(["."])
         latency = time.monotonic() - began
         requests = max(tokens / MAX_REQUEST_TOKENS, rows / MAX_REQUEST_INPUTS)
-        needed = {"requests": requests, "tokens": tokens}
+        needed = {"req": requests, "tokens": tokens}
         paces = [needed[kind] * span / window.limit for (kind, span), window in engine.limiter.rate.windows.items()]
         return max(latency * requests / engine.max_concurrency, *paces, latency)
