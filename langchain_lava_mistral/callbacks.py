@@ -15,9 +15,8 @@ from langchain_core.runnables.config import ensure_config, var_child_runnable_co
 from langchain_core.utils.uuid import uuid7
 
 from langchain_lava_mistral.errors import to_langchain
-from lava_mistral.billing.context import CapturedContext, watching
 from lava_mistral.billing.usage import LANGCHAIN_RUN, present_listeners
-from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals, track_usage
+from lava_mistral.billing.usage_totals import CapturedContext, CountsInTotals, UsageTotals, track_usage, watching
 from lava_mistral.errors import LavaError
 
 

@@ -14,9 +14,8 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import Dispatcher, active_instrument_tags
 from pydantic import InstanceOf, PlainSerializer
 
-from lava_mistral.billing.context import watching
 from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord, RetryStats
-from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals
+from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals, watching
 
 _log = logging.getLogger("lava_mistral")
 

@@ -35,13 +35,12 @@ from lava_mistral import (
     billed_to,
     track_usage,
 )
-from lava_mistral.billing.context import watching
 from lava_mistral.billing.identity import BillingContext
 from lava_mistral.billing.lava_records import ModelUsage, RequestRecord
 from lava_mistral.billing.metering import open_call_meter
 from lava_mistral.billing.scope import identify
 from lava_mistral.billing.usage import LANGCHAIN_RUN, present_listeners, subscribe, unsubscribe
-from lava_mistral.billing.usage_totals import OTHER
+from lava_mistral.billing.usage_totals import OTHER, watching
 from lava_mistral.pricing.catalog import add_model
 from llama_index_lava_mistral import LavaUsageHandler
 from tests.fakes import wire
