@@ -21,7 +21,7 @@ from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
-from llama_index_lava_mistral._redaction import billing_of, refuse_keys_among
+from llama_index_lava_mistral._redaction import billing_of
 from llama_index_lava_mistral._to_wire import to_wire
 from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_spec
 from llama_index_lava_mistral.callbacks import run_id, traced
@@ -185,11 +185,11 @@ class LavaSettings(BaseModel):
         settings["lava_metadata"] = dict(self.lava_metadata or ())
         return settings
 
-    def _build_once(self, settings: dict[str, Any], build: Callable[[dict[str, Any]], _T]) -> _T:
-        """Return what was built of these settings; it is built anew when one has changed since the last call."""
+    def _build_once(self, settings: dict[str, Any], build: Callable[..., _T], **own: Any) -> _T:
+        """Return what was built of clients with these settings; it is built anew when one has changed."""
         with _building:
-            if self._built.settings != settings:
-                self._built = _Built(settings, build(settings))
+            if self._built.settings != (settings, own):
+                self._built = _Built((settings, own), build(*clients_of(settings), **own))
             value: _T = self._built.value
         return value
 
@@ -203,18 +203,12 @@ def clients_of(settings: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistr
     return LavaMistral(**shared), AsyncLavaMistral(**twin)
 
 
-def _refuse_several(n: Any) -> Any:
-    if isinstance(n, int) and n > 1:
-        raise ConfigurationError(
-            f"LlamaIndex has one answer a call; n={n} would pay for more, which nobody gets to see. Call {n} times, or "
-            "use langchain_lava_mistral or lava_mistral.LavaMistral."
-        )
-    return n
+def _pair(*clients: Any) -> Any:
+    return clients
 
 
 def _check_further(fields: dict[str, Any]) -> dict[str, Any]:
     refuse_keys(fields)
-    _refuse_several(fields.get("n"))
     return fields
 
 
@@ -231,7 +225,7 @@ class ChatParameters(BaseModel):
     presence_penalty: float | None = Field(None, description="Against words that were used.")
     frequency_penalty: float | None = Field(None, description="Against words that were used often.")
     repetition_penalty: float | None = Field(None, description="Against repeated tokens.")
-    n: Annotated[int, AfterValidator(_refuse_several)] | None = Field(None, description="1, of LlamaIndex.", ge=1)
+    n: int | None = Field(None, description="1: LlamaIndex has one answer a call.", ge=1)
     logprobs: bool | None = Field(None, description="Give the log probabilities of the answer's tokens.")
     top_logprobs: int | None = Field(None, description="And of so many likely tokens at each place.", ge=0)
     prompt_logprobs: bool | None = Field(None, description="The same for the prompt's tokens.")
@@ -291,7 +285,6 @@ class ChatSettings(LavaSettings, ChatParameters):
 
     def _call_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by their name on the wire, and the further fields of the model."""
-        refuse_keys_among(kwargs)
         said = self._renamed(kwargs)
         self._refuse_misspelt([name for name in said if name not in _CALL_ARGUMENTS], _CALL_ARGUMENTS, cutoff=0.8)
         own = self._renamed(self.additional_kwargs)
@@ -309,12 +302,16 @@ class ChatSettings(LavaSettings, ChatParameters):
         arguments: dict[str, Any] = {"model": self.model, **self._set_parameters()}
         if kwargs or self.additional_kwargs:
             arguments |= self._call_arguments(kwargs)
-            _refuse_several(arguments.get("n"))
+        if arguments.get("n", 1) != 1:
+            raise ConfigurationError(
+                f"LlamaIndex has one answer a call; n={arguments['n']} would pay for more, which nobody gets to see. Use "
+                "langchain_lava_mistral or lava_mistral.LavaMistral."
+            )
         settings = self._client_settings("stream_chunk_timeout")
         if own := {name: arguments.pop(name) for name in _CLIENT_SETTINGS if name in arguments}:
             clients = clients_of(settings | own)
         else:
-            clients = self._build_once(settings, clients_of)
+            clients = self._build_once(settings, _pair)
         with_headers = arguments.pop("include_response_headers", self.include_response_headers)
         arguments.setdefault("repair_messages", self.repair_messages)
         if arguments.get("response_format") is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from inspect import iscoroutinefunction, signature
 from typing import Any, TypeVar, cast
 
@@ -27,15 +27,6 @@ _llm_dispatcher = get_dispatcher("llama_index.core.llms.callbacks")
 _billing: ContextVar[Billing | None] = ContextVar("llama_index_lava_mistral_billing", default=None)
 
 
-@contextmanager
-def _billed(billing: Billing | None) -> Iterator[None]:
-    token = _billing.set(billing)
-    try:
-        yield
-    finally:
-        _billing.reset(token)
-
-
 def billing_of(value: Any) -> Billing | None:
     """Return the identity that a `billing=` argument names, be it the description that a span recorded."""
     if value is None:
@@ -44,15 +35,10 @@ def billing_of(value: Any) -> Billing | None:
     return call if call is not None and value == call.payer else to_billing(value)
 
 
-def refuse_keys_among(kwargs: Mapping[str, Any]) -> None:
-    """Refuse the keys among the arguments of a call and among its further fields."""
+def _visible(kwargs: Mapping[str, Any]) -> tuple[Billing | None, dict[str, Any]]:
+    """Return who pays for a call, and its arguments as spans and events may record them; refuse keys among them."""
     for names in (kwargs, *(kwargs.get(name) for name in ("additional_kwargs", "model_kwargs", "extra_body"))):
         refuse_keys(names or ())
-
-
-def _visible(kwargs: Mapping[str, Any]) -> tuple[Billing | None, dict[str, Any]]:
-    """Return who pays for a call, and its arguments as spans and events may record them."""
-    refuse_keys_among(kwargs)
     billing = billing_of(kwargs.get("billing"))
     visible = dict(kwargs)
     if billing is not None:
@@ -85,29 +71,32 @@ def observed(events: Callable[[Any], Any] | None = None) -> Callable[[_F], _F]:
 
     def decorate(method: _F) -> _F:
         parameters = signature(method)
-        redacted = "llm_kwargs" if "llm_kwargs" in parameters.parameters else list(parameters.parameters)[-1]
+        hiding = "llm_kwargs" if "llm_kwargs" in parameters.parameters else list(parameters.parameters)[-1]
         spanned: Any = _spans.span(method if events is None else events(method))
 
-        def told(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Billing | None, Any]:
+        @contextmanager
+        def redacted(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Callable[[], Any]]:
             bound = parameters.bind(self, *args, **kwargs)
-            billing, bound.arguments[redacted] = _visible(bound.arguments.get(redacted) or {})
-            return billing, bound
+            billing, bound.arguments[hiding] = _visible(bound.arguments.get(hiding) or {})
+            token = _billing.set(billing)
+            try:
+                yield partial(spanned.__get__(self, type(self)), *bound.args[1:], **bound.kwargs)
+            finally:
+                _billing.reset(token)
 
         @wraps(method)
         def sync(self: Any, *args: Any, **kwargs: Any) -> Any:
             if not _is_observed(self, kwargs):
                 return method(self, *args, **kwargs)
-            billing, bound = told(self, args, kwargs)
-            with _billed(billing):
-                return spanned.__get__(self, type(self))(*bound.args[1:], **bound.kwargs)
+            with redacted(self, args, kwargs) as call:
+                return call()
 
         @wraps(method)
         async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
             if not _is_observed(self, kwargs):
                 return await method(self, *args, **kwargs)
-            billing, bound = told(self, args, kwargs)
-            with _billed(billing):
-                return await spanned.__get__(self, type(self))(*bound.args[1:], **bound.kwargs)
+            with redacted(self, args, kwargs) as call:
+                return await call()
 
         wrapper = asynchronous if iscoroutinefunction(method) else sync
         # Else LlamaIndex's base class opens a span of its own around it.

@@ -62,23 +62,20 @@ def response_format_of(form: Any) -> Any:
 
 def calls_of(message: ChatMessage) -> list[ToolCall]:
     """Return the tool calls of a message: its blocks, else the older `additional_kwargs["tool_calls"]`."""
-    if blocks := [block for block in message.blocks if isinstance(block, ToolCallBlock)]:
-        return [ToolCall(block.tool_call_id or "", block.tool_name, _json(block.tool_kwargs)) for block in blocks]
-    return [_older_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
 
-
-def _older_call(call: Any) -> ToolCall:
-    # A wire dictionary, or the object of another provider's SDK that has the same attributes.
     def get(source: Any, name: str) -> Any:
+        # A wire dictionary, or the object of another provider's SDK that has the same attributes.
         return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
 
-    function = get(call, "function") or call
-    arguments = _json(get(function, "arguments") or {})
-    return ToolCall(str(get(call, "id") or ""), str(get(function, "name") or ""), arguments)
-
-
-def _json(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else to_text(arguments)
+    calls = [(b.tool_call_id, b.tool_name, b.tool_kwargs) for b in message.blocks if isinstance(b, ToolCallBlock)]
+    if not calls:
+        for call in message.additional_kwargs.get("tool_calls") or ():
+            function = get(call, "function") or call
+            calls.append((get(call, "id"), get(function, "name"), get(function, "arguments") or {}))
+    return [
+        ToolCall(str(id or ""), str(name or ""), given if isinstance(given, str) else to_text(given))
+        for id, name, given in calls
+    ]
 
 
 def call_parts(calls: Iterable[ToolCall]) -> list[ToolCallPart]:

@@ -26,7 +26,7 @@ from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.embedding.results import as_list, known_vectors, partial_of
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
-from llama_index_lava_mistral._params import LavaSettings, clients_of, setting
+from llama_index_lava_mistral._params import LavaSettings, setting
 from llama_index_lava_mistral._redaction import billing_of, observed
 from llama_index_lava_mistral.callbacks import listening, traced
 
@@ -34,7 +34,6 @@ dispatcher = get_dispatcher(__name__)
 
 _S = TypeVar("_S")
 
-_OF_ENGINES: Final = ("model_name", "dimensions", "max_concurrency", "on_empty")
 # Where LlamaIndex looks for vectors.
 _COLLECTION: Final = "embeddings"
 
@@ -256,8 +255,15 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     def _engine(self) -> EmbeddingEngine:
         """Return the engine of these settings, which is kept: the limit on requests under way is its own."""
-        own = {name: getattr(self, name) for name in _OF_ENGINES}
-        return self._build_once(self._client_settings() | own, _engine_of)
+        return self._build_once(
+            self._client_settings(),
+            EmbeddingEngine,
+            model=self.model_name,
+            dimensions=self.dimensions,
+            max_concurrency=self.max_concurrency,
+            max_retries=self.max_retries,
+            on_empty=self.on_empty,
+        )
 
 
 def _stored(
@@ -295,9 +301,3 @@ def _text_of(node: BaseNode) -> str:
 
 def _embedded(node: BaseNode, vector: Embedding) -> BaseNode:
     return node.model_copy(update={"embedding": vector})
-
-
-def _engine_of(settings: dict[str, Any]) -> EmbeddingEngine:
-    clients = clients_of({name: value for name, value in settings.items() if name not in _OF_ENGINES})
-    engine = {name: settings[name] for name in _OF_ENGINES if name != "model_name"}
-    return EmbeddingEngine(*clients, model=settings["model_name"], max_retries=settings["max_retries"], **engine)
