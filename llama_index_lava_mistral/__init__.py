@@ -13,16 +13,15 @@ except ImportError as error:
 from lava_mistral.pricing.prompts import register_messages
 
 if TYPE_CHECKING:
-    from llama_index_lava_mistral.callbacks import LavaCallEvent, LavaEffortEvent, LavaUsageHandler
+    from llama_index_lava_mistral.callbacks import LavaCallEvent, LavaUsageHandler
     from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
     from llama_index_lava_mistral.llms import ChatLavaMistral
 
-__all__ = ["ChatLavaMistral", "LavaCallEvent", "LavaEffortEvent", "LavaMistralEmbeddings", "LavaUsageHandler"]
+__all__ = ["ChatLavaMistral", "LavaCallEvent", "LavaMistralEmbeddings", "LavaUsageHandler"]
 
 _MODULES = {
     "ChatLavaMistral": "llms",
     "LavaCallEvent": "callbacks",
-    "LavaEffortEvent": "callbacks",
     "LavaMistralEmbeddings": "embeddings",
     "LavaUsageHandler": "callbacks",
 }

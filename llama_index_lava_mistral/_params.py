@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic import AfterValidator, BeforeValidator, InstanceOf, PrivateAttr
+from pydantic import AfterValidator, BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 
-from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing, check_base_url, check_metadata, to_billing
 from lava_mistral.billing.scope import carried_fields
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
@@ -26,16 +25,7 @@ from llama_index_lava_mistral._to_wire import to_wire
 from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_spec
 from llama_index_lava_mistral.callbacks import run_id, traced
 
-if TYPE_CHECKING:
-    from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
-
-_T = TypeVar("_T")
-
-_building = ForkSafeLock()
-_OF_CLIENTS: Final = (
-    *("api_key", "base_url", "billing", "require_customer", "timeout", "max_retries", "spend_limit", "lava_metadata"),
-    *("http_client", "async_http_client"),
-)
+OF_CLIENTS: Final = ("api_key", "base_url", "billing", "require_customer", "timeout", "max_retries", "spend_limit")
 
 
 def _http_client(kind: str) -> AfterValidator:
@@ -52,16 +42,6 @@ def _http_client(kind: str) -> AfterValidator:
 def setting(default: Any, description: str, **more: Any) -> Any:
     """Return a field that is no part of `to_dict` and of events."""
     return Field(default, description=description, exclude=True, **more)
-
-
-class _Built:
-    """Holds what was built of a model's settings; copies and pickles of it are empty."""
-
-    def __init__(self, settings: Any = None, value: Any = None) -> None:
-        self.settings, self.value = settings, value
-
-    def __reduce__(self) -> tuple[type[_Built], tuple[()]]:
-        return _Built, ()
 
 
 class LavaSettings(BaseModel):
@@ -113,7 +93,6 @@ class LavaSettings(BaseModel):
         "stream_usage": "The usage always comes with the end of a stream. Leave it out.",
         "show_thinking": "Thinking always comes in a ThinkingBlock and, streamed, as thinking_delta. Leave it out.",
     }
-    _built: _Built = PrivateAttr(default_factory=_Built)
 
     def __init__(self, model: str | None = None, /, **settings: Any) -> None:
         """Make a model by its name and its settings."""
@@ -179,32 +158,14 @@ class LavaSettings(BaseModel):
         # The LangChain package has classes of the same names.
         return f"llama_index_lava_mistral.{type(self).__name__}"
 
-    def _client_settings(self, *more: str) -> dict[str, Any]:
-        settings = {name: getattr(self, name) for name in (*_OF_CLIENTS, *more)}
-        # A copy, which shows a change of the dictionary.
-        settings["lava_metadata"] = dict(self.lava_metadata or ())
-        return settings
+    def _client(self, asynchronous: bool, **changed: Any) -> Any:
+        """Return a client with these settings, which costs less to make than to keep."""
+        from lava_mistral.client import clients
 
-    def _build_once(self, settings: dict[str, Any], build: Callable[..., _T], **own: Any) -> _T:
-        """Return what was built of clients with these settings; it is built anew when one has changed."""
-        with _building:
-            if self._built.settings != (settings, own):
-                self._built = _Built((settings, own), build(*clients_of(settings), **own))
-            value: _T = self._built.value
-        return value
-
-
-def clients_of(settings: Mapping[str, Any]) -> tuple[LavaMistral, AsyncLavaMistral]:
-    """Return a sync and an async client with these settings."""
-    from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
-
-    shared = {"metadata" if name == "lava_metadata" else name: value for name, value in settings.items()}
-    twin = shared | {"http_client": shared.pop("async_http_client")}
-    return LavaMistral(**shared), AsyncLavaMistral(**twin)
-
-
-def _pair(*clients: Any) -> Any:
-    return clients
+        cls = clients.AsyncLavaMistral if asynchronous else clients.LavaMistral
+        settings = {name: getattr(self, name) for name in OF_CLIENTS} | changed
+        http_client = self.async_http_client if asynchronous else self.http_client
+        return cls(**settings, metadata=self.lava_metadata, http_client=http_client)
 
 
 def _check_further(fields: dict[str, Any]) -> dict[str, Any]:
@@ -296,22 +257,21 @@ class ChatSettings(LavaSettings, ChatParameters):
         return {WIRE_NAMES.get(name, name): value for name, value in said.items()}
 
     def _request(
-        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], tuple[LavaMistral, AsyncLavaMistral], bool]:
-        """Return the arguments of the clients' `chat` or `stream`, the clients, and whether to show the headers."""
+        self, asynchronous: bool, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any], bool]:
+        """Return a client, the arguments of its `chat` or `stream`, and whether the response has headers."""
         arguments: dict[str, Any] = {"model": self.model, **self._set_parameters()}
         if kwargs or self.additional_kwargs:
             arguments |= self._call_arguments(kwargs)
         if arguments.get("n", 1) != 1:
             raise ConfigurationError(
-                f"LlamaIndex has one answer a call; n={arguments['n']} would pay for more, which nobody gets to see. Use "
-                "langchain_lava_mistral or lava_mistral.LavaMistral."
+                f"LlamaIndex has one answer a call; n={arguments['n']} would pay for more, which nobody gets to see. "
+                "Use langchain_lava_mistral or lava_mistral.LavaMistral."
             )
-        settings = self._client_settings("stream_chunk_timeout")
-        if own := {name: arguments.pop(name) for name in _CLIENT_SETTINGS if name in arguments}:
-            clients = clients_of(settings | own)
-        else:
-            clients = self._build_once(settings, _pair)
+        arguments.setdefault("stream_chunk_timeout", self.stream_chunk_timeout)
+        client = self._client(
+            asynchronous, **{name: arguments.pop(name) for name in _CLIENT_SETTINGS if name in arguments}
+        )
         with_headers = arguments.pop("include_response_headers", self.include_response_headers)
         arguments.setdefault("repair_messages", self.repair_messages)
         if arguments.get("response_format") is not None:
@@ -328,4 +288,4 @@ class ChatSettings(LavaSettings, ChatParameters):
             arguments |= {"tools": tools, "tool_choice": to_tool_choice(choice, names)}
         else:
             arguments.pop("parallel_tool_calls", None)
-        return arguments, clients, with_headers
+        return client, arguments, with_headers

@@ -40,17 +40,6 @@ class LavaCallEvent(BaseEvent):
         return "LavaCallEvent"
 
 
-class LavaEffortEvent(BaseEvent):
-    """A call repeated requests, or was spared texts that came twice; of an embedding when it is over."""
-
-    effort: InstanceOf[RetryStats]
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return the event's name."""
-        return "LavaEffortEvent"
-
-
 class LavaUsageHandler(CountsInTotals, BaseEventHandler):
     """Tokens and cost of everything that LlamaIndex sends through Lava, by model, customer and metadata.
 
@@ -78,8 +67,6 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
         """Count the event, where it is one of this package."""
         if isinstance(event, LavaCallEvent):
             self.totals.add(event.record)
-        elif isinstance(event, LavaEffortEvent):
-            self.totals.add_effort(event.effort)
 
 
 def listening() -> watching:
@@ -100,24 +87,24 @@ def run_id() -> str | None:
 
 
 class _Emitter:
-    """A listener that makes events of what it is told."""
+    """A listener that tells the handlers."""
 
     def __call__(self, record: CallRecord) -> None:
-        _send(LavaCallEvent(record=record, span_id=record.run_id))
+        event = LavaCallEvent(record=record, span_id=record.run_id)
+        for handler in _handlers():
+            try:
+                handler.handle(event)
+            except Exception:  # noqa: BLE001 - as with LlamaIndex's own events, a handler's failure is not the call's
+                _log.exception("An event handler failed: %r", handler)
 
     def add_effort(self, effort: RetryStats) -> None:
-        _send(LavaEffortEvent(effort=effort))
+        """Count repeated requests, and texts that came twice."""
+        for handler in _handlers():
+            if isinstance(handler, LavaUsageHandler):
+                handler.totals.add_effort(effort)
 
 
 _emit = _Emitter()
-
-
-def _send(event: BaseEvent) -> None:
-    for handler in _handlers():
-        try:
-            handler.handle(event)
-        except Exception:  # noqa: BLE001 - as with LlamaIndex's own events, a handler's failure is not the call's
-            _log.exception("An event handler failed: %r", handler)
 
 
 def _handlers() -> list[BaseEventHandler]:

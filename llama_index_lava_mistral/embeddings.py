@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, ClassVar, Final, TypeVar, Unpack
+from typing import Any, ClassVar, Final, TypeVar, Unpack, cast
 from uuid import uuid4
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
@@ -16,7 +16,9 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
+from pydantic import PrivateAttr
 
+from lava_mistral._locks import ForkSafeLock
 from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.embedding.drivers import AsyncEmbeddingStream, EmbeddingStream
@@ -26,13 +28,14 @@ from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.embedding.results import as_list, known_vectors, partial_of
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
-from llama_index_lava_mistral._params import LavaSettings, setting
+from llama_index_lava_mistral._params import OF_CLIENTS, LavaSettings, setting
 from llama_index_lava_mistral._redaction import billing_of, observed
 from llama_index_lava_mistral.callbacks import listening, traced
 
 dispatcher = get_dispatcher(__name__)
 
 _S = TypeVar("_S")
+_building = ForkSafeLock()
 
 # Where LlamaIndex looks for vectors.
 _COLLECTION: Final = "embeddings"
@@ -49,6 +52,16 @@ def _naming(nodes: Sequence[BaseNode]) -> Iterator[None]:
             names = [f"{n.node_id!r} of document {n.ref_doc_id!r}" if n.ref_doc_id else repr(n.node_id) for n in named]
             error.message += f" (node {', '.join(names)})"
         raise
+
+
+class _Built:
+    """Holds the engine that was built of a model's settings; copies and pickles of it are empty."""
+
+    def __init__(self, settings: Any = None, engine: EmbeddingEngine | None = None) -> None:
+        self.settings, self.engine = settings, engine
+
+    def __reduce__(self) -> tuple[type[_Built], tuple[()]]:
+        return _Built, ()
 
 
 class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
@@ -81,6 +94,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     embeddings_cache: Any | None = setting(None, "A key-value store of vectors; none by default.")
     max_retries: int = setting(DEFAULT_MAX_RETRIES, "How often a failed request is tried again.", ge=0)
 
+    _built: _Built = PrivateAttr(default_factory=_Built)
     _synonyms: ClassVar[dict[str, str]] = {
         **LavaSettings._synonyms,
         "model": "model_name",
@@ -255,15 +269,18 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     def _engine(self) -> EmbeddingEngine:
         """Return the engine of these settings, which is kept: the limit on requests under way is its own."""
-        return self._build_once(
-            self._client_settings(),
-            EmbeddingEngine,
-            model=self.model_name,
-            dimensions=self.dimensions,
-            max_concurrency=self.max_concurrency,
-            max_retries=self.max_retries,
-            on_empty=self.on_empty,
-        )
+        own: dict[str, Any] = {
+            "model": self.model_name,
+            "dimensions": self.dimensions,
+            "max_concurrency": self.max_concurrency,
+        }
+        own |= {"max_retries": self.max_retries, "on_empty": self.on_empty}
+        of_clients = [getattr(self, name) for name in (*OF_CLIENTS, "http_client", "async_http_client")]
+        settings = own, of_clients, dict(self.lava_metadata or ())
+        with _building:
+            if self._built.settings != settings:
+                self._built = _Built(settings, EmbeddingEngine(self._client(False), self._client(True), **own))
+            return cast("EmbeddingEngine", self._built.engine)
 
 
 def _stored(

@@ -153,10 +153,9 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         """Ask the model, and return its answer or the generator of what has come of it."""
         messages = convert.prompt_to_messages(asked) if isinstance(asked, str) else asked
         if asynchronous and any(may_be_read(block) for message in messages for block in message.blocks):
-            arguments, clients, with_headers = yield asyncio.to_thread(self._request, messages, kwargs)
+            client, arguments, with_headers = yield asyncio.to_thread(self._request, True, messages, kwargs)
         else:
-            arguments, clients, with_headers = self._request(messages, kwargs)
-        client: Any = clients[asynchronous]
+            client, arguments, with_headers = self._request(asynchronous, messages, kwargs)
         with listening():
             answer = yield (client.stream if streams else client.chat)(**arguments)
         if not streams:
