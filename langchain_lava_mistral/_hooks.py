@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
 from operator import itemgetter
-from typing import Any, Self, cast
+from typing import Any, ClassVar, cast
 
 from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 
 from langchain_lava_mistral._content_blocks import PROVIDER
-from langchain_lava_mistral._settings import (
-    CHAT_SYNONYMS,
-    OUTSIDE,
-    PARAMETERS,
-    SHOWN,
-    ChatParameters,
-    by_field,
-    inner,
-    named,
-)
+from langchain_lava_mistral._settings import CHAT_SYNONYMS, OUTSIDE, PARAMETERS, SHOWN, ChatParameters, named
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools
 from langchain_lava_mistral.errors import translated
@@ -52,25 +42,7 @@ class DescribedModel(ChatParameters, BaseChatModel):
     include_response_headers: bool = False
     cache_by_customer: bool = True
 
-    @model_validator(mode="before")
-    @classmethod
-    def _by_field(cls, values: Any) -> Any:
-        """Move what is no field to `model_kwargs` with a warning, as LangChain's users know it."""
-        if not isinstance(values, dict):
-            return values
-        given, extra = by_field(values, CHAT_SYNONYMS, cls.model_fields.keys())
-        if unknown := extra.keys() - inner(values).keys():
-            warnings.warn(
-                f"{sorted(unknown)} are no parameters of {cls.__name__}; they go to Mistral as they are, through "
-                "model_kwargs. Mistral refuses fields that it does not know.",
-                stacklevel=6,
-            )
-        return {**given, "model_kwargs": extra}
-
-    @model_validator(mode="after")
-    def _check_settings(self) -> Self:
-        self._present()
-        return self
+    _synonyms: ClassVar[Mapping[str, str]] = CHAT_SYNONYMS
 
     def _parameters(self) -> dict[str, Any]:
         """Return the fields that are set, by Mistral's names."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, SecretStr, model_validator
 
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing, to_billing
@@ -25,6 +26,12 @@ SYNONYMS = {
     "request_timeout": "timeout",
     "client": "http_client",
     "async_client": "http_async_client",
+}
+CHAT_SYNONYMS = SYNONYMS | {
+    "random_seed": "seed",
+    "stop_sequences": "stop",
+    "safe_mode": "safe_prompt",
+    "max_completion_tokens": "max_tokens",
 }
 # What has no meaning here, and what to write instead.
 _HINTS = {
@@ -56,27 +63,6 @@ def _hint(name: str, known: Iterable[str]) -> str | None:
         return f"{name!r} has no meaning here: {_HINTS[name]}."
     near = get_close_matches(name, [each for each in known if not each.startswith("_")], n=1, cutoff=0.74)
     return f"There is no parameter {name!r}. Did you mean {near[0]!r}?" if near else None
-
-
-def by_field(
-    values: Mapping[str, Any], synonyms: Mapping[str, str], fields: Iterable[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a constructor's arguments under the fields' own names, and those that no field is for."""
-    given: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
-    inside = inner(values)
-    for name, value in (*inside.items(), *values.items()):
-        field = synonyms.get(name, name)
-        if field in given or field in extra:
-            raise ValueError(f"{field!r} is given twice: {name!r} is the same setting, in model_kwargs too.")
-        # Usage is always streamed, so that only its refusal has no meaning.
-        if name not in INNER and not (name == "stream_usage" and value):
-            (given if field in fields else extra)[field] = value
-    refuse_keys(extra)
-    for name in extra.keys() - inside.keys():
-        if said := _hint(name, (*fields, *synonyms)):
-            raise ValueError(said)
-    return given, extra
 
 
 class Made:
@@ -112,7 +98,44 @@ class LavaSettings(BaseModel):
         arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True, defer_build=True
     )
 
+    _synonyms: ClassVar[Mapping[str, str]] = SYNONYMS
     _made: Made = PrivateAttr(default_factory=Made)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_field(cls, values: Any) -> Any:
+        """Put the arguments under the fields' own names; what is no field moves to `model_kwargs`, with a warning."""
+        if not isinstance(values, dict):
+            return values
+        given: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        inside = inner(values)
+        for name, value in (*inside.items(), *values.items()):
+            field = cls._synonyms.get(name, name)
+            if field in given or field in extra:
+                raise ValueError(f"{field!r} is given twice: {name!r} is the same setting, in model_kwargs too.")
+            # Usage is always streamed, so that only its refusal has no meaning.
+            if name not in INNER and not (name == "stream_usage" and value):
+                (given if field in cls.model_fields else extra)[field] = value
+        refuse_keys(extra)
+        unknown = extra.keys() - inside.keys()
+        for name in unknown:
+            if said := _hint(name, (*cls.model_fields, *cls._synonyms)):
+                raise ValueError(said)
+        if "model_kwargs" not in cls.model_fields:
+            return given | extra
+        if unknown:
+            warnings.warn(
+                f"{sorted(unknown)} are no parameters of {cls.__name__}; they go to Mistral as they are, through "
+                "model_kwargs. Mistral refuses fields that it does not know.",
+                stacklevel=6,
+            )
+        return {**given, "model_kwargs": extra}
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        self._present()
+        return self
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
@@ -194,12 +217,6 @@ OUTSIDE = frozenset((*_SETTINGS, *_FRAMEWORK))
 SHOWN = frozenset((*PARAMETERS, *PARAMETERS.values(), "model", "messages", "tools"))
 """What a call understands as parts of the request's body, without synonyms."""
 KNOWN = SHOWN | OUTSIDE
-CHAT_SYNONYMS = SYNONYMS | {
-    "random_seed": "seed",
-    "stop_sequences": "stop",
-    "safe_mode": "safe_prompt",
-    "max_completion_tokens": "max_tokens",
-}
 _RENAMED = frozenset((*CHAT_SYNONYMS, *INNER))
 
 

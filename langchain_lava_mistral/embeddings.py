@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Unpack, cast
 
 from langchain_core.embeddings import Embeddings
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
-from langchain_lava_mistral._settings import SYNONYMS, LavaSettings, by_field, new_clients
+from langchain_lava_mistral._settings import SYNONYMS, LavaSettings, new_clients
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.embedding.input_validation import OnEmpty
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, EmbedOptions, PartialEmbedding
 
-_SYNONYMS = SYNONYMS | {"max_concurrent_requests": "max_concurrency", "output_dimension": "dimensions"}
 _ENGINE = ("model", "dimensions", "max_concurrency", "max_retries", "on_empty")
 
 T = TypeVar("T")
@@ -59,19 +58,11 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
     model_config = ConfigDict(extra="forbid")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _by_field(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        given, extra = by_field(values, _SYNONYMS, cls.model_fields.keys())
-        return given | extra
-
-    @model_validator(mode="after")
-    def _check_settings(self) -> LavaMistralEmbeddings:
-        with translated():
-            self._present()
-        return self
+    _synonyms: ClassVar[Mapping[str, str]] = {
+        **SYNONYMS,
+        "max_concurrent_requests": "max_concurrency",
+        "output_dimension": "dimensions",
+    }
 
     def embed_documents(self, texts: list[str], **options: Unpack[EmbedOptions]) -> list[list[float]]:
         """Return the vectors of the texts, in their order.
