@@ -65,8 +65,9 @@ def prepare(
         out = repaired.out
     if not out:
         raise InvalidRequestError("A conversation needs at least one message; got none.")
-    spoken = (text_of(message).lower() for message in out if message["role"] in ("system", "user"))
-    if form == "json_object" and not any("json" in text for text in spoken):
+    if form == "json_object" and not any(
+        "json" in text_of(message).lower() for message in out if message["role"] in ("system", "user")
+    ):
         raise InvalidRequestError(
             "response_format json_object needs the word JSON in a system or user message; without it the model may "
             "send white space without end.",
