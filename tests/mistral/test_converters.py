@@ -19,6 +19,8 @@ from llama_index.core.base.llms.types import (
 
 from langchain_lava_mistral import _from_wire as langchain_from
 from langchain_lava_mistral import _to_wire as langchain
+from lava_mistral.calls.responses import Completion
+from lava_mistral.mistral.turn import Turn
 from llama_index_lava_mistral import _from_wire, _to_wire
 from tests.fakes.answers import whole_turn
 from tests.fakes.wire_examples import meaning
@@ -177,10 +179,15 @@ def test_both_send_the_same(example: Example) -> None:
 def test_both_replay_an_answer_as_it_was(wire: dict[str, Any]) -> None:
     turn = whole_turn(wire, "stop")
     for replayed in (
-        langchain.to_wire([langchain_from.from_turn(turn, metadata={"model_provider": "lava_mistral"})]),
+        langchain.to_wire([langchain_message(turn)]),
         _to_wire.to_wire([_from_wire.from_turn(turn)]),
     ):
         assert comparable(replayed) == comparable([wire])
+
+
+def langchain_message(turn: Turn) -> Any:
+    answer = Completion("", "mistral-small-2603", 0, (turn,), None, None, {})
+    return langchain_from.to_result(answer).generations[0].message
 
 
 def comparable(messages: Any) -> Any:
@@ -195,7 +202,7 @@ def comparable(messages: Any) -> Any:
 @pytest.mark.parametrize("wire", ANSWERED.values(), ids=ANSWERED.keys())
 def test_both_say_the_same_of_an_answer(wire: dict[str, Any]) -> None:
     turn = whole_turn(wire, "stop")
-    one, other = langchain_from.from_turn(turn, metadata={"model_provider": "lava_mistral"}), _from_wire.from_turn(turn)
+    one, other = langchain_message(turn), _from_wire.from_turn(turn)
     assert (one.text, other.content) == (turn.text, turn.text)
     thinking = [block.content or "" for block in other.blocks if isinstance(block, ThinkingBlock)]
     assert "".join(thinking) == turn.thinking
