@@ -3,8 +3,6 @@
 `gateway.queue(…)` takes them one by one, `LocalGateway(faults=[(probability, fault), …])` at random.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field

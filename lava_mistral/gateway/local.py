@@ -1,7 +1,5 @@
 """A gateway of one's own, in a thread of this process."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """What a gateway can be told."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """What arrived at the gateway, in order."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque
@@ -14,8 +12,7 @@ import orjson
 
 from lava_mistral.mistral.types import Usage
 
-KINDS = ("chat", "embeddings", "models", "other")
-"""What a request may be for; see `RequestRecord.kind`."""
+KINDS = ("chat", "embeddings", "models", "other")  # What a request may be for; see `RequestRecord.kind`.
 
 
 @dataclass(slots=True)

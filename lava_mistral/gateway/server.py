@@ -1,7 +1,5 @@
 """uvicorn in a thread of its own, with a hand on each connection; plays answers to clients in real time."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket

@@ -1,7 +1,5 @@
 """Lava's side of the money: credentials, wallets, customers, plans and meters."""
 
-from __future__ import annotations
-
 import base64
 import threading
 import time

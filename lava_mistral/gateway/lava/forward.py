@@ -1,7 +1,5 @@
 """Lava as an ASGI application: the forward proxy, and the REST interface beside it."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import secrets

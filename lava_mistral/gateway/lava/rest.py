@@ -1,7 +1,5 @@
 """Lava's REST interface: models, services, wallet, customers, requests and usage."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Makes answers: Mistral's own headers around a body, and bodies that were asked for instead of the usual one."""
 
-from __future__ import annotations
-
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +17,7 @@ from lava_mistral.gateway.server import Answer
 from lava_mistral.mistral.types import Usage
 
 _DONE: Final = b"data: [DONE]\n\n"
-_TOGETHER: Final = 16
-"""Events of a stream in one write where nobody can tell them apart: it is cheaper."""
+_TOGETHER: Final = 16  # Events of a stream in one write where nobody can tell them apart: it is cheaper.
 _ENDS: dict[str, Step] = {"closed": Cut(), "reset": Cut(reset=True), "stalled": Stall()}
 
 

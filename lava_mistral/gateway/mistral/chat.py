@@ -1,7 +1,5 @@
 """`POST /v1/chat/completions` of the simulated Mistral."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import secrets

@@ -4,8 +4,6 @@ A word is hashed once, to a few positions in the vector with a sign and a weight
 its character trigrams. A text's vector is the sum over its words and its pairs of neighbouring words, at unit length.
 """
 
-from __future__ import annotations
-
 import asyncio
 import uuid
 import zlib

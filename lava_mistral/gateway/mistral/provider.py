@@ -1,7 +1,5 @@
 """Mistral's side: checks a request as Mistral does and answers with the simulated model, or with what was asked for."""
 
-from __future__ import annotations
-
 import math
 import random
 import threading

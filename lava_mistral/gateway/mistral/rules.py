@@ -1,7 +1,5 @@
 """Refuses what Mistral refuses beyond its schema: order of messages, tool ids and names, media, sizes."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re

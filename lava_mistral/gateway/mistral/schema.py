@@ -1,7 +1,5 @@
 """Checks a request body against Mistral's published schema and words what is wrong as Mistral does (422)."""
 
-from __future__ import annotations
-
 from functools import cache
 from json import JSONDecodeError
 from typing import Annotated, Any, Final, Literal, NotRequired, Union, get_args, get_origin

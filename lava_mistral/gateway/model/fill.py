@@ -1,7 +1,5 @@
 """Fills a JSON schema from what a prompt says: its numbers, its quoted spans, its names, its text."""
 
-from __future__ import annotations
-
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +43,8 @@ _LIMITS: dict[str, Callable[[Any, Any], bool]] = {
     "multipleOf": lambda value, step: float(value / step).is_integer(),
 }
 _BOUNDS = frozenset(("format", "maxLength", "minLength", "pattern", *_LIMITS))
-MOST_STEPS: Final = 50_000
-"""Parts of a schema that are looked at to fill it; one that needs more is refused."""
-_DEEPEST = 8
-"""Levels of objects that are filled of one's own accord; below, only what is required."""
+MOST_STEPS: Final = 50_000  # Parts of a schema that are looked at to fill it; one that needs more is refused.
+_DEEPEST = 8  # Levels of objects that are filled of one's own accord; below, only what is required.
 _ENDLESS = 120
 """Levels beyond which a schema that refers to itself has no end; one without references has at most so many."""
 

@@ -1,7 +1,5 @@
 """Reads a conversation: what is asked, and what was said that an answer may come from."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -9,8 +7,7 @@ from typing import Any, Final
 from lava_mistral.gateway.model.text import sentences, stem, terms
 
 NOTHING: Final = "I found nothing about that in the text I was given."
-NOTED: Final = "Noted: "
-"""Begins the answer to a user who tells something instead of asking."""
+NOTED: Final = "Noted: "  # Begins the answer to a user who tells something instead of asking.
 
 _LABEL = re.compile(
     r"(?:^|\n|(?<=[.!?…])[ \t])[ \t#*]*(?:<(?P<end>/?)(?P<tag>[\w ]+)>|(?P<head>[^\n:.!?<>]{1,100}):)[ \t*]*"

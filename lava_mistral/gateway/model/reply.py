@@ -4,8 +4,6 @@ It is no language model. It looks for the sentences of its prompt that share the
 question and says them; it greets back; and it says so when it found nothing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ A token is at most nine letters, two East Asian characters, one digit, or a few 
 follows it. That is never more than Mistral's own count, so a client that plans with that is not refused for its limits.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
@@ -31,8 +29,7 @@ _STOP_WORDS = """a about above after again all also am an and any are aren as at
     over own per please re s same shall she should so some such t tell than that the their theirs them then there these
     they this those through thus to too u under until up us ve very via was we were what when where which while who
     whom whose why will with within without would yes you your yours"""
-STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
-"""Words that say nothing about what a text is about."""
+STOP_WORDS: Final = frozenset(_STOP_WORDS.split())  # Words that say nothing about what a text is about.
 _TOOL_WORDS = """apply argument call compute data do fetch find function get give given input make need output parameter
     provide query result return run show specified string take tool type use used user using value want"""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
