@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -69,25 +69,16 @@ class Answer:
     reset: bool = False  # Reset the connection instead.
 
 
-async def play(
-    answer: Answer,
-    request_id: str,
-    connection: Connection,
-    send: Send,
-    *,
-    settle: Callable[[Usage], None],
-    ending: Callable[[], None],
-) -> bool:
-    """Send an answer, and return whether all of it went to a client that was still there.
+async def played(answer: Answer, request_id: str, connection: Connection) -> AsyncIterator[Message]:
+    """Yield an answer's messages in ASGI's form, and each usage before the bytes that tell it.
 
-    `settle` is called before usage is told, and `ending` before the last byte: whoever has read it finds the request
-    paid and ended.
+    The last one has `more_body` false; it does not come where the answer is cut or the client has gone.
     """
     if not await connection.wait(answer.delay):
-        return False
+        return
     if answer.reset:
         connection.close(reset=True)
-        return False
+        return
     body, told = answer.body, {**answer.headers, "x-lava-request-id": request_id}
     if answer.status in (204, 304):
         # RFC 9110, section 8.6: an answer without a body has no length either.
@@ -95,47 +86,32 @@ async def play(
         told.pop("content-type", None)
     elif isinstance(body, bytes):
         told["content-length"] = str(len(body))
-        if answer.usage is not None:
-            settle(answer.usage)
-    if isinstance(body, bytes):
-        ending()
+    if answer.usage is not None:
+        yield {"type": "usage", "usage": answer.usage}
     headers = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    if not isinstance(body, bytes):
-        if not await _play_steps(body, connection, send, settle):
-            return False
-        ending()
-        body = b""
-    await send({"type": "http.response.body", "body": body})
-    return not connection.gone
-
-
-async def _play_steps(
-    steps: Iterator[Step | Usage], connection: Connection, send: Send, settle: Callable[[Usage], None]
-) -> bool:
-    loop = asyncio.get_running_loop()
-    due = loop.time()
-    for step in steps:
+    yield {"type": "http.response.start", "status": answer.status, "headers": headers}
+    due = asyncio.get_running_loop().time()
+    for step in () if isinstance(body, bytes) else body:
         if connection.gone:
-            return False
+            return
         match step:
             case dict():
-                settle(step)
+                yield {"type": "usage", "usage": step}
             case bytes() | str():
-                await send({"type": "http.response.body", "body": to_bytes(step), "more_body": True})
+                yield {"type": "http.response.body", "body": to_bytes(step), "more_body": True}
             case Cut(clean=True):
-                return True
+                break
             case Cut(reset=reset):
                 connection.close(reset=reset)
-                return False
+                return
             case Stall():
                 await connection.lost.wait()
             case seconds:
                 # Late chunks do not delay the next ones: under load the pace of a stream stays what was asked for.
                 due += seconds
-                if not await connection.wait(due - loop.time()):
-                    return False
-    return True
+                if not await connection.wait(due - asyncio.get_running_loop().time()):
+                    return
+    yield {"type": "http.response.body", "body": body if isinstance(body, bytes) else b"", "more_body": False}
 
 
 class Traffic:

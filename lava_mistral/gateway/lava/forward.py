@@ -18,8 +18,7 @@ from lava_mistral.gateway.lava.rest import header, query
 from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server import Answer, Connection, Receive, Scope, Send, Traffic, play
-from lava_mistral.mistral.types import Usage
+from lava_mistral.gateway.server import Answer, Connection, Receive, Scope, Send, Traffic, played
 from lava_mistral.mistral.usage import known_usage
 
 HOST = "api.mistral.ai"
@@ -61,22 +60,21 @@ class Lava:
             record.status = answer.status or None
             if answer.status >= 400:
                 record.finish("error")
-
-            def settle(usage: Usage) -> None:
-                # A test may make up usage that nobody can count; it is passed on and not charged.
-                record.usage = known_usage(usage)
-                self.accounts.settle(record)
-                record.finish("completed")
-
-            def ending() -> None:
-                record.finish("completed")
-                in_flight.close()
-
-            complete = await play(answer, record.request_id, connection, send, settle=settle, ending=ending)
-            record.finish("error")
+            async for message in played(answer, record.request_id, connection):
+                if message["type"] == "usage":
+                    # A test may make up usage that nobody can count; it is passed on and not charged.
+                    record.usage = known_usage(message["usage"])
+                    self.accounts.settle(record)
+                    record.finish("completed")
+                    continue
+                # Whoever has read the last byte finds the request ended.
+                if message.get("more_body") is False:
+                    record.finish("completed")
+                    in_flight.close()
+                await send(message)
             if answer.status == 408:
                 connection.close()
-            if not complete:
+            if connection.gone:
                 # uvicorn expects an answer of every application, until it has learnt that the client is gone.
                 await connection.lost.wait()
         finally:
