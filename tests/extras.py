@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LANGCHAIN = "import langchain_lava_mistral as p; p.ChatLavaMistral; p.LavaMistralEmbeddings"
 LLAMA_INDEX = "import llama_index_lava_mistral as p; p.ChatLavaMistral; p.LavaMistralEmbeddings"
 GATEWAY = "from lava_mistral.gateway import LocalGateway\nwith LocalGateway() as g: print(g.base_url)"
-CLI = "import sys; sys.argv[1:] = ['models', '--json']; from lava_mistral.cli import main; main()"
+CLI = "import sys; sys.argv[1:] = ['models', '--json']; from lava_mistral.__main__ import main; main()"
 HTTPX2 = "import lava_mistral.httpx2"
 CORE = "import lava_mistral; assert len(lava_mistral.models()) >= 34; print(lava_mistral.count_tokens('Hello'))"
 

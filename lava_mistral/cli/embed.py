@@ -23,7 +23,7 @@ from lava_mistral.client.clients import LavaMistral
 from lava_mistral.pricing.amounts import format_cost
 
 if TYPE_CHECKING:
-    from lava_mistral.jobs import JobEstimate, JobProgress
+    from lava_mistral.jobs.embedding_job import JobEstimate, JobProgress
 
 _INTERVAL = 10.0  # seconds between two lines of progress
 _LINE = "{n:,} of {total:,} rows, {rate_fmt}, {remaining} left{postfix}"
@@ -63,7 +63,7 @@ def embed(
     request of a single token, unless --yes is given. A job that was stopped or killed goes on when the same command is
     given again. Rows that can't be embedded are written to OUT/_job/rejected.jsonl with the reason.
     """
-    from lava_mistral.jobs import EmbeddingJob
+    from lava_mistral.jobs.embedding_job import EmbeddingJob
 
     if customer and not meter:
         raise typer.BadParameter("a customer needs a meter: add --meter …", param_hint="--customer")

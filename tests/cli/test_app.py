@@ -102,7 +102,7 @@ def test_a_typo_gets_a_suggestion(arguments: list[str], meant: str) -> None:
 def test_help_imports_neither_framework_nor_gateway() -> None:
     script = (
         "import sys\n"
-        "from lava_mistral.cli import main\n"
+        "from lava_mistral.__main__ import main\n"
         "sys.argv = ['lava-mistral', '--help']\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
