@@ -12,25 +12,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import orjson
 
+from lava_mistral import errors
 from lava_mistral.billing.identity import is_loopback
 from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
-from lava_mistral.errors import (
-    TOP_UP,
-    AnswerText,
-    APIConnectionError,
-    APITimeoutError,
-    AuthenticationError,
-    ContextOverflowError,
-    InsufficientBalanceError,
-    InvalidRequestError,
-    LavaError,
-    NotFoundError,
-    Origin,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
-    StreamInterruptedError,
-)
+from lava_mistral.errors import AnswerText, LavaError, Origin
 from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.retry import RETRIED_STATUSES, parse_retry_after
 
@@ -40,29 +25,29 @@ _T = TypeVar("_T")
 # Status → the class, and the advice where Lava says it and where Mistral does.
 _BY_STATUS: dict[int, tuple[type[LavaError], str, str]] = {
     401: (
-        AuthenticationError,
+        errors.AuthenticationError,
         "Check the key: a secret key starts with aks_live_ or aks_test_; set LAVA_SECRET_KEY or api_key=. "
         "Spend keys (lava_sk_…) are not for the forward proxy; `lava-mistral doctor` tests the key.",
         "Mistral did not accept the provider key: check Billing(provider_key=…); without one, Lava's own key is used.",
     ),
     402: (
-        InsufficientBalanceError,
-        f"It is {{payer}} that would have been charged and has no credit left: top up at {TOP_UP}.",
+        errors.InsufficientBalanceError,
+        f"It is {{payer}} that would have been charged and has no credit left: top up at {errors.TOP_UP}.",
         "The Mistral account of the provider key has no credit left.",
     ),
     403: (
-        PermissionDeniedError,
+        errors.PermissionDeniedError,
         "Nothing was charged; it would have been charged to {payer}. "
         "Check the customer id, that the meter is on the customer's plan, and that the key may do this.",
         "It is Mistral that refuses: by a guardrail, or because the provider key may not use this model.",
     ),
     404: (
-        NotFoundError,
+        errors.NotFoundError,
         "Unless an id is wrong, check base_url or LAVA_BASE_URL: it ends in /v1, like https://api.lava.so/v1.",
         "",
     ),
-    408: (APITimeoutError, "", ""),
-    429: (RateLimitError, "", ""),
+    408: (errors.APITimeoutError, "", ""),
+    429: (errors.RateLimitError, "", ""),
 }
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
 _OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
@@ -115,7 +100,7 @@ def error_from_response(answer: AnswerText, *, payer: str = "", looks_like_a_key
     status, body = answer.status, _without_secrets(parse_body(answer.text))
     detail = read_error_body(body)
     message, origin = detail.message or f"an answer with status {status} and no explanation", detail.origin
-    default = InvalidRequestError if 400 <= status < 500 else ServerError
+    default = errors.InvalidRequestError if 400 <= status < 500 else errors.ServerError
     kind, of_lava, of_mistral = _BY_STATUS.get(status, (default, "", ""))
     advice = of_mistral if origin == "mistral" else of_lava.format(payer=payer or "the wallet that pays")
     if status == 403 and message.startswith("<"):
@@ -128,11 +113,11 @@ def error_from_response(answer: AnswerText, *, payer: str = "", looks_like_a_key
             f"billing=Billing(provider_key=…), beside Lava's. {advice}"
         )
     elif status in (400, 413, 422) and _OVERFLOW.search(message):
-        kind = ContextOverflowError
+        kind = errors.ContextOverflowError
         advice = "Shorten or summarize the conversation, or take a model with a larger window."
-    elif kind is InvalidRequestError and detail.code == "1500":
+    elif kind is errors.InvalidRequestError and detail.code == "1500":
         advice = _model_advice(message)
-    elif kind is InvalidRequestError and detail.code == "3230":
+    elif kind is errors.InvalidRequestError and detail.code == "3230":
         advice = "repair_messages=True, where it is not set yet, mends the order of a conversation before it is sent."
     return kind(
         message,
@@ -194,7 +179,7 @@ def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> Lava
     """Return the error for an error object that arrived inside a stream which had begun with status 200."""
     body = _without_secrets(body)
     detail = read_error_body(body)
-    return StreamInterruptedError(
+    return errors.StreamInterruptedError(
         f"the stream ended with an error: {detail.message or 'no explanation was given'}",
         code=detail.code,
         type=detail.type,
@@ -213,15 +198,15 @@ def error_from_failure(
     """Return the error for a request to a host without an answer; `text` is the failure's, without secrets."""
     said = shorten(text) or type(failure).__name__
     if isinstance(failure, ConnectTimeout):
-        return APITimeoutError(f"no connection to Lava in time ({said})", origin="lava")
+        return errors.APITimeoutError(f"no connection to Lava in time ({said})", origin="lava")
     if isinstance(failure, DeadlineExceeded):
         limit = f" within {timeout:g} s" if timeout is not None else " in time"
         advice = "Give a longer timeout= where the model needs more time."
-        return APITimeoutError(f"no answer{limit} ({said})", origin="lava", advice=advice)
+        return errors.APITimeoutError(f"no answer{limit} ({said})", origin="lava", advice=advice)
     advice = "Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them."
     if isinstance(failure, NotConnected) and is_loopback(host):
         advice = "The base URL is on this machine: is `lava-mistral gateway` running?"
-    return APIConnectionError(f"the connection to Lava failed: {said}", origin="lava", advice=advice)
+    return errors.APIConnectionError(f"the connection to Lava failed: {said}", origin="lava", advice=advice)
 
 
 class ErrorDetail(NamedTuple):
