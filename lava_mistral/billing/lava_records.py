@@ -191,18 +191,3 @@ class Subscription:
         credit: Mapping[str, Any] = held.get("credits") or {}
         total, cycle, bundle = (_amount(credit, f"{name}_remaining") for name in ("total", "cycle", "bundle"))
         return cls(total, cycle, bundle, held.get("plan") or {}, held.get("pending_change"))
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of requests, and where the next one begins; `cursor` is `None` for the last."""
-
-    records: tuple[RequestRecord, ...]
-    cursor: str | None
-
-    @classmethod
-    def from_wire(cls, value: Mapping[str, Any]) -> Page:
-        records = tuple(RequestRecord.from_wire(item) for item in value.get("data") or ())
-        # A page that is empty or names no next one would be asked for without end.
-        more = value.get("has_more") and records
-        return cls(records, value.get("next_cursor") or None if more else None)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Protocol, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 from lava_mistral.billing.identity import BillingContext, check_metadata, resolve_access
-from lava_mistral.billing.lava_records import Moment, Page, RequestRecord, Subscription, UsageReport, Wallet
+from lava_mistral.billing.lava_records import Moment, RequestRecord, Subscription, UsageReport, Wallet
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
@@ -174,10 +174,12 @@ class _Pages:
 
     def following(self) -> Flow[Sequence[RequestRecord]]:
         size = LARGEST_PAGE if self._left is None else min(self._left, LARGEST_PAGE)
-        page = Page.from_wire((yield from self._client._look_up("requests", self._query | {"limit": str(size)})))
-        records = page.records[: self._left]
-        self.over = page.cursor is None or page.cursor == self._query.get("cursor")
-        self._query["cursor"] = page.cursor
+        body = yield from self._client._look_up("requests", self._query | {"limit": str(size)})
+        records = [RequestRecord.from_wire(item) for item in body.get("data") or ()][: self._left]
+        # A page that is empty or names no next one would be asked for without end.
+        cursor = body.get("next_cursor") if body.get("has_more") and records else None
+        self.over = not cursor or cursor == self._query.get("cursor")
+        self._query["cursor"] = cursor
         if self._left is not None:
             self._left -= len(records)
             self.over = self.over or self._left <= 0
