@@ -68,13 +68,11 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
                 return None
             raise
 
-    def _read(self, text: str, message: AIMessage | None) -> Any:
-        reason = None if message is None else message.response_metadata.get("finish_reason")
+    def _read(self, text: str, message: Any) -> Any:
+        reason = getattr(message, "response_metadata", {}).get("finish_reason")
         if reason in CUT_OFF:
-            raise OutputParserException(
-                f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens.",
-                llm_output=text,
-            )
+            said = f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens."
+            raise OutputParserException(said, llm_output=text)
         value: Any
         if self.tool is not None:
             value = self._arguments(message)
@@ -98,18 +96,17 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
             raise OutputParserException("The answer has no 'value'.", llm_output=str(value))
         return value["value"]
 
-    def _arguments(self, message: AIMessage | None) -> Any:
-        calls = [] if message is None else message.tool_calls
+    def _arguments(self, message: AIMessage) -> Any:
+        calls, broken = message.tool_calls, message.invalid_tool_calls
         for call in calls:
             if call["name"] == self.tool:
                 return call["args"]
+        said = f"The model answered in words instead of calling {self.tool!r}."
         if calls:
             said = f"The answer calls {calls[0]['name']!r}, not {self.tool!r}."
-        elif message is not None and message.invalid_tool_calls:
-            said = f"The arguments of {message.invalid_tool_calls[0]['name']!r} are not a JSON object."
-        else:
-            said = f"The model answered in words instead of calling {self.tool!r}."
-        raise OutputParserException(said, llm_output=None if message is None else message.text)
+        elif broken:
+            said = f"The arguments of {broken[0]['name']!r} are not a JSON object."
+        raise OutputParserException(said, llm_output=message.text)
 
     # While a stream runs LangChain's own parsers show what is there, and never look whether it was all.
 
@@ -122,7 +119,7 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
                 yield chunk
 
         yield from super()._transform(kept())
-        self._check_whole(chunks)
+        self.parse_result([ChatGeneration(message=_joined(chunks))])
 
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
         chunks: list[Any] = []
@@ -134,12 +131,7 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
 
         async for value in super()._atransform(kept()):
             yield value
-        self._check_whole(chunks)
-
-    def _check_whole(self, chunks: list[Any]) -> None:
-        if chunks:
-            whole = _joined(chunks)
-            self.parse_result([Generation(text=whole) if isinstance(whole, str) else ChatGeneration(message=whole)])
+        self.parse_result([ChatGeneration(message=_joined(chunks))])
 
 
 def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
@@ -169,6 +161,4 @@ def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
 
 
 def _joined(chunks: list[Any]) -> Any:
-    if isinstance(chunks[0], str):
-        return "".join(chunks)
     return chunks[0].__add__(chunks[1:]) if len(chunks) > 1 else chunks[0]
