@@ -28,7 +28,7 @@ from lava_mistral.calls.error_mapping import (
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.errors import AnswerText, LavaError, ServerError
 from lava_mistral.mistral.json_codec import from_json, to_json
-from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
+from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.transport.failures import DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.lava import MISTRAL_URL, Forwarder

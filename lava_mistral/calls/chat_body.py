@@ -11,8 +11,7 @@ from typing import Any
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.conversation import prepare
 from lava_mistral.mistral.json_codec import to_json
-from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
-from lava_mistral.mistral.tools import with_object_schema
+from lava_mistral.mistral.tools import NO_TOOLS, ToolNames, with_object_schema
 from lava_mistral.mistral.types import ChatRequest, Message
 from lava_mistral.pricing.catalog import notice_status
 

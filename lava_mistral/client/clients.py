@@ -20,7 +20,7 @@ from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
 from lava_mistral.client.options import ChatOptions, EmbeddingRequestOptions, EmbedIterOptions, EmbedOptions, OnRetry
 from lava_mistral.client.records import AsyncHistory, History
 from lava_mistral.errors import ConfigurationError, LavaError
-from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
+from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message, ModelCard
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from lava_mistral.pricing.tokenizers import preload

@@ -18,7 +18,7 @@ from lava_mistral.mistral.answer_shape import (
     text_of_part,
     thinking_of_part,
 )
-from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
+from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta, Turn
 from lava_mistral.mistral.usage import Usage, known_usage
 

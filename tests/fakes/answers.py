@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lava_mistral.mistral.tool_names import NO_TOOLS, ToolNames
+from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lava_mistral.errors import InvalidRequestError, ServerError
 from lava_mistral.mistral.conversation import prepare
-from lava_mistral.mistral.tool_names import ToolNames
+from lava_mistral.mistral.tools import ToolNames
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.mistral.usage import cached_tokens, known_usage, reasoning_tokens

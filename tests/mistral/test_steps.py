@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lava_mistral.errors import ServerError
-from lava_mistral.mistral.tool_names import ToolNames
+from lava_mistral.mistral.tools import ToolNames
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from tests.fakes.answers import turn_of

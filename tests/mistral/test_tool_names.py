@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lava_mistral.calls.chat_body import chat_body
-from lava_mistral.mistral.tool_names import ToolNames
-from lava_mistral.mistral.tools import to_tool_choice
+from lava_mistral.mistral.tools import ToolNames, to_tool_choice
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 
 NAMES = st.lists(
