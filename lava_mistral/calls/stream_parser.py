@@ -175,12 +175,14 @@ class StreamReader:
         """The connection has ended; raises StreamInterruptedError where that was before the answer did."""
         why = "it ended without a finish reason and without [DONE]"
         if self._prelude and not self._heard:
-            said = parse_body(self.call.without_secrets(self._prelude.decode("utf-8", "replace")))
-            why = f"what came was no event stream: {read_error_body(said).message or shorten(str(said))}"
-            if isinstance(said, dict) and said.get("choices"):
+            text = self._prelude.decode("utf-8", "replace")
+            body = parse_body(text)
+            if isinstance(body, dict) and body.get("choices"):
                 # Some gateways send a whole answer instead of a stream.
-                self._take(said, whole=True)
+                self._take(body, whole=True)
                 self.done = True
+            said = parse_body(self.call.without_secrets(text))
+            why = f"what came was no event stream: {read_error_body(said).message or shorten(str(said))}"
         if not self.finished:
             raise self._interrupted(why)
         if self._accumulator.is_empty:

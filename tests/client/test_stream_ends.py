@@ -97,6 +97,15 @@ async def test_what_came_with_done_is_handed_on_before_the_end_of_the_body_is_wa
 
 
 @both
+async def test_a_whole_answer_instead_of_a_stream_keeps_every_word(serve: Any, asynchronous: bool) -> None:
+    """A text that looks like a credential is the model's all the same."""
+    said = "A token begins with eyJhbGciOiJIUzI1NiIsInR5cCI6, a key with aks_live_0123456789abcdef."
+    whole = {"id": "c", "model": "m", "choices": [{"index": 0, "message": {"content": said}, "finish_reason": "stop"}]}
+    server = serve(JSON_HEAD, chunked(json.dumps(whole).encode()), END)
+    assert await texts(server, asynchronous) == [said]
+
+
+@both
 async def test_comments_after_done_hold_nobody(serve: Any, asynchronous: bool) -> None:
     server = serve(STREAM_HEAD, WORD, LAST, *[chunked(b": keep\n\n"), 0.05] * 1200, END)
     began = time.monotonic()
