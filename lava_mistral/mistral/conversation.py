@@ -66,7 +66,7 @@ def prepare(
     if not out:
         raise InvalidRequestError("A conversation needs at least one message; got none.")
     if form == "json_object" and not any(
-        "json" in text_of(message).lower() for message in out if message["role"] in ("system", "user")
+        "json" in text_of(message.get("content")).lower() for message in out if message["role"] in ("system", "user")
     ):
         raise InvalidRequestError(
             "response_format json_object needs the word JSON in a system or user message; without it the model may "

@@ -49,14 +49,12 @@ def roles_of(messages: Sequence[Any]) -> list[str]:
     return roles
 
 
-def text_of(message: AnyMessage) -> str:
-    """Return all text of a message, its parts a line each."""
-    content = message.get("content")
+def text_of(content: Any) -> str:
+    """Return all text of a message's content, its parts a line each."""
     if isinstance(content, str):
         return content
-    return "\n".join(
-        str(part["text"]) for part in content or () if isinstance(part, dict) and part.get("type") == "text"
-    )
+    parts = (part for part in content or () if isinstance(part, dict) and part.get("type") == "text")
+    return "\n".join(str(part["text"]) for part in parts)
 
 
 def says_nothing(message: AnyMessage) -> bool:

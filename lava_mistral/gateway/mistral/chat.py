@@ -17,12 +17,12 @@ from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
 from lava_mistral.gateway.mistral import rules
 from lava_mistral.gateway.mistral.answers import headers, json_answer, played_stream
 from lava_mistral.gateway.model.fill import SchemaProblem
-from lava_mistral.gateway.model.prompt import text_of
 from lava_mistral.gateway.model.reply import Call, Reply, reply_to
 from lava_mistral.gateway.model.text import count, split
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server import Answer
+from lava_mistral.mistral.message_shape import text_of
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model
 from lava_mistral.pricing.tokens import count_tokens

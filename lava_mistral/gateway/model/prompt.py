@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lava_mistral.gateway.model.text import sentences, stem, terms
+from lava_mistral.mistral.message_shape import text_of
 
 NOTHING: Final = "I found nothing about that in the text I was given."
 NOTED: Final = "Noted: "  # Begins the answer to a user who tells something instead of asking.
@@ -60,13 +61,6 @@ class Prompt:
         for at, (role, text) in enumerate(turns):
             if at != last and text != NOTHING and not text.startswith(NOTED):
                 self.passages += map(turned, _statements(text)) if role == "user" else _statements(text)
-
-
-def text_of(content: Any) -> str:
-    """Return the text of a message's content."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
 def turned(sentence: str) -> str:
