@@ -14,7 +14,15 @@ from weakref import WeakValueDictionary
 
 from lava_mistral._locks import after_fork
 from lava_mistral.billing.generators import astepped, calling_generator, stepped, yields_in_block
-from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_metadata, credential_billing, hidden
+from lava_mistral.billing.identity import (
+    FIELDS,
+    Billing,
+    BillingContext,
+    Secret,
+    check_metadata,
+    credential_billing,
+    hidden,
+)
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.errors import ConfigurationError
 
@@ -59,16 +67,17 @@ entries: ContextVar[tuple[Entry, ...]] = ContextVar("lava_mistral_billed_to", de
 _left: ContextVar[Entry | None] = ContextVar("lava_mistral_left_block", default=None)
 """The entry into a block with a customer that was left last."""
 _all: WeakValueDictionary[int, Entry] = WeakValueDictionary()
-_FORKED = Entry(BillingScope({}, {}, ()), void=True)
+_NOWHERE = BillingScope({}, {}, ())
+_FORKED = Entry(_NOWHERE, void=True)
 """Stands for the blocks that this process was forked in."""
 
 
-def present_scope() -> BillingScope | None:
-    """Add up the blocks around this point; `None` where there is none."""
-    total: BillingScope | None = None
+def present_scope() -> BillingScope:
+    """Add up the blocks around this point; `_NOWHERE` where there is none."""
+    total = _NOWHERE
     for entry in entries.get():
         if not entry.void:
-            total = entry.scope if total is None else total.within(entry.scope)
+            total = entry.scope if total is _NOWHERE else total.within(entry.scope)
     return total
 
 
@@ -78,7 +87,7 @@ def _alive() -> list[Entry]:
 
 def _after_fork() -> None:
     _all.clear()
-    if present_scope() is not None:
+    if present_scope() is not _NOWHERE:
         entries.set((_FORKED,))
 
 
@@ -124,13 +133,8 @@ class billed_to:
         spend_limit: Amount | SpendLimit | None = None,
     ) -> None:
         self.spend_limit = to_limit(spend_limit)
-        given = {
-            "customer_id": customer_id,
-            "meter_slug": meter_slug,
-            "provider_key": hidden(provider_key),
-            "disable_billing": disable_billing,
-        }
-        fields = {name: value for name, value in given.items() if value is not None}
+        given = (customer_id, meter_slug, hidden(provider_key), disable_billing)
+        fields = {name: value for name, value in zip(FIELDS, given, strict=True) if value is not None}
         limits = () if self.spend_limit is None else (self.spend_limit,)
         self._scope = BillingScope(fields, check_metadata(metadata), limits)
 
@@ -237,29 +241,26 @@ def identify(
     """
     scope = present_scope()
     note_call()
-    if scope is None and billing is None and call_billing is None and _FORKED in entries.get():
+    if scope is _NOWHERE and billing is None and call_billing is None and _FORKED in entries.get():
         raise ConfigurationError(
             "This process was forked inside a billed_to block. Whether the call belongs to that block can't be "
             "seen, since pools of processes outlive blocks: open billed_to(…) in the process, or give "
             "billing=Billing(customer_id=…, meter_slug=…) to the model, or billing=Billing() for your own wallet."
         )
-    fields = {} if scope is None else scope.fields
     token = credential_billing(api_key)
-    if token.disable_billing and "customer_id" in fields:
+    if token.disable_billing and "customer_id" in scope.fields:
         # It is the token's own customer whom the token does not charge.
         token = replace(token, disable_billing=None)
     base = token if billing is None else billing.over(token)
     if call_billing is None:
-        base = replace(base, **fields) if fields else base
+        base = replace(base, **scope.fields) if scope.fields else base
     else:
-        key = fields.get("provider_key") or base.provider_key
+        key = scope.fields.get("provider_key") or base.provider_key
         base = call_billing if key is None or call_billing.provider_key else replace(call_billing, provider_key=key)
-    merged = {**(metadata or {}), **({} if scope is None else scope.metadata), **check_metadata(call_metadata)}
+    merged = {**(metadata or {}), **scope.metadata, **check_metadata(call_metadata)}
     if len(merged) > 100:
         check_metadata(merged)
-    limits = () if scope is None else scope.limits
-    if limit is not None:
-        limits = (*limits, limit)
+    limits = scope.limits if limit is None else (*scope.limits, limit)
     return BillingContext(base, merged, tuple(dict.fromkeys(limits)))
 
 
@@ -291,19 +292,19 @@ def carried(
     """
     scope = present_scope()
     elsewhere = [entry.scope for entry in _alive() if not entry.left]
-    if scope is None and billing is None and (elsewhere or _FORKED in entries.get()):
+    if scope is _NOWHERE and billing is None and (elsewhere or _FORKED in entries.get()):
         raise ConfigurationError(
             "This model is being pickled, for a pool of processes perhaps, while a billed_to block is open in "
             "another thread or task, and nobody can see whether it was sent from there. Say on the model who pays: "
             "billing=Billing(customer_id=…, meter_slug=…), or billing=Billing() for your own wallet."
         )
-    if (limit is None and any(other.limits for other in elsewhere)) if scope is None else scope.limits:
+    if (limit is None and any(other.limits for other in elsewhere)) if scope is _NOWHERE else scope.limits:
         raise ConfigurationError(
             "The spend limit of an open billed_to block can't be kept in another process, where this model is about "
             "to be sent (it is being pickled). Give spend_limit= to the model itself, which each process then counts "
             "on its own, or use threads or tasks."
         )
-    if scope is None:
+    if scope is _NOWHERE:
         return billing, metadata
     identity = identify(billing, metadata, api_key=api_key)
     if scope.fields:
