@@ -199,9 +199,7 @@ class RayExecutor:
                     amount = running.pop(ended)
                     if limit is not None:
                         limit.end(amount, price(done.tokens, model))
-                    total.rows += done.rows
-                    total.rejected += done.rejected
-                    total.tokens += done.tokens
+                    total += done
                     yield total
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
@@ -214,6 +212,5 @@ def _embed_slice(embedder: PartEmbedder, part: Slice) -> Done:
     """Write the part of a slice, in a worker."""
     if part.start in embedder.folder.done():
         return Done(part.end - part.start)  # by this task, whose worker died after that
-    number = part.start // embedder.rows_per_part
-    # Texts of this slice may be in the journal of the next one, if the job was begun in one process.
-    return list(embedder.embed([part], journals=(number, number + 1)))[-1]
+    engine = EmbeddingEngine(embedder, **embedder.settings)
+    return embedder.embed_part(part, engine, None, lambda done: None)

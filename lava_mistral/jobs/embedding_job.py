@@ -151,11 +151,10 @@ class EmbeddingJob:
         self._folder = JobFolder(Path(out))
         self.rejected = self._folder.rejected
         self._model = model
+        self._rows_per_part = rows_per_part
         self._rows: int | None = None
         engine = {"model": model, "dimensions": dimensions, "max_concurrency": max_concurrency}
-        self._embedder = PartEmbedder(
-            self._folder, client or LavaMistral(), engine, schema, text, id, rows_per_part, strict
-        )
+        self._embedder = PartEmbedder(self._folder, client or LavaMistral(), engine, schema, text, id, strict)
 
     def estimate(self, *, ask_limits: bool = False) -> JobEstimate:
         """Count the rows, and estimate what those that are not done yet will take.
@@ -172,7 +171,7 @@ class EmbeddingJob:
         rows = left = counted = 0
         every = 1
         sample: list[str] = []
-        for part in self._input.slices(self._embedder.rows_per_part):
+        for part in self._input.slices(self._rows_per_part):
             rows = part.end
             if part.start in done:
                 continue
@@ -215,7 +214,7 @@ class EmbeddingJob:
             LavaError: a request failed for good. What was done is kept.
         """
         limit = None if spend_limit is None else to_amount(spend_limit)
-        folder, size, began = self._folder, self._embedder.rows_per_part, time.monotonic()
+        folder, size, began = self._folder, self._rows_per_part, time.monotonic()
         with folder.locked():
             folder.claim(self._settings, self._files)
             folder.tidy(size)

@@ -4,7 +4,7 @@
     _job/manifest.json                         the input and the settings, by which another job is noticed
     _job/rejected.jsonl                        rows that can't be embedded, with the reason
     _job/paid.jsonl                            the tokens of each answer
-    _job/journal-000003-….npz                  the vectors of an answer whose part is not there yet
+    _job/journal-000000000000-….npz            the vectors of an answer whose part is not there yet
 
 A folder that ends in `.lance` becomes a Lance table: its parts are `_job/part-….json`, which name fragments of the
 table, and the last run commits all of them at once. Readers of Parquet folders pass over names with an underscore.
@@ -32,7 +32,7 @@ from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.decoding import BadAnswer, read_rows
 from lava_mistral.embedding.results import digest
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.jobs.inputs import BadRow, fingerprint
+from lava_mistral.jobs.inputs import BadRow, Slice, fingerprint
 from lava_mistral.mistral.usage import known_usage
 
 if TYPE_CHECKING:
@@ -125,17 +125,19 @@ class JobFolder:
         names = (_PART.fullmatch(path.name) for path in self._parts.glob("part-*"))
         return {int(name[1]): int(name[2]) - int(name[1]) for name in names if name is not None}
 
-    def write_part(self, start: int, end: int, table: pa.Table, bad: Sequence[BadRow]) -> None:
-        """Write what became of the rows from `start` to before `end`."""
+    def write_part(self, part: Slice, table: pa.Table, bad: Sequence[BadRow]) -> None:
+        """Write what became of the rows of a slice, and remove its journal."""
         if bad:
             # First, and all at once: lines without their part are dropped when the job goes on.
             _append(self.rejected, *(asdict(row, dict_factory=_without_unknown_id) for row in bad))
-        name = f"part-{start:012}-{end:012}"
+        name = f"part-{part.start:012}-{part.end:012}"
         if self._is_table:
             fragments = _lance().fragment.write_fragments(table, self.path, mode="create")
             self._replace(self.own / f"{name}.json", json.dumps([each.to_json() for each in fragments]).encode())
         else:
             self._replace(self.path / f"{name}.parquet", lambda file: pq.write_table(table, file))
+        for path in self.own.glob(f"journal-{part.start:012}-*"):
+            path.unlink(missing_ok=True)
 
     def commit(self, schema: pa.Schema) -> None:
         """Make the fragments of all parts the rows of the Lance table, if it is one, and if that is still to do."""
@@ -156,30 +158,24 @@ class JobFolder:
         """Return how many rows were rejected."""
         return sum(1 for _ in _lines(self.rejected))
 
-    def add_answer(self, number: int, inputs: Sequence[str], answer: EmbeddingAnswer, dimension: int) -> None:
-        """Note what an answer took, and its vectors, in a journal of texts of parts up to a number, none beyond."""
+    def add_answer(self, start: int, inputs: Sequence[str], answer: EmbeddingAnswer, dimension: int) -> None:
+        """Note what an answer took, and its vectors, in the journal of the part that begins with a row."""
         usage: Any = known_usage(answer.response.get("usage")) or {}
         _append(self._paid, {"tokens": usage.get("prompt_tokens") or 0, "request_id": answer.request_id})
         with suppress(BadAnswer):  # the engine judges it
             rows = np.asarray(read_rows(list(answer.response["data"]), len(inputs), dimension=dimension), np.float32)
             digests = np.frombuffer(b"".join(map(digest, inputs)), "V16")
-            np.savez(self.own / f"journal-{number:06}-{uuid4().hex}.npz", digests=digests, rows=rows)
+            np.savez(self.own / f"journal-{start:012}-{uuid4().hex}.npz", digests=digests, rows=rows)
 
-    def recorded(self, numbers: Sequence[int] | None = None) -> Vectors:
-        """Return the vectors in the journals begun for some parts, or all."""
-        patterns = ["journal-*"] if numbers is None else [f"journal-{number:06}-*" for number in numbers]
+    def recorded(self, start: int | None = None) -> Vectors:
+        """Return the vectors in the journal of the part that begins with a row, or of all parts."""
         found: Vectors = {}
-        for path in (path for pattern in patterns for path in self.own.glob(pattern)):
+        for path in self.own.glob("journal-*" if start is None else f"journal-{start:012}-*"):
             # A kill may have left one that is not whole, which its checksums tell.
             with suppress(zipfile.BadZipFile, EOFError, ValueError), path.open("rb") as file:
                 entry = np.load(file)
                 found |= zip(entry["digests"].tolist(), entry["rows"], strict=True)
         return found
-
-    def forget(self, number: int) -> None:
-        """Remove the journals begun for a part: all that they hold is in parts."""
-        for path in self.own.glob(f"journal-{number:06}-*"):
-            path.unlink(missing_ok=True)
 
     def _replace(self, path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
         """Write a file as a whole or not at all."""

@@ -1,33 +1,44 @@
-"""Embed slices of an input into parts, through one stream of the ingestion engine."""
+"""Embed slices of an input into parts, each by one call of the ingestion engine."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from decimal import Decimal
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, Final, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 
 from lava_mistral.billing.scope import billed_to
 from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.client.clients import LavaMistral
-from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress
-from lava_mistral.embedding.results import digest, partial_of
+from lava_mistral.embedding.engine import EmbeddingEngine
+from lava_mistral.embedding.results import (
+    EmbeddingProgress,
+    EmbeddingResult,
+    PartialEmbedding,
+    digest,
+    partial_of,
+)
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.jobs.folder import JobFolder, Vectors
+from lava_mistral.jobs.folder import JobFolder
 from lava_mistral.jobs.inputs import BadRow, Slice
 from lava_mistral.pricing.cost import cost_of
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+_AT_ONCE: Final = 2
+"""Parts under way in a process: while the last answers of one come, the requests of another are in flight."""
+_GRACE: Final = 1.0
+"""Seconds after Ctrl-C or an error for answers in flight to be noted."""
+_part: ContextVar[int] = ContextVar("part")  # the first row of the one that requests are made for
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Done:
     """Count the rows that are done, those of them that were rejected, and the tokens paid."""
 
@@ -35,21 +46,12 @@ class Done:
     rejected: int = 0
     tokens: int = 0
 
+    def __add__(self, other: Done) -> Done:
+        return Done(self.rows + other.rows, self.rejected + other.rejected, self.tokens + other.tokens)
 
-@dataclass(slots=True)
-class _Part:
-    """A part on its way: rows that can be embedded, those that can't, and the places of vectors that are `missing`."""
 
-    slice: Slice
-    rows: pa.Table
-    numbers: list[int]
-    bad: list[BadRow]
-    vectors: NDArray[np.float32]
-    missing: list[int]
-    left: int
-
-    def done(self) -> int:
-        return len(self.numbers) - self.left + len(self.bad)
+Tell: TypeAlias = Callable[[Done], object]
+"""Told after each answer what has been done of a part."""
 
 
 @dataclass
@@ -62,152 +64,114 @@ class PartEmbedder:
     schema: pa.Schema
     text: str
     id: str | None
-    rows_per_part: int
     strict: bool
 
-    @property
-    def dimension(self) -> int:
-        """The length of the vectors."""
-        return int(self.schema.field("vector").type.list_size)
-
-    def embed(
-        self, slices: Iterable[Slice], limit: SpendLimit | None = None, journals: Sequence[int] | None = None
-    ) -> Generator[Done, None, None]:
+    def embed(self, slices: Iterator[Slice], limit: SpendLimit | None) -> Generator[Done, None, None]:
         """Write the part of each slice, and tell after each answer what has been done.
-
-        Args:
-            slices: in order.
-            limit: what the requests may cost together.
-            journals: which ones of earlier runs to read; by default all.
 
         Raises:
             InvalidRequestError: a row can't be embedded, and `strict` is set.
             LavaError: a request failed for good.
         """
-        run, slices = _Run(self), iter(slices)
-        while True:
+        engine, stopped = EmbeddingEngine(self, **self.settings), threading.Event()
+        told: SimpleQueue[tuple[int, Done | Exception, bool]] = SimpleQueue()
+
+        def work(part: Slice) -> None:
+            def tell(done: Done) -> None:
+                if stopped.is_set():
+                    raise CancelledError
+                told.put((part.start, done, False))
+
             try:
-                yield from self._embed(slices, run, limit, self.folder.recorded(journals))
-                return
+                told.put((part.start, self.embed_part(part, engine, limit, tell), True))
+            except Exception as error:  # noqa: BLE001  # raised again in the caller's thread
+                told.put((part.start, error, True))
+
+        total, running, threads = Done(), dict[int, Done](), list[threading.Thread]()
+        try:
+            while True:
+                for part in islice(slices, _AT_ONCE - len(running)):
+                    running[part.start] = Done()
+                    threads.append(threading.Thread(target=copy_context().run, args=(work, part), daemon=True))
+                    threads[-1].start()
+                if not running:
+                    return
+                start, done, ended = told.get()
+                if isinstance(done, Exception):
+                    raise done
+                running[start] = done
+                yield sum(running.values(), total)
+                if ended:
+                    total += running.pop(start)
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join(_GRACE)
+
+    def embed_part(self, part: Slice, engine: EmbeddingEngine, limit: SpendLimit | None, tell: Tell) -> Done:
+        """Write the part of one slice; for the errors see `embed`."""
+        _part.set(part.start)
+        texts = part.table.column(self.text).to_pylist()
+        ids = part.table.column(self.id).to_pylist() if self.id is not None else part.numbers
+        reasons = {place: reason for place, text in enumerate(texts) if (reason := _reason(text, engine)) is not None}
+        reasons |= {place: "the id is null" for place, id in enumerate(ids) if id is None}
+        tokens = 0
+        while True:
+            bad = part.bad + [
+                BadRow(part.numbers[place], reason, (texts[place] or "")[:200], ids[place] if self.id else None)
+                for place, reason in sorted(reasons.items())
+            ]
+            if bad and self.strict:
+                raise InvalidRequestError(
+                    f"row {bad[0].row} can't be embedded: {bad[0].reason}",
+                    advice="Correct the row in a new job, or let the job reject such rows.",
+                )
+            good = [place for place in range(len(texts)) if place not in reasons]
+            given = [texts[place] for place in good]
+            try:
+                result = self._vectors(given, part.start, engine, limit, tell, Done(len(bad), len(bad), tokens))
+                break
             except InvalidRequestError as error:
                 partial = partial_of(error)
                 if len(error.inputs) != 1 or partial is None:
                     raise
-                # Mistral has refused one text: the others go on from what the journals have.
-                part, place = run.sent[error.inputs[0] - partial.next_index]
-                run.refused[part.numbers[place]] = error.message
-                if self.strict:
-                    raise _refusal(part.numbers[place], error.message) from error
-            for part in run.parts:
-                run.done.rows -= part.done()
-                run.done.rejected -= len(part.bad)
-            slices = chain([part.slice for part in run.parts], slices)
-            run.parts.clear()
-            run.sent.clear()
-            journals = None
+                # Mistral has refused one text: the others go on from what the journal has.
+                tokens += partial.usage.tokens
+                reasons[good[error.inputs[0]]] = error.message.replace(f"input {error.inputs[0]} ", "the text ", 1)
+        rows = part.table.take(pa.array(good, pa.int64())) if reasons else part.table
+        numbers = [part.numbers[place] for place in good] if self.id is None else rows.column(self.id)
+        flat = result.vectors.reshape(-1).astype(self.schema.field("vector").type.value_type.to_pandas_dtype())
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), self._dimension)
+        kept = [rows.column(name) for name in self.schema.names[2:]]
+        self.folder.write_part(part, pa.table([numbers, vectors, *kept], schema=self.schema), bad)
+        return Done(part.end - part.start, len(bad), tokens + result.tokens)
 
-    def _embed(
-        self, slices: Iterator[Slice], run: _Run, limit: SpendLimit | None, known: Vectors
-    ) -> Generator[Done, None, None]:
-        engine = EmbeddingEngine(run, **self.settings)
-        done = run.done
-        before = told = done.tokens
-
-        def texts() -> Iterator[str]:
-            for part_slice in slices:
-                part = self._open(part_slice, engine, known, run.refused)
-                run.number = self._number(part_slice)
-                done.rows += part.done()
-                done.rejected += len(part.bad)
-                run.parts.append(part)
-                self._write_complete(run.parts)
-                column = part.rows.column(self.text)
-                for place in part.missing:
-                    run.sent.append((part, place))
-                    yield column[place].as_py()
-
+    def _vectors(
+        self,
+        texts: list[str],
+        part: int,
+        engine: EmbeddingEngine,
+        limit: SpendLimit | None,
+        tell: Tell,
+        before: Done,
+    ) -> EmbeddingResult:
         def on_progress(progress: EmbeddingProgress) -> None:
-            done.tokens = before + progress.usage.tokens
+            tell(before + Done(progress.done, 0, progress.usage.tokens))
 
+        known = self.folder.recorded(part)
+        digests = {at: key for at, text in enumerate(texts) if known and (key := digest(text)) in known}
+        there = PartialEmbedding({at: known[key] for at, key in digests.items()}, digests)
         with billed_to(spend_limit=limit):
-            stream = engine.embed_iter(texts(), as_numpy=True, on_progress=on_progress)
-        with stream:
-            for _, vector in stream:
-                part, place = run.sent.popleft()
-                part.vectors[place] = vector
-                part.left -= 1
-                done.rows += 1
-                if not part.left:
-                    self._write_complete(run.parts)
-                if told != done.tokens:
-                    told = done.tokens
-                    yield done
-        self._write_complete(run.parts)
-        yield done
+            return engine.embed(texts, as_numpy=True, on_progress=on_progress, resume_from=there)
 
-    def _open(self, part: Slice, engine: EmbeddingEngine, known: Vectors, refused: dict[int, str]) -> _Part:
-        texts = part.table.column(self.text).to_pylist()
-        ids = None if self.id is None else part.table.column(self.id)
-        bad, good = list(part.bad), []
-        for place, (number, text) in enumerate(zip(part.numbers, texts, strict=True)):
-            id = None if ids is None else ids[place]
-            reason = refused.get(number) or _reason(text, engine)
-            if id is not None and not id.is_valid:
-                reason = "the id is null"
-            if reason is None:
-                good.append(place)
-            else:
-                bad.append(BadRow(number, reason, (text or "")[:200], None if id is None else id.as_py()))
-        if bad and self.strict:
-            raise _refusal(bad[0].row, bad[0].reason)
-        vectors = np.empty((len(good), self.dimension), np.float32)
-        missing = []
-        for at, place in enumerate(good):
-            row = known.get(digest(texts[place])) if known else None
-            if row is None:
-                missing.append(at)
-            else:
-                vectors[at] = row
-        table = part.table if len(good) == len(texts) else part.table.take(pa.array(good, pa.int64()))
-        return _Part(part, table, [part.numbers[place] for place in good], bad, vectors, missing, len(missing))
-
-    def _write_complete(self, parts: deque[_Part]) -> None:
-        while parts and not parts[0].left:
-            part = parts.popleft()
-            ids = part.numbers if self.id is None else part.rows.column(self.id)
-            flat = part.vectors.reshape(-1).astype(self.schema.field("vector").type.value_type.to_pandas_dtype())
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), part.vectors.shape[1])
-            kept = [part.rows.column(name) for name in self.schema.names[2:]]
-            table = pa.table([ids, vectors, *kept], schema=self.schema)
-            self.folder.write_part(part.slice.start, part.slice.end, table, part.bad)
-            self.folder.forget(self._number(part.slice))
-
-    def _number(self, part: Slice) -> int:
-        return part.start // self.rows_per_part
-
-
-@dataclass(slots=True)
-class _Run:
-    """What one call of `embed` has under way; its requests are noted in the folder before they are handed on.
-
-    Attributes:
-        number: of the part begun last.
-        refused: rows that Mistral refused, with the reason.
-        sent: where each vector goes.
-    """
-
-    embedder: PartEmbedder
-    number: int = 0
-    done: Done = field(default_factory=Done)
-    refused: dict[int, str] = field(default_factory=dict)
-    parts: deque[_Part] = field(default_factory=deque)
-    sent: deque[tuple[_Part, int]] = field(default_factory=deque)
+    @property
+    def _dimension(self) -> int:
+        return int(self.schema.field("vector").type.list_size)
 
     def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer:
-        """Send one request, as `LavaMistral.embedding_request` does."""
-        number = self.number
-        answer = self.embedder.client.embedding_request(inputs, **options)
-        self.embedder.folder.add_answer(number, inputs, answer, self.embedder.dimension)
+        """Send one request, and note the answer in the folder before it is handed on."""
+        answer = self.client.embedding_request(inputs, **options)
+        self.folder.add_answer(_part.get(), inputs, answer, self._dimension)
         return answer
 
 
@@ -222,13 +186,6 @@ def _reason(text: Any, engine: EmbeddingEngine) -> str | None:
     except InvalidRequestError as error:
         return error.message.replace("input 0 ", "the text ", 1)
     return None
-
-
-def _refusal(row: int, reason: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"row {row} can't be embedded: {reason}",
-        advice="Correct the row in a new job, or let the job reject such rows.",
-    )
 
 
 def price(tokens: int, model: str) -> Decimal | None:

@@ -342,7 +342,7 @@ def test_an_answer_in_the_journal_that_is_not_whole_is_paid_again(
     """As after a power failure; a last line of JSON that is not whole does no harm either."""
     rows = [{"key": row["key"], "text": row["text"] + " word" * 150} for row in ROWS]
     write_jsonl(tmp_path / "in", rows)
-    with LocalGateway(balance="0.003") as poor, pytest.raises(InsufficientBalanceError):
+    with LocalGateway(balance="0.002") as poor, pytest.raises(InsufficientBalanceError):
         job(poor, tmp_path / "in.jsonl", tmp_path / "out", rows_per_part=1_000, max_concurrency=1).run()
     own = tmp_path / "out" / "_job"
     damaged = min(own.glob("journal-*"))
