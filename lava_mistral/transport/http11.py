@@ -18,6 +18,8 @@ LONGEST_HEAD = 256 * 1024
 # A request line, and lines of names that are tokens and values without control characters (RFC 9110, section 5).
 _HEAD = re.compile(r"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~\x80-\xff]*\r\n)*")
 
+_ENCODINGS = ("gzip", "x-gzip", "deflate")  # zlib sees which of them it is
+
 
 class Http11:
     """The state of one connection; `status` is `None` until the headers of the answer are there."""
@@ -30,7 +32,7 @@ class Http11:
         """Prepare for the next request on the same connection."""
         self.status: int | None = None
         self.headers = Headers()
-        self._gzip: Any = None
+        self._decoder: Any = None
         self._lines: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._compressed = self._begun = self._done = self._stray = self._stays = False
@@ -92,7 +94,7 @@ class Http11:
                 raise ConnectionBroken("its transfer encoding is another than chunked")
             self.status = status
             self._stays = self._parser.should_keep_alive()
-            self._compressed = dict.get(headers, "content-encoding", "").strip().lower() in ("gzip", "x-gzip")
+            self._compressed = dict.get(headers, "content-encoding", "").strip().lower() in _ENCODINGS
 
     def on_body(self, data: bytes) -> None:
         self._without_event = 0
@@ -107,14 +109,14 @@ class Http11:
         data = b"".join(self._pieces)
         self._pieces.clear()
         if data and self._compressed:
-            self._gzip = self._gzip or zlib.decompressobj(zlib.MAX_WBITS | 16)
+            self._decoder = self._decoder or zlib.decompressobj(zlib.MAX_WBITS | 32)
             try:
-                data = self._gzip.decompress(data)
+                data = self._decoder.decompress(data)
             except zlib.error as error:
                 raise ConnectionBroken(f"the answer is not compressed as it says: {error}") from None
         if data or not self._done:
             return data or None
-        if self._gzip is not None and not self._gzip.eof:
+        if self._decoder is not None and not self._decoder.eof:
             raise ConnectionBroken("the compressed answer was cut off")
         return b""
 

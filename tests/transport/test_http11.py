@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 
 import pytest
 from hypothesis import given
@@ -68,11 +69,12 @@ def test_an_answer_may_come_in_any_pieces(data: st.DataObject) -> None:
     ("encoding", "data"),
     [
         (b"gzip", gzip.compress(TEXT)),
+        (b"deflate", zlib.compress(TEXT)),
         (b"GZIP", gzip.compress(b"")),
         (b"gzip", b""),
         (b"identity", TEXT),
     ],
-    ids=["gzip", "gzip of nothing", "gzip without data", "none"],
+    ids=["gzip", "deflate", "gzip of nothing", "gzip without data", "none"],
 )
 def test_compressed_bodies_are_decompressed(encoding: bytes, data: bytes) -> None:
     _, _, body = answer(with_length(data, b"Content-Encoding: " + encoding + b"\r\n"))
