@@ -14,13 +14,14 @@ from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
+from lava_mistral.mistral.types import OutputDtype
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, EmbedOptions, PartialEmbedding
 
-_ENGINE = ("model", "dimensions", "max_concurrency", "max_retries", "on_empty")
+_ENGINE = ("model", "dimensions", "output_dtype", "max_concurrency", "max_retries", "on_empty")
 
 T = TypeVar("T")
 D = TypeVar("D", bound="Document | str")
@@ -39,6 +40,8 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
         trace_metadata: add the id of the LangChain run that a call is part of to the metadata, as `langchain_run_id`.
         spend_limit: as for `ChatLavaMistral`, like all that is not here; each request is held against it.
         dimensions: length of the vectors, for models that can shorten them.
+        output_dtype: how their numbers are rounded, for models that can: `"int8"`, `"uint8"`, or `"binary"` and
+            `"ubinary"`, which put eight dimensions into a number.
         on_empty: what becomes of an empty text: `"raise"`, `"skip"` (a vector of zeros) or `"placeholder"` (a full stop
             is embedded).
         max_concurrency: requests in flight at most.
@@ -51,6 +54,7 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
 
     model: str = "mistral-embed"
     dimensions: int | None = None
+    output_dtype: OutputDtype | None = None
     on_empty: OnEmpty = "raise"
     max_concurrency: int = Field(default=DEFAULT_MAX_CONCURRENCY)
     max_retries: int = 10

@@ -27,6 +27,7 @@ from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.embedding.results import as_list, known_vectors, partial_of
 from lava_mistral.errors import LavaError
+from lava_mistral.mistral.types import OutputDtype
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import OF_CLIENTS, LavaSettings, setting
 from llama_index_lava_mistral._redaction import billing_of, observed
@@ -85,6 +86,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     model_name: str = Field(DEFAULT_EMBEDDING_MODEL, description="Mistral's name of the model.")
     embed_batch_size: int = Field(2048, description="Texts for each turn of the rate limiter.", gt=0, le=2048)
     dimensions: int | None = Field(None, description="Length of the vectors.", gt=0)
+    output_dtype: OutputDtype | None = Field(None, description="How their numbers are rounded; binary packs eight.")
     on_empty: OnEmpty = Field(
         "raise", description="What becomes of an empty text: 'raise', 'skip' (zeros) or 'placeholder' (a full stop)."
     )
@@ -274,7 +276,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             "dimensions": self.dimensions,
             "max_concurrency": self.max_concurrency,
         }
-        own |= {"max_retries": self.max_retries, "on_empty": self.on_empty}
+        own |= {"output_dtype": self.output_dtype, "max_retries": self.max_retries, "on_empty": self.on_empty}
         of_clients = [getattr(self, name) for name in (*OF_CLIENTS, "http_client", "async_http_client")]
         settings = own, of_clients, dict(self.lava_metadata or ())
         with _building:

@@ -172,7 +172,9 @@ class ClientBase:
         given = dict(options)
         settings: dict[str, Any] = {} if self._retry is None else {"retry": self._retry}
         settings["model"] = given.pop("model", DEFAULT_EMBEDDING_MODEL)
-        settings |= {name: given.pop(name) for name in ("dimensions", "max_concurrency") if name in given}
+        settings |= {
+            name: given.pop(name) for name in ("dimensions", "output_dtype", "max_concurrency") if name in given
+        }
         key = tuple(settings.items())
         if key not in self._engines:
             clients: Any = (None, self) if self._asynchronous else (self, None)
@@ -300,6 +302,7 @@ class LavaMistral(ClientBase, History):
         Args:
             texts: each of at most 8,192 tokens.
             dimensions: length of the vectors, for models that can shorten them.
+            output_dtype: how their numbers are rounded: `"int8"`, `"uint8"`, `"binary"` or `"ubinary"`.
             max_concurrency: requests in flight at most, over all calls of this client with the same settings.
             as_numpy: give one float32 array rather than lists of floats.
             show_progress: draw a progress bar.

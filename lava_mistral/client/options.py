@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.errors import LavaError
-from lava_mistral.mistral.types import ChatFields, Prediction, ResponseFormat, ToolChoice
+from lava_mistral.mistral.types import ChatFields, OutputDtype, Prediction, ResponseFormat, ToolChoice
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.results import OnProgress, PartialEmbedding
@@ -51,7 +51,7 @@ class EmbeddingRequestOptions(CallOptions, total=False):
     model: str
     encoding_format: Literal["float", "base64"] | None
     output_dimension: int | None
-    output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] | None
+    output_dtype: OutputDtype | None
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -59,6 +59,7 @@ class EmbedOptions(TypedDict, total=False):
 
     model: str
     dimensions: int | None
+    output_dtype: OutputDtype | None
     max_concurrency: int
     billing: Billing | None
     lava_metadata: Mapping[str, str] | None

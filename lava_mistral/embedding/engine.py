@@ -20,7 +20,7 @@ from lava_mistral.embedding.drivers import (
     TaskWorkers,
     ThreadWorkers,
 )
-from lava_mistral.embedding.input_validation import InputValidator, OnEmpty, OutputDtype
+from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.prefetch import Prefetch
@@ -35,6 +35,7 @@ from lava_mistral.embedding.results import (
     partial_of,
 )
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.types import OutputDtype
 from lava_mistral.pricing.catalog import notice_status
 from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import RetryPolicy

@@ -9,7 +9,6 @@ from lava_mistral.embedding.batching import MAX_INPUT_TOKENS, Count
 from lava_mistral.errors import InvalidRequestError
 
 OnEmpty: TypeAlias = Literal["raise", "skip", "placeholder"]
-OutputDtype: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
 
 PLACEHOLDER: Final = "."
 """Sent in the place of an empty text with `on_empty="placeholder"`: the shortest text that means nothing."""

@@ -246,6 +246,9 @@ class ChatRequest(ChatFields):
     safe_prompt: NotRequired[bool]
 
 
+OutputDtype: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
+
+
 class EmbeddingRequest(TypedDict):
     """The body of `POST /v1/embeddings`."""
 
@@ -253,7 +256,7 @@ class EmbeddingRequest(TypedDict):
     input: str | list[str]
     metadata: NotRequired[dict[str, Any] | None]
     output_dimension: NotRequired[int | None]
-    output_dtype: NotRequired[Literal["float", "int8", "uint8", "binary", "ubinary"]]
+    output_dtype: NotRequired[OutputDtype]
     encoding_format: NotRequired[Literal["float", "base64"]]
 
 

@@ -129,3 +129,15 @@ def test_defect_29_usage_and_cost_of_embeddings_are_known(gateway: LocalGateway)
     result = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url).embed(passages(100))
     assert result.tokens == sum(request.usage["prompt_tokens"] for request in gateway.requests if request.usage)
     assert result.cost == gateway.requests[0].cost > Decimal(0)
+
+
+@pytest.mark.parametrize(("dtype", "length"), [("int8", 1024), ("uint8", 1024), ("binary", 128), ("ubinary", 128)])
+def test_vectors_of_rounded_numbers(
+    gateway: LocalGateway, framework: Make, method: str, dtype: str, length: int
+) -> None:
+    [vector] = getattr(framework(gateway, output_dtype=dtype), method)(["a"])
+    assert len(vector) == length
+    assert all(number == int(number) and -128 <= number <= 255 for number in vector)
+    assert [request.body["output_dtype"] for request in gateway.requests] == [dtype]
+    with pytest.raises(ValueError, match="output_dtype"):
+        framework(gateway, output_dtype="float16")
