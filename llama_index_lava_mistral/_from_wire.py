@@ -33,7 +33,6 @@ class StreamedResponses:
     def __init__(self, stream: StreamReader, with_headers: bool) -> None:
         self._stream = stream
         self._facts = _facts(stream, with_headers)
-        self._raw: dict[str, Any] = {}
         # The stream's own turn runs ahead of the deltas that it hands on.
         self._turn = Turn()
         self._usage: Usage | None = None
@@ -60,17 +59,14 @@ class StreamedResponses:
     def _response(self, delta: Delta, finish_reason: str | None) -> llama.ChatResponse:
         """Return a response, whose `raw` is the delta in Mistral's form."""
         stream, usage = self._stream, self._usage
-        if not self._raw:
-            self._raw = {"id": stream.id, "object": "chat.completion.chunk", "created": stream.created}
-            self._raw["model"] = stream.model
         wire: dict[str, Any] = {"content": list(delta.parts) or delta.text}
         if delta.tool_calls:
             wire["tool_calls"] = [
-                {"index": call.index, "id": call.id, "type": "function"}
-                | {"function": {"name": call.name, "arguments": call.arguments}}
-                for call in delta.tool_calls
+                {"index": each.index, "id": each.id, "function": {"name": each.name, "arguments": each.arguments}}
+                for each in delta.tool_calls
             ]
-        raw = {**self._raw, "choices": [{"index": 0, "delta": wire, "finish_reason": delta.finish_reason}]}
+        choices = [{"index": 0, "delta": wire, "finish_reason": delta.finish_reason}]
+        raw: dict[str, Any] = {"id": stream.id, "created": stream.created, "model": stream.model, "choices": choices}
         facts = self._facts.copy()
         if finish_reason is not None or usage is not None:
             facts |= _facts_so_far(stream, finish_reason, usage, stream.turn)

@@ -51,10 +51,7 @@ class LavaSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
     api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = setting(
-        None,
-        "Lava's secret key or a forward token: text, a SecretStr or a function returning it; else LAVA_FORWARD_TOKEN, "
-        "then LAVA_SECRET_KEY, read when a call is made.",
-        repr=False,
+        None, "Lava's key or a function returning it; else LAVA_FORWARD_TOKEN, then LAVA_SECRET_KEY.", repr=False
     )
     base_url: Annotated[str, AfterValidator(check_base_url)] | None = setting(
         None, "Else LAVA_BASE_URL, else what the key's prefix says: sandbox or production."
@@ -62,9 +59,7 @@ class LavaSettings(BaseModel):
     billing: SkipJsonSchema[Annotated[InstanceOf[Billing], BeforeValidator(to_billing)]] | None = setting(
         None, "Who pays."
     )
-    require_customer: bool = setting(
-        False, "Refuse a call that no customer is named for; also LAVA_REQUIRE_CUSTOMER=1."
-    )
+    require_customer: bool = setting(False, "Refuse calls that name no customer; also LAVA_REQUIRE_CUSTOMER=1.")
     lava_metadata: Annotated[dict[str, str], AfterValidator(check_metadata)] | None = setting(
         None, "Text pairs that Lava stores with each request."
     )
@@ -137,22 +132,18 @@ class LavaSettings(BaseModel):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
         # Connections can't be copied, and a limit is shared by all who keep it.
-        for name in ("http_client", "async_http_client", "rate_limiter"):
-            shared = getattr(self, name, None)
-            if shared is not None:
-                memo[id(shared)] = shared
+        shared = (getattr(self, name, None) for name in ("http_client", "async_http_client", "rate_limiter"))
+        memo.update((id(each), each) for each in shared)
         return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        fields = state["__dict__"]
-        for name in ("api_key", "billing", "spend_limit"):
-            if name not in fields:
-                # LlamaIndex leaves out what can't be pickled; the copy would call with another key, or have others pay.
-                raise ConfigurationError(
-                    f"{name}= can't be sent to another process (a function must be a module's own, no lambda)."
-                )
-        return {**state, "__dict__": carried_fields(fields)}
+        # LlamaIndex leaves out what can't be pickled; the copy would call with another key, or have others pay.
+        if lost := {"api_key", "billing", "spend_limit"} - state["__dict__"].keys():
+            raise ConfigurationError(
+                f"{lost.pop()}= can't be sent to another process (a function must be a module's own, no lambda)."
+            )
+        return {**state, "__dict__": carried_fields(state["__dict__"])}
 
     def __repr_name__(self) -> str:
         # The LangChain package has classes of the same names.
@@ -199,7 +190,7 @@ class ChatParameters(BaseModel):
     reasoning_effort: str | None = Field(None, description="How much to think, from 'none' to 'high'.")
     prediction: dict[str, Any] | None = Field(None, description="What is expected of the answer.")
     response_format: Annotated[dict[str, Any], BeforeValidator(response_format_of)] | None = Field(
-        None, description="Text, JSON or a JSON schema; a pydantic class stands for its schema."
+        None, description="Text, JSON or a JSON schema, also as a pydantic class."
     )
     prompt_cache_key: str | None = Field(None, description="Groups prompts for Mistral's cache, or 'auto'.")
     service_tier: str | None = Field(None, description="Mistral's service tier.")
@@ -234,9 +225,7 @@ class ChatSettings(LavaSettings, ChatParameters):
     streaming: bool | None = setting(None, "Without effect: stream_chat and its like stream.")
     stream_chunk_timeout: float | None = setting(DEFAULT_TIMEOUT, "Seconds between two chunks of a stream.", gt=0)
     repair_messages: bool = Field(True, description="Repair what Mistral would refuse in conversations, or refuse it.")
-    include_response_headers: bool = setting(
-        False, "Give each response the headers of Lava's answer, such as rate limits."
-    )
+    include_response_headers: bool = setting(False, "Give each response the headers of Lava's answer.")
 
     _synonyms: ClassVar[Mapping[str, str]] = {**LavaSettings._synonyms, **_SYNONYMS}
 

@@ -76,9 +76,9 @@ class AnswerForm(Generic[Model]):
         except ValidationError as error:
             cut_off = response.additional_kwargs.get("finish_reason") in CUT_OFF
             advice = " The answer was cut off: give a larger max_tokens." if cut_off else ""
-            said = text or response.message.content or ""
+            said = (text or response.message.content or "")[:500]
             raise ValueError(
-                f"Expected a {self._name} as JSON; the model answered {said[:500]!r}.{advice}\n{error}"
+                f"Expected a {self._name} as JSON; the model answered {said!r}.{advice}\n{error}"
             ) from error
         output = made.value if self.is_wrapped else made  # type: ignore[attr-defined]
         dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
@@ -127,10 +127,7 @@ def _answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
 
 
 class StructuredModel(StructuredLLM):
-    """LlamaIndex's model whose answers are objects; its streams are billed to where they are asked for.
-
-    LlamaIndex's own asks the model when the first object is read, perhaps outside of the blocks around the call.
-    """
+    """LlamaIndex's model whose answers are objects; streams are billed to where they are asked for, not read."""
 
     chat = observed()(StructuredLLM.chat)
     achat = observed()(StructuredLLM.achat)
@@ -168,13 +165,7 @@ class StructuredPrediction(FunctionCallingLLM):
     def structured_predict(
         self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> Model:
-        """Return an object of a class, made by the model.
-
-        Args:
-            output_cls: a pydantic class; also an enumeration, a union or a list of such.
-            prompt: what to ask, with the names of `args`.
-            llm_kwargs: arguments of the call.
-            **args: what the prompt is filled with.
+        """Return an object of a pydantic class, an enumeration, a union or a list of such, made by the model.
 
         Raises:
             ValueError: the model's answer is no such object.

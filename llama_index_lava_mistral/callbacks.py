@@ -23,13 +23,9 @@ dispatcher = get_dispatcher(__name__)
 
 
 class LavaCallEvent(BaseEvent):
-    """A paid request is over; `span_id` is that of the call which made it.
+    """A paid request is over, also a failed one that was charged; `span_id` is that of the call which made it.
 
-    Failed tries that were charged and streams that were left early have one too, and every request of an embedding.
     Only handlers with a true attribute `lava_events` get it.
-
-    Attributes:
-        record: all of it, with exact amounts; in JSON's types where the event is dumped.
     """
 
     record: Annotated[InstanceOf[CallRecord], PlainSerializer(CallRecord.as_dict)]
@@ -49,9 +45,7 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
         usage.by_customer["c_1"].cost, usage.as_dict(), rich.print(usage)
 
     It counts what all threads and tasks of the process do; `lava_mistral.track_usage` counts what one block does.
-
-    Attributes:
-        totals: the sums; by default a new `UsageTotals`. Handlers may share one.
+    Handlers may share their `totals`.
     """
 
     lava_events: ClassVar[bool] = True
@@ -60,7 +54,7 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
 
     @classmethod
     def class_name(cls) -> str:
-        """The handler's name."""
+        """Return the handler's name."""
         return "LavaUsageHandler"
 
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:
@@ -98,7 +92,6 @@ class _Emitter:
                 _log.exception("An event handler failed: %r", handler)
 
     def add_effort(self, effort: RetryStats) -> None:
-        """Count repeated requests, and texts that came twice."""
         for handler in _handlers():
             if isinstance(handler, LavaUsageHandler):
                 handler.totals.add_effort(effort)

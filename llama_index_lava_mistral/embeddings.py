@@ -68,19 +68,13 @@ class _Built:
 class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     """Mistral's embeddings through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
-    Any number of texts: they are packed into requests within Mistral's limits, `num_workers` of which are under way at
-    once, in sync code as in async; a repeated text is embedded once. `embed_batch_size` says for how many texts there
-    is a turn of the rate limiter, not how many go into a request.
+    Any number of texts are packed into requests within Mistral's limits, `num_workers` of which are under way at once,
+    in sync code as in async; a repeated text is embedded once. The settings are its fields;
+    `LavaMistralEmbeddings.model_fields[…].description` says what each means.
 
-    Each method also takes `billing=`, `lava_metadata=` and the other options of `lava_mistral.embedding`; among them
-    `resume_from=`, the `partial` of what an earlier call with the same texts raised, so that nothing is paid twice.
-
-    The settings are the fields of this class: `LavaMistralEmbeddings.model_fields[…].description` says what each means.
-    The model's name can be given by position.
-
-    Raises:
-        LavaError: from every call that fails. Whatever a batch raises, a `KeyboardInterrupt` or the cancellation of a
-            task too, has `partial`: the vectors that were there. An `embeddings_cache` gets them as well.
+    Each method also takes `billing=`, `lava_metadata=` and the other `EmbedOptions` of the engine. Whatever a batch
+    raises, a `KeyboardInterrupt` too, has `partial`: the vectors that were there, for `resume_from=` of a later call
+    with the same texts, so that nothing is paid twice. An `embeddings_cache` gets them as well.
     """
 
     model_name: str = Field(DEFAULT_EMBEDDING_MODEL, description="Mistral's name of the model.")
@@ -190,12 +184,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     ) -> EmbeddingStream:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
-        There are no events and no cache here, and no turn of the rate limiter: the engine keeps its own pace.
-
-        Args:
-            texts: what to embed; read once, not far ahead of what was taken.
-            read_in_thread: read the source in a thread of its own, for one that waits for others, such as a queue.
-            **options: `resume_from` may be the `partial` of the stream itself.
+        There are no events, no cache and no turn of the rate limiter here. `resume_from` may be the `partial` of the
+        stream itself. `read_in_thread` reads the source in a thread of its own, for one that waits for others.
         """
         return self._open(EmbeddingEngine.embed_iter, texts, read_in_thread=read_in_thread, **options)
 
@@ -217,13 +207,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
             for batch in embed_model.prefetch(nodes):
                 index.insert_nodes(batch)
 
-        While the store writes a batch, requests for the next ones are in flight. Memory does not grow with the number
-        of nodes. All that is given is embedded, so leave out what the store has. There are no events and no cache here.
-
-        Args:
-            nodes: what to embed; read once, not far ahead of the loop. An error comes when all before was handed on.
-            batch_size: nodes that the loop gets at once.
-            **options: with `resume_from`, what had been handed on is passed over.
+        While the store writes a batch, requests for the next ones are in flight; an error comes when all before was
+        handed on. All that is given is embedded, so leave out what the store has. There are no events and no cache.
         """
         return self._open(EmbeddingEngine.prefetch, nodes, _text_of, _embedded, batch_size=batch_size, **options)
 

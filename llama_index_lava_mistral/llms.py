@@ -55,18 +55,12 @@ async def _aresponses(stream: AsyncChatStream, with_headers: bool) -> AsyncGener
 class ChatLavaMistral(ChatSettings, StructuredPrediction):
     """Mistral's chat models through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
-    Every parameter of a completion can also be given to a single call: `llm.chat(messages, temperature=0.2)`; so can
-    `billing=`, `lava_metadata=`, `trace_metadata=`, `timeout=`, `stream_chunk_timeout=`, `max_retries=` and
-    `repair_messages=`. What is not set is not sent: Mistral's own defaults differ by model.
+    The settings are its fields; `ChatLavaMistral.model_fields[…].description` says what each means. All but those that
+    say where to call can also be given to a call: `llm.chat(messages, temperature=0.2, billing=…)`. What is not set is
+    not sent. `ChatLavaMistral("mistral-large-2512")` works too.
 
-    A response carries `additional_kwargs` with `lava_request_id`, `finish_reason`, `cost` (USD as text, where the
-    price is known) and the token counts; while thinking streams, `thinking_delta`. `raw` is a dictionary.
-
-    The settings are the fields of this class: `ChatLavaMistral.model_fields[…].description` says what each means. The
-    model's name can be given by position: `ChatLavaMistral("mistral-large-2512")`.
-
-    Raises:
-        LavaError: from every call that fails; its class says how.
+    A response's `additional_kwargs` hold `lava_request_id`, `finish_reason`, `cost` (USD as text, where the price is
+    known) and the token counts; while thinking streams, `thinking_delta`. Calls that fail raise a `LavaError`.
     """
 
     context_window: int | None = Field(None, description="Tokens of prompt and answer; else the catalogue's.", gt=0)
@@ -79,7 +73,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
 
     @property
     def metadata(self) -> llama.LLMMetadata:
-        """What LlamaIndex asks of the model, from the catalogue; cautious figures for a model that it does not know."""
+        """What LlamaIndex asks of the model, from the catalogue."""
         model, window, calls_tools = get_model(self.model), self.context_window, self.is_function_calling_model
         return llama.LLMMetadata(
             context_window=model.context_window if window is None else window,
@@ -147,7 +141,6 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         asynchronous: bool,
         asked: str | Sequence[llama.ChatMessage],
         kwargs: dict[str, Any],
-        *,
         streams: bool = False,
     ) -> Flow[Any]:
         """Ask the model, and return its answer or the generator of what has come of it."""
@@ -201,12 +194,11 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
         **kwargs: Any,
     ) -> llama.ChatResponse:
         """Keep one call alone where several are not allowed, whatever the model did."""
-        if not self._may_call_several(allow_parallel_tool_calls):
-            message = response.message
-            further = [id(block) for block in message.blocks if isinstance(block, llama.ToolCallBlock)][1:]
-            message.blocks = [block for block in message.blocks if id(block) not in further]
-            if further:
-                message.additional_kwargs["tool_calls"] = message.additional_kwargs["tool_calls"][:1]
+        message = response.message
+        further = [block for block in message.blocks if isinstance(block, llama.ToolCallBlock)][1:]
+        if further and not self._may_call_several(allow_parallel_tool_calls):
+            message.blocks = [block for block in message.blocks if not any(block is each for each in further)]
+            message.additional_kwargs["tool_calls"] = message.additional_kwargs["tool_calls"][:1]
         return response
 
     def get_tool_calls_from_response(
@@ -214,11 +206,8 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
     ) -> list[ToolSelection]:
         """Return the tools that a response calls, with the arguments as far as they have come while it grows.
 
-        A malformed call of an answer that has ended must not run. Where agents ask (`error_on_no_tool_call=False`), it
-        selects no tool, so that the model is told why and can try again.
-
-        Raises:
-            ValueError: with `error_on_no_tool_call`: there is no call, or a malformed one.
+        With `error_on_no_tool_call`, a malformed call and the lack of any raise ValueError; otherwise a malformed call
+        selects no tool, so that an agent tells the model why.
         """
         calls = calls_of(response.message)
         if not calls and error_on_no_tool_call:

@@ -179,12 +179,7 @@ def test_calls_in_fragments(caller: Caller) -> None:
     assert all(isinstance(r.message.additional_kwargs["tool_calls"], list) for r in responses)
     assert [len(r.message.additional_kwargs["tool_calls"]) for r in responses] == [1, 1, 1, 2, 2]
     assert responses[1].raw["choices"][0]["delta"]["tool_calls"] == [
-        {
-            "index": 0,
-            "id": None,
-            "type": "function",
-            "function": {"name": None, "arguments": '{"city": "Par'},
-        }
+        {"index": 0, "id": None, "function": {"name": None, "arguments": '{"city": "Par'}}
     ]
 
 
