@@ -18,7 +18,7 @@ from langchain_lava_mistral._content_blocks import PROVIDER
 from langchain_lava_mistral._settings import CHAT_SYNONYMS, OUTSIDE, PARAMETERS, SHOWN, ChatParameters, named
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools
-from langchain_lava_mistral.errors import translated
+from langchain_lava_mistral.errors import to_langchain, translated
 from lava_mistral.billing.identity import to_billing
 from lava_mistral.billing.scope import identify, note_call
 from lava_mistral.errors import ConfigurationError
@@ -114,11 +114,9 @@ class DescribedModel(ChatParameters, BaseChatModel):
         if self.cache_by_customer:
             with translated():
                 key = self.api_key() if callable(self.api_key) else self.api_key
-                payer = identify(
-                    self.billing, None, call_billing=to_billing(kwargs.get("billing")), api_key=key
-                ).billing
-            if payer.customer_id is not None:
-                asked["customer"] = payer.customer_id
+                payer = identify(self.billing, None, call_billing=to_billing(kwargs.get("billing")), api_key=key)
+            if payer.billing.customer_id is not None:
+                asked["customer"] = payer.billing.customer_id
         return str(sorted(asked.items(), key=itemgetter(0)))
 
     def _resolve_model_profile(self) -> ModelProfile:
@@ -175,15 +173,15 @@ class DescribedModel(ChatParameters, BaseChatModel):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the tokens of a text in the model's vocabulary."""
-        if self.custom_get_token_ids is not None:
-            return self.custom_get_token_ids(text)
-        ids = token_ids(text, self.model)
+        own = self.custom_get_token_ids
+        ids = token_ids(text, self.model) if own is None else own(text)
         if ids is None:
-            with translated():
-                raise ConfigurationError(
+            raise to_langchain(
+                ConfigurationError(
                     f"The vocabulary of {self.model!r} is not at hand. "
                     'It may come with pip install "lava-mistral[tokenizer]"; get_num_tokens() works without it.'
                 )
+            )
         return ids
 
     def get_num_tokens_from_messages(
