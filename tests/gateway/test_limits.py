@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from lava_mistral.gateway import LocalGateway, Stall
+from lava_mistral.gateway import LocalGateway, Options, Stall
 from lava_mistral.gateway.mistral.provider import RateLimit
 from tests.fakes.waiting import eventually
 from tests.fakes.wire import event
@@ -29,7 +29,7 @@ def told(limit: RateLimit) -> list[int]:
 
 def test_requests_are_limited_until_the_time_told():
     clock = Clock()
-    limit = RateLimit(4, None, 1.0, clock)
+    limit = RateLimit(Options(requests_per_second=4), clock)
     left = []
     for _ in range(4):
         assert limit.take(10) == 0
@@ -44,7 +44,7 @@ def test_requests_are_limited_until_the_time_told():
 def test_tokens_are_limited_until_the_time_told():
     clock = Clock()
     # A second's worth is 100 tokens.
-    limit = RateLimit(None, 6_000, 1.0, clock)
+    limit = RateLimit(Options(tokens_per_minute=6_000), clock)
     assert limit.take(60) == 0
     assert limit.take(60) == pytest.approx(0.2)
     assert told(limit)[1] == 40
@@ -55,7 +55,7 @@ def test_tokens_are_limited_until_the_time_told():
 
 
 def test_no_limit_refuses_nothing():
-    limit = RateLimit(None, None, 1.0)
+    limit = RateLimit(Options())
     assert all(limit.take(10**9) == 0 for _ in range(1_000))
 
 

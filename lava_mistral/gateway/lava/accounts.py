@@ -40,8 +40,10 @@ class Wallet:
     def __init__(self, merchant: Amount, customers: Mapping[str, Amount]) -> None:
         self._lock = threading.Lock()
         # The merchant's balance is that of nobody's name, since a customer may have any.
-        self._balances: dict[str | None, Decimal] = {None: to_amount(merchant)}
-        self._balances.update({name: to_amount(balance) for name, balance in customers.items()})
+        self._balances = {
+            None: to_amount(merchant),
+            **{name: to_amount(balance) for name, balance in customers.items()},
+        }
 
     def __repr__(self) -> str:
         return f"Wallet(merchant={self.merchant}, customers={self.customers})"
@@ -87,10 +89,9 @@ class Wallet:
 class Accounts:
     """Who may call and who pays.
 
-    What no public source says is decided so: an unknown customer or meter is forbidden (403), like a meter that
-    is not on the customer's plan; a balance of zero or less refuses the next request (402), and one request may
-    take it below zero. With an own provider key the tokens are paid to Mistral: the merchant's wallet is neither
-    asked nor charged; a customer's plan is, because it pays by the meter and not by the key.
+    What no public source says is decided so: what does not exist, or is not on the customer's plan, is forbidden (403);
+    a balance of zero or less refuses the next request (402), and one request may take it below zero. With an own
+    provider key the merchant's wallet is neither asked nor charged; a customer's plan is, since it pays by the meter.
     """
 
     def __init__(self, options: Options) -> None:

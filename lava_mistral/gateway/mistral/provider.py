@@ -39,15 +39,10 @@ class RateLimit:
     Without a limit, the headers tell the figures of a large account.
     """
 
-    def __init__(
-        self,
-        requests_per_second: float | None,
-        tokens_per_minute: float | None,
-        burst: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._requests = _Bucket(requests_per_second, min(burst, 10.0), 6_000.0)
-        self._tokens = _Bucket(tokens_per_minute and tokens_per_minute / 60, min(burst, 60.0), 20_000_000 / 60)
+    def __init__(self, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
+        per_minute, burst = options.tokens_per_minute, options.burst
+        self._requests = _Bucket(options.requests_per_second, min(burst, 10.0), 6_000.0)
+        self._tokens = _Bucket(per_minute and per_minute / 60, min(burst, 60.0), 20_000_000 / 60)
         self._clock, self._at = clock, clock()
 
     def take(self, tokens: int) -> float:
@@ -86,7 +81,7 @@ class Provider:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._chat = Chat(options)
-        self._limit = RateLimit(options.requests_per_second, options.tokens_per_minute, options.burst)
+        self._limit = RateLimit(options)
         self._draw = random.Random(options.seed)
         self._lock = threading.Lock()
         self.queued: list[tuple[str | None, Fault]] = []
@@ -188,10 +183,5 @@ def _card(model: Model) -> dict[str, Any]:
     nothing = ("description", "deprecation", "deprecation_replacement_model", "default_model_temperature")
     capabilities |= {"completion_fim": "codestral" in model.id, "fine_tuning": False}
     named = {"id": model.id, "name": model.id, "object": "model", "owned_by": "mistralai", "type": "base"}
-    told = {
-        "created": 1_735_689_600,
-        "max_context_length": model.context_window,
-        "aliases": [],
-        "capabilities": capabilities,
-    }
-    return {**named, **told, **dict.fromkeys(nothing)}
+    told = {"created": 1_735_689_600, "max_context_length": model.context_window, "capabilities": capabilities}
+    return {**named, **told, "aliases": [], **dict.fromkeys(nothing)}
