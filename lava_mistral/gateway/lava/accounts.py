@@ -40,10 +40,8 @@ class Wallet:
     def __init__(self, merchant: Amount, customers: Mapping[str, Amount]) -> None:
         self._lock = threading.Lock()
         # The merchant's balance is that of nobody's name, since a customer may have any.
-        self._balances = {
-            None: to_amount(merchant),
-            **{name: to_amount(balance) for name, balance in customers.items()},
-        }
+        self._balances: dict[str | None, Decimal] = {None: to_amount(merchant)}
+        self._balances.update({name: to_amount(balance) for name, balance in customers.items()})
 
     def __repr__(self) -> str:
         return f"Wallet(merchant={self.merchant}, customers={self.customers})"
