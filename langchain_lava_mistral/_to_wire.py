@@ -11,15 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    ChatMessage,
-    FunctionMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-)
+from langchain_core import messages as langchain
 
 from langchain_lava_mistral._content_blocks import PROVIDER
 from lava_mistral.errors import InvalidRequestError
@@ -51,28 +43,28 @@ _NO_RESULT = _CALLS | {"thinking", "reasoning", "reasoning_content", "refusal", 
 _GENERIC_TYPE = {"audio": "audio/*", "input_audio": "audio/*", "video": "video/*"}
 
 
-def to_wire(messages: Sequence[BaseMessage]) -> list[Message]:
+def to_wire(messages: Sequence[langchain.BaseMessage]) -> list[Message]:
     """Return the conversation in Mistral's own form."""
     converted: list[Message] = []
     for message in messages:
-        if isinstance(message, HumanMessage) and type(message.content) is str:
+        if isinstance(message, langchain.HumanMessage) and type(message.content) is str:
             converted.append({"role": "user", "content": message.content})
         else:
             converted += _message(message)
     return converted
 
 
-def _message(message: BaseMessage) -> list[Message]:
+def _message(message: langchain.BaseMessage) -> list[Message]:
     match message:
-        case HumanMessage():
+        case langchain.HumanMessage():
             return _user(message.content)
-        case AIMessage():
+        case langchain.AIMessage():
             return [_assistant(message)]
-        case ToolMessage():
+        case langchain.ToolMessage():
             return [_tool(message.tool_call_id, message.content, message.name)]
-        case FunctionMessage():
+        case langchain.FunctionMessage():
             return [_tool(None, message.content, message.name)]
-        case SystemMessage() | ChatMessage():
+        case langchain.SystemMessage() | langchain.ChatMessage():
             role = getattr(message, "role", "system")
             role = _ROLES.get(role, role)
             if role in ("user", "system", "assistant", "tool"):
@@ -113,7 +105,7 @@ def _readable(block: Any) -> list[ContentPart]:
         raise ValueError("data that looks like a block") from error
 
 
-def _assistant(message: AIMessage) -> AssistantMessage:
+def _assistant(message: langchain.AIMessage) -> AssistantMessage:
     own = message.response_metadata.get("model_provider") in _MISTRALS
     converted: AssistantMessage = {
         "role": "assistant",
