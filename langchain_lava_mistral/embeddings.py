@@ -19,7 +19,8 @@ from lava_mistral.mistral.types import OutputDtype
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
-    from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingUsage, EmbedOptions, PartialEmbedding
+    from lava_mistral.embedding.engine import EmbeddingEngine, EmbedOptions
+    from lava_mistral.embedding.results import EmbeddingUsage, PartialEmbedding
 
 _ENGINE = ("model", "dimensions", "output_dtype", "max_concurrency", "max_retries", "on_empty")
 

@@ -34,7 +34,8 @@ from lava_mistral.transport.request import Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
 
 if TYPE_CHECKING:
-    from lava_mistral.embedding.engine import AsyncEmbeddingStream, EmbeddingResult, EmbeddingStream
+    from lava_mistral.embedding.drivers import AsyncEmbeddingStream, EmbeddingStream
+    from lava_mistral.embedding.results import EmbeddingResult
 
 
 class ClientBase:

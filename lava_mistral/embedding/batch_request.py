@@ -148,10 +148,7 @@ class BatchRequest:
         who = answer.identity
         billing = who.billing
         self.result.payer = RetryStats(
-            self._endpoint.model,
-            customer_id=billing.customer_id,
-            meter_slug=billing.meter_slug,
-            metadata=who.metadata,
+            self._endpoint.model, customer_id=billing.customer_id, meter_slug=billing.meter_slug, metadata=who.metadata
         )
 
     def _accept(self, answer: EmbeddingAnswer, part: Batch, *, plain: bool) -> None:

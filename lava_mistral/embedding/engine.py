@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
+from typing import Any, Final, TypeAlias, TypedDict, TypeVar, Unpack, get_args
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
@@ -26,13 +26,10 @@ from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.prefetch import Prefetch
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY, AdaptiveRateLimiter
 from lava_mistral.embedding.results import (
-    EmbeddingProgress,
     EmbeddingResult,
-    EmbeddingUsage,
     OnProgress,
     PartialEmbedding,
     known_vectors,
-    partial_of,
 )
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.types import OutputDtype
@@ -40,24 +37,10 @@ from lava_mistral.pricing.catalog import notice_status
 from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import RetryPolicy
 
-__all__ = [
-    "DEFAULT_MAX_CONCURRENCY",
-    "DEFAULT_MAX_RETRIES",
-    "AsyncEmbedder",
-    "AsyncEmbeddingStream",
-    "EmbeddingEngine",
-    "EmbeddingProgress",
-    "EmbeddingResult",
-    "EmbeddingStream",
-    "EmbeddingUsage",
-    "PartialEmbedding",
-    "SyncEmbedder",
-    "partial_of",
-]
-
 T = TypeVar("T")
 U = TypeVar("U")
 R = TypeVar("R", EmbedJob, StreamJob)
+Sender: TypeAlias = tuple[Callable[..., Any], Endpoint, ConcurrencyLimiter, int]
 
 DEFAULT_MAX_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
@@ -93,20 +76,15 @@ class EmbeddingEngine:
     spawned, has a limit of its own and finds the pace that the account allows by the rate-limit headers and refusals.
 
     Args:
-        client: sends the requests of sync code.
-        async_client: sends the requests of async code.
-        model: Mistral's name of the model.
-        dimensions: length of the vectors, for models that can shorten them.
-        max_concurrency: requests in flight at most.
-        max_retries: how often a failed request is repeated; ignored where `retry` is given.
+        client: sends the requests of sync code; `async_client` those of async code.
         timeout: seconds for one request; `None` for the client's own.
-        retry: when to repeat a failed request and how long to wait.
-        count_tokens: counts the tokens of a text, exactly or a little too high. By default it is an upper estimate,
-            which takes a tenth of a tokenizer's time; the counts in the answers say by how much it is too high.
+        retry: when to repeat a failed request and how long to wait; takes the place of `max_retries`.
+        count_tokens: counts the tokens of a text, exactly or a little too high. By default it is an upper estimate;
+            the counts in the answers say by how much it is too high.
         on_empty: what becomes of an empty text, which Mistral refuses: `"raise"` an `InvalidRequestError`, `"skip"`
             it, with a vector of zeros, or send a `"placeholder"` (one full stop) in its place.
-        output_dtype: how numbers are rounded, for models that can (`codestral-embed`): `"float"`, or `"int8"`,
-            `"uint8"`, `"binary"`, `"ubinary"`; the last two put eight dimensions into a number.
+        output_dtype: how numbers are rounded, for models that can: `"int8"`, `"uint8"`, `"binary"`, `"ubinary"`; the
+            last two put eight dimensions into a number.
 
     Raises:
         ConfigurationError: a number that can't be, or a call without the client that it needs.
@@ -273,19 +251,15 @@ class EmbeddingEngine:
         return ahead.abatches(self.aembed_iter(ahead.texts(), **options))
 
     def _threads(self, options: EmbedOptions) -> ThreadWorkers:
-        if self.client is None:
-            raise ConfigurationError("This engine was made without client=, which this call needs.")
-        send = partial(self.client.embedding_request, **self._request_options(options))
-        return ThreadWorkers(send, self._endpoint, self.limiter, self.max_concurrency)
+        return ThreadWorkers(*self._sender(self.client, "client", options))
 
     def _tasks(self, options: EmbedOptions) -> TaskWorkers:
-        if self.async_client is None:
-            raise ConfigurationError("This engine was made without async_client=, which this call needs.")
-        send = partial(self.async_client.embedding_request, **self._request_options(options))
-        return TaskWorkers(send, self._endpoint, self.limiter, self.max_concurrency)
+        return TaskWorkers(*self._sender(self.async_client, "async_client", options))
 
-    def _request_options(self, options: EmbedOptions) -> dict[str, Any]:
-        """The keyword arguments of `embedding_request`; those of the call are taken out of its options."""
+    def _sender(self, client: SyncEmbedder | AsyncEmbedder | None, name: str, options: EmbedOptions) -> Sender:
+        """What workers send with; the options of requests are taken out of those of the call."""
+        if client is None:
+            raise ConfigurationError(f"This engine was made without {name}=, which this call needs.")
         notice_status(self.model)
         given: dict[str, Any] = {
             "model": self.model,
@@ -295,7 +269,8 @@ class EmbeddingEngine:
             "billing": options.pop("billing", None),
             "lava_metadata": options.pop("lava_metadata", None),
         }
-        return {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in given.items() if value is not None}
+        return partial(client.embedding_request, **given), self._endpoint, self.limiter, self.max_concurrency
 
     def _embed_job(self, texts: Sequence[str], options: EmbedOptions) -> EmbedJob:
         if len(texts) >= MANY_LISTS and not options.get("as_numpy"):

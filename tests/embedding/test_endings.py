@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from lava_mistral import ConfigurationError, InvalidRequestError, LavaError, track_usage
-from lava_mistral.embedding.engine import EmbeddingEngine, PartialEmbedding, partial_of
+from lava_mistral.embedding.engine import EmbeddingEngine
+from lava_mistral.embedding.results import PartialEmbedding, partial_of
 from tests.fakes.vector_service import MODES, Mode, VectorService, engine_threads, error, passages, run, vector_of
 from tests.fakes.waiting import PATIENCE, aeventually, eventually
 

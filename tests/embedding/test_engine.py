@@ -35,8 +35,9 @@ from lava_mistral import (
     billed_to,
 )
 from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
-from lava_mistral.embedding.engine import EmbeddingEngine, EmbeddingProgress, EmbeddingUsage, PartialEmbedding
+from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.limiter import ThreadSignal
+from lava_mistral.embedding.results import EmbeddingProgress, EmbeddingUsage, PartialEmbedding
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Reset, Status, WrongVectors
 from lava_mistral.transport.flow import drive

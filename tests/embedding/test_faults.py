@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lava_mistral import LavaError
-from lava_mistral.embedding.engine import EmbeddingEngine, PartialEmbedding
+from lava_mistral.embedding.engine import EmbeddingEngine
+from lava_mistral.embedding.results import PartialEmbedding
 from tests.fakes.vector_service import MODES, Mode, VectorService, error, run, vector_of
 from tests.fakes.waiting import PATIENCE
 

@@ -237,7 +237,7 @@ async def test_the_event_loop_has_its_turn_while_many_texts_are_looked_at(way: s
         # Equal texts make no batch for long.
         call = anext(engine.aembed_iter(["same"] * 10_000 + texts, as_numpy=True))
     else:
-        from lava_mistral.embedding.engine import PartialEmbedding
+        from lava_mistral.embedding.results import PartialEmbedding
 
         far = PartialEmbedding({}, {}, next_index=40_000)
         call = anext(engine.aembed_iter(texts, as_numpy=True, resume_from=far))

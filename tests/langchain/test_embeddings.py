@@ -18,7 +18,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_lava_mistral import InvalidRequestError, LavaMistralEmbeddings, get_lava_usage_callback
 from lava_mistral import Billing, ConfigurationError, billed_to
-from lava_mistral.embedding.engine import partial_of
+from lava_mistral.embedding.results import partial_of
 from lava_mistral.gateway import LocalGateway, Slow, Status, WrongVectors
 from tests.langchain.scenario import KEY, Caller, Script, embeddings
 
