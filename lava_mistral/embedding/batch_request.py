@@ -43,7 +43,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Wait; give back nothing."""
+    """Wait so many seconds; give back nothing."""
 
     seconds: float
 

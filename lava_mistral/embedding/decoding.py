@@ -70,8 +70,13 @@ def read_rows(data: Sequence[Any], count: int, *, dimension: int | None) -> Rows
     else:
         odd = [place for place, vector in enumerate(ordered) if type(vector) is not list]
         raise BadAnswer("something came that is not a list of numbers", odd)
-    _check_length(rows, dimension)
-    _check_finite(rows)
+    expected = len(rows[0]) if dimension is None else dimension
+    wrong = [place for place, row in enumerate(rows) if len(row) != expected]
+    if wrong or not expected:
+        came = len(rows[wrong[0]]) if wrong else 0
+        raise BadAnswer(f"expected vectors of {expected} dimensions, one of {came} came", wrong)
+    if wrong := _not_finite(rows):
+        raise BadAnswer("a vector came with a number that is not finite", wrong)
     return rows
 
 
@@ -109,28 +114,15 @@ def _from_numbers(vectors: list[list[Any]]) -> list[array[float]]:
     return rows
 
 
-def _check_length(rows: Rows, dimension: int | None) -> None:
-    expected = len(rows[0]) if dimension is None else dimension
-    wrong = [place for place, row in enumerate(rows) if len(row) != expected] if isinstance(rows, list) else []
-    if wrong or not expected:
-        came = len(rows[wrong[0]]) if wrong else 0
-        raise BadAnswer(f"expected vectors of {expected} dimensions, one of {came} came", wrong)
-
-
-def _check_finite(rows: Rows) -> None:
+def _not_finite(rows: Rows) -> list[int]:
     if isinstance(rows, list):
         # A sum is finite when all its terms are; only a sum that is not calls for a closer look.
-        wrong = [
-            place for place, row in enumerate(rows) if not math.isfinite(sum(row)) and not all(map(math.isfinite, row))
-        ]
-    else:
-        import numpy as np
+        odd = [place for place, row in enumerate(rows) if not math.isfinite(sum(row))]
+        return [place for place in odd if not all(map(math.isfinite, rows[place]))]
+    import numpy as np
 
-        if np.isfinite(rows).all():
-            return
-        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
-    if wrong:
-        raise BadAnswer("a vector came with a number that is not finite", wrong)
+    finite = np.isfinite(rows)
+    return [] if finite.all() else cast("list[int]", np.flatnonzero(~finite.all(axis=1)).tolist())
 
 
 def to_lists(rows: Rows) -> list[list[float]]:

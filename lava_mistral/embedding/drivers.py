@@ -57,6 +57,9 @@ class AsyncEmbedder(Protocol):
 class Workers:
     """What does the batches of one call, under the caller's context variables; `done` holds what nobody has taken."""
 
+    _signal: Callable[[], Signal]
+    _sleep: Callable[[float], Any]
+
     def __init__(self, send: Callable[..., Any], endpoint: Endpoint, limiter: ConcurrencyLimiter, limit: int) -> None:
         self._send = send
         self._endpoint = endpoint
@@ -98,13 +101,6 @@ class Workers:
             self._sending.discard(request)
             self._limiter.release(permit, answer)
         return answer
-
-    def _signal(self) -> Signal:
-        """What a permit is waited for with."""
-        raise NotImplementedError
-
-    def _sleep(self, seconds: float) -> Any:
-        raise NotImplementedError
 
     def _turn(self) -> Any:
         """Give others their turn before an answer is decoded."""
@@ -253,10 +249,7 @@ class TaskWorkers(Workers):
 
 
 class EmbeddingStream(BaseStream, Iterator[tuple[int, Any]], AbstractContextManager["EmbeddingStream"]):
-    """Vectors as they get ready: an iterator of `(index, vector)`.
-
-    It is a context manager too; leaving it, `close()` and exhausting it stop its threads.
-    """
+    """Vectors as they get ready: iterate for `(index, vector)`; the end, `close()` and leaving it stop its threads."""
 
     def __init__(self, job: EmbeddingRun, workers: ThreadWorkers, texts: Iterable[object], in_thread: bool) -> None:
         super().__init__(job, workers)
@@ -276,10 +269,7 @@ class EmbeddingStream(BaseStream, Iterator[tuple[int, Any]], AbstractContextMana
 class AsyncEmbeddingStream(
     BaseStream, AsyncIterator[tuple[int, Any]], AbstractAsyncContextManager["AsyncEmbeddingStream"]
 ):
-    """Vectors as they get ready: an async iterator of `(index, vector)`.
-
-    It is an async context manager too; leaving it, `aclose()` and exhausting it end its tasks.
-    """
+    """Vectors as they get ready, for `async for`; the end, `aclose()` and leaving it end its tasks."""
 
     def __init__(
         self, job: EmbeddingRun, workers: TaskWorkers, texts: AsyncIterable[object] | Iterable[object], in_thread: bool

@@ -54,8 +54,7 @@ class Workers(Protocol):
 
     def start(self, batch: Batch, *, alone: bool) -> None: ...
 
-    def finish(self) -> None:
-        """Let the requests in flight end, begin nothing new."""
+    def finish(self) -> None: ...
 
 
 class EmbeddingRun(ABC):
@@ -94,8 +93,8 @@ class EmbeddingRun(ABC):
         self.show_progress = show_progress
         self.listeners = listeners
         self.bar: tqdm[Any] | None = None
-        self.under_way = 0
-        self.told = 0
+        self.payer = RetryStats(spec.model)
+        self.under_way = self.told = 0
         self.error: BaseException | None = None
         self._validator = validator
         self._spec = spec
@@ -107,7 +106,6 @@ class EmbeddingRun(ABC):
         self._on_progress = on_progress
         self._usage = EmbeddingUsage()
         self._clock = clock
-        self._payer: RetryStats | None = None
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._waiting: list[_Slot] | deque[_Slot] = []
         self._left = self._came = self._duplicates = 0
@@ -188,7 +186,7 @@ class EmbeddingRun(ABC):
         self.under_way -= 1
         usage = self._usage + result.usage
         self._usage = replace(usage, request_ids=usage.request_ids[-self._remembered :])
-        self._payer = self._payer or result.payer
+        self.payer = result.payer or self.payer
         if self.error is None and result.error is not None and not isinstance(result.error, Stopped):
             self.error = result.error
             workers.finish()
@@ -205,11 +203,6 @@ class EmbeddingRun(ABC):
             self.bar.update(self.done - self.bar.n)
         if self._on_progress is not None:
             self._on_progress(EmbeddingProgress(self.done, self.total, self.usage))
-
-    def effort(self) -> RetryStats:
-        """Count what it did beside its requests."""
-        payer = self._payer or RetryStats(self._spec.model)
-        return replace(payer, retries=self._usage.retries, duplicates=self._duplicates)
 
     def partial(self) -> PartialEmbedding:
         """What is there now and was not handed on, to go on from."""
@@ -236,17 +229,17 @@ class EmbeddingRun(ABC):
     def _send(self, index: int, text: str) -> None:
         """Have a text put into a batch."""
 
-    def pop(self) -> tuple[int, Any]:
-        """Hand on the next index and vector, when it is ready."""
-        raise NotImplementedError
-
     def _room(self) -> bool:
         """Whether another text may come."""
         return True
 
     def _ready(self) -> bool:
-        """Whether the next vector in order can be handed on."""
+        """Whether the next vector in order can be handed on, by `pop`."""
         return False
+
+    def pop(self) -> tuple[int, Any]:
+        """Hand on the next index and vector."""
+        raise NotImplementedError
 
     def _linger_left(self) -> float:
         """Seconds until a batch that is not full leaves."""
@@ -328,4 +321,4 @@ def supervised(run: EmbeddingRun, workers: Workers) -> Iterator[None]:
         if run.bar is not None:
             run.bar.update(run.done - run.bar.n)
             run.bar.close()
-        notify(run.listeners, run.effort())
+        notify(run.listeners, replace(run.payer, retries=run.usage.retries, duplicates=run.usage.duplicates))
