@@ -1,9 +1,7 @@
 """Embedding on many machines with Ray (extra `[ray]`): a class for `Dataset.map_batches`, and jobs on a cluster.
 
-The guide on embeddings has both. Each actor or task has an engine of its own. They share the account: the rate-limit
-headers and refusals that all of them see make them settle at equal shares of its limits, however many there are.
-
-The key is best left to the environment of the workers (`LAVA_SECRET_KEY`), so that it is not stored with the job.
+Each actor or task has an engine of its own; they settle at equal shares of the account's limits. The key is best left
+to the environment of the workers (`LAVA_SECRET_KEY`), so that it is not stored with the job.
 """
 
 from __future__ import annotations
@@ -164,14 +162,7 @@ class RayExecutor:
     ) -> Generator[Done, None, None]:
         """Embed slices, and tell after each one what is done.
 
-        Args:
-            embedder: writes the parts.
-            slices: in order.
-            limit: what all of it may cost; the most that a slice can cost is set aside before it begins.
-
-        Raises:
-            SpendLimitError: the next slice could pass the limit.
-            LavaError: a request failed for good.
+        The most that a slice can cost is set aside of the `limit` before it begins.
         """
         import ray
 

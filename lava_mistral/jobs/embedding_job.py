@@ -86,9 +86,8 @@ class JobProgress:
 class EmbeddingJob:
     """Embed a column of Parquet, JSONL or CSV files into a folder of Parquet parts, or into a Lance table.
 
-    A job that ended early, by whatever, goes on where it was when it is run again with the same arguments; only
-    requests that were in flight are paid again. The rows come in the order of the input, with the columns `id`,
-    `vector` (a list of fixed size) and those to keep.
+    A job that ended early goes on where it was when it is run again with the same arguments; only requests that were
+    in flight are paid again. The rows come in the order of the input: `id`, `vector` (a list of fixed size), `columns`.
 
     Args:
         inputs: files, globs and folders, all of one format; JSONL and CSV also with `.gz`.
@@ -105,8 +104,7 @@ class EmbeddingJob:
         strict: end with an error at a row that can't be embedded, rather than reject it.
 
     Attributes:
-        rejected: the file that rejected rows are written to, JSONL with `row` (from 0, without a headline), `reason`,
-            `content`, and where it is known the `id`.
+        rejected: the JSONL file of rejected rows: `row` (from 0, no headline), `reason`, `content`, perhaps `id`.
 
     Raises:
         ConfigurationError: there is no such file or column, or the length of the vectors is not known.
@@ -216,7 +214,7 @@ class EmbeddingJob:
         limit = None if spend_limit is None else to_amount(spend_limit)
         folder, size, began = self._folder, self._rows_per_part, time.monotonic()
         with folder.locked():
-            folder.claim(self._settings, self._files)
+            folder.check(self._settings, self._files, begin=True)
             folder.tidy(size)
             done, rejected, paid = folder.done(), folder.count_rejected(), folder.tokens_paid()
             before = sum(done.values())

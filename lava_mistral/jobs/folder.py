@@ -72,48 +72,38 @@ class JobFolder:
                     raise ConfigurationError(f"another process is working on the job in {self.path}.") from error
             yield
 
-    def check(self, settings: Mapping[str, Any], files: Sequence[Path]) -> bool:
-        """Check that this can be the folder of a job, and say whether it is already.
+    def check(self, settings: Mapping[str, Any], files: Sequence[Path], *, begin: bool = False) -> None:
+        """Check that this is or can be the folder of a job, and make it that if it is to `begin`.
 
         Raises:
             ConfigurationError: it is the folder of another job, the input has changed, or there are other files in it.
         """
+        now: dict[str, Any] = {**settings, "files": [fingerprint(path) for path in files]}
         if not self._manifest.exists():
             if any(self.path.glob("*.parquet")) or self._committed():
                 raise ConfigurationError(f"there are data in {self.path} that are of no job: name another folder.")
-            return False
+            if begin:
+                self._replace(self._manifest, json.dumps(now, indent=2).encode())
+            return
         before = json.loads(self._manifest.read_bytes())
-        for name, now in settings.items():
-            if before.get(name) != now:
+        for name, value in settings.items():
+            if before.get(name) != value:
                 raise ConfigurationError(
-                    f"the job in {self.path} was begun with {name}={before.get(name)!r}, not {now!r}: go on with "
+                    f"the job in {self.path} was begun with {name}={before.get(name)!r}, not {value!r}: go on with "
                     "that, or name another folder."
                 )
-        known = [file["blake2b"] for file in before["files"]]
-        present = {path: fingerprint(path) for path in files}
-        if list(present.values()) != known:
-            changed = next((path for path, content in present.items() if content not in known), None)
-            what = (
-                f"there were {len(known)} files, in another order"
-                if changed is None
-                else f"{changed} is new or has changed"
-            )
+        if now["files"] != before["files"]:
+            new = [path for path, content in zip(files, now["files"], strict=True) if content not in before["files"]]
+            what = f"{new[0]} is new or has changed" if new else "its files are fewer, or in another order"
             raise ConfigurationError(
                 f"the input is not the one that the job in {self.path} was begun with: {what}. Restore it, or name "
                 "another folder."
             )
-        return True
-
-    def claim(self, settings: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """Make this the folder of a job, or check that it is; see `check`."""
-        if not self.check(settings, files):
-            content = [{"name": str(path), "blake2b": fingerprint(path)} for path in files]
-            self._replace(self._manifest, json.dumps({**settings, "files": content}, indent=2).encode())
-        for path in self.own.glob("*.tmp"):
-            path.unlink()
 
     def tidy(self, rows_per_part: int) -> None:
-        """Remove what a kill has left in the list of rejected rows: those without their part, or twice."""
+        """Remove what a kill has left: files that are not whole, and rejected rows without their part, or twice."""
+        for path in self.own.glob("*.tmp"):
+            path.unlink()
         if self.rejected.exists():
             done = self.done()
             rows = {line["row"]: line for line in _lines(self.rejected)}

@@ -102,15 +102,9 @@ def fingerprint(path: Path) -> str:
 
 
 class Input:
-    """Rows of files of one format.
+    """Rows of files of one format, with some of their columns: the texts first, and perhaps the `id`.
 
-    Args:
-        files: where they are, in order.
-        columns: which to read; the first one holds the texts.
-        id: which one of them holds the ids.
-
-    Attributes:
-        schema: the columns and their types. Those of CSV are text, those of JSONL what the first 10,000 rows hold.
+    Columns of CSV are text, those of JSONL are what the first 10,000 rows hold.
 
     Raises:
         ConfigurationError: there is no such column, or the one of the texts holds something else.
