@@ -1,7 +1,4 @@
-"""Get the vectors of one batch: ask, read, try again, split, change the encoding. Pure: no I/O, no sleep.
-
-`steps` is a generator that says what to do next; a thread or a task obeys it.
-"""
+"""Get the vectors of one batch: ask, read, try again, split, change the encoding. Pure: no I/O, no sleep."""
 
 from __future__ import annotations
 
@@ -29,8 +26,7 @@ _TOO_MANY: Final = "3210"
 _TOO_MANY_TEXT: Final = re.compile(r"too many (?:tokens|inputs)|split into more batches", re.I)
 _TOO_LONG: Final = re.compile(r"Input id (\d+) has (\d+) tokens")
 _FINAL_CODES: Final = frozenset((_TOO_MANY, "1500"))
-_TOGETHER: Final = 64
-"""Vectors that are made lists of floats at once, which takes a millisecond or two."""
+_TOGETHER: Final = 64  # vectors that are made lists of floats at once, in a millisecond or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +84,7 @@ class BatchRequest:
         self._endpoint = endpoint
 
     def steps(self) -> Generator[Send | Sleep, Any, None]:
-        """Say what to do, until the vectors of the batch are in the result.
-
-        Raises:
-            LavaError: part of the batch can't be had; the message names the inputs.
-        """
+        """Say what to do until the vectors are in the result, or raise a `LavaError` that names inputs."""
         parts = [self.result.batch]
         while parts:
             part = parts.pop()

@@ -1,7 +1,4 @@
-"""Pack texts into embedding requests that Mistral accepts. Pure: no I/O, no clock.
-
-Limits by Mistral's documentation and error texts: 16,384 tokens and 512 inputs a request, 8,192 tokens an input.
-"""
+"""Pack texts into embedding requests that Mistral accepts. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+# By Mistral's documentation and error texts.
 MAX_REQUEST_TOKENS: Final = 16_384
 MAX_REQUEST_INPUTS: Final = 512
 MAX_INPUT_TOKENS: Final = 8_192
@@ -93,13 +91,8 @@ class TokenRatio:
 class Batcher:
     """Take texts one by one, give batches.
 
-    Args:
-        count: tokens of a text, exact or an upper estimate.
-        ratio: what is known about `count`.
-        characters: of all the texts that will come, where that is known: then the work is spread so that the last
-            round of requests is as full as the others.
-        density: tokens a character of these texts, about.
-        workers: gives how many requests can usefully be in flight at once.
+    Where the number of `characters` to come and their `density` in tokens are known, the work is spread over the
+    `workers` that can be busy, so that the last round of requests is as full as the others.
     """
 
     def __init__(

@@ -38,13 +38,10 @@ class UnreadableBase64(BadAnswer):
 
 
 def read_rows(data: Sequence[Any], count: int, *, dimension: int | None) -> Rows:
-    """One row of numbers for each input, in the order of the inputs: a float32 matrix, or a list of arrays.
+    """One row of numbers for each of `count` inputs, in their order: a float32 matrix, or a list of arrays.
 
-    Args:
-        data: the answer's `data`: objects with `index` and `embedding`, numbers or base64, in any order.
-        count: how many inputs were sent.
-        dimension: how long each vector must be, by which 4-byte numbers are told from 2-byte ones in base64. `None`
-            where any length is right as long as all are equal; then base64 can't be read.
+    By its `dimension`, 4-byte numbers are told from 2-byte ones in base64. `None` where any length is right as long as
+    all are equal; then base64 can't be read.
 
     Raises:
         UnreadableBase64: ask for decimal numbers instead.

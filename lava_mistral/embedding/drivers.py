@@ -32,12 +32,9 @@ from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source, read
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
 
-MOST_THREADS: Final = 64
-"""Beyond so many, threads only wait for the interpreter's lock."""
-TURN: Final = 0.005
-"""Seconds after which other tasks of the event loop have their turn."""
-_AHEAD: Final = 8
-"""Texts that are read from an async source before they are taken."""
+MOST_THREADS: Final = 64  # beyond so many, threads only wait for the interpreter's lock
+TURN: Final = 0.005  # seconds after which other tasks of the event loop have their turn
+_AHEAD: Final = 8  # texts that are read from an async source before they are taken
 
 
 class SyncEmbedder(Protocol):

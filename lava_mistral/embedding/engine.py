@@ -192,8 +192,7 @@ class EmbeddingEngine:
             texts: what to embed; read once, a bounded number of texts ahead of what was handed on.
             read_in_thread: read the source in a thread of its own, for one that waits for others, such as a queue; by
                 default it is read in the thread that iterates, as a database cursor needs it.
-            **options: see `EmbedOptions`. `resume_from` is also the `partial()` of a stream that was left: what it had
-                handed on is skipped.
+            **options: `resume_from` may be the `partial()` of a stream: what it had handed on is skipped.
 
         Raises:
             LavaError: while iterating, when all before it was handed on: a text can't be embedded, or a request failed
@@ -231,8 +230,6 @@ class EmbeddingEngine:
             items: what to embed; read once, a bounded number of items ahead of the loop.
             text_of: gives the text of an item.
             embedded: makes what the loop gets of an item and its vector.
-            batch_size: items that the loop gets at once.
-            **options: see `EmbedOptions`.
         """
         ahead = Prefetch(items, text_of, embedded, batch_size, self._windows)
         return ahead.batches(self.embed_iter(ahead.texts(), **options))  # type: ignore[arg-type]

@@ -10,8 +10,7 @@ from lava_mistral.errors import InvalidRequestError
 
 OnEmpty: TypeAlias = Literal["raise", "skip", "placeholder"]
 
-PLACEHOLDER: Final = "."
-"""Sent in the place of an empty text with `on_empty="placeholder"`: the shortest text that means nothing."""
+PLACEHOLDER: Final = "."  # the shortest text that means nothing
 
 
 class InputValidator:
@@ -27,11 +26,7 @@ class InputValidator:
         self._on_empty = on_empty
 
     def check(self, index: int, given: object) -> str:
-        """Give the text to send, with half surrogate pairs replaced by U+FFFD; an empty one is not to be sent.
-
-        Args:
-            index: where it stands among the caller's.
-            given: a text, also as a string scalar of numpy or pyarrow.
+        """Give the text to send; an empty one is not to be sent. `given` may be a string scalar of numpy or pyarrow.
 
         Raises:
             InvalidRequestError: it is not text, empty or too long.

@@ -18,8 +18,7 @@ from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter, Outcome, Perm
 from lava_mistral.errors import LavaError, RateLimitError
 from lava_mistral.transport.flow import Flow
 
-_LOOK: Final = 0.2
-"""Seconds after which a thread that waits for a permit looks whether its call is over."""
+_LOOK: Final = 0.2  # seconds after which a thread that waits for a permit looks whether its call is over
 
 
 class ThreadSignal:

@@ -23,18 +23,12 @@ _SECONDS: Final = {"second": 1.0, "minute": 60.0}
 
 DEFAULT_MAX_CONCURRENCY: Final = 16
 
-AT_EASE: Final = 0.5
-"""With at least this share of what can be left, nothing is held back."""
-HORIZON: Final = 0.15
-"""Below that, the pace would use up what is left in this share of the time in which it fills up again."""
-EMPTY: Final = 0.25
-"""With nothing left, a request goes out every quarter of that time, to see whether it was renewed."""
-DECREASE: Final = 0.5
-"""What a refusal leaves of the width."""
-INCREASE: Final = 0.05
-"""What an answer adds to it up to a width of 2; less in proportion beyond, so that shares become equal."""
-SLOWEST: Final = 3.0
-"""Seconds between two requests at the smallest width."""
+AT_EASE: Final = 0.5  # with at least this share of what can be left, nothing is held back
+HORIZON: Final = 0.15  # below, the pace would use up what is left in this share of the time in which it fills up again
+EMPTY: Final = 0.25  # with nothing left, a request goes out every quarter of that time, to see whether it was renewed
+DECREASE: Final = 0.5  # what a refusal leaves of the width
+INCREASE: Final = 0.05  # what an answer adds to it up to a width of 2; less beyond, so that shares become equal
+SLOWEST: Final = 3.0  # seconds between two requests at the smallest width
 NARROWEST: Final = 0.01
 
 

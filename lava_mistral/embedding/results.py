@@ -120,11 +120,7 @@ class PartialEmbedding:
             )
 
     def vector(self, index: int, text: str) -> Vector | None:
-        """The vector of this input, or `None` where it is still to be had.
-
-        Raises:
-            InvalidRequestError: it was made from another text.
-        """
+        """The vector of this input, or `None`; an `InvalidRequestError` where it was made from another text."""
         row = self.rows.get(index)
         if row is not None and self.digests.get(index) != digest(text):
             raise InvalidRequestError(
@@ -137,10 +133,7 @@ class PartialEmbedding:
 def known_vectors(
     texts: Sequence[Any], vectors: Mapping[str, Vector], besides: PartialEmbedding | None = None
 ) -> PartialEmbedding:
-    """What a call can go on from where the `vectors` of some texts are known, `besides` what an earlier call got.
-
-    The caller answers for the model that made them.
-    """
+    """What a call can go on from where the `vectors` of some texts are known, `besides` what an earlier call got."""
     # An empty one may be sent as another text.
     known = {index: text for index, text in enumerate(texts) if isinstance(text, str) and text and text in vectors}
     rows = {index: vectors[text] for index, text in known.items()}

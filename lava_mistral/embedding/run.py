@@ -35,8 +35,7 @@ from lava_mistral.errors import LavaError
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
-HOLD: Final = 0.02
-"""Seconds by which reading may take more than half of the time while a vector could be handed on."""
+HOLD: Final = 0.02  # seconds by which reading may take more than half of the time while a vector is ready
 
 
 @dataclass(slots=True, eq=False)
@@ -67,10 +66,8 @@ class EmbeddingRun(ABC):
         error: what ended it; its batches in flight are still taken.
     """
 
-    _remembered = 0
-    """How many request ids are kept; 0 for all."""
-    _recent: float = math.inf
-    """Among how many of the latest texts repeated ones are recognised."""
+    _remembered = 0  # request ids that are kept; 0 for all
+    _recent: float = math.inf  # among so many of the latest texts, repeated ones are recognised
 
     def __init__(
         self,
