@@ -74,13 +74,8 @@ class StreamedResponses:
             raw["usage"] = dict(usage)
         if delta.thinking:
             facts["thinking_delta"] = delta.thinking
-        return llama.ChatResponse(
-            message=from_turn(self._turn),
-            delta=delta.text,
-            raw=raw,
-            logprobs=_logprobs(delta.logprobs),
-            additional_kwargs=facts,
-        )
+        told = {"delta": delta.text, "raw": raw, "logprobs": _logprobs(delta.logprobs), "additional_kwargs": facts}
+        return llama.ChatResponse(message=from_turn(self._turn), **told)
 
 
 def _facts(answer: Completion | StreamReader, with_headers: bool) -> dict[str, Any]:
@@ -112,15 +107,12 @@ def _logprobs(tokens: Sequence[Any]) -> list[list[llama.LogProb]] | None:
     """Return the log probabilities of tokens: of each place the likely ones, else the token itself."""
     if not tokens:
         return None
-    return [
-        [
-            llama.LogProb(
-                token=str(each.get("token")), logprob=each.get("logprob") or 0.0, bytes=each.get("bytes") or []
-            )
-            for each in token.get("top_logprobs") or [token]
-        ]
-        for token in tokens
-    ]
+
+    def read(each: Any) -> llama.LogProb:
+        probability, data = each.get("logprob") or 0.0, each.get("bytes") or []
+        return llama.LogProb(token=str(each.get("token")), logprob=probability, bytes=data)
+
+    return [[read(each) for each in token.get("top_logprobs") or [token]] for token in tokens]
 
 
 def from_turn(turn: Turn) -> llama.ChatMessage:
@@ -167,11 +159,9 @@ def from_turn(turn: Turn) -> llama.ChatMessage:
     kwargs: dict[str, Any] = {"parts": others} if others else {}
     if not in_blocks:
         kwargs["mistral_content"] = content
+    for call in turn.tool_calls:
+        blocks.append(llama.ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments))
     if turn.tool_calls:
-        blocks += [
-            llama.ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
-            for call in turn.tool_calls
-        ]
         kwargs["tool_calls"] = call_parts(turn.tool_calls)
     return llama.ChatMessage(role=llama.MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kwargs)
 
@@ -184,12 +174,6 @@ def _thinking_block(part: ThinkingPart) -> llama.ThinkingBlock:
 
 
 def _citation(text: str, start: int, source: Any, title: Any) -> llama.CitationBlock:
-    where = {"start": start, "end": len(text)}
-    if isinstance(source, int):
-        where["reference_id"] = source
-    return llama.CitationBlock(
-        cited_content=llama.TextBlock(text=text[start:]),
-        source=str(source),
-        title=str(title),
-        additional_location_info=where,
-    )
+    where = {"start": start, "end": len(text)} | ({"reference_id": source} if isinstance(source, int) else {})
+    cited, source = llama.TextBlock(text=text[start:]), str(source)
+    return llama.CitationBlock(cited_content=cited, source=source, title=str(title), additional_location_info=where)

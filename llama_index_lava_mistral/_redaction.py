@@ -54,20 +54,13 @@ def _is_observed(model: Any, kwargs: Mapping[str, Any]) -> bool:
         return True
     if kwargs.get("trace_metadata", getattr(model, "trace_metadata", False)):
         return True
-    for dispatcher in (*dispatchers_of(_spans), *dispatchers_of(_llm_dispatcher)):
-        if not all(isinstance(each, NullEventHandler) for each in dispatcher.event_handlers):
-            return True
-        if not all(isinstance(each, NullSpanHandler) for each in dispatcher.span_handlers):
-            return True
-    return False
+    dispatchers = (*dispatchers_of(_spans), *dispatchers_of(_llm_dispatcher))
+    handlers = (each for dispatcher in dispatchers for each in (*dispatcher.event_handlers, *dispatcher.span_handlers))
+    return not all(isinstance(each, NullEventHandler | NullSpanHandler) for each in handlers)
 
 
 def observed(events: Callable[[Any], Any] | None = None) -> Callable[[_F], _F]:
-    """Open a method's span and events with redacted `llm_kwargs`, or what else its last parameter collects.
-
-    Args:
-        events: LlamaIndex's decorator that sends the events.
-    """
+    """Open a method's span and `events` with redacted `llm_kwargs`, or what else its last parameter collects."""
 
     def decorate(method: _F) -> _F:
         parameters = signature(method)

@@ -18,14 +18,7 @@ from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
-from pydantic import (
-    BaseModel,
-    PydanticSchemaGenerationError,
-    PydanticUserError,
-    RootModel,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, PydanticUserError, RootModel, ValidationError, create_model
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import unfenced
@@ -59,7 +52,7 @@ class AnswerForm(Generic[Model]):
             )
             self._flexible: type[BaseModel] = create_flexible_model(self._cls)
             function = function_of(self._cls)
-        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        except PydanticUserError as error:
             raise ConfigurationError(
                 f"An answer can't be asked for as {output_cls!r}: there is no JSON schema for it. Use a pydantic class."
             ) from error
@@ -76,10 +69,8 @@ class AnswerForm(Generic[Model]):
         except ValidationError as error:
             cut_off = response.additional_kwargs.get("finish_reason") in CUT_OFF
             advice = " The answer was cut off: give a larger max_tokens." if cut_off else ""
-            said = (text or response.message.content or "")[:500]
-            raise ValueError(
-                f"Expected a {self._name} as JSON; the model answered {said!r}.{advice}\n{error}"
-            ) from error
+            said = repr((text or response.message.content or "")[:500])
+            raise ValueError(f"Expected a {self._name} as JSON; the model answered {said}.{advice}\n{error}") from error
         output = made.value if self.is_wrapped else made  # type: ignore[attr-defined]
         dispatcher.event(events.LLMStructuredPredictEndEvent(output=output))
         return cast("Model", output)

@@ -23,11 +23,8 @@ _UNNAMED: Final = "input_document"
 def to_wire(messages: Iterable[llama.ChatMessage]) -> list[Message]:
     """Return the conversation in Mistral's form, or raise InvalidRequestError for what it has no place for."""
     messages = list(messages)
-    return [
-        _message(message)
-        for message, after in zip(messages, [*messages[1:], None], strict=True)
-        if not _repeats_a_result(message, after)
-    ]
+    pairs = zip(messages, [*messages[1:], None], strict=True)
+    return [_message(message) for message, after in pairs if not _repeats_a_result(message, after)]
 
 
 def _repeats_a_result(message: llama.ChatMessage, after: llama.ChatMessage | None) -> bool:

@@ -190,11 +190,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         return self._open(EmbeddingEngine.embed_iter, texts, read_in_thread=read_in_thread, **options)
 
     def aembed_iter(
-        self,
-        texts: AsyncIterable[str] | Iterable[str],
-        *,
-        read_in_thread: bool = False,
-        **options: Unpack[EmbedOptions],
+        self, texts: AsyncIterable[str] | Iterable[str], read_in_thread: bool = False, **options: Unpack[EmbedOptions]
     ) -> AsyncEmbeddingStream:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
         return self._open(EmbeddingEngine.aembed_iter, texts, read_in_thread=read_in_thread, **options)
@@ -256,12 +252,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     def _engine(self) -> EmbeddingEngine:
         """Return the engine of these settings, which is kept: the limit on requests under way is its own."""
-        own: dict[str, Any] = {
-            "model": self.model_name,
-            "dimensions": self.dimensions,
-            "max_concurrency": self.max_concurrency,
-        }
-        own |= {"output_dtype": self.output_dtype, "max_retries": self.max_retries, "on_empty": self.on_empty}
+        names = ("dimensions", "output_dtype", "max_concurrency", "max_retries", "on_empty")
+        own: dict[str, Any] = {"model": self.model_name, **{name: getattr(self, name) for name in names}}
         of_clients = [getattr(self, name) for name in (*OF_CLIENTS, "http_client", "async_http_client")]
         settings = own, of_clients, dict(self.lava_metadata or ())
         with _building:
@@ -287,6 +279,8 @@ def _stored(
         while item := (yield anext(stream, None) if asynchronous else next(stream, None)):
             vectors.append(item[1])
             yield from store(texts[item[0]], item[1])
+    except GeneratorExit:
+        raise
     except BaseException as error:
         partial = replace(known_vectors(texts, held, partial_of(error)), next_index=0)
         error.partial = partial  # type: ignore[attr-defined]

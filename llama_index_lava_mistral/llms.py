@@ -129,7 +129,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> llama.CompletionResponseAsyncGen:
-        """Return the answer to a prompt as it grows."""
+        """Return the answer to a prompt as it grows; see `stream_complete`."""
         responses = await adrive(self._answer(True, prompt, kwargs, streams=True))
         return convert.astream_chat_response_to_completion_response(responses)
 
@@ -137,11 +137,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
     apredict_and_call = observed()(FunctionCallingLLM.apredict_and_call)
 
     def _answer(
-        self,
-        asynchronous: bool,
-        asked: str | Sequence[llama.ChatMessage],
-        kwargs: dict[str, Any],
-        streams: bool = False,
+        self, asynchronous: bool, asked: str | Sequence[llama.ChatMessage], kwargs: Any, streams: bool = False
     ) -> Flow[Any]:
         """Ask the model, and return its answer or the generator of what has come of it."""
         messages = convert.prompt_to_messages(asked) if isinstance(asked, str) else asked
