@@ -74,7 +74,7 @@ class StreamedResponses:
             raw["usage"] = dict(usage)
         if delta.thinking:
             facts["thinking_delta"] = delta.thinking
-        told = {"delta": delta.text, "raw": raw, "logprobs": _logprobs(delta.logprobs), "additional_kwargs": facts}
+        told: Any = {"delta": delta.text, "raw": raw, "logprobs": _logprobs(delta.logprobs), "additional_kwargs": facts}
         return llama.ChatResponse(message=from_turn(self._turn), **told)
 
 
