@@ -199,7 +199,7 @@ class EmbeddingEngine:
                 for good. Whatever is raised has `partial`.
         """
         workers = self._threads(options)
-        return EmbeddingStream(self._stream_job(texts, options), workers, texts, read_in_thread)
+        return EmbeddingStream(self._job(StreamJob, _checked(texts), options), workers, texts, read_in_thread)
 
     def aembed_iter(
         self,
@@ -210,7 +210,7 @@ class EmbeddingEngine:
     ) -> AsyncEmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
         workers = self._tasks(options)
-        return AsyncEmbeddingStream(self._stream_job(texts, options), workers, texts, read_in_thread)
+        return AsyncEmbeddingStream(self._job(StreamJob, _checked(texts), options), workers, texts, read_in_thread)
 
     def prefetch(
         self,
@@ -278,19 +278,14 @@ class EmbeddingEngine:
             )
         for window in tuple(self._windows):
             options["resume_from"] = known_vectors(texts, window, options.get("resume_from"))
-        return self._run(EmbedJob, self._batcher, len(texts), options)
+        return self._job(EmbedJob, texts, options)
 
-    def _stream_job(self, texts: object, options: EmbedOptions) -> StreamJob:
-        _refuse_one_text(texts)
-        total = len(texts) if isinstance(texts, Sequence) else None
-        return self._run(StreamJob, Batcher(self._count, self._endpoint.ratio), total, options)
-
-    def _run(self, kind: Callable[..., R], batcher: object, total: int | None, options: EmbedOptions) -> R:
+    def _job(self, kind: Callable[..., R], texts: object, options: EmbedOptions) -> R:
         return kind(
             InputValidator(self._count, self.on_empty),
             self._endpoint.spec,
-            batcher,
-            total=total,
+            self._batcher,
+            total=len(texts) if isinstance(texts, Sequence) else None,
             concurrency=self.max_concurrency,
             listeners=present_listeners().listeners,
             **options,
@@ -311,12 +306,13 @@ class EmbeddingEngine:
         )
 
 
-def _refuse_one_text(texts: object) -> None:
+def _checked(texts: T) -> T:
     if isinstance(texts, str | bytes):
         raise ConfigurationError("expected several texts, got one: write [text].")
+    return texts
 
 
 def _several(texts: Iterable[Any]) -> Sequence[Any]:
-    _refuse_one_text(texts)
     # Others may be slow to give one text by its index, or give another one next time.
+    texts = _checked(texts)
     return texts if isinstance(texts, list | tuple) else list(texts)

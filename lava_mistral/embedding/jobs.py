@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch, Batcher
+from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch
 from lava_mistral.embedding.decoding import to_lists
-from lava_mistral.embedding.input_validation import InputValidator
-from lava_mistral.embedding.results import EmbeddingResult, EmbeddingSpec, as_list
+from lava_mistral.embedding.results import EmbeddingResult, as_list
 from lava_mistral.embedding.run import EmbeddingRun
 
 if TYPE_CHECKING:
@@ -24,17 +23,8 @@ LINGER: Final = 0.2
 class EmbedJob(EmbeddingRun):
     """A call whose texts are all read and checked before the first batch, and whose vectors come together."""
 
-    def __init__(
-        self,
-        validator: InputValidator,
-        spec: EmbeddingSpec,
-        batcher: Callable[[list[str]], Batcher],
-        *,
-        total: int,
-        **settings: Any,
-    ) -> None:
-        super().__init__(validator, spec, total=total, **settings)
-        self._batcher = batcher
+    def __init__(self, *settings: Any, **options: Any) -> None:
+        super().__init__(*settings, **options)
         self._open: list[int] = []
         self._filled = 0
         self._plan: Iterator[Batch] | None = None
@@ -42,7 +32,6 @@ class EmbedJob(EmbeddingRun):
 
     @property
     def done(self) -> int:
-        """How many of the texts need nothing more."""
         return self._came - len(self._open) + self._filled
 
     def _send(self, index: int, text: str) -> None:
@@ -97,9 +86,9 @@ class StreamJob(EmbeddingRun):
     _remembered = 1_000
     _recent = 4_096
 
-    def __init__(self, validator: InputValidator, spec: EmbeddingSpec, batcher: Batcher, **settings: Any) -> None:
-        super().__init__(validator, spec, **settings)
-        self._batcher = batcher
+    def __init__(self, *settings: Any, **options: Any) -> None:
+        super().__init__(*settings, **options)
+        self._batches = self._batcher([])
         self._left = 0 if self._resume is None else self._resume.next_index
         self._waiting = deque()
         self._full: Batch | None = None
@@ -108,7 +97,6 @@ class StreamJob(EmbeddingRun):
 
     @property
     def done(self) -> int:
-        """How many vectors were handed on."""
         return self._left
 
     def _room(self) -> bool:
@@ -118,16 +106,16 @@ class StreamJob(EmbeddingRun):
         return bool(self._waiting) and self._waiting[0].row is not None
 
     def _send(self, index: int, text: str) -> None:
-        pending = self._batcher.pending
-        self._full = self._batcher.add(index, text)
+        pending = self._batches.pending
+        self._full = self._batches.add(index, text)
         if not pending or self._full is not None:
             # A source that was slow to give it will be slow to give another.
             self._pending_since = self._read_at
 
     def _due(self) -> Batch | None:
         batch, self._full = self._full, None
-        if batch is None and self._batcher.pending and self._flushes():
-            batch = self._batcher.flush()
+        if batch is None and self._batches.pending and self._flushes():
+            batch = self._batches.flush()
         if batch is not None:
             self._ends.append(batch.indexes[-1])
         return batch
@@ -143,12 +131,11 @@ class StreamJob(EmbeddingRun):
         return self.under_way < self._concurrency and self._clock() - self._pending_since >= LINGER
 
     def _linger_left(self) -> float:
-        if not self._batcher.pending or self.under_way >= self._concurrency:
+        if not self._batches.pending or self.under_way >= self._concurrency:
             return math.inf
         return max(0.0, self._pending_since + LINGER - self._clock())
 
     def pop(self) -> tuple[int, Any]:
-        """Hand on the next index and vector."""
         row = self._waiting[0].row
         vector: Any
         if self._as_numpy:

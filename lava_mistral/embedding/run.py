@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lava_mistral.billing.usage import Listener, RetryStats, notify
-from lava_mistral.embedding.batching import Batch
+from lava_mistral.embedding.batching import Batch, Batcher
 from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import (
@@ -73,6 +73,7 @@ class EmbeddingRun(ABC):
         self,
         validator: InputValidator,
         spec: EmbeddingSpec,
+        batcher: Callable[[list[str]], Batcher],
         *,
         concurrency: int,
         as_numpy: bool = False,
@@ -95,6 +96,7 @@ class EmbeddingRun(ABC):
         self.error: BaseException | None = None
         self._validator = validator
         self._spec = spec
+        self._batcher = batcher
         self._concurrency = concurrency
         # A few batches wait for a permit, so that the next request leaves when one ends and not when it is planned.
         self._window = concurrency + max(2, concurrency // 2)

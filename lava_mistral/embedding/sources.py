@@ -40,7 +40,7 @@ class DirectSource:
             reader.push(text)
 
     def close(self) -> None:
-        """Do nothing: nothing was read ahead."""
+        pass
 
 
 class ReadAhead:

@@ -127,11 +127,14 @@ class World:
         self.now = max(self.now, min(moments))
 
 
+def batches(texts: list[str]) -> Batcher:
+    return Batcher(ten_a_batch, TokenRatio())
+
+
 def stream(concurrency: int = 4, **settings: Any) -> Callable[[Callable[[], float]], StreamJob]:
     def make(clock: Callable[[], float]) -> StreamJob:
-        batcher = Batcher(ten_a_batch, TokenRatio())
         validator = InputValidator(len)
-        return StreamJob(validator, SPEC, batcher, concurrency=concurrency, clock=clock, **settings)
+        return StreamJob(validator, SPEC, batches, concurrency=concurrency, clock=clock, **settings)
 
     return make
 
@@ -142,7 +145,7 @@ def job(total: int, concurrency: int = 4) -> Callable[[Callable[[], float]], Emb
         return EmbedJob(
             validator,
             SPEC,
-            lambda texts: Batcher(ten_a_batch, TokenRatio()),
+            batches,
             total=total,
             concurrency=concurrency,
             clock=clock,
