@@ -209,6 +209,11 @@ def test_402_and_403_say_whose_wallet_it_is_and_are_one_class() -> None:
         assert "would have been charged" in str(error).lower()
 
 
+@pytest.mark.parametrize("status", [402, 403])
+def test_whoever_pays_is_named_where_nothing_more_is_known(status: int) -> None:
+    assert "the wallet that pays" in answer(status, {"error": "no"}).advice
+
+
 def test_403_says_that_nothing_was_charged_and_what_to_check() -> None:
     said = str(error_from_response(shown(403, b'{"error": "no"}'), payer="the plan of customer 'c_1' on meter 'm'"))
     assert "Nothing was charged; it would have been charged to the plan of customer 'c_1' on meter 'm'." in said

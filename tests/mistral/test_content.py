@@ -95,6 +95,7 @@ def test_a_url_takes_the_form_of_its_kind(kind: str | None, part: dict[str, Any]
 def test_a_data_url_says_its_kind_itself() -> None:
     assert url_part("data:audio/wav;base64,YWJj", media_type=None) == audio_part(b"abc") == audio_part("YWJj")
     assert url_part("data:;base64,YWJj", media_type="image/png")["type"] == "image_url"
+    assert url_part("data:image/png;base64,YWJj", media_type="application/pdf")["type"] == "image_url"
 
 
 @pytest.mark.parametrize("kind", ["video/mp4", "application/zip"])

@@ -466,6 +466,16 @@ def test_an_assistant_message_that_says_nothing_is_left_out(caplog: pytest.LogCa
     assert log == ["messages[1] (assistant) was left out: it has neither content nor tool calls"]
 
 
+def test_a_result_belongs_to_the_nearest_call_with_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    called = assistant("", "aaaaaaaaa")
+    out, _ = repaired([user("1"), called, assistant("x"), user("2"), called, tool("aaaaaaaaa", "late")], caplog)
+    assert [message["content"] for message in out if message["role"] == "tool"] == ["This call was not run.", "late"]
+
+
+def test_ids_with_different_halves_of_surrogate_pairs_stay_different() -> None:
+    assert mistral_tool_id("a\ud800") != mistral_tool_id("a\ud801")
+
+
 def test_results_without_a_call_and_second_results_become_the_users(caplog: pytest.LogCaptureFixture) -> None:
     picture = {"type": "image_url", "image_url": "https://example.com/a.png"}
     out, log = repaired(

@@ -78,6 +78,15 @@ def test_steps_without_an_index_go_by_their_role() -> None:
     assert turn.tool_calls == []
 
 
+def test_a_finish_reason_that_comes_again_loses_no_step() -> None:
+    turn, _ = streamed(*indexed(ASKS, FOUND, SAYS))
+    accumulator = TurnAccumulator()
+    deltas: list[Any] = [*indexed(ASKS, FOUND, SAYS), {"content": ""}]
+    for delta, reason in zip(deltas, [None, None, "stop", "stop"], strict=True):
+        accumulator.add({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+    assert accumulator.turns[0].steps == turn.steps == [ASKS, FOUND]
+
+
 BOTH = {"role": "assistant", "content": "", "tool_calls": [SEARCHED, WEATHER]}
 
 

@@ -282,6 +282,11 @@ def test_one_id_for_two_calls_becomes_two_ids() -> None:
         assert [first.arguments, second.arguments] == ['{"a": 1}', '{"a": 2}']
 
 
+def test_calls_of_a_whole_answer_stay_apart_though_they_have_neither_ids_nor_arguments() -> None:
+    turn = whole_turn({"tool_calls": [call(None, "now", ""), call(None, "here", ""), call(None, "here", "")]})
+    assert [each.name for each in turn.tool_calls] == ["now", "here", "here"]
+
+
 def test_a_name_may_come_after_the_id() -> None:
     turn, deltas = assemble(
         {"tool_calls": [call("aaaaaaaaa", ..., ..., index=0)]},
