@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from llama_index_instrumentation.dispatcher import active_instrument_tags
 from pydantic import AfterValidator, BeforeValidator, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 
@@ -23,7 +24,7 @@ from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 from llama_index_lava_mistral._redaction import billing_of
 from llama_index_lava_mistral._to_wire import to_wire
 from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_spec
-from llama_index_lava_mistral.callbacks import run_id, traced
+from llama_index_lava_mistral.callbacks import traced
 
 OF_CLIENTS: Final = ("api_key", "base_url", "billing", "require_customer", "timeout", "max_retries", "spend_limit")
 
@@ -91,11 +92,8 @@ class LavaSettings(BaseModel):
 
     def __init__(self, model: str | None = None, /, **settings: Any) -> None:
         """Make a model by its name and its settings."""
-        if model is not None:
-            if "model" in settings:
-                raise TypeError(f"{type(self).__name__} got the model twice: by position and as model=")
-            settings = {"model": model, **settings}
-        super().__init__(**settings)
+        named = {} if model is None else {"model": model}
+        super().__init__(**named, **settings)
         # Now, since the first call would hold up its event loop with it.
         import_module("lava_mistral.client.clients")
 
@@ -106,7 +104,7 @@ class LavaSettings(BaseModel):
             return values
         renamed = cls._renamed(values)
         unknown = [name for name in renamed if name not in cls.model_fields]
-        refuse_keys(unknown)
+        refuse_keys([*unknown, *(renamed.get("additional_kwargs") or ())])
         cls._refuse_misspelt(unknown, cls.model_fields, cutoff=0.6)
         return renamed
 
@@ -157,11 +155,6 @@ class LavaSettings(BaseModel):
         settings = {name: getattr(self, name) for name in OF_CLIENTS} | changed
         http_client = self.async_http_client if asynchronous else self.http_client
         return cls(**settings, metadata=self.lava_metadata, http_client=http_client)
-
-
-def _check_further(fields: dict[str, Any]) -> dict[str, Any]:
-    refuse_keys(fields)
-    return fields
 
 
 class ChatParameters(BaseModel):
@@ -219,9 +212,7 @@ class ChatSettings(LavaSettings, ChatParameters):
     """The settings of the chat model."""
 
     model: str = Field(DEFAULT_CHAT_MODEL, description="The model's name.")
-    additional_kwargs: Annotated[dict[str, Any], AfterValidator(_check_further)] = Field(
-        default_factory=dict, description="Further fields of Mistral's request."
-    )
+    additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Further fields of the request.")
     streaming: bool | None = setting(None, "Without effect: stream_chat and its like stream.")
     stream_chunk_timeout: float | None = setting(DEFAULT_TIMEOUT, "Seconds between two chunks of a stream.", gt=0)
     repair_messages: bool = Field(True, description="Repair what Mistral would refuse in conversations, or refuse it.")
@@ -268,8 +259,9 @@ class ChatSettings(LavaSettings, ChatParameters):
         arguments["billing"] = billing_of(arguments.get("billing"))
         if arguments.pop("trace_metadata", self.trace_metadata):
             arguments["lava_metadata"] = traced(arguments.get("lava_metadata"))
-        if arguments.get("prompt_cache_key") == "auto" and (run := run_id()) is not None:
-            arguments["prompt_cache_key"] = run
+        run = active_instrument_tags.get().get("llamaindex.run_id")
+        if arguments.get("prompt_cache_key") == "auto" and run is not None:
+            arguments["prompt_cache_key"] = str(run)
         arguments["messages"] = to_wire(messages)
         choice = named_choice(arguments.pop("tool_choice", None))
         if tools := [tool_spec(tool) for tool in arguments.pop("tools", None) or ()]:

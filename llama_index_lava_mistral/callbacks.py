@@ -11,7 +11,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import Dispatcher, active_instrument_tags
+from llama_index_instrumentation.dispatcher import Dispatcher
 from pydantic import InstanceOf, PlainSerializer
 
 from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord, RetryStats
@@ -74,12 +74,6 @@ def traced(metadata: Any) -> dict[str, str]:
     return {**({} if span_id is None else {LLAMA_INDEX_SPAN: span_id[:255]}), **(metadata or {})}
 
 
-def run_id() -> str | None:
-    """Return the id of the workflow's run that this call belongs to, such as an agent's; `None` outside of one."""
-    run = active_instrument_tags.get().get("llamaindex.run_id")
-    return None if run is None else str(run)
-
-
 class _Emitter:
     """A listener that tells the handlers."""
 
@@ -102,12 +96,8 @@ _emit = _Emitter()
 
 def _handlers() -> list[BaseEventHandler]:
     """Return the handlers that ask for these events; tracers warn of events they don't know."""
-    return [
-        handler
-        for each in dispatchers_of(dispatcher)
-        for handler in each.event_handlers
-        if getattr(handler, "lava_events", False)
-    ]
+    handlers = [handler for each in dispatchers_of(dispatcher) for handler in each.event_handlers]
+    return [handler for handler in handlers if getattr(handler, "lava_events", False)]
 
 
 def dispatchers_of(dispatcher: Dispatcher) -> Iterator[Dispatcher]:

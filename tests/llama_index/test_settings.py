@@ -29,7 +29,7 @@ EMBEDDINGS: Any = LavaMistralEmbeddings
 def test_a_model_by_position() -> None:
     assert CHAT("mistral-large-2512", temperature=0.1).model == "mistral-large-2512"
     assert EMBEDDINGS("codestral-embed", dimensions=64).model_name == "codestral-embed"
-    with pytest.raises(TypeError, match="twice"):
+    with pytest.raises(TypeError, match="multiple values"):
         CHAT("mistral-large-2512", model="mistral-small-2603")
     with pytest.raises(ValidationError, match="another name"):
         EMBEDDINGS("codestral-embed", model_name="mistral-embed")
