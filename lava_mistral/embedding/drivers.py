@@ -225,13 +225,14 @@ class TaskWorkers(Workers):
                 tasks = [*self._tasks, *reading]
                 for task in tasks:
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                if tasks:
+                    await asyncio.gather(*tasks, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         result = self._tasks.pop(task).result
         result.error = Stopped() if task.cancelled() else task.exception()
         self.done.append(result)
-        self._changed.set()
+        self._changed.event.set()
 
     def _signal(self) -> TaskSignal:
         return TaskSignal()

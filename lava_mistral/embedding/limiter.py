@@ -45,14 +45,14 @@ class TaskSignal:
     """An event that a task waits for, and that any thread may set."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self.event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.clear = self._event.clear
+        self.clear = self.event.clear
 
     def set(self) -> bool:
         """Wake who waits; whether somebody can: the event loop may have been closed under it."""
         try:
-            self._loop.call_soon_threadsafe(self._event.set)
+            self._loop.call_soon_threadsafe(self.event.set)
         except RuntimeError:
             return False
         return True
@@ -60,11 +60,11 @@ class TaskSignal:
     async def wait(self, seconds: float) -> None:
         """Wait for so many seconds at most, infinity for any time."""
         if seconds == math.inf:
-            await self._event.wait()
+            await self.event.wait()
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._event.wait()
+                await self.event.wait()
 
 
 Signal: TypeAlias = ThreadSignal | TaskSignal
@@ -137,7 +137,7 @@ class ConcurrencyLimiter:
                 else:
                     first.permit = self.rate.start(now, first.tokens)
             self._queue.popleft()
-            if not first.signal.set():
+            if first is not caller and not first.signal.set():
                 self._withdraw(first)
         return math.inf
 

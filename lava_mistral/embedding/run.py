@@ -183,8 +183,9 @@ class EmbeddingRun(ABC):
         while self.fill(result):
             pass
         self.under_way -= 1
-        usage = self._usage + result.usage
-        self._usage = replace(usage, request_ids=usage.request_ids[-self._remembered :])
+        self._usage += result.usage
+        if self._remembered and len(self._usage.request_ids) > self._remembered:
+            self._usage = replace(self._usage, request_ids=self._usage.request_ids[-self._remembered :])
         self.payer = result.payer or self.payer
         if self.error is None and result.error is not None and not isinstance(result.error, Stopped):
             self.error = result.error
@@ -320,4 +321,6 @@ def supervised(run: EmbeddingRun, workers: Workers) -> Iterator[None]:
         if run.bar is not None:
             run.bar.update(run.done - run.bar.n)
             run.bar.close()
-        notify(run.listeners, replace(run.payer, retries=run.usage.retries, duplicates=run.usage.duplicates))
+        if run.listeners:
+            usage = run.usage
+            notify(run.listeners, replace(run.payer, retries=usage.retries, duplicates=usage.duplicates))
