@@ -21,7 +21,7 @@ from langchain_mistralai import ChatMistralAI, MistralAIEmbeddings
 from llama_index.embeddings.mistralai import MistralAIEmbedding
 from llama_index.llms.mistralai import MistralAI
 
-from lava_mistral.cli.app import app
+from lava_mistral.__main__ import app
 from lava_mistral.gateway import Interrupted, LocalGateway, Status
 from tests.conftest import ROOT
 from tests.fakes.pdf_file import pdf

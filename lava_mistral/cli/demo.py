@@ -109,7 +109,7 @@ def _access(stack: ExitStack, console: Console) -> dict[str, Any]:
         "Nothing leaves it and nothing is charged.",
         style="bold yellow",
     )
-    from lava_mistral.gateway import LocalGateway
+    from lava_mistral.gateway.local import LocalGateway
 
     gateway = stack.enter_context(LocalGateway())
     return {"api_key": gateway.secret_key, "base_url": gateway.base_url}

@@ -39,7 +39,8 @@ def gateway(
     json: JsonOption = False,
 ) -> None:
     """Run a local Lava with a simulated Mistral behind it, until interrupted."""
-    from lava_mistral.gateway import Customer, LocalGateway
+    from lava_mistral.gateway.local import LocalGateway
+    from lava_mistral.gateway.options import Customer
 
     exact = find_spec("mistral_common") is not None
     if tokenizer == "exact" and not exact:
@@ -82,7 +83,7 @@ def gateway(
 
 
 def _fault(pair: str) -> tuple[float, Any]:
-    from lava_mistral import gateway as kinds
+    from lava_mistral.gateway import faults as kinds
 
     chance, _, what = pair.partition("=")
     if what.isdigit():

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lava_mistral import Billing, LavaMistral, RequestRecord, UsageReport
-from lava_mistral.cli.app import app
+from lava_mistral.__main__ import app
 from lava_mistral.cli.usage_report import Spending, by_day, by_name, draw, name_of, parse_moment
 from lava_mistral.gateway import LocalGateway
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from lava_mistral.cli.app import app
+from lava_mistral.__main__ import app
 from lava_mistral.gateway import LocalGateway
 
 FRAMEWORKS = ["langchain", "llama-index"]
