@@ -127,6 +127,10 @@ def test_bad_rows_are_rejected_with_the_reason(gateway: LocalGateway, tmp_path: 
     assert all(part in line["reason"] for part, line in zip(reasons, rejected, strict=True))
     assert all(len(line["content"]) <= 200 for line in rejected)
     assert [line.get("id") for line in rejected] == [None, None, "null", "empty", "number", "long", None, None]
+    # As after a kill between the rejected rows and their part.
+    next((tmp_path / "out").glob("*.parquet")).unlink()
+    assert given.run().rejected == 8
+    assert sorted(map(json.loads, given.rejected.read_text().splitlines()), key=lambda line: line["row"]) == rejected
     with pytest.raises(InvalidRequestError, match="row 3 can't be embedded: it is no JSON"):
         job(gateway, tmp_path / "in.jsonl", tmp_path / "strict", strict=True).run()
 
