@@ -39,19 +39,15 @@ class StreamedResponses:
 
     def take(self, delta: Delta) -> llama.ChatResponse | None:
         """Return the response after this delta; `None` for a delta of another choice than the first."""
-        if delta.index != 0:
-            if delta.usage is None:
-                return None
-            delta = Delta(0, usage=delta.usage)
+        if delta.index != 0 and delta.usage is None:
+            return None
+        delta = delta if delta.index == 0 else Delta(0, usage=delta.usage)
         self._turn.add(delta)
         self._usage = delta.usage or self._usage
         return self._response(delta, self._turn.finish_reason)
 
     def end(self) -> llama.ChatResponse | None:
-        """Return a last response where the stream ended in tool calls without a finish reason.
-
-        Its finish reason says that nothing more comes, so that no tool runs with half of its arguments.
-        """
+        """Return a last response for tool calls without a finish reason, so that none runs with half its arguments."""
         if not self._turn.tool_calls or self._turn.finish_reason is not None:
             return None
         return self._response(Delta(0), "unknown")

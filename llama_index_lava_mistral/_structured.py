@@ -36,10 +36,7 @@ _DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools"
 
 
 class AnswerForm(Generic[Model]):
-    """How to ask a model for an object, by a JSON schema or a tool, and how to read it from the answer.
-
-    For a type that is no pydantic class (an enumeration, a union, a list), the object has one field.
-    """
+    """How to ask a model for an object, and to read it. What is no pydantic class becomes the field of one."""
 
     def __init__(self, output_cls: Any, by_schema: bool) -> None:
         self._by_schema = by_schema
@@ -156,11 +153,7 @@ class StructuredPrediction(FunctionCallingLLM):
     def structured_predict(
         self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
     ) -> Model:
-        """Return an object of a pydantic class, an enumeration, a union or a list of such, made by the model.
-
-        Raises:
-            ValueError: the model's answer is no such object.
-        """
+        """Return an object of a pydantic class, an enumeration, a union or a list of such, or raise ValueError."""
         form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args)
         output: Model = form.read(self.chat(messages, **kwargs))
         return output

@@ -98,8 +98,8 @@ def partial_json(text: str) -> dict[str, Any]:
 def selection_of(call: ToolCall, finish_reason: str | None, *, strict: bool) -> ToolSelection:
     """Return the selection of a tool for a call, with its arguments as far as they have come while the answer grows.
 
-    A call that is malformed when the answer has ended must not run: with `strict` it raises ValueError; otherwise the
-    selection names a tool that does not exist, by a name that says why, which an agent tells the model.
+    What is malformed at the end must not run: it raises ValueError, or, if not `strict`, selects a tool that does not
+    exist, by a name that says why, which an agent tells the model.
     """
     whole = partial_json(call.arguments) if finish_reason is None else call.parsed()
     if whole is not None:
