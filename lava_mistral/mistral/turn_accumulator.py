@@ -78,18 +78,19 @@ class TurnAccumulator:
 
     def add_whole(self, completion: Mapping[str, Any]) -> list[Delta]:
         """Return what an answer adds that is not streamed; raises ServerError where it is none."""
-        given = as_list_of(completion.get("choices"), "choices")
-        answers = [_answer_of(choice) for choice in given]
-        places = [choice.get("index") for choice in given]
-        if len({place for place in places if type(place) is int}) < len(given):
-            places = [*range(len(given))]
-        choices = [
-            {**choice, "index": place, "delta": delta}
-            for choice, place, (delta, _) in zip(given, places, answers, strict=True)
-        ]
+        choices, places, kept = [], set(), []
+        for choice in as_list_of(completion.get("choices"), "choices"):
+            delta, steps = _answer_of(choice)
+            choices.append({**choice, "delta": delta})
+            kept.append(steps)
+            if type(choice.get("index")) is int:
+                places.add(choice["index"])
+        if len(places) < len(choices):
+            for place, choice in enumerate(choices):
+                choice["index"] = place
         deltas = [*self.add({**completion, "choices": choices}), *self.end()]
-        for place, (_, steps) in zip(places, answers, strict=True):
-            turn = self._choices[place].turn
+        for choice, steps in zip(choices, kept, strict=True):
+            turn = self._choices[choice["index"]].turn
             if turn.is_empty:
                 raise malformed("message", "an object with content or tool calls", None)
             turn.steps = steps
@@ -99,7 +100,7 @@ class TurnAccumulator:
         """Return the calls that were kept back, of choices that ended without a reason."""
         deltas = []
         for choice in self._choices.values():
-            if choice.turn.finish_reason is None and (calls := choice.end_steps()):
+            if choice.steps and choice.turn.finish_reason is None and (calls := choice.end_steps()):
                 deltas.append(Delta(choice.turn.index, tool_calls=calls))
         return deltas
 
@@ -126,7 +127,7 @@ class TurnAccumulator:
             choice.turn.say(content)
             return Delta(index, content)
         finish_reason = wire.get("finish_reason")
-        if finish_reason is not None:
+        if finish_reason is not None and type(finish_reason) is not str:
             checked(finish_reason, str, "finish_reason")
         logprobs = wire.get("logprobs")
         tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -136,7 +137,11 @@ class TurnAccumulator:
 def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
     """Return the message that answers as a delta, and the steps before it, where tools ran on Mistral's side."""
     several = as_list_of(checked(choice, dict, "choices' item").get("messages"), "messages")
-    messages = several or [choice.get("message")]
+    alone = choice.get("message")
+    if not several and type(alone) is dict and type(alone.get("content")) is str and alone.get("tool_calls") is None:
+        # Nearly every answer is a text and nothing else.
+        return {"content": alone["content"]}, []
+    messages = several or [alone]
     for message in messages:
         read_parts(checked(message, dict, "message").get("content"))
     last = next((m for m in reversed(messages) if not several or m.get("role") in ("assistant", None)), None)
@@ -168,6 +173,8 @@ class _Message:
         self._by_id: dict[str, int] = {}
         self._by_index: dict[int, int] = {}
         self._last: int | None = None
+        # The steps before the answer, where tools run on Mistral's side.
+        self.steps: dict[int, _Message] = {}
 
     def to_wire(self) -> dict[str, Any]:
         message: dict[str, Any] = {**self.turn.to_wire(), "role": self.role}
@@ -226,20 +233,18 @@ class _Message:
 
 
 class _Choice(_Message):
-    """Grow the turn of one choice, and its steps where tools run on Mistral's side.
+    """Grow the turn of one choice, and its steps.
 
     A delta of a step says the step's index and role (inferred from the SDK's models). The calls of an assistant's step
     are kept back until the end, when it is known which of them Mistral ran.
     """
 
-    def __init__(self, turn: Turn, names: ToolNames) -> None:
-        super().__init__(turn, names)
-        self.steps: dict[int, _Message] = {}
-
     def add(self, wire: dict[str, Any], finish_reason: str | None, logprobs: tuple[Any, ...]) -> Delta | None:
         """Return what a delta adds; `None` where that is nothing."""
         turn, content = self.turn, wire.get("content")
-        calls = as_list_of(wire.get("tool_calls"), "tool_calls")
+        calls = wire.get("tool_calls")
+        if calls is not None:
+            checked(calls, list, "tool_calls")
         text = content if type(content) is str else ""
         parts = tuple(read_parts(content)) if content and not text else ()
         fragments: tuple[ToolCallDelta, ...] = ()
@@ -248,23 +253,25 @@ class _Choice(_Message):
             step = self._step(wire)
             step.turn.say(text, parts)
             step.result_of = known_id(wire.get("tool_call_id")) or step.result_of
-            for call in calls:
+            for call in calls or ():
                 step.add_call(call)
             if step.role == "tool":
                 text, parts = "", ()
-        else:
+        elif calls:
             fragments = tuple(map(self.add_call, calls))
         turn.say(text, parts)
         turn.logprobs += logprobs
         if finish_reason is not None:
             if not all(map(attrgetter("name"), turn.tool_calls)):
                 raise malformed("tool_calls", "calls with a name", turn.tool_calls)
-            fragments += self.end_steps()
+            if self.steps:
+                fragments += self.end_steps()
             turn.finish(finish_reason)
         elif not (text or parts or fragments or logprobs):
             return None
-        text = text or "".join(map(text_of_part, parts))
-        thinking = "".join(map(thinking_of_part, parts))
+        if not parts:
+            return Delta(turn.index, text, "", (), fragments, finish_reason, None, logprobs)
+        text, thinking = "".join(map(text_of_part, parts)), "".join(map(thinking_of_part, parts))
         return Delta(turn.index, text, thinking, parts, fragments, finish_reason, None, logprobs)
 
     def _step(self, wire: dict[str, Any]) -> _Message:
@@ -281,8 +288,6 @@ class _Choice(_Message):
 
     def end_steps(self) -> tuple[ToolCallDelta, ...]:
         """Note the steps in the turn, and return the calls of the last message that Mistral did not run."""
-        if not self.steps:
-            return ()
         steps = [self.steps[position] for position in sorted(self.steps)]
         self.steps.clear()
         ran = {step.result_of for step in steps if step.role == "tool"}

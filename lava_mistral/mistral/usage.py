@@ -21,17 +21,18 @@ class Usage(TypedDict):
 
 def known_usage(value: Any) -> Usage | None:
     """Return what an answer says of its usage, added up; `None` where it says nothing that can be counted with."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or value.get("prompt_tokens") is None:
         return None
-    details = [value.get(name) or {} for name in ("prompt_tokens_details", "prompt_token_details")]
-    if not all(isinstance(detail, dict) for detail in details):
-        return None
-    prompt: Any = value.get("prompt_tokens")
-    completion, total = value.get("completion_tokens"), value.get("total_tokens")
-    cached = (value.get("num_cached_tokens"), *(detail.get("cached_tokens") for detail in details))
-    said = [count for count in (completion, total, *cached) if count is not None]
-    if any(type(count) is not int or count < 0 for count in (prompt, *said)):
-        return None
+    prompt, completion, total = value["prompt_tokens"], value.get("completion_tokens"), value.get("total_tokens")
+    counts = [prompt, completion, total, value.get("num_cached_tokens")]
+    for name in ("prompt_tokens_details", "prompt_token_details"):
+        details = value.get(name) or {}
+        if not isinstance(details, dict):
+            return None
+        counts.append(details.get("cached_tokens"))
+    for count in counts:
+        if count is not None and (type(count) is not int or count < 0):
+            return None
     if completion is None:
         completion = max(total - prompt, 0) if total else 0
     counted = {"completion_tokens": completion, "total_tokens": total or prompt + completion}
