@@ -78,18 +78,18 @@ class RequestMeter:
 
     def __init__(self, account: CallMeter | None) -> None:
         self._began = monotonic()
-        # Taking an item off a list is one step, whichever thread is first.
-        self._open = [] if account is None else [(account, account.sent_as)]
+        # Taking an item off an iterator is one step, whichever thread is first.
+        self._open = iter(() if account is None else ((account, account.sent_as),))
 
     def free(self) -> None:
         """End a request that was refused or never arrived: it costs nothing."""
-        for account, _ in self._taken():
+        for account, _ in self._open:
             for limit in account.identity.limits:
                 limit.end(account.most, Decimal(0))
 
     def end(self, usage: Any, request_id: str | None, *, answered_by: str | None = None, complete: bool = True) -> None:
         """End a request that was answered, or of which nobody knows; `usage` is the provider's count of tokens."""
-        for account, sent_as in self._taken():
+        for account, sent_as in self._open:
             known = known_usage(usage)
             parts = cost_parts(known, account.model, answered_by)
             cost = None if parts is None else parts.total
@@ -113,15 +113,9 @@ class RequestMeter:
                 )
                 notify(account.watch.listeners, record)
 
-    def _taken(self) -> list[tuple[CallMeter, BillingContext]]:
-        try:
-            return [self._open.pop()]
-        except IndexError:
-            return []
-
     def __del__(self) -> None:
         # A stream that was neither read to its end nor closed.
-        if self._open and not sys.is_finalizing():
+        if not sys.is_finalizing():
             self.end(None, None, complete=False)
 
 

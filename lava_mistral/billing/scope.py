@@ -239,8 +239,10 @@ def identify(
     customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
     innermost first: those of the blocks, then `limit`, the model's.
     """
-    scope = present_scope()
-    note_call()
+    scope = _NOWHERE
+    if entries.get():
+        scope = present_scope()
+        note_call()
     if scope is _NOWHERE and billing is None and call_billing is None and _FORKED in entries.get():
         raise ConfigurationError(
             "This process was forked inside a billed_to block. Whether the call belongs to that block can't be "
@@ -257,7 +259,9 @@ def identify(
     else:
         key = scope.fields.get("provider_key") or base.provider_key
         base = call_billing if key is None or call_billing.provider_key else replace(call_billing, provider_key=key)
-    merged = {**(metadata or {}), **scope.metadata, **check_metadata(call_metadata)}
+    merged = {**(metadata or {}), **scope.metadata}
+    if call_metadata is not None:
+        merged |= check_metadata(call_metadata)
     if len(merged) > 100:
         check_metadata(merged)
     limits = scope.limits if limit is None else (*scope.limits, limit)

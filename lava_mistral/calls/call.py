@@ -165,8 +165,7 @@ class Call:
             request_id = None if response is None else shown_id(response.headers, self.without_secrets)
             self.charge.end(None, request_id, complete=False)
 
-    @apart
-    def parsed(self, answer: Answer) -> dict[str, Any]:
+    def _object(self, answer: Answer) -> dict[str, Any]:
         """Return the JSON object of a good answer."""
         try:
             body = from_json(answer.content)
@@ -175,6 +174,8 @@ class Call:
         if not isinstance(body, dict):
             raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", answer)
         return body
+
+    parsed = apart(_object)
 
     def _senseless(self, what: str, answer: Answer, usage: Any = None) -> ServerError:
         self.charge.end(usage, shown_id(answer.headers, self.without_secrets), complete=False)
@@ -193,7 +194,7 @@ class Call:
     @apart
     def completion(self, answer: Answer) -> Completion:
         """Return the completion in a good answer; raises ServerError where it has none, or the model gave up."""
-        body = self.parsed(answer)
+        body = self._object(answer)
         read = TurnAccumulator(self.names)
         if not body.get("choices"):
             raise self._senseless("without choices", answer, body.get("usage"))
@@ -202,14 +203,14 @@ class Call:
         except ServerError as error:
             raise self._senseless(f"that makes no sense ({error.message})", answer, body.get("usage")) from error
         request_id = shown_id(answer.headers, self.without_secrets)
-        failed = next((turn for turn in read.turns if turn.finish_reason == "error"), None)
-        self.charge.end(body.get("usage"), request_id, answered_by=read.model, complete=failed is None)
-        if failed is not None:
+        failed = [turn for turn in read.turns if turn.finish_reason == "error"]
+        self.charge.end(body.get("usage"), request_id, answered_by=read.model, complete=not failed)
+        if failed:
             raise ServerError(
                 "the model stopped with finish reason 'error'; what it had written is in .partial",
                 request_id=request_id,
                 origin="mistral",
-                partial=failed,
+                partial=failed[0],
             )
         return Completion(
             id=read.id,
@@ -227,7 +228,7 @@ class Call:
     @apart
     def embedding(self, answer: Answer) -> EmbeddingAnswer:
         """Return the vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
-        body: Any = self.parsed(answer)
+        body: Any = self._object(answer)
         if not isinstance(body.get("data"), list):
             raise self._senseless("without data", answer, body.get("usage"))
         request_id = shown_id(answer.headers, self.without_secrets)

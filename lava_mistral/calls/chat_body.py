@@ -66,7 +66,10 @@ def chat_body(
     names: ToolNames | None = None,
 ) -> dict[str, Any]:
     """Return the body of a chat request; what is `None` is left out, since Mistral's defaults differ by model."""
-    given = {name: value for name, value in parameters.items() if value is not None}
+    given = {}
+    for name, value in parameters.items():
+        if value is not None:
+            given[name] = value
     if not given.keys() <= _KNOWN:
         refuse_keys(given)
     notice_status(model)
