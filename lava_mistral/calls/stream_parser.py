@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Final, Self
 
 from lava_mistral.calls.call import Call, caused
-from lava_mistral.calls.error_mapping import apart, error_from_event, parse_body, read_error_body, shorten, shown_id
+from lava_mistral.calls.error_mapping import error_from_event, parse_body, read_error_body, shorten, shown_id
 from lava_mistral.errors import LavaError, Origin, StreamInterruptedError, StreamStalledError
 from lava_mistral.mistral.json_codec import from_json
 from lava_mistral.mistral.sse import SSEDecoder
@@ -51,7 +51,6 @@ class StreamReader:
         # What came instead of events: for the error, or a whole answer.
         self._prelude = b""
 
-    @apart
     def feed(self, data: bytes) -> None:
         """Take the next bytes; the deltas in them join `ready`. Raises StreamInterruptedError for what is none."""
         events = self._decoder.feed(data)
@@ -143,8 +142,9 @@ class StreamReader:
             if self._failure is None:
                 self.end()
         except LavaError as error:
-            # What had come before it is handed on first.
-            self._failure = error
+            # What had come before it is handed on first; without the frames and the chain, which hold what came.
+            error.__cause__ = error.__context__ = None
+            self._failure = error.with_traceback(None)
         except GeneratorExit:
             self.settle()
             raise
@@ -170,7 +170,6 @@ class StreamReader:
                 # stream their caller is about to leave, until the garbage collector finds them.
                 del failure
 
-    @apart
     def end(self) -> None:
         """The connection has ended; raises StreamInterruptedError where that was before the answer did."""
         why = "it ended without a finish reason and without [DONE]"
@@ -190,8 +189,8 @@ class StreamReader:
 
     def settle(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""
-        complete = self.finished and self._failure is None
-        self._charge.end(self.usage, self.request_id, answered_by=self._accumulator.model, complete=complete)
+        complete, read = self.finished and self._failure is None, self._accumulator
+        self._charge.end(read.usage, self.request_id, answered_by=read.model, complete=complete)
 
     def broken(self, error: TransportError, *, late: bool) -> LavaError:
         """Return the error for a read that failed; `late` where the time to the first delta is over."""

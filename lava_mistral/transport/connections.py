@@ -189,7 +189,7 @@ class Pool:
 
     def put(self, route: Route, connection: Connection) -> None:
         """Keep a connection whose answer is over, if it can be used again."""
-        if self.closed or not connection.http.in_order or not connection.socket.quiet:
+        if self.closed or not connection.http.in_order:
             connection.socket.close()
             return
         connection.http.restart()
