@@ -105,7 +105,7 @@ class ChunkBuilder:
             parts = delta.parts or (({"type": "text", "text": delta.text},) if delta.text else ())
             content = [self._indexed(visible(part)) for part in parts]
         elif content and self._open is None:
-            self._block("txt")
+            self._open, self._number = "txt", self._number + 1
         if not delta.tool_calls and not delta.logprobs:
             if not content:
                 return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from hashlib import sha256
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -309,3 +310,8 @@ class ChatLavaMistral(DescribedModel):
                 raise ValueError(f"The method is {known}, not {method!r}.")
         parser = AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped)
         return RunnableMap(raw=llm) | with_outcome(parser) if include_raw else llm | parser
+
+
+# LangChain reads them at each call, and Python would make them anew each time.
+for _answers in (ChatLavaMistral._generate, ChatLavaMistral._agenerate):
+    _answers.__signature__ = signature(_answers)  # type: ignore[attr-defined]
