@@ -313,5 +313,6 @@ class ChatLavaMistral(DescribedModel):
 
 
 # LangChain reads them at each call, and Python would make them anew each time.
+_answers: Any
 for _answers in (ChatLavaMistral._generate, ChatLavaMistral._agenerate):
-    _answers.__signature__ = signature(_answers)  # type: ignore[attr-defined]
+    _answers.__signature__ = signature(_answers)
