@@ -213,8 +213,10 @@ class Turn:
 
 def _kind(piece: Any) -> str:
     """Return what a piece can be joined with: plain text and thinking with their like, the rest with nothing."""
-    if isinstance(piece, str | list):
-        return "text" if isinstance(piece, str) else "thinking"
+    if type(piece) is str:
+        return "text"
+    if type(piece) is list:
+        return "thinking"
     return "marked text" if piece["type"] == "text" and len(piece) > 2 else str(piece["type"])
 
 
@@ -225,14 +227,15 @@ def _merge(parts: list[Any], pieces: Iterable[Any]) -> list[Any]:
             parts.extend(run)
             continue
         same = [parts.pop()] if parts and _kind(parts[-1]) == kind else []
-        same.extend(run)
         if kind == "text":
-            text = "".join(piece if isinstance(piece, str) else piece["text"] for piece in same)
+            text = same[0]["text"] if same else ""
+            for piece in run:
+                text += piece if isinstance(piece, str) else piece["text"]
             parts.append({"type": "text", "text": text})
         else:
             whole: dict[str, Any] = {"type": "thinking"}
             thoughts: list[Any] = []
-            for piece in same:
+            for piece in (*same, *run):
                 whole |= {} if isinstance(piece, list) else piece
                 thoughts += piece if isinstance(piece, list) else piece["thinking"]
             parts.append(whole | {"thinking": _merge([], thoughts)})
