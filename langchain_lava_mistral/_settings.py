@@ -154,12 +154,13 @@ class LavaSettings(BaseModel):
 
     def _present(self) -> Any:
         """Return what `_make` makes of the fields, made anew only where one has changed."""
-        fields = {**self.__dict__, "lava_metadata": {**(self.lava_metadata or {})}}
         made = self._made
-        if made.fields != fields:
+        if made.fields != self.__dict__:
             with _building:
                 made = self._made
-                if made.fields != fields:
+                if made.fields != self.__dict__:
+                    # The metadata may be changed in place.
+                    fields = {**self.__dict__, "lava_metadata": self.lava_metadata and {**self.lava_metadata}}
                     self._made = made = Made(fields, self._make(fields))
         return made.value
 

@@ -222,7 +222,8 @@ class ChatSettings(LavaSettings, ChatParameters):
 
     def _set_parameters(self) -> dict[str, Any]:
         """Return the fields of the request that are set, by their name on the wire."""
-        return {wire: value for name, wire in WIRE_NAMES.items() if (value := getattr(self, name)) is not None}
+        fields = self.__dict__
+        return {wire: value for name, wire in WIRE_NAMES.items() if (value := fields[name]) is not None}
 
     def _call_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by their name on the wire, and the further fields of the model."""

@@ -31,9 +31,13 @@ class CostParts(NamedTuple):
 
 def cost_parts(usage: Usage | None, *models: str | Model | None) -> CostParts | None:
     """Compute what the tokens of a call cost by the first of the models (or their names) whose prices are known."""
-    named = [get_model(model) if isinstance(model, str) else model for model in models]
-    model = next((model for model in named if model is not None and model.input_price is not None), None)
-    if usage is None or model is None or model.input_price is None or model.output_price is None:
+    if usage is None:
+        return None
+    for named in models:
+        model = get_model(named) if isinstance(named, str) else named
+        if model is not None and model.input_price is not None and model.output_price is not None:
+            break
+    else:
         return None
     # The wire may leave a count out or say null: embeddings do for the answer's tokens.
     counts: dict[str, Any] = dict(usage)
