@@ -265,7 +265,7 @@ def identify(
     if len(merged) > 100:
         check_metadata(merged)
     limits = scope.limits if limit is None else (*scope.limits, limit)
-    return BillingContext(base, merged, tuple(dict.fromkeys(limits)))
+    return BillingContext(base, merged, tuple(dict.fromkeys(limits)) if limits else ())
 
 
 def requires_customer() -> bool:

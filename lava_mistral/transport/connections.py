@@ -162,7 +162,7 @@ class Pool:
         connection: Connection | None = None
         idle = self._idle.get(route)
         # Adding to and taking from a deque is one step, whichever threads share it.
-        with suppress(IndexError):
+        try:
             while idle and connection is None:
                 kept = idle.pop()
                 # Not too old, not closed, and without bytes that came unasked.
@@ -170,6 +170,9 @@ class Pool:
                     connection = kept
                 else:
                     kept.socket.close()
+        except IndexError:
+            # Another thread took the last one.
+            connection = None
         try:
             if connection is None:
                 connection = Connection(self._new_socket())
