@@ -184,7 +184,7 @@ class StreamReader:
             why = f"what came was no event stream: {read_error_body(said).message or shorten(str(said))}"
         if not self.finished:
             raise self._interrupted(why)
-        if self._accumulator.is_empty:
+        if all(turn.is_empty for turn in self.turns):
             raise self._interrupted("it held no answer")
 
     def settle(self) -> None:

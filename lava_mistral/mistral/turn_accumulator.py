@@ -39,17 +39,12 @@ class TurnAccumulator:
         self.model = ""
         self.created = 0
         self.usage: Usage | None = None
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _Message] = {}
 
     @property
     def complete(self) -> bool:
         """Whether every choice seen has a finish reason, and there is one."""
         return bool(self.turns) and all(turn.finish_reason is not None for turn in self.turns)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no choice has anything in it, nor a reason why it ended."""
-        return all(turn.is_empty for turn in self.turns)
 
     def add(self, chunk: Mapping[str, Any]) -> list[Delta]:
         """Return what a chunk adds: a delta for each choice that it says something of; raises ServerError."""
@@ -112,21 +107,21 @@ class TurnAccumulator:
             raise malformed("index", "an integer", index)
         choice = self._choices.get(index)
         if choice is None:
-            choice = self._choices[index] = _Choice(Turn(index), self._names)
+            choice = self._choices[index] = _Message(Turn(index), self._names)
             self.turns.append(choice.turn)
             self.turns.sort(key=attrgetter("index"))
         delta = wire.get("delta") or {}
         if type(delta) is not dict:
             checked(delta, dict, "delta")
         content = delta.get("content")
-        finish_reason = wire.get("finish_reason", ...)
-        if len(delta) == 1 and type(content) is str and len(wire) == 3 and finish_reason is None and not choice.steps:
+        finish_reason = wire.get("finish_reason")
+        plain = len(delta) == 1 and type(content) is str and len(wire) == 3 and "finish_reason" in wire
+        if plain and finish_reason is None and not choice.steps:
             # Nearly every chunk is a word and nothing else.
             if not content:
                 return None
             choice.turn.say(content)
             return Delta(index, content)
-        finish_reason = wire.get("finish_reason")
         if finish_reason is not None and type(finish_reason) is not str:
             checked(finish_reason, str, "finish_reason")
         logprobs = wire.get("logprobs")
@@ -157,10 +152,13 @@ def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 class _Message:
-    """Grow one message, and find out which of its tool calls a fragment belongs to.
+    """Grow the turn of one choice, or one of its steps where tools run on Mistral's side.
 
     Servers differ: Mistral sends a whole call in a delta; others send fragments, of which only the first has an id and
     a name (which may come in pieces too); the index may be missing, or 0 on every call.
+
+    A delta of a step says the step's index and role (inferred from the SDK's models). The calls of an assistant's step
+    are kept back until the end, when it is known which of them Mistral ran.
     """
 
     def __init__(self, turn: Turn, names: ToolNames, role: str = "assistant") -> None:
@@ -173,7 +171,6 @@ class _Message:
         self._by_id: dict[str, int] = {}
         self._by_index: dict[int, int] = {}
         self._last: int | None = None
-        # The steps before the answer, where tools run on Mistral's side.
         self.steps: dict[int, _Message] = {}
 
     def to_wire(self) -> dict[str, Any]:
@@ -231,19 +228,10 @@ class _Message:
             return not call.arguments and not (arguments and has_id)
         return not (name and arguments and call.parsed() is not None)
 
-
-class _Choice(_Message):
-    """Grow the turn of one choice, and its steps.
-
-    A delta of a step says the step's index and role (inferred from the SDK's models). The calls of an assistant's step
-    are kept back until the end, when it is known which of them Mistral ran.
-    """
-
     def add(self, wire: dict[str, Any], finish_reason: str | None, logprobs: tuple[Any, ...]) -> Delta | None:
         """Return what a delta adds; `None` where that is nothing."""
         turn, content = self.turn, wire.get("content")
-        calls = wire.get("tool_calls")
-        if calls is not None:
+        if (calls := wire.get("tool_calls")) is not None:
             checked(calls, list, "tool_calls")
         text = content if type(content) is str else ""
         parts = tuple(read_parts(content)) if content and not text else ()
