@@ -109,7 +109,7 @@ def check_base_url(url: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         parts, host = urlsplit(""), None
-    if "@" in url or (host and (parts.query or parts.fragment)):
+    if "@" in url or (host and ("?" in url or "#" in url)):
         # Not shown: user and password may be in it.
         shown, fault = "", f"must be plain scheme, host and path, like {PRODUCTION_URL}"
     elif not url.isprintable() or " " in url or "%20" in url:

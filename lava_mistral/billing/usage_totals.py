@@ -294,12 +294,15 @@ class watching:
         if self._listeners or self._run_id is not None:
             joined = tuple(dict.fromkeys((*watch.listeners, *self._listeners)))
             watch = Listening(joined, watch.run_id if self._run_id is None else self._run_id)
-        entries.set(blocks)
+        if self._inside is not None:
+            entries.set(blocks)
         listening.set(watch)
 
     def __exit__(self, *failure: object) -> None:
         blocks, watch = self._outer
-        entries.set(blocks)
+        # Not else: a generator that is closed meanwhile may have left a block of those around this one.
+        if self._inside is not None:
+            entries.set(blocks)
         listening.set(watch)
 
 

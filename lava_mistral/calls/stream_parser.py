@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final, Self
 
@@ -174,8 +175,9 @@ class StreamReader:
         """The connection has ended; raises StreamInterruptedError where that was before the answer did."""
         why = "it ended without a finish reason and without [DONE]"
         if self._prelude and not self._heard:
-            text = self._prelude.decode("utf-8", "replace")
-            body = parse_body(text)
+            text, body = self._prelude.decode("utf-8", "replace"), None
+            with suppress(ValueError):
+                body = from_json(text)
             if isinstance(body, dict) and body.get("choices"):
                 # Some gateways send a whole answer instead of a stream.
                 self._take(body, whole=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
+
+import pytest
 
 from lava_mistral import Billing, billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
@@ -77,3 +80,29 @@ def test_hundreds_of_customers_at_once_through_one_model(framework: Framework) -
     costs = {name: tally.cost for name, tally in usage.by_customer.items()}
     assert costs == {request.customer_id: request.cost for request in ledger}
     assert min(costs.values()) > Decimal(0)
+
+
+@pytest.mark.filterwarnings("ignore:A `with billed_to:UserWarning")
+@pytest.mark.parametrize("kind", ["chat", "embed"])
+@pytest.mark.parametrize("name", ["langchain", "llama_index"])
+async def test_a_block_of_a_generator_that_is_closed_during_a_call_ends_there(name: str, kind: str) -> None:
+    # In async code the frameworks make calls in tasks, which have contexts of their own.
+    framework = Framework(name, asynchronous=False)
+
+    def hold() -> Iterator[None]:
+        with billed_to("gone", "m"):
+            yield
+
+    held = hold()
+    with LocalGateway() as gateway:
+
+        def key() -> str:
+            # As the garbage collector may, while the call is made.
+            held.close()
+            return gateway.secret_key
+
+        model = framework.llm(gateway, api_key=key) if kind == "chat" else framework.embeddings(gateway, api_key=key)
+        next(held)
+        for text in ("Hi", "Ho"):
+            await (framework.chat(model, text) if kind == "chat" else framework.embed(model, [text]))
+        assert gateway.requests[-1].customer_id is None

@@ -191,6 +191,8 @@ def test_plain_http_is_for_this_machine(url: str) -> None:
         "api.lava.so",
         "https://u:p@x/v1",
         "https://[",
+        "https://x.y/v1?",
+        "https://x.y/v1#",
     ],
 )
 def test_other_base_urls_are_refused(url: str) -> None:

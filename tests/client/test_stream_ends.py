@@ -106,6 +106,15 @@ async def test_a_whole_answer_instead_of_a_stream_keeps_every_word(serve: Any, a
 
 
 @both
+async def test_a_whole_answer_instead_of_a_stream_may_be_cut_in_a_surrogate_pair(
+    serve: Any, asynchronous: bool
+) -> None:
+    whole = rb'{"choices": [{"message": {"content": "Hi \ud83d"}, "finish_reason": "length"}]}'
+    server = serve(JSON_HEAD, chunked(whole), END)
+    assert await texts(server, asynchronous) == ["Hi \ufffd"]
+
+
+@both
 async def test_comments_after_done_hold_nobody(serve: Any, asynchronous: bool) -> None:
     server = serve(STREAM_HEAD, WORD, LAST, *[chunked(b": keep\n\n"), 0.05] * 1200, END)
     began = time.monotonic()
