@@ -33,8 +33,8 @@ from lava_mistral.pricing.cost import cost_of
 
 _AT_ONCE: Final = 2
 """Parts under way in a process: while the last answers of one come, the requests of another are in flight."""
-_GRACE: Final = 1.0
-"""Seconds after Ctrl-C or an error for answers in flight to be noted."""
+_GRACE: Final[float | None] = 1.0
+"""Seconds after Ctrl-C for answers in flight to be noted; after an error of a part there is no hurry."""
 _part: ContextVar[int] = ContextVar("part")  # the first row of the one that requests are made for
 
 
@@ -48,6 +48,34 @@ class Done:
 
     def __add__(self, other: Done) -> Done:
         return Done(self.rows + other.rows, self.rejected + other.rejected, self.tokens + other.tokens)
+
+
+class _Sender:
+    """Sends the requests of parts until it is closed."""
+
+    def __init__(self, embedder: PartEmbedder) -> None:
+        self.closed = False
+        self._embedder = embedder
+        self._in_flight = 0
+        self._changed = threading.Condition()
+
+    def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer:
+        with self._changed:
+            if self.closed:
+                raise CancelledError
+            self._in_flight += 1
+        try:
+            return self._embedder.embedding_request(inputs, **options)
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    def close(self, seconds: float | None) -> None:
+        """Send nothing more, and wait until the answers of what was sent are noted."""
+        with self._changed:
+            self.closed = True
+            self._changed.wait_for(lambda: not self._in_flight, seconds)
 
 
 Tell: TypeAlias = Callable[[Done], object]
@@ -73,12 +101,13 @@ class PartEmbedder:
             InvalidRequestError: a row can't be embedded, and `strict` is set.
             LavaError: a request failed for good.
         """
-        engine, stopped = EmbeddingEngine(self, **self.settings), threading.Event()
+        sender, grace = _Sender(self), _GRACE
+        engine = EmbeddingEngine(sender, **self.settings)
         told: SimpleQueue[tuple[int, Done | Exception, bool]] = SimpleQueue()
 
         def work(part: Slice) -> None:
             def tell(done: Done) -> None:
-                if stopped.is_set():
+                if sender.closed:
                     raise CancelledError
                 told.put((part.start, done, False))
 
@@ -98,13 +127,14 @@ class PartEmbedder:
                     return
                 start, done, ended = told.get()
                 if isinstance(done, Exception):
+                    grace = None
                     raise done
                 running[start] = done
                 yield sum(running.values(), total)
                 if ended:
                     total += running.pop(start)
         finally:
-            stopped.set()
+            sender.close(grace)
             for thread in threads:
                 thread.join(_GRACE)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -243,6 +246,38 @@ def test_a_job_that_failed_goes_on_and_pays_nothing_twice(tmp_path: Path) -> Non
         before = len(gateway.requests)
         assert job(gateway, tmp_path / "in.jsonl", tmp_path / "out").run().rows_done == 250
         assert len(gateway.requests) == before
+
+
+class FailingInOnePart(httpx.HTTPTransport):
+    """Refuses the rows below 100 when others are in flight, which are answered one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._others = threading.Semaphore(0)
+        self._turns = itertools.count(1)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if int(json.loads(request.content)["input"][0].split()[2]) < 100:
+            self._others.acquire(timeout=10)
+            return httpx.Response(402, json={"error": {"message": "no credit"}})
+        turn = next(self._turns)
+        self._others.release()
+        time.sleep(0.2 * turn)
+        return super().handle_request(request)
+
+
+def test_answers_that_are_in_flight_when_another_part_fails_are_paid_once(
+    gateway: LocalGateway, tmp_path: Path
+) -> None:
+    rows = [{"key": row["key"], "text": row["text"] + " word" * 500} for row in ROWS[:200]]
+    write_jsonl(tmp_path / "in", rows)
+    with httpx.Client(transport=FailingInOnePart()) as failing, pytest.raises(InsufficientBalanceError):
+        job(gateway, tmp_path / "in.jsonl", tmp_path / "out", client=client(gateway, http_client=failing)).run()
+    noted = (tmp_path / "out" / "_job" / "paid.jsonl").read_text().splitlines()
+    assert len(noted) == len(gateway.requests) > 1
+    done = job(gateway, tmp_path / "in.jsonl", tmp_path / "out").run()
+    assert done.rows_done == 200
+    assert sorted(sent(gateway)) == sorted(row["text"] for row in rows)
 
 
 def test_another_input_or_setting_is_noticed(gateway: LocalGateway, tmp_path: Path) -> None:
