@@ -15,12 +15,13 @@ from langchain_core.outputs import ChatGeneration, Generation
 from pydantic import Field, SecretStr
 
 from langchain_lava_mistral._content_blocks import PROVIDER
-from langchain_lava_mistral._settings import CHAT_SYNONYMS, OUTSIDE, PARAMETERS, SHOWN, ChatParameters, named
+from langchain_lava_mistral._settings import CHAT_SYNONYMS, OUTSIDE, SHOWN, LavaSettings, named
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools
 from langchain_lava_mistral.errors import to_langchain, translated
 from lava_mistral.billing.identity import to_billing
 from lava_mistral.billing.scope import identify, note_call
+from lava_mistral.client.settings import ChatParameters
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.tokenizers import token_ids
@@ -28,7 +29,7 @@ from lava_mistral.pricing.tokens import count_tokens
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 
 
-class DescribedModel(ChatParameters, BaseChatModel):
+class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
     """A chat model as far as LangChain asks of it what it is; `ChatLavaMistral` makes the calls."""
 
     model: str = "mistral-small-2603"
@@ -45,13 +46,7 @@ class DescribedModel(ChatParameters, BaseChatModel):
     _synonyms: ClassVar[Mapping[str, str]] = CHAT_SYNONYMS
 
     def _parameters(self) -> dict[str, Any]:
-        """Return the fields that are set, by Mistral's names."""
-        fields = self.__dict__
-        given: dict[str, Any] = {}
-        for name, wire in PARAMETERS.items():
-            if (value := fields[name]) is not None:
-                given[wire] = value
-        return {**given, **self.model_kwargs}
+        return {**super()._parameters(), **self.model_kwargs}
 
     @property
     def model_name(self) -> str:

@@ -17,24 +17,24 @@ from pydantic import BaseModel
 
 from langchain_lava_mistral._from_wire import to_result
 from langchain_lava_mistral._hooks import DescribedModel
-from langchain_lava_mistral._settings import KNOWN, OUTSIDE, PARAMETERS, check_names, named, new_clients
+from langchain_lava_mistral._settings import KNOWN, OUTSIDE, check_names, named
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import AnswerParser, as_object, with_outcome
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, answer_function, normalize, to_response_format, to_tool, to_tools
 from langchain_lava_mistral.callbacks import RUN, CallRun, traced
 from langchain_lava_mistral.errors import translated
+from lava_mistral.client.models import ClientsOwner
+from lava_mistral.client.settings import WIRE_NAMES
 from lava_mistral.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
-# Settings of the clients that a call may change.
-_OF_CLIENTS = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
 _IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 
 
-class ChatLavaMistral(DescribedModel):
+class ChatLavaMistral(DescribedModel, ClientsOwner):
     """Mistral's chat models through Lava, for LangChain (`langchain_lava_mistral`).
 
         model = ChatLavaMistral(model="mistral-small-2603")
@@ -86,12 +86,6 @@ class ChatLavaMistral(DescribedModel):
         asked = kwargs.get("streaming", self.streaming)
         return several or off or asked is False or not kwargs.get("stream", True)
 
-    def _make(self, fields: Mapping[str, Any]) -> Any:
-        # They load httpx.
-        from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
-
-        return new_clients((LavaMistral, AsyncLavaMistral), fields, "max_retries", "stream_chunk_timeout")
-
     def _request(
         self,
         messages: Sequence[BaseMessage],
@@ -108,7 +102,7 @@ class ChatLavaMistral(DescribedModel):
         arguments, said = {"model": self.model, **self._parameters()}, kwargs.get
         for name, value in kwargs.items():
             if name not in OUTSIDE:
-                arguments[PARAMETERS.get(name, name)] = value
+                arguments[WIRE_NAMES.get(name, name)] = value
         if stop is not None:
             arguments["stop"] = stop
         if stream and (arguments.get("n") or 1) > 1:
@@ -124,10 +118,7 @@ class ChatLavaMistral(DescribedModel):
         arguments["repair_messages"] = said("repair_messages", self.repair_messages)
         arguments["messages"] = to_wire(messages)
         arguments["on_retry"] = run.on_retry
-        clients = self._present()
-        if not _OF_CLIENTS.isdisjoint(kwargs):
-            clients = self._make({**self.__dict__, **{name: kwargs[name] for name in _OF_CLIENTS if name in kwargs}})
-        return clients, arguments, said("include_response_headers", self.include_response_headers)
+        return self._clients(kwargs), arguments, said("include_response_headers", self.include_response_headers)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         run: CallRun = kwargs.get(RUN) or CallRun()

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Unpack, cast
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field
 
-from langchain_lava_mistral._settings import SYNONYMS, LavaSettings, new_clients
+from langchain_lava_mistral._settings import SYNONYMS, LavaSettings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
+from lava_mistral.client.models import EngineOwner
 from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.mistral.types import OutputDtype
@@ -19,16 +20,14 @@ from lava_mistral.mistral.types import OutputDtype
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
-    from lava_mistral.embedding.engine import EmbeddingEngine, EmbedOptions
+    from lava_mistral.embedding.engine import EmbedOptions
     from lava_mistral.embedding.results import EmbeddingUsage, PartialEmbedding
-
-_ENGINE = ("model", "dimensions", "output_dtype", "max_concurrency", "max_retries", "on_empty")
 
 T = TypeVar("T")
 D = TypeVar("D", bound="Document | str")
 
 
-class LavaMistralEmbeddings(LavaSettings, Embeddings):
+class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
     """Mistral's embedding models through Lava, for LangChain (`langchain_lava_mistral`).
 
         LavaMistralEmbeddings().embed_documents(["one text", "another"])
@@ -150,14 +149,6 @@ class LavaMistralEmbeddings(LavaSettings, Embeddings):
             if self.trace_metadata:
                 options["lava_metadata"] = traced(options.get("lava_metadata"))
             return getattr(self._present(), way)(*given, **{"show_progress": self.show_progress_bar, **options})
-
-    def _make(self, fields: Mapping[str, Any]) -> EmbeddingEngine:
-        # They load httpx.
-        from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
-        from lava_mistral.embedding.engine import EmbeddingEngine
-
-        clients = new_clients((LavaMistral, AsyncLavaMistral), fields)
-        return EmbeddingEngine(*clients, **{name: fields[name] for name in _ENGINE})
 
 
 def _text_of(document: Document | str) -> str:

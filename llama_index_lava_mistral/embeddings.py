@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, ClassVar, Final, TypeVar, Unpack, cast
+from typing import Any, ClassVar, Final, TypeVar, Unpack
 from uuid import uuid4
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
@@ -16,11 +16,11 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
-from pydantic import PrivateAttr
 
-from lava_mistral._locks import ForkSafeLock
 from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
+from lava_mistral.client.models import EngineOwner
+from lava_mistral.client.settings import setting
 from lava_mistral.embedding.drivers import AsyncEmbeddingStream, EmbeddingStream
 from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine, EmbedOptions
 from lava_mistral.embedding.input_validation import OnEmpty
@@ -29,14 +29,13 @@ from lava_mistral.embedding.results import as_list, known_vectors, partial_of
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.types import OutputDtype
 from lava_mistral.transport.flow import Flow, adrive, drive
-from llama_index_lava_mistral._params import OF_CLIENTS, LavaSettings, setting
+from llama_index_lava_mistral._params import LavaSettings
 from llama_index_lava_mistral._redaction import billing_of, observed
 from llama_index_lava_mistral.callbacks import listening, traced
 
 dispatcher = get_dispatcher(__name__)
 
 _S = TypeVar("_S")
-_building = ForkSafeLock()
 
 # Where LlamaIndex looks for vectors.
 _COLLECTION: Final = "embeddings"
@@ -55,17 +54,7 @@ def _naming(nodes: Sequence[BaseNode]) -> Iterator[None]:
         raise
 
 
-class _Built:
-    """Holds the engine that was built of a model's settings; copies and pickles of it are empty."""
-
-    def __init__(self, settings: Any = None, engine: EmbeddingEngine | None = None) -> None:
-        self.settings, self.engine = settings, engine
-
-    def __reduce__(self) -> tuple[type[_Built], tuple[()]]:
-        return _Built, ()
-
-
-class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
+class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
     """Mistral's embeddings through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
     Any number of texts are packed into requests within Mistral's limits, `num_workers` of which are under way at once,
@@ -90,8 +79,8 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
     embeddings_cache: Any | None = setting(None, "A key-value store of vectors; none by default.")
     max_retries: int = setting(DEFAULT_MAX_RETRIES, "How often a failed request is tried again.", ge=0)
 
-    _built: _Built = PrivateAttr(default_factory=_Built)
-    _synonyms: ClassVar[dict[str, str]] = {
+    _more: ClassVar[Mapping[str, str]] = {**EngineOwner._more, "model": "model_name"}
+    _synonyms: ClassVar[Mapping[str, str]] = {
         **LavaSettings._synonyms,
         "model": "model_name",
         "max_concurrency": "num_workers",
@@ -150,7 +139,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     def _embed(self, asynchronous: bool, texts: list[str], options: Any) -> Flow[list[Embedding]]:
         """Embed texts with LlamaIndex's events, cache and rate limiter."""
-        engine, settings, payload = self._engine(), self._for_the_engine(options), self.to_payload()
+        engine, settings, payload = self._present(), self._for_the_engine(options), self.to_payload()
         cache, limiter, held = self.embeddings_cache, self.rate_limiter, dict[str, Embedding]()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
         event = self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload})
@@ -239,7 +228,7 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
 
     def _open(self, method: Callable[..., _S], *given: Any, **options: Any) -> _S:
         with listening():
-            return method(self._engine(), *given, **self._for_the_engine(options))
+            return method(self._present(), *given, **self._for_the_engine(options))
 
     def _for_the_engine(self, options: Any) -> dict[str, Any]:
         """Return the options of a call as the engine takes them."""
@@ -249,17 +238,6 @@ class LavaMistralEmbeddings(LavaSettings, BaseEmbedding):
         if self.trace_metadata:
             given["lava_metadata"] = traced(options.get("lava_metadata"))
         return given
-
-    def _engine(self) -> EmbeddingEngine:
-        """Return the engine of these settings, which is kept: the limit on requests under way is its own."""
-        names = ("dimensions", "output_dtype", "max_concurrency", "max_retries", "on_empty")
-        own: dict[str, Any] = {"model": self.model_name, **{name: getattr(self, name) for name in names}}
-        of_clients = [getattr(self, name) for name in (*OF_CLIENTS, "http_client", "async_http_client")]
-        settings = own, of_clients, dict(self.lava_metadata or ())
-        with _building:
-            if self._built.settings != settings:
-                self._built = _Built(settings, EmbeddingEngine(self._client(False), self._client(True), **own))
-            return cast("EmbeddingEngine", self._built.engine)
 
 
 def _stored(

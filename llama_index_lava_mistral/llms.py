@@ -13,6 +13,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 
+from lava_mistral.client.models import ClientsOwner
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
@@ -52,7 +53,7 @@ async def _aresponses(stream: AsyncChatStream, with_headers: bool) -> AsyncGener
         yield last
 
 
-class ChatLavaMistral(ChatSettings, StructuredPrediction):
+class ChatLavaMistral(ChatSettings, ClientsOwner, StructuredPrediction):
     """Mistral's chat models through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
     The settings are its fields; `ChatLavaMistral.model_fields[…].description` says what each means. All but those that
@@ -86,7 +87,7 @@ class ChatLavaMistral(ChatSettings, StructuredPrediction):
 
     def to_payload(self) -> dict[str, Any]:
         """What events say of the model: metadata and the parameters that are set; nothing secret."""
-        return {**super().to_payload(), **self._set_parameters()}
+        return {**super().to_payload(), **self._parameters()}
 
     @observed(llm_chat_callback())
     def chat(self, messages: Sequence[llama.ChatMessage], **kwargs: Any) -> llama.ChatResponse:

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
 from contextvars import Context
-from typing import Protocol
+from typing import Literal, Protocol
 
 from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS
 
@@ -77,31 +77,31 @@ class ReadAhead:
         self._closed = True
         self._free.release()
 
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> Literal[True]:
+        # An error is raised where the texts are taken.
+        self._error, self._ended = error, True
+        self._wake()
+        return True
+
     def read(self, texts: Iterable[object], free: threading.Semaphore) -> None:
         """Read the texts in this thread."""
-        try:
+        with self:
             for text in texts:
                 free.acquire()
                 if self._closed:
                     break
                 self._texts.append(text)
                 self._wake()
-        except BaseException as error:  # noqa: BLE001 - raised where the texts are taken
-            self._error = error
-        self._ended = True
-        self._wake()
 
     async def aread(self, texts: AsyncIterable[object], free: asyncio.Semaphore) -> None:
         """Read the texts in this task; its cancellation by others is an error of the source."""
-        try:
+        with self:
             async for text in texts:
                 await free.acquire()
                 self._texts.append(text)
                 self._wake()
-        except BaseException as error:  # noqa: BLE001 - raised where the texts are taken
-            self._error = error
-        self._ended = True
-        self._wake()
 
 
 Source = DirectSource | ReadAhead

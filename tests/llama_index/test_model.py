@@ -73,7 +73,7 @@ def test_settings_under_the_names_they_have_elsewhere() -> None:
     )
     assert (llm.model, llm.seed, llm.additional_kwargs) == ("mistral-large-2512", 7, {"min_tokens": 2})
     assert llm.async_http_client is client
-    with pytest.raises(ValidationError, match="random_seed is another name of seed"):
+    with pytest.raises(ValidationError, match="given twice"):
         ChatLavaMistral(seed=1, random_seed=2)
 
 
