@@ -81,6 +81,12 @@ def present_scope() -> BillingScope:
     return total
 
 
+def present_entries() -> tuple[Entry, ...]:
+    """Return what the blocks around this point say now, for a call that is made later, whatever becomes of them."""
+    scope = present_scope()
+    return entries.get() if scope is _NOWHERE else (Entry(scope),)
+
+
 def _alive() -> list[Entry]:
     return [entry for reference in _all.valuerefs() if (entry := reference()) is not None]
 

@@ -106,3 +106,20 @@ async def test_a_block_of_a_generator_that_is_closed_during_a_call_ends_there(na
         for text in ("Hi", "Ho"):
             await (framework.chat(model, text) if kind == "chat" else framework.embed(model, [text]))
         assert gateway.requests[-1].customer_id is None
+
+
+@pytest.mark.filterwarnings("ignore:A `with billed_to:UserWarning")
+def test_a_stream_is_billed_to_the_block_of_a_generator_that_is_closed_before_it_is_read() -> None:
+    with LocalGateway() as gateway:
+        llm = Framework("langchain", asynchronous=False).llm(gateway)
+
+        def streams() -> Iterator[Iterator[Any]]:
+            with billed_to("c", "m"):
+                yield llm.stream("Hi")
+
+        held = streams()
+        stream = contextvars.copy_context().run(next, held)
+        # As a web server's worker or the garbage collector does, in a context of its own.
+        contextvars.copy_context().run(held.close)
+        assert list(stream)
+        assert [request.customer_id for request in gateway.requests] == ["c"]
