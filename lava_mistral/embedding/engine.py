@@ -164,7 +164,7 @@ class EmbeddingEngine:
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
-            LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial`.
+            LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial` if anything was done.
         """
         workers, texts = self._threads(options), _several(texts)
         job = self._embed_job(texts, options)
@@ -196,7 +196,7 @@ class EmbeddingEngine:
 
         Raises:
             LavaError: while iterating, when all before it was handed on: a text can't be embedded, or a request failed
-                for good. Whatever is raised has `partial`.
+                for good. Whatever is raised has `partial` if anything was done.
         """
         workers = self._threads(options)
         return EmbeddingStream(self._job(StreamJob, _checked(texts), options), workers, texts, read_in_thread)
