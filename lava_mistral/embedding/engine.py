@@ -164,7 +164,8 @@ class EmbeddingEngine:
 
         Raises:
             InvalidRequestError: one of the texts can't be embedded; nothing was sent.
-            LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial` if anything was done.
+            LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial` if anything was
+                done.
         """
         workers, texts = self._threads(options), _several(texts)
         job = self._embed_job(texts, options)
