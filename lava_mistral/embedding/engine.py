@@ -258,6 +258,9 @@ class EmbeddingEngine:
         """What workers send with; the options of requests are taken out of those of the call."""
         if client is None:
             raise ConfigurationError(f"This engine was made without {name}=, which this call needs.")
+        known = EmbedOptions.__annotations__
+        if unknown := sorted(options.keys() - known.keys()):
+            raise TypeError(f"unexpected keyword argument {unknown[0]!r}; there are {', '.join(known)}")
         notice_status(self.model)
         given: dict[str, Any] = {
             "model": self.model,

@@ -835,3 +835,12 @@ class TestClients:
             for thread in threads:
                 thread.join(30)
             assert gateway.max_in_flight == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("option", ["billng", "clock", "total"])
+def test_an_option_that_does_not_exist_is_refused_with_those_that_do(mode: Mode, option: str) -> None:
+    service = VectorService()
+    with pytest.raises(TypeError, match=rf"'{option}'; there are billing, lava_metadata, as_numpy, .*resume_from"):
+        run(mode, service.engine(), ["one text"], **{option: None})
+    assert service.bodies == []
