@@ -25,12 +25,24 @@ class Proxy:
     @classmethod
     def parse(cls, url: str) -> Proxy:
         """Read an address of the form `http://user:password@host:port`."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port or 80
+            # As the resolver does; it refuses empty labels and those of more than 63 characters.
+            host.encode("idna")
+        except ValueError:
+            host = ""
+        if not host:
+            # Not shown: user and password may be in it.
+            raise ConfigurationError(
+                "The proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not an address of the form "
+                "http://user:password@host:port, with a / or @ in the password percent-encoded."
+            )
         authorization = None
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
-        return cls(parts.hostname or "", parts.port or 80, authorization)
+        return cls(host, port, authorization)
 
 
 @lru_cache(maxsize=1)

@@ -463,6 +463,18 @@ async def test_a_proxy_that_needs_a_client_of_ones_own_is_a_matter_of_configurat
     assert "secret" not in str(error)
 
 
+@both
+@pytest.mark.parametrize("rest", ["sec/ret@127.0.0.1:9", "secret@127.0.0.1:nine", "secret@proxy..example:9", "secret@"])
+async def test_a_proxy_whose_address_is_none_is_a_matter_of_configuration(
+    asynchronous: bool, rest: str, monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{rest}")
+    client = settings(serve(lambda _: None), base_url="https://lava.example/v1")
+    error = await fails(ConfigurationError, "chat", asynchronous, client)
+    assert "HTTPS_PROXY" in str(error)
+    assert "sec" not in "".join(map(repr, chain(error)))
+
+
 # Secrets
 
 
