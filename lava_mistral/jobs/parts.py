@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
+from math import inf
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
 
@@ -56,26 +58,23 @@ class _Sender:
     def __init__(self, embedder: PartEmbedder) -> None:
         self.closed = False
         self._embedder = embedder
-        self._in_flight = 0
-        self._changed = threading.Condition()
+        self._in_flight = set[object]()
 
     def embedding_request(self, inputs: Sequence[str], **options: Any) -> EmbeddingAnswer:
-        with self._changed:
+        self._in_flight.add(request := object())
+        try:
             if self.closed:
                 raise CancelledError
-            self._in_flight += 1
-        try:
             return self._embedder.embedding_request(inputs, **options)
         finally:
-            with self._changed:
-                self._in_flight -= 1
-                self._changed.notify_all()
+            self._in_flight.discard(request)
 
-    def close(self, seconds: float | None) -> None:
+    def close(self, seconds: float) -> None:
         """Send nothing more, and wait until the answers of what was sent are noted."""
-        with self._changed:
-            self.closed = True
-            self._changed.wait_for(lambda: not self._in_flight, seconds)
+        self.closed = True
+        end = time.monotonic() + seconds
+        while self._in_flight and time.monotonic() < end:
+            time.sleep(0.01)
 
 
 Tell: TypeAlias = Callable[[Done], object]
@@ -101,7 +100,7 @@ class PartEmbedder:
             InvalidRequestError: a row can't be embedded, and `strict` is set.
             LavaError: a request failed for good.
         """
-        sender, grace = _Sender(self), _GRACE
+        sender, grace = _Sender(self), float(_GRACE)
         engine = EmbeddingEngine(sender, **self.settings)
         told: SimpleQueue[tuple[int, Done | Exception, bool]] = SimpleQueue()
 
@@ -127,7 +126,7 @@ class PartEmbedder:
                     return
                 start, done, ended = told.get()
                 if isinstance(done, Exception):
-                    grace = None
+                    grace = inf
                     raise done
                 running[start] = done
                 yield sum(running.values(), total)
