@@ -65,7 +65,8 @@ class StreamedResponses:
                 for each in delta.tool_calls
             ]
         choices = [{"index": 0, "delta": wire, "finish_reason": delta.finish_reason}]
-        raw: dict[str, Any] = {"id": stream.id, "created": stream.created, "model": stream.model, "choices": choices}
+        raw: dict[str, Any] = {"id": stream.id, "object": "chat.completion.chunk", "created": stream.created}
+        raw |= {"model": stream.model, "choices": choices}
         facts = self._facts.copy()
         if finish_reason is not None or usage is not None:
             facts |= _facts_so_far(stream, finish_reason, usage, stream.turn)

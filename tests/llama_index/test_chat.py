@@ -56,7 +56,7 @@ def test_a_streamed_chat_is_exact_to_the_letter(caller: Caller) -> None:
     ]
     assert all([type(block) for block in r.message.blocks] == [TextBlock] for r in responses)
     last = responses[-1]
-    assert last.raw["usage"] == USAGE
+    assert (last.raw["object"], last.raw["usage"]) == ("chat.completion.chunk", USAGE)
     assert last.additional_kwargs == {
         "lava_request_id": "req_1",
         "finish_reason": "stop",
