@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias, cast
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lava_mistral.errors import ConfigurationError
-
-try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-except ImportError as error:
-    raise ImportError('An embedding job needs an extra: pip install "lava-mistral[job]"') from error
 
 _FORMATS: Final = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 _UNREADABLE: Final = (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeError, OverflowError, TypeError, ValueError)

@@ -35,7 +35,7 @@ from lava_mistral.pricing.cost import cost_of
 
 _AT_ONCE: Final = 2
 """Parts under way in a process: while the last answers of one come, the requests of another are in flight."""
-_GRACE: Final[float | None] = 1.0
+_GRACE = 1.0
 """Seconds after Ctrl-C for answers in flight to be noted; after an error of a part there is no hurry."""
 _part: ContextVar[int] = ContextVar("part")  # the first row of the one that requests are made for
 
@@ -100,7 +100,7 @@ class PartEmbedder:
             InvalidRequestError: a row can't be embedded, and `strict` is set.
             LavaError: a request failed for good.
         """
-        sender, grace = _Sender(self), float(_GRACE)
+        sender, grace = _Sender(self), _GRACE
         engine = EmbeddingEngine(sender, **self.settings)
         told: SimpleQueue[tuple[int, Done | Exception, bool]] = SimpleQueue()
 
