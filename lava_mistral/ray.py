@@ -15,7 +15,7 @@ from lava_mistral.billing.identity import Billing, Secret
 from lava_mistral.billing.spend_limit import Amount, SpendLimit
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.client.clients import LavaMistral
-from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS
+from lava_mistral.embedding.decoding import native_dimensions
 from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError
@@ -70,9 +70,7 @@ class EmbedTexts:
         self.into = into
         self._error_column = error_column
         self._type = "float16" if float16 else "float32"
-        length = dimensions or NATIVE_DIMENSIONS.get(model)
-        if length is None:
-            raise ConfigurationError(f"how long the vectors of {model!r} are is not known here: give dimensions=.")
+        length = dimensions or native_dimensions(model)
         self._length = length
         access: dict[str, Any] = {"api_key": api_key, "base_url": base_url, "billing": billing}
         self.engine = EmbeddingEngine(

@@ -85,8 +85,8 @@ class SpendLimit:
                     f"{format_cost(self.limit)} there is {format_cost(max(left, _ZERO))} left "
                     f"({format_cost(self.spent)} spent, {format_cost(self.reserved + self.held)} set aside for "
                     "calls that are under way or whose cost is not known); it was not sent",
-                    advice="Raise the limit, or bound the answer by max_tokens=; without it, an answer counts with all "
-                    "that the model's window leaves.",
+                    advice="Raise the limit. A chat needs less of it with max_tokens=: without, its answer counts with "
+                    "all that the model's window leaves.",
                     limit=self.limit,
                     spent=self.spent,
                     needed=amount,

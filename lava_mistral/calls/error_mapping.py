@@ -22,6 +22,7 @@ from lava_mistral.transport.retry import RETRIED_STATUSES, parse_retry_after
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+_ENDS_IN_V1 = "Check base_url or LAVA_BASE_URL: it ends in /v1, like https://api.lava.so/v1."
 # Status → the class, and the advice where Lava says it and where Mistral does.
 _BY_STATUS: dict[int, tuple[type[LavaError], str, str]] = {
     401: (
@@ -43,9 +44,10 @@ _BY_STATUS: dict[int, tuple[type[LavaError], str, str]] = {
     ),
     404: (
         errors.NotFoundError,
-        "Unless an id is wrong, check base_url or LAVA_BASE_URL: it ends in /v1, like https://api.lava.so/v1.",
+        f"Unless an id is wrong: {_ENDS_IN_V1}",
         "",
     ),
+    405: (errors.InvalidRequestError, _ENDS_IN_V1, ""),
     408: (errors.APITimeoutError, "", ""),
     429: (errors.RateLimitError, "", ""),
 }

@@ -20,6 +20,7 @@ from lava_mistral.billing.scope import requires_customer
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.cli.output import counted
 from lava_mistral.client.clients import LavaMistral
+from lava_mistral.errors import LavaError
 from lava_mistral.pricing.amounts import format_cost
 
 if TYPE_CHECKING:
@@ -99,8 +100,10 @@ def embed(
     try:
         with _reporter(console) as report:
             done = job.run(spend_limit=spend_limit, on_progress=report, executor=executor)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, LavaError) as error:
         console.print("Stopped. The same command goes on from here.")
+        if isinstance(error, LavaError):
+            raise
         raise typer.Exit(130) from None
     console.print(f"{counted(done.rows_done - done.rejected, 'row')} embedded in {out}", end="", markup=False)
     console.print(f", {done.tokens:,} tokens for {format_cost(done.cost)} in all.")

@@ -8,7 +8,10 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from lava_mistral.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +22,16 @@ if TYPE_CHECKING:
 
 NATIVE_DIMENSIONS: Final = {"mistral-embed": 1024, "codestral-embed": 1536, "codestral-embed-2505": 1536}
 """How long a model's vectors are when no other length is asked for (Mistral's documentation)."""
+
+
+def native_dimensions(model: str) -> int:
+    """Return how long a model's vectors are; for other models a `ConfigurationError` asks for `dimensions`."""
+    if (length := NATIVE_DIMENSIONS.get(model)) is None:
+        near = get_close_matches(model, NATIVE_DIMENSIONS, n=1)
+        advice = f"Did you mean {near[0]!r}?" if near else "Name one, such as 'mistral-embed', or give dimensions= too."
+        raise ConfigurationError(f"{model!r} is no embedding model that is known here.", advice=advice)
+    return length
+
 
 _CODES: Final = {4: "f", 2: "e"}
 # Below this many vectors, loading numpy costs more than it saves.

@@ -16,7 +16,7 @@ from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_amount
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
-from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS
+from lava_mistral.embedding.decoding import native_dimensions
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
 from lava_mistral.embedding.results import digest
@@ -126,9 +126,7 @@ class EmbeddingJob:
         max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
         strict: bool = False,
     ) -> None:
-        length = dimensions or NATIVE_DIMENSIONS.get(model)
-        if length is None:
-            raise ConfigurationError(f"how long the vectors of {model!r} are is not known here: give dimensions=.")
+        length = dimensions or native_dimensions(model)
         if rows_per_part < 1 or dtype not in ("float32", "float16"):
             raise ConfigurationError(
                 f'rows_per_part must be 1 or more and dtype "float32" or "float16", not {rows_per_part} and {dtype!r}.'
