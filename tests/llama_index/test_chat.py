@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import time
 from typing import Any
 
@@ -83,6 +84,8 @@ def test_responses_of_a_stream_share_nothing(caller: Caller) -> None:
     first.additional_kwargs["x"] = 1
     assert first.blocks is not second.blocks
     assert (second.content, second.additional_kwargs) == ("ab", {})
+    assert second == ChatMessage.model_validate(second.model_dump()) == second.model_copy(deep=True)
+    assert pickle.loads(pickle.dumps(second)) == second
 
 
 def test_thinking_is_never_text(caller: Caller) -> None:
