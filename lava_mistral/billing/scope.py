@@ -82,7 +82,8 @@ def present_scope() -> BillingScope:
 
 
 def present_entries() -> tuple[Entry, ...]:
-    """Return what the blocks around this point say now, for a call that is made later, whatever becomes of them."""
+    """Return what the blocks around this point say now, for a call that is asked for here and made later."""
+    note_call()
     scope = present_scope()
     return entries.get() if scope is _NOWHERE else (Entry(scope),)
 
