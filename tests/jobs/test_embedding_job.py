@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import lance
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lava_mistral import (
@@ -27,12 +30,7 @@ from lava_mistral import (
     SpendLimitError,
 )
 from lava_mistral.gateway import LocalGateway
-
-pa = pytest.importorskip("pyarrow", reason="the extra [job] is not installed")
-pq = pytest.importorskip("pyarrow.parquet", reason="the extra [job] is not installed")
-lance = pytest.importorskip("lance", reason="the extra [lance] is not installed")
-
-from lava_mistral.jobs import EmbeddingJob, JobProgress  # noqa: E402
+from lava_mistral.jobs import EmbeddingJob, JobProgress
 
 ROWS = [{"key": f"k{number}", "text": f"text number {number}", "page": number % 7} for number in range(250)]
 
