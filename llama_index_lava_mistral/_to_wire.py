@@ -23,7 +23,7 @@ _UNNAMED: Final = "input_document"
 def to_wire(messages: Iterable[llama.ChatMessage]) -> list[Message]:
     """Return the conversation in Mistral's form, or raise InvalidRequestError for what it has no place for."""
     messages = list(messages)
-    pairs = zip(messages, [*messages[1:], None], strict=True)
+    pairs = zip(messages, [*messages, None][1:], strict=True)
     return [_message(message) for message, after in pairs if not _repeats_a_result(message, after)]
 
 

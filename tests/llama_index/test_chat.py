@@ -88,6 +88,14 @@ def test_responses_of_a_stream_share_nothing(caller: Caller) -> None:
     assert pickle.loads(pickle.dumps(second)) == second
 
 
+def test_a_conversation_without_messages_is_refused_before_it_is_sent(caller: Caller) -> None:
+    mistral = Scripted()
+    for ask_for in (caller.chat, caller.stream_chat):
+        with pytest.raises(InvalidRequestError, match="at least one message"):
+            ask_for(mistral.llm(), [])
+    assert mistral.requests == []
+
+
 def test_thinking_is_never_text(caller: Caller) -> None:
     whole = Scripted(answer([THINKING, {"type": "text", "text": "4"}]))
     response = caller.chat(whole.llm(), ask())
