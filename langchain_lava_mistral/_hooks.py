@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 from pydantic import Field, SecretStr
 
 from langchain_lava_mistral._content_blocks import PROVIDER
-from langchain_lava_mistral._settings import CHAT_SYNONYMS, OUTSIDE, SHOWN, LavaSettings, named
+from langchain_lava_mistral._settings import CHAT_SYNONYMS, KNOWN, OUTSIDE, SHOWN, LavaSettings, named
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools
 from langchain_lava_mistral.errors import to_langchain, translated
@@ -44,9 +44,6 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
     cache_by_customer: bool = True
 
     _synonyms: ClassVar[Mapping[str, str]] = CHAT_SYNONYMS
-
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), **self.model_kwargs}
 
     @property
     def model_name(self) -> str:
@@ -78,12 +75,13 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.model, "base_url": self.base_url, **self._parameters()}
+        return {"model": self.model, "base_url": self.base_url, **self._parameters(), **self.model_kwargs}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # What may hold a secret is refused when the call is made; its trace is written before that.
-        params = {"model": self.model, "base_url": self.base_url, **self._parameters(), "_type": "lava-mistral-chat"}
-        for name, value in named(kwargs).items():
+        params = {"model": self.model, "base_url": self.base_url, **self._parameters(), **self.model_kwargs}
+        params["_type"] = "lava-mistral-chat"
+        for name, value in (kwargs if KNOWN.issuperset(kwargs) else named(kwargs)).items():
             if name in SHOWN:
                 params[name] = value
         if "tools" in params:
@@ -95,7 +93,7 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
         return params if stop is None else {**params, "stop": stop}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        kwargs = {**named(kwargs)}
+        kwargs = kwargs if KNOWN.issuperset(kwargs) else named(kwargs)
         stop = kwargs.pop("stop", self.stop) if stop is None else stop
         params = super()._get_ls_params(stop=[stop] if isinstance(stop, str) else stop, **kwargs)
         params["ls_provider"] = PROVIDER

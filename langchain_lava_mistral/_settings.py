@@ -77,13 +77,10 @@ OUTSIDE = frozenset((*_SETTINGS, *_FRAMEWORK))
 SHOWN = frozenset((*WIRE_NAMES, *WIRE_NAMES.values(), "model", "messages", "tools"))
 """What a call understands as parts of the request's body, without synonyms."""
 KNOWN = SHOWN | OUTSIDE
-_RENAMED = frozenset((*CHAT_SYNONYMS, *INNER))
 
 
-def named(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+def named(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return a call's arguments under the fields' own names, those in `model_kwargs` or `extra_body` among them."""
-    if _RENAMED.isdisjoint(kwargs):
-        return kwargs
     given = {**inner(kwargs), **kwargs}
     return {CHAT_SYNONYMS.get(name, name): value for name, value in given.items() if name not in INNER}
 

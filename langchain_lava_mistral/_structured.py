@@ -8,9 +8,9 @@ from types import UnionType
 from typing import Any, cast, get_origin
 
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
-from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.outputs import Generation
 from langchain_core.runnables import Runnable, RunnableGenerator
 from langchain_core.runnables.utils import AddableDict
 from langchain_core.utils.json import parse_json_markdown
@@ -61,10 +61,12 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """Parse an answer, or as much as there is of it; `None` where that makes nothing yet."""
+        message = getattr(result[0], "message", None)
         try:
-            return self._read(result[0].text, getattr(result[0], "message", None))
+            return self._read(result[0].text, message)
         except OutputParserException:
-            if partial:
+            # Of a stream, whose chunks are put together here, the last one shows what is wrong with the whole.
+            if partial and getattr(message, "chunk_position", "last") != "last":
                 return None
             raise
 
@@ -73,7 +75,7 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
         if reason in CUT_OFF:
             said = f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens."
             raise OutputParserException(said, llm_output=text)
-        value: Any
+        value: Any = None
         if self.tool is not None:
             value = self._arguments(message)
         else:
@@ -108,38 +110,14 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
             said = f"The arguments of {broken[0]['name']!r} are not a JSON object."
         raise OutputParserException(said, llm_output=message.text)
 
-    # While a stream runs LangChain's own parsers show what is there, and never look whether it was all.
-
-    def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
-        chunks: list[Any] = []
-
-        def kept() -> Iterator[Any]:
-            for chunk in input:
-                chunks.append(chunk)
-                yield chunk
-
-        yield from super()._transform(kept())
-        self.parse_result([ChatGeneration(message=_joined(chunks))])
-
-    async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
-        chunks: list[Any] = []
-
-        async def kept() -> AsyncIterator[Any]:
-            async for chunk in input:
-                chunks.append(chunk)
-                yield chunk
-
-        async for value in super()._atransform(kept()):
-            yield value
-        self.parse_result([ChatGeneration(message=_joined(chunks))])
-
 
 def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
     """Return what adds `parsed` and `parsing_error` to `{"raw": message}`; chunks of `raw` are handed on."""
 
     def outcome(chunks: list[Any]) -> AddableDict:
         try:
-            return AddableDict(parsed=parser.invoke(_joined(chunks)), parsing_error=None)
+            answer = chunks[0].__add__(chunks[1:]) if len(chunks) > 1 else chunks[0]
+            return AddableDict(parsed=parser.invoke(answer), parsing_error=None)
         except Exception as error:  # noqa: BLE001 - whatever a user's validator raises
             return AddableDict(parsed=None, parsing_error=error)
 
@@ -158,7 +136,3 @@ def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
         yield outcome(chunks)
 
     return RunnableGenerator(parse, aparse, name="Outcome")
-
-
-def _joined(chunks: list[Any]) -> Any:
-    return chunks[0].__add__(chunks[1:]) if len(chunks) > 1 else chunks[0]

@@ -26,7 +26,7 @@ from lava_mistral.mistral.content import (
 )
 from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.tool_results import tool_content
-from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart, ToolCallPart
+from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart
 
 # Whose models sign their thoughts for Mistral: a signature of any other provider means nothing to it.
 _MISTRALS = (PROVIDER, "mistralai")
@@ -45,33 +45,29 @@ _GENERIC_TYPE = {"audio": "audio/*", "input_audio": "audio/*", "video": "video/*
 
 def to_wire(messages: Sequence[langchain.BaseMessage]) -> list[Message]:
     """Return the conversation in Mistral's own form."""
-    converted: list[Message] = []
+    converted: list[Any] = []
     for message in messages:
-        if isinstance(message, langchain.HumanMessage) and type(message.content) is str:
-            converted.append({"role": "user", "content": message.content})
-        else:
-            converted += _message(message)
+        content: Any = message.content
+        # By name: to ask for the class of an object of pydantic is slow, and conversations are long.
+        match message.type.removesuffix("MessageChunk").lower():
+            case "human" if type(content) is str:
+                converted.append({"role": "user", "content": content})
+            case "human":
+                converted += _user(content)
+            case "ai":
+                converted.append(_assistant(cast("langchain.AIMessage", message)))
+            case "tool" | "function":
+                converted.append(_tool(getattr(message, "tool_call_id", None), content, message.name))
+            case "system" | "chat":
+                role = getattr(message, "role", "system")
+                role = _ROLES.get(role, role)
+                if role not in ("user", "system", "assistant", "tool"):
+                    known = "'user', 'assistant', 'system' or 'tool'"
+                    raise InvalidRequestError(f"A ChatMessage's role is {known}, not {role!r}.")
+                converted.append({"role": role, "content": content_to_wire(content)})
+            case _:
+                raise InvalidRequestError(f"A {type(message).__name__} can't be sent to a model.")
     return converted
-
-
-def _message(message: langchain.BaseMessage) -> list[Message]:
-    match message:
-        case langchain.HumanMessage():
-            return _user(message.content)
-        case langchain.AIMessage():
-            return [_assistant(message)]
-        case langchain.ToolMessage():
-            return [_tool(message.tool_call_id, message.content, message.name)]
-        case langchain.FunctionMessage():
-            return [_tool(None, message.content, message.name)]
-        case langchain.SystemMessage() | langchain.ChatMessage():
-            role = getattr(message, "role", "system")
-            role = _ROLES.get(role, role)
-            if role in ("user", "system", "assistant", "tool"):
-                return [cast("Message", {"role": role, "content": content_to_wire(message.content)})]
-            raise InvalidRequestError(f"A ChatMessage's role is 'user', 'assistant', 'system' or 'tool', not {role!r}.")
-        case _:
-            raise InvalidRequestError(f"A {type(message).__name__} can't be sent to a model.")
 
 
 def _user(content: Any) -> list[Message]:
@@ -91,8 +87,12 @@ def _user(content: Any) -> list[Message]:
 def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
     # Only blocks with content that Mistral can read become parts.
     content = content if isinstance(content, str) else tool_content(content, _readable)
-    given = {"role": "tool", "content": content, "tool_call_id": call_id, "name": name or None}
-    return cast("Message", {key: value for key, value in given.items() if value is not None})
+    converted: dict[str, Any] = {"role": "tool", "content": content}
+    if call_id is not None:
+        converted["tool_call_id"] = call_id
+    if name:
+        converted["name"] = name
+    return cast("Message", converted)
 
 
 def _readable(block: Any) -> list[ContentPart]:
@@ -106,24 +106,22 @@ def _readable(block: Any) -> list[ContentPart]:
 
 
 def _assistant(message: langchain.AIMessage) -> AssistantMessage:
-    own = message.response_metadata.get("model_provider") in _MISTRALS
-    converted: AssistantMessage = {
-        "role": "assistant",
-        "content": content_to_wire(message.content, lenient=True, signed=own),
-    }
-    calls: list[Any] = [{**call, "args": to_text(call["args"])} for call in message.tool_calls]
-    # A call with broken arguments stays in the history: its error message would be an orphan otherwise.
-    calls += message.invalid_tool_calls
-    if calls:
-        converted["tool_calls"] = [_call(call) for call in calls]
+    content: Any = message.content
+    if type(content) is not str:
+        own = message.response_metadata.get("model_provider") in _MISTRALS
+        content = content_to_wire(content, lenient=True, signed=own)
+    converted: AssistantMessage = {"role": "assistant", "content": content}
+    if message.tool_calls or message.invalid_tool_calls:
+        calls: list[tuple[Any, Any]] = [(call, to_text(call["args"])) for call in message.tool_calls]
+        # A call with broken arguments stays in the history: its error message would be an orphan otherwise.
+        calls += [(call, call.get("args") or "") for call in message.invalid_tool_calls]
+        converted["tool_calls"] = [
+            {"id": call.get("id"), "type": "function", "function": {"name": call.get("name") or "", "arguments": text}}
+            for call, text in calls
+        ]
     if message.additional_kwargs.get("prefix"):
         converted["prefix"] = True
     return converted
-
-
-def _call(call: Mapping[str, Any]) -> ToolCallPart:
-    function = {"name": call.get("name") or "", "arguments": call.get("args") or ""}
-    return cast("ToolCallPart", {"id": call.get("id"), "type": "function", "function": function})
 
 
 def content_to_wire(

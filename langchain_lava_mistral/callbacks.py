@@ -97,20 +97,22 @@ class CallRun:
     `stream` and `invoke` of a streaming model call `_stream` without a run manager.
     """
 
-    def __init__(self, captured: CapturedContext | None = None) -> None:
-        # The caller's, with a run id that is known beforehand.
-        self.config: RunnableConfig = {}
-        self.manager: Any = None
+    def __init__(
+        self, manager: Any = None, captured: CapturedContext | None = None, config: RunnableConfig | None = None
+    ) -> None:
         # They tell async callbacks of new tries, while the wait goes on.
         self.tasks: list[asyncio.Task[None]] = []
-        self._captured, self._slept = captured, 0.0
+        self.manager, self.captured, self._slept = manager, captured, 0.0
+        self.config: RunnableConfig = config or {}
+        totals = _totals(manager.handlers) if manager and manager.handlers else ()
+        # For the call's beginning: billed where it was asked for, its handlers told what it costs.
+        self.block = watching(totals, manager and str(manager.run_id), captured)
 
     @classmethod
     def begin(cls, config: RunnableConfig | None, callbacks: Any, kind: type[Any]) -> CallRun:
         """Take down where a stream is asked for: it starts when its first chunk is taken, perhaps elsewhere."""
-        run = cls(CapturedContext.here())
-        run.config = {**(config or {})}
-        run.config["run_id"] = run_id = run.config.get("run_id") or uuid7()
+        config = {**(config or {})}
+        config["run_id"] = run_id = config.get("run_id") or uuid7()
         handlers: list[BaseCallbackHandler] = []
         parent: UUID | None = None
         for given in (ensure_config(config).get("callbacks"), callbacks):
@@ -119,23 +121,13 @@ class CallRun:
                 parent = given.parent_run_id or parent
             elif given:
                 handlers += given
-        run.manager = kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers, parent_run_id=parent)
-        return run
+        manager = kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers, parent_run_id=parent)
+        return cls(manager, CapturedContext.here(), config)
 
-    def counted(self, manager: Any) -> watching:
-        """Return the block for the call's beginning: billed where it was asked for, its handlers told what it costs."""
-        self.manager = manager = manager or self.manager
-        if manager is None:
-            return watching(inside=self._captured)
-        totals = _totals(manager.handlers) if manager.handlers else ()
-        return watching(totals, str(manager.run_id), self._captured)
-
-    def thread_id(self) -> str | None:
+    def thread_id(self) -> Any:
         """Return LangGraph's name of the conversation that the call is part of."""
-        found = (ensure_config(self.config).get("configurable") or {}).get("thread_id")
-        if found is None:
-            found = (getattr(self.manager, "metadata", None) or {}).get("thread_id")
-        return None if found is None else str(found)
+        traced = getattr(self.manager, "metadata", None) or {}
+        return (ensure_config(self.config).get("configurable") or {}).get("thread_id", traced.get("thread_id"))
 
     def on_retry(self, error: LavaError, tries: int, wait: float) -> None:
         """Tell the callbacks of a new try."""

@@ -81,10 +81,10 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
 
     def _streaming_disabled(self, **kwargs: Any) -> bool:
         # A stream is one message; several answers at once would run into each other.
-        several = (named(kwargs).get("n") or self.n or 1) > 1
+        asked = kwargs if KNOWN.issuperset(kwargs) else named(kwargs)
+        several = (asked.get("n") or self.n or 1) > 1
         off = self.disable_streaming is True or (self.disable_streaming == "tool_calling" and bool(kwargs.get("tools")))
-        asked = kwargs.get("streaming", self.streaming)
-        return several or off or asked is False or not kwargs.get("stream", True)
+        return several or off or asked.get("streaming", self.streaming) is False or not kwargs.get("stream", True)
 
     def _request(
         self,
@@ -99,7 +99,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         if not KNOWN.issuperset(kwargs):
             check_names(kwargs)
             kwargs = named(kwargs)
-        arguments, said = {"model": self.model, **self._parameters()}, kwargs.get
+        arguments, said = {"model": self.model, **self._parameters(), **self.model_kwargs}, kwargs.get
         for name, value in kwargs.items():
             if name not in OUTSIDE:
                 arguments[WIRE_NAMES.get(name, name)] = value
@@ -111,7 +111,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             normalize(arguments)
         if arguments.get("prompt_cache_key") == "auto" and (thread := run.thread_id()) is not None:
             # Without a thread the core derives one from the beginning of the conversation.
-            arguments["prompt_cache_key"] = sha256(thread.encode()).hexdigest()[:32]
+            arguments["prompt_cache_key"] = sha256(str(thread).encode()).hexdigest()[:32]
         metadata = said("lava_metadata")
         arguments["lava_metadata"] = traced(metadata) if said("trace_metadata", self.trace_metadata) else metadata
         arguments["billing"] = said("billing")
@@ -121,17 +121,17 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         return self._clients(kwargs), arguments, said("include_response_headers", self.include_response_headers)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        run: CallRun = kwargs.get(RUN) or CallRun()
-        with translated(), run.counted(run_manager):
+        run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
+        with translated(), run.block:
             clients, arguments, headers = self._request(messages, stop, kwargs, run)
             answer = clients[0].chat(**arguments)
         return to_result(answer, headers=headers)
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        run: CallRun = kwargs.get(RUN) or CallRun()
+        run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
         with translated():
             try:
-                with run.counted(run_manager):
+                with run.block:
                     clients, arguments, headers = self._request(messages, stop, kwargs, run)
                     answer = await clients[1].chat(**arguments)
             finally:
@@ -141,9 +141,9 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
     def _stream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        run: CallRun = kwargs.get(RUN) or CallRun()
+        run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
         with translated():
-            with run.counted(run_manager):
+            with run.block:
                 clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
                 opened = clients[0].stream(**arguments)
             with opened as stream:
@@ -161,10 +161,10 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
     async def _astream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        run: CallRun = kwargs.get(RUN) or CallRun()
+        run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
         with translated():
             try:
-                with run.counted(run_manager):
+                with run.block:
                     clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
                     opened = await clients[1].stream(**arguments)
             finally:
@@ -207,8 +207,8 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
 
     @staticmethod
     def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
-        run: CallRun = kwargs.get(RUN) or CallRun()
-        run.manager = kwargs.get("run_manager") or run.manager
+        held: CallRun = kwargs.get(RUN) or CallRun()
+        run = CallRun(kwargs.get("run_manager") or held.manager, held.captured, held.config)
         streams = {"stream": True} if kwargs.get("streaming") else {}
         return {**kwargs, **streams, RUN: run}
 

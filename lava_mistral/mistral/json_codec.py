@@ -49,7 +49,7 @@ def to_text(value: Any) -> str:
     What JSON has not is written as pydantic writes it, and anything else as its text.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, default=_readable)
+        text = _TEXT.encode(value)
     except TypeError:
         # A key that is no text.
         return orjson.dumps(value, _readable, _OPTIONS | orjson.OPT_NON_STR_KEYS).decode()
@@ -105,3 +105,7 @@ def _readable(value: Any) -> Any:
         return _plain(value)
     except (TypeError, ValueError):
         return str(value)
+
+
+# Made once: `json.dumps` makes one for each call that is not of the plainest kind.
+_TEXT = json.JSONEncoder(ensure_ascii=False, default=_readable)
