@@ -19,7 +19,7 @@ from lava_mistral.mistral.usage import Usage
 from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.failures import Deadline, DeadlineExceeded, TransportError
 from lava_mistral.transport.flow import Flow, adrive, drive
-from lava_mistral.transport.request import Response, read
+from lava_mistral.transport.request import Headers, Response, read
 
 _LONGEST_PRELUDE = 2_000
 LONGEST_END: Final = 0.25
@@ -34,7 +34,7 @@ class StreamReader:
 
     def __init__(self, call: Call, response: Response, deadline: Deadline) -> None:
         self.call = call
-        self.headers = response.headers
+        self.headers = Headers(response.headers)
         self.request_id = shown_id(response.headers, call.without_secrets)
         self._response, self._deadline = response, deadline
         self.id, self.model, self.created = "", call.model, 0

@@ -29,8 +29,8 @@ from lava_mistral.transport.connections import Pool
 from lava_mistral.transport.failures import Deadline, TransportError
 from lava_mistral.transport.flow import Flow, adrive, adriven, drive, driven
 from lava_mistral.transport.lava import Forwarder
-from lava_mistral.transport.pools import async_pool, sync_pool
-from lava_mistral.transport.request import Response, read
+from lava_mistral.transport.pools import SYNC_POOL, async_pool
+from lava_mistral.transport.request import Headers, Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class ClientBase:
     """
 
     _asynchronous: ClassVar[bool]
-    _shared_pool: ClassVar[staticmethod[[], Pool]]
+    # That of the event loop, where there is none.
+    _shared_pool: ClassVar[Pool | None] = None
     _sleep: ClassVar[staticmethod[[float], Any]]
 
     def __init__(
@@ -191,11 +192,11 @@ class ClientBase:
         request = call.request(self._forwarder, self._extra_headers)
         response: Response | None = None
         try:
-            response = yield from (self._client or self._shared_pool()).send(request, deadline)
+            response = yield from (self._client or self._shared_pool or async_pool()).send(request, deadline)
             good = 200 <= response.status < 300
             if call.stream and good:
                 return (yield from result(call, response, deadline).begin())
-            answers = [Answer(response.status, response.headers, (yield from read(response, deadline)))]
+            answers = [Answer(response.status, Headers(response.headers), (yield from read(response, deadline)))]
         except TransportError as error:
             failure: LavaError = call.failed(error, response)
         except LavaError as error:
@@ -260,7 +261,7 @@ class LavaMistral(ClientBase, History):
     """
 
     _asynchronous = False
-    _shared_pool = staticmethod(sync_pool)
+    _shared_pool = SYNC_POOL
     _sleep = staticmethod(time.sleep)
 
     embedding_request = driven(ClientBase._embedding_request)
@@ -336,7 +337,6 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
     """Mistral's models through Lava in async code, without a framework; see `LavaMistral` for the arguments."""
 
     _asynchronous = True
-    _shared_pool = staticmethod(async_pool)
     _sleep = staticmethod(asyncio.sleep)
 
     embedding_request = adriven(ClientBase._embedding_request)

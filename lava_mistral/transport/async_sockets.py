@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from lava_mistral.transport.failures import Deadline
-from lava_mistral.transport.sockets import addresses, readable
+from lava_mistral.transport.sockets import addresses
 
 _MOST_BUFFERED = 1024 * 1024
 
@@ -83,20 +84,12 @@ class AsyncSocket(asyncio.Protocol):
             not transport.is_closing()
             and not self._received
             and not transport.get_write_buffer_size()
-            and not readable(transport.get_extra_info("socket").fileno())
+            and not _readable(transport.get_extra_info("socket").fileno())
         )
 
     def close(self) -> None:
-        """Close the connection at once, from whatever thread."""
-        if self._transport is None:
-            return
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._transport.abort()
-        else:
+        """Close the connection, from whatever thread."""
+        if self._transport is not None:
             with suppress(RuntimeError):  # the loop is closed, and with it what it held
                 self._loop.call_soon_threadsafe(self._transport.abort)
 
@@ -150,3 +143,12 @@ class AsyncSocket(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._full = False
         self._wake()
+
+
+def _readable(descriptor: int) -> bool:
+    """Whether bytes, or the end of the connection, have come."""
+    if not hasattr(select, "poll"):
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
-from types import ModuleType
 from typing import Any, TypeVar
 
 from lava_mistral.errors import ConfigurationError
@@ -19,27 +18,23 @@ from lava_mistral.transport.failures import (
     TransportError,
 )
 from lava_mistral.transport.flow import Flow
-from lava_mistral.transport.request import Headers, Request
+from lava_mistral.transport.request import Request
 
 _T = TypeVar("_T")
-
-
-def library_of(client: object, kind: str) -> ModuleType:
-    """Return the library that a client is of, whose kind is `"Client"` or `"AsyncClient"`."""
-    for name in ("httpx", "httpx2"):
-        library = sys.modules.get(name)
-        if library is not None and isinstance(client, getattr(library, kind)):
-            return library
-    raise ConfigurationError(f"http_client must be an httpx.{kind} or httpx2.{kind}, not {type(client).__name__}.")
 
 
 class ClientTransport:
     """Sends with a caller's client of httpx or httpx2, which stays the caller's to close."""
 
     def __init__(self, client: Any, *, asynchronous: bool) -> None:
-        self._client = client
-        self.library = library_of(client, "AsyncClient" if asynchronous else "Client")
-        self.asynchronous = asynchronous
+        self._client, self.asynchronous = client, asynchronous
+        kind = "AsyncClient" if asynchronous else "Client"
+        loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+        own = [library for library in loaded if isinstance(client, getattr(library, kind))]
+        if not own:
+            given = type(client).__name__
+            raise ConfigurationError(f"http_client must be an httpx.{kind} or httpx2.{kind}, not {given}.")
+        self.library: Any = own[0]
 
     def send(self, request: Request, deadline: Deadline) -> Flow[ClientResponse]:
         """Send a request and wait for the headers of its answer."""
@@ -88,7 +83,7 @@ class ClientResponse:
 
     def __init__(self, transport: ClientTransport, request: Request, response: Any) -> None:
         self.status: int = response.status_code
-        self.headers = Headers.read(response.headers.raw)
+        self.headers: dict[str, str] = dict(response.headers.items())
         self._transport, self._request, self._response = transport, request, response
         self._asynchronous = transport.asynchronous
         self._body = response.aiter_bytes() if self._asynchronous else response.iter_bytes()

@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.async_sockets import AsyncSocket
@@ -22,7 +23,7 @@ from lava_mistral.transport.failures import (
 )
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.http11 import Http11
-from lava_mistral.transport.request import Headers, Request, Url
+from lava_mistral.transport.request import Request, Url
 from lava_mistral.transport.sockets import Socket
 
 LONGEST_CONNECT = 15.0
@@ -36,15 +37,6 @@ KEEPALIVE = 30.0
 
 # Each step of either is one of a flow and may raise an `OSError`.
 _AnySocket: TypeAlias = Socket | AsyncSocket
-
-
-class Route(NamedTuple):
-    """Where a connection leads: requests with the same route may share one."""
-
-    scheme: str
-    host: str
-    port: int
-    proxy: Proxy | None
 
 
 class Connection:
@@ -67,9 +59,10 @@ class Connection:
         while self.http.status is None:
             self.http.feed((yield self.socket.receive(deadline)))
 
-    def open(self, route: Route, deadline: Deadline) -> Flow[None]:
+    def open(self, url: Url, deadline: Deadline) -> Flow[None]:
         """Connect; raises NotConnected where that is not possible in time."""
-        host, port = (route.host, route.port) if route.proxy is None else (route.proxy.host, route.proxy.port)
+        proxy = proxy_for(url.scheme, url.host)
+        host, port = (url.host, url.port) if proxy is None else (proxy.host, proxy.port)
         try:
             addresses = yield self.socket.resolve(host, port, deadline)
             for others in reversed(range(len(addresses))):
@@ -81,17 +74,17 @@ class Connection:
                 except (TransportError, OSError):
                     if not others:
                         raise
-            if route.proxy is not None:
-                yield from self._tunnel(route.proxy, route, deadline)
-            if route.scheme == "https":
-                yield self.socket.start_tls(ssl_context, route.host, deadline)
+            if proxy is not None:
+                yield from self._tunnel(proxy, url, deadline)
+            if url.scheme == "https":
+                yield self.socket.start_tls(ssl_context, url.host, deadline)
         except (TransportError, OSError) as error:
             late = isinstance(error, DeadlineExceeded | TimeoutError)
-            raise (ConnectTimeout if late else NotConnected)(f"{route.host}:{route.port}: {_said(error)}") from None
+            raise (ConnectTimeout if late else NotConnected)(f"{url.host}:{url.port}: {_said(error)}") from None
 
-    def _tunnel(self, proxy: Proxy, route: Route, deadline: Deadline) -> Flow[None]:
-        target = f"[{route.host}]:{route.port}" if ":" in route.host else f"{route.host}:{route.port}"
-        request = Request("CONNECT", Url(*route[:3], target, target), target, {"host": target})
+    def _tunnel(self, proxy: Proxy, url: Url, deadline: Deadline) -> Flow[None]:
+        target = f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
+        request = Request("CONNECT", url._replace(target=target), target, {"host": target})
         if proxy.authorization is not None:
             request.headers["proxy-authorization"] = proxy.authorization
         yield from self.ask(request, deadline)
@@ -106,13 +99,15 @@ class Connection:
         self.http = Http11()
 
 
+@dataclass(eq=False, repr=False)
 class PooledResponse:
     """An answer whose connection goes back to the pool when its body is whole."""
 
-    def __init__(self, pool: Pool, route: Route, connection: Connection, status: int, headers: Headers) -> None:
-        self.status, self.headers = status, headers
-        self._pool, self._route = pool, route
-        self._connection: Connection | None = connection
+    status: int
+    headers: dict[str, str]
+    _pool: Pool
+    _place: tuple[str, str, int]
+    _connection: Connection | None
 
     def receive(self, deadline: Deadline) -> Flow[bytes]:
         """Wait for the next bytes of the body; none at its end."""
@@ -130,7 +125,7 @@ class PooledResponse:
             raise
         if not data:
             self._connection = None
-            self._pool.put(self._route, connection)
+            self._pool.put(self._place, connection)
         return data
 
     def close(self) -> None:
@@ -145,42 +140,33 @@ class PooledResponse:
 
 
 class Pool:
-    """Idle connections by route, the latest first. No request ever waits for another one's connection."""
+    """Idle connections by scheme, host and port. No request ever waits for another one's connection."""
 
     def __init__(self, new_socket: Callable[[], _AnySocket]) -> None:
         self._new_socket = new_socket
-        self._idle: dict[Route, deque[Connection]] = {}
-        self._routes: dict[tuple[str, str, int], Route] = {}
+        self.idle: dict[tuple[str, str, int], deque[Connection]] = {}
         self.closed = False
 
     def send(self, request: Request, deadline: Deadline) -> Flow[PooledResponse]:
         """Send a request and wait for the headers of its answer; raises TransportError where none come."""
         place = request.url[:3]
-        route = self._routes.get(place)
-        if route is None:
-            route = self._routes[place] = Route(*place, proxy_for(*place[:2]))
         connection: Connection | None = None
-        idle = self._idle.get(route)
         # Adding to and taking from a deque is one step, whichever threads share it.
-        try:
-            while idle and connection is None:
+        with suppress(IndexError):
+            idle = self.idle.setdefault(place, deque())
+            while connection is None:
                 kept = idle.pop()
                 # Not too old, not closed, and without bytes that came unasked.
                 if time.monotonic() - kept.idle_since < KEEPALIVE and kept.socket.quiet:
                     connection = kept
                 else:
                     kept.socket.close()
-        except IndexError:
-            # Another thread took the last one.
-            connection = None
         try:
             if connection is None:
                 connection = Connection(self._new_socket())
-                yield from connection.open(route, Deadline(LONGEST_CONNECT, deadline))
+                yield from connection.open(request.url, Deadline(LONGEST_CONNECT, deadline))
             yield from connection.ask(request, deadline)
         except BaseException as error:
-            # The environment may name another proxy by now.
-            self._routes.pop(place, None)
             if connection is not None:
                 connection.socket.close()
             if isinstance(error, OSError):
@@ -188,28 +174,32 @@ class Pool:
             raise
         http = connection.http
         assert http.status is not None
-        return PooledResponse(self, route, connection, http.status, http.headers)
+        return PooledResponse(http.status, http.headers, self, place, connection)
 
-    def put(self, route: Route, connection: Connection) -> None:
+    def put(self, place: tuple[str, str, int], connection: Connection) -> None:
         """Keep a connection whose answer is over, if it can be used again."""
         if self.closed or not connection.http.in_order:
             connection.socket.close()
             return
         connection.http.restart()
         connection.idle_since = time.monotonic()
-        idle = self._idle.setdefault(route, deque())
+        idle = self.idle.setdefault(place, deque())
         with suppress(IndexError):
             while connection.idle_since - idle[0].idle_since >= KEEPALIVE:
                 idle.popleft().socket.close()
         idle.append(connection)
 
     def close(self) -> None:
-        """Close the idle connections; those in use are closed when their answers end."""
-        self.closed = True
-        for idle in self._idle.values():
+        """Close the idle connections."""
+        for idle in list(self.idle.values()):
             with suppress(IndexError):
                 while True:
                     idle.pop().socket.close()
+
+    async def aclose(self) -> None:
+        """Close the idle connections, and those in use when their answers end."""
+        self.closed = True
+        self.close()
 
 
 def _failure(error: OSError) -> TransportError:

@@ -22,28 +22,6 @@ class Proxy:
     port: int
     authorization: str | None = field(default=None, repr=False)
 
-    @classmethod
-    def parse(cls, url: str) -> Proxy:
-        """Read an address of the form `http://user:password@host:port`."""
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port or 80
-            # As the resolver does; it refuses empty labels and those of more than 63 characters.
-            host.encode("idna")
-        except ValueError:
-            host = ""
-        if not host:
-            # Not shown: user and password may be in it.
-            raise ConfigurationError(
-                "The proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not an address of the form "
-                "http://user:password@host:port, with a / or @ in the password percent-encoded."
-            )
-        authorization = None
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
-        return cls(host, port, authorization)
-
 
 @lru_cache(maxsize=1)
 def ssl_context() -> ssl.SSLContext:
@@ -67,12 +45,30 @@ def ssl_context() -> ssl.SSLContext:
 def proxy_for(scheme: str, host: str) -> Proxy | None:
     """Return the proxy that the environment names for a host; raises where only a client of one's own can use it."""
     proxy = environment_proxy(scheme, host)
-    if proxy is not None and not proxy.startswith("http://"):
+    if proxy is None:
+        return None
+    if not proxy.startswith("http://"):
         raise ConfigurationError(
             f"The environment names a proxy of {proxy.partition('://')[0]}:// for {host}; only http:// works "
             "without a client of your own. Give http_client=httpx.Client(proxy=…), for SOCKS with httpx[socks]."
         )
-    return None if proxy is None else Proxy.parse(proxy)
+    try:
+        parts = urlsplit(proxy)
+        name, port = parts.hostname or "", parts.port or 80
+        # As the resolver does; it refuses empty labels and those of more than 63 characters.
+        name.encode("idna")
+    except ValueError:
+        name = ""
+    if not name:
+        # Not shown: user and password may be in it.
+        raise ConfigurationError(
+            "The proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not an address of the form "
+            "http://user:password@host:port, with a / or @ in the password percent-encoded."
+        )
+    if parts.username is None:
+        return Proxy(name, port)
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return Proxy(name, port, f"Basic {base64.b64encode(pair.encode()).decode()}")
 
 
 def environment_proxy(scheme: str, host: str) -> str | None:

@@ -1,12 +1,6 @@
 """What can go wrong below HTTP, whichever library carries the request, and the time that bounds it.
 
-TransportError
-├── NotConnected        no connection: DNS, refused, TLS, proxy; nothing was sent
-│   └── ConnectTimeout      … in time
-├── DeadlineExceeded    the connection was there, but the answer was not in time
-└── ConnectionBroken    reset, closed too early, or not HTTP
-
-These exceptions hold a text and nothing else: no request, no credential.
+The exceptions hold a text and nothing else: no request, no credential.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.failures import ConnectionBroken
-from lava_mistral.transport.request import Headers, Request
+from lava_mistral.transport.request import Request
 
 LONGEST_HEAD = 256 * 1024
 """Bytes of an answer's headers, or of what else comes without a byte of the body."""
@@ -31,12 +31,11 @@ class Http11:
     def restart(self) -> None:
         """Prepare for the next request on the same connection."""
         self.status: int | None = None
-        self.headers = Headers()
+        self.headers: dict[str, str] = {}
         self._decoder: Any = None
-        self._lines: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
-        self._compressed = self._begun = self._done = self._stray = self._stays = False
-        self._without_event = 0
+        self._compressed = self._done = self._stray = self._stays = False
+        self._without_body = 0
 
     def request(self, request: Request) -> bytes:
         """Return the bytes of a request."""
@@ -55,21 +54,20 @@ class Http11:
     def feed(self, data: bytes) -> None:
         """Take bytes that were received, or none at the end of the connection; raises ConnectionBroken."""
         if not data:
-            if not self._begun:
+            if self.status is None and not self._without_body:
                 raise ConnectionBroken("the server closed the connection without an answer")
             if self.status is None or not {"content-length", "transfer-encoding"}.isdisjoint(self.headers):
                 raise ConnectionBroken("the server closed the connection before the end of its answer")
-            self._done, self._stray = True, True
+            self._done = self._stray = True
             return
-        self._begun = True
-        self._without_event += len(data)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if not self._done:
                 raise ConnectionBroken(f"what came is not HTTP/1.1: {error}") from None
             self._stray = True
-        if self._without_event > LONGEST_HEAD:
+        self._without_body = 0 if self._pieces else self._without_body + len(data)
+        if self._without_body > LONGEST_HEAD:
             raise ConnectionBroken("what came is not HTTP/1.1: the headers have no end")
 
     # What the parser calls.
@@ -79,25 +77,23 @@ class Http11:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status is None:
-            self._lines.append((name, value))
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+            self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
     def on_headers_complete(self) -> None:
-        self._without_event = 0
         status = self._parser.get_status_code()
-        if status < 200:
-            self._lines.clear()
+        if self.status is None and status < 200:
+            self.headers.clear()
         elif self.status is None:
-            headers = self.headers = Headers.read(self._lines)
             if self._parser.get_http_version() not in ("1.0", "1.1"):
                 raise ConnectionBroken("its version is another")
-            if dict.get(headers, "transfer-encoding", "chunked").lower() != "chunked":
+            if self.headers.get("transfer-encoding", "chunked").lower() != "chunked":
                 raise ConnectionBroken("its transfer encoding is another than chunked")
             self.status = status
             self._stays = self._parser.should_keep_alive()
-            self._compressed = dict.get(headers, "content-encoding", "").strip().lower() in _ENCODINGS
+            self._compressed = self.headers.get("content-encoding", "").strip().lower() in _ENCODINGS
 
     def on_body(self, data: bytes) -> None:
-        self._without_event = 0
         if not self._done:
             self._pieces.append(data)
 

@@ -10,7 +10,7 @@ import asyncio
 import atexit
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from lava_mistral._locks import ForkSafeLock, after_fork
@@ -20,17 +20,13 @@ from lava_mistral.transport.sockets import Socket
 
 _T = TypeVar("_T")
 
+SYNC_POOL: Final = Pool(Socket)
+"""The process's connections."""
 _lock = ForkSafeLock()
 _of_process: dict[Any, Any] = {}
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = WeakKeyDictionary()
 # A forked child must not close what its parent still uses; keeping the objects alive keeps their finalizers quiet.
 _inherited: list[object] = []
-
-
-def sync_pool() -> Pool:
-    """Return the process's pool."""
-    pool: Pool | None = _of_process.get(Socket)
-    return per_process(Socket, lambda: Pool(Socket)) if pool is None else pool
 
 
 def async_pool() -> Pool:
@@ -48,7 +44,7 @@ def per_process(key: Any, make: Callable[[], _T]) -> _T:
 
 
 def per_loop(key: Any, make: Callable[[], _T]) -> _T:
-    """Return what the running event loop holds under a key; made at first, and closed when the loop ends."""
+    """Return what the running event loop holds under a key; made at first, and closed with `aclose()` at its end."""
     loop = asyncio.get_running_loop()
     held = _of_loops.get(loop)
     if held is None:
@@ -57,8 +53,7 @@ def per_loop(key: Any, make: Callable[[], _T]) -> _T:
                 del _of_loops[other]
             held = _of_loops.setdefault(loop, {})
         # Its first step makes the loop know the generator, and so finish it on shutdown.
-        keeper = _close_with_loop(held)
-        held[_close_with_loop] = keeper
+        keeper = held[_close_with_loop] = _close_with_loop(held)
         with suppress(StopIteration):
             keeper.__anext__().send(None)
     if key not in held:
@@ -74,24 +69,21 @@ async def _close_with_loop(held: dict[Any, Any]) -> AsyncGenerator[None, None]:
         # The generator holds its loop, so an entry left here would keep the loop alive.
         held.pop(_close_with_loop, None)
         while held:
-            resource = held.popitem()[1]
-            if hasattr(resource, "aclose"):
-                await resource.aclose()
-            else:
-                resource.close()
+            await held.popitem()[1].aclose()
 
 
 def close_sync_pools() -> None:
     """Close the process's connections; the next request opens new ones."""
     with _lock:
-        pools = list(_of_process.values())
+        held = [SYNC_POOL, *_of_process.values()]
         _of_process.clear()
-    for pool in pools:
-        pool.close()
+    for each in held:
+        each.close()
 
 
 def _forget() -> None:
-    _inherited.append((dict(_of_process), [dict(held) for held in _of_loops.values()]))
+    _inherited.append((SYNC_POOL.idle, dict(_of_process), [dict(held) for held in _of_loops.values()]))
+    SYNC_POOL.idle = {}
     _of_process.clear()
     _of_loops.clear()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -67,16 +66,7 @@ class Request:
 
 
 class Headers(dict[str, str]):
-    """An answer's headers, found under their names in any case; several of one name are joined by commas."""
-
-    @classmethod
-    def read(cls, raw: Iterable[tuple[bytes, bytes]]) -> Headers:
-        """Decode header lines."""
-        read: dict[str, str] = {}
-        for name, value in raw:
-            key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
-            read[key] = f"{read[key]}, {text}" if key in read else text
-        return cls(read)
+    """An answer's headers by their names in lower case, found under them in any case."""
 
     def __missing__(self, name: str) -> str:
         if name.islower():
@@ -92,10 +82,13 @@ class Headers(dict[str, str]):
 
 
 class Response(Protocol):
-    """An answer whose headers are there. Where a step fails, or it is dropped early, its connection is closed."""
+    """An answer whose headers are there, by lower-case name; several of one name are joined by commas.
+
+    Where a step fails, or it is dropped early, its connection is closed.
+    """
 
     status: int
-    headers: Headers
+    headers: dict[str, str]
 
     def receive(self, deadline: Deadline) -> Flow[bytes]: ...
     def close(self) -> Any: ...

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import queue
-import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -25,22 +24,16 @@ class Socket:
         with suppress(OSError):
             return addresses(host, port, socket.AI_NUMERICHOST)
         # The system's resolver takes no limit of time, and may try for half a minute.
-        answers: queue.SimpleQueue[list[tuple[str, int]] | OSError] = queue.SimpleQueue()
+        found: Future[list[tuple[str, int]]] = Future()
 
         def ask() -> None:
             try:
-                answers.put(addresses(host, port))
+                found.set_result(addresses(host, port))
             except OSError as error:
-                answers.put(error)
+                found.set_exception(error)
 
         threading.Thread(target=ask, name="lava-mistral-resolver", daemon=True).start()
-        try:
-            answer = answers.get(timeout=deadline.left())
-        except queue.Empty:
-            raise TimeoutError from None
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
+        return found.result(deadline.left())
 
     def connect(self, address: tuple[str, int], deadline: Deadline) -> None:
         """Open a TCP connection."""
@@ -67,9 +60,14 @@ class Socket:
     @property
     def quiet(self) -> bool:
         """Whether the connection is open and nothing has come that nobody asked for."""
-        descriptor = self._socket.fileno()
-        unread = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
-        return descriptor >= 0 and not unread and not readable(descriptor)
+        try:
+            self._socket.setblocking(False)
+            self._socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        return False
 
     def close(self) -> None:
         """Close the connection, at once."""
@@ -81,12 +79,3 @@ def addresses(host: str, port: int, flags: int = 0) -> list[tuple[str, int]]:
     """Return the addresses of a host as `(ip, port)`, each once."""
     found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return list(dict.fromkeys((entry[4][0], entry[4][1]) for entry in found))
-
-
-def readable(descriptor: int) -> bool:
-    """Whether bytes, or the end of the connection, have come."""
-    if not hasattr(select, "poll"):
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,6 +22,7 @@ from lava_mistral import APIConnectionError, AsyncLavaMistral, LavaMistral
 from lava_mistral.gateway import LocalGateway, Stall
 from lava_mistral.transport import pools
 from lava_mistral.transport.environment import Proxy, proxy_for
+from tests.fakes.raw_server import Peer, Server, answer_to, whole
 from tests.fakes.waiting import aeventually
 from tests.fakes.wire import event
 
@@ -39,14 +40,20 @@ def _fresh_pools() -> Iterator[None]:
     pools.close_sync_pools()
 
 
-def test_clients_share_one_pool_and_it_is_reopened_after_it_was_closed(gateway: LocalGateway) -> None:
-    LavaMistral(**settings(gateway)).chat(ASK)
-    first = pools.sync_pool()
-    LavaMistral(**settings(gateway)).chat(ASK)
-    assert pools.sync_pool() is first
-    pools.close_sync_pools()
-    LavaMistral(**settings(gateway)).chat(ASK)
-    assert pools.sync_pool() is not first
+def test_clients_share_their_connections_and_open_others_after_these_were_closed(
+    serve: Callable[[Callable[[Peer], None]], Server],
+) -> None:
+    def answers(peer: Peer) -> None:
+        while request := peer.request():
+            peer.send(whole(answer_to(request)))
+
+    server = serve(answers)
+    for closed in (False, True):
+        for _ in range(3):
+            LavaMistral(api_key="aks_test_x", base_url=server.url).chat(ASK)
+        assert server.connections == 1 + closed
+        pools.close_sync_pools()
+        assert server.ended.acquire(timeout=10)
 
 
 def test_each_event_loop_has_its_pool_and_closes_it(gateway: LocalGateway) -> None:
@@ -179,7 +186,7 @@ async def test_the_environments_proxy_is_used(
     assert asked == ["lava.example:443"]
     monkeypatch.setenv("NO_PROXY", "lava.example")
     assert proxy_for("https", "lava.example") is None
-    assert proxy_for("https", "other.example") == Proxy.parse(f"http://{address}")
+    assert proxy_for("https", "other.example") == Proxy("127.0.0.1", int(address.rpartition(":")[2]))
     assert proxy_for("http", "127.0.0.1") is None
 
 
