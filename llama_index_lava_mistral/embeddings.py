@@ -21,7 +21,7 @@ from lava_mistral.calls.chat_body import refuse_keys
 from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.client.models import EngineOwner
 from lava_mistral.client.settings import setting
-from lava_mistral.embedding.drivers import AsyncEmbeddingStream, EmbeddingStream
+from lava_mistral.embedding.drivers import EmbeddingStream
 from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine, EmbedOptions
 from lava_mistral.embedding.input_validation import OnEmpty
 from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
@@ -180,7 +180,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
 
     def aembed_iter(
         self, texts: AsyncIterable[str] | Iterable[str], read_in_thread: bool = False, **options: Unpack[EmbedOptions]
-    ) -> AsyncEmbeddingStream:
+    ) -> EmbeddingStream:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
         return self._open(EmbeddingEngine.aembed_iter, texts, read_in_thread=read_in_thread, **options)
 

@@ -34,7 +34,7 @@ from lava_mistral.transport.request import Headers, Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
 
 if TYPE_CHECKING:
-    from lava_mistral.embedding.drivers import AsyncEmbeddingStream, EmbeddingStream
+    from lava_mistral.embedding.drivers import EmbeddingStream
     from lava_mistral.embedding.results import EmbeddingResult
 
 
@@ -360,10 +360,10 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
 
     def embed_iter(
         self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[EmbedIterOptions]
-    ) -> AsyncEmbeddingStream:
+    ) -> EmbeddingStream:
         """The vectors of a source of any length, which may be async; see `LavaMistral.embed_iter`."""
         engine, given = self._engine(options)
-        stream: AsyncEmbeddingStream = engine.aembed_iter(texts, **given)
+        stream: EmbeddingStream = engine.aembed_iter(texts, **given)
         return stream
 
     def _load_tokenizer(self, model: str) -> Coroutine[Any, Any, None]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import replace
+from typing import Any, Final, Literal, Protocol
 
 from lava_mistral.billing.usage import RetryStats
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
@@ -18,6 +17,7 @@ from lava_mistral.mistral.types import OutputDtype
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.failures import is_not_connected
+from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
 
 Encoding = Literal["float", "base64"]
@@ -29,19 +29,14 @@ _FINAL_CODES: Final = frozenset((_TOO_MANY, "1500"))
 _TOGETHER: Final = 64  # vectors that are made lists of floats at once, in a millisecond or two
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send this batch; give back the answer, or the error."""
+class Sender(Protocol):
+    """What sends requests, waits, and gives others their turn, in threads or tasks."""
 
-    batch: Batch
-    encoding: Encoding
+    def ask(self, request: BatchRequest, part: Batch, encoding: Encoding) -> Flow[EmbeddingAnswer | LavaError]: ...
 
+    def sleep(self, seconds: float) -> Any: ...
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    """Wait so many seconds; give back nothing."""
-
-    seconds: float
+    def turn(self) -> Any: ...
 
 
 class Endpoint:
@@ -79,42 +74,37 @@ class Endpoint:
 class BatchRequest:
     """The conversation about one batch; `steps` fills its `result`."""
 
-    def __init__(self, batch: Batch, endpoint: Endpoint) -> None:
+    def __init__(self, batch: Batch, endpoint: Endpoint, sender: Sender) -> None:
         self.result = BatchResult(batch)
         self._endpoint = endpoint
+        self._sender = sender
 
-    def steps(self) -> Generator[Send | Sleep, Any, None]:
-        """Say what to do until the vectors are in the result, or raise a `LavaError` that names inputs."""
+    def steps(self) -> Flow[None]:
+        """Ask until the vectors are in the result, or raise a `LavaError` that names inputs."""
         parts = [self.result.batch]
         while parts:
             part = parts.pop()
             if not (yield from self._ask(part)):
                 parts.extend(reversed(part.halves(self._endpoint.count)))
 
-    def _ask(self, part: Batch) -> Generator[Send | Sleep, EmbeddingAnswer | LavaError, bool]:
+    def _ask(self, part: Batch) -> Flow[bool]:
         """Ask for one part until it is there; false when it must be split."""
         endpoint = self._endpoint
         attempts: Attempts | None = None
         plain = False
         while True:
             use_base64 = not plain and endpoint.base64 is not False and endpoint.dimensions is not None
-            answer = yield Send(part, "base64" if use_base64 else "float")
-            endpoint.reached = endpoint.reached or not is_not_connected(getattr(answer, "__cause__", None))
-            self._account(answer)
-            if isinstance(answer, LavaError):
-                error = answer
-                if len(part.texts) > 1 and _means_too_much(error):
-                    endpoint.ratio.refused(part)
-                    return False
-                # Another batch may have found out meanwhile that base64 is refused.
-                unreadable = endpoint.base64 is not True and _may_mean_encoding(error)
-            else:
-                try:
-                    self._accept(answer, part, plain=plain)
-                    return True
-                except BadAnswer as bad:
-                    error = _bad_answer(bad, part, answer)
-                    unreadable = isinstance(bad, UnreadableBase64)
+            answer = yield from self._sender.ask(self, part, "base64" if use_base64 else "float")
+            try:
+                yield self._sender.turn()
+            finally:
+                # It was paid for, also where the task is cancelled now.
+                error, unreadable = self._read(answer, part, plain=plain)
+            if error is None:
+                return True
+            if error is answer and len(part.texts) > 1 and _means_too_much(error):
+                endpoint.ratio.refused(part)
+                return False
             if use_base64 and unreadable:
                 plain = True
                 continue
@@ -123,25 +113,34 @@ class BatchRequest:
             if seconds is None:
                 raise _naming(error, part) from error.__cause__
             self.result.usage += EmbeddingUsage(retries=1)
-            yield Sleep(seconds)
+            yield self._sender.sleep(seconds)
 
-    def _account(self, answer: EmbeddingAnswer | LavaError) -> None:
+    def _read(self, answer: EmbeddingAnswer | LavaError, part: Batch, *, plain: bool) -> tuple[LavaError | None, bool]:
+        """Take the vectors of an answer and note what it cost; why there are none, and whether base64 may be why."""
+        endpoint = self._endpoint
+        endpoint.reached = endpoint.reached or not is_not_connected(getattr(answer, "__cause__", None))
         if isinstance(answer, LavaError):
             sent = not isinstance(answer, ConfigurationError | SpendLimitError)
             self.result.usage += EmbeddingUsage(requests=int(sent))
-            return
+            # Another batch may have found out meanwhile that base64 is refused.
+            return answer, endpoint.base64 is not True and _may_mean_encoding(answer)
         usage = known_usage(answer.response.get("usage"))
         self.result.usage += EmbeddingUsage(
             tokens=(usage and usage.get("prompt_tokens")) or 0,
-            cost=None if usage is None else cost_of(usage, self._endpoint.model),
+            cost=None if usage is None else cost_of(usage, endpoint.model),
             requests=1,
             request_ids=() if answer.request_id is None else (answer.request_id,),
         )
         who = answer.identity
         billing = who.billing
         self.result.payer = RetryStats(
-            self._endpoint.model, customer_id=billing.customer_id, meter_slug=billing.meter_slug, metadata=who.metadata
+            endpoint.model, customer_id=billing.customer_id, meter_slug=billing.meter_slug, metadata=who.metadata
         )
+        try:
+            self._accept(answer, part, plain=plain)
+        except BadAnswer as bad:
+            return _bad_answer(bad, part, answer), isinstance(bad, UnreadableBase64)
+        return None, False
 
     def _accept(self, answer: EmbeddingAnswer, part: Batch, *, plain: bool) -> None:
         endpoint = self._endpoint

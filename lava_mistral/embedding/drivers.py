@@ -16,18 +16,18 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
-from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
+from lava_mistral.embedding.batch_request import BatchRequest, Endpoint
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, Signal, TaskSignal, ThreadSignal
 from lava_mistral.embedding.rate_limit import Permit, Stopped
-from lava_mistral.embedding.results import BatchResult
-from lava_mistral.embedding.run import BaseStream, EmbeddingRun, supervised
+from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
+from lava_mistral.embedding.run import EmbeddingRun, supervised
 from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source, read_in_thread
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
@@ -37,25 +37,17 @@ TURN: Final = 0.005  # seconds after which other tasks of the event loop have th
 _AHEAD: Final = 8  # texts that are read from an async source before they are taken
 
 
-class SyncEmbedder(Protocol):
-    """What sends one embeddings request: `LavaMistral`."""
+class Embedder(Protocol):
+    """What sends one embeddings request: `LavaMistral`, or `AsyncLavaMistral`, whose answer is awaited."""
 
     @property
-    def embedding_request(self) -> Callable[..., EmbeddingAnswer]: ...
-
-
-class AsyncEmbedder(Protocol):
-    """What sends one embeddings request: `AsyncLavaMistral`."""
-
-    @property
-    def embedding_request(self) -> Callable[..., Awaitable[EmbeddingAnswer]]: ...
+    def embedding_request(self) -> Callable[..., Any]: ...
 
 
 class Workers:
     """What does the batches of one call, under the caller's context variables; `done` holds what nobody has taken."""
 
     _signal: Callable[[], Signal]
-    _sleep: Callable[[float], Any]
 
     def __init__(self, send: Callable[..., Any], endpoint: Endpoint, limiter: ConcurrencyLimiter, limit: int) -> None:
         self._send = send
@@ -67,31 +59,16 @@ class Workers:
         self._sending: set[BatchRequest] = set()
         self.done: deque[BatchResult] = deque()
 
-    def _perform(self, request: BatchRequest) -> Flow[None]:
-        """Get the vectors of a batch, or raise why part of it can't be had; `Stopped` when the call is over."""
-        todo = request.steps()
-        with suppress(StopIteration):
-            step = next(todo)
-            while not self._stop.is_set():
-                if isinstance(step, Sleep):
-                    yield self._sleep(step.seconds)
-                    step = next(todo)
-                    continue
-                answer = yield from self._ask(step, request)
-                try:
-                    yield self._turn()
-                finally:
-                    # It was paid for, also where the task is cancelled now.
-                    step = todo.send(answer)
+    def ask(self, request: BatchRequest, part: Batch, encoding: str) -> Flow[Any]:
+        """Send part of a batch and return the answer or the error; raise `Stopped` when the call is over."""
+        if self._stop.is_set():
             raise Stopped
-
-    def _ask(self, step: Send, request: BatchRequest) -> Flow[EmbeddingAnswer | LavaError | None]:
         permit: Permit | None = None
         answer: EmbeddingAnswer | LavaError | None = None
         try:
-            permit = yield from self._limiter.acquire(step.batch.tokens, self._signal())
+            permit = yield from self._limiter.acquire(part.tokens, self._signal())
             self._sending.add(request)
-            answer = yield self._send(step.batch.texts, encoding_format=step.encoding)
+            answer = yield self._send(part.texts, encoding_format=encoding)
         except LavaError as error:
             answer = error
         finally:
@@ -99,7 +76,7 @@ class Workers:
             self._limiter.release(permit, answer)
         return answer
 
-    def _turn(self) -> Any:
+    def turn(self) -> Any:
         """Give others their turn before an answer is decoded."""
 
 
@@ -155,9 +132,9 @@ class ThreadWorkers(Workers):
         self._todo.put(None)
 
     def _do(self, batch: Batch) -> None:
-        request = BatchRequest(batch, self._endpoint)
+        request = BatchRequest(batch, self._endpoint, self)
         try:
-            drive(self._perform(request))
+            drive(request.steps())
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             request.result.error = error
         self.done.append(request.result)
@@ -165,7 +142,7 @@ class ThreadWorkers(Workers):
     def _signal(self) -> ThreadSignal:
         return ThreadSignal(self._stop)
 
-    def _sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Stopped
 
@@ -180,8 +157,8 @@ class TaskWorkers(Workers):
 
     def start(self, batch: Batch, *, alone: bool) -> None:
         """Have a batch done by a task of its own."""
-        request = BatchRequest(batch, self._endpoint)
-        task = self._context.run(asyncio.create_task, adrive(self._perform(request)))
+        request = BatchRequest(batch, self._endpoint, self)
+        task = self._context.run(asyncio.create_task, adrive(request.steps()))
         self._tasks[task] = request
         task.add_done_callback(self._ended)
 
@@ -201,9 +178,8 @@ class TaskWorkers(Workers):
         source: Source
         with supervised(run, self):
             if isinstance(texts, AsyncIterable):
-                free = asyncio.Semaphore(_AHEAD)
-                source = ReadAhead(self._changed.set, free)
-                reading.append(asyncio.create_task(source.aread(texts, free)))
+                source = ReadAhead(self._changed.set, asyncio.Semaphore(_AHEAD))
+                reading.append(asyncio.create_task(adrive(source.read(texts))))
             elif in_thread:
                 source = read_in_thread(texts, self._context, self._changed.set)
             else:
@@ -237,50 +213,64 @@ class TaskWorkers(Workers):
     def _signal(self) -> TaskSignal:
         return TaskSignal()
 
-    def _sleep(self, seconds: float) -> Awaitable[None]:
+    def sleep(self, seconds: float) -> Awaitable[None]:
         return asyncio.sleep(seconds)
 
-    async def _turn(self) -> None:
+    async def turn(self) -> None:
         # Answers that come together are decoded one by one; other tasks have their turn between two.
         async with self._decoding:
             await asyncio.sleep(0)
 
 
-class EmbeddingStream(BaseStream, Iterator[tuple[int, Any]], AbstractContextManager["EmbeddingStream"]):
-    """Vectors as they get ready: iterate for `(index, vector)`; the end, `close()` and leaving it stop its threads."""
+class EmbeddingStream(
+    Iterator[tuple[int, Any]],
+    AsyncIterator[tuple[int, Any]],
+    AbstractContextManager["EmbeddingStream"],
+    AbstractAsyncContextManager["EmbeddingStream"],
+):
+    """Vectors as they get ready: iterate for `(index, vector)`, with `async for` where an async method made it.
 
-    def __init__(self, job: EmbeddingRun, workers: ThreadWorkers, texts: Iterable[object], in_thread: bool) -> None:
-        super().__init__(job, workers)
-        self._vectors = workers.vectors(job, texts, in_thread=in_thread)
+    The end, leaving it as a context manager, and `close()` or `aclose()` stop its threads or tasks. A request in flight
+    ends in the background of sync code and is cancelled in async code.
+    """
+
+    def __init__(self, run: EmbeddingRun, workers: ThreadWorkers | TaskWorkers, vectors: Any) -> None:
+        self._run = run
+        self._workers = workers
+        self._vectors = vectors
 
     def __next__(self) -> tuple[int, Any]:
-        return next(self._vectors)
+        pair: tuple[int, Any] = next(self._vectors)
+        return pair
+
+    async def __anext__(self) -> tuple[int, Any]:
+        pair: tuple[int, Any] = await anext(self._vectors)
+        return pair
 
     def close(self) -> None:
-        """Give up: begin nothing new; a request in flight ends in the background."""
+        """Give up: begin nothing new."""
         self._vectors.close()
+
+    async def aclose(self) -> None:
+        """Give up: cancel the requests in flight."""
+        await self._vectors.aclose()
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-
-class AsyncEmbeddingStream(
-    BaseStream, AsyncIterator[tuple[int, Any]], AbstractAsyncContextManager["AsyncEmbeddingStream"]
-):
-    """Vectors as they get ready, for `async for`; the end, `aclose()` and leaving it end its tasks."""
-
-    def __init__(
-        self, job: EmbeddingRun, workers: TaskWorkers, texts: AsyncIterable[object] | Iterable[object], in_thread: bool
-    ) -> None:
-        super().__init__(job, workers)
-        self._vectors = workers.vectors(job, texts, in_thread=in_thread)
-
-    async def __anext__(self) -> tuple[int, Any]:
-        return await anext(self._vectors)
-
-    async def aclose(self) -> None:
-        """Give up: requests in flight are cancelled."""
-        await self._vectors.aclose()
-
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
+
+    @property
+    def usage(self) -> EmbeddingUsage:
+        """What the stream has taken so far."""
+        return self._run.usage
+
+    def partial(self) -> PartialEmbedding:
+        """What is there and was not handed on, to be given as `resume_from=` to a later call over the same source.
+
+        After `close()` of a sync stream it may grow while requests in flight end.
+        """
+        while self._workers.done:
+            self._run.take(self._workers)
+        return self._run.partial()

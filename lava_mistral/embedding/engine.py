@@ -12,14 +12,7 @@ from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
 from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
-from lava_mistral.embedding.drivers import (
-    AsyncEmbedder,
-    AsyncEmbeddingStream,
-    EmbeddingStream,
-    SyncEmbedder,
-    TaskWorkers,
-    ThreadWorkers,
-)
+from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, TaskWorkers, ThreadWorkers
 from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
@@ -92,8 +85,8 @@ class EmbeddingEngine:
 
     def __init__(
         self,
-        client: SyncEmbedder | None = None,
-        async_client: AsyncEmbedder | None = None,
+        client: Embedder | None = None,
+        async_client: Embedder | None = None,
         *,
         model: str = "mistral-embed",
         dimensions: int | None = None,
@@ -200,7 +193,8 @@ class EmbeddingEngine:
                 for good. Whatever is raised has `partial` if anything was done.
         """
         workers = self._threads(options)
-        return EmbeddingStream(self._job(StreamJob, _checked(texts), options), workers, texts, read_in_thread)
+        job = self._job(StreamJob, _checked(texts), options)
+        return EmbeddingStream(job, workers, workers.vectors(job, texts, in_thread=read_in_thread))
 
     def aembed_iter(
         self,
@@ -208,10 +202,11 @@ class EmbeddingEngine:
         *,
         read_in_thread: bool = False,
         **options: Unpack[EmbedOptions],
-    ) -> AsyncEmbeddingStream:
+    ) -> EmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
         workers = self._tasks(options)
-        return AsyncEmbeddingStream(self._job(StreamJob, _checked(texts), options), workers, texts, read_in_thread)
+        job = self._job(StreamJob, _checked(texts), options)
+        return EmbeddingStream(job, workers, workers.vectors(job, texts, in_thread=read_in_thread))
 
     def prefetch(
         self,
@@ -254,7 +249,7 @@ class EmbeddingEngine:
     def _tasks(self, options: EmbedOptions) -> TaskWorkers:
         return TaskWorkers(*self._sender(self.async_client, "async_client", options))
 
-    def _sender(self, client: SyncEmbedder | AsyncEmbedder | None, name: str, options: EmbedOptions) -> Sender:
+    def _sender(self, client: Embedder | None, name: str, options: EmbedOptions) -> Sender:
         """What workers send with; the options of requests are taken out of those of the call."""
         if client is None:
             raise ConfigurationError(f"This engine was made without {name}=, which this call needs.")

@@ -9,6 +9,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from array import array
+from asyncio import CancelledError
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +31,6 @@ from lava_mistral.embedding.results import (
     digest,
 )
 from lava_mistral.embedding.sources import Source
-from lava_mistral.errors import LavaError
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
@@ -110,7 +110,7 @@ class EmbeddingRun(ABC):
         self._left = self._came = self._duplicates = 0
         self._reading = True
         self._source_error: BaseException | None = None
-        self._read_at = self._handing_on_since = self._spent_reading = 0.0
+        self._read_at = 0.0
 
     def steps(self, workers: Workers, source: Source) -> Generator[tuple[int, Any] | float | None, None, None]:
         """Do the call until nothing is left to do, in the thread or task that iterates.
@@ -119,6 +119,7 @@ class EmbeddingRun(ABC):
             Vectors with their indexes, seconds to wait at most for a result or the source, and `None` after each
             further piece of work.
         """
+        since = spent_reading = 0.0
         while True:
             while workers.done:
                 # It stays there until it is filled: the call may end meanwhile.
@@ -129,13 +130,17 @@ class EmbeddingRun(ABC):
             batch = self._due() if self.error is None else None
             reads = self._reading and self.error is None and self._room()
             ready = self._ready()
+            now = self._clock()
+            if not ready:
+                since, spent_reading = now, 0.0
             if batch is not None:
                 self.under_way += 1
                 workers.start(batch, alone=self.alone)
                 yield None
-            elif reads and source.readable and self._may_read(ready):
-                self._read_at = self._clock()
-                source.feed(self)
+            elif reads and source.readable and spent_reading <= HOLD + (now - since) / 2:
+                self._read_at = now
+                self._read(source)
+                spent_reading += self._clock() - now
                 yield None
             elif ready:
                 yield self.pop()
@@ -149,24 +154,14 @@ class EmbeddingRun(ABC):
         if self.told != self.done:
             self.report()
 
-    def _may_read(self, ready: bool) -> bool:
-        """Reading keeps the workers busy, so it goes first; but a slow source holds back what is ready."""
-        if not ready:
-            self._handing_on_since, self._spent_reading = self._clock(), 0.0
-        return self._spent_reading <= HOLD + (self._clock() - self._handing_on_since) / 2
-
-    def push(self, text: object) -> None:
-        """Take in the text that was read; one that can't be embedded ends the source with an error."""
+    def _read(self, source: Source) -> None:
+        """Take in a text; an error is raised when all that came before is handed on."""
         try:
-            self._admit(text)
-        except LavaError as error:
-            self.end_of_source(error)
-        self._spent_reading += self._clock() - self._read_at
-
-    def end_of_source(self, error: BaseException | None = None) -> None:
-        """Note that no further text will come; an error is raised when all that came before is handed on."""
-        self._reading = False
-        self._source_error = error
+            self._admit(source.take())
+        except StopIteration:
+            self._reading = False
+        except (Exception, CancelledError) as error:  # noqa: BLE001
+            self._reading, self._source_error = False, error
 
     def fill(self, result: BatchResult) -> bool:
         """Take a few of the vectors of a result; whether there were any. `take` takes all that are left."""
@@ -273,28 +268,6 @@ class EmbeddingRun(ABC):
         """Take vectors; twice the same does no harm."""
         for index, row in zip(indexes, rows, strict=True):
             self._waiting[index - self._left].row = row
-
-
-class BaseStream:
-    """What a stream of vectors tells about itself."""
-
-    def __init__(self, job: EmbeddingRun, workers: Workers) -> None:
-        self._job = job
-        self._workers = workers
-
-    @property
-    def usage(self) -> EmbeddingUsage:
-        """What the stream has taken so far."""
-        return self._job.usage
-
-    def partial(self) -> PartialEmbedding:
-        """What is there and was not handed on, to be given as `resume_from=` to a later call over the same source.
-
-        After `close()` of a sync stream it may grow while requests in flight end.
-        """
-        while self._workers.done:
-            self._job.take(self._workers)
-        return self._job.partial()
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
-from lava_mistral.embedding.batch_request import BatchRequest, Endpoint, Send, Sleep
+from lava_mistral.embedding.batch_request import BatchRequest, Encoding, Endpoint
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.errors import InvalidRequestError, LavaError, ServerError
+from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.retry import RetryPolicy
 
 
@@ -31,60 +32,84 @@ def refusal(message: str, code: str | None = None) -> LavaError:
     return InvalidRequestError(message, status_code=422, code=code, origin="mistral")
 
 
+class Told:
+    """Sends nothing: yields what a request asks for, and takes the answers that are sent in."""
+
+    def ask(self, request: BatchRequest, part: Batch, encoding: Encoding) -> Flow[Any]:
+        answer = yield part, encoding
+        return answer
+
+    def sleep(self, seconds: float) -> float:
+        return seconds
+
+    def turn(self) -> str:
+        return "turn"
+
+
+def request(batch: Batch, asked: Endpoint) -> BatchRequest:
+    return BatchRequest(batch, asked, Told())
+
+
+def send(steps: Flow[None], answer: EmbeddingAnswer | LavaError) -> Any:
+    """Give an answer; what is done next."""
+    assert steps.send(answer) == "turn"
+    return next(steps)
+
+
 def test_a_batch_that_was_sent_as_base64_before_another_turned_that_off_is_sent_again_as_numbers() -> None:
     asked = endpoint()
-    first, second = BatchRequest(batch(0), asked), BatchRequest(batch(1), asked)
+    first, second = request(batch(0), asked), request(batch(1), asked)
     one, two = first.steps(), second.steps()
-    assert [next(one), next(two)] == [Send(batch(0), "base64"), Send(batch(1), "base64")]
+    assert [next(one), next(two)] == [(batch(0), "base64"), (batch(1), "base64")]
     refused = "body.encoding_format: Input should be 'float'"
-    assert one.send(refusal(refused)) == Send(batch(0), "float")
+    assert send(one, refusal(refused)) == (batch(0), "float")
     with pytest.raises(StopIteration):
-        one.send(answer(1))
-    assert two.send(refusal(refused)) == Send(batch(1), "float")
+        send(one, answer(1))
+    assert send(two, refusal(refused)) == (batch(1), "float")
     with pytest.raises(StopIteration):
-        two.send(answer(1))
+        send(two, answer(1))
     assert [len(result.pieces) for result in (first.result, second.result)] == [1, 1]
-    assert next(BatchRequest(batch(2), asked).steps()) == Send(batch(2), "float")
+    assert next(request(batch(2), asked).steps()) == (batch(2), "float")
 
 
 def test_a_refusal_of_numbers_is_final() -> None:
     asked = endpoint()
     asked.base64 = False
-    steps = BatchRequest(batch(0), asked).steps()
+    steps = request(batch(0), asked).steps()
     next(steps)
     with pytest.raises(InvalidRequestError, match=r"no \[input 0\]"):
-        steps.send(refusal("no"))
+        send(steps, refusal("no"))
 
 
 def test_a_batch_that_is_too_full_is_asked_for_in_halves_in_their_order() -> None:
-    request = BatchRequest(batch(4, 5, 6, 7), endpoint())
-    steps = request.steps()
+    whole = request(batch(4, 5, 6, 7), endpoint())
+    steps = whole.steps()
     next(steps)
-    asked = steps.send(refusal("Too many tokens overall, split into more batches.", "3210"))
-    assert asked == Send(batch(4, 5), "base64")
-    assert steps.send(answer(2)) == Send(batch(6, 7), "base64")
+    asked = send(steps, refusal("Too many tokens overall, split into more batches.", "3210"))
+    assert asked == (batch(4, 5), "base64")
+    assert send(steps, answer(2)) == (batch(6, 7), "base64")
     with pytest.raises(StopIteration):
-        steps.send(answer(2))
-    assert [indexes for indexes, _ in request.result.pieces] == [[4, 5], [6, 7]]
+        send(steps, answer(2))
+    assert [indexes for indexes, _ in whole.result.pieces] == [[4, 5], [6, 7]]
 
 
 def test_an_error_that_lasts_names_its_inputs() -> None:
-    steps = BatchRequest(batch(8, 9), endpoint()).steps()
+    steps = request(batch(8, 9), endpoint()).steps()
     next(steps)
-    assert isinstance(steps.send(ServerError("no", status_code=500)), Sleep)
-    assert next(steps) == Send(batch(8, 9), "base64")
+    assert isinstance(send(steps, ServerError("no", status_code=500)), float)
+    assert next(steps) == (batch(8, 9), "base64")
     with pytest.raises(ServerError, match=r"no \[inputs 8 to 9\]") as caught:
-        steps.send(ServerError("no", status_code=500))
+        send(steps, ServerError("no", status_code=500))
     assert caught.value.inputs == (8, 9)
 
 
 def test_a_wrong_vector_names_its_input_alone() -> None:
-    steps = BatchRequest(batch(8, 9), endpoint()).steps()
+    steps = request(batch(8, 9), endpoint()).steps()
     next(steps)
     wrong = answer(2)
     wrong.response["data"][1]["embedding"] = [float("nan"), 1.0]
-    assert isinstance(steps.send(wrong), Sleep)
+    assert isinstance(send(steps, wrong), float)
     next(steps)
     with pytest.raises(ServerError, match="the answer for input 9 can't be used") as caught:
-        steps.send(wrong)
+        send(steps, wrong)
     assert caught.value.inputs == (9,)

@@ -90,14 +90,13 @@ class World:
     def readable(self) -> bool:
         return self.read < len(self._texts) - 1 or self.now >= self._late
 
-    def feed(self, reader: EmbeddingRun) -> None:
+    def take(self) -> object:
         if self.read == len(self._texts):
-            reader.end_of_source()
-            return
+            raise StopIteration
         self.now += self._reading(self.read)
         self.read += 1
-        reader.push(self._texts[self.read - 1])
         self.most_ahead = max(self.most_ahead, self.read - len(self.handed_on))
+        return self._texts[self.read - 1]
 
     def start(self, batch: Batch, *, alone: bool) -> None:
         number = len(self.started)
