@@ -26,13 +26,12 @@ class Batch:
     indexes: list[int]
     texts: list[str]
     tokens: int
-    plan: int = 0
 
     def halves(self, count: Count) -> list[Batch]:
         """Split into two batches; needs two texts at least."""
         middle = len(self.texts) // 2
         return [
-            Batch(self.indexes[part], self.texts[part], sum(map(count, self.texts[part])), self.plan)
+            Batch(self.indexes[part], self.texts[part], sum(map(count, self.texts[part])))
             for part in (slice(None, middle), slice(middle, None))
         ]
 
@@ -40,31 +39,30 @@ class Batch:
 class TokenRatio:
     """Learn how many tokens a counted token really is, so that batches are full and not refused.
 
-    Of the latest answers the second highest counts, so that a single odd one changes nothing. A refusal that they do
-    not explain makes batches smaller, once for all of the same `plan`; batches that are accepted undo that slowly.
+    Of the latest answers the second highest counts, so that a single odd one changes nothing. Batches get smaller than
+    one that was refused; batches that are accepted undo that slowly.
     """
 
     _MARGIN = 1.02
     _WORTH = 1_000  # counted tokens that one observation is made of: smaller answers are added up
     _LEAST = 0.5  # how far above the truth counts are at most
-    _SQUEEZE, _EASE = 1.15, 0.99
+    _SQUEEZE, _EASE = 1.15, 1.01
 
     def __init__(self) -> None:
-        self.plan = 0
         self._observed: deque[float] = deque(maxlen=16)
         self._counted = self._actual = 0
         self._ratio = 1.0
-        self._squeeze = 1.0
+        self._most = math.inf
 
     @property
     def limit(self) -> int:
         """How many counted tokens a request may have."""
-        return max(1, int(MAX_REQUEST_TOKENS / (self._ratio * self._squeeze)))
+        return max(1, int(min(MAX_REQUEST_TOKENS / self._ratio, self._most)))
 
     def answered(self, batch: Batch, actual: int) -> None:
         """Learn from a batch that was accepted, with `actual` tokens as the answer counts them."""
-        if batch.plan == self.plan and self._squeeze > 1.0 and 2 * batch.tokens >= self.limit:
-            self._squeeze = max(1.0, self._squeeze * self._EASE)
+        if 2 * batch.tokens >= self.limit:
+            self._most *= self._EASE
         # It was accepted, so it had no more than the limit.
         if not self._LEAST / 2 * batch.tokens <= actual <= MAX_REQUEST_TOKENS:
             return
@@ -75,17 +73,12 @@ class TokenRatio:
         self._observed.append(self._actual / self._counted)
         self._counted = self._actual = 0
         if len(self._observed) > 1:
-            ratio = max(self._LEAST, sorted(self._observed)[-2] * self._MARGIN)
-            if ratio > self._ratio:
-                # This may be why batches were refused.
-                self._squeeze = max(1.0, self._squeeze * self._ratio / ratio)
-            self._ratio = ratio
+            self._ratio = max(self._LEAST, sorted(self._observed)[-2] * self._MARGIN)
 
     def refused(self, batch: Batch) -> None:
         """Learn from a batch that was refused for having too many tokens, whatever was counted."""
-        if batch.plan == self.plan and 2 * batch.tokens >= self.limit:
-            self.plan += 1
-            self._squeeze *= self._SQUEEZE
+        if 2 * batch.tokens >= self.limit:
+            self._most = min(self._most, batch.tokens / self._SQUEEZE)
 
 
 class Batcher:
@@ -116,7 +109,6 @@ class Batcher:
         self._indexes: list[int] = []
         self._texts: list[str] = []
         self._tokens = 0
-        self._plan = self._ratio.plan
         self._limit = self._ratio.limit
         self._aim = self._share() if self._to_come else self._limit
 
@@ -165,7 +157,7 @@ class Batcher:
         """Give the texts that wait for a batch to be full, or `None`."""
         if not self._texts:
             return None
-        batch = Batch(self._indexes, self._texts, self._tokens, self._plan)
+        batch = Batch(self._indexes, self._texts, self._tokens)
         self._made += 1
         self._begin()
         return batch

@@ -110,15 +110,15 @@ def test_work_is_spread_over_no_more_requests_than_the_account_keeps_busy() -> N
     assert len(plan(texts, even(texts, workers=1))) == 5
 
 
-def batch(tokens: int, ratio: TokenRatio) -> Batch:
-    return Batch([0, 1], ["a", "b"], tokens, ratio.plan)
+def batch(tokens: int) -> Batch:
+    return Batch([0, 1], ["a", "b"], tokens)
 
 
 def learn(ratio: TokenRatio, share: float, times: int = 4) -> None:
     """Have full batches accepted whose answers count this share of the tokens."""
     for _ in range(times):
         counted = min(ratio.limit, int(MAX_REQUEST_TOKENS / share))
-        ratio.answered(batch(counted, ratio), int(counted * share))
+        ratio.answered(batch(counted), int(counted * share))
 
 
 @pytest.mark.parametrize("share", [0.8, 1.0, 1.28, 2.0])
@@ -131,7 +131,7 @@ def test_answers_say_how_far_the_count_is_off(share: float) -> None:
 def test_answers_to_small_batches_say_it_too() -> None:
     ratio = TokenRatio()
     for _ in range(60):
-        ratio.answered(batch(100, ratio), 128)
+        ratio.answered(batch(100), 128)
     assert ratio.limit == pytest.approx(MAX_REQUEST_TOKENS / 1.28, rel=0.03)
 
 
@@ -140,18 +140,18 @@ def test_one_odd_count_in_an_answer_changes_nothing(odd: int) -> None:
     ratio = TokenRatio()
     learn(ratio, 1.0)
     before = ratio.limit
-    ratio.answered(batch(2_000, ratio), odd)
+    ratio.answered(batch(2_000), odd)
     learn(ratio, 1.0, times=1)
     assert ratio.limit == before
 
 
 def test_refusals_of_batches_that_were_planned_together_count_once() -> None:
     ratio = TokenRatio()
-    together = [batch(ratio.limit, ratio) for _ in range(25)]
+    together = [batch(ratio.limit) for _ in range(25)]
     for each in together:
         ratio.refused(each)
     assert ratio.limit > 0.8 * MAX_REQUEST_TOKENS
-    ratio.refused(batch(ratio.limit, ratio))
+    ratio.refused(batch(ratio.limit))
     assert ratio.limit < 0.8 * MAX_REQUEST_TOKENS
 
 
@@ -164,14 +164,14 @@ def test_a_refusal_that_answers_explain_is_forgotten() -> None:
 
 
 def refused_half(ratio: TokenRatio) -> Batch:
-    whole = Batch(list(range(200)), ["x" * 80] * 200, 16_000, 0)
+    whole = Batch(list(range(200)), ["x" * 80] * 200, 16_000)
     ratio.refused(whole)
     return whole.halves(len)[0]
 
 
 def test_a_refusal_that_nothing_explains_is_forgotten_in_time() -> None:
     ratio = TokenRatio()
-    ratio.refused(batch(ratio.limit, ratio))
+    ratio.refused(batch(ratio.limit))
     learn(ratio, 0.98, times=40)
     assert ratio.limit >= 0.99 * MAX_REQUEST_TOKENS
 
@@ -181,9 +181,9 @@ def test_whatever_is_learned_a_batch_can_be_made(lessons: list[tuple[int, int, b
     ratio = TokenRatio()
     for counted, actual, accepted in lessons:
         if accepted:
-            ratio.answered(batch(counted, ratio), actual)
+            ratio.answered(batch(counted), actual)
         else:
-            ratio.refused(batch(counted, ratio))
+            ratio.refused(batch(counted))
         assert 1 <= ratio.limit <= 2 * MAX_REQUEST_TOKENS
 
 
@@ -191,7 +191,7 @@ def test_whatever_is_learned_a_batch_can_be_made(lessons: list[tuple[int, int, b
 def test_few_refusals_are_enough_to_learn(share: float) -> None:
     ratio, refusals = TokenRatio(), 0
     while (counted := ratio.limit) * share > MAX_REQUEST_TOKENS:
-        ratio.refused(batch(counted, ratio))
+        ratio.refused(batch(counted))
         refusals += 1
     assert refusals <= 12
     assert counted * share > 0.5 * MAX_REQUEST_TOKENS
