@@ -118,7 +118,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         arguments["repair_messages"] = said("repair_messages", self.repair_messages)
         arguments["messages"] = to_wire(messages)
         arguments["on_retry"] = run.on_retry
-        return self._clients(kwargs), arguments, said("include_response_headers", self.include_response_headers)
+        return self._present(kwargs), arguments, said("include_response_headers", self.include_response_headers)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         run: CallRun = kwargs.get(RUN) or CallRun(run_manager)

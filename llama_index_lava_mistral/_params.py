@@ -118,7 +118,7 @@ class ChatSettings(LavaSettings, ChatParameters):
                 f"LlamaIndex has one answer a call; n={arguments['n']} would pay for more, which nobody gets to see. "
                 "Use langchain_lava_mistral or lava_mistral.LavaMistral."
             )
-        client = self._clients(arguments)[asynchronous]
+        client = self._present(arguments)[asynchronous]
         for name in settings.OF_CALLS:
             arguments.pop(name, None)
         with_headers = arguments.pop("include_response_headers", self.include_response_headers)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from lava_mistral.billing.identity import (
     BillingContext,
@@ -23,6 +23,7 @@ from lava_mistral.calls.error_mapping import (
     parse_body,
     read_error_body,
     redact,
+    shorten,
     shown_id,
 )
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
@@ -33,6 +34,8 @@ from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.transport.failures import DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.lava import MISTRAL_URL, Forwarder
 from lava_mistral.transport.request import Headers, Request, Response
+
+_T = TypeVar("_T")
 
 CHAT_URL = f"{MISTRAL_URL}/chat/completions"
 EMBEDDINGS_URL = f"{MISTRAL_URL}/embeddings"
@@ -175,7 +178,14 @@ class Call:
             raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", answer)
         return body
 
-    parsed = apart(_object)
+    @apart
+    def read(self, answer: Answer, parse: Callable[[dict[str, Any]], _T]) -> _T:
+        """Return what is read from the JSON object of a good answer; raises ServerError where it has another shape."""
+        body = self._object(answer)
+        try:
+            return parse(body)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise self._senseless(f"of another shape: {shorten(self._shown(answer).text)}", answer) from None
 
     def _senseless(self, what: str, answer: Answer, usage: Any = None) -> ServerError:
         self.charge.end(usage, shown_id(answer.headers, self.without_secrets), complete=False)

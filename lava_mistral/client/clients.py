@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack
 
 from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_base_url, to_billing
 from lava_mistral.billing.metering import open_call_meter
@@ -35,7 +36,10 @@ from lava_mistral.transport.retry import Attempts, RetryPolicy
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.drivers import EmbeddingStream
+    from lava_mistral.embedding.engine import EmbeddingEngine
     from lava_mistral.embedding.results import EmbeddingResult
+
+_T = TypeVar("_T")
 
 
 class ClientBase:
@@ -71,8 +75,7 @@ class ClientBase:
             raise ConfigurationError(f"max_retries must be zero or more; it is {max_retries!r}.")
         base_url = None if base_url is None else check_base_url(base_url)
         self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
-        self._timeout = timeout
-        self._gap = stream_chunk_timeout
+        self._timeout, self._gap = timeout, stream_chunk_timeout
         # `None` where neither is given: embeddings have a default of their own.
         self._retry = RetryPolicy(max_retries=max_retries) if retry is None and max_retries is not None else retry
         self._policy = self._retry or RetryPolicy()
@@ -80,7 +83,7 @@ class ClientBase:
         self._extra_headers = client_headers(http_client)
         self.spend_limit = to_limit(spend_limit)
         self._require_customer = require_customer
-        self._engines: dict[tuple[Any, ...], Any] = {}
+        self._engines: dict[tuple[Any, ...], EmbeddingEngine] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Nothing in it ever changes, and a caller's HTTP client can't be copied.
@@ -109,18 +112,15 @@ class ClientBase:
         check_customer(identity, self._require_customer)
         return identity
 
-    def _load_tokenizer(self, model: str) -> Any:
-        """Load what a spend limit counts prompts with, where that would block the event loop; a step of a flow."""
-
-    def _chat(self, messages: Sequence[Message], options: Any, stream: type[Any] | None = None) -> Flow[Any]:
-        """Get an answer, or a stream whose first delta is there, trying again as the policy allows."""
-        identity, streams, take = self._identity(options), stream is not None, options.pop
+    def _ask(self, messages: Sequence[Message], options: Any, kind: type[_T]) -> Flow[_T]:
+        """Get a completion, or a stream whose first delta is there, trying again as the policy allows."""
+        identity, streams, take = self._identity(options), kind is not Completion, options.pop
         warn_of_unused_block(identity.billing.customer_id, streams=streams)
         model, repair = take("model", DEFAULT_CHAT_MODEL), take("repair_messages", True)
         timeout, gap = take("timeout", None), take("stream_chunk_timeout", None)
         key, on_retry = take("idempotency_key", None), take("on_retry", None)
-        if identity.limits:
-            yield self._load_tokenizer(model)
+        if identity.limits and self._asynchronous:
+            yield preload(model)
         names = ToolNames.of_tools(options["tools"]) if options.get("tools") else NO_TOOLS
         body = chat_body(messages, model, options, stream=streams, repair=repair, names=names)
         call = Call(
@@ -135,7 +135,27 @@ class ClientBase:
             account=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=streams),
             idempotency_key=key,
         )
-        return (yield from self._retried(call, stream or call.completion, on_retry))
+        read: Callable[..., Any] = kind if streams else call.completion
+        return (yield from self._retried(call, read, on_retry))
+
+    def _chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Flow[Completion]:
+        """One answer.
+
+        Args:
+            messages: the conversation, in Mistral's own form.
+            billing: who pays for this call.
+            lava_metadata: stored by Lava with this call, over the client's own metadata.
+            repair_messages: repair what Mistral would refuse in the conversation, losing no word; false refuses it.
+            timeout: seconds, for this call.
+            on_retry: told before each new try.
+            idempotency_key: sent as `Idempotency-Key` with each try. Lava documents it for its own interface, and does
+                not say whether its proxy heeds it.
+            **options: fields of Mistral's request: temperature, max_tokens, tools, response_format, …
+
+        Raises:
+            LavaError: the call failed; its class says how.
+        """
+        return self._ask(messages, options, Completion)
 
     def _embedding_request(
         self, inputs: Sequence[str], **options: Unpack[EmbeddingRequestOptions]
@@ -158,16 +178,14 @@ class ClientBase:
             account=open_call_meter("embedding", model, identity, lambda: most_of_embedding(inputs, model)),
             idempotency_key=key,
         )
-        answer: EmbeddingAnswer = yield from self._attempt(call, call.embedding)
-        return answer
+        return self._attempt(call, call.embedding)
 
     def _models(self) -> Flow[list[ModelCard]]:
         """The models that Mistral lists for the account that serves the call."""
         call = Call(MODELS_URL, self._identity({}), self._timeout)
-        answer = yield from self._retried(call, call.parsed)
-        return list(answer.get("data", []))
+        return self._retried(call, partial(call.read, parse=_cards))
 
-    def _engine(self, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _engine(self, options: Mapping[str, Any]) -> tuple[EmbeddingEngine, dict[str, Any]]:
         """Return the engine for a way to embed, which holds the limit of requests in flight, and the other options."""
         from lava_mistral.embedding.engine import EmbeddingEngine
 
@@ -183,7 +201,7 @@ class ClientBase:
             self._engines.setdefault(key, EmbeddingEngine(*clients, **settings))
         return self._engines[key], given
 
-    def _attempt(self, call: Call, result: Callable[..., Any]) -> Flow[Any]:
+    def _attempt(self, call: Call, result: Callable[..., _T]) -> Flow[_T]:
         """Send a request once and read its answer, or its stream to the first delta, within the call's timeout in all.
 
         `result` makes the result from the answer; for a stream it is its class.
@@ -195,7 +213,9 @@ class ClientBase:
             response = yield from (self._client or self._shared_pool or async_pool()).send(request, deadline)
             good = 200 <= response.status < 300
             if call.stream and good:
-                return (yield from result(call, response, deadline).begin())
+                stream: Any = result(call, response, deadline)
+                begun: _T = yield from stream.begin()
+                return begun
             answers = [Answer(response.status, Headers(response.headers), (yield from read(response, deadline)))]
         except TransportError as error:
             failure: LavaError = call.failed(error, response)
@@ -216,7 +236,7 @@ class ClientBase:
         finally:
             del failure
 
-    def _retried(self, call: Call, result: Callable[..., Any], on_retry: OnRetry | None = None) -> Flow[Any]:
+    def _retried(self, call: Call, result: Callable[..., _T], on_retry: OnRetry | None = None) -> Flow[_T]:
         """Make an attempt, and more as long as the policy allows."""
         attempts = Attempts(self._policy)
         while True:
@@ -232,6 +252,10 @@ class ClientBase:
                     call.account.retried()
                 forget_frames(error)
             yield self._sleep(wait)
+
+
+def _cards(body: dict[str, Any]) -> list[Any]:
+    return [{**card, "id": str(card["id"])} for card in body["data"]]
 
 
 class LavaMistral(ClientBase, History):
@@ -253,8 +277,7 @@ class LavaMistral(ClientBase, History):
             pass it is refused before it is sent (`SpendLimitError`).
         require_customer: refuse a call that no customer is named for, by a `billed_to` block, `billing=` or a forward
             token, before it is sent. `LAVA_REQUIRE_CUSTOMER=1` in the environment does so for all clients.
-        retry: a `lava_mistral.transport.retry.RetryPolicy`, which also says how long to wait; `max_retries` is ignored
-            where it is given.
+        retry: a `lava_mistral.transport.retry.RetryPolicy` in place of `max_retries`, which also says how long to wait.
 
     Raises:
         ConfigurationError: a setting is wrong. A missing key is reported by the first call.
@@ -264,28 +287,9 @@ class LavaMistral(ClientBase, History):
     _shared_pool = SYNC_POOL
     _sleep = staticmethod(time.sleep)
 
+    chat = driven(ClientBase._chat)
     embedding_request = driven(ClientBase._embedding_request)
     models = driven(ClientBase._models)
-
-    def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
-        """One answer.
-
-        Args:
-            messages: the conversation, in Mistral's own form.
-            billing: who pays for this call.
-            lava_metadata: stored by Lava with this call, over the client's own metadata.
-            repair_messages: repair what Mistral would refuse in the conversation, losing no word; false refuses it.
-            timeout: seconds, for this call.
-            on_retry: told before each new try.
-            idempotency_key: sent as `Idempotency-Key` with each try. Lava documents it for its own interface, and does
-                not say whether its proxy heeds it.
-            **options: fields of Mistral's request: temperature, max_tokens, tools, response_format, …
-
-        Raises:
-            LavaError: the call failed; its class says how.
-        """
-        answer: Completion = drive(self._chat(messages, options))
-        return answer
 
     def stream(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> ChatStream:
         """One answer, delta by delta; see `chat` for the arguments.
@@ -295,8 +299,7 @@ class LavaMistral(ClientBase, History):
         Args:
             stream_chunk_timeout: seconds between two chunks, for this call.
         """
-        opened: ChatStream = drive(self._chat(messages, options, ChatStream))
-        return opened
+        return drive(self._ask(messages, options, ChatStream))
 
     def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `lava_mistral.embedding`.
@@ -316,21 +319,17 @@ class LavaMistral(ClientBase, History):
             LavaError: a request failed for good; `partial` has the vectors that are there.
         """
         engine, given = self._engine(options)
-        found: EmbeddingResult = engine.embed(texts, **given)
-        return found
+        return engine.embed(texts, **given)
 
     def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedIterOptions]) -> EmbeddingStream:
-        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory.
-
-        The arguments are those of `embed`.
+        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory; see `embed`.
 
         Args:
             read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
                 default it is read where the iteration takes place, which is held up while the source pauses.
         """
         engine, given = self._engine(options)
-        stream: EmbeddingStream = engine.embed_iter(texts, **given)
-        return stream
+        return engine.embed_iter(texts, **given)
 
 
 class AsyncLavaMistral(ClientBase, AsyncHistory):
@@ -339,32 +338,22 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
     _asynchronous = True
     _sleep = staticmethod(asyncio.sleep)
 
+    chat = adriven(ClientBase._chat)
     embedding_request = adriven(ClientBase._embedding_request)
     models = adriven(ClientBase._models)
 
-    async def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Completion:
-        """One answer; see `LavaMistral.chat`."""
-        answer: Completion = await adrive(self._chat(messages, options))
-        return answer
-
     async def stream(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> AsyncChatStream:
         """One answer, delta by delta; see `LavaMistral.stream`."""
-        opened: AsyncChatStream = await adrive(self._chat(messages, options, AsyncChatStream))
-        return opened
+        return await adrive(self._ask(messages, options, AsyncChatStream))
 
     async def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `LavaMistral.embed`."""
         engine, given = self._engine(options)
-        found: EmbeddingResult = await engine.aembed(texts, **given)
-        return found
+        return await engine.aembed(texts, **given)
 
     def embed_iter(
         self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[EmbedIterOptions]
     ) -> EmbeddingStream:
         """The vectors of a source of any length, which may be async; see `LavaMistral.embed_iter`."""
         engine, given = self._engine(options)
-        stream: EmbeddingStream = engine.aembed_iter(texts, **given)
-        return stream
-
-    def _load_tokenizer(self, model: str) -> Coroutine[Any, Any, None]:
-        return preload(model)
+        return engine.aembed_iter(texts, **given)

@@ -8,6 +8,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +62,7 @@ def fetch_price_list(base_url: str, timeout: float) -> Any:
     """Get the body of the price list, over the connections that calls take."""
     client = LavaMistral(base_url=base_url, timeout=timeout, max_retries=0)
     call = Lookup("", BillingContext(), timeout, path=SERVICES_PATH.lstrip("/"), public=True)
-    return drive(client._retried(call, call.parsed))
+    return drive(client._retried(call, partial(call.read, parse=dict)))
 
 
 def _write(cache: Path, base_url: str, body: Any) -> None:

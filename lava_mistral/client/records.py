@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Protocol, TypedDict, Unpack
+from functools import partial
+from typing import Any, ClassVar, Final, Protocol, TypedDict, TypeVar, Unpack
 from urllib.parse import quote, urlencode
 
 from lava_mistral.billing.identity import BillingContext, check_metadata, resolve_access
@@ -22,6 +23,8 @@ from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
 from lava_mistral.transport.flow import Flow, adrive, adriven, drive, driven
 from lava_mistral.transport.lava import Forwarder
 from lava_mistral.transport.request import Request, parse_url
+
+_T = TypeVar("_T")
 
 DEFAULT_WAIT: Final = 30.0
 LARGEST_PAGE: Final = 100
@@ -87,13 +90,14 @@ class _Records:
     _sleep: ClassVar[staticmethod[[float], Any]]
 
     @abstractmethod
-    def _retried(self, call: Call, result: Callable[..., Any]) -> Flow[Any]: ...
+    def _retried(self, call: Call, result: Callable[..., _T]) -> Flow[_T]: ...
 
-    def _look_up(self, path: str, query: Mapping[str, str | None] | None = None) -> Flow[dict[str, Any]]:
+    def _look_up(
+        self, path: str, parse: Callable[[dict[str, Any]], _T], query: Mapping[str, str | None] | None = None
+    ) -> Flow[_T]:
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        path = f"{path}?{urlencode(given)}" if given else path
-        call = Lookup("", BillingContext(), self._timeout, path=path)
-        return self._retried(call, call.parsed)
+        call = Lookup("", BillingContext(), self._timeout, path=f"{path}?{urlencode(given)}" if given else path)
+        return self._retried(call, partial(call.read, parse=parse))
 
     def _request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> Flow[RequestRecord]:
         """What Lava recorded of one request; there may be no record yet, or one that is pending.
@@ -110,16 +114,20 @@ class _Records:
             NotFoundError: there is no such request, or its record was not there in time.
             ConfigurationError: the credential is an opaque forward token.
         """
-        path = f"requests/{_id(request_id, 'request', 'req_…')}"
+        path = f"requests/{quote(_id('request_id', request_id), safe='')}"
         left, pause = wait or 0.0, 0.1
         while True:
             try:
-                record = RequestRecord.from_wire((yield from self._look_up(path)))
+                record = yield from self._look_up(path, RequestRecord.from_wire)
                 if record.status != "pending" or left <= 0:
                     return record
             except NotFoundError as error:
                 if left <= 0:
-                    raise _missing(request_id, wait, error) from error
+                    waited = f", nor has one come in {wait:g} s (wait=)" if wait else ""
+                    said = f"there is no record of the request {request_id!r}{waited}"
+                    # The request id of the error is that of the lookup, and would be read as the one looked up.
+                    advice = "Is it an id that Lava gave, and the key of the same account?"
+                    raise NotFoundError(said, **error.fields() | {"request_id": None, "advice": advice}) from error
             yield self._sleep(min(pause, left))
             left, pause = left - pause, min(pause * 1.5, 5.0)
 
@@ -132,11 +140,11 @@ class _Records:
             **filters: `customer_id`, `meter_id` and `metadata`: only what was made for, on and with these.
         """
         span = {"start": moment_text(start), "end": None if end is None else moment_text(end)}
-        return UsageReport.from_wire((yield from self._look_up("usage", span | _query(**filters))))
+        return self._look_up("usage", UsageReport.from_wire, span | _query(**filters))
 
     def _wallet(self) -> Flow[Wallet]:
         """Get the balance of the merchant's wallet."""
-        return Wallet.from_wire((yield from self._look_up("wallet")))
+        return self._look_up("wallet", Wallet.from_wire)
 
     def _subscription(self, customer_id: str) -> Flow[Subscription | None]:
         """Get a customer's plan and what is left on it; `None` if the customer has none.
@@ -144,8 +152,8 @@ class _Records:
         Raises:
             NotFoundError: there is no such customer.
         """
-        path = f"customers/{_id(customer_id, 'customer', 'c_1')}/subscription"
-        return Subscription.from_wire((yield from self._look_up(path)))
+        path = f"customers/{quote(_id('customer_id', customer_id), safe='')}/subscription"
+        return self._look_up(path, Subscription.from_wire)
 
     def _reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> Flow[int]:
         """Ask Lava for the cost of the requests that `account` does not know it of, and tell it.
@@ -164,26 +172,23 @@ class _Records:
                     account.settle(record)
         return len(account.unsettled())
 
+    def _pages(self, limit: int | None, filters: RecordFilters) -> Iterator[Flow[list[RequestRecord]]]:
+        """Ask for one page of requests after another; each is to be driven before the next is asked for."""
+        query, left, over = _query(**filters), limit, False
 
-class _Pages:
-    """The pages of requests, one after another."""
+        def page() -> Flow[list[RequestRecord]]:
+            nonlocal left, over
+            size = LARGEST_PAGE if left is None else min(left, LARGEST_PAGE)
+            records, cursor = yield from self._look_up("requests", _page, query | {"limit": str(size)})
+            records = records[:left]
+            # One that is empty or names no next one would be asked for without end.
+            over = not records or not cursor or cursor == query.get("cursor")
+            query["cursor"] = cursor
+            left = None if left is None else left - len(records)
+            return records
 
-    def __init__(self, client: _Records, limit: int | None, filters: RecordFilters) -> None:
-        self._client, self._left, self._query = client, limit, _query(**filters)
-        self.over = limit is not None and limit <= 0
-
-    def following(self) -> Flow[Sequence[RequestRecord]]:
-        size = LARGEST_PAGE if self._left is None else min(self._left, LARGEST_PAGE)
-        body = yield from self._client._look_up("requests", self._query | {"limit": str(size)})
-        records = [RequestRecord.from_wire(item) for item in body.get("data") or ()][: self._left]
-        # A page that is empty or names no next one would be asked for without end.
-        cursor = body.get("next_cursor") if body.get("has_more") and records else None
-        self.over = not cursor or cursor == self._query.get("cursor")
-        self._query["cursor"] = cursor
-        if self._left is not None:
-            self._left -= len(records)
-            self.over = self.over or self._left <= 0
-        return records
+        while not over and (left is None or left > 0):
+            yield page()
 
 
 class History(_Records):
@@ -202,9 +207,8 @@ class History(_Records):
             limit: at most so many.
             **filters: `customer_id`, `meter_id` and `metadata`: only those made for, on and with these.
         """
-        pages = _Pages(self, limit, filters)
-        while not pages.over:
-            yield from drive(pages.following())
+        for page in self._pages(limit, filters):
+            yield from drive(page)
 
 
 class AsyncHistory(_Records):
@@ -220,10 +224,14 @@ class AsyncHistory(_Records):
         self, *, limit: int | None = None, **filters: Unpack[RecordFilters]
     ) -> AsyncIterator[RequestRecord]:
         """The requests that Lava recorded, the newest first; see `LavaMistral.requests`."""
-        pages = _Pages(self, limit, filters)
-        while not pages.over:
-            for record in await adrive(pages.following()):
+        for page in self._pages(limit, filters):
+            for record in await adrive(page):
                 yield record
+
+
+def _page(body: dict[str, Any]) -> tuple[list[RequestRecord], str | None]:
+    records = [RequestRecord.from_wire(item) for item in body.get("data") or ()]
+    return records, body.get("next_cursor") if body.get("has_more") else None
 
 
 def moment_text(moment: Moment) -> str:
@@ -235,29 +243,20 @@ def moment_text(moment: Moment) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _id(given: str, what: str, example: str) -> str:
+def _id(name: str, given: str) -> str:
+    # Lava may take an empty one for none, and answer with everybody's requests.
     if not isinstance(given, str) or not given.strip():
-        raise ConfigurationError(f"A {what}'s id is text such as {example!r}, not {given!r}.")
-    return quote(given, safe="")
+        example = "req_…" if name == "request_id" else "c_1"
+        raise ConfigurationError(f"{name} is text such as {example!r} that is not empty, not {given!r}.")
+    return given
 
 
 def _query(
     customer_id: str | None = None, meter_id: str | None = None, metadata: Mapping[str, str] | None = None
 ) -> dict[str, str | None]:
     for name, value in (("customer_id", customer_id), ("meter_id", meter_id)):
-        # Lava may take an empty one for none, and answer with everybody's requests.
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise ConfigurationError(
-                f"{name} is text such as 'c_1' that is not empty, not {value!r}. Leave it out to ask for all."
-            )
+        if value is not None:
+            _id(name, value)
     pairs = [list(pair) for pair in check_metadata(metadata).items()]
     filters = json.dumps(pairs, separators=(",", ":")) if pairs else None
     return {"customer_id": customer_id, "meter_id": meter_id, "metadata_filters": filters}
-
-
-def _missing(request_id: str, wait: float | None, error: NotFoundError) -> NotFoundError:
-    waited = f", nor has one come in {wait:g} s (wait=)" if wait else ""
-    # The request id of the error is that of the lookup, and would be read as the one that was looked up.
-    advice = "Is it an id that Lava gave, and the key of the same account?"
-    fields = error.fields() | {"request_id": None, "advice": advice}
-    return NotFoundError(f"there is no record of the request {request_id!r}{waited}", **fields)

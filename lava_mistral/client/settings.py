@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, SecretStr, model_validator
@@ -135,8 +136,10 @@ class LavaSettings(BaseModel):
         # Both packages have classes of the same names.
         return f"{type(self).__module__.partition('.')[0]}.{type(self).__name__}"
 
-    def _present(self) -> Any:
-        """Return what `_make` makes of the settings, made anew only where one has changed."""
+    def _present(self, call: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """Return what `_make` makes of the settings, made anew only where one has changed, or where a call does so."""
+        if not OF_CALLS.isdisjoint(call):
+            return self._make({**self._settings(), **{name: call[name] for name in OF_CALLS if name in call}})
         made = self._made
         if made.fields != self.__dict__:
             with _building:
@@ -146,12 +149,6 @@ class LavaSettings(BaseModel):
                 value = made.value if made.settings == settings else self._make({**settings})
                 self._made = made = Made(fields, settings, value)
         return made.value
-
-    def _clients(self, call: Mapping[str, Any]) -> Any:
-        """Return the clients of both kinds, for the arguments of a call."""
-        if OF_CALLS.isdisjoint(call):
-            return self._present()
-        return self._make({**self._settings(), **{name: call[name] for name in OF_CALLS if name in call}})
 
     def _settings(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in _OF_CLIENTS}
@@ -196,8 +193,11 @@ class ChatParameters(BaseModel):
 
     def _parameters(self) -> dict[str, Any]:
         """Return the fields that are set, by Mistral's names."""
-        fields = self.__dict__
-        return {wire: value for name, wire in WIRE_NAMES.items() if (value := fields[name]) is not None}
+        fields, parameters = self.__dict__, {}
+        for name, wire in WIRE_NAMES.items():
+            if fields[name] is not None:
+                parameters[wire] = fields[name]
+        return parameters
 
 
 WIRE_NAMES: Mapping[str, str] = {name: name for name in ChatParameters.model_fields} | {"seed": "random_seed"}

@@ -364,5 +364,5 @@ async def test_a_wallet_that_makes_no_sense_says_so(side: Caller, body: Any) -> 
 
 @pytest.mark.parametrize("wrong", ["", " ", None])
 async def test_a_customer_without_an_id_is_refused(side: Caller, wrong: Any) -> None:
-    with pytest.raises(ConfigurationError, match="customer's id"):
+    with pytest.raises(ConfigurationError, match="customer_id is text"):
         await side.do(side.client().subscription(wrong))
