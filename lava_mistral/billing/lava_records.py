@@ -104,13 +104,16 @@ class RequestRecord:
             charge = Charge(_amount(charge, "amount"), charge.get("rate_type") or "", tiers)
         names: dict[str, Any] = {name: value.get(name) for name in ("customer_id", "meter_id", "model", "response_id")}
         names |= {name: value.get(name) or "" for name in ("provider", "provider_key_type", "endpoint")}
+        names["status"] = value.get("status") or "pending"
+        for name, text in names.items():
+            if text is not None and not isinstance(text, str):
+                raise _senseless(f"the {name} {text!r}")
         return cls(
             request_id=value["request_id"],
-            status=value.get("status", "pending"),
             usage=ModelUsage.from_wire(value.get("model_usage") or {}),
             cost=_amount(value, "cost"),
             charge=charge if isinstance(charge, Charge) else None,
-            metadata=value.get("metadata") or {},
+            metadata={**(value.get("metadata") or {})},
             created_at=_moment(value.get("created_at") or value.get("timestamp")),
             raw=value,
             **names,

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast
 
 from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_base_url, to_billing
 from lava_mistral.billing.metering import open_call_meter
@@ -135,7 +135,7 @@ class ClientBase:
             account=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=streams),
             idempotency_key=key,
         )
-        read: Callable[..., Any] = kind if streams else call.completion
+        read = cast("Callable[..., _T]", kind if streams else call.completion)
         return (yield from self._retried(call, read, on_retry))
 
     def _chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Flow[Completion]:

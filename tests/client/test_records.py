@@ -362,6 +362,37 @@ async def test_a_wallet_that_makes_no_sense_says_so(side: Caller, body: Any) -> 
         await side.do(side.client(lambda _: httpx.Response(200, json=body)).wallet())
 
 
+@pytest.mark.parametrize(
+    ("asked", "body", "named"),
+    [
+        ("request", {"request_id": "r", "model_usage": ["tokens"]}, "tokens"),
+        ("request", {"request_id": "r", "charge": {"breakdown": 7, "rate_type": KEY}}, "breakdown"),
+        ("request", {"request_id": "r", "model": ["small"]}, "small"),
+        ("request", {"request_id": "r", "metadata": "team"}, "team"),
+        ("request", [RECORD], "JSON list"),
+        ("requests", {"data": {"request_id": "r"}}, "request_id"),
+        ("requests", {"data": [None]}, "null"),
+        ("usage", {"items": 7}, "items"),
+        ("usage", {"totals": ["sum"]}, "sum"),
+        ("subscription", {"subscription": {"credits": "much"}}, "much"),
+        ("models", {"data": None}, "null"),
+        ("models", {}, "{}"),
+        ("models", {"data": [{"name": "small"}]}, "small"),
+    ],
+)
+async def test_an_answer_of_another_shape_is_an_error_that_shows_it(
+    side: Caller, asked: str, body: Any, named: str
+) -> None:
+    headers = {"x-lava-request-id": "req_9"}
+    client = side.client(lambda _: httpx.Response(200, json=body, headers=headers))
+    with pytest.raises(ServerError, match="expected") as caught:
+        question = getattr(client, asked)(*([] if asked in ("models", "requests") else ["2026-08-01"]))
+        await (side.take(question) if asked == "requests" else side.do(question))
+    assert named in str(caught.value)
+    assert caught.value.origin == "lava"
+    assert KEY not in str(caught.value)
+
+
 @pytest.mark.parametrize("wrong", ["", " ", None])
 async def test_a_customer_without_an_id_is_refused(side: Caller, wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="customer_id is text"):
