@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack, closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from hypothesis import settings
 from lava_mistral.billing.scope import warn_of_unused_block
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import reset_models
+from tests.fakes.warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -28,7 +32,17 @@ NODE_SDK = ROOT / "build" / "node"
 settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile("reproducible")
 
+# Imports and the collection of tests leave no garbage, but a million objects that each collector's run would look at.
+gc.disable()
+
 SDK_PACKAGE = "@lavapayments/nodejs@11.2.0"
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, among what the tests make."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +86,15 @@ def spawned() -> Iterator[Executor]:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(os.getpid).result()
         yield pool
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[Callable[..., WarmPython]]:
+    """Makes a `WarmPython`, one for all tests that import the same in the same environment."""
+    with ExitStack() as processes:
+        yield functools.cache(
+            lambda imports="", **environment: processes.enter_context(closing(WarmPython(imports, **environment)))
+        )
 
 
 def recordings(kind: str = "") -> list[Any]:

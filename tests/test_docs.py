@@ -11,6 +11,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from llama_index.llms.mistralai import MistralAI
 from lava_mistral.__main__ import app
 from lava_mistral.gateway import Interrupted, LocalGateway, Status
 from tests.conftest import ROOT
+from tests.fakes.command_line import DEMO, MAIN
 from tests.fakes.pdf_file import pdf
+from tests.fakes.warm_python import WarmPython
 
 # A block is fenced at the margin or inside an indented tab. `python` blocks run, `bash` blocks line by line, the `sh`
 # block of the README as one script; `text` shows output.
@@ -136,21 +139,19 @@ def test_the_web_app_streams_with_its_cost_and_answers_what_is_wrong_by_status_o
 
 
 @pytest.mark.parametrize("page", pages_with("bash"))
-def test_the_commands_of_a_page_run(page: Path, gateway: LocalGateway, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_run(
+    page: Path, gateway: LocalGateway, tmp_path: Path, warm_python: Callable[..., WarmPython]
+) -> None:
     (tmp_path / "notes.md").write_text("Lava charges each request to a wallet or to a customer's plan.\n")
     text = "".join(text for language, text in blocks(page) if language == "bash").replace("\\\n", " ")
     for line in text.splitlines():
         command = shlex.split(line, comments=True)
         if command and not NOT_RUN.match(line):
-            done = subprocess.run(
-                command,
-                cwd=tmp_path,
-                env=shell_environment(tmp_path, **gateway.environ),
-                capture_output=True,
-                text=True,
-                timeout=120,
+            assert command[0] == "lava-mistral", line
+            done = warm_python(DEMO["langchain"]).run(
+                MAIN, *command[1:], folder=tmp_path, HOME=str(tmp_path), **gateway.environ
             )
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0, f"{line}\n{(done.stdout + done.stderr).decode()}"
 
 
 def test_the_block_to_paste_prints_what_the_readme_shows(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lava_mistral.gateway import LocalGateway
+from tests.fakes.warm_python import WarmPython
 
 WAYS = {
     "core chat": "await core.chat(ASK)",
@@ -40,10 +41,18 @@ WAYS = {
     "embeddings spend limit": "await embeddings(spend_limit=1).aembed_query('one')",
     "refused": "\n    try: await core.chat([])\n    except LavaError: pass",
 }
-SCRIPT = """
+CORE = """
 import asyncio, os, sys
 from blockbuster import blockbuster_ctx
-
+from lava_mistral import AsyncLavaMistral, LavaError, billed_to, count_tokens, track_usage
+"""
+LANGCHAIN = f"""{CORE}
+from langchain_core.messages import HumanMessage
+from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
+MESSAGES = [HumanMessage("Hi")]
+"""
+SCRIPT = """
+{imports}
 SETTINGS = {{"api_key": os.environ["KEY"], "base_url": os.environ["URL"]}}
 ASK = [{{"role": "user", "content": "Hi"}}]
 
@@ -61,11 +70,6 @@ async def main():
     core = AsyncLavaMistral(**SETTINGS)
     {way}
 
-from lava_mistral import AsyncLavaMistral, LavaError, billed_to, count_tokens, track_usage
-if {langchain}:
-    from langchain_core.messages import HumanMessage
-    from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
-    MESSAGES = [HumanMessage("Hi")]
 async def guarded():
     # The loop's own start is no part of it.
     with blockbuster_ctx(["lava_mistral", "langchain_lava_mistral"]):
@@ -74,29 +78,35 @@ async def guarded():
 
 asyncio.run(guarded())
 """
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
-def run(script: str, gateway: LocalGateway, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own."""
-    own = {"KEY": gateway.secret_key, "URL": gateway.base_url, **environment}
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=os.environ | own, check=False
-    )
+@pytest.fixture
+def run(warm_python: Callable[..., WarmPython], gateway: LocalGateway) -> Run:
+    """Runs a way in a process of its own that has imported, and done nothing yet."""
+
+    def run(way: str, imports: str) -> subprocess.CompletedProcess[bytes]:
+        script = SCRIPT.format(imports=imports, way=way)
+        return warm_python(imports).run(script, KEY=gateway.secret_key, URL=gateway.base_url)
+
+    return run
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_blocks_the_event_loop(way: str, gateway: LocalGateway) -> None:
-    done = run(SCRIPT.format(way=WAYS[way], langchain=not way.startswith("core")), gateway)
-    assert done.returncode == 0, done.stderr
+def test_nothing_blocks_the_event_loop(way: str, run: Run) -> None:
+    done = run(WAYS[way], CORE if way.startswith("core") else LANGCHAIN)
+    assert done.returncode == 0, done.stderr.decode()
 
 
-def test_a_call_that_blocks_would_be_seen(gateway: LocalGateway) -> None:
+def test_a_call_that_blocks_would_be_seen(run: Run) -> None:
     sleeping = "import lava_mistral.client.clients as module; exec(compile('import time; time.sleep(0)', "
-    done = run(SCRIPT.format(way=f"{sleeping}module.__file__, 'exec'))", langchain=False), gateway)
-    assert "BlockingError: Blocking call to time.sleep" in done.stderr
+    done = run(f"{sleeping}module.__file__, 'exec'))", CORE)
+    assert b"BlockingError: Blocking call to time.sleep" in done.stderr
 
 
-def test_certificates_are_read_beside_the_event_loop(gateway: LocalGateway, tmp_path: Path) -> None:
+def test_certificates_are_read_beside_the_event_loop(
+    warm_python: Callable[..., WarmPython], gateway: LocalGateway, tmp_path: Path
+) -> None:
     # Who reads a FIFO waits until somebody writes to it: here a task of the very loop.
     pipe = tmp_path / "certificates.pem"
     os.mkfifo(pipe)
@@ -126,5 +136,5 @@ async def main():
 
 asyncio.run(main())
 """
-    done = run(script, gateway, SSL_CERT_FILE=str(pipe))
-    assert done.stdout.strip() == "APIConnectionError", done.stderr
+    done = warm_python(CORE).run(script, KEY=gateway.secret_key, SSL_CERT_FILE=str(pipe))
+    assert done.stdout.strip() == b"APIConnectionError", done.stderr.decode()

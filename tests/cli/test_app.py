@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lava_mistral import Billing, LavaMistral
 from lava_mistral.gateway import LocalGateway
-from tests.fakes.command_line import COMMAND, access, run
+from tests.fakes.command_line import DEMO, MAIN, access, run
+from tests.fakes.warm_python import WarmPython
+
+Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 
 ENCODINGS = [
     {"PYTHONIOENCODING": "ascii"},
@@ -29,40 +33,37 @@ class TestEncodings:
         (tmp_path / "日本.md").write_text("日本の首都は東京です → 「東京」 is the capital of Japan…", encoding="utf-8")
         return tmp_path
 
-    def spawn(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
-        command = [COMMAND, *map(str, arguments)]
-        return subprocess.run(command, env=os.environ | environment, capture_output=True, timeout=120)
+    @pytest.fixture(params=ENCODINGS, ids=str)
+    def spawn(self, request: pytest.FixtureRequest, warm_python: Callable[..., WarmPython]) -> Spawn:
+        """Runs a command in a process with an encoding of its own."""
+        return partial(warm_python(DEMO["langchain"], **request.param).run, MAIN)
 
-    @pytest.mark.parametrize("encoding", ENCODINGS)
-    def test_for_people_what_it_lacks_is_replaced(
-        self, encoding: dict[str, str], folder: Path, gateway: LocalGateway
-    ) -> None:
-        told = encoding | access(gateway)
-        demo = self.spawn("demo", folder, "-q", "What is the capital of Japan?", **told)
+    def test_for_people_what_it_lacks_is_replaced(self, spawn: Spawn, folder: Path, gateway: LocalGateway) -> None:
+        told = access(gateway)
+        demo = spawn("demo", folder, "-q", "What is the capital of Japan?", **told)
         assert (demo.returncode, demo.stderr) == (0, b"")
         assert b"is the capital of Japan" in demo.stdout
         LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url).chat(
             [{"role": "user", "content": "Hello"}], billing=Billing(customer_id="日本", meter_slug="chat")
         )
-        used = self.spawn("usage", **told)
+        used = spawn("usage", **told)
         assert (used.returncode, used.stderr) == (0, b"")
-        examined = self.spawn("doctor", "--model", "日本", **told)
+        examined = spawn("doctor", "--model", "日本", **told)
         assert (examined.returncode, examined.stderr) == (1, b"")
-        refused = self.spawn("demo", folder, **(told | {"LAVA_SECRET_KEY": "aks_test_→"}))
+        refused = spawn("demo", folder, **(told | {"LAVA_SECRET_KEY": "aks_test_→"}))
         assert refused.returncode == 1
         assert refused.stderr.startswith(b"Failed: ")
-        helped = self.spawn("--help", **encoding)
+        helped = spawn("--help")
         assert (helped.returncode, helped.stderr) == (0, b"")
 
-    @pytest.mark.parametrize("encoding", ENCODINGS)
-    def test_for_programs_json_is_always_utf_8(self, encoding: dict[str, str], gateway: LocalGateway) -> None:
-        told = encoding | access(gateway)
+    def test_for_programs_json_is_always_utf_8(self, spawn: Spawn, gateway: LocalGateway) -> None:
+        told = access(gateway)
         LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url).chat(
             [{"role": "user", "content": "Hello"}], billing=Billing(customer_id="日本 é", meter_slug="chat")
         )
-        used = json.loads(self.spawn("usage", "--json", **told).stdout.decode("utf-8"))
+        used = json.loads(spawn("usage", "--json", **told).stdout.decode("utf-8"))
         assert [item["name"] for item in used["items"]] == ["日本 é"]
-        examined = json.loads(self.spawn("doctor", "--json", "--model", "日本", **told).stdout.decode("utf-8"))
+        examined = json.loads(spawn("doctor", "--json", "--model", "日本", **told).stdout.decode("utf-8"))
         assert any("日本" in finding["detail"] for finding in examined["findings"])
 
 

@@ -6,21 +6,33 @@ import json
 import os
 import subprocess
 import zipfile
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lava_mistral.cli.documents import passages, prose
 from lava_mistral.gateway import Interrupted, LocalGateway
-from tests.conftest import ROOT
-from tests.fakes.command_line import COMMAND, FRAMEWORKS, access, run, spawn
+from tests.fakes import command_line
+from tests.fakes.command_line import CLI, COMMAND, DEMO, FRAMEWORKS, MAIN, access, run
 from tests.fakes.pdf_file import pdf
+from tests.fakes.warm_python import WarmPython
+
+Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
-def before(folder: Path) -> str:
-    """A path of modules with a folder before this project."""
-    return f"{folder}{os.pathsep}{ROOT}"
+@pytest.fixture
+def spawn(warm_python: Callable[..., WarmPython]) -> Spawn:
+    """Runs `lava-mistral demo` in a process of its own, where modules are missing or a framework is imported."""
+
+    def spawn(*arguments: str | Path | bytes, missing: Sequence[str] = (), **environment: str) -> Any:
+        script = f"import sys\nsys.modules |= dict.fromkeys({missing!r})\n{MAIN}"
+        imports = CLI if missing else DEMO["llama-index" if "llama-index" in arguments else "langchain"]
+        return warm_python(imports).run(script, "demo", *arguments, **environment)
+
+    return spawn
 
 
 @pytest.fixture
@@ -133,31 +145,21 @@ class TestDemo:
             ("uvicorn", "langchain", 'pip install "lava-mistral[gateway]"'),
         ],
     )
-    def test_a_missing_extra_is_named(self, missing: str, framework: str, advice: str, tmp_path: Path) -> None:
-        # Python's own way to say that a module is not there.
-        (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
-        done = spawn("demo", "--framework", framework, PYTHONPATH=before(tmp_path))
+    def test_a_missing_extra_is_named(self, missing: str, framework: str, advice: str, spawn: Spawn) -> None:
+        done = spawn("--framework", framework, missing=[missing])
         assert done.returncode == 1, done.stderr
-        assert advice in done.stderr
-        assert "Traceback" not in done.stderr
+        assert advice in done.stderr.decode()
+        assert b"Traceback" not in done.stderr
 
-    def test_it_takes_the_framework_that_is_installed(
-        self, tmp_path: Path, folder: Path, gateway: LocalGateway
-    ) -> None:
-        hidden = tmp_path / "hidden"
-        hidden.mkdir()
-        (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['langchain_core'] = None\n")
-        done = spawn("demo", folder, PYTHONPATH=before(hidden), **access(gateway))
+    def test_it_takes_the_framework_that_is_installed(self, spawn: Spawn, folder: Path, gateway: LocalGateway) -> None:
+        done = spawn(folder, missing=["langchain_core"], **access(gateway))
         assert done.returncode == 0, done.stderr
-        assert "through LlamaIndex" in done.stdout
+        assert b"through LlamaIndex" in done.stdout
 
-    def test_without_any_framework_it_says_what_to_install(self, tmp_path: Path) -> None:
-        (tmp_path / "sitecustomize.py").write_text(
-            "import sys\nsys.modules |= {'langchain_core': None, 'llama_index': None}\n"
-        )
-        done = spawn("demo", PYTHONPATH=before(tmp_path))
+    def test_without_any_framework_it_says_what_to_install(self, spawn: Spawn) -> None:
+        done = spawn(missing=["langchain_core", "llama_index"])
         assert done.returncode == 1
-        assert 'pip install "lava-mistral[langchain]" (or [llama-index])' in done.stderr
+        assert 'pip install "lava-mistral[langchain]" (or [llama-index])' in done.stderr.decode()
 
     @pytest.mark.parametrize("framework", FRAMEWORKS)
     def test_the_instruction_is_no_part_of_the_answer(
@@ -188,29 +190,28 @@ class TestDemo:
         assert lines[2].startswith("Failed: ")
 
     @pytest.mark.parametrize("framework", FRAMEWORKS)
-    def test_a_file_name_may_be_no_text(self, framework: str, tmp_path: Path, gateway: LocalGateway) -> None:
+    def test_a_file_name_may_be_no_text(
+        self, framework: str, tmp_path: Path, gateway: LocalGateway, spawn: Spawn
+    ) -> None:
         folder = os.fsencode(tmp_path) + b"/caf\xe9"
         os.mkdir(folder)
         for name, content in ((b"th\xe9.md", b"Tea is a drink."), (b"bin\xe9.md", b"\0")):
             with open(folder + b"/" + name, "wb") as file:
                 file.write(content)
-        done = subprocess.run(
-            [COMMAND, "demo", folder, "-q", "What is tea?", "-f", framework],
-            env=os.environ | access(gateway),
-            capture_output=True,
-            timeout=120,
-        )
+        done = spawn(folder, "-q", "What is tea?", "-f", framework, **access(gateway))
         assert done.returncode == 0, done.stderr
         said = done.stdout.decode()
         assert "[1] th\N{REPLACEMENT CHARACTER}.md: Tea is a drink." in said
         assert "Skipped bin\N{REPLACEMENT CHARACTER}.md (can't be read: binary)." in said
         os.remove(folder + b"/th\xe9.md")
-        done = subprocess.run([COMMAND, "demo", folder], env=os.environ | access(gateway), capture_output=True)
+        done = spawn(folder, "-f", framework, **access(gateway))
         assert done.returncode == 1
         assert "caf\N{REPLACEMENT CHARACTER}" in done.stderr.decode()
 
     def test_as_a_process(self, folder: Path, gateway: LocalGateway) -> None:
-        done = spawn("demo", folder, "--question", "Where does the ship Aurora sail from?", **access(gateway))
+        done = command_line.spawn(
+            "demo", folder, "--question", "Where does the ship Aurora sail from?", **access(gateway)
+        )
         assert done.returncode == 0, done.stderr
         assert "Oslo" in done.stdout
 
@@ -268,20 +269,15 @@ def test_pdf_html_and_word_are_read(
 
 
 def test_without_the_extra_those_are_skipped_and_the_extra_is_named(
-    documents: Path, gateway: LocalGateway, tmp_path: Path
+    documents: Path, gateway: LocalGateway, spawn: Spawn
 ) -> None:
     (documents / "plain.txt").write_text("The capital of France is Paris.")
-    hidden = tmp_path / ".hidden"
-    hidden.mkdir()
-    missing = "import sys\nsys.modules |= {'pypdf': None, 'mammoth': None, 'markdownify': None}\n"
-    (hidden / "sitecustomize.py").write_text(missing)
-    done = spawn(
-        "demo", documents, "-q", "What is the capital of France?", PYTHONPATH=before(hidden), **access(gateway)
-    )
+    missing = ["pypdf", "mammoth", "markdownify"]
+    done = spawn(documents, "-q", "What is the capital of France?", missing=missing, **access(gateway))
     assert done.returncode == 0, done.stderr
-    assert "Paris" in done.stdout
+    assert b"Paris" in done.stdout
     for name in ("bees.html", "ships.pdf", "tea.docx"):
-        assert f'Skipped {name} (needs pip install "lava-mistral[documents]").' in done.stdout
+        assert f'Skipped {name} (needs pip install "lava-mistral[documents]").' in done.stdout.decode()
 
 
 def test_one_chunk_is_one_chunk_and_the_question_fits_the_text(tmp_path: Path, gateway: LocalGateway) -> None:

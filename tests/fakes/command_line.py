@@ -1,4 +1,4 @@
-"""The command line, run in this process or in one of its own."""
+"""The command line, run in this process, in one of its own, or in a fork of one that has imported it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ from lava_mistral.gateway import LocalGateway
 
 FRAMEWORKS = ["langchain", "llama-index"]
 COMMAND = str(Path(sys.executable).with_name("lava-mistral"))
+
+
+# A script for a `WarmPython`, and what that may have imported.
+MAIN = "from lava_mistral.__main__ import main; main()"
+CLI = "import lava_mistral.__main__"
+DEMO = {
+    "langchain": f"{CLI}, uvicorn, langchain_lava_mistral.chat_models, langchain_lava_mistral.embeddings",
+    "llama-index": f"{CLI}, uvicorn, llama_index_lava_mistral.llms, llama_index_lava_mistral.embeddings",
+}
 
 
 def run(*arguments: str | Path, **environment: str) -> Result:
