@@ -91,19 +91,15 @@ def titled(page: str, title: str) -> str:
         ([], "your.pdf: no text found; is it a scan?"),
     ],
 )
-def test_the_script_for_a_pdf_stands_alone(lines: list[str], said: str, gateway: LocalGateway, tmp_path: Path) -> None:
+def test_the_script_for_a_pdf_stands_alone(
+    lines: list[str], said: str, gateway: LocalGateway, tmp_path: Path, warm_python: Callable[..., WarmPython]
+) -> None:
     (tmp_path / "your.pdf").write_bytes(pdf(*lines))
-    done = subprocess.run(
-        [sys.executable, "-c", titled("docs/guides/rag.md", "ask_pdf.py")],
-        cwd=tmp_path,
-        env=shell_environment(tmp_path, **gateway.environ),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert said in done.stdout + done.stderr
+    script = titled("docs/guides/rag.md", "ask_pdf.py")
+    done = warm_python(DEMO["langchain"]).run(script, folder=tmp_path, **gateway.environ)
+    assert said in (done.stdout + done.stderr).decode()
     assert done.returncode == (0 if lines else 1)
-    assert ("USD" in done.stdout) is bool(lines)
+    assert (b"USD" in done.stdout) is bool(lines)
 
 
 def test_the_web_app_streams_with_its_cost_and_answers_what_is_wrong_by_status_or_event(

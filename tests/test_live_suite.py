@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
+
+import pytest
 
 from lava_mistral.gateway import LocalGateway
 from tests.conftest import ROOT
+from tests.fakes.command_line import DEMO
+from tests.fakes.warm_python import WarmPython
 
-LIVE = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "live"]
-
-
-def run(*, key: str, url: str) -> str:
-    environment = {**os.environ, "LAVA_SECRET_KEY": key, "LAVA_BASE_URL": url}
-    done = subprocess.run(LIVE, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+LIVE = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+Run = Callable[..., str]
 
 
-def test_it_passes_against_the_gateway():
+@pytest.fixture
+def run(warm_python: Callable[..., WarmPython]) -> Run:
+    """Runs the suite in a process of its own; its report."""
+
+    def run(*, key: str, url: str) -> str:
+        arguments = ("-q", "-p", "no:cacheprovider", "live")
+        environment = {"LAVA_SECRET_KEY": key, "LAVA_BASE_URL": url}
+        done = warm_python(DEMO["llama-index"]).run(LIVE, *arguments, folder=ROOT, **environment)
+        assert done.returncode == 0, (done.stdout + done.stderr).decode()
+        return done.stdout.decode()
+
+    return run
+
+
+def test_it_passes_against_the_gateway(run: Run) -> None:
     with LocalGateway(record_lag=0.2) as gateway:
         report = run(key=gateway.secret_key, url=gateway.base_url)
     assert " passed" in report
@@ -27,7 +37,7 @@ def test_it_passes_against_the_gateway():
     assert "base64 embeddings honoured: True" in report
 
 
-def test_without_a_key_it_says_that_it_was_not_run():
+def test_without_a_key_it_says_that_it_was_not_run(run: Run) -> None:
     report = run(key="", url="")
     assert " passed" not in report
     assert "no LAVA_SECRET_KEY or LAVA_FORWARD_TOKEN in the environment" in report

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import pytest
 from lava_mistral import Billing
 from lava_mistral.gateway import LocalGateway
 from tests.conftest import ROOT
-from tests.fakes.command_line import COMMAND, access, run
+from tests.fakes.command_line import CLI, COMMAND, MAIN, access, run
+from tests.fakes.warm_python import WarmPython
 
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra [job] is not installed")
 
-
+# What the command loads where it is installed, and takes long: for pyarrow's tables, and for the estimate.
+EMBED = f"{CLI}, pandas, pyarrow.parquet; lava_mistral.count_tokens('', 'mistral-embed')"
 WITHOUT = """
 import sys
 
@@ -130,20 +134,24 @@ def test_bad_rows_and_failures_are_told(gateway: LocalGateway, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("given", [b'{"text": "one"}\n{"text": "two"}\n', b"text,n\none,1\ntwo,2\n"])
-def test_standard_input_is_read_and_remembered(gateway: LocalGateway, tmp_path: Path, given: bytes) -> None:
-    command = [COMMAND, "embed", "-", "--text", "text", "--column", "text", "--out", str(tmp_path), "--yes"]
-    environment = os.environ | access(gateway)
+def test_standard_input_is_read_and_remembered(
+    gateway: LocalGateway, tmp_path: Path, given: bytes, warm_python: Callable[..., WarmPython]
+) -> None:
+    options = ["--text", "text", "--column", "text", "--out", tmp_path, "--yes"]
+    command = partial(warm_python(EMBED).run, MAIN, "embed", "-", *options, **access(gateway))
     for _ in range(2):
-        done = subprocess.run(command, env=environment, input=given, capture_output=True, timeout=60)
+        done = command(given=given)
         assert done.returncode == 0, done.stderr
     assert len(gateway.requests) == 1
     assert pq.read_table(tmp_path)["text"].to_pylist() == ["one", "two"]
-    done = subprocess.run(command, env=environment, input=given + b"x,3\n", capture_output=True, timeout=60)
+    done = command(given=given + b"x,3\n")
     assert done.returncode == 1
     assert b"is new or has changed" in done.stderr
 
 
-def test_ctrl_c_stops_it_and_it_goes_on(tmp_path: Path, interruptible: None) -> None:
+def test_ctrl_c_stops_it_and_it_goes_on(
+    tmp_path: Path, interruptible: None, warm_python: Callable[..., WarmPython]
+) -> None:
     path, out = write(tmp_path / "in.jsonl", 1_500, 100), tmp_path / "out"
     command = [COMMAND, "embed", str(path), "--text", "text", "--out", str(out), "--yes", "--max-concurrency", "2"]
     with LocalGateway(latency=0.1) as gateway:
@@ -155,7 +163,7 @@ def test_ctrl_c_stops_it_and_it_goes_on(tmp_path: Path, interruptible: None) -> 
         assert process.returncode == 130
         assert b"The same command goes on from here." in said
         assert b"Traceback" not in said
-        assert subprocess.run(command, env=os.environ | access(gateway), stderr=subprocess.PIPE).returncode == 0
+        assert warm_python(EMBED).run(MAIN, *command[1:], **access(gateway)).returncode == 0
     assert ids(out) == list(range(1_500))
 
 

@@ -27,7 +27,7 @@ from tests.fakes.command_line import COMMAND, run
 class TestGateway:
     @pytest.fixture
     def process(self, interruptible: None) -> Iterator[subprocess.Popen[str]]:
-        command = [COMMAND, "gateway", "--port", "0", "--json"]
+        command = [COMMAND, "gateway", "--port", "0", "--tokenizer", "fast", "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
             yield running
             running.kill()

@@ -224,7 +224,7 @@ class TestMended:
     """What goes wrong on the way, over real HTTP."""
 
     def test_faults_of_every_kind_on_the_way(self, gateway: LocalGateway, mode: Mode) -> None:
-        texts = passages(2_000)
+        texts = passages(1_000)
         engine = engine_for(gateway, max_concurrency=4, retry=replace(HASTY, max_retries=9))
         right = engine.embed(texts).vectors
         gateway.queue(

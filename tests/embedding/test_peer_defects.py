@@ -80,14 +80,14 @@ def test_defect_22_requests_stay_within_the_limits(gateway: LocalGateway, framew
 
 
 def test_defect_23_the_limit_of_requests_in_flight_holds(framework: Make, method: str) -> None:
-    with LocalGateway(latency=0.15) as gateway:
+    with LocalGateway(latency=0.05) as gateway:
         getattr(framework(gateway, max_concurrency=2), method)(passages(1_500))
         assert len(gateway.requests) >= 6
         assert gateway.max_in_flight == 2
 
 
 def test_defect_24_sync_ingestion_has_many_requests_in_flight(framework: Make) -> None:
-    with LocalGateway(latency=1.0) as gateway:
+    with LocalGateway(latency=0.5) as gateway:
         framework(gateway).embed(passages(2_000))
         assert gateway.max_in_flight >= 8
 

@@ -128,7 +128,7 @@ class Framework:
 
     def _core(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[Any], request: Any) -> Reply:
         kind: Any = AsyncLavaMistral if self.asynchronous else LavaMistral
-        client = kind(api_key=gateway.secret_key, base_url=gateway.base_url)
+        client = kind(api_key=gateway.secret_key, base_url=gateway.base_url, max_retries=0)
         messages = [_wire(said) for said in history]
         parameters = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
         if tools:
@@ -154,7 +154,9 @@ class Framework:
         return Reply(turn.text, [(call.name, call.parsed()) for call in turn.tool_calls], turn)
 
     def _langchain(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[Any], request: Any) -> Reply:
-        model: Any = langchain_lava_mistral.ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
+        model: Any = langchain_lava_mistral.ChatLavaMistral(
+            api_key=gateway.secret_key, base_url=gateway.base_url, max_retries=0
+        )
         if tools:
             choice = request.pop("tool_choice", None)
             bound = [n if isinstance(n, dict) else StructuredTool.from_function(add, name=n) for n in tools]
@@ -168,7 +170,9 @@ class Framework:
         return Reply(message.text, [(call["name"], call["args"]) for call in message.tool_calls], message)
 
     def _llama_index(self, gateway: LocalGateway, history: Sequence[Said], tools: Sequence[Any], request: Any) -> Reply:
-        llm: Any = llama_index_lava_mistral.ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
+        llm: Any = llama_index_lava_mistral.ChatLavaMistral(
+            api_key=gateway.secret_key, base_url=gateway.base_url, max_retries=0
+        )
         if tools:
             given = [n if isinstance(n, dict) else FunctionTool.from_defaults(add, name=n) for n in tools]
             request = {**request, "tools": given}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,10 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 
 from lava_mistral.gateway import LocalGateway
 from llama_index_lava_mistral import LavaMistralEmbeddings
+from tests.conftest import ROOT
+from tests.fakes.command_line import DEMO
 from tests.fakes.llama_index_scripted import Caller
+from tests.fakes.warm_python import WarmPython
 
 TEXTS = [f"{n} " + "word " * 190 for n in range(600)]
 WORKERS = 2
@@ -57,12 +59,11 @@ def embeddings(url: str, key: str, path: str, *, killed: bool) -> LavaMistralEmb
 
 
 def test_a_killed_process_paid_twice_only_for_what_was_in_flight(
-    gateway: LocalGateway, caller: Caller, tmp_path: Path
+    gateway: LocalGateway, caller: Caller, tmp_path: Path, warm_python: Callable[..., WarmPython]
 ) -> None:
     path = str(tmp_path / "vectors.jsonl")
     arguments = [gateway.base_url, gateway.secret_key, path, "async" if caller.asynchronous else ""]
-    root = Path(__file__).parents[2]
-    process = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=root, timeout=60, check=False)
+    process = warm_python(DEMO["llama-index"]).run(PROGRAM, *arguments, folder=ROOT)
     assert process.returncode == -signal.SIGKILL
     batch = max(len(request.body["input"]) for request in gateway.requests)
     model = embeddings(gateway.base_url, gateway.secret_key, path, killed=False)
