@@ -40,8 +40,8 @@ def checked(value: Any, form: type[_T], name: str) -> _T:
     return value
 
 
-def as_list_of(value: Any, name: str) -> list[Any]:
-    """Return the value, a list, or an empty one for `None`, or raise ServerError."""
+def as_list(value: Any, name: str) -> list[Any]:
+    """Return a list in an answer, which may be missing, or raise ServerError."""
     return [] if value is None else checked(value, list, name)
 
 
@@ -88,14 +88,14 @@ def _read_part(item: Any, depth: int) -> list[Any]:
             return [{**item, "type": "unknown"}]
 
 
-def text_of_part(part: Mapping[str, Any]) -> str:
-    """Return the text of a part; of a part that is no text, an empty string."""
-    return str(part["text"]) if part.get("type") == "text" else ""
+def text_in(parts: Iterable[Mapping[str, Any]]) -> str:
+    """Return the text of the parts that are text, joined."""
+    return "".join(part["text"] for part in parts if part["type"] == "text")
 
 
-def thinking_of_part(part: Mapping[str, Any]) -> str:
-    """Return the thinking text of a part; of a part that is no thinking, an empty string."""
-    return "".join(map(text_of_part, part["thinking"])) if part.get("type") == "thinking" else ""
+def thinking_in(parts: Iterable[Mapping[str, Any]]) -> str:
+    """Return the text of the parts that are thinking, joined."""
+    return "".join(text_in(part["thinking"]) for part in parts if part["type"] == "thinking")
 
 
 def known_id(identity: Any) -> str | None:

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from lava_mistral.mistral.answer_shape import (
-    fresh_call_id,
-    plain_arguments,
-    read_parts,
-    text_of_part,
-    thinking_of_part,
-)
+from lava_mistral.mistral.answer_shape import fresh_call_id, plain_arguments, read_parts, text_in, thinking_in
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Usage
 
 CUT_OFF: Final = ("length", "model_length")
@@ -99,7 +93,7 @@ class Turn:
         logprobs: the log probabilities of the tokens, one object a token.
     """
 
-    __slots__ = ("_loose", "_parts", "finish_reason", "index", "logprobs", "steps", "tool_calls")
+    __slots__ = ("finish_reason", "index", "logprobs", "pieces", "steps", "tool_calls")
 
     def __init__(
         self,
@@ -113,22 +107,23 @@ class Turn:
         self.finish_reason = finish_reason
         self.steps: list[Any] = []
         self.logprobs: list[Any] = []
-        self._parts: list[ContentPart] = []
-        # What came since the last look, not merged yet: a stream brings one word at a time. A run of thoughts is a list
+        # The content as it came, until somebody looks: a stream brings one word at a time. A run of thoughts is a list
         # of texts: thousands of parts would keep the garbage collector busy.
-        self._loose: list[Any] = [] if content is None else read_parts(content)
+        self.pieces: list[Any] = read_parts(content)
 
     def say(self, text: str, parts: Sequence[Any] = ()) -> None:
         """Add parts as `read_parts` gives them, or a text where there are none."""
+        pieces = self.pieces
         for part in parts:
             only: Any = part["thinking"][0] if part["type"] == "thinking" and len(part["thinking"]) == 1 else None
-            plain = only is not None and len(part) == 2 and only["type"] == "text" and len(only) == 2
-            if plain and self._loose and type(self._loose[-1]) is list:
-                self._loose[-1].append(only["text"])
+            if only is None or len(part) > 2 or only["type"] != "text" or len(only) > 2:
+                pieces.append(part)
+            elif pieces and type(pieces[-1]) is list:
+                pieces[-1].append(only["text"])
             else:
-                self._loose.append([only["text"]] if plain else part)
+                pieces.append([only["text"]])
         if text and not parts:
-            self._loose.append(text)
+            pieces.append(text)
 
     def add(self, delta: Delta) -> None:
         """Take what a delta adds; the turns of a stream run ahead of the deltas that it hands on."""
@@ -155,25 +150,23 @@ class Turn:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing in it, and no reason why it ended."""
-        return self.finish_reason is None and not (self._parts or self._loose or self.tool_calls)
+        return self.finish_reason is None and not (self.pieces or self.tool_calls)
 
     @property
     def content(self) -> list[ContentPart]:
         """The pieces of the turn in order; text next to text, and thinking next to thinking, is one piece."""
-        if self._loose:
-            _merge(self._parts, self._loose)
-            self._loose.clear()
-        return list(self._parts)
+        self.pieces = _merged(self.pieces)
+        return self.pieces.copy()
 
     @property
     def text(self) -> str:
         """All text, without references and thinking."""
-        return "".join(map(text_of_part, self.content))
+        return text_in(self.content)
 
     @property
     def thinking(self) -> str:
         """All thinking text."""
-        return "".join(map(thinking_of_part, self.content))
+        return thinking_in(self.content)
 
     @property
     def citations(self) -> list[ContentPart]:
@@ -190,7 +183,7 @@ class Turn:
         """Return the message that replays this turn in a later request."""
         content = self.content
         only_text = len(content) == 1 and _kind(content[0]) == "text"
-        message: AssistantMessage = {"role": "assistant", "content": self.text if only_text else content or ""}
+        message: AssistantMessage = {"role": "assistant", "content": text_in(content) if only_text else content or ""}
         if self.tool_calls:
             message["tool_calls"] = [
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -220,23 +213,20 @@ def _kind(piece: Any) -> str:
     return "marked text" if piece["type"] == "text" and len(piece) > 2 else str(piece["type"])
 
 
-def _merge(parts: list[Any], pieces: Iterable[Any]) -> list[Any]:
-    """Append pieces to parts, in place; no part that was there is changed, so that it can have been handed on."""
+def _merged(pieces: Iterable[Any]) -> list[Any]:
+    """Return pieces as parts; no part in them is changed, so that it can have been handed on."""
+    parts: list[Any] = []
     for kind, run in groupby(pieces, _kind):
-        if kind not in ("text", "thinking"):
-            parts.extend(run)
-            continue
-        same = [parts.pop()] if parts and _kind(parts[-1]) == kind else []
         if kind == "text":
-            text = same[0]["text"] if same else ""
-            for piece in run:
-                text += piece if isinstance(piece, str) else piece["text"]
+            text = "".join(piece if isinstance(piece, str) else piece["text"] for piece in run)
             parts.append({"type": "text", "text": text})
-        else:
+        elif kind == "thinking":
             whole: dict[str, Any] = {"type": "thinking"}
             thoughts: list[Any] = []
-            for piece in (*same, *run):
+            for piece in run:
                 whole |= {} if isinstance(piece, list) else piece
                 thoughts += piece if isinstance(piece, list) else piece["thinking"]
-            parts.append(whole | {"thinking": _merge([], thoughts)})
+            parts.append(whole | {"thinking": _merged(thoughts)})
+        else:
+            parts.extend(run)
     return parts

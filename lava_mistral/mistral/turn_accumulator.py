@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 from lava_mistral.mistral.answer_shape import (
-    as_list_of,
+    as_list,
     checked,
     fresh_call_id,
     known_id,
@@ -15,14 +16,15 @@ from lava_mistral.mistral.answer_shape import (
     plain_arguments,
     read_function,
     read_parts,
-    text_of_part,
-    thinking_of_part,
+    text_in,
+    thinking_in,
 )
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta, Turn
 from lava_mistral.mistral.usage import Usage, known_usage
 
 
+@dataclass(slots=True)
 class TurnAccumulator:
     """Put the chunks of one stream together: a turn for each choice seen, by index.
 
@@ -30,16 +32,13 @@ class TurnAccumulator:
     said so. Calls get the tools' own `names`.
     """
 
-    __slots__ = ("_choices", "_names", "created", "id", "model", "turns", "usage")
-
-    def __init__(self, names: ToolNames = NO_TOOLS) -> None:
-        self._names = names
-        self.turns: list[Turn] = []
-        self.id = ""
-        self.model = ""
-        self.created = 0
-        self.usage: Usage | None = None
-        self._choices: dict[int, _Message] = {}
+    names: ToolNames = NO_TOOLS
+    turns: list[Turn] = field(default_factory=list)
+    id: str = ""
+    model: str = ""
+    created: int = 0
+    usage: Usage | None = None
+    _choices: dict[int, _Message] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -58,12 +57,30 @@ class TurnAccumulator:
             self.created = created if isinstance(created, int) else self.created
         choices = chunk.get("choices")
         if type(choices) is not list:
-            choices = as_list_of(choices, "choices")
+            choices = as_list(choices, "choices")
         deltas: list[Delta] = []
-        for choice in choices:
-            delta = self._add_choice(choice)
-            if delta is not None:
-                deltas.append(delta)
+        for wire in choices:
+            if type(wire) is not dict:
+                checked(wire, dict, "choices' item")
+            index, delta = wire.get("index") or 0, wire.get("delta") or {}
+            if type(index) is not int:
+                raise malformed("index", "an integer", index)
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = _Message(Turn(index), self.names)
+                self.turns.append(choice.turn)
+                self.turns.sort(key=attrgetter("index"))
+            if type(delta) is not dict:
+                checked(delta, dict, "delta")
+            content = delta.get("content")
+            plain = len(delta) == 1 and type(content) is str and len(wire) == 3 and not choice.steps
+            if plain and wire.get("finish_reason", "") is None:
+                # Nearly every chunk is a word and nothing else.
+                if content:
+                    choice.turn.pieces.append(content)
+                    deltas.append(Delta(index, content))
+            elif (made := choice.add(wire, delta)) is not None:
+                deltas.append(made)
         if chunk.get("usage") and (usage := known_usage(chunk["usage"])) is not None:
             self.usage = usage
             if not deltas:
@@ -74,7 +91,7 @@ class TurnAccumulator:
     def add_whole(self, completion: Mapping[str, Any]) -> list[Delta]:
         """Return what an answer adds that is not streamed; raises ServerError where it is none."""
         choices, places, kept = [], set(), []
-        for choice in as_list_of(completion.get("choices"), "choices"):
+        for choice in as_list(completion.get("choices"), "choices"):
             delta, steps = _answer_of(choice)
             choices.append({**choice, "delta": delta})
             kept.append(steps)
@@ -99,39 +116,10 @@ class TurnAccumulator:
                 deltas.append(Delta(choice.turn.index, tool_calls=calls))
         return deltas
 
-    def _add_choice(self, wire: Any) -> Delta | None:
-        if type(wire) is not dict:
-            checked(wire, dict, "choices' item")
-        index = wire.get("index") or 0
-        if type(index) is not int:
-            raise malformed("index", "an integer", index)
-        choice = self._choices.get(index)
-        if choice is None:
-            choice = self._choices[index] = _Message(Turn(index), self._names)
-            self.turns.append(choice.turn)
-            self.turns.sort(key=attrgetter("index"))
-        delta = wire.get("delta") or {}
-        if type(delta) is not dict:
-            checked(delta, dict, "delta")
-        content = delta.get("content")
-        finish_reason = wire.get("finish_reason")
-        plain = len(delta) == 1 and type(content) is str and len(wire) == 3 and "finish_reason" in wire
-        if plain and finish_reason is None and not choice.steps:
-            # Nearly every chunk is a word and nothing else.
-            if not content:
-                return None
-            choice.turn.say(content)
-            return Delta(index, content)
-        if finish_reason is not None and type(finish_reason) is not str:
-            checked(finish_reason, str, "finish_reason")
-        logprobs = wire.get("logprobs")
-        tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
-        return choice.add(delta, finish_reason, tuple(tokens) if isinstance(tokens, list) else ())
-
 
 def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
     """Return the message that answers as a delta, and the steps before it, where tools ran on Mistral's side."""
-    several = as_list_of(checked(choice, dict, "choices' item").get("messages"), "messages")
+    several = as_list(checked(choice, dict, "choices' item").get("messages"), "messages")
     alone = choice.get("message")
     if not several and type(alone) is dict and type(alone.get("content")) is str and alone.get("tool_calls") is None:
         # Nearly every answer is a text and nothing else.
@@ -143,7 +131,7 @@ def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
     if last is None:
         raise malformed("messages", "a list with an assistant's message", messages)
     ran = {known_id(m.get("tool_call_id")) for m in messages if m.get("role") == "tool"} - {None}
-    calls = as_list_of(last.get("tool_calls"), "tool_calls")
+    calls = as_list(last.get("tool_calls"), "tool_calls")
     if not all(isinstance(call, dict) and read_function(call)[0] for call in calls):
         raise malformed("tool_calls", "calls with a name", calls)
     to_run = [{**call, "index": at} for at, call in enumerate(calls) if known_id(call.get("id")) not in ran]
@@ -151,6 +139,7 @@ def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
     return {"content": last.get("content"), "tool_calls": to_run}, steps
 
 
+@dataclass(slots=True)
 class _Message:
     """Grow the turn of one choice, or one of its steps where tools run on Mistral's side.
 
@@ -161,17 +150,16 @@ class _Message:
     are kept back until the end, when it is known which of them Mistral ran.
     """
 
-    def __init__(self, turn: Turn, names: ToolNames, role: str = "assistant") -> None:
-        self.turn = turn
-        self.names = names
-        self.role = role
-        self.result_of: str | None = None
-        # The name of each call as far as it came.
-        self._wire_names: list[str] = []
-        self._by_id: dict[str, int] = {}
-        self._by_index: dict[int, int] = {}
-        self._last: int | None = None
-        self.steps: dict[int, _Message] = {}
+    turn: Turn
+    names: ToolNames
+    role: str = "assistant"
+    result_of: str | None = None
+    steps: dict[int, _Message] = field(default_factory=dict)
+    # The name of each call as far as it came.
+    _wire_names: list[str] = field(default_factory=list)
+    _by_id: dict[str, int] = field(default_factory=dict)
+    _by_index: dict[int, int] = field(default_factory=dict)
+    _last: int | None = None
 
     def to_wire(self) -> dict[str, Any]:
         message: dict[str, Any] = {**self.turn.to_wire(), "role": self.role}
@@ -228,11 +216,14 @@ class _Message:
             return not call.arguments and not (arguments and has_id)
         return not (name and arguments and call.parsed() is not None)
 
-    def add(self, wire: dict[str, Any], finish_reason: str | None, logprobs: tuple[Any, ...]) -> Delta | None:
-        """Return what a delta adds; `None` where that is nothing."""
-        turn, content = self.turn, wire.get("content")
-        if (calls := wire.get("tool_calls")) is not None:
-            checked(calls, list, "tool_calls")
+    def add(self, choice: dict[str, Any], wire: dict[str, Any]) -> Delta | None:
+        """Return what the delta of a choice adds; `None` where that is nothing."""
+        turn, content, finish_reason = self.turn, wire.get("content"), choice.get("finish_reason")
+        if finish_reason is not None:
+            checked(finish_reason, str, "finish_reason")
+        calls = as_list(wire.get("tool_calls"), "tool_calls")
+        tokens = said.get("content") if isinstance(said := choice.get("logprobs"), dict) else None
+        logprobs = tuple(tokens) if isinstance(tokens, list) else ()
         text = content if type(content) is str else ""
         parts = tuple(read_parts(content)) if content and not text else ()
         fragments: tuple[ToolCallDelta, ...] = ()
@@ -241,13 +232,14 @@ class _Message:
             step = self._step(wire)
             step.turn.say(text, parts)
             step.result_of = known_id(wire.get("tool_call_id")) or step.result_of
-            for call in calls or ():
+            for call in calls:
                 step.add_call(call)
             if step.role == "tool":
                 text, parts = "", ()
         elif calls:
             fragments = tuple(map(self.add_call, calls))
-        turn.say(text, parts)
+        if text or parts:
+            turn.say(text, parts)
         turn.logprobs += logprobs
         if finish_reason is not None:
             if not all(map(attrgetter("name"), turn.tool_calls)):
@@ -257,10 +249,8 @@ class _Message:
             turn.finish(finish_reason)
         elif not (text or parts or fragments or logprobs):
             return None
-        if not parts:
-            return Delta(turn.index, text, "", (), fragments, finish_reason, None, logprobs)
-        text, thinking = "".join(map(text_of_part, parts)), "".join(map(thinking_of_part, parts))
-        return Delta(turn.index, text, thinking, parts, fragments, finish_reason, None, logprobs)
+        text = text or text_in(parts)
+        return Delta(turn.index, text, thinking_in(parts), parts, fragments, finish_reason, None, logprobs)
 
     def _step(self, wire: dict[str, Any]) -> _Message:
         """Return the step that a delta belongs to."""
