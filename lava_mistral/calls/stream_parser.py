@@ -10,12 +10,11 @@ from typing import Any, Final, Self
 
 from lava_mistral.calls.call import Call, caused
 from lava_mistral.calls.error_mapping import error_from_event, parse_body, read_error_body, shorten, shown_id
-from lava_mistral.errors import LavaError, Origin, StreamInterruptedError, StreamStalledError
+from lava_mistral.errors import LavaError, Origin, ServerError, StreamInterruptedError, StreamStalledError
 from lava_mistral.mistral.json_codec import from_json
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
-from lava_mistral.mistral.usage import Usage
 from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.failures import Deadline, DeadlineExceeded, TransportError
 from lava_mistral.transport.flow import Flow, adrive, drive
@@ -26,18 +25,17 @@ LONGEST_END: Final = 0.25
 """Seconds to wait, after `[DONE]`, for the end of the body, which gives the connection back to its pool."""
 
 
-class StreamReader:
-    """Turn a streamed answer into deltas, and know whether it came to its end; what waits is a flow.
-
-    `id`, `model` and `created` (POSIX seconds) are those of the first chunk.
-    """
+class StreamReader(TurnAccumulator):
+    """Turn a streamed answer into deltas, and know whether it came to its end; what waits is a flow."""
 
     def __init__(self, call: Call, response: Response, deadline: Deadline) -> None:
+        super().__init__(call.names, model=call.model)
         self.call = call
         self.headers = Headers(response.headers)
         self.request_id = shown_id(response.headers, call.without_secrets)
-        self._response, self._deadline = response, deadline
-        self.id, self.model, self.created = "", call.model, 0
+        self._response = response
+        # Until the first delta is there.
+        self._deadline: Deadline | None = deadline
         self.ready: deque[Delta] = deque()
         self.done = False
         # Whether a delta has told the caller something.
@@ -47,112 +45,85 @@ class StreamReader:
         self._charge = call.charge
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
-        self._accumulator = TurnAccumulator(call.names)
-        self._heard = False
-        # What came instead of events: for the error, or a whole answer.
-        self._prelude = b""
+        # What came instead of events: for the error, or a whole answer; `None` once an event came.
+        self._prelude: bytes | None = b""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes; the deltas in them join `ready`. Raises StreamInterruptedError for what is none."""
+        """Take the next bytes; the deltas in them join `ready`. Raises LavaError for what is no chunk."""
         events = self._decoder.feed(data)
-        if not events:
-            if not self._heard and (len(self._prelude) < _LONGEST_PRELUDE or self._prelude.startswith(b"{")):
-                self._prelude += data
-            return
-        self._heard = True
-        for event in events:
-            text = event.data
+        if events:
+            self._prelude = None
+        elif self._prelude is not None and (len(self._prelude) < _LONGEST_PRELUDE or self._prelude.startswith(b"{")):
+            self._prelude += data
+        for text, kind in events:
             if self.done or not text:
                 continue
             if text == "[DONE]":
-                self.done = True
-                self._take(None)
-                continue
-            try:
-                chunk = from_json(text)
-            except ValueError as error:
-                raise self._interrupted("an event that is not JSON came") from error
-            if not isinstance(chunk, dict):
-                raise self._interrupted(f"an event came that is a JSON {type(chunk).__name__}")
-            if event.event == "error" or "choices" not in chunk:
-                if "choices" in chunk or "usage" not in chunk or "error" in chunk:
-                    said = parse_body(self.call.without_secrets(text))
-                    raise error_from_event(said, request_id=self.request_id, partial=self.turn)
-                chunk["choices"] = []
-            self._take(chunk)
-
-    def _take(self, chunk: Any, *, whole: bool = False) -> None:
-        """Hand on what a chunk brings, or a whole answer in its place; `None` is the end."""
-        accumulator = self._accumulator
-        try:
-            if chunk is None:
-                deltas = accumulator.end()
+                self.done, deltas = True, self.end()
             else:
-                deltas = accumulator.add_whole(chunk) if whole else accumulator.add(chunk)
-        except LavaError as error:
-            raise self._interrupted(f"a chunk makes no sense: {error.message}") from error
-        if not self.id:
-            self.id, self.created = accumulator.id, accumulator.created
-            self.model = accumulator.model or self.model
-        for delta in deltas:
-            if delta.finish_reason == "error":
-                raise self._interrupted("the model stopped with finish reason 'error'", "mistral")
-            if delta.text or delta.parts or delta.tool_calls or delta.finish_reason:
-                self.started, self.silent_for = True, 0.0
-            elif delta.usage:
-                self.started = True
-        self.ready.extend(deltas)
+                try:
+                    chunk = from_json(text)
+                except ValueError as error:
+                    raise self._interrupted("an event that is not JSON came") from error
+                if not isinstance(chunk, dict):
+                    raise self._interrupted(f"an event came that is a JSON {type(chunk).__name__}")
+                if kind == "error" or "choices" not in chunk:
+                    if "choices" in chunk or "usage" not in chunk or "error" in chunk:
+                        said = parse_body(self.call.without_secrets(text))
+                        raise error_from_event(said, request_id=self.request_id, partial=self.turn)
+                    chunk["choices"] = []
+                deltas = self.add(chunk)
+            for delta in deltas:
+                if delta.text or delta.parts or delta.tool_calls or delta.finish_reason:
+                    if delta.finish_reason == "error":
+                        raise self._given_up()
+                    self.started, self.silent_for = True, 0.0
+                elif delta.usage:
+                    self.started = True
+            self.ready += deltas
 
     def begin(self) -> Flow[Self]:
-        """Read until there is something to hand on. A failure before that can still be tried again."""
-        while not self.started and not self._over:
-            yield from self._pull()
+        """Read on until there is a delta, at first one that tells something, or the end.
+
+        Raises LavaError for a failure before the first delta: the request can still be tried again.
+        """
+        while not self._over and not (self.ready if self._deadline is None else self.started):
+            began, data = time.monotonic(), b""
+            try:
+                try:
+                    if self.done:
+                        # The caller has all that came; only now is it worth a moment to get the connection back.
+                        yield from read(self._response, Deadline(LONGEST_END))
+                    else:
+                        patience = None if self.call.gap is None else max(self.call.gap - self.silent_for, 0.0)
+                        data = yield from self._response.receive(Deadline(patience, self._deadline))
+                except TransportError as error:
+                    if not self.finished:
+                        self._failure = self.broken(error)
+                self.silent_for += time.monotonic() - began
+                if data:
+                    self.feed(data)
+                    if self.done:
+                        self.settle()
+                    continue
+                if self._failure is None:
+                    self._check_end()
+            except LavaError as error:
+                # What had come before it is handed on first; without the frames and the chain, which hold what came.
+                told = self._interrupted(f"a chunk makes no sense: {error.message}")
+                self._failure = told if type(error) is ServerError else error.with_traceback(None)
+                error.__cause__ = error.__context__ = told.__context__ = None
+            except GeneratorExit:
+                self.settle()
+                raise
+            except BaseException:
+                yield self._leave()
+                raise
+            yield self._leave()
         if not self.started:
             self.raise_failure()
-        self._deadline = Deadline(None)
+        self._deadline = None
         return self
-
-    def _next(self) -> Flow[Delta | None]:
-        """Read until there is a delta, or `None` at the end."""
-        while not self.ready:
-            self.raise_failure()
-            if self._over:
-                return None
-            yield from self._pull()
-        return self.ready.popleft()
-
-    def _pull(self) -> Flow[None]:
-        began, data = time.monotonic(), b""
-        try:
-            try:
-                if self.done:
-                    # The caller has all that came; only now is it worth a moment to get the connection back.
-                    yield from read(self._response, Deadline(LONGEST_END))
-                else:
-                    patience = None if self.call.gap is None else max(self.call.gap - self.silent_for, 0.0)
-                    data = yield from self._response.receive(Deadline(patience, self._deadline))
-            except TransportError as error:
-                if not self.finished:
-                    self._failure = self.broken(error, late=self._deadline.over)
-            self.silent_for += time.monotonic() - began
-            if data:
-                self.feed(data)
-                if self.done:
-                    self.settle()
-                return
-            if self._failure is None:
-                self.end()
-        except LavaError as error:
-            # What had come before it is handed on first; without the frames and the chain, which hold what came.
-            error.__cause__ = error.__context__ = None
-            self._failure = error.with_traceback(None)
-        except GeneratorExit:
-            self.settle()
-            raise
-        except BaseException:
-            yield self._leave()
-            raise
-        yield self._leave()
 
     def _leave(self) -> Any:
         self._over = True
@@ -171,17 +142,20 @@ class StreamReader:
                 # stream their caller is about to leave, until the garbage collector finds them.
                 del failure
 
-    def end(self) -> None:
-        """The connection has ended; raises StreamInterruptedError where that was before the answer did."""
+    def _check_end(self) -> None:
+        """Raise StreamInterruptedError where the connection has ended before the answer did."""
         why = "it ended without a finish reason and without [DONE]"
-        if self._prelude and not self._heard:
+        if self._prelude:
             text, body = self._prelude.decode("utf-8", "replace"), None
             with suppress(ValueError):
                 body = from_json(text)
             if isinstance(body, dict) and body.get("choices"):
                 # Some gateways send a whole answer instead of a stream.
-                self._take(body, whole=True)
-                self.done = True
+                deltas = self.add_whole(body)
+                if any(delta.finish_reason == "error" for delta in deltas):
+                    raise self._given_up()
+                self.ready += deltas
+                self.started = self.done = True
             said = parse_body(self.call.without_secrets(text))
             why = f"what came was no event stream: {read_error_body(said).message or shorten(str(said))}"
         if not self.finished:
@@ -191,14 +165,14 @@ class StreamReader:
 
     def settle(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""
-        complete, read = self.finished and self._failure is None, self._accumulator
-        self._charge.end(read.usage, self.request_id, answered_by=read.model, complete=complete)
+        complete = self._failure is None and (self.done or self.finished)
+        self._charge.end(self.usage, self.request_id, answered_by=self.model, complete=complete)
 
-    def broken(self, error: TransportError, *, late: bool) -> LavaError:
-        """Return the error for a read that failed; `late` where the time to the first delta is over."""
+    def broken(self, error: TransportError) -> LavaError:
+        """Return the error for a read that failed."""
         if not isinstance(error, DeadlineExceeded):
             return caused(self._interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
-        if late:
+        if self._deadline is not None and self._deadline.over:
             return self.call.unanswered(error, self.request_id)
         stalled = StreamStalledError(
             "the stream went silent" + (f": no chunk came within {self.call.gap:g} s" if self.call.gap else ""),
@@ -208,6 +182,9 @@ class StreamReader:
             advice="stream_chunk_timeout= sets how long to wait for a chunk.",
         )
         return caused(stalled, error)
+
+    def _given_up(self) -> StreamInterruptedError:
+        return self._interrupted("the model stopped with finish reason 'error'", "mistral")
 
     def _interrupted(self, why: str, origin: Origin = "lava") -> StreamInterruptedError:
         return StreamInterruptedError(
@@ -221,22 +198,12 @@ class StreamReader:
     def finished(self) -> bool:
         """Whether the answer has come to its end, by a finish reason or by `[DONE]`."""
         wanted = (self.call.body or {}).get("n") or 1
-        return self.done or (self._accumulator.complete and len(self.turns) >= wanted)
-
-    @property
-    def turns(self) -> list[Turn]:
-        """The turns assembled so far, one a choice."""
-        return self._accumulator.turns
+        return self.done or (self.complete and len(self.turns) >= wanted)
 
     @property
     def turn(self) -> Turn:
         """The first choice's turn as far as it has come."""
         return self.turns[0] if self.turns else Turn()
-
-    @property
-    def usage(self) -> Usage | None:
-        """Tokens, once the last chunk has come."""
-        return self._accumulator.usage
 
     @property
     def cost(self) -> Decimal | None:
@@ -256,20 +223,17 @@ class ChatStream(StreamReader):
     def __iter__(self) -> Self:
         return self
 
+    __enter__ = __iter__
+
     def __next__(self) -> Delta:
-        if self.ready:
-            return self.ready.popleft()
-        delta = drive(self._next())
-        if delta is None:
+        if not self.ready and not drive(self.begin()).ready:
+            self.raise_failure()
             raise StopIteration
-        return delta
+        return self.ready.popleft()
 
     def close(self) -> None:
         """Close the connection, unless the answer was read to its end."""
         self._leave()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -282,12 +246,10 @@ class AsyncChatStream(StreamReader):
         return self
 
     async def __anext__(self) -> Delta:
-        if self.ready:
-            return self.ready.popleft()
-        delta = await adrive(self._next())
-        if delta is None:
+        if not self.ready and not (await adrive(self.begin())).ready:
+            self.raise_failure()
             raise StopAsyncIteration
-        return delta
+        return self.ready.popleft()
 
     async def aclose(self) -> None:
         """Close the connection, unless the answer was read to its end."""

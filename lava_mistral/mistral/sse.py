@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 
-class ServerSentEvent(NamedTuple):
-    """Hold one event: its `data` lines, joined by line feeds, and its type."""
-
-    data: str
-    event: str = "message"
-
-
+@dataclass(slots=True)
 class SSEDecoder:
     """Decode a stream of bytes, split anywhere, into events. One decoder serves one stream.
 
@@ -19,17 +13,13 @@ class SSEDecoder:
     not read: nobody resumes an answer.
     """
 
-    __slots__ = ("_after_cr", "_at_start", "_data", "_event", "_line")
+    _pieces: list[bytes] = field(default_factory=list)
+    _after_cr: bool = False
+    _after_lf: bool = False
+    _at_start: bool = True
 
-    def __init__(self) -> None:
-        self._line: list[bytes] = []
-        self._after_cr = False
-        self._at_start = True
-        self._data: list[str] = []
-        self._event = ""
-
-    def feed(self, data: bytes) -> list[ServerSentEvent]:
-        """Return the events that `data` completes, in order."""
+    def feed(self, data: bytes) -> list[tuple[str, str]]:
+        """Return the events that `data` completes, in order: of each its lines of data, and its type."""
         if self._after_cr and data:
             # The CR had ended a line already; an LF that follows it belongs to the same line end.
             self._after_cr = False
@@ -38,33 +28,36 @@ class SSEDecoder:
         if b"\r" in data:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines, newline, rest = data.rpartition(b"\n")
-        if newline:
-            lines = b"".join((*self._line, lines))
-            self._line.clear()
+        if self._after_lf and data:
+            data = b"\n" + data
+            self._after_lf = False
+        blocks, blank, rest = data.rpartition(b"\n\n")
+        if blank:
+            blocks = b"".join((*self._pieces, blocks))
+            self._pieces.clear()
+        if rest.endswith(b"\n"):
+            # It may be the first half of a blank line.
+            self._after_lf, rest = True, rest[:-1]
         if rest:
-            self._line.append(rest)
-        if not newline:
+            self._pieces.append(rest)
+        if not blank:
             return []
         # No character of UTF-8 holds a line feed, so whole lines are decoded at once, whatever the split was.
-        text = lines.decode("utf-8", "replace")
+        text = blocks.decode("utf-8", "replace")
         if self._at_start:
             self._at_start = False
             text = text.removeprefix("\ufeff")
-        events: list[ServerSentEvent] = []
-        pending = self._data
-        for line in text.split("\n"):
-            if line.startswith("data: "):
-                pending.append(line[6:])
-            elif line:
-                name, _, value = line.partition(":")
+        events: list[tuple[str, str]] = []
+        for block in text.split("\n\n"):
+            if block.startswith("data: ") and "\n" not in block:
+                events.append((block[6:], "message"))
+                continue
+            lines, kind = [], ""
+            for name, _, value in (line.partition(":") for line in block.split("\n")):
                 if name == "data":
-                    pending.append(value.removeprefix(" "))
+                    lines.append(value.removeprefix(" "))
                 elif name == "event":
-                    self._event = value.removeprefix(" ")
-            else:
-                if pending:
-                    events.append(ServerSentEvent("\n".join(pending), self._event or "message"))
-                    pending.clear()
-                self._event = ""
+                    kind = value.removeprefix(" ")
+            if lines:
+                events.append(("\n".join(lines), kind or "message"))
         return events

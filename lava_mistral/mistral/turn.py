@@ -109,7 +109,7 @@ class Turn:
         self.logprobs: list[Any] = []
         # The content as it came, until somebody looks: a stream brings one word at a time. A run of thoughts is a list
         # of texts: thousands of parts would keep the garbage collector busy.
-        self.pieces: list[Any] = read_parts(content)
+        self.pieces: list[Any] = [] if content is None else read_parts(content)
 
     def say(self, text: str, parts: Sequence[Any] = ()) -> None:
         """Add parts as `read_parts` gives them, or a text where there are none."""

@@ -219,9 +219,10 @@ class _Message:
     def add(self, choice: dict[str, Any], wire: dict[str, Any]) -> Delta | None:
         """Return what the delta of a choice adds; `None` where that is nothing."""
         turn, content, finish_reason = self.turn, wire.get("content"), choice.get("finish_reason")
-        if finish_reason is not None:
+        if finish_reason is not None and type(finish_reason) is not str:
             checked(finish_reason, str, "finish_reason")
-        calls = as_list(wire.get("tool_calls"), "tool_calls")
+        if (calls := wire.get("tool_calls")) is not None:
+            checked(calls, list, "tool_calls")
         tokens = said.get("content") if isinstance(said := choice.get("logprobs"), dict) else None
         logprobs = tuple(tokens) if isinstance(tokens, list) else ()
         text = content if type(content) is str else ""
@@ -232,7 +233,7 @@ class _Message:
             step = self._step(wire)
             step.turn.say(text, parts)
             step.result_of = known_id(wire.get("tool_call_id")) or step.result_of
-            for call in calls:
+            for call in calls or ():
                 step.add_call(call)
             if step.role == "tool":
                 text, parts = "", ()
@@ -249,8 +250,10 @@ class _Message:
             turn.finish(finish_reason)
         elif not (text or parts or fragments or logprobs):
             return None
-        text = text or text_in(parts)
-        return Delta(turn.index, text, thinking_in(parts), parts, fragments, finish_reason, None, logprobs)
+        thinking = ""
+        if parts:
+            text, thinking = text_in(parts), thinking_in(parts)
+        return Delta(turn.index, text, thinking, parts, fragments, finish_reason, None, logprobs)
 
     def _step(self, wire: dict[str, Any]) -> _Message:
         """Return the step that a delta belongs to."""

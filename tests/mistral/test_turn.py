@@ -78,8 +78,8 @@ def test_a_recorded_stream_gives_its_text_usage_and_finish_reason(body: str) -> 
     expected = "".join(each["choices"][0]["delta"]["content"] for each in chunks)
     assembler = TurnAccumulator()
     events = SSEDecoder().feed(body.encode())
-    assert events[-1].data == "[DONE]"
-    deltas = [delta for event in events[:-1] for delta in assembler.add(json.loads(event.data))]
+    assert events[-1] == ("[DONE]", "message")
+    deltas = [delta for data, _ in events[:-1] for delta in assembler.add(json.loads(data))]
     [turn] = assembler.turns
     assert turn.text == expected == "".join(delta.text for delta in deltas)
     assert expected
