@@ -23,22 +23,22 @@ from lava_mistral.billing.identity import to_billing
 from lava_mistral.billing.scope import identify, note_call
 from lava_mistral.client.settings import ChatParameters
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.tokenizers import token_ids
 from lava_mistral.pricing.tokens import count_tokens
-from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES
 
 
 class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
     """A chat model as far as LangChain asks of it what it is; `ChatLavaMistral` makes the calls."""
 
-    model: str = "mistral-small-2603"
+    model: str = DEFAULT_CHAT_MODEL
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     # `None` beside false: LangChain takes a false that was ever set for "never stream", and sets every field anew
     # where it configures a model.
     streaming: bool | None = None
     max_retries: int = DEFAULT_MAX_RETRIES
-    stream_chunk_timeout: float | None = 120.0
+    stream_chunk_timeout: float | None = DEFAULT_TIMEOUT
     repair_messages: bool = True
     include_response_headers: bool = False
     cache_by_customer: bool = True

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from lava_mistral.calls.chat_body import refuse_keys
+from lava_mistral.calls.arguments import refuse_keys, refuse_misspelt, renamed
 from lava_mistral.client import settings
-from lava_mistral.client.settings import WIRE_NAMES, refuse_misspelt, renamed
+from lava_mistral.client.settings import WIRE_NAMES
 
 SYNONYMS = {
     "model_name": "model",
@@ -32,9 +32,6 @@ class LavaSettings(settings.LavaSettings):
     """The settings of either model."""
 
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
-
-    # Validators are built for the first object.
-    model_config = ConfigDict(defer_build=True)
 
     _synonyms: ClassVar[Mapping[str, str]] = SYNONYMS
     _async_client: ClassVar[str] = "http_async_client"

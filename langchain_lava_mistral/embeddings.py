@@ -13,9 +13,7 @@ from langchain_lava_mistral._settings import SYNONYMS, LavaSettings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.client.models import EngineOwner
-from lava_mistral.embedding.input_validation import OnEmpty
-from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
-from lava_mistral.mistral.types import OutputDtype
+from lava_mistral.mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -57,7 +55,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
     output_dtype: OutputDtype | None = None
     on_empty: OnEmpty = "raise"
     max_concurrency: int = Field(default=DEFAULT_MAX_CONCURRENCY)
-    max_retries: int = 10
+    max_retries: int = DEFAULT_EMBEDDING_RETRIES
     show_progress_bar: bool = False
 
     model_config = ConfigDict(extra="forbid")

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from lava_mistral.billing.identity import Billing, Secret
 from lava_mistral.billing.spend_limit import Amount, SpendLimit
-from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.decoding import native_dimensions
-from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine
-from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
+from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError
 from lava_mistral.jobs.inputs import Slice
 from lava_mistral.jobs.parts import Done, PartEmbedder, price
+from lava_mistral.mistral.defaults import (
+    DEFAULT_EMBEDDING_MODEL,
+    DEFAULT_EMBEDDING_RETRIES,
+    DEFAULT_MAX_CONCURRENCY,
+    DEFAULT_TIMEOUT,
+)
 from lava_mistral.pricing.estimate import most_of_embedding
 
 if TYPE_CHECKING:
@@ -58,7 +62,7 @@ class EmbedTexts:
         model: str = DEFAULT_EMBEDDING_MODEL,
         dimensions: int | None = None,
         max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
-        max_retries: int = DEFAULT_MAX_RETRIES,
+        max_retries: int = DEFAULT_EMBEDDING_RETRIES,
         timeout: float | None = DEFAULT_TIMEOUT,
         api_key: Secret | None = None,
         base_url: str | None = None,

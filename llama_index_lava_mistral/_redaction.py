@@ -10,14 +10,12 @@ from inspect import iscoroutinefunction, signature
 from typing import Any, TypeVar, cast
 
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR, Dispatcher
 from llama_index_instrumentation.event_handlers import NullEventHandler
 from llama_index_instrumentation.span_handlers import NullSpanHandler
 
 from lava_mistral.billing.identity import Billing, to_billing
-from lava_mistral.calls.chat_body import refuse_keys
-from llama_index_lava_mistral._tools import response_format_of
-from llama_index_lava_mistral.callbacks import dispatchers_of
+from lava_mistral.calls.arguments import refuse_keys
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -44,6 +42,8 @@ def _visible(kwargs: Mapping[str, Any]) -> tuple[Billing | None, dict[str, Any]]
     if billing is not None:
         visible["billing"] = billing.payer
     if visible.get("response_format") is not None:
+        from llama_index_lava_mistral._tools import response_format_of
+
         visible["response_format"] = response_format_of(visible["response_format"])
     return billing, visible
 
@@ -57,6 +57,14 @@ def _is_observed(model: Any, kwargs: Mapping[str, Any]) -> bool:
     dispatchers = (*dispatchers_of(_spans), *dispatchers_of(_llm_dispatcher))
     handlers = (each for dispatcher in dispatchers for each in (*dispatcher.event_handlers, *dispatcher.span_handlers))
     return not all(isinstance(each, NullEventHandler | NullSpanHandler) for each in handlers)
+
+
+def dispatchers_of(dispatcher: Dispatcher) -> Iterator[Dispatcher]:
+    """Yield a dispatcher and those above it that are told of the same."""
+    yield dispatcher
+    while dispatcher.propagate:
+        dispatcher = dispatcher.parent
+        yield dispatcher
 
 
 def observed(events: Callable[[Any], Any] | None = None) -> Callable[[_F], _F]:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Generic, TypeAlias, cast
+from typing import Any, Generic, cast
 
 from llama_index.core.base.llms import types as llama
 from llama_index.core.instrumentation.events import llm as events
 from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
-from llama_index.core.program.utils import FlexibleModel, create_flexible_model
-from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
+from llama_index.core.program.utils import create_flexible_model
+from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
-from pydantic import BaseModel, PydanticUserError, RootModel, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, RootModel, ValidationError, create_model
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import unfenced
@@ -29,10 +29,8 @@ from llama_index_lava_mistral._tools import function_of, partial_json, response_
 
 dispatcher = get_dispatcher(__name__)
 
-_Kwargs: TypeAlias = dict[str, Any] | None
-
 # What the way of asking decides.
-_DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
+DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
 
 
 class AnswerForm(Generic[Model]):
@@ -117,6 +115,8 @@ def _answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
 class StructuredModel(StructuredLLM):
     """LlamaIndex's model whose answers are objects; streams are billed to where they are asked for, not read."""
 
+    model_config = ConfigDict(extra="forbid")
+
     chat = observed()(StructuredLLM.chat)
     achat = observed()(StructuredLLM.achat)
     complete = observed()(StructuredLLM.complete)
@@ -142,65 +142,19 @@ def _response(output: BaseModel) -> llama.ChatResponse:
     return llama.ChatResponse(message=message, raw=output)
 
 
-class StructuredPrediction(FunctionCallingLLM):
-    """A model whose answers can be objects."""
-
-    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredModel:
-        """Return this model with answers that are objects of a class."""
-        return StructuredModel(llm=self, output_cls=output_cls, **kwargs)
-
-    @observed()
-    def structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
-    ) -> Model:
-        """Return an object of a pydantic class, an enumeration, a union or a list of such, or raise ValueError."""
-        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args)
-        output: Model = form.read(self.chat(messages, **kwargs))
-        return output
-
-    @observed()
-    async def astructured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
-    ) -> Model:
-        """Return an object of a class, made by the model; see `structured_predict`."""
-        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args)
-        output: Model = form.read(await self.achat(messages, **kwargs))
-        return output
-
-    @observed()
-    def stream_structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
-    ) -> Generator[Model | FlexibleModel, None, None]:
-        """Return the object as it grows. The request is sent at once, and who pays is settled then."""
-        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args, streams=True)
-        return form.grow(self.stream_chat(messages, **kwargs))
-
-    @observed()
-    async def astream_structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
-    ) -> AsyncGenerator[Model | FlexibleModel, None]:
-        """Return the object as it grows; see `stream_structured_predict`."""
-        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args, streams=True)
-        return form.agrow(await self.astream_chat(messages, **kwargs))
-
-    def _asked(
-        self, output_cls: Any, prompt: PromptTemplate, llm_kwargs: _Kwargs, args: dict[str, Any], streams: bool = False
-    ) -> tuple[AnswerForm[Any], list[llama.ChatMessage], dict[str, Any]]:
-        """Return how to get an object from this model, and the conversation and the arguments that ask for it."""
-        mode, given = self.pydantic_program_mode, llm_kwargs or {}
-        if mode not in (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION):
-            raise ConfigurationError(
-                f"pydantic_program_mode={mode.value!r} has no meaning here: the default asks by a JSON schema, and "
-                "'function' by a tool."
-            )
-        model = get_model(given.get("model", self.metadata.model_name))
-        form = _answer_form(output_cls, mode == PydanticProgramMode.DEFAULT and model.can("structured_output"))
-        if streams and form.is_wrapped:
-            raise ConfigurationError(
-                f"LlamaIndex streams pydantic objects, and {output_cls!r} is none: make it a field of a class, or use "
-                "structured_predict."
-            )
-        start = events.LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
-        dispatcher.event(start)
-        messages = self._extend_messages(prompt.format_messages(llm=self, **args))
-        return form, messages, {k: v for k, v in given.items() if k not in _DECIDED} | form.arguments
+def answer_form(llm: FunctionCallingLLM, output_cls: Any, name: str, streams: bool) -> AnswerForm[Any]:
+    """Return how to get an object from the model of that name."""
+    mode = llm.pydantic_program_mode
+    if mode not in (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION):
+        raise ConfigurationError(
+            f"pydantic_program_mode={mode.value!r} has no meaning here: the default asks by a JSON schema, and "
+            "'function' by a tool."
+        )
+    by_schema = mode == PydanticProgramMode.DEFAULT and get_model(name).can("structured_output")
+    form = _answer_form(output_cls, by_schema)
+    if streams and form.is_wrapped:
+        raise ConfigurationError(
+            f"LlamaIndex streams pydantic objects, and {output_cls!r} is none: make it a field of a class, or use "
+            "structured_predict."
+        )
+    return form

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 from llama_index.core.bridge.pydantic import Field
@@ -11,11 +10,11 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import Dispatcher
-from pydantic import InstanceOf, PlainSerializer
+from pydantic import ConfigDict, InstanceOf, PlainSerializer
 
 from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord, RetryStats
 from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals, watching
+from llama_index_lava_mistral._redaction import dispatchers_of
 
 _log = logging.getLogger("lava_mistral")
 
@@ -47,6 +46,8 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
     It counts what all threads and tasks of the process do; `lava_mistral.track_usage` counts what one block does.
     Handlers may share their `totals`.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     lava_events: ClassVar[bool] = True
 
@@ -98,11 +99,3 @@ def _handlers() -> list[BaseEventHandler]:
     """Return the handlers that ask for these events; tracers warn of events they don't know."""
     handlers = [handler for each in dispatchers_of(dispatcher) for handler in each.event_handlers]
     return [handler for handler in handlers if getattr(handler, "lava_events", False)]
-
-
-def dispatchers_of(dispatcher: Dispatcher) -> Iterator[Dispatcher]:
-    """Yield a dispatcher and those above it that are told of the same."""
-    yield dispatcher
-    while dispatcher.propagate:
-        dispatcher = dispatcher.parent
-        yield dispatcher

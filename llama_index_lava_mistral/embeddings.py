@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, ClassVar, Final, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Unpack, cast
 from uuid import uuid4
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
@@ -17,25 +17,26 @@ from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
 
-from lava_mistral.calls.chat_body import refuse_keys
-from lava_mistral.calls.defaults import DEFAULT_EMBEDDING_MODEL
+from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.client.models import EngineOwner
 from lava_mistral.client.settings import setting
-from lava_mistral.embedding.drivers import EmbeddingStream
-from lava_mistral.embedding.engine import DEFAULT_MAX_RETRIES, EmbeddingEngine, EmbedOptions
-from lava_mistral.embedding.input_validation import OnEmpty
-from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY
-from lava_mistral.embedding.results import as_list, known_vectors, partial_of
 from lava_mistral.errors import LavaError
-from lava_mistral.mistral.types import OutputDtype
+from lava_mistral.mistral.defaults import (
+    DEFAULT_EMBEDDING_MODEL,
+    DEFAULT_EMBEDDING_RETRIES,
+    DEFAULT_MAX_CONCURRENCY,
+    OnEmpty,
+    OutputDtype,
+)
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import LavaSettings
 from llama_index_lava_mistral._redaction import billing_of, observed
-from llama_index_lava_mistral.callbacks import listening, traced
+
+if TYPE_CHECKING:
+    from lava_mistral.embedding.drivers import EmbeddingStream
+    from lava_mistral.embedding.engine import EmbedOptions
 
 dispatcher = get_dispatcher(__name__)
-
-_S = TypeVar("_S")
 
 # Where LlamaIndex looks for vectors.
 _COLLECTION: Final = "embeddings"
@@ -77,7 +78,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
     num_workers: int | None = setting(None, "Requests under way at most; 16 by default.", gt=0)
     show_progress_bar: bool = setting(False, "Draw a progress bar for batches.")
     embeddings_cache: Any | None = setting(None, "A key-value store of vectors; none by default.")
-    max_retries: int = setting(DEFAULT_MAX_RETRIES, "How often a failed request is tried again.", ge=0)
+    max_retries: int = setting(DEFAULT_EMBEDDING_RETRIES, "How often a failed request is tried again.", ge=0)
 
     _more: ClassVar[Mapping[str, str]] = {**EngineOwner._more, "model": "model_name"}
     _synonyms: ClassVar[Mapping[str, str]] = {
@@ -139,6 +140,8 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
 
     def _embed(self, asynchronous: bool, texts: list[str], options: Any) -> Flow[list[Embedding]]:
         """Embed texts with LlamaIndex's events, cache and rate limiter."""
+        from llama_index_lava_mistral.callbacks import listening
+
         engine, settings, payload = self._present(), self._for_the_engine(options), self.to_payload()
         cache, limiter, held = self.embeddings_cache, self.rate_limiter, dict[str, Embedding]()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
@@ -160,9 +163,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
                 result = yield (engine.aembed if asynchronous else engine.embed)(texts, **settings)
                 vectors: list[Embedding] = result.vectors
             else:
-                settings["resume_from"] = known_vectors(texts, held, settings.get("resume_from"))
-                stream: Any = (engine.aembed_iter if asynchronous else engine.embed_iter)(texts, **settings)
-                vectors = yield from _stored(asynchronous, cache, texts, held, stream)
+                vectors = yield from _stored(asynchronous, engine, cache, texts, held, settings)
             told.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: vectors})
         # Not validated: that would look at, and copy, a thousand numbers a text.
         dispatcher.event(EmbeddingEndEvent.model_construct(chunks=texts, embeddings=vectors))
@@ -176,13 +177,15 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
         There are no events, no cache and no turn of the rate limiter here. `resume_from` may be the `partial` of the
         stream itself. `read_in_thread` reads the source in a thread of its own, for one that waits for others.
         """
-        return self._open(EmbeddingEngine.embed_iter, texts, read_in_thread=read_in_thread, **options)
+        stream: EmbeddingStream = self._open("embed_iter", texts, read_in_thread=read_in_thread, **options)
+        return stream
 
     def aembed_iter(
         self, texts: AsyncIterable[str] | Iterable[str], read_in_thread: bool = False, **options: Unpack[EmbedOptions]
     ) -> EmbeddingStream:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
-        return self._open(EmbeddingEngine.aembed_iter, texts, read_in_thread=read_in_thread, **options)
+        stream: EmbeddingStream = self._open("aembed_iter", texts, read_in_thread=read_in_thread, **options)
+        return stream
 
     def prefetch(
         self, nodes: Iterable[BaseNode], batch_size: int = 64, **options: Unpack[EmbedOptions]
@@ -195,23 +198,25 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
         While the store writes a batch, requests for the next ones are in flight; an error comes when all before was
         handed on. All that is given is embedded, so leave out what the store has. There are no events and no cache.
         """
-        return self._open(EmbeddingEngine.prefetch, nodes, _text_of, _embedded, batch_size=batch_size, **options)
+        batches = self._open("prefetch", nodes, _text_of, _embedded, batch_size=batch_size, **options)
+        return cast("Generator[list[BaseNode], None, None]", batches)
 
     def aprefetch(
         self, nodes: AsyncIterable[BaseNode] | Iterable[BaseNode], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> AsyncGenerator[list[BaseNode], None]:
         """Do the same as `prefetch` for `async for` and `ainsert_nodes`; the source may be async too."""
-        return self._open(EmbeddingEngine.aprefetch, nodes, _text_of, _embedded, batch_size=batch_size, **options)
+        batches = self._open("aprefetch", nodes, _text_of, _embedded, batch_size=batch_size, **options)
+        return cast("AsyncGenerator[list[BaseNode], None]", batches)
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give the nodes their vectors. A pipeline gives each of its steps the arguments of all."""
         with _naming(nodes):
-            return super().__call__(nodes, **{k: v for k, v in kwargs.items() if k in EmbedOptions.__annotations__})
+            return super().__call__(nodes, **_own(kwargs))
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give the nodes their vectors; see `__call__`."""
         with _naming(nodes):
-            return await super().acall(nodes, **{k: v for k, v in kwargs.items() if k in EmbedOptions.__annotations__})
+            return await super().acall(nodes, **_own(kwargs))
 
     # LlamaIndex's base class wants these four.
     def _get_query_embedding(self, query: str) -> Embedding:
@@ -226,9 +231,11 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
     async def _aget_text_embedding(self, text: str) -> Embedding:
         return await self._aget_query_embedding(text)
 
-    def _open(self, method: Callable[..., _S], *given: Any, **options: Any) -> _S:
+    def _open(self, method: str, *given: Any, **options: Any) -> Any:
+        from llama_index_lava_mistral.callbacks import listening
+
         with listening():
-            return method(self._present(), *given, **self._for_the_engine(options))
+            return getattr(self._present(), method)(*given, **self._for_the_engine(options))
 
     def _for_the_engine(self, options: Any) -> dict[str, Any]:
         """Return the options of a call as the engine takes them."""
@@ -236,14 +243,20 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
         given = {**options, "billing": billing_of(options.get("billing"))}
         given["show_progress"] = options.get("show_progress") or self.show_progress_bar
         if self.trace_metadata:
+            from llama_index_lava_mistral.callbacks import traced
+
             given["lava_metadata"] = traced(options.get("lava_metadata"))
         return given
 
 
 def _stored(
-    asynchronous: bool, cache: BaseKVStore, texts: list[str], held: dict[str, Embedding], stream: Any
+    asynchronous: bool, engine: Any, cache: BaseKVStore, texts: list[str], held: dict[str, Embedding], settings: Any
 ) -> Flow[list[Embedding]]:
-    """Return the vectors of a stream; the cache, which holds some, gets each of the others as it comes."""
+    """Return the vectors of texts; the cache, which holds some, gets each of the others as it comes."""
+    from lava_mistral.embedding.results import as_list, known_vectors, partial_of
+
+    settings["resume_from"] = known_vectors(texts, held, settings.get("resume_from"))
+    stream: Any = (engine.aembed_iter if asynchronous else engine.embed_iter)(texts, **settings)
     vectors: list[Embedding] = []
 
     def store(text: str, vector: Embedding) -> Flow[None]:
@@ -269,6 +282,13 @@ def _stored(
         yield stream.aclose() if asynchronous else stream.close()
         raise
     return vectors
+
+
+def _own(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the arguments of a pipeline that embeddings take."""
+    from lava_mistral.embedding.engine import EmbedOptions
+
+    return {name: value for name, value in kwargs.items() if name in EmbedOptions.__annotations__}
 
 
 def _text_of(node: BaseNode) -> str:

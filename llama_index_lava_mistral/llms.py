@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llama_index.core.base.llms import generic_utils as convert
 from llama_index.core.base.llms import types as llama
 from llama_index.core.bridge.pydantic import Field
+from llama_index.core.instrumentation.events import llm as events
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import ToolSelection
+from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.client.models import ClientsOwner
-from lava_mistral.pricing.catalog import get_model
 from lava_mistral.transport.flow import Flow, adrive, drive
-from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
 from llama_index_lava_mistral._params import ChatSettings
 from llama_index_lava_mistral._redaction import observed
-from llama_index_lava_mistral._structured import StructuredPrediction
-from llama_index_lava_mistral._to_wire import may_be_read
-from llama_index_lava_mistral._tools import calls_of, named_choice, selection_of, tool_spec
-from llama_index_lava_mistral.callbacks import listening
 
 if TYPE_CHECKING:
+    from llama_index.core.llms.llm import ToolSelection
+    from llama_index.core.llms.structured_llm import StructuredLLM
+    from llama_index.core.program.utils import FlexibleModel
+    from llama_index.core.prompts import PromptTemplate
     from llama_index.core.tools.types import BaseTool
+    from llama_index.core.types import Model
+    from pydantic import BaseModel
 
-    from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
+    from llama_index_lava_mistral._structured import AnswerForm
 
+dispatcher = get_dispatcher(__name__)
 
-def _responses(stream: ChatStream, with_headers: bool) -> Generator[llama.ChatResponse | None, None, None]:
-    """Yield the responses of a stream, after a first `None`."""
-    so_far = StreamedResponses(stream, with_headers)
-    with stream:
-        yield None
-        for delta in stream:
-            if (response := so_far.take(delta)) is not None:
-                yield response
-    if (last := so_far.end()) is not None:
-        yield last
+_Kwargs: TypeAlias = dict[str, Any] | None
 
 
-async def _aresponses(stream: AsyncChatStream, with_headers: bool) -> AsyncGenerator[llama.ChatResponse | None, None]:
-    so_far = StreamedResponses(stream, with_headers)
-    async with stream:
-        yield None
-        async for delta in stream:
-            if (response := so_far.take(delta)) is not None:
-                yield response
-    if (last := so_far.end()) is not None:
-        yield last
-
-
-class ChatLavaMistral(ChatSettings, ClientsOwner, StructuredPrediction):
+class ChatLavaMistral(ChatSettings, ClientsOwner, FunctionCallingLLM):
     """Mistral's chat models through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
     The settings are its fields; `ChatLavaMistral.model_fields[…].description` says what each means. All but those that
@@ -75,6 +56,8 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, StructuredPrediction):
     @property
     def metadata(self) -> llama.LLMMetadata:
         """What LlamaIndex asks of the model, from the catalogue."""
+        from lava_mistral.pricing.catalog import get_model
+
         model, window, calls_tools = get_model(self.model), self.context_window, self.is_function_calling_model
         return llama.LLMMetadata(
             context_window=model.context_window if window is None else window,
@@ -137,23 +120,66 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, StructuredPrediction):
     predict_and_call = observed()(FunctionCallingLLM.predict_and_call)
     apredict_and_call = observed()(FunctionCallingLLM.apredict_and_call)
 
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
+        """Return this model with answers that are objects of a class."""
+        from llama_index_lava_mistral._structured import StructuredModel
+
+        return StructuredModel(llm=self, output_cls=output_cls, **kwargs)
+
+    @observed()
+    def structured_predict(
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
+    ) -> Model:
+        """Return an object of a pydantic class, an enumeration, a union or a list of such, or raise ValueError."""
+        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args)
+        output: Model = form.read(self.chat(messages, **kwargs))
+        return output
+
+    @observed()
+    async def astructured_predict(
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
+    ) -> Model:
+        """Return an object of a class, made by the model; see `structured_predict`."""
+        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args)
+        output: Model = form.read(await self.achat(messages, **kwargs))
+        return output
+
+    @observed()
+    def stream_structured_predict(
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
+    ) -> Generator[Model | FlexibleModel, None, None]:
+        """Return the object as it grows. The request is sent at once, and who pays is settled then."""
+        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args, streams=True)
+        return form.grow(self.stream_chat(messages, **kwargs))
+
+    @observed()
+    async def astream_structured_predict(
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: _Kwargs = None, **args: Any
+    ) -> AsyncGenerator[Model | FlexibleModel, None]:
+        """Return the object as it grows; see `stream_structured_predict`."""
+        form, messages, kwargs = self._asked(output_cls, prompt, llm_kwargs, args, streams=True)
+        return form.agrow(await self.astream_chat(messages, **kwargs))
+
+    def _asked(
+        self, output_cls: Any, prompt: PromptTemplate, llm_kwargs: _Kwargs, args: dict[str, Any], streams: bool = False
+    ) -> tuple[AnswerForm[Any], list[llama.ChatMessage], dict[str, Any]]:
+        """Return how to get an object from this model, and the conversation and the arguments that ask for it."""
+        from llama_index_lava_mistral._structured import DECIDED, answer_form
+
+        given = llm_kwargs or {}
+        form = answer_form(self, output_cls, given.get("model", self.model), streams)
+        start = events.LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
+        dispatcher.event(start)
+        messages = self._extend_messages(prompt.format_messages(llm=self, **args))
+        return form, messages, {k: v for k, v in given.items() if k not in DECIDED} | form.arguments
+
     def _answer(
         self, asynchronous: bool, asked: str | Sequence[llama.ChatMessage], kwargs: Any, streams: bool = False
     ) -> Flow[Any]:
-        """Ask the model, and return its answer or the generator of what has come of it."""
-        messages = convert.prompt_to_messages(asked) if isinstance(asked, str) else asked
-        if asynchronous and any(may_be_read(block) for message in messages for block in message.blocks):
-            client, arguments, with_headers = yield asyncio.to_thread(self._request, True, messages, kwargs)
-        else:
-            client, arguments, with_headers = self._request(asynchronous, messages, kwargs)
-        with listening():
-            answer = yield (client.stream if streams else client.chat)(**arguments)
-        if not streams:
-            return response_of(answer, with_headers)
-        responses: Any = (_aresponses if asynchronous else _responses)(answer, with_headers)
-        # Into the block that closes the stream: nobody may ever ask for a response.
-        yield anext(responses) if asynchronous else next(responses)
-        return responses
+        # Loaded with the first call, like all that only calls need.
+        from llama_index_lava_mistral._calls import answer
+
+        return answer(self, asynchronous, asked, kwargs, streams)
 
     @observed()
     def _prepare_chat_with_tools(
@@ -167,6 +193,8 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, StructuredPrediction):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The arguments of `chat` for a conversation with tools; the history stays as it is."""
+        from llama_index_lava_mistral._tools import named_choice, tool_spec
+
         messages = list(chat_history or ())
         if user_msg is not None:
             messages.append(llama.ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
@@ -206,6 +234,8 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, StructuredPrediction):
         With `error_on_no_tool_call`, a malformed call and the lack of any raise ValueError; otherwise a malformed call
         selects no tool, so that an agent tells the model why.
         """
+        from llama_index_lava_mistral._tools import calls_of, selection_of
+
         calls = calls_of(response.message)
         if not calls and error_on_no_tool_call:
             raise ValueError(

@@ -1,59 +1,20 @@
-"""Build the body of a chat request and refuse fields that do not belong into it."""
+"""Build the body of a chat request."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from operator import itemgetter
 from typing import Any
 
-from lava_mistral.errors import ConfigurationError
+from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.mistral.conversation import prepare
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames, with_object_schema
 from lava_mistral.mistral.types import ChatRequest, Message
 from lava_mistral.pricing.catalog import notice_status
 
-# No field of Mistral's has such a name.
-_CREDENTIAL = re.compile(
-    r"(api|access|account|auth|encryption|forward|license|master|private|provider|secret|signing|subscription)[-_]?key$"
-    r"|(?<!max_)(?<!min_)(?<!completion_)token$|secret|passw(or)?d|passphrase|credential|^auth(orization|entication)?$|bearer|cookie",
-    re.IGNORECASE,
-)
-# Where a setting goes that Mistral's body must not hold.
-_ELSEWHERE = {
-    **dict.fromkeys(
-        ("headers", "extra_headers", "default_headers"),
-        "Headers go on a client of your own, http_client=httpx.Client(headers=…); what Lava shall store with a call "
-        "goes into lava_metadata=.",
-    ),
-    **dict.fromkeys(
-        ("http_client", "async_http_client", "http_async_client", "base_url"),
-        "It goes on the client or model: make a second one, of a framework's model by model_copy(update={…}).",
-    ),
-    **dict.fromkeys(
-        ("endpoint", "server_url", "mistral_api_url"),
-        "Calls go to Mistral through Lava, whose own address is base_url= of the client or model. Leave it out.",
-    ),
-    "metadata": "What Lava shall store with a call goes into lava_metadata=; Mistral: mistral_metadata=.",
-    "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
-    "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",
-}
 _KNOWN = ChatRequest.__annotations__.keys() - {"messages", "metadata", "stream"}
-
-
-def refuse_keys(names: Iterable[str]) -> None:
-    """Refuse names of keys, addresses and settings as fields of a request: Mistral would get them, and traces too."""
-    for name in sorted(names):
-        advice = _ELSEWHERE.get(name)
-        if advice is None and _CREDENTIAL.search(name):
-            advice = (
-                "Lava's key is given once, as api_key= of the client or model; a Mistral key of your own goes into "
-                "billing=Billing(provider_key=…)."
-            )
-        if advice is not None:
-            raise ConfigurationError(f"{name} can't be sent as a field of the request. {advice}")
 
 
 def chat_body(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from functools import lru_cache, wraps
 from traceback import clear_frames
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -13,9 +12,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import orjson
 
 from lava_mistral import errors
+from lava_mistral._names import nearest
 from lava_mistral.billing.identity import is_loopback
-from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import AnswerText, LavaError, Origin
+from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.retry import RETRIED_STATUSES, parse_retry_after
 
@@ -280,5 +280,4 @@ def _model_advice(message: str) -> str:
         if known[name].can("embeddings"):
             what = f"embeds texts and answers no chats; a chat needs a model such as {DEFAULT_CHAT_MODEL!r}"
         return f"{name!r} {what}. {advice}"
-    near = get_close_matches(name, known, n=1)
-    return f"Did you mean {near[0]!r}? {advice}" if near else advice
+    return f"Did you mean {near!r}? {advice}" if (near := nearest(name, known)) else advice

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from importlib import metadata
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lava_mistral._names import nearest
 from lava_mistral.billing.identity import (
     FIELDS,
     PRODUCTION_URL,
@@ -26,12 +26,12 @@ from lava_mistral.billing.identity import (
     resolve_access,
 )
 from lava_mistral.billing.scope import requires_customer
-from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.calls.error_mapping import redact
 from lava_mistral.cli.output import JsonOption, counted, print_json
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.client.price_list import fetch_price_list
 from lava_mistral.errors import TOP_UP, ConfigurationError, InsufficientBalanceError, LavaError
+from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.pricing.amounts import format_cost
 from lava_mistral.pricing.catalog import get_model, models
 from lava_mistral.pricing.cost import cost_of
@@ -267,8 +267,8 @@ def _model(id: str, offered: set[str]) -> Found:
     """Say what is known of a model; nothing is `offered` where the account could not be asked."""
     model = get_model(id)
     advice = "" if model.known else "`lava-mistral models` lists those that Lava bills."
-    if near := [] if model.known else get_close_matches(id, [each.id for each in models()], n=1):
-        advice = f"Did you mean {near[0]}? {advice}"
+    if near := None if model.known else nearest(id, (each.id for each in models())):
+        advice = f"Did you mean {near}? {advice}"
     if offered and id not in offered:
         yield "failed", model.notice or f"{id} is not offered", advice
     elif model.notice:

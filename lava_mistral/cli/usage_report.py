@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from lava_mistral._names import nearest
 from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageSum
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
 from lava_mistral.client.clients import LavaMistral
@@ -115,8 +115,8 @@ def name_of(by: str) -> Callable[[RequestRecord], str | None]:
     kind, _, key = by.partition(":")
     if kind == "metadata" and key:
         return lambda record: record.metadata.get(key)
-    near = get_close_matches(by, [*_NAMES, "day"], n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = nearest(by, (*_NAMES, "day"))
+    hint = f"; did you mean {near}?" if near else ""
     raise ValueError(f"{by!r} is not customer, model, day, meter or metadata:KEY{hint}")
 
 

@@ -12,15 +12,16 @@ from lava_mistral.billing.identity import Billing, BillingContext, Secret, check
 from lava_mistral.billing.metering import open_call_meter
 from lava_mistral.billing.scope import carried, check_customer, identify, warn_of_unused_block
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
+from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
-from lava_mistral.calls.chat_body import chat_body, refuse_keys
-from lava_mistral.calls.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
+from lava_mistral.calls.chat_body import chat_body
 from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
 from lava_mistral.client.options import ChatOptions, EmbeddingRequestOptions, EmbedIterOptions, EmbedOptions, OnRetry
 from lava_mistral.client.records import AsyncHistory, History
 from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message, ModelCard
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding

@@ -9,7 +9,8 @@ from typing_extensions import TypedDict
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.errors import LavaError
-from lava_mistral.mistral.types import ChatFields, OutputDtype, Prediction, ResponseFormat, ToolChoice
+from lava_mistral.mistral.defaults import OutputDtype
+from lava_mistral.mistral.types import ChatFields, Prediction, ResponseFormat, ToolChoice
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.results import OnProgress, PartialEmbedding

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 
@@ -14,10 +13,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing, to_billing
-from lava_mistral.billing.scope import carried_fields
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
-from lava_mistral.calls.defaults import DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.mistral.defaults import DEFAULT_TIMEOUT
 
 CHAT_SYNONYMS = {
     "model_name": "model",
@@ -27,43 +25,12 @@ CHAT_SYNONYMS = {
     "max_completion_tokens": "max_tokens",
 }
 """The names that other integrations give to the parameters of a chat."""
-# What has no meaning here, and what to write instead.
-_HINTS = {
-    "max_concurrent_requests": 'calls in flight are limited where they are made: batch(…, {"max_concurrency": 8})',
-    "wait_time": "the wait before a new try follows Lava's Retry-After; max_retries= says how often",
-    "show_thinking": "thinking always comes, in message.content_blocks or, of LlamaIndex, in a ThinkingBlock",
-    "stream_usage": "usage always comes with the last chunk of a stream, and costs nothing",
-    "tokenizer": "tokens are counted without a download; the extra lava-mistral[tokenizer] counts exactly",
-    **dict.fromkeys(("batch_size", "chunk_size"), "texts are put into requests within Mistral's limits by themselves"),
-    **dict.fromkeys(("best_of", "logit_bias"), "Mistral has no such parameter"),
-    "organization": "Lava's key says whose account it is",
-}
 OF_CALLS = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
 """Settings of the clients that a call may change."""
 _OF_CLIENTS = ("api_key", "base_url", "billing", "spend_limit", "require_customer", "timeout")
 # What a copy has in common with its original: it stands for something outside, or counts for both.
 _SHARED = ("api_key", "billing", "spend_limit", "cache", "rate_limiter")
 _building = ForkSafeLock()
-
-
-def renamed(values: Iterable[tuple[str, Any]], synonyms: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values under the fields' own names; a `ConfigurationError` where one is given twice."""
-    given: dict[str, Any] = {}
-    for name, value in values:
-        meant = synonyms.get(name, name)
-        if meant in given:
-            raise ConfigurationError(f"{meant!r} is given twice: {name!r} is the same setting.")
-        given[meant] = value
-    return given
-
-
-def refuse_misspelt(unknown: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse names that have no meaning here, and those that are close to a known one."""
-    for name in sorted(unknown):
-        if name in _HINTS:
-            raise ConfigurationError(f"{name!r} has no meaning here: {_HINTS[name]}.")
-        if near := get_close_matches(name, [each for each in known if each[0] != "_"], n=1, cutoff=0.74):
-            raise ConfigurationError(f"There is no parameter {name!r}. Did you mean {near[0]!r}?")
 
 
 def setting(default: Any, description: str, **more: Any) -> Any:
@@ -104,8 +71,10 @@ class LavaSettings(BaseModel):
         None, "A client of httpx or httpx2 for sync code; stays yours to close.", repr=False
     )
 
-    # An error must not show the key that was given beside the wrong setting.
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True)
+    # Validators are built for the first object. An error must not show the key that was given beside the wrong setting.
+    model_config = ConfigDict(
+        defer_build=True, arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
     # The field of the HTTP client for async code.
     _async_client: ClassVar[str]
@@ -119,6 +88,8 @@ class LavaSettings(BaseModel):
         return self
 
     def __getstate__(self) -> dict[Any, Any]:
+        from lava_mistral.billing.scope import carried_fields
+
         state = super().__getstate__()
         # LlamaIndex leaves out what can't be pickled; the copy would call with another key, or have others pay.
         if lost := {"api_key", "billing", "spend_limit"} - state["__dict__"].keys():
@@ -163,6 +134,8 @@ class LavaSettings(BaseModel):
 
 class ChatParameters(BaseModel):
     """The fields of Mistral's request that a model and each of its calls may set."""
+
+    model_config = ConfigDict(defer_build=True)
 
     temperature: float | None = Field(None, description="Randomness of the answer.", ge=0.0, le=1.5)
     max_tokens: int | None = Field(None, description="The longest answer, in tokens.", gt=0)

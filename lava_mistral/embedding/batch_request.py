@@ -13,12 +13,12 @@ from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS, BadAnswer, Unread
 from lava_mistral.embedding.input_validation import name_inputs, too_long
 from lava_mistral.embedding.results import BatchResult, EmbeddingSpec, EmbeddingUsage
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError, SpendLimitError
-from lava_mistral.mistral.types import OutputDtype
+from lava_mistral.mistral.defaults import DEFAULT_MAX_RETRIES, OutputDtype
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.failures import is_not_connected
 from lava_mistral.transport.flow import Flow
-from lava_mistral.transport.retry import DEFAULT_MAX_RETRIES, Attempts, RetryPolicy
+from lava_mistral.transport.retry import Attempts, RetryPolicy
 
 Encoding = Literal["float", "base64"]
 

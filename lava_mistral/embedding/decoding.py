@@ -8,9 +8,9 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from lava_mistral._names import nearest
 from lava_mistral.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ NATIVE_DIMENSIONS: Final = {"mistral-embed": 1024, "codestral-embed": 1536, "cod
 def native_dimensions(model: str) -> int:
     """Return how long a model's vectors are; for other models a `ConfigurationError` asks for `dimensions`."""
     if (length := NATIVE_DIMENSIONS.get(model)) is None:
-        near = get_close_matches(model, NATIVE_DIMENSIONS, n=1)
-        advice = f"Did you mean {near[0]!r}?" if near else "Name one, such as 'mistral-embed', or give dimensions= too."
+        near = nearest(model, NATIVE_DIMENSIONS)
+        advice = f"Did you mean {near!r}?" if near else "Name one, such as 'mistral-embed', or give dimensions= too."
         raise ConfigurationError(f"{model!r} is no embedding model that is known here.", advice=advice)
     return length
 

@@ -13,11 +13,11 @@ from lava_mistral.billing.usage import present_listeners
 from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
 from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, TaskWorkers, ThreadWorkers
-from lava_mistral.embedding.input_validation import InputValidator, OnEmpty
+from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.prefetch import Prefetch
-from lava_mistral.embedding.rate_limit import DEFAULT_MAX_CONCURRENCY, AdaptiveRateLimiter
+from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter
 from lava_mistral.embedding.results import (
     EmbeddingResult,
     OnProgress,
@@ -25,7 +25,7 @@ from lava_mistral.embedding.results import (
     known_vectors,
 )
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.mistral.types import OutputDtype
+from lava_mistral.mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.pricing.catalog import notice_status
 from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import RetryPolicy
@@ -35,8 +35,6 @@ U = TypeVar("U")
 R = TypeVar("R", EmbedJob, StreamJob)
 Sender: TypeAlias = tuple[Callable[..., Any], Endpoint, ConcurrencyLimiter, int]
 
-DEFAULT_MAX_RETRIES: Final = 10
-"""More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
 MANY_LISTS: Final = 50_000
 """Vectors from which on lists of floats are warned of: each number takes 32 bytes, in an array 4."""
 
@@ -91,7 +89,7 @@ class EmbeddingEngine:
         model: str = "mistral-embed",
         dimensions: int | None = None,
         max_concurrency: int = DEFAULT_MAX_CONCURRENCY,
-        max_retries: int = DEFAULT_MAX_RETRIES,
+        max_retries: int = DEFAULT_EMBEDDING_RETRIES,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
         count_tokens: Count | None = None,

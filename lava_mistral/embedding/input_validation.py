@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from lava_mistral.embedding.batching import MAX_INPUT_TOKENS, Count
 from lava_mistral.errors import InvalidRequestError
-
-OnEmpty: TypeAlias = Literal["raise", "skip", "placeholder"]
+from lava_mistral.mistral.defaults import OnEmpty
 
 PLACEHOLDER: Final = "."  # the shortest text that means nothing
 

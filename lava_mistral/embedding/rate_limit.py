@@ -21,8 +21,6 @@ Outcome = Literal["answered", "refused", "failed"]
 _HEADER = re.compile(r"x-ratelimit-(limit|remaining)-(req|tokens)-(?:(\d{1,6})-)?(second|minute)$")
 _SECONDS: Final = {"second": 1.0, "minute": 60.0}
 
-DEFAULT_MAX_CONCURRENCY: Final = 16
-
 AT_EASE: Final = 0.5  # with at least this share of what can be left, nothing is held back
 HORIZON: Final = 0.15  # below, the pace would use up what is left in this share of the time in which it fills up again
 EMPTY: Final = 0.25  # with nothing left, a request goes out every quarter of that time, to see whether it was renewed

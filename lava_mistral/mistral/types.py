@@ -6,6 +6,7 @@ from typing import Any, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
+from lava_mistral.mistral.defaults import OutputDtype
 from lava_mistral.mistral.usage import Usage as Usage
 
 
@@ -244,9 +245,6 @@ class ChatRequest(ChatFields):
     prediction: NotRequired[Prediction]
     guardrails: NotRequired[list[dict[str, Any]] | None]
     safe_prompt: NotRequired[bool]
-
-
-OutputDtype: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
 
 
 class EmbeddingRequest(TypedDict):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.mistral.types import Message
+
+if TYPE_CHECKING:
+    from lava_mistral.mistral.types import Message
 
 Prompt: TypeAlias = "str | Message | Sequence[Message] | Sequence[Any] | Any"
 """Whatever `to_messages` takes."""

@@ -13,10 +13,10 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from lava_mistral.errors import LavaError
+from lava_mistral.mistral.defaults import DEFAULT_MAX_RETRIES
 
 _log = logging.getLogger("lava_mistral")
 
-DEFAULT_MAX_RETRIES: Final = 2
 RETRIED_STATUSES: Final = frozenset((408, 429, 500, 502, 503, 504))
 """The statuses of an answer, or of an error inside a stream, after which another try can help."""
 

@@ -116,6 +116,8 @@ def test_forward_tokens_equal_those_of_the_node_sdk(node_sdk: Path) -> None:
         ({"customer_id": "c", "meter_slug": "m", "disable_billing": "yes"}, "bool"),
         ({"provider_key": "key\n"}, ".strip()"),
         ({"provider_key": ""}, "empty"),
+        ({"custmer_id": "c"}, "Did you mean 'customer_id'"),
+        ({"wallet": "w"}, "Its fields are customer_id"),
         ({"provider_key": 5}, "text, not int"),
     ],
 )

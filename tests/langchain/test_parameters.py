@@ -101,6 +101,8 @@ def test_what_has_no_meaning_says_what_to_do(given: Any, words: str) -> None:
 def test_embeddings_refuse_a_misspelt_name() -> None:
     with pytest.raises(ValueError, match="Did you mean 'max_concurrency'"):
         LavaMistralEmbeddings(max_concurency=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="'batchsize' has no meaning"):
+        LavaMistralEmbeddings(batchsize=3)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="'wait_time' has no meaning"):
         LavaMistralEmbeddings(wait_time=3)  # type: ignore[call-arg]
 

@@ -18,8 +18,8 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from pydantic import BaseModel, ValidationError
 
-from lava_mistral import APITimeoutError, ConfigurationError, LavaError
-from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
+from lava_mistral import APITimeoutError, ConfigurationError, LavaError, UsageTotals
+from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings, LavaUsageHandler
 from tests.fakes.llama_index_scripted import KEY, Caller, Scripted, answer, ask, stream
 
 CHAT: Any = ChatLavaMistral
@@ -67,6 +67,7 @@ def test_wrong_settings_are_refused_at_once(cls: Any, settings: dict[str, Any], 
     [
         ({"stream_chunk_timeout": -1}, "greater than 0"),
         ({"temprature": 1}, "Did you mean 'temperature'"),
+        ({"billing": {"custmer_id": "c"}}, "Did you mean 'customer_id'"),
         ({"n": 0}, "greater than or equal to 1"),
         ({"response_format": "json_object"}, "response_format="),
         ({"stop": "a", "stop_sequences": "b"}, "given twice"),
@@ -76,6 +77,19 @@ def test_wrong_settings_are_refused_at_once(cls: Any, settings: dict[str, Any], 
 def test_wrong_settings_of_the_chat_model(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         ChatLavaMistral(**settings)
+
+
+@pytest.mark.parametrize(("given", "why"), [("batchsize", "Did you mean 'embed_batch_size'"), ("batch_size", "limits")])
+def test_misspelt_settings_of_embeddings(given: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        LavaMistralEmbeddings(**{given: 3})
+
+
+def test_what_lives_beside_the_models_drops_no_argument() -> None:
+    with pytest.raises(ValidationError, match="totls"):
+        LavaUsageHandler(totls=UsageTotals())  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="temprature"):
+        ChatLavaMistral().as_structured_llm(BaseModel, temprature=0.2)
 
 
 @pytest.mark.parametrize("timeout", [None, 0.5, 30])
