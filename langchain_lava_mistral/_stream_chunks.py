@@ -30,12 +30,12 @@ _CHUNK_FIELDS = dict(_CHUNK.__dict__)
 _MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinstance(value, list))
 
 
-def content_chunk(content: str | list[Any], text: str) -> ChatGenerationChunk:
+def content_chunk(content: str | list[Any], text: str, metadata: dict[str, Any] = _TAG) -> ChatGenerationChunk:
     """Return a chunk that holds content, the text in it, and nothing else.
 
     It is a copy of one that pydantic has validated: validation, and `model_construct` too, cost many times more.
     """
-    fields = {**_MESSAGE_FIELDS, "content": content, "additional_kwargs": {}, "response_metadata": _TAG.copy()}
+    fields = {**_MESSAGE_FIELDS, "content": content, "additional_kwargs": {}, "response_metadata": {**metadata}}
     for name in _MESSAGE_LISTS:
         fields[name] = []
     message = _new(AIMessageChunk)
@@ -109,12 +109,12 @@ class ChunkBuilder:
         if not delta.tool_calls and not delta.logprobs:
             if not content:
                 return None
-            if not self._head:
-                if not self._structured:
-                    return content_chunk(content, content)
-                return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"))
+            head, self._head = self._head, _TAG
+            if not self._structured:
+                return content_chunk(content, content, head)
+            return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"), head)
         calls = [*map(self._call, delta.tool_calls)]
-        metadata, self._head = {**_TAG, **self._head}, {}
+        metadata, self._head = {**self._head}, _TAG
         if delta.logprobs:
             metadata["logprobs"] = {"content": [*delta.logprobs]}
         message = AIMessageChunk(content=content, tool_call_chunks=calls, response_metadata=metadata)
@@ -137,7 +137,7 @@ class ChunkBuilder:
             content=[] if self._structured else "",
             tool_call_chunks=endings,
             usage_metadata=None if stream.usage is None else from_usage(stream.usage),
-            response_metadata={**_TAG, **self._head, **metadata},
+            response_metadata={**self._head, **metadata},
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from types import FunctionType
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, TypeAdapter
 from typing_extensions import is_typeddict
@@ -17,7 +17,10 @@ from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.tools import close_objects, json_schema_format, object_schema, to_tool_choice
 from lava_mistral.mistral.types import ResponseFormat, Tool
 
-ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
+ToolLike: TypeAlias = "Mapping[str, Any] | type | Callable[..., Any] | BaseTool"
 
 _FUNCTION = ("name", "description", "strict", "parameters")
 # Tools that Mistral runs itself; they go out as they are.
@@ -53,7 +56,21 @@ def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
 
 def _converted(tool: Any) -> dict[str, Any]:
     """Return what LangChain makes of a tool; where it would cut a recursive schema, that schema itself."""
-    schema = _schema_of(tool) or {}
+    # Loaded here: nobody has a tool before they are.
+    from langchain_core.tools import BaseTool, StructuredTool
+
+    described: Any = tool
+    if isinstance(tool, FunctionType):
+        described = StructuredTool.from_function(tool, description=tool.__doc__ or tool.__name__)
+    if isinstance(described, BaseTool):
+        described = described.tool_call_schema
+    schema: dict[str, Any] = {}
+    if isinstance(described, dict):
+        schema = {} if "name" in described else described
+    elif isinstance(described, type) and issubclass(described, BaseModel):
+        schema = described.model_json_schema()
+    elif is_typeddict(described):
+        schema = TypeAdapter(described).json_schema()
     definitions = json.dumps([schema.get("$defs"), schema.get("definitions")], default=str)
     if "$ref" in schema or '"$ref"' in definitions:
         schema = object_schema(schema)
@@ -73,19 +90,6 @@ def _converted(tool: Any) -> dict[str, Any]:
     return {**converted["function"]}
 
 
-def _schema_of(tool: Any) -> dict[str, Any] | None:
-    """Return the JSON Schema of a tool's arguments, references included; `None` where it can't be recursive."""
-    if isinstance(tool, BaseTool):
-        tool = tool.tool_call_schema
-    elif isinstance(tool, FunctionType):
-        tool = StructuredTool.from_function(tool, description=tool.__doc__ or tool.__name__).tool_call_schema
-    if isinstance(tool, dict):
-        return None if "name" in tool else tool
-    if isinstance(tool, type) and issubclass(tool, BaseModel):
-        return tool.model_json_schema()
-    return TypeAdapter(tool).json_schema() if is_typeddict(tool) else None
-
-
 def to_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[Tool]:
     """Return the tools as Mistral takes them; see `to_tool`."""
     return [to_tool(tool, strict=strict) for tool in tools]
@@ -94,7 +98,7 @@ def to_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[T
 def answer_function(schema: Any) -> dict[str, Any]:
     """Return a schema in any form as a function: its name, parameters and, where it says so, description and strict."""
     if not isinstance(schema, dict):
-        if not (callable(schema) or isinstance(schema, BaseTool)):
+        if not (callable(schema) or isinstance(schema, Runnable)):
             raise InvalidRequestError(
                 "A response format is a dictionary, a pydantic class, a TypedDict, a function or a tool, not "
                 f"{type(schema).__name__}."
