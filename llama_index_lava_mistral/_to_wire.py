@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Final, assert_never
 
@@ -19,12 +19,30 @@ PROVIDER: Final = "mistral"
 # What LlamaIndex calls a document that nobody gave a name.
 _UNNAMED: Final = "input_document"
 
+_ROLES: Final = {
+    **dict.fromkeys((llama.MessageRole.SYSTEM, llama.MessageRole.DEVELOPER), "system"),
+    **dict.fromkeys((llama.MessageRole.ASSISTANT, llama.MessageRole.CHATBOT, llama.MessageRole.MODEL), "assistant"),
+    **dict.fromkeys((llama.MessageRole.TOOL, llama.MessageRole.FUNCTION), "tool"),
+    llama.MessageRole.USER: "user",
+}
+
 
 def to_wire(messages: Iterable[llama.ChatMessage]) -> list[Message]:
     """Return the conversation in Mistral's form, or raise InvalidRequestError for what it has no place for."""
-    messages = list(messages)
-    pairs = zip(messages, [*messages, None][1:], strict=True)
-    return [_message(message) for message, after in pairs if not _repeats_a_result(message, after)]
+    messages, converted = list(messages), list[Message]()
+    for number, message in enumerate(messages, 1):
+        if not message.additional_kwargs and (text := _only_text(message.blocks)) is not None:
+            # As `_message` would: long histories are made of these.
+            plain: Any = {"role": _ROLES[message.role], "content": text}
+            converted.append(plain)
+        elif not _repeats_a_result(message, messages[number] if number < len(messages) else None):
+            converted.append(_message(message))
+    return converted
+
+
+def _only_text(blocks: Sequence[llama.ContentBlock]) -> str | None:
+    """Return the text of the block, if there is one alone and it is text."""
+    return blocks[0].text if len(blocks) == 1 and isinstance(blocks[0], llama.TextBlock) else None
 
 
 def _repeats_a_result(message: llama.ChatMessage, after: llama.ChatMessage | None) -> bool:
@@ -35,18 +53,15 @@ def _repeats_a_result(message: llama.ChatMessage, after: llama.ChatMessage | Non
 
 
 def _message(message: llama.ChatMessage) -> Message:
-    role = llama.MessageRole
-    match message.role:
-        case role.SYSTEM | role.DEVELOPER:
+    match _ROLES[message.role]:
+        case "system":
             return {"role": "system", "content": _system_content(message)}
-        case role.USER:
-            return {"role": "user", "content": _content(_parts(message.blocks))}
-        case role.ASSISTANT | role.CHATBOT | role.MODEL:
+        case "assistant":
             return _assistant(message)
-        case role.TOOL | role.FUNCTION:
+        case "tool":
             return _tool_result(message)
         case _:
-            assert_never(message.role)
+            return {"role": "user", "content": _content(_parts(message.blocks))}
 
 
 def _content(parts: list[ContentPart]) -> str | list[ContentPart]:
@@ -68,7 +83,11 @@ def _system_content(message: llama.ChatMessage) -> str | list[ContentPart]:
 
 
 def _tool_result(message: llama.ChatMessage) -> ToolMessage:
-    result: ToolMessage = {"role": "tool", "content": tool_content(message.blocks, _block_parts)}
+    text = _only_text(message.blocks)
+    result: ToolMessage = {
+        "role": "tool",
+        "content": tool_content(message.blocks, _block_parts) if text is None else text,
+    }
     for key in ("tool_call_id", "name"):
         if (value := message.additional_kwargs.get(key)) is not None:
             result[key] = str(value)
@@ -137,7 +156,9 @@ def _block_parts(block: llama.ContentBlock) -> Iterator[ContentPart]:
 
 def may_be_read(block: llama.ContentBlock) -> bool:
     """Return whether a block names a file, or may hold one that does."""
-    return isinstance(block, llama.CitableBlock) or getattr(block, "path", None) is not None
+    return type(block) is not llama.TextBlock and (
+        isinstance(block, llama.CitableBlock) or getattr(block, "path", None) is not None
+    )
 
 
 def _read(
