@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -53,7 +53,7 @@ _HOSTS: Final = {
 _FOR_CALLS: Final = {"key", "base URL", "network", "credential", "wallet"}
 _PATIENCE: Final = 15.0  # seconds for a question to the network
 _LONGEST: Final = 240  # characters of a message
-_EXTRA: Final = re.compile(r"""([\w.-]+).*extra == ['"]([\w-]+)""")
+_EXTRA: Final = re.compile(r"""^([\w.-]+).*extra == ['"]([\w-]+)""", re.M)
 _OWN_NAME: Final = re.compile(r"; `lava-mistral doctor` tests [^.]*")  # said to those who have not run it yet
 
 
@@ -93,7 +93,7 @@ def _examine(model: str, spend: bool) -> Iterator[Finding]:
     """Make one check after the other; those that call Lava only where what they need is right."""
     offered: set[str] = set()
     checks: dict[str, Callable[[], Found]] = {
-        "Python": _python,
+        "Python": lambda: iter([("ok", platform.python_version(), "")]),
         "customer": _customer,
         "extras": _extras,
         "key": _key,
@@ -109,33 +109,24 @@ def _examine(model: str, spend: bool) -> Iterator[Finding]:
         checks["embedding"] = _embedding
     failed: set[str] = set()
     for name, check in checks.items():
-        if name in ("credential", "wallet", "embedding") and (missing := sorted(failed & _FOR_CALLS)):
-            yield Finding(name, "skipped", f"needs {' and '.join(missing)} to be right")
-            continue
-        for outcome, detail, advice in _carefully(check):
+        try:
+            missing = sorted(failed & _FOR_CALLS) if name in ("credential", "wallet", "embedding") else ()
+            needs = f"needs {' and '.join(missing)} to be right"
+            found = [("skipped", needs, "")] if missing else list(check())
+        except LavaError as error:
+            found = [("failed", error.message, error.advice)]
+        except Exception as error:  # noqa: BLE001  # the user asked what is wrong, and a traceback is no answer
+            found = [("failed", f"{type(error).__name__}: {error}", "")]
+        for outcome, detail, advice in found:
             if outcome == "failed":
                 failed.add(name)
             yield Finding(name, outcome, _clean(detail), _clean(advice))
-
-
-def _carefully(check: Callable[[], Found]) -> Found:
-    """Yield what a check finds; an error that nobody foresaw is a finding too."""
-    try:
-        yield from check()
-    except LavaError as error:
-        yield "failed", error.message, error.advice
-    except Exception as error:  # noqa: BLE001  # the user asked what is wrong, and a traceback is no answer
-        yield "failed", f"{type(error).__name__}: {error}", ""
 
 
 def _clean(text: str) -> str:
     """Return a text on one line, without credentials; a web server that is no Lava answers with a whole page."""
     text = _OWN_NAME.sub("", redact(" ".join(text.split())))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _python() -> Found:
-    yield "ok", ".".join(map(str, sys.version_info[:3])), ""
 
 
 def _customer() -> Found:
@@ -147,13 +138,10 @@ def _customer() -> Found:
 
 def _extras() -> Found:
     there, missing = set(), set()
-    for requirement in metadata.requires("lava-mistral") or ():
-        if found := _EXTRA.match(requirement):
-            there.add(found[2])
-            try:
-                metadata.version(found[1])
-            except metadata.PackageNotFoundError:
-                missing.add(found[2])
+    for package, extra in _EXTRA.findall("\n".join(metadata.requires("lava-mistral") or ())):
+        there.add(extra)
+        if not list(metadata.distributions(name=package)):
+            missing.add(extra)
     yield "ok", f"installed: {', '.join(sorted(there - missing)) or 'none'}", ""
     if missing:
         names = ",".join(sorted(missing))

@@ -19,7 +19,8 @@ _NAMED: Final = 5  # files of other kinds that are named
 _CODE: Final = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.M | re.S)
 _IMAGE_OR_LINK: Final = re.compile(r"!\[[^\]]*\]\([^)]*\)|\[([^\]]+)\]\([^)]*\)")
 _ITEM: Final = re.compile(r"^([-*+>]|\d+[.)]) +")
-_SENTENCE: Final = re.compile(r"[^\n]+?(?:[.!?…][\"”’)]*(?=\s|$)|[。！？]|(?=\n)|$)")
+# A table has sentences without an end, and Mistral embeds no text of more than 8,192 tokens.
+_SENTENCE: Final = re.compile(r"[^\n]{1,4000}?(?:[.!?…][\"”’)]*(?=\s|$)|[。！？]|(?=\n)|$)|[^\n]{4000}")
 
 
 class Text(NamedTuple):
@@ -56,7 +57,8 @@ def read_documents(path: Path) -> tuple[list[Text], list[str]]:
         why = f" Skipped: {'; '.join(skipped)}." if skipped else ""
         raise ConfigurationError(
             f"there is no document to read in {printable(path)}.{why} "
-            f"Name a folder with files that end in {', '.join(sorted(_READERS))}."
+            f"Name a folder with files that end in {', '.join(sorted(_READERS))}; the rows of a table are embedded by "
+            "`lava-mistral embed`."
         )
     return texts, skipped
 
@@ -69,7 +71,7 @@ def passages(text: str, longest: int) -> Iterator[str]:
         if piece and len(piece) + len(sentence) > longest:
             yield piece
             piece = ""
-        separator = "\n" if text[: match.start()].endswith("\n") else " "
+        separator = "\n" if text[match.start() - 1] == "\n" else " "
         piece += (separator if piece else "") + sentence
     if piece:
         yield piece
@@ -77,7 +79,7 @@ def passages(text: str, longest: int) -> Iterator[str]:
 
 def prose(text: str) -> str:
     """Return the paragraphs of a Markdown text, each on a line after its heading, without code, tables and pictures."""
-    lines: list[str] = []
+    pieces: list[str] = []
     heading, joins = "", False
     for line in map(str.strip, _IMAGE_OR_LINK.sub(r"\1", _CODE.sub("", text)).splitlines()):
         if not line or line.startswith("|") or re.fullmatch(r"[-=*_ ]{3,}", line):
@@ -85,11 +87,12 @@ def prose(text: str) -> str:
         elif line.startswith("#"):
             heading, joins = line.strip("# ") + ": ", False
         elif joins and not _ITEM.match(line):
-            lines[-1] = lines[-1][:-1] + line if re.search(r"[a-z]-$", lines[-1]) else f"{lines[-1]} {line}"
+            broken = re.search(r"[a-z]-$", pieces[-1])
+            pieces[-1:] = [pieces[-1][:-1], line] if broken else [pieces[-1], " ", line]
         else:
-            lines.append(heading + _ITEM.sub("", line))
+            pieces += ["\n" if pieces else "", heading, _ITEM.sub("", line)]
             heading, joins = "", True
-    return "\n".join(lines)
+    return "".join(pieces)
 
 
 def _files(folder: Path) -> Iterator[Path]:

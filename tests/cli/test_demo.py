@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -304,6 +305,23 @@ def test_passages_are_of_whole_sentences() -> None:
     assert all(piece[0].isupper() and piece[-1] in ".?!" for piece in pieces)
     assert " ".join(" ".join(pieces).split()) == " ".join(text.split())
     assert list(passages("One sentence is longer than that. Two.", 10)) == ["One sentence is longer than that.", "Two."]
+
+
+def test_a_table_of_two_megabytes_is_read_in_time_and_cut_into_texts_that_mistral_embeds() -> None:
+    table = "".join(f"{number},a ship sails from Oslo,{number / 7:.2f}\n" for number in range(50_000))
+    began = time.monotonic()
+    pieces = list(passages(prose(table), 800))
+    assert time.monotonic() - began < 10
+    assert max(map(len, pieces)) <= 4000
+    assert " ".join("".join(pieces).split()).startswith("0,a ship sails from Oslo,0.00 1,a ship")
+
+
+def test_a_larger_table_is_refused_with_what_embeds_it(tmp_path: Path) -> None:
+    (tmp_path / "large.csv").write_bytes(b"1,row\n" * 1_700_000)
+    result = run("demo", tmp_path / "large.csv")
+    assert result.exit_code == 1
+    assert "large.csv (larger than 2 MB)" in result.stderr
+    assert "`lava-mistral embed`" in result.stderr
 
 
 def test_prose_is_what_is_left_of_markdown() -> None:
