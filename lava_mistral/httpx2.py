@@ -10,18 +10,18 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from lava_mistral.transport.forwarding import AsyncForwarding, SyncForwarding
+from lava_mistral.transport.forwarding import Forwarding
 
 __all__ = ["AsyncLavaTransport", "LavaTransport"]
 
 
-class LavaTransport(SyncForwarding, httpx2.BaseTransport):
+class LavaTransport(Forwarding, httpx2.BaseTransport):
     """Sends whatever an `httpx2.Client` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library = httpx2
+    _library, _shared = httpx2, httpx2.HTTPTransport
 
 
-class AsyncLavaTransport(AsyncForwarding, httpx2.AsyncBaseTransport):
+class AsyncLavaTransport(Forwarding, httpx2.AsyncBaseTransport):
     """Sends whatever an `httpx2.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library = httpx2
+    _library, _shared = httpx2, httpx2.AsyncHTTPTransport

@@ -18,10 +18,13 @@ _REPLACED = frozenset({b"host", b"authorization", b"x-lava-metadata", b"cookie"}
 
 
 class Forwarding:
-    """What the transports of both libraries are made of; `lava_mistral.LavaTransport` tells of the arguments."""
+    """What the transports of both libraries are made of; `lava_mistral.LavaTransport` tells of the arguments.
+
+    `_shared` is the library's transport that carries the bytes where none is given.
+    """
 
     _library: Any
-    _shared: str
+    _shared: Any
 
     def __init__(
         self,
@@ -71,37 +74,25 @@ class Forwarding:
         def make() -> Any:
             # Never makes a request wait for a connection.
             limits = library.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
-            return getattr(library, self._shared)(verify=ssl_context(), limits=limits, proxy=proxy)
+            return self._shared(verify=ssl_context(), limits=limits, proxy=proxy)
 
-        held = per_loop if self._shared.startswith("Async") else per_process
+        held = per_loop if hasattr(self._shared, "aclose") else per_process
         return held((library, proxy), make), forwarded
-
-
-class SyncForwarding(Forwarding):
-    """A transport for sync clients."""
-
-    _shared = "HTTPTransport"
 
     def handle_request(self, request: Any) -> Any:
         """Send the request through Lava."""
         transport, forwarded = self._forwarded(request)
         return transport.handle_request(forwarded)
 
-    def close(self) -> None:
-        """Close the transport that was given; the shared connections stay open for others."""
-        if self._given is not None:
-            self._given.close()
-
-
-class AsyncForwarding(Forwarding):
-    """A transport for async clients."""
-
-    _shared = "AsyncHTTPTransport"
-
     async def handle_async_request(self, request: Any) -> Any:
         """Send the request through Lava."""
         transport, forwarded = self._forwarded(request)
         return await transport.handle_async_request(forwarded)
+
+    def close(self) -> None:
+        """Close the transport that was given; the shared connections stay open for others."""
+        if self._given is not None:
+            self._given.close()
 
     async def aclose(self) -> None:
         """Close the transport that was given; the shared connections stay open for others."""

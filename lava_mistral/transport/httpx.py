@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import httpx
 
-from lava_mistral.transport.forwarding import AsyncForwarding, SyncForwarding
+from lava_mistral.transport.forwarding import Forwarding
 
 
-class LavaTransport(SyncForwarding, httpx.BaseTransport):
+class LavaTransport(Forwarding, httpx.BaseTransport):
     """Sends whatever an `httpx.Client` asks of Mistral through Lava.
 
     Args:
@@ -23,10 +23,10 @@ class LavaTransport(SyncForwarding, httpx.BaseTransport):
         ConfigurationError: from a request for another host, or without a usable credential.
     """
 
-    _library = httpx
+    _library, _shared = httpx, httpx.HTTPTransport
 
 
-class AsyncLavaTransport(AsyncForwarding, httpx.AsyncBaseTransport):
+class AsyncLavaTransport(Forwarding, httpx.AsyncBaseTransport):
     """Sends whatever an `httpx.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library = httpx
+    _library, _shared = httpx, httpx.AsyncHTTPTransport
