@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from lava_mistral.billing.scope import warn_of_unused_block
+from lava_mistral.billing.scope import identify
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import reset_models
 from tests.fakes.warm_python import WarmPython
@@ -62,7 +62,7 @@ def _shipped_catalogue() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_block_of_another_test() -> None:
     """No test is warned of a block that an earlier one left without a call: both run in one context."""
-    warn_of_unused_block(None, streams=False)
+    identify(None, None, streams=False)
 
 
 @pytest.fixture

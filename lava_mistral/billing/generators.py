@@ -1,4 +1,4 @@
-"""Run the steps of generators inside a block, and find blocks that a generator holds open while it yields."""
+"""Run coroutines and the steps of generators inside a block, and find a block that a generator yields in."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Final, TypeAlias
+
+Block: TypeAlias = AbstractContextManager[Any]
 
 
-def calling_generator(entering: FrameType | None) -> FrameType | None:
-    """Return the frame that calls a method, such as a block's `__enter__`, if it is a generator's."""
-    caller = None if entering is None else entering.f_back
-    generator = caller is not None and caller.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
-    return caller if generator else None
-
-
-def yields_in_block(generator: FrameType) -> bool:
-    """Tell whether the `with` statement that a generator is entering holds a `yield`.
-
-    A decorated generator, such as a `contextmanager` or a test's fixture, is a block to its consumer on purpose.
-    """
-    return generator.f_globals is not globals() and _yields_at(generator.f_code, generator.f_lineno)
+def calling_generator() -> FrameType | None:
+    """Return the frame that calls a block's `__enter__` or `__exit__`, which calls this, if it is a generator's."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = None if frame is None else frame.f_back
+    generators = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+    return frame if frame is not None and frame.f_code.co_flags & generators else None
 
 
 @lru_cache(maxsize=256)
-def _yields_at(code: CodeType, line: int) -> bool:
+def yields_at(code: CodeType, line: int) -> bool:
+    """Tell whether the `with` statement at a line of a generator holds a `yield`.
+
+    A decorated generator, such as a `contextmanager` or a test's fixture, is a block to its consumer on purpose.
+    """
     try:
         lines, first = inspect.getsourcelines(code)
         [function] = ast.parse(textwrap.dedent("".join(lines))).body
@@ -36,15 +36,24 @@ def _yields_at(code: CodeType, line: int) -> bool:
         return False
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function.decorator_list:
         return False
-    blocks = [node for node in ast.walk(function) if isinstance(node, ast.With | ast.AsyncWith)]
-    entered = [block for block in blocks if block.lineno <= line - first + 1 < block.body[0].lineno]
-    inside = [node for block in entered for part in block.body for node in ast.walk(part)]
-    return any(isinstance(node, ast.Yield | ast.YieldFrom) for node in inside)
+    return any(
+        isinstance(inside, ast.Yield | ast.YieldFrom)
+        for block in ast.walk(function)
+        if isinstance(block, ast.With | ast.AsyncWith) and block.lineno <= line - first + 1 < block.body[0].lineno
+        for part in block.body
+        for inside in ast.walk(part)
+    )
 
 
-def stepped(
-    block: Callable[[], AbstractContextManager[Any]], function: Callable[..., Generator[Any, Any, Any]]
-) -> Callable[..., Any]:
+def _awaited(block: Block, function: Callable[..., Any]) -> Callable[..., Any]:
+    async def made(*args: Any, **kwargs: Any) -> Any:
+        with block:
+            return await function(*args, **kwargs)
+
+    return made
+
+
+def _stepped(block: Block, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
     """Make a generator function of another that takes each of its steps, and none of its consumer's, inside a block."""
 
     def made(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
@@ -52,7 +61,7 @@ def stepped(
         step: Callable[[], Any] = partial(next, generator)
         while True:
             try:
-                with block():
+                with block:
                     value = step()
             except StopIteration as end:
                 return end.value
@@ -64,17 +73,13 @@ def stepped(
     return made
 
 
-def astepped(
-    block: Callable[[], AbstractContextManager[Any]], function: Callable[..., AsyncGenerator[Any, Any]]
-) -> Callable[..., Any]:
-    """Make an async generator function whose steps are taken inside a block; see `stepped`."""
-
+def _astepped(block: Block, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
     async def made(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = function(*args, **kwargs)
         step: Callable[[], Awaitable[Any]] = partial(anext, generator)
         while True:
             try:
-                with block():
+                with block:
                     value = await step()
             except StopAsyncIteration:
                 return
@@ -84,3 +89,11 @@ def astepped(
                 step = partial(generator.athrow, error)
 
     return made
+
+
+KINDS: Final[tuple[tuple[Callable[[Any], bool], Callable[[Any], bool], Callable[[Any, Any], Any]], ...]] = (
+    (inspect.iscoroutinefunction, inspect.iscoroutine, _awaited),
+    (inspect.isgeneratorfunction, inspect.isgenerator, _stepped),
+    (inspect.isasyncgenfunction, inspect.isasyncgen, _astepped),
+)
+"""What tells a kind of function, what it returns, and what runs one inside a block."""

@@ -23,7 +23,7 @@ FIELDS = ("customer_id", "meter_slug", "provider_key", "disable_billing")
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_]{1,255}\Z")
 
 
-@runtime_checkable
+@runtime_checkable  # for pydantic
 class SecretValue(Protocol):
     """A wrapped secret, such as pydantic's `SecretStr`."""
 
@@ -286,13 +286,11 @@ class Access:
         billing = billing.over(own)
         if billing == own:
             return self.key
-        rotates = callable(billing.provider_key)
-        return billing.forward_token(self.secret_key) if rotates else _token(self.secret_key, billing)
+        make = Billing.forward_token if callable(billing.provider_key) else _kept_token
+        return make(billing, self.secret_key)
 
 
-@lru_cache(maxsize=4096)
-def _token(secret_key: str, billing: Billing) -> str:
-    return billing.forward_token(secret_key)
+_kept_token = lru_cache(maxsize=4096)(Billing.forward_token)
 
 
 @lru_cache(maxsize=4096)
@@ -305,13 +303,6 @@ def billing_of_token(key: str) -> Billing:
         # Lava knows more forms of tokens than this; it is sent as it is, and says itself who pays.
         return MERCHANT
     return MERCHANT if billing == MERCHANT else billing
-
-
-def credential_billing(api_key: Secret | None) -> Billing:
-    """Return who pays by the credential; by a function that gives it, the merchant: each request asks it anew."""
-    key: Any = os.environ.get("LAVA_FORWARD_TOKEN") if api_key is None else api_key
-    key = key.get_secret_value() if hasattr(key, "get_secret_value") else key
-    return billing_of_token(key) if isinstance(key, str) else MERCHANT
 
 
 def payer_of(credential: str) -> str:
@@ -327,8 +318,7 @@ def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -
     if api_key is None:
         name = "LAVA_FORWARD_TOKEN" if os.environ.get("LAVA_FORWARD_TOKEN") else "LAVA_SECRET_KEY"
         if not (value := os.environ.get(name)):
-            said, advice = missing_key()
-            raise ConfigurationError(f"No Lava credential: there is no api_key=, and {said}.", advice=advice)
+            raise _no_key()
         key = reveal(value, name)
     else:
         # A framework's model has read the environment itself; what is wrong there can't be mended at the argument.
@@ -345,14 +335,15 @@ def resolve_access(api_key: Secret | None = None, base_url: str | None = None) -
     return Access(key, SANDBOX_URL if secret_key.startswith("aks_test_") else PRODUCTION_URL)
 
 
-def missing_key() -> tuple[str, str]:
-    """Return what is wrong with an environment without a Lava credential, and what to do."""
-    said = "neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set"
+def _no_key() -> ConfigurationError:
+    said = "No Lava credential: there is no api_key=, and neither LAVA_SECRET_KEY nor LAVA_FORWARD_TOKEN is set"
     if os.environ.get("LAVA_API_KEY"):
         said += "; LAVA_API_KEY is, but that name is not read"
     if os.environ.get("MISTRAL_API_KEY"):
         said += "; MISTRAL_API_KEY is, but Lava wants a key of its own (Mistral's goes into Billing(provider_key=…))"
-    return said, (
-        "Make a key (aks_live_… or aks_test_…) at https://www.lava.so/dashboard, then: export LAVA_SECRET_KEY=aks_… "
-        "Without a key, `lava-mistral gateway` simulates Lava and Mistral on this machine and says what to export."
+    return ConfigurationError(
+        f"{said}.",
+        advice="Make a key (aks_live_… or aks_test_…) at https://www.lava.so/dashboard, then: export "
+        "LAVA_SECRET_KEY=aks_… Without a key, `lava-mistral gateway` simulates Lava and Mistral on this machine and "
+        "says what to export.",
     )

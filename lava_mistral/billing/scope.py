@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import wraps
+from itertools import chain
 from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from lava_mistral._locks import after_fork
-from lava_mistral.billing.generators import astepped, calling_generator, stepped, yields_in_block
+from lava_mistral.billing.generators import KINDS, calling_generator, yields_at
 from lava_mistral.billing.identity import (
     FIELDS,
+    MERCHANT,
     Billing,
     BillingContext,
     Secret,
+    billing_of_token,
     check_metadata,
-    credential_billing,
     hidden,
 )
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
@@ -67,6 +68,21 @@ entries: ContextVar[tuple[Entry, ...]] = ContextVar("lava_mistral_billed_to", de
 _left: ContextVar[Entry | None] = ContextVar("lava_mistral_left_block", default=None)
 """The entry into a block with a customer that was left last."""
 _all: WeakValueDictionary[int, Entry] = WeakValueDictionary()
+_SAID_NOWHERE = (
+    "This process was forked inside a billed_to block. Whether the call belongs to that block can't be seen, since "
+    "pools of processes outlive blocks: open billed_to(…) in the process, or give billing=Billing(customer_id=…, "
+    "meter_slug=…) to the model, or billing=Billing() for your own wallet."
+)
+_NO_CUSTOMER = (
+    "No customer is named for this call, and one is required (require_customer=True or LAVA_REQUIRE_CUSTOMER=1): make "
+    "it inside billed_to(customer_id, meter_slug), or give it billing=Billing(customer_id=…, meter_slug=…). Nothing "
+    "was sent."
+)
+_UNUSED_BLOCK = (
+    "A stream starts outside of billed_to({!r}, …), in which no call was made. A chain, an agent or a query engine "
+    "asks the model when its stream is read, not where it is made: read the stream inside the block, or decorate the "
+    "generator that reads it with @billed_to(…)."
+)
 _NOWHERE = BillingScope({}, {}, ())
 _FORKED = Entry(_NOWHERE, void=True)
 """Stands for the blocks that this process was forked in."""
@@ -88,8 +104,8 @@ def present_entries() -> tuple[Entry, ...]:
     return entries.get() if scope is _NOWHERE else (Entry(scope),)
 
 
-def _alive() -> list[Entry]:
-    return [entry for reference in _all.valuerefs() if (entry := reference()) is not None]
+def _alive() -> Iterator[Entry]:
+    return (entry for reference in _all.valuerefs() if (entry := reference()) is not None)
 
 
 def _after_fork() -> None:
@@ -146,8 +162,8 @@ class billed_to:
         self._scope = BillingScope(fields, check_metadata(metadata), limits)
 
     def __enter__(self) -> Self:
-        caller = calling_generator(inspect.currentframe())
-        if caller is not None and yields_in_block(caller):
+        caller = calling_generator()
+        if caller is not None and yields_at(caller.f_code, caller.f_lineno):
             warnings.warn(
                 "A `with billed_to(…)` around a `yield` also bills what the consumer of the generator calls, and is "
                 "lost where each value is taken in a context of its own, as web servers do: decorate the generator "
@@ -161,74 +177,41 @@ class billed_to:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # A generator that is closed late, in whatever context, ends its own part and nobody else's.
-        caller = calling_generator(inspect.currentframe())
-        generator = 0 if caller is None else id(caller)
-        present = entries.get()
-        mine = next((entry for entry in present if entry.owner is self and generator in (0, entry.generator)), None)
-        if mine is not None:
-            entries.set(tuple(entry for entry in present if entry is not mine))
-        else:
-            mine = next((e for e in _alive() if generator and e.owner is self and e.generator == generator), None)
-            if mine is None:
+        caller, present = calling_generator(), entries.get()
+        for mine in present if caller is None else chain(present, _alive()):
+            # A frame that is gone may have had the same id: its entries were left.
+            if mine.owner is self and (caller is None or (mine.generator == id(caller) and not mine.left)):
+                mine.left, mine.void = True, mine.void or mine not in present
+                entries.set(tuple(entry for entry in present if entry is not mine))
+                if error is None and "customer_id" in mine.scope.fields:
+                    _left.set(mine)
                 return
-            mine.void = True
-        mine.left = True
-        if error is None and "customer_id" in mine.scope.fields:
-            _left.set(mine)
 
     def __call__(self, function: _F) -> _F:
         """Bill every call made inside the function: a plain one, a coroutine function or a generator of either kind.
 
         What a plain function returns is part of it where it is a coroutine or a generator.
         """
-        made: Any
-        if inspect.iscoroutinefunction(function):
+        for is_function, _, inside in KINDS:
+            if is_function(function):
+                return cast("_F", wraps(function)(inside(self, function)))
 
-            async def made(*args: Any, **kwargs: Any) -> Any:
-                return await _awaited(self, function(*args, **kwargs))
+        @wraps(function)
+        def made(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                result = function(*args, **kwargs)
+            for _, is_made, inside in KINDS:
+                if is_made(result):
+                    return inside(self, lambda: result)()
+            return result
 
-        elif inspect.isgeneratorfunction(function):
-            made = stepped(lambda: self, function)
-        elif inspect.isasyncgenfunction(function):
-            made = astepped(lambda: self, function)
-        else:
-
-            def made(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    result = function(*args, **kwargs)
-                if inspect.iscoroutine(result):
-                    return _awaited(self, result)
-                if inspect.isgenerator(result):
-                    return stepped(lambda: self, lambda: result)()
-                return astepped(lambda: self, lambda: result)() if inspect.isasyncgen(result) else result
-
-        return cast("_F", wraps(function)(made))
-
-
-async def _awaited(block: billed_to, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    with block:
-        return await coroutine
+        return cast("_F", made)
 
 
 def note_call() -> None:
     """Note that a call is made in the blocks around this point, or that its answer was at hand."""
     for entry in entries.get():
         entry.used = True
-
-
-def warn_of_unused_block(customer_id: str | None, *, streams: bool) -> None:
-    """Warn where a stream for no customer starts that was probably meant for a block, left without any call in it."""
-    left = _left.get()
-    if left is None or left.used:
-        return
-    left.used = True
-    if streams and customer_id is None:
-        warnings.warn(
-            f"A stream starts outside of billed_to({left.scope.fields['customer_id']!r}, …), in which no call was "
-            "made. A chain, an agent or a query engine asks the model when its stream is read, not where it is made: "
-            "read the stream inside the block, or decorate the generator that reads it with @billed_to(…).",
-            stacklevel=2,
-        )
 
 
 def identify(
@@ -239,24 +222,30 @@ def identify(
     call_metadata: Mapping[str, str] | None = None,
     limit: SpendLimit | None = None,
     api_key: Secret | None = None,
+    customer_required: bool | None = None,
+    streams: bool | None = None,
 ) -> BillingContext:
     """Return the identity of a call made now: the model's settings, under the enclosing blocks, under the call's own.
 
     Below all of them lies what a forward token says that is itself the credential. `call_billing` replaces the
     customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
     innermost first: those of the blocks, then `limit`, the model's.
+
+    Args:
+        customer_required: refuse a call that no customer is named for; `False` where `LAVA_REQUIRE_CUSTOMER` wants it.
+        streams: whether a chat streams; a stream for no customer may have been meant for a block that was left.
     """
     scope = _NOWHERE
     if entries.get():
         scope = present_scope()
         note_call()
     if scope is _NOWHERE and billing is None and call_billing is None and _FORKED in entries.get():
-        raise ConfigurationError(
-            "This process was forked inside a billed_to block. Whether the call belongs to that block can't be "
-            "seen, since pools of processes outlive blocks: open billed_to(…) in the process, or give "
-            "billing=Billing(customer_id=…, meter_slug=…) to the model, or billing=Billing() for your own wallet."
-        )
-    token = credential_billing(api_key)
+        raise ConfigurationError(_SAID_NOWHERE)
+    key: Any = os.environ.get("LAVA_FORWARD_TOKEN") if api_key is None else api_key
+    if hasattr(key, "get_secret_value"):
+        key = key.get_secret_value()
+    # What a function gives is asked for anew with each request.
+    token = billing_of_token(key) if isinstance(key, str) else MERCHANT
     if token.disable_billing and "customer_id" in scope.fields:
         # It is the token's own customer whom the token does not charge.
         token = replace(token, disable_billing=None)
@@ -264,13 +253,23 @@ def identify(
     if call_billing is None:
         base = replace(base, **scope.fields) if scope.fields else base
     else:
-        key = scope.fields.get("provider_key") or base.provider_key
-        base = call_billing if key is None or call_billing.provider_key else replace(call_billing, provider_key=key)
+        own_key = scope.fields.get("provider_key") or base.provider_key
+        keeps = own_key is None or call_billing.provider_key
+        base = call_billing if keeps else replace(call_billing, provider_key=own_key)
     merged = {**(metadata or {}), **scope.metadata}
     if call_metadata is not None:
         merged |= check_metadata(call_metadata)
     if len(merged) > 100:
         check_metadata(merged)
+    if customer_required is False:
+        customer_required = "LAVA_REQUIRE_CUSTOMER" in os.environ and requires_customer()
+    if customer_required and base.customer_id is None:
+        raise ConfigurationError(_NO_CUSTOMER)
+    left = _left.get()
+    if streams is not None and left is not None and not left.used:
+        left.used = True
+        if streams and base.customer_id is None:
+            warnings.warn(_UNUSED_BLOCK.format(left.scope.fields["customer_id"]), stacklevel=3)
     limits = scope.limits if limit is None else (*scope.limits, limit)
     return BillingContext(base, merged, tuple(dict.fromkeys(limits)) if limits else ())
 
@@ -278,16 +277,6 @@ def identify(
 def requires_customer() -> bool:
     """Tell whether `LAVA_REQUIRE_CUSTOMER` asks every call of this process to name a customer."""
     return os.environ.get("LAVA_REQUIRE_CUSTOMER", "").lower() not in ("", "0", "false", "no")
-
-
-def check_customer(identity: BillingContext, required: bool = False) -> None:
-    """Refuse a call that no customer is named for, where the model, the client or `LAVA_REQUIRE_CUSTOMER` wants one."""
-    if identity.billing.customer_id is None and (required or requires_customer()):
-        raise ConfigurationError(
-            "No customer is named for this call, and one is required (require_customer=True or "
-            "LAVA_REQUIRE_CUSTOMER=1): make it inside billed_to(customer_id, meter_slug), or give it "
-            "billing=Billing(customer_id=…, meter_slug=…). Nothing was sent."
-        )
 
 
 def carried(
@@ -323,9 +312,3 @@ def carried(
         # A provider key of the token itself stays with the key, and is not written down beside it.
         billing = identity.billing if own else replace(identity.billing, provider_key=None)
     return billing, identity.metadata
-
-
-def carried_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a framework model's fields for pickling; see `carried`."""
-    billing, metadata = carried(*map(fields.get, ("billing", "lava_metadata", "spend_limit", "api_key")))
-    return {**fields, "billing": billing, "lava_metadata": metadata}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -272,36 +272,35 @@ class track_usage:
             listening.set(present.outer or Listening())
 
 
+@dataclass(slots=True)
 class watching:
     """Tell further listeners of the calls that begin in the block, and of the framework's run they belong to.
 
-    Args:
+    Attributes:
         listeners: each is told once of a call, also where it listens by another way.
         run_id: LangChain's run id or LlamaIndex's span id; the outer block's by default.
         inside: blocks to begin the calls in, instead of those around this one.
     """
 
-    __slots__ = ("_inside", "_listeners", "_outer", "_run_id")
-
-    def __init__(
-        self, listeners: Sequence[Listener] = (), run_id: str | None = None, inside: CapturedContext | None = None
-    ) -> None:
-        self._listeners, self._run_id, self._inside = listeners, run_id, inside
+    listeners: Sequence[Listener] = ()
+    run_id: str | None = None
+    inside: CapturedContext | None = None
+    _outer: CapturedContext = field(init=False)
 
     def __enter__(self) -> None:
-        self._outer = outer = (entries.get(), listening.get())
-        blocks, watch = self._inside or outer
-        if self._listeners or self._run_id is not None:
-            joined = tuple(dict.fromkeys((*watch.listeners, *self._listeners)))
-            watch = Listening(joined, watch.run_id if self._run_id is None else self._run_id)
-        if self._inside is not None:
+        self._outer = outer = CapturedContext(entries.get(), listening.get())
+        blocks, watch = self.inside or outer
+        if self.listeners or self.run_id is not None:
+            joined = tuple(dict.fromkeys((*watch.listeners, *self.listeners)))
+            watch = Listening(joined, watch.run_id if self.run_id is None else self.run_id)
+        if self.inside is not None:
             entries.set(blocks)
         listening.set(watch)
 
     def __exit__(self, *failure: object) -> None:
         blocks, watch = self._outer
         # Not else: a generator that is closed meanwhile may have left a block of those around this one.
-        if self._inside is not None:
+        if self.inside is not None:
             entries.set(blocks)
         listening.set(watch)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast
 
 from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_base_url, to_billing
 from lava_mistral.billing.metering import open_call_meter
-from lava_mistral.billing.scope import carried, check_customer, identify, warn_of_unused_block
+from lava_mistral.billing.scope import carried, identify
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
@@ -99,24 +99,24 @@ class ClientBase:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"
 
-    def _identity(self, options: Any) -> BillingContext:
+    def _identity(self, options: Any, *, streams: bool | None = None) -> BillingContext:
         """Take from the options who pays."""
         billing = options.pop("billing", None)
-        identity = identify(
+        return identify(
             self._forwarder.billing,
             self._forwarder.metadata,
             call_billing=None if billing is None else to_billing(billing),
             call_metadata=options.pop("lava_metadata", None),
             limit=self.spend_limit,
             api_key=self._forwarder.api_key,
+            customer_required=self._require_customer,
+            streams=streams,
         )
-        check_customer(identity, self._require_customer)
-        return identity
 
     def _ask(self, messages: Sequence[Message], options: Any, kind: type[_T]) -> Flow[_T]:
         """Get a completion, or a stream whose first delta is there, trying again as the policy allows."""
-        identity, streams, take = self._identity(options), kind is not Completion, options.pop
-        warn_of_unused_block(identity.billing.customer_id, streams=streams)
+        streams, take = kind is not Completion, options.pop
+        identity = self._identity(options, streams=streams)
         model, repair = take("model", DEFAULT_CHAT_MODEL), take("repair_messages", True)
         timeout, gap = take("timeout", None), take("stream_chunk_timeout", None)
         key, on_retry = take("idempotency_key", None), take("on_retry", None)

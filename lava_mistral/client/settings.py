@@ -88,7 +88,7 @@ class LavaSettings(BaseModel):
         return self
 
     def __getstate__(self) -> dict[Any, Any]:
-        from lava_mistral.billing.scope import carried_fields
+        from lava_mistral.billing.scope import carried
 
         state = super().__getstate__()
         # LlamaIndex leaves out what can't be pickled; the copy would call with another key, or have others pay.
@@ -96,7 +96,9 @@ class LavaSettings(BaseModel):
             raise ConfigurationError(
                 f"{lost.pop()}= can't be sent to another process (a function must be a module's own, no lambda)."
             )
-        return {**state, "__dict__": carried_fields(state["__dict__"])}
+        fields = state["__dict__"]
+        billing, metadata = carried(*map(fields.get, ("billing", "lava_metadata", "spend_limit", "api_key")))
+        return {**state, "__dict__": {**fields, "billing": billing, "lava_metadata": metadata}}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -121,14 +122,14 @@ def reset_models() -> None:
     global _catalog
     with _lock:
         _catalog = dict(_SHIPPED)
-        _noticed.clear()
+        notice_status.cache_clear()
 
 
+@lru_cache(maxsize=1024)
 def notice_status(id: str) -> None:
     """Log a warning the first time that a retired or deprecated model is used in this process."""
     model = _catalog.get(id)
-    if model is not None and model.status != "active" and id not in _noticed:
-        _noticed.add(id)
+    if model is not None and model.status != "active":
         _log.warning("%s", model.notice)
 
 
@@ -182,6 +183,5 @@ def _read(content: bytes) -> Iterator[Model]:
 
 _log = logging.getLogger("lava_mistral")
 _lock = ForkSafeLock()
-_noticed: set[str] = set()
 _SHIPPED: Final = {model.id: model for model in _read(Path(__file__).with_name("catalog.json").read_bytes())}
 _catalog: dict[str, Model] = dict(_SHIPPED)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lava_mistral.billing.identity import Billing, Secret
-from lava_mistral.billing.scope import check_customer, identify
+from lava_mistral.billing.scope import identify
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.connections import KEEPALIVE
 from lava_mistral.transport.environment import environment_proxy, ssl_context
@@ -48,8 +48,7 @@ class Forwarding:
                 "the transport itself finds the way to Lava."
             )
         own = self._forwarder
-        identity = identify(own.billing, own.metadata, api_key=own.api_key)
-        check_customer(identity)
+        identity = identify(own.billing, own.metadata, api_key=own.api_key, customer_required=False)
         if identity.limits:
             raise ConfigurationError(
                 "A spend limit can't be kept for requests through a LavaTransport, whose cost is not known beforehand. "

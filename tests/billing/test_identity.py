@@ -483,6 +483,15 @@ class TestBlocksLeftOutOfOrder:
         assert present() is None
         assert context.run(present) is None
 
+    def test_a_generator_that_is_closed_elsewhere_ends_its_own_part_whoever_was_closed_so_before(self) -> None:
+        block, contexts = billed_to("shared", "m"), []
+        for _ in range(200):
+            contexts.append(contextvars.copy_context())
+            held = self.hold(block)
+            contexts[-1].run(next, held)
+            held.close()
+            assert contexts[-1].run(present) is None
+
     def test_exit_stacks_leave_blocks_in_any_order(self) -> None:
         outer, inner = ExitStack(), ExitStack()
         outer.enter_context(billed_to("outer", "m"))
