@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Vectors: TypeAlias = "dict[bytes, NDArray[np.float32]]"
 """Vectors by the digest of their text."""
 
+_GROUP: Final = 2_000  # rows that are encoded at once
 _PART: Final = re.compile(r"part-(\d{12})-(\d{12})\.(?:parquet|json)")
 
 
@@ -125,7 +126,12 @@ class JobFolder:
             fragments = _lance().fragment.write_fragments(table, self.path, mode="create")
             self._replace(self.own / f"{name}.json", json.dumps([each.to_json() for each in fragments]).encode())
         else:
-            self._replace(self.path / f"{name}.parquet", lambda file: pq.write_table(table, file))
+            # Vectors repeat nothing: a dictionary of them is memory and time for nothing.
+            columns = [column for column in table.column_names if column != "vector"]
+            self._replace(
+                self.path / f"{name}.parquet",
+                lambda file: pq.write_table(table, file, row_group_size=_GROUP, use_dictionary=columns),
+            )
         for path in self.own.glob(f"journal-{part.start:012}-*"):
             path.unlink(missing_ok=True)
 

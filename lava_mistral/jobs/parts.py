@@ -169,7 +169,9 @@ class PartEmbedder:
                 reasons[good[error.inputs[0]]] = error.message.replace(f"input {error.inputs[0]} ", "the text ", 1)
         rows = part.table.take(pa.array(good, pa.int64())) if reasons else part.table
         numbers = [part.numbers[place] for place in good] if self.id is None else rows.column(self.id)
-        flat = result.vectors.reshape(-1).astype(self.schema.field("vector").type.value_type.to_pandas_dtype())
+        flat = result.vectors.reshape(-1).astype(
+            self.schema.field("vector").type.value_type.to_pandas_dtype(), copy=False
+        )
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), self._dimension)
         kept = [rows.column(name) for name in self.schema.names[2:]]
         self.folder.write_part(part, pa.table([numbers, vectors, *kept], schema=self.schema), bad)
