@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Unpack, cast
@@ -35,6 +35,7 @@ from llama_index_lava_mistral._redaction import billing_of, observed
 if TYPE_CHECKING:
     from lava_mistral.embedding.drivers import EmbeddingStream
     from lava_mistral.embedding.engine import EmbedOptions
+    from lava_mistral.embedding.prefetch import Prefetch
 
 dispatcher = get_dispatcher(__name__)
 
@@ -189,7 +190,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
 
     def prefetch(
         self, nodes: Iterable[BaseNode], batch_size: int = 64, **options: Unpack[EmbedOptions]
-    ) -> Generator[list[BaseNode], None, None]:
+    ) -> Prefetch[BaseNode]:
         """Embed ahead of a loop that fills an index or a vector store, which gets copies of the nodes with vectors:
 
             for batch in embed_model.prefetch(nodes):
@@ -203,7 +204,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
 
     def aprefetch(
         self, nodes: AsyncIterable[BaseNode] | Iterable[BaseNode], batch_size: int = 64, **options: Unpack[EmbedOptions]
-    ) -> AsyncGenerator[list[BaseNode], None]:
+    ) -> Prefetch[BaseNode]:
         """Do the same as `prefetch` for `async for` and `ainsert_nodes`; the source may be async too."""
         batches = self._open("aprefetch", nodes, _text_of, _embedded, batch_size=batch_size, **options)
         return cast("AsyncGenerator[list[BaseNode], None]", batches)

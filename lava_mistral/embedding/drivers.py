@@ -19,7 +19,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import copy_context
 from queue import SimpleQueue
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint
@@ -31,6 +31,8 @@ from lava_mistral.embedding.run import EmbeddingRun, supervised
 from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source, read_in_thread
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
+
+T = TypeVar("T")
 
 MOST_THREADS: Final = 64  # beyond so many, threads only wait for the interpreter's lock
 TURN: Final = 0.005  # seconds after which other tasks of the event loop have their turn
@@ -222,44 +224,44 @@ class TaskWorkers(Workers):
             await asyncio.sleep(0)
 
 
-class EmbeddingStream(
-    Iterator[tuple[int, Any]],
-    AsyncIterator[tuple[int, Any]],
-    AbstractContextManager["EmbeddingStream"],
-    AbstractAsyncContextManager["EmbeddingStream"],
-):
-    """Vectors as they get ready: iterate for `(index, vector)`, with `async for` where an async method made it.
+class Stream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], AbstractAsyncContextManager[Any]):
+    """What becomes ready: iterate with `for`, or with `async for` where an async method made it.
 
     The end, leaving it as a context manager, and `close()` or `aclose()` stop its threads or tasks. A request in flight
     ends in the background of sync code and is cancelled in async code.
     """
 
-    def __init__(self, run: EmbeddingRun, workers: ThreadWorkers | TaskWorkers, vectors: Any) -> None:
-        self._run = run
-        self._workers = workers
-        self._vectors = vectors
+    def __init__(self, source: Any) -> None:
+        self._source = source
 
-    def __next__(self) -> tuple[int, Any]:
-        pair: tuple[int, Any] = next(self._vectors)
-        return pair
+    def __next__(self) -> T:
+        return cast("T", next(self._source))
 
-    async def __anext__(self) -> tuple[int, Any]:
-        pair: tuple[int, Any] = await anext(self._vectors)
-        return pair
+    async def __anext__(self) -> T:
+        return cast("T", await anext(self._source))
 
     def close(self) -> None:
         """Give up: begin nothing new."""
-        self._vectors.close()
+        self._source.close()
 
     async def aclose(self) -> None:
         """Give up: cancel the requests in flight."""
-        await self._vectors.aclose()
+        await self._source.aclose()
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
+
+
+class EmbeddingStream(Stream[tuple[int, Any]]):
+    """Vectors as they get ready, with the index of their text."""
+
+    def __init__(self, run: EmbeddingRun, workers: ThreadWorkers | TaskWorkers, vectors: Any) -> None:
+        super().__init__(vectors)
+        self._run = run
+        self._workers = workers
 
     @property
     def usage(self) -> EmbeddingUsage:

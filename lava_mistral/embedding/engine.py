@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias, TypedDict, TypeVar, Unpack, get_args
 
@@ -126,13 +127,13 @@ class EmbeddingEngine:
         self.on_empty = on_empty
         self._output_dtype = output_dtype
         self._limiters: dict[int, ConcurrencyLimiter] = {}
-        self._windows: list[dict[str, Any]] = []
+        self._prefetches: list[weakref.ref[Prefetch[Any]]] = []
 
     def __repr__(self) -> str:
         return f"EmbeddingEngine(model={self.model!r}, max_concurrency={self.max_concurrency})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_limiters": {}, "_windows": []}
+        return vars(self) | {"_limiters": {}, "_prefetches": []}
 
     @property
     def limiter(self) -> ConcurrencyLimiter:
@@ -214,7 +215,7 @@ class EmbeddingEngine:
         *,
         batch_size: int,
         **options: Unpack[EmbedOptions],
-    ) -> Generator[list[U], None, None]:
+    ) -> Prefetch[U]:
         """Embed ahead of a loop, which gets batches of items; while its body runs, further requests are in flight.
 
         Until the body ends, `embed` and `aembed` of this engine know the vectors of the batch's texts. Errors are
@@ -225,8 +226,7 @@ class EmbeddingEngine:
             text_of: gives the text of an item.
             embedded: makes what the loop gets of an item and its vector.
         """
-        ahead = Prefetch(items, text_of, embedded, batch_size, self._windows)
-        return ahead.batches(self.embed_iter(ahead.texts(), **options))  # type: ignore[arg-type]
+        return self._ahead(Prefetch(partial(self.embed_iter, **options), items, text_of, embedded, batch_size))
 
     def aprefetch(
         self,
@@ -236,10 +236,13 @@ class EmbeddingEngine:
         *,
         batch_size: int,
         **options: Unpack[EmbedOptions],
-    ) -> AsyncGenerator[list[U], None]:
+    ) -> Prefetch[U]:
         """Do the same as `prefetch` for `async for`; the source may be async too."""
-        ahead = Prefetch(items, text_of, embedded, batch_size, self._windows)
-        return ahead.abatches(self.aembed_iter(ahead.texts(), **options))
+        return self._ahead(Prefetch(partial(self.aembed_iter, **options), items, text_of, embedded, batch_size))
+
+    def _ahead(self, prefetch: Prefetch[U]) -> Prefetch[U]:
+        self._prefetches.append(weakref.ref(prefetch, self._prefetches.remove))
+        return prefetch
 
     def _threads(self, options: EmbedOptions) -> ThreadWorkers:
         return ThreadWorkers(*self._sender(self.client, "client", options))
@@ -273,8 +276,9 @@ class EmbeddingEngine:
                 "100,000 vectors of 1,024 numbers: use as_numpy=True, or embed_iter, which holds few at once.",
                 stacklevel=3,
             )
-        for window in tuple(self._windows):
-            options["resume_from"] = known_vectors(texts, window, options.get("resume_from"))
+        for reference in tuple(self._prefetches):
+            if (prefetch := reference()) is not None and prefetch.window:
+                options["resume_from"] = known_vectors(texts, prefetch.window, options.get("resume_from"))
         return self._job(EmbedJob, texts, options)
 
     def _job(self, kind: Callable[..., R], texts: object, options: EmbedOptions) -> R:
