@@ -200,14 +200,14 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
         handed on. All that is given is embedded, so leave out what the store has. There are no events and no cache.
         """
         batches = self._open("prefetch", nodes, _text_of, _embedded, batch_size=batch_size, **options)
-        return cast("Generator[list[BaseNode], None, None]", batches)
+        return cast("Prefetch[BaseNode]", batches)
 
     def aprefetch(
         self, nodes: AsyncIterable[BaseNode] | Iterable[BaseNode], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> Prefetch[BaseNode]:
         """Do the same as `prefetch` for `async for` and `ainsert_nodes`; the source may be async too."""
         batches = self._open("aprefetch", nodes, _text_of, _embedded, batch_size=batch_size, **options)
-        return cast("AsyncGenerator[list[BaseNode], None]", batches)
+        return cast("Prefetch[BaseNode]", batches)
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give the nodes their vectors. A pipeline gives each of its steps the arguments of all."""
