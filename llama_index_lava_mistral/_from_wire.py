@@ -38,6 +38,8 @@ class StreamedResponses:
         self._facts = _facts(stream, with_headers)
         # The stream's own turn runs ahead of the deltas that it hands on.
         self._turn = Turn()
+        # All that came, as long as it is text.
+        self._text: str | None = ""
         self._usage: Usage | None = None
 
     def take(self, delta: Delta) -> llama.ChatResponse | None:
@@ -46,6 +48,7 @@ class StreamedResponses:
             return None
         delta = delta if delta.index == 0 else Delta(0, usage=delta.usage)
         self._turn.add(delta)
+        self._text = None if self._text is None or delta.parts or delta.tool_calls else self._text + delta.text
         self._usage = delta.usage or self._usage
         return self._response(delta, self._turn.finish_reason)
 
@@ -75,7 +78,9 @@ class StreamedResponses:
         if delta.thinking:
             facts["thinking_delta"] = delta.thinking
         told: Any = {"delta": delta.text, "raw": raw, "logprobs": _logprobs(delta.logprobs), "additional_kwargs": facts}
-        return llama.ChatResponse(message=from_turn(self._turn), **told)
+        text = self._text
+        message = from_turn(self._turn) if text is None else _message([llama.TextBlock(text=text)], {})
+        return llama.ChatResponse(message=message, **told)
 
 
 def _facts(answer: Completion | StreamReader, with_headers: bool) -> dict[str, Any]:
@@ -163,6 +168,10 @@ def from_turn(turn: Turn) -> llama.ChatMessage:
         blocks.append(llama.ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments))
     if turn.tool_calls:
         kwargs["tool_calls"] = call_parts(turn.tool_calls)
+    return _message(blocks, kwargs)
+
+
+def _message(blocks: list[llama.ContentBlock], kwargs: dict[str, Any]) -> llama.ChatMessage:
     # A copy of a validated message: the blocks are valid, and to look at them again costs a chunk a seventh.
     message = object.__new__(llama.ChatMessage)
     _set(message, "__dict__", {**_MESSAGE.__dict__, "blocks": blocks, "additional_kwargs": kwargs})
