@@ -108,6 +108,7 @@ def _examine(model: str, spend: bool) -> Iterator[Finding]:
     if spend:
         checks["embedding"] = _embedding
     failed: set[str] = set()
+    found: list[tuple[Outcome, str, str]]
     for name, check in checks.items():
         try:
             missing = sorted(failed & _FOR_CALLS) if name in ("credential", "wallet", "embedding") else ()
