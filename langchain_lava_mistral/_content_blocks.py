@@ -22,7 +22,10 @@ def translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
 
     Fragments of tool calls stay fragments until the answer is whole: as calls, split arguments would be lost.
     """
-    calls = map(dict, message.tool_calls) if message.chunk_position == "last" else _fragments(message)
+    calls: list[dict[str, Any]] = [dict(call) for call in message.tool_calls]
+    if message.chunk_position != "last":
+        calls = [{**call, "type": "tool_call_chunk"} for call in message.tool_call_chunks]
+        calls = [{key: call[key] for key in call if key != "index" or call[key] is not None} for call in calls]
     return cast("list[ContentBlock]", [*_content(message.content), *calls])
 
 
@@ -36,7 +39,10 @@ def _content(content: str | list[Any]) -> list[dict[str, Any]]:
             continue
         match part.get("type"):
             case "thinking":
-                blocks.append(_reasoning(part))
+                texts = (item["text"] for item in part["thinking"] if item.get("type") == "text")
+                blocks.append({"type": "reasoning", "reasoning": "".join(texts), **_index(part)})
+                if part.get("signature"):
+                    blocks[-1]["extras"] = {"signature": part["signature"]}
             case "reference" | "tool_reference":
                 if not blocks or blocks[-1]["type"] != "text":
                     blocks.append({"type": "text", "text": "", **_index(part)})
@@ -57,21 +63,8 @@ def _index(part: dict[str, Any]) -> dict[str, Any]:
     return {"index": part["index"].replace("lc_ref_", "lc_txt_")} if "index" in part else {}
 
 
-def _reasoning(part: dict[str, Any]) -> dict[str, Any]:
-    texts = (item["text"] for item in part["thinking"] if item.get("type") == "text")
-    block: dict[str, Any] = {"type": "reasoning", "reasoning": "".join(texts), **_index(part)}
-    if part.get("signature"):
-        block["extras"] = {"signature": part["signature"]}
-    return block
-
-
 def _citation(part: dict[str, Any]) -> dict[str, Any]:
     shown = {key: part[key] for key in ("url", "title") if part.get(key)}
     skipped = ("type", "index", "url", "title")
     extras = {key: value for key, value in part.items() if key not in skipped and value is not None}
     return {"type": "citation", **shown, "extras": extras}
-
-
-def _fragments(message: AIMessageChunk) -> list[dict[str, Any]]:
-    fragments = [{**chunk, "type": "tool_call_chunk"} for chunk in message.tool_call_chunks]
-    return [{key: value for key, value in each.items() if key != "index" or value is not None} for each in fragments]

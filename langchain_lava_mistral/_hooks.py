@@ -18,11 +18,10 @@ from langchain_lava_mistral._content_blocks import PROVIDER
 from langchain_lava_mistral._settings import CHAT_SYNONYMS, KNOWN, OUTSIDE, SHOWN, LavaSettings, named
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools
-from langchain_lava_mistral.errors import to_langchain, translated
+from langchain_lava_mistral.errors import ConfigurationError, translated
 from lava_mistral.billing.identity import to_billing
 from lava_mistral.billing.scope import identify, note_call
 from lava_mistral.client.settings import ChatParameters
-from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.tokenizers import token_ids
@@ -114,8 +113,8 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
 
     def _resolve_model_profile(self) -> ModelProfile:
         facts = get_model(self.model)
-        tools, reasoning = facts.can("tools"), facts.can("reasoning")
-        vision, documents = facts.can("vision"), facts.can("documents")
+        vision, documents, reasoning = facts.can("vision"), facts.can("documents"), facts.can("reasoning")
+        dated = facts.release_date is not None and facts.last_updated is not None
         profile: dict[str, Any] = {
             "name": facts.id,
             # Prompt and answer share the window; Mistral names no other limit.
@@ -124,22 +123,21 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
             **dict.fromkeys(("video_inputs", "image_outputs", "audio_outputs", "video_outputs"), False),
             **dict.fromkeys(("image_inputs", "image_url_inputs", "image_tool_message"), vision),
             **dict.fromkeys(("pdf_inputs", "pdf_tool_message"), documents),
-            **dict.fromkeys(("tool_calling", "tool_choice", "tool_call_streaming"), tools),
+            **dict.fromkeys(("tool_calling", "tool_choice", "tool_call_streaming"), facts.can("tools")),
             "audio_inputs": facts.can("audio"),
             "attachment": vision or documents,
             "reasoning_output": reasoning,
             "structured_output": facts.can("structured_output"),
-        }
-        if facts.known:
-            profile["status"] = facts.status
-        if facts.release_date is not None and facts.last_updated is not None:
-            profile["release_date"], profile["last_updated"] = str(facts.release_date), str(facts.last_updated)
-            profile["open_weights"] = facts.open_weights
-        if reasoning and not facts.id.startswith("magistral"):
+            "status": facts.status if facts.known else None,
+            "release_date": str(facts.release_date) if dated else None,
+            "last_updated": str(facts.last_updated) if dated else None,
+            "open_weights": facts.open_weights if dated else None,
             # Magistral always thinks.
-            profile["reasoning_effort_levels"] = ["none", "high"]
+            "reasoning_effort_levels": ["none", "high"] if reasoning and not facts.id.startswith("magistral") else None,
+        }
         # Older releases of LangChain warn of keys that they do not know.
-        return cast("ModelProfile", {key: profile[key] for key in profile if key in ModelProfile.__annotations__})
+        known = ModelProfile.__annotations__
+        return cast("ModelProfile", {key: profile[key] for key in profile if key in known and profile[key] is not None})
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
         outputs = [output for output in llm_outputs if output]
@@ -169,11 +167,9 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
         own = self.custom_get_token_ids
         ids = token_ids(text, self.model) if own is None else own(text)
         if ids is None:
-            raise to_langchain(
-                ConfigurationError(
-                    f"The vocabulary of {self.model!r} is not at hand. "
-                    'It may come with pip install "lava-mistral[tokenizer]"; get_num_tokens() works without it.'
-                )
+            raise ConfigurationError(
+                f"The vocabulary of {self.model!r} is not at hand. "
+                'It may come with pip install "lava-mistral[tokenizer]"; get_num_tokens() works without it.'
             )
         return ids
 

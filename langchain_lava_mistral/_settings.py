@@ -63,14 +63,11 @@ class LavaSettings(settings.LavaSettings):
         return {**given, "model_kwargs": extra}
 
 
-# Arguments of a call that say how it is made; they are no part of the request's body.
-_SETTINGS = (
-    *("billing", "lava_metadata", "trace_metadata", *settings.OF_CALLS),
-    *("repair_messages", "include_response_headers"),
-)
-# Arguments of LangChain's own, which reach the model on some ways, and the run.
-_FRAMEWORK = ("stream", "streaming", "ls_structured_output_format", "structured_output_format", "_run")
-OUTSIDE = frozenset((*_SETTINGS, *_FRAMEWORK))
+# Arguments of a call that say how it is made, and LangChain's own: no parts of the request's body.
+OUTSIDE = settings.OF_CALLS | {
+    *("billing", "lava_metadata", "trace_metadata", "repair_messages", "include_response_headers"),
+    *("stream", "streaming", "ls_structured_output_format", "structured_output_format", "_run"),
+}
 SHOWN = frozenset((*WIRE_NAMES, *WIRE_NAMES.values(), "model", "messages", "tools"))
 """What a call understands as parts of the request's body, without synonyms."""
 KNOWN = SHOWN | OUTSIDE

@@ -133,13 +133,13 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
         All that is given is embedded, so leave out what the store has. For the options see `embed_documents`; with
         `resume_from`, what had been handed on is passed over. Errors are raised when all before them was handed on.
         """
-        return VectorStream(self._begun("prefetch", documents, _text_of, _first, batch_size=batch_size, **options))
+        return VectorStream(self._begun("prefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options))
 
     def aprefetch(
         self, documents: AsyncIterable[D] | Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> VectorStream[list[D]]:
         """Do the same as `prefetch` for `async for` and `aadd_documents`; the source may be async too."""
-        return VectorStream(self._begun("aprefetch", documents, _text_of, _first, batch_size=batch_size, **options))
+        return VectorStream(self._begun("aprefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options))
 
     def _begun(self, way: str, *given: Any, **options: Any) -> Any:
         """Begin a call of the engine, counted for the handlers around it."""
@@ -149,12 +149,8 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
             return getattr(self._present(), way)(*given, **{"show_progress": self.show_progress_bar, **options})
 
 
-def _text_of(document: Document | str) -> str:
-    return document if isinstance(document, str) else document.page_content
-
-
-def _first(document: D, vector: object) -> D:
-    return document
+# The text of a document, and what becomes of it and its vector.
+_OF_DOCUMENTS: Any = (lambda each: each if isinstance(each, str) else each.page_content, lambda each, vector: each)
 
 
 class VectorStream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], AbstractAsyncContextManager[Any]):
