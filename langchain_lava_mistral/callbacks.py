@@ -30,10 +30,7 @@ class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
     It counts every paid request of this package's models that runs under it, once: failed tries that were charged and
     streams that were left early too, and nothing for an answer from LangChain's cache. Embeddings have no callbacks of
     their own; they are counted inside a chain, a tool or a retriever that has the handler. For those that are called
-    alone there is `get_lava_usage_callback`.
-
-    Args:
-        totals: what to count in, see `LavaMistral.reconcile`; by default a new `UsageTotals`. Handlers may share one.
+    alone there is `get_lava_usage_callback`. Handlers may share the `totals` that they count in.
     """
 
     # In the caller's own context, so that what a retriever embeds is found to be its own.
@@ -137,13 +134,11 @@ class CallRun:
         from tenacity import RetryAction, RetryCallState, Retrying
 
         failure = to_langchain(error)
-        state = RetryCallState(Retrying(), None, (), {})
-        state.attempt_number = tries
-        state.set_exception((type(failure), failure, failure.__traceback__))
-        state.upcoming_sleep = wait
-        state.next_action = RetryAction(wait)
         self._slept += wait
-        state.idle_for = self._slept
+        state = RetryCallState(Retrying(), None, (), {})
+        state.attempt_number, state.idle_for = tries, self._slept
+        state.upcoming_sleep, state.next_action = wait, RetryAction(wait)
+        state.set_exception((type(failure), failure, failure.__traceback__))
         told = self.manager.on_retry(state)
         if told is not None:
             self.tasks.append(asyncio.ensure_future(told))
@@ -152,15 +147,12 @@ class CallRun:
 def counted_embedding() -> watching:
     """Return the block for the beginning of an embedding call: the handlers around it are told what it costs."""
     retrievers = _open()
-    handlers: list[Any] = [handler for handler, _ in retrievers]
     run_id = retrievers[-1][1] if retrievers else None
-    callbacks = (var_child_runnable_config.get() or {}).get("callbacks")
+    callbacks: Any = (var_child_runnable_config.get() or {}).get("callbacks") or ()
     if isinstance(callbacks, BaseCallbackManager):
-        handlers += callbacks.handlers
         run_id = run_id or callbacks.parent_run_id
-    else:
-        handlers += callbacks or ()
-    return watching(_totals(handlers), None if run_id is None else str(run_id))
+        callbacks = callbacks.handlers
+    return watching(_totals([*(handler for handler, _ in retrievers), *callbacks]), str(run_id) if run_id else None)
 
 
 def traced(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from hashlib import sha256
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -27,9 +27,6 @@ from langchain_lava_mistral.errors import translated
 from lava_mistral.client.models import ClientsOwner
 from lava_mistral.client.settings import WIRE_NAMES
 from lava_mistral.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
 _IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 
@@ -55,21 +52,15 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         billing: who pays. It is not serialized.
         lava_metadata: text pairs that Lava stores with each request (`metadata` is LangChain's, for traces).
         trace_metadata: add LangChain's run id to them, as `langchain_run_id`: from Lava's dashboard to the trace.
-        require_customer: refuse a call that no customer is named for, before it is sent.
         spend_limit: USD that all calls of this model object may cost together, or a `SpendLimit` to share. A call that
             could pass it is refused before it is sent (`SpendLimitError`). It is not serialized.
         n: how many answers; `generate` gives them all. More than one is not streamed.
         tool_choice, response_format: in any form that `bind_tools` and `with_structured_output` take.
-        prediction: the expected answer, as text or in Mistral's form.
         prompt_cache_key: groups prompts for Mistral's cache; `"auto"` takes LangGraph's `thread_id`, else the system
             prompt and the tools: agents then pay a tenth for what they send again.
-        mistral_metadata: Mistral's own `metadata`. What is not explained here is as in its API.
         model_kwargs: further fields of the request's body.
         streaming: `True` streams under `invoke` too; `False` never streams.
-        timeout: seconds for an answer, or for a stream to begin; `None` for no limit.
-        max_retries: how often a call is tried again after 408, 429, 5xx, connection errors and timeouts. Nothing is
-            tried again once a stream's first chunk is there.
-        stream_chunk_timeout: seconds between two chunks of a stream; `None` for no limit.
+        timeout, max_retries, stream_chunk_timeout, require_customer: as of `LavaMistral`.
         http_client, http_async_client: clients of `httpx` or `httpx2` to send with; they stay yours to close.
         repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
         include_response_headers: put the answer's headers into `response_metadata`.
@@ -87,14 +78,8 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         return several or off or asked.get("streaming", self.streaming) is False or not kwargs.get("stream", True)
 
     def _request(
-        self,
-        messages: Sequence[BaseMessage],
-        stop: list[str] | None,
-        kwargs: Mapping[str, Any],
-        run: CallRun,
-        *,
-        stream: bool = False,
-    ) -> tuple[tuple[LavaMistral, AsyncLavaMistral], dict[str, Any], bool]:
+        self, messages: Sequence[BaseMessage], stop: Any, kwargs: Mapping[str, Any], run: CallRun, stream: bool = False
+    ) -> tuple[Any, dict[str, Any], bool]:
         """Return a call's clients, the arguments of their `chat` or `stream`, and whether to show the headers."""
         if not KNOWN.issuperset(kwargs):
             check_names(kwargs)
@@ -113,11 +98,13 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             # Without a thread the core derives one from the beginning of the conversation.
             arguments["prompt_cache_key"] = sha256(str(thread).encode()).hexdigest()[:32]
         metadata = said("lava_metadata")
-        arguments["lava_metadata"] = traced(metadata) if said("trace_metadata", self.trace_metadata) else metadata
-        arguments["billing"] = said("billing")
-        arguments["repair_messages"] = said("repair_messages", self.repair_messages)
-        arguments["messages"] = to_wire(messages)
-        arguments["on_retry"] = run.on_retry
+        arguments |= {
+            "lava_metadata": traced(metadata) if said("trace_metadata", self.trace_metadata) else metadata,
+            "billing": said("billing"),
+            "repair_messages": said("repair_messages", self.repair_messages),
+            "messages": to_wire(messages),
+            "on_retry": run.on_retry,
+        }
         return self._present(kwargs), arguments, said("include_response_headers", self.include_response_headers)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
@@ -209,8 +196,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
     def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
         held: CallRun = kwargs.get(RUN) or CallRun()
         run = CallRun(kwargs.get("run_manager") or held.manager, held.captured, held.config)
-        streams = {"stream": True} if kwargs.get("streaming") else {}
-        return {**kwargs, **streams, RUN: run}
+        return {**kwargs, **({"stream": True} if kwargs.get("streaming") else {}), RUN: run}
 
     def bind(self, **kwargs: Any) -> Any:
         """Return the model with arguments for all its calls; a misspelt one or a key is refused."""
@@ -262,9 +248,8 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             schema: a pydantic class, `TypedDict`, JSON Schema, function, tool in any form that `bind_tools` takes,
                 `{"name": …, "schema": …}` or a json_schema response format; an `Enum`, `list[…]`, union or another type
                 that pydantic knows. `None` for any JSON (method `json_mode`).
-            method: `json_schema` (Mistral enforces the schema), `function_calling`, or `json_mode` (the prompt says
-                what the JSON shall hold, and holds the word JSON). By default `json_schema` where the model is known to
-                have it, else `function_calling`.
+            method: `json_schema` (Mistral enforces the schema; the default where the model is known to have it),
+                `function_calling`, or `json_mode` (the prompt says what the JSON shall hold, and holds the word JSON).
             include_raw: give `{"raw": message, "parsed": …, "parsing_error": …}` and raise no parsing error.
             strict: whether the answer must follow the schema to the letter: by default what the schema says, else true
                 for `json_schema` and unsaid for `function_calling`.
@@ -278,9 +263,8 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             method = "json_mode" if schema is None else "json_schema" if enforces else "function_calling"
         if schema is None and method != "json_mode":
             raise ValueError(f"with_structured_output needs a schema for the method {method!r}.")
-        tool = None
         with translated():
-            form, model_class, wrapped = as_object(schema)
+            tool, (form, model_class, wrapped) = None, as_object(schema)
             # LangChain can't convert each schema for its traces that this package can.
             shown = answer_function(form) if form is not None else None
             about = {"description": shown["description"]} if shown and shown.get("description") else {}

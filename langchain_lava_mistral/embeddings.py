@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, Unpack, cast
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from lava_mistral.embedding.engine import EmbedOptions
     from lava_mistral.embedding.results import EmbeddingUsage, PartialEmbedding
 
+_SYNONYMS = {"max_concurrent_requests": "max_concurrency", "output_dimension": "dimensions"}
 T = TypeVar("T")
 D = TypeVar("D", bound="Document | str")
+Source: TypeAlias = AsyncIterable[T] | Iterable[T]
 
 
 class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
@@ -38,13 +40,11 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
         trace_metadata: add the id of the LangChain run that a call is part of to the metadata, as `langchain_run_id`.
         spend_limit: as for `ChatLavaMistral`, like all that is not here; each request is held against it.
         dimensions: length of the vectors, for models that can shorten them.
-        output_dtype: how their numbers are rounded, for models that can: `"int8"`, `"uint8"`, or `"binary"` and
-            `"ubinary"`, which put eight dimensions into a number.
+        output_dtype: how their numbers are rounded, for models that can; `"binary"` and `"ubinary"` put eight
+            dimensions into a number.
         on_empty: what becomes of an empty text: `"raise"`, `"skip"` (a vector of zeros) or `"placeholder"` (a full stop
             is embedded).
-        max_concurrency: requests in flight at most.
-        max_retries: how often a failed request is repeated.
-        timeout: seconds for one request; `None` for no limit.
+        max_concurrency: requests in flight at most. `max_retries` and `timeout` are those of each request.
 
     Raises:
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).
@@ -60,11 +60,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
 
     model_config = ConfigDict(extra="forbid")
 
-    _synonyms: ClassVar[Mapping[str, str]] = {
-        **SYNONYMS,
-        "max_concurrent_requests": "max_concurrency",
-        "output_dimension": "dimensions",
-    }
+    _synonyms: ClassVar[Mapping[str, str]] = SYNONYMS | _SYNONYMS
 
     def embed_documents(self, texts: list[str], **options: Unpack[EmbedOptions]) -> list[list[float]]:
         """Return the vectors of the texts, in their order.
@@ -111,11 +107,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
         return VectorStream(self._begun("embed_iter", texts, read_in_thread=read_in_thread, **options))
 
     def aembed_iter(
-        self,
-        texts: AsyncIterable[str] | Iterable[str],
-        *,
-        read_in_thread: bool = False,
-        **options: Unpack[EmbedOptions],
+        self, texts: Source[str], *, read_in_thread: bool = False, **options: Unpack[EmbedOptions]
     ) -> VectorStream[tuple[int, Any]]:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
         return VectorStream(self._begun("aembed_iter", texts, read_in_thread=read_in_thread, **options))
@@ -136,7 +128,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
         return VectorStream(self._begun("prefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options))
 
     def aprefetch(
-        self, documents: AsyncIterable[D] | Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
+        self, documents: Source[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
     ) -> VectorStream[list[D]]:
         """Do the same as `prefetch` for `async for` and `aadd_documents`; the source may be async too."""
         return VectorStream(self._begun("aprefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options))

@@ -69,18 +69,13 @@ class StreamInterruptedError(_Both, core.StreamInterruptedError, langchain.Model
 class StreamStalledError(StreamInterruptedError, APITimeoutError, core.StreamStalledError): ...
 
 
-_PAIRS: dict[type[LavaError], type[_Both]] = {
-    getattr(core, kind.__name__): kind
-    for kind in [*globals().values()]
-    if isinstance(kind, type) and issubclass(kind, _Both) and kind is not _Both
-}
-
-
 def to_langchain(error: LavaError) -> LavaError:
     """Return the same error as one that LangChain knows too."""
     if isinstance(error, langchain.ModelError):
         return error
-    kind = next(_PAIRS[base] for base in (*type(error).__mro__, core.ServerError) if base in _PAIRS)
+    # The classes of a pair have the same name.
+    known = (globals().get(base.__name__) for base in (*type(error).__mro__, core.ServerError))
+    kind = next(each for each in known if isinstance(each, type) and issubclass(each, _Both))
     translated = kind(error.message, **error.fields(), response=error.response)
     translated.__cause__ = error.__cause__
     return translated
