@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lava_mistral.billing.identity import Billing, Secret
 from lava_mistral.billing.spend_limit import Amount, SpendLimit
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.decoding import native_dimensions
 from lava_mistral.embedding.engine import EmbeddingEngine
+from lava_mistral.embedding.results import EmbeddingResult
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError
 from lava_mistral.jobs.inputs import Slice
-from lava_mistral.jobs.parts import Done, PartEmbedder, price
+from lava_mistral.jobs.parts import Done, PartEmbedder, embed_good, price
 from lava_mistral.mistral.defaults import (
     DEFAULT_EMBEDDING_MODEL,
     DEFAULT_EMBEDDING_RETRIES,
@@ -26,10 +27,6 @@ from lava_mistral.mistral.defaults import (
     DEFAULT_TIMEOUT,
 )
 from lava_mistral.pricing.estimate import most_of_embedding
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 class EmbedTexts:
@@ -94,6 +91,7 @@ class EmbedTexts:
                 shows how it begins.
             LavaError: a request failed for good.
         """
+        import numpy as np
         import pyarrow as pa
 
         if hasattr(batch, "column_names"):
@@ -114,36 +112,34 @@ class EmbedTexts:
                     "the errors: error_column=…, or drop that one before."
                 )
         texts: list[Any] = table.column(self.column).to_pylist()
-        vectors, reasons = self._vectors(texts)
-        flat = pa.array(vectors.reshape(-1).astype(self._type))
-        bad = pa.array([reason is not None for reason in reasons], pa.bool_())
+        reasons: dict[int, str] = {}
+        try:
+            if self._error_column is None:
+                good, result = list(range(len(texts))), self._embed(texts)
+            else:
+                good, result = embed_good(self.engine, texts, reasons, self._embed)
+        except InvalidRequestError as error:
+            if len(error.inputs) == 1:
+                # Its place in a batch means little in a job.
+                error.message += f"; it is {texts[error.inputs[0]]!r:.80}"
+            raise
+        vectors = np.zeros((len(texts), self._length), self._type)
+        if good:
+            vectors[good] = result.vectors
+        flat, bad = pa.array(vectors.reshape(-1)), pa.array([at in reasons for at in range(len(texts))], pa.bool_())
         table = table.append_column(self.into, pa.FixedSizeListArray.from_arrays(flat, self._length, mask=bad))
         if self._error_column is not None:
-            table = table.append_column(self._error_column, pa.array(reasons, pa.string()))
+            why = pa.array(map(reasons.get, range(len(texts))), pa.string())
+            table = table.append_column(self._error_column, why)
         return table
 
-    def _vectors(self, texts: list[Any]) -> tuple[NDArray[np.float32], list[str | None]]:
-        """Return the vectors of texts, those of bad ones of zeros, and the reasons for these."""
-        import numpy as np
-
-        vectors = np.zeros((len(texts), self._length), np.float32)
-        reasons: list[str | None] = [None] * len(texts)
-        while places := [place for place, reason in enumerate(reasons) if reason is None]:
-            try:
-                vectors[places] = self.engine.embed([texts[place] for place in places], as_numpy=True).vectors
-                break
-            except LavaError as error:
-                # Ray sends the error to the driver; the vectors that were there would go with it.
-                error.partial = None
-                if len(error.inputs) != 1:
-                    raise
-                [index] = error.inputs
-                if self._error_column is None or not isinstance(error, InvalidRequestError):
-                    # Its place in a batch means little in a job.
-                    error.message += f"; it is {texts[places[index]]!r:.80}"
-                    raise
-                reasons[places[index]] = error.message.replace(f"input {index} ", "the text ", 1)
-        return vectors, reasons
+    def _embed(self, texts: list[str]) -> EmbeddingResult:
+        try:
+            return self.engine.embed(texts, as_numpy=True)
+        except LavaError as error:
+            # Ray sends the error to the driver; the vectors that were there would go with it.
+            error.partial = None
+            raise
 
 
 class RayExecutor:

@@ -19,12 +19,7 @@ from lava_mistral.embedding.jobs import EmbedJob, StreamJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.prefetch import Prefetch
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter
-from lava_mistral.embedding.results import (
-    EmbeddingResult,
-    OnProgress,
-    PartialEmbedding,
-    known_vectors,
-)
+from lava_mistral.embedding.results import EmbeddingResult, OnProgress, PartialEmbedding, known_vectors
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.pricing.catalog import notice_status

@@ -12,7 +12,7 @@ from decimal import Decimal
 from itertools import islice
 from math import inf
 from queue import SimpleQueue
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -21,13 +21,7 @@ from lava_mistral.billing.spend_limit import SpendLimit
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.engine import EmbeddingEngine
-from lava_mistral.embedding.results import (
-    EmbeddingProgress,
-    EmbeddingResult,
-    PartialEmbedding,
-    digest,
-    partial_of,
-)
+from lava_mistral.embedding.results import EmbeddingProgress, EmbeddingResult, PartialEmbedding, digest, partial_of
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.jobs.folder import JobFolder
 from lava_mistral.jobs.inputs import BadRow, Slice
@@ -75,10 +69,6 @@ class _Sender:
         end = time.monotonic() + seconds
         while self._in_flight and time.monotonic() < end:
             time.sleep(0.01)
-
-
-Tell: TypeAlias = Callable[[Done], object]
-"""Told after each answer what has been done of a part."""
 
 
 @dataclass
@@ -137,15 +127,20 @@ class PartEmbedder:
             for thread in threads:
                 thread.join(_GRACE)
 
-    def embed_part(self, part: Slice, engine: EmbeddingEngine, limit: SpendLimit | None, tell: Tell) -> Done:
-        """Write the part of one slice; for the errors see `embed`."""
+    def embed_part(
+        self, part: Slice, engine: EmbeddingEngine, limit: SpendLimit | None, tell: Callable[[Done], object]
+    ) -> Done:
+        """Write the part of one slice, and tell after each answer what has been done; for the errors see `embed`."""
         _part.set(part.start)
         texts = part.table.column(self.text).to_pylist()
         ids = part.table.column(self.id).to_pylist() if self.id is not None else part.numbers
-        reasons = {place: reason for place, text in enumerate(texts) if (reason := _reason(text, engine)) is not None}
+        reasons = {place: "the text is null" for place, text in enumerate(texts) if text is None}
+        reasons |= {at: "the text is white space alone" for at, text in enumerate(texts) if text and text.isspace()}
         reasons |= {place: "the id is null" for place, id in enumerate(ids) if id is None}
-        tokens = 0
-        while True:
+        bad, tokens = part.bad, 0
+
+        def embed(good: list[str]) -> EmbeddingResult:
+            nonlocal bad, tokens
             bad = part.bad + [
                 BadRow(part.numbers[place], reason, (texts[place] or "")[:200], ids[place] if self.id else None)
                 for place, reason in sorted(reasons.items())
@@ -155,45 +150,31 @@ class PartEmbedder:
                     f"row {bad[0].row} can't be embedded: {bad[0].reason}",
                     advice="Correct the row in a new job, or let the job reject such rows.",
                 )
-            good = [place for place in range(len(texts)) if place not in reasons]
-            given = [texts[place] for place in good]
+            before = Done(len(bad), len(bad), tokens)
+            known = self.folder.recorded(part.start)
+            digests = {at: key for at, text in enumerate(good) if known and (key := digest(text)) in known}
+            there = PartialEmbedding({at: known[key] for at, key in digests.items()}, digests)
+
+            def on_progress(progress: EmbeddingProgress) -> None:
+                tell(before + Done(progress.done, 0, progress.usage.tokens))
+
             try:
-                result = self._vectors(given, part.start, engine, limit, tell, Done(len(bad), len(bad), tokens))
-                break
+                with billed_to(spend_limit=limit):
+                    return engine.embed(good, as_numpy=True, on_progress=on_progress, resume_from=there)
             except InvalidRequestError as error:
-                partial = partial_of(error)
-                if len(error.inputs) != 1 or partial is None:
-                    raise
-                # Mistral has refused one text: the others go on from what the journal has.
-                tokens += partial.usage.tokens
-                reasons[good[error.inputs[0]]] = error.message.replace(f"input {error.inputs[0]} ", "the text ", 1)
+                if partial := partial_of(error):
+                    tokens += partial.usage.tokens
+                raise
+
+        good, result = embed_good(engine, texts, reasons, embed)
         rows = part.table.take(pa.array(good, pa.int64())) if reasons else part.table
         numbers = [part.numbers[place] for place in good] if self.id is None else rows.column(self.id)
-        flat = result.vectors.reshape(-1).astype(
-            self.schema.field("vector").type.value_type.to_pandas_dtype(), copy=False
-        )
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), self._dimension)
+        number = self.schema.field("vector").type.value_type.to_pandas_dtype()
+        flat = pa.array(result.vectors.reshape(-1).astype(number, copy=False))
+        vectors = pa.FixedSizeListArray.from_arrays(flat, self._dimension)
         kept = [rows.column(name) for name in self.schema.names[2:]]
         self.folder.write_part(part, pa.table([numbers, vectors, *kept], schema=self.schema), bad)
         return Done(part.end - part.start, len(bad), tokens + result.tokens)
-
-    def _vectors(
-        self,
-        texts: list[str],
-        part: int,
-        engine: EmbeddingEngine,
-        limit: SpendLimit | None,
-        tell: Tell,
-        before: Done,
-    ) -> EmbeddingResult:
-        def on_progress(progress: EmbeddingProgress) -> None:
-            tell(before + Done(progress.done, 0, progress.usage.tokens))
-
-        known = self.folder.recorded(part)
-        digests = {at: key for at, text in enumerate(texts) if known and (key := digest(text)) in known}
-        there = PartialEmbedding({at: known[key] for at, key in digests.items()}, digests)
-        with billed_to(spend_limit=limit):
-            return engine.embed(texts, as_numpy=True, on_progress=on_progress, resume_from=there)
 
     @property
     def _dimension(self) -> int:
@@ -206,17 +187,31 @@ class PartEmbedder:
         return answer
 
 
-def _reason(text: Any, engine: EmbeddingEngine) -> str | None:
-    """Say why a text can't be embedded; `None` where it can."""
-    if text is None:
-        return "the text is null"
-    if text.isspace():
-        return "the text is white space alone"
-    try:
-        engine.check([text])
-    except InvalidRequestError as error:
-        return error.message.replace("input 0 ", "the text ", 1)
-    return None
+def embed_good(
+    engine: EmbeddingEngine,
+    texts: Sequence[Any],
+    reasons: dict[int, str],
+    embed: Callable[[list[str]], EmbeddingResult],
+) -> tuple[list[int], EmbeddingResult]:
+    """Embed the texts against which there are no `reasons`; one that can't be embedded gets one and is left out.
+
+    Returns:
+        The places of the others, and what `embed` gave for them.
+    """
+    for place in range(len(texts)):
+        try:
+            if place not in reasons:
+                engine.check(texts[place : place + 1])
+        except InvalidRequestError as error:
+            reasons[place] = error.message.replace("input 0 ", "the text ", 1)
+    while True:
+        good = [place for place in range(len(texts)) if place not in reasons]
+        try:
+            return good, embed([texts[place] for place in good])
+        except InvalidRequestError as error:
+            if len(error.inputs) != 1:
+                raise
+            reasons[good[error.inputs[0]]] = error.message.replace(f"input {error.inputs[0]} ", "the text ", 1)
 
 
 def price(tokens: int, model: str) -> Decimal | None:
