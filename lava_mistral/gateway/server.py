@@ -140,12 +140,34 @@ class Traffic:
         self.in_flight -= 1
 
 
+class _Joined:
+    """A transport that sends an answer's head together with what follows it in the same turn of the event loop."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes = b"") -> None:
+        if data.startswith(b"HTTP/1.1 ") and not self._head:
+            self._head = data
+            asyncio.get_running_loop().call_soon(self.write)
+        else:
+            data, self._head = self._head + data, b""
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.write()
+        self._transport.close()
+
+
 def _protocol(base: Any, traffic: Traffic, read_timeout: float) -> Callable[..., asyncio.Protocol]:
     """uvicorn's HTTP protocol, which counts connections, shows each one to the application and bounds a head's time."""
 
     class Protocol(base):  # type: ignore[misc]
         def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
+            super().connection_made(_Joined(transport))
             self.shown = Connection(transport)
             self.answering = 0
             self.head_due = asyncio.get_running_loop().call_later(read_timeout, self.shown.close)
