@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
@@ -23,20 +24,69 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class Connection:
-    """One client's connection, which the application may break; it is `scope["lava.connection"]`."""
+class _Joined:
+    """A transport that sends an answer's head together with what follows it in the same turn of the event loop."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+        self._transport, self._head = transport, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes = b"") -> None:
+        if data.startswith(b"HTTP/1.1 ") and not self._head:
+            self._head = data
+            asyncio.get_running_loop().call_soon(self.write)
+        else:
+            data, self._head = self._head + data, b""
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.write()
+        self._transport.close()
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection, which the application may break; it is `scope["lava.connection"]`."""
+
+    def __init__(self, traffic: "Traffic", read_timeout: float, **given: Any) -> None:
+        super().__init__(**given)
+        self._traffic, self._read_timeout, self._answering = traffic, read_timeout, 0
+        self.lost = asyncio.Event()
+        self.app, self._application = self._serve, self.app
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Joined(transport))  # type: ignore[arg-type]
         self._wire: socket.socket = transport.get_extra_info("socket")
         # asyncio leaves Nagle's algorithm on for this kind of listening socket; each small answer would wait 40 ms.
         self._wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.lost = asyncio.Event()
+        self._head_due = self.loop.call_later(self._read_timeout, self.close)
+        self._traffic.connected(self)
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        self._head_due.cancel()
+        self._answering += 1
+        scope["lava.connection"] = self
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._answering -= 1
+
+    def data_received(self, data: bytes) -> None:
+        if not self._answering and self._head_due.cancelled():
+            self._head_due = self.loop.call_later(self._read_timeout, self.close)
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_due.cancel()
+        super().connection_lost(exc)
+        self._traffic.open.discard(self)
+        self.lost.set()
 
     @property
     def gone(self) -> bool:
         """Whether nobody listens any more."""
-        return self._transport.is_closing()
+        return self.transport.is_closing()
 
     async def wait(self, seconds: float) -> bool:
         """Wait, and return whether the client is still there."""
@@ -47,6 +97,7 @@ class Connection:
 
     def close(self, *, reset: bool = False) -> None:
         """Close it at once, whatever the answer still owes; with a TCP reset if asked."""
+        self.transport.write(b"")
         # The client may have gone first: then there is nothing left to tell it.
         with suppress(OSError):
             if reset:
@@ -54,7 +105,7 @@ class Connection:
             else:
                 # Closing alone would send nothing while a forked child holds a copy of the socket.
                 self._wire.shutdown(socket.SHUT_RDWR)
-        self._transport.abort()
+        self.transport.abort()
 
 
 @dataclass(slots=True)
@@ -140,63 +191,6 @@ class Traffic:
         self.in_flight -= 1
 
 
-class _Joined:
-    """A transport that sends an answer's head together with what follows it in the same turn of the event loop."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes = b"") -> None:
-        if data.startswith(b"HTTP/1.1 ") and not self._head:
-            self._head = data
-            asyncio.get_running_loop().call_soon(self.write)
-        else:
-            data, self._head = self._head + data, b""
-            self._transport.write(data)
-
-    def close(self) -> None:
-        self.write()
-        self._transport.close()
-
-
-def _protocol(base: Any, traffic: Traffic, read_timeout: float) -> Callable[..., asyncio.Protocol]:
-    """uvicorn's HTTP protocol, which counts connections, shows each one to the application and bounds a head's time."""
-
-    class Protocol(base):  # type: ignore[misc]
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(_Joined(transport))
-            self.shown = Connection(transport)
-            self.answering = 0
-            self.head_due = asyncio.get_running_loop().call_later(read_timeout, self.shown.close)
-            traffic.connected(self.shown)
-            self.app, self.served = self._serve, self.app
-
-        async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-            self.head_due.cancel()
-            self.answering += 1
-            scope["lava.connection"] = self.shown
-            try:
-                await self.served(scope, receive, send)
-            finally:
-                self.answering -= 1
-
-        def data_received(self, data: bytes) -> None:
-            if not self.answering and self.head_due.cancelled():
-                self.head_due = asyncio.get_running_loop().call_later(read_timeout, self.shown.close)
-            super().data_received(data)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.head_due.cancel()
-            super().connection_lost(exc)
-            traffic.open.discard(self.shown)
-            self.shown.lost.set()
-
-    return Protocol
-
-
 class ServerThread:
     """A server in a daemon thread with an event loop of its own; a client has `read_timeout` seconds for a head."""
 
@@ -211,7 +205,6 @@ class ServerThread:
         limits: dict[str, Any] = {"h11_max_incomplete_event_size": 1 << 18, "timeout_keep_alive": 75}
         silent: dict[str, Any] = {"log_config": None, "access_log": False}
         self._config = uvicorn.Config(app, ws="none", lifespan="off", proxy_headers=False, **silent, **limits)
-        self._config.load()
         self._ready = threading.Event()
         name = f"lava-gateway-{self.port}"
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=name, daemon=True)
@@ -220,9 +213,9 @@ class ServerThread:
 
     async def _serve(self) -> None:
         self._loop, self._stopped, state = asyncio.get_running_loop(), asyncio.Event(), ServerState()
-        protocol = _protocol(self._config.http_protocol_class, self._traffic, self._read_timeout)
+        given: dict[str, Any] = {"config": self._config, "server_state": state, "app_state": {}}
         server = await self._loop.create_server(
-            lambda: protocol(config=self._config, server_state=state, app_state={}), sock=self._socket, backlog=2048
+            lambda: Connection(self._traffic, self._read_timeout, **given), sock=self._socket, backlog=2048
         )
         self._ready.set()
         await self._stopped.wait()
