@@ -17,7 +17,7 @@ from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
 from lava_mistral.gateway.mistral import rules
 from lava_mistral.gateway.mistral.answers import headers, json_answer, played_stream
 from lava_mistral.gateway.model.fill import SchemaProblem
-from lava_mistral.gateway.model.reply import Call, Reply, reply_to
+from lava_mistral.gateway.model.reply import Call, reply_to
 from lava_mistral.gateway.model.text import count, split
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
@@ -38,7 +38,7 @@ _MOST_CACHED = 1_000
 
 @dataclass(slots=True)
 class Choice:
-    """One finished answer; thinking and text are in tokens, tool calls in wire form without an index."""
+    """One finished answer; thinking and text are in tokens, tool calls in wire form."""
 
     thinking: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Choice:
         if self.thinking:
             spoken = [{"type": "text", "text": content}] if content else []
             content = [{**_thought("".join(self.thinking)), "closed": True}, *spoken]
-        message = {"role": "assistant", "tool_calls": self._indexed() or None, "content": content}
+        message = {"role": "assistant", "tool_calls": self.calls or None, "content": content}
         said = {"messages": [*self.steps, message]} if self.steps else {"message": message}
         logged = {"logprobs": {"content": _logprobs(self.text, self.top)}} if self.top is not None else {}
         return {"index": index, "finish_reason": self.finish, **said, **logged}
@@ -65,9 +65,9 @@ class Choice:
         deltas: list[dict[str, Any]] = [{"index": at, **step} for at, step in enumerate(self.steps)]
         deltas += [{"content": [_thought(piece)], **told} for piece in self.thinking]
         deltas += [{"content": piece, **told} for piece in self.text]
-        calls = [self._indexed()] if self.calls else []
+        calls = [self.calls] if self.calls else []
         if fragment is not None:
-            calls = [[piece] for call in self._indexed() for piece in _fragments(call, fragment)]
+            calls = [[piece] for call in self.calls for piece in _fragments(call, fragment)]
         deltas += [{"content": "", "tool_calls": some, **told} for some in calls] or [{"content": "", **told}]
         chunks: list[dict[str, Any]] = [{"index": index, "delta": delta, "finish_reason": None} for delta in deltas]
         if self.top is not None:
@@ -77,16 +77,12 @@ class Choice:
         chunks[-1]["finish_reason"] = self.finish
         return chunks
 
-    def _indexed(self) -> list[dict[str, Any]]:
-        return [{**call, "index": at} for at, call in enumerate(self.calls)]
-
 
 def _thought(text: str) -> dict[str, Any]:
     return {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
 
 
 def _logprobs(tokens: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """Make up log probabilities: each token nearly certain, each alternative less likely than the one before."""
     entries = []
     for at, token in enumerate(tokens):
         entry = {"token": token, "logprob": -0.01, "bytes": list(token.encode("utf-8", "replace")), "token_id": at}
@@ -95,7 +91,7 @@ def _logprobs(tokens: Sequence[str], top: int) -> list[dict[str, Any]]:
 
 
 def _fragments(call: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """One tool call in pieces: the first has id and name, the others the id "null" and no name, as seen in the wild."""
+    # The first piece has id and name, the others the id "null" and no name, as seen in the wild.
     name, arguments = call["function"]["name"], call["function"]["arguments"]
     pieces = [arguments[at : at + size] for at in range(0, len(arguments), size)] or [""]
     functions = [{"name": "" if at else name, "arguments": piece} for at, piece in enumerate(pieces)]
@@ -121,7 +117,9 @@ class Chat:
         else:
             counts = [rules.message_tokens(message) for message in messages]
             counts[0] += 1 + (_TOOL_MARKERS + count(orjson.dumps(tools).decode()) if tools else 0)
-        rules.check_window(sum(counts), model)
+        if sum(counts) > model.context_window:
+            said = f"Prompt contains {sum(counts)} tokens and 0 draft tokens, too large for model with "
+            raise rules.Rejection(f"{said}{model.context_window} maximum context length")
         return counts
 
     def answer(
@@ -163,7 +161,7 @@ class Chat:
     def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[Choice]) -> Usage:
         prompt, completion = sum(counts), sum(map(_completion_tokens, choices))
         cached = self._cache(body, counts) if body.get("prompt_cache_key") is not None else None
-        usage: dict[str, Any] = {
+        usage: Usage = {
             "prompt_tokens": prompt,
             "total_tokens": prompt + completion,
             "completion_tokens": completion,
@@ -175,7 +173,7 @@ class Chat:
             usage["service_tier"] = "standard"
         if thought := sum(len(choice.thinking) for choice in choices):
             usage["completion_tokens_details"] = {"reasoning_tokens": thought}
-        return usage  # type: ignore[return-value]
+        return usage
 
     def _cache(self, body: Mapping[str, Any], counts: Sequence[int]) -> int:
         """Count the tokens at the prompt's start that the last prompt of the same key had, in whole blocks."""
@@ -196,12 +194,15 @@ def _choice(body: Mapping[str, Any], number: int) -> Choice:
     if reply.endless:
         allowed = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)
         return Choice(text=[" "] * allowed, finish="length")
-    text, stop = _prefixed(body, reply), body.get("stop") or ()
+    text, last, stop = reply.text, body["messages"][-1], body.get("stop") or ()
+    prefix = text_of(last.get("content")) if last["role"] == "assistant" and not reply.calls else ""
+    if not text.startswith(prefix):
+        text = prefix + ("" if prefix[-1].isspace() or not text else " ") + text
     ends = [text.index(end) for end in ([stop] if isinstance(stop, str) else stop) if end and end in text]
     choice = Choice(
         thinking=split(reply.thinking),
         text=split(text[: min(ends, default=None)]),
-        calls=list(map(_call, reply.calls)),
+        calls=[_call(call, at) for at, call in enumerate(reply.calls)],
         steps=[step for call in reply.built_in for step in _step(call)],
         finish="tool_calls" if reply.calls else "stop",
         top=body.get("top_logprobs") or 0 if body.get("logprobs") else None,
@@ -209,28 +210,19 @@ def _choice(body: Mapping[str, Any], number: int) -> Choice:
     return _cut(choice, limit)
 
 
-def _call(call: Call) -> dict[str, Any]:
+def _call(call: Call, index: int = 0) -> dict[str, Any]:
     function = {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()}
-    return {"id": "".join(secrets.choice(_ALPHABET) for _ in range(9)), "function": function}
+    return {"id": "".join(secrets.choice(_ALPHABET) for _ in range(9)), "function": function, "index": index}
 
 
 def _step(call: Call) -> list[dict[str, Any]]:
     """The call of a tool that Mistral runs itself, and its result."""
-    made = {**_call(call), "index": 0}
+    made = _call(call)
     found: dict[str, Any] = {"type": "tool_reference", "tool": call.name, "title": "A simulated result"}
     if call.name in ("code_interpreter", "image_generation"):
         found = {"type": "tool_file", "tool": call.name, "file_id": uuid.uuid4().hex}
     asked = {"role": "assistant", "content": "", "tool_calls": [made]}
     return [asked, {"role": "tool", "content": [found], "tool_call_id": made["id"]}]
-
-
-def _prefixed(body: Mapping[str, Any], reply: Reply) -> str:
-    """The answer, begun with the text of a last assistant message."""
-    last = body["messages"][-1]
-    content = "" if reply.calls or last["role"] != "assistant" else text_of(last.get("content"))
-    if reply.text.startswith(content):
-        return reply.text
-    return content + ("" if content[-1].isspace() or not reply.text else " ") + reply.text
 
 
 def _completion_tokens(choice: Choice) -> int:

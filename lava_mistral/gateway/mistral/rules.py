@@ -138,13 +138,6 @@ def check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
             raise Rejection({"detail": detail}, "invalid_request_error", status=422)
 
 
-def check_window(prompt_tokens: int, model: Model) -> None:
-    """Check that the prompt fits into the model's context window."""
-    if prompt_tokens > model.context_window:
-        said = f"Prompt contains {prompt_tokens} tokens and 0 draft tokens, too large for model with "
-        raise Rejection(f"{said}{model.context_window} maximum context length")
-
-
 def check_inputs(counts: Sequence[int], dimensions: int) -> None:
     """Check the number and sizes (in tokens) of the texts to embed, and of a vector's dimensions."""
     if not counts:

@@ -3,6 +3,7 @@
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import orjson
@@ -45,26 +46,22 @@ _LIMITS: dict[str, Callable[[Any, Any], bool]] = {
 _BOUNDS = frozenset(("format", "maxLength", "minLength", "pattern", *_LIMITS))
 MOST_STEPS: Final = 50_000  # Parts of a schema that are looked at to fill it; one that needs more is refused.
 _DEEPEST = 8  # Levels of objects that are filled of one's own accord; below, only what is required.
-_ENDLESS = 120
-"""Levels beyond which a schema that refers to itself has no end; one without references has at most so many."""
-
-_Named, _Listed = "dict[str, JsonSchema | bool]", "list[JsonSchema | bool]"
-_Size, _Least = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0, le=10_000)]
+_ENDLESS = 120  # Levels beyond which a schema that refers to itself has no end.
+# The keywords that are understood; others are ignored.
 _KEYWORDS: dict[str, Any] = {
-    **dict.fromkeys(("properties", "$defs", "definitions"), _Named),
-    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), _Listed),
+    **dict.fromkeys(("properties", "$defs", "definitions"), "dict[str, JsonSchema | bool]"),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), "list[JsonSchema | bool]"),
     **dict.fromkeys(("items", "additionalProperties"), "JsonSchema | bool"),
     **dict.fromkeys(("$ref", "pattern"), str),
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), int | float),
-    **dict.fromkeys(("maxItems", "maxLength"), _Size),
-    **dict.fromkeys(("minItems", "minLength"), _Least),
+    **dict.fromkeys(("maxItems", "maxLength"), Annotated[int, Field(ge=0)]),
+    **dict.fromkeys(("minItems", "minLength"), Annotated[int, Field(ge=0, le=10_000)]),
     "multipleOf": Annotated[float, Field(gt=0)],
     "enum": list[Any],
     "required": list[str],
     "type": str | list[str],
 }
 JsonSchema = TypedDict("JsonSchema", _KEYWORDS, total=False)  # type: ignore[misc]
-"""The keywords that are understood; others are ignored."""
 JsonSchema.__pydantic_config__ = ConfigDict(strict=True)  # type: ignore[attr-defined]
 _ADAPTER: Final[TypeAdapter[Any]] = TypeAdapter(JsonSchema)
 
@@ -89,7 +86,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 
 def _target(root: Any, reference: str) -> Mapping[str, Any]:
-    """What a reference stands for; anything at all where it leads nowhere, or out of the document."""
+    # One that leads nowhere, or out of the document, stands for anything at all.
     target = root if reference.startswith("#") else None
     for step in reference[1:].split("/")[1:]:
         target = target.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
@@ -125,9 +122,7 @@ def fill(schema: Mapping[str, Any], evidence: Evidence) -> Any:
 
 class _Filler:
     def __init__(self, root: Mapping[str, Any], evidence: Evidence) -> None:
-        self._root, self._evidence = root, evidence
-        self._steps = 0
-        self._reference = "#"
+        self._root, self._evidence, self._steps, self._reference = root, evidence, 0, "#"
 
     def value(self, schema: Any, name: str = "", depth: int = 0) -> Any:
         if depth > _ENDLESS:
@@ -138,8 +133,7 @@ class _Filler:
         if schema.get("enum"):
             real = [value for value in schema["enum"] if value is not None]
             return next(iter([*self._evidence.mentioned(real), *real, None]))
-        members = schema.get("anyOf") or schema.get("oneOf")
-        if members:
+        if members := _members(schema):
             return self.value(self._member(members, depth), name, depth + 1)
         match _kind(schema):
             case "object":
@@ -161,18 +155,17 @@ class _Filler:
             raise SchemaProblem(f"it takes more than {MOST_STEPS} steps to fill it")
         if not isinstance(schema, Mapping):
             return {}
-        own = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
-        parts: list[Mapping[str, Any]] = []
+        parts = list(schema.get("allOf", ()))
         if "$ref" in schema:
             self._reference = schema["$ref"]
             if self._reference in seen:
                 raise SchemaProblem(f"{self._reference} contains itself without an end")
             seen = (*seen, self._reference)
-            parts.append(self._resolve(_target(self._root, self._reference), seen))
-        parts += [self._resolve(part, seen) for part in schema.get("allOf", ())]
+            parts.insert(0, _target(self._root, self._reference))
         if not parts:
-            return own
-        parts.append(own)
+            return schema
+        own = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
+        parts = [*(self._resolve(part, seen) for part in parts), own]
         merged = {key: value for part in parts for key, value in part.items()}
         properties = {name: field for part in parts for name, field in part.get("properties", {}).items()}
         required = [name for part in parts for name in part.get("required", ())]
@@ -206,8 +199,8 @@ class _Filler:
         schema = self._resolve(schema)
         if "enum" in schema:
             return value in schema["enum"]
-        if schema.get("anyOf"):
-            return any(self._accepts(member, value) for member in schema["anyOf"])
+        if members := _members(schema):
+            return any(self._accepts(member, value) for member in members)
         kinds = schema.get("type")
         fits = _KINDS.get(type(value)) in (kinds if isinstance(kinds, list) else [kinds])
         return fits and not schema.keys() & _BOUNDS
@@ -215,15 +208,13 @@ class _Filler:
     def _evident(self, field: Any) -> bool:
         """Whether the prompt still holds something for an optional field."""
         field = self._resolve(field)
-        members = field.get("anyOf") or field.get("oneOf")
-        if members:
+        if members := _members(field):
             return any(map(self._evident, members))
         if "enum" in field:
             return bool(self._evidence.mentioned(field["enum"]))
         spans, numbers = self._evidence.quoted, self._evidence.numbers
-        return bool(
-            {"string": spans, "integer": numbers, "number": numbers, "object": spans or numbers}.get(_kind(field))
-        )
+        found = {"string": spans, "integer": numbers, "number": numbers, "object": spans or numbers}
+        return bool(found.get(_kind(field)))
 
     def _array(self, schema: Mapping[str, Any], name: str, depth: int) -> list[Any]:
         evidence, least, most = self._evidence, schema.get("minItems", 0), schema.get("maxItems", 16)
@@ -249,15 +240,13 @@ class _Filler:
             return (not whole or float(value).is_integer()) and all(test(value, limit) for test, limit in limits)
 
         numbers = self._evidence.numbers
-        for at, number in enumerate(numbers):
-            if fits(number):
-                self._evidence.numbers = numbers[at + 1 :]
-                return int(number) if whole else number
         unit = schema.get("multipleOf") or (1 if whole else 0.5)
         least = max((schema[name] for name in ("minimum", "exclusiveMinimum") if name in schema), default=0)
         most = min((schema[name] for name in ("maximum", "exclusiveMaximum") if name in schema), default=least)
         near = (-(-least // unit) * unit, (least // unit + 1) * unit, most - unit, (least + most) / 2)
-        found = next((guess for guess in (1, 0, least, most, *near) if fits(guess)), 1)
+        found = next(filter(fits, (*numbers, 1, 0, least, most, *near)), 1)
+        if found in numbers:
+            self._evidence.numbers = numbers[numbers.index(found) + 1 :]
         return int(found) if whole else found
 
     def _string(self, schema: Mapping[str, Any], name: str) -> str:
@@ -266,8 +255,14 @@ class _Filler:
             sought, default = _FORMATS[schema["format"]]
             found = re.search(sought, evidence.text)
             return found.group() if found else default
-        if "pattern" in schema and (matching := _matching(schema["pattern"], evidence)) is not None:
-            return matching
+        if "pattern" in schema:
+            # pydantic's patterns take linear time, whatever they are; one that it can't read is not looked for.
+            with suppress(SchemaError):
+                accepts: TypeAdapter[Any] = TypeAdapter(Annotated[str, Field(pattern=schema["pattern"])])
+                words = re.findall(r"[\w.@:/+-]+", evidence.text)
+                for word in (*evidence.quoted, *evidence.names, *words, evidence.text):
+                    with suppress(ValidationError):
+                        return str(accepts.validate_python(word))
         if evidence.quoted:
             value = evidence.quoted.pop(0)
         elif told & _TELLING:
@@ -279,26 +274,15 @@ class _Filler:
         return str(value[: schema.get("maxLength")].ljust(schema.get("minLength", 0), "."))
 
 
+def _members(schema: Mapping[str, Any]) -> Any:
+    return schema.get("anyOf") or schema.get("oneOf")
+
+
 def _kind(schema: Mapping[str, Any]) -> Any:
-    """The type of a resolved schema, the first that is not null where it lists several."""
     kind = schema.get("type")
     if isinstance(kind, list):
         return next((one for one in kind if one != "null"), "null")
     return kind or ("object" if "properties" in schema else "array" if "items" in schema else "string")
-
-
-def _matching(pattern: str, evidence: Evidence) -> str | None:
-    """Something in the prompt that a pattern accepts, in linear time whatever the pattern."""
-    try:
-        accepts: TypeAdapter[Any] = TypeAdapter(Annotated[str, Field(pattern=pattern)])
-    except SchemaError:
-        return None
-    for word in [*evidence.quoted, *evidence.names, *re.findall(r"[\w.@:/+-]+", evidence.text), evidence.text]:
-        try:
-            return str(accepts.validate_python(word))
-        except ValidationError:
-            continue
-    return None
 
 
 def quoted(text: str) -> list[str]:
