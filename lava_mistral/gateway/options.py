@@ -41,9 +41,9 @@ class Customer:
     balance: Amount = Decimal(100)
     meters: _Texts | None = None
 
-
-def _to_customer(value: Any) -> Customer:
-    return value if isinstance(value, Customer) else Customer(balance=value)
+    @classmethod
+    def of(cls, value: Any) -> "Customer":
+        return value if isinstance(value, cls) else cls(balance=value)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -56,7 +56,7 @@ class Options:
     provider_keys: _Texts | None = None  # Own Mistral keys that are accepted; None for any.
     balance: Amount = Decimal(1000)  # Of the merchant's wallet.
     # Those that exist, by id, with a balance or as `Customer`s; None lets any customer in.
-    customers: Mapping[str, Annotated[Customer, BeforeValidator(_to_customer)]] | None = None
+    customers: Mapping[str, Annotated[Customer, BeforeValidator(Customer.of)]] | None = None
     customer_balance: Amount = Decimal(100)  # What a customer begins with who is let in so.
     meters: _Texts | None = None  # Those that exist; None for any.
     models: _Texts = ()  # Further models, beside the catalogue's.

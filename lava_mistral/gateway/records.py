@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -52,10 +53,9 @@ class RequestRecord:
     def body(self) -> Any:
         """The parsed body; `None` where there is none, or no JSON."""
         # Parsed anew each time: held as objects, bodies take ten times their bytes.
-        try:
+        with suppress(orjson.JSONDecodeError):
             return orjson.loads(self.raw_body)
-        except orjson.JSONDecodeError:
-            return None
+        return None
 
     @property
     def customer_id(self) -> str | None:

@@ -4,6 +4,7 @@ import base64
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final
 
@@ -40,8 +41,8 @@ class Wallet:
     def __init__(self, merchant: Amount, customers: Mapping[str, Amount]) -> None:
         self._lock = threading.Lock()
         # The merchant's balance is that of nobody's name, since a customer may have any.
-        self._balances: dict[str | None, Decimal] = {None: to_amount(merchant)}
-        self._balances.update({name: to_amount(balance) for name, balance in customers.items()})
+        balances = {None: merchant, **customers}
+        self._balances = {name: to_amount(balance) for name, balance in balances.items()}
 
     def __repr__(self) -> str:
         return f"Wallet(merchant={self.merchant}, customers={self.customers})"
@@ -94,7 +95,7 @@ class Accounts:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._secret_keys = frozenset((options.secret_key, *options.secret_keys))
+        self._secret_keys = (options.secret_key, *options.secret_keys)
         self._plans = options.customers or {}
         self._windows: dict[str, tuple[int, int]] = {}
         self.wallet = Wallet(options.balance, {name: plan.balance for name, plan in self._plans.items()})
@@ -110,19 +111,16 @@ class Accounts:
         if token.startswith("lava_sk_"):
             said = "a spend key is for /v1/chat/completions; /forward takes a secret key"
             raise Refusal(401, f"Invalid credential: {said}")
-        credential = self._options.forward_tokens.get(token)
-        try:
+        credential: Any = self._options.forward_tokens.get(token)
+        if credential is None:
             # A forward token is base64, standard alphabet and padded, of a JSON object.
-            credential = orjson.loads(base64.b64decode(token, validate=True)) if credential is None else credential
-        except ValueError:
-            credential = None
+            with suppress(ValueError):
+                credential = orjson.loads(base64.b64decode(token, validate=True))
         credential = dict(credential) if isinstance(credential, Mapping) else {}
-        key = credential.get("secret_key")
-        if not isinstance(key, str) or key not in self._secret_keys:
+        if credential.get("secret_key") not in self._secret_keys:
             raise Refusal(401, "Invalid credential: the secret key or forward token is not known")
         for name in ("customer_id", "meter_slug", "provider_key"):
-            value = credential.get(name)
-            if value is not None and (not isinstance(value, str) or not value):
+            if not isinstance(credential.get(name), str | None) or credential.get(name) == "":
                 raise Refusal(400, f"Forward token: {name} must be a non-empty string")
         if not isinstance(credential.get("disable_billing"), bool | None):
             raise Refusal(400, "Forward token: disable_billing must be true or false")
@@ -142,11 +140,11 @@ class Accounts:
                 raise Refusal(403, f"Customer {customer_id!r} does not exist or has no active plan")
             if plan is not None and plan.meters is not None and meter not in plan.meters:
                 raise Refusal(403, f"Meter {meter!r} is not on the plan of customer {customer_id!r}")
-            if not credential.get("disable_billing"):
-                if balance <= 0:
-                    raise Refusal(402, f"Insufficient balance: the plan of customer {customer_id!r} has no credit")
-                return
-        if credential.get("provider_key") is None and self.wallet.merchant <= 0:
+            if credential.get("disable_billing"):
+                customer_id = None
+            elif balance <= 0:
+                raise Refusal(402, f"Insufficient balance: the plan of customer {customer_id!r} has no credit")
+        if customer_id is None and credential.get("provider_key") is None and self.wallet.merchant <= 0:
             raise Refusal(402, "Insufficient balance: the merchant's wallet has no credit")
 
     def settle(self, record: RequestRecord) -> None:
@@ -178,16 +176,7 @@ class Accounts:
         if balance is None:
             return None
         included = self._options.customer_balance if plan is None else plan.balance
-        return {
-            "subscription_id": f"sub_{customer_id}",
-            "plan_id": "plan_local",
-            "status": "active",
-            "plan": {
-                "name": "Local plan",
-                "period_amount": "0",
-                "billing_interval": "month",
-                "included_credit": included,
-            },
-            "credits": {"total_remaining": balance, "cycle_remaining": balance, "bundle_remaining": "0"},
-            "pending_change": None,
-        }
+        shown = {"name": "Local plan", "period_amount": "0", "billing_interval": "month", "included_credit": included}
+        credits = {"total_remaining": balance, "cycle_remaining": balance, "bundle_remaining": "0"}
+        named = {"subscription_id": f"sub_{customer_id}", "plan_id": "plan_local", "status": "active"}
+        return {**named, "plan": shown, "credits": credits, "pending_change": None}

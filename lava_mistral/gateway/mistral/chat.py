@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -32,7 +32,6 @@ _PADDING = string.ascii_lowercase + string.digits
 _ENDLESS_TOKENS = 200
 _CACHE_BLOCK = 16
 _TOOL_MARKERS = 4  # What stands around the tools in a prompt.
-_CALL_MARKERS = 3  # What marks a tool call as one in an answer.
 _MOST_CACHED = 1_000
 
 
@@ -47,6 +46,29 @@ class Choice:
     finish: str = "stop"
     top: int | None = None  # Alternatives of each token, where log probabilities are asked for.
 
+    def tokens(self) -> int:
+        calls = [call["function"] for call in self.calls]
+        named = sum(rules.CALL_MARKERS + count(call["name"]) + count(call["arguments"]) for call in calls)
+        return len(self.thinking) + len(self.text) + named
+
+    def within(self, limit: int | None) -> Self:
+        """Cut it to so many tokens, thinking and tool calls included; a call's arguments may break off."""
+        if limit is None or self.tokens() <= limit:
+            return self
+        self.finish, self.thinking = "length", self.thinking[:limit]
+        self.text = self.text[: limit - len(self.thinking)]
+        left = limit - len(self.thinking) - len(self.text)
+        calls, self.calls = self.calls, []
+        for call in calls:
+            left -= rules.CALL_MARKERS + count(call["function"]["name"])
+            # Of a call whose name is not out yet there is nothing to tell.
+            if left >= 0:
+                self.calls.append(call)
+                arguments = split(call["function"]["arguments"])
+                call["function"]["arguments"] = "".join(arguments[:left])
+                left -= len(arguments)
+        return self
+
     def whole(self, index: int) -> dict[str, Any]:
         """Return the choice of an answer that is not streamed."""
         content: Any = "".join(self.text)
@@ -54,9 +76,9 @@ class Choice:
             spoken = [{"type": "text", "text": content}] if content else []
             content = [{**_thought("".join(self.thinking)), "closed": True}, *spoken]
         message = {"role": "assistant", "tool_calls": self.calls or None, "content": content}
-        said = {"messages": [*self.steps, message]} if self.steps else {"message": message}
-        logged = {"logprobs": {"content": _logprobs(self.text, self.top)}} if self.top is not None else {}
-        return {"index": index, "finish_reason": self.finish, **said, **logged}
+        choice = {"index": index, "finish_reason": self.finish}
+        choice |= {"messages": [*self.steps, message]} if self.steps else {"message": message}
+        return choice if self.top is None else choice | {"logprobs": {"content": _logprobs(self.text, self.top)}}
 
     def chunks(self, index: int, fragment: int | None) -> list[dict[str, Any]]:
         """Return what follows the role in a stream; a delta has so many characters of arguments, or all."""
@@ -92,10 +114,11 @@ def _logprobs(tokens: Sequence[str], top: int) -> list[dict[str, Any]]:
 
 def _fragments(call: dict[str, Any], size: int) -> list[dict[str, Any]]:
     # The first piece has id and name, the others the id "null" and no name, as seen in the wild.
-    name, arguments = call["function"]["name"], call["function"]["arguments"]
+    arguments = call["function"]["arguments"]
     pieces = [arguments[at : at + size] for at in range(0, len(arguments), size)] or [""]
-    functions = [{"name": "" if at else name, "arguments": piece} for at, piece in enumerate(pieces)]
-    return [{**call, "id": "null" if at else call["id"], "function": one} for at, one in enumerate(functions)]
+    nameless = {**call, "id": "null", "function": {"name": ""}}
+    calls = [call, *[nameless] * (len(pieces) - 1)]
+    return [{**one, "function": {**one["function"], "arguments": p}} for one, p in zip(calls, pieces, strict=True)]
 
 
 class Chat:
@@ -109,17 +132,15 @@ class Chat:
     async def prompt_tokens(self, body: Mapping[str, Any], model: Model) -> list[int]:
         """Check what the schema does not, and count the tokens of each message; those of tools go to the first."""
         messages, tools = body["messages"], body.get("tools")
-        rules.check_messages(messages)
-        rules.check_tools(body)
-        rules.check_media(messages, model)
+        rules.check_chat(body, model)
         if self._options.tokenizer == "exact":
             counts = [(await asyncio.to_thread(count_tokens, messages, model=body["model"], tools=tools)).tokens]
         else:
             counts = [rules.message_tokens(message) for message in messages]
             counts[0] += 1 + (_TOOL_MARKERS + count(orjson.dumps(tools).decode()) if tools else 0)
         if sum(counts) > model.context_window:
-            said = f"Prompt contains {sum(counts)} tokens and 0 draft tokens, too large for model with "
-            raise rules.Rejection(f"{said}{model.context_window} maximum context length")
+            said, most = f"Prompt contains {sum(counts)} tokens and 0 draft tokens, ", model.context_window
+            raise rules.Rejection(f"{said}too large for model with {most} maximum context length")
         return counts
 
     def answer(
@@ -133,7 +154,7 @@ class Chat:
         usage = self._usage(body, counts, choices)
         record.response_id = uuid.uuid4().hex
         named = {"id": record.response_id, "object": "chat.completion", "created": int(time.time())}
-        named["model"] = body["model"]
+        named |= {"model": body["model"]}
         if body.get("stream"):
             events = self._events(choices, usage, {**named, "object": "chat.completion.chunk"})
             return Answer(200, headers(EVENT_STREAM), played_stream(events, usage, fault, self._options.pace))
@@ -159,7 +180,7 @@ class Chat:
         return [b"data: " + orjson.dumps(event) + b"\n\n" for event in events]
 
     def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[Choice]) -> Usage:
-        prompt, completion = sum(counts), sum(map(_completion_tokens, choices))
+        prompt, completion = sum(counts), sum(choice.tokens() for choice in choices)
         cached = self._cache(body, counts) if body.get("prompt_cache_key") is not None else None
         usage: Usage = {
             "prompt_tokens": prompt,
@@ -199,15 +220,14 @@ def _choice(body: Mapping[str, Any], number: int) -> Choice:
     if not text.startswith(prefix):
         text = prefix + ("" if prefix[-1].isspace() or not text else " ") + text
     ends = [text.index(end) for end in ([stop] if isinstance(stop, str) else stop) if end and end in text]
-    choice = Choice(
+    return Choice(
         thinking=split(reply.thinking),
         text=split(text[: min(ends, default=None)]),
         calls=[_call(call, at) for at, call in enumerate(reply.calls)],
         steps=[step for call in reply.built_in for step in _step(call)],
         finish="tool_calls" if reply.calls else "stop",
         top=body.get("top_logprobs") or 0 if body.get("logprobs") else None,
-    )
-    return _cut(choice, limit)
+    ).within(limit)
 
 
 def _call(call: Call, index: int = 0) -> dict[str, Any]:
@@ -216,37 +236,9 @@ def _call(call: Call, index: int = 0) -> dict[str, Any]:
 
 
 def _step(call: Call) -> list[dict[str, Any]]:
-    """The call of a tool that Mistral runs itself, and its result."""
     made = _call(call)
     found: dict[str, Any] = {"type": "tool_reference", "tool": call.name, "title": "A simulated result"}
     if call.name in ("code_interpreter", "image_generation"):
         found = {"type": "tool_file", "tool": call.name, "file_id": uuid.uuid4().hex}
     asked = {"role": "assistant", "content": "", "tool_calls": [made]}
     return [asked, {"role": "tool", "content": [found], "tool_call_id": made["id"]}]
-
-
-def _completion_tokens(choice: Choice) -> int:
-    calls = [call["function"] for call in choice.calls]
-    named = sum(_CALL_MARKERS + count(call["name"]) + count(call["arguments"]) for call in calls)
-    return len(choice.thinking) + len(choice.text) + named
-
-
-def _cut(choice: Choice, limit: int | None) -> Choice:
-    """The answer within `max_tokens`, thinking and tool calls included; a call's arguments may break off."""
-    if limit is None or _completion_tokens(choice) <= limit:
-        return choice
-    choice.finish = "length"
-    choice.thinking = choice.thinking[:limit]
-    choice.text = choice.text[: limit - len(choice.thinking)]
-    left = limit - len(choice.thinking) - len(choice.text)
-    calls, choice.calls = choice.calls, []
-    for call in calls:
-        left -= _CALL_MARKERS + count(call["function"]["name"])
-        # Of a call whose name is not out yet there is nothing to tell.
-        if left < 0:
-            break
-        choice.calls.append(call)
-        arguments = split(call["function"]["arguments"])
-        call["function"]["arguments"] = "".join(arguments[:left])
-        left -= len(arguments)
-    return choice

@@ -13,6 +13,7 @@ from lava_mistral.pricing.catalog import Model
 
 DIMENSIONS = 1024
 MOST_TOOLS = 128
+CALL_MARKERS = 3  # Tokens that mark a tool call as one.
 MOST_INPUTS = 512
 MOST_INPUT_TOKENS = 8_192
 MOST_BATCH_TOKENS = 16_384
@@ -50,8 +51,14 @@ class Rejection(Exception):
         self.body = error_body(status, message, kind, _CODES.get(kind or ""))
 
 
-def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Check the order of roles, that calls and results belong together, and the ids of tool calls."""
+def check_chat(body: Mapping[str, Any], model: Model) -> None:
+    """Check the messages' order and media, and the tools."""
+    _check_messages(body["messages"])
+    _check_tools(body)
+    _check_media(body["messages"], model)
+
+
+def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     if not messages:
         raise Rejection("Conversation must have at least one message", _ORDER)
     waiting: list[str] = []
@@ -92,8 +99,7 @@ def _check_each(texts: Iterable[str], pattern: str, said: str) -> None:
             raise Rejection(said.format(text), _CALL)
 
 
-def check_tools(body: Mapping[str, Any]) -> None:
-    """Check the tools' number, names and schemas, the chosen one, and the schema of the answer."""
+def _check_tools(body: Mapping[str, Any]) -> None:
     tools, choice, wanted = body.get("tools") or [], body.get("tool_choice"), body.get("response_format") or {}
     if len(tools) > MOST_TOOLS:
         raise Rejection(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}")
@@ -113,8 +119,7 @@ def check_tools(body: Mapping[str, Any]) -> None:
             raise Rejection(f"Invalid JSON schema of {name}: {problem}") from None
 
 
-def check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
-    """Check that the model takes the images and recordings that it is given, and that the images can be read."""
+def _check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
     contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
     for part in (part for content in contents for part in content):
         if part["type"] == "input_audio" and not model.can("audio"):
@@ -154,7 +159,6 @@ def check_inputs(counts: Sequence[int], dimensions: int) -> None:
 
 
 def message_tokens(message: Mapping[str, Any]) -> int:
-    """Count one message's tokens, its markers included."""
     content = message.get("content") or ()
     parts: Sequence[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
     tokens = 2 if message["role"] == "user" else 1
@@ -162,5 +166,5 @@ def message_tokens(message: Mapping[str, Any]) -> int:
         pieces = part["thinking"] if part["type"] == "thinking" else [part]
         tokens += _MEDIA_TOKENS.get(part["type"], 0) + sum(count(piece.get("text", "")) for piece in pieces)
     for call in message.get("tool_calls") or ():
-        tokens += 3 + count(call["function"]["name"]) + count(str(call["function"]["arguments"]))
+        tokens += CALL_MARKERS + count(call["function"]["name"]) + count(str(call["function"]["arguments"]))
     return tokens

@@ -55,7 +55,6 @@ def split(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """List a text's words, numbers and marks, in order."""
     return _WORDS[text.isascii()].findall(text)
 
 
