@@ -19,10 +19,10 @@ EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
 JSON: Final = "application/json"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What a body begins with, and the content type that it looks like.
-_LOOKS: dict[tuple[bytes, ...], str] = {
-    (b"data:", b"event:", b"id:", b":", b"retry:"): EVENT_STREAM,
-    (b"{", b"["): JSON,
-    (b"<",): "text/html; charset=utf-8",
+_LOOKS = {
+    rb"\s*(?:data|event|id|retry)?:": EVENT_STREAM,
+    rb"\s*[{\[]": JSON,
+    rb"\s*<": "text/html; charset=utf-8",
 }
 # Type, code and message of the statuses that Mistral words in a way of its own.
 _MISSING = {"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}
@@ -59,9 +59,7 @@ Step: TypeAlias = bytes | str | float | int | Cut | Stall
 
 def to_bytes(body: Any) -> bytes:
     """Return a body's bytes: text in UTF-8, anything else as JSON."""
-    if isinstance(body, bytes):
-        return body
-    return body.encode() if isinstance(body, str) else orjson.dumps(body)
+    return body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else orjson.dumps(body)
 
 
 def steps_of(body: Any) -> Sequence[Step] | None:
@@ -91,13 +89,10 @@ def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
-def _checked_moment(value: Any) -> Any:
-    return _checked_headers({"retry-after": value}) and value if isinstance(value, str) else value
-
-
 # One below 200 is no answer yet: the client would go on waiting.
 StatusCode: TypeAlias = Annotated[int, Field(ge=200, le=599)]
 Headers: TypeAlias = Annotated[Mapping[str, str], AfterValidator(_checked_headers)]
+_Text: TypeAlias = Annotated[str, AfterValidator(lambda text: _checked_headers({"retry-after": text}) and text)]
 _Body: TypeAlias = Annotated[Any, AfterValidator(_checked_body)]
 _Events: TypeAlias = Annotated[int, Field(ge=0)]
 
@@ -110,7 +105,7 @@ class Status:
     """
 
     status: StatusCode
-    retry_after: Annotated[float | datetime | str | None, AfterValidator(_checked_moment)] = None
+    retry_after: float | datetime | _Text | None = None
     body: _Body = None
     headers: Headers = field(default_factory=dict)
 
@@ -195,8 +190,6 @@ def to_fault(response: Any) -> Fault:
             return Body(response[1], response[0], *response[2:])
         case list():
             return Body(tuple(response))
-    if isinstance(response, ConnectionError) or (isinstance(response, type) and issubclass(response, ConnectionError)):
-        return Reset()
     said = "a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault, "
     raise ValueError(f"{said}not {type(response).__name__}")
 
@@ -214,5 +207,5 @@ def error_body(status: int, message: Any = None, kind: str | None = None, code: 
 
 def content_type(body: bytes, *, streamed: bool) -> str:
     """Return what a body looks like, as its `Content-Type`; anything unknown is a stream if one was asked for."""
-    found = (kind for starts, kind in _LOOKS.items() if body.lstrip().startswith(starts))
+    found = (kind for start, kind in _LOOKS.items() if re.match(start, body))
     return next(found, EVENT_STREAM if streamed else "text/plain; charset=utf-8")

@@ -1,6 +1,7 @@
 """What a gateway can be told."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeAlias
@@ -14,13 +15,10 @@ from lava_mistral.gateway.records import RequestRecord
 
 def to_amount(value: Any) -> Decimal:
     """Return USD as an exact number; a float, or what holds no amount, is a `ValueError`."""
-    try:
-        amount = None if isinstance(value, bool | float) else Decimal(value)
-    except (ArithmeticError, TypeError, ValueError):
-        amount = None
-    if amount is None or not amount.is_finite():
-        raise ValueError(f'a balance is a Decimal, an int or a str such as "12.50", not {value!r}')
-    return amount
+    with suppress(ArithmeticError, TypeError, ValueError):
+        if not isinstance(value, bool | float) and (amount := Decimal(value)).is_finite():
+            return amount
+    raise ValueError(f'a balance is a Decimal, an int or a str such as "12.50", not {value!r}')
 
 
 Amount: TypeAlias = Annotated[Decimal | int | str, BeforeValidator(to_amount)]
@@ -41,9 +39,8 @@ class Customer:
     balance: Amount = Decimal(100)
     meters: _Texts | None = None
 
-    @classmethod
-    def of(cls, value: Any) -> "Customer":
-        return value if isinstance(value, cls) else cls(balance=value)
+
+_Balance = BeforeValidator(lambda value: value if isinstance(value, Customer) else Customer(balance=value))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -56,7 +53,7 @@ class Options:
     provider_keys: _Texts | None = None  # Own Mistral keys that are accepted; None for any.
     balance: Amount = Decimal(1000)  # Of the merchant's wallet.
     # Those that exist, by id, with a balance or as `Customer`s; None lets any customer in.
-    customers: Mapping[str, Annotated[Customer, BeforeValidator(Customer.of)]] | None = None
+    customers: Mapping[str, Annotated[Customer, _Balance]] | None = None
     customer_balance: Amount = Decimal(100)  # What a customer begins with who is let in so.
     meters: _Texts | None = None  # Those that exist; None for any.
     models: _Texts = ()  # Further models, beside the catalogue's.

@@ -21,7 +21,6 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class _Joined:
@@ -194,19 +193,16 @@ class Traffic:
 class ServerThread:
     """A server in a daemon thread with an event loop of its own; a client has `read_timeout` seconds for a head."""
 
-    def __init__(self, app: App, traffic: Traffic, address: tuple[str, int], *, read_timeout: float) -> None:
+    def __init__(self, app: Any, traffic: Traffic, address: tuple[str, int], *, read_timeout: float) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.create_server(address, family=family, backlog=2048)
         self.port: int = self._socket.getsockname()[1]
         self._pid = os.getpid()
         self._traffic, self._read_timeout = traffic, read_timeout
-        # A hundred pairs of metadata make a header of 50 kB; uvicorn's 5 seconds would close connections under a
-        # client that pools them.
-        limits: dict[str, Any] = {"h11_max_incomplete_event_size": 1 << 18, "timeout_keep_alive": 75}
-        silent: dict[str, Any] = {"log_config": None, "access_log": False}
-        self._config = uvicorn.Config(app, ws="none", lifespan="off", proxy_headers=False, **silent, **limits)
-        self._ready = threading.Event()
-        name = f"lava-gateway-{self.port}"
+        silent: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
+        # uvicorn's 5 seconds would close connections under a client that pools them.
+        self._config = uvicorn.Config(app, proxy_headers=False, timeout_keep_alive=75, **silent)
+        self._ready, name = threading.Event(), f"lava-gateway-{self.port}"
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=name, daemon=True)
         self.thread.start()
         self._ready.wait()

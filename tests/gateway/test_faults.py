@@ -219,7 +219,7 @@ def test_finish_reason_error_without_a_stream(forward, gateway):
     assert forward.chat().json()["choices"][0]["finish_reason"] == "error"
 
 
-@pytest.mark.parametrize("fault", [Reset(), ConnectionResetError, ConnectionResetError("gone")])
+@pytest.mark.parametrize("fault", [Reset(), Slow(0.01, then=Reset())])
 def test_a_connection_can_be_reset_before_the_answer(forward, gateway, fault):
     gateway.queue(fault)
     error = _failure(forward.chat)

@@ -41,8 +41,8 @@ class Wallet:
     def __init__(self, merchant: Amount, customers: Mapping[str, Amount]) -> None:
         self._lock = threading.Lock()
         # The merchant's balance is that of nobody's name, since a customer may have any.
-        balances = {None: merchant, **customers}
-        self._balances = {name: to_amount(balance) for name, balance in balances.items()}
+        balances: list[tuple[str | None, Amount]] = [(None, merchant), *customers.items()]
+        self._balances = {name: to_amount(balance) for name, balance in balances}
 
     def __repr__(self) -> str:
         return f"Wallet(merchant={self.merchant}, customers={self.customers})"
@@ -111,12 +111,12 @@ class Accounts:
         if token.startswith("lava_sk_"):
             said = "a spend key is for /v1/chat/completions; /forward takes a secret key"
             raise Refusal(401, f"Invalid credential: {said}")
-        credential: Any = self._options.forward_tokens.get(token)
-        if credential is None:
+        held: Any = self._options.forward_tokens.get(token)
+        if held is None:
             # A forward token is base64, standard alphabet and padded, of a JSON object.
             with suppress(ValueError):
-                credential = orjson.loads(base64.b64decode(token, validate=True))
-        credential = dict(credential) if isinstance(credential, Mapping) else {}
+                held = orjson.loads(base64.b64decode(token, validate=True))
+        credential: dict[str, Any] = dict(held) if isinstance(held, Mapping) else {}
         if credential.get("secret_key") not in self._secret_keys:
             raise Refusal(401, "Invalid credential: the secret key or forward token is not known")
         for name in ("customer_id", "meter_slug", "provider_key"):

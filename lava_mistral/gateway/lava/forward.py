@@ -6,7 +6,7 @@ import secrets
 import time
 from contextlib import ExitStack
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
@@ -82,11 +82,8 @@ class Lava:
             in_flight.close()
 
     def _check_host(self, scope: Scope) -> None:
-        """A page in a browser reaches this machine by a name of its own (DNS rebinding); it is not served."""
-        try:
-            name = urlsplit(f"//{header(scope, b'host')}").hostname or ""
-        except ValueError:
-            name = ""
+        # A page in a browser reaches this machine by a name of its own (DNS rebinding); it is not served.
+        name = _split(f"//{header(scope, b'host')}").hostname or ""
         allowed = (*self._options.hosts, (scope.get("server") or ("",))[0])
         if not is_loopback(name) and name not in allowed and "*" not in allowed:
             raise Refusal(403, f"Host {name!r} is not served here; the gateway's option hosts= names further ones")
@@ -101,10 +98,7 @@ class Lava:
         except TimeoutError:
             raise Refusal(408, "The request's body took too long to arrive") from None
         asked = query(scope)
-        try:
-            target = urlsplit(asked.get("u", ""))
-        except ValueError:
-            target = urlsplit("")
+        target = _split(asked.get("u", ""))
         record.path = target.path
         body = None
         if record.method == "POST":
@@ -124,8 +118,8 @@ class Lava:
         # The whole authority: another port is another server, and a user's name is no business of the proxy's.
         if target.scheme != "https" or target.netloc.lower() not in (HOST, f"{HOST}:443"):
             raise Refusal(400, f"Unsupported provider URL: only https://{HOST} is served here")
-        told = dict(scope["headers"]).get(b"x-lava-metadata", asked.get("metadata"))
         try:
+            told = dict(scope["headers"]).get(b"x-lava-metadata", asked.get("metadata"))
             record.metadata = _METADATA.validate_json(told or "{}")
         except ValidationError as error:
             [first, *_] = error.errors()
@@ -133,6 +127,13 @@ class Lava:
             raise Refusal(400, f"Invalid metadata{where}: {first['msg']}") from None
         self.accounts.admit(record.credential)
         return await self.provider.handle(record, body)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 async def _read(receive: Receive) -> bytes:

@@ -67,9 +67,8 @@ def _body(
         case ["customers", customer_id, "subscription"]:
             return {"subscription": accounts.subscription(customer_id)}
         case ["requests", request_id]:
-            for record in records:
-                if record.request_id == request_id:
-                    return _described(record)
+            if found := [record for record in records if record.request_id == request_id]:
+                return _described(found[0])
             raise Refusal(404, "Request not found")
         case ["requests" | "usage"]:
             try:
@@ -84,8 +83,7 @@ def _body(
 
 def header(scope: Scope, name: bytes) -> str:
     """Return a request's header; empty where there is none."""
-    value: bytes = dict(scope["headers"]).get(name, b"")
-    return value.decode("latin-1")
+    return next((value.decode("latin-1") for held, value in scope["headers"] if held == name), "")
 
 
 def query(scope: Scope) -> dict[str, str]:
@@ -102,8 +100,6 @@ def _service(model: Model) -> dict[str, Any]:
 
 
 def _described(record: RequestRecord) -> dict[str, Any]:
-    """One request as `GET /requests/{id}` shows it."""
-    # An answer that a test made up may leave counts out.
     counts: dict[str, Any] = dict(record.usage or {})
     costs = (record.usage and cost_parts(record.usage, record.model)) or CostParts()
     sides = {"input": "prompt_tokens", "output": "completion_tokens", "total": "total_tokens"}
@@ -128,7 +124,6 @@ def _described(record: RequestRecord) -> dict[str, Any]:
 
 
 def _page(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
-    """A page of `GET /requests`, the newest first."""
     found = records[::-1]
     if asked.cursor:
         ids = [record.request_id for record in found]
@@ -136,8 +131,9 @@ def _page(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
             raise Refusal(400, "Invalid cursor")
         found = found[ids.index(asked.cursor) + 1 :]
     page, more = found[: asked.limit], len(found) > asked.limit
-    following = {"next_cursor": page[-1].request_id} if more else {}
-    return {"data": [_described(record) for record in page], "has_more": more, **following}
+    return {"data": list(map(_described, page)), "has_more": more} | (
+        {"next_cursor": page[-1].request_id} if more else {}
+    )
 
 
 def _usage(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:

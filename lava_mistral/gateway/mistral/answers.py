@@ -19,12 +19,12 @@ from lava_mistral.mistral.types import Usage
 _DONE: Final = b"data: [DONE]\n\n"
 _TOGETHER: Final = 16  # Events of a stream in one write where nobody can tell them apart: it is cheaper.
 _ENDS: dict[str, Step] = {"closed": Cut(), "reset": Cut(reset=True), "stalled": Stall()}
+_LATENCIES = {"x-kong-upstream-latency": "61", "x-kong-proxy-latency": "7"}
 
 
 def headers(content_type: str) -> dict[str, str]:
     """Return what every answer of Mistral carries."""
-    named = {"content-type": content_type, "mistral-correlation-id": str(uuid.uuid4())}
-    return {**named, "x-kong-upstream-latency": "61", "x-kong-proxy-latency": "7"}
+    return {"content-type": content_type, "mistral-correlation-id": str(uuid.uuid4()), **_LATENCIES}
 
 
 def json_answer(status: int, body: Any, more: Mapping[str, str] | None = None, usage: Usage | None = None) -> Answer:
@@ -91,7 +91,6 @@ def played_stream(events: list[bytes], usage: Usage, fault: faults.Fault | None,
 
 
 def _given(fault: Body, record: RequestRecord) -> Answer:
-    """The answer with a body as it was given: JSON, text, bytes, or steps."""
     steps = faults.steps_of(fault.body)
     parts = [part for part in steps if isinstance(part, bytes | str)] if steps is not None else [fault.body]
     whole = b"".join(map(to_bytes, parts))

@@ -1,6 +1,7 @@
 """Mistral's side: checks a request as Mistral does and answers with the simulated model, or with what was asked for."""
 
 import math
+import operator
 import random
 import threading
 import time
@@ -25,49 +26,42 @@ _OLDER = ("mistral-tiny", "mistral-small", "open-mistral-7b", "open-mixtral-8x7b
 _EARS = ("voxtral-small-latest", "voxtral-mini-latest", "voxtral-small-2507", "voxtral-mini-2507")
 
 
-class _Bucket:
-    """Fills at `rate` units a second, up to what so many seconds bring; without a rate it never empties."""
-
-    def __init__(self, rate: float | None, seconds: float, usual_rate: float) -> None:
-        self.rate = rate or usual_rate
-        self.level = self.capacity = max(1.0, rate * seconds) if rate else math.inf
-
-
 class RateLimit:
-    """Two buckets, one of requests and one of tokens, with `burst` seconds' worth at most; used in one thread.
+    """A bucket of requests and one of tokens, with `burst` seconds' worth at most; used in one thread.
 
     Without a limit, the headers tell the figures of a large account.
     """
 
     def __init__(self, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
-        per_minute, burst = options.tokens_per_minute, options.burst
-        self._requests = _Bucket(options.requests_per_second, min(burst, 10.0), 6_000.0)
-        self._tokens = _Bucket(per_minute and per_minute / 60, min(burst, 60.0), 20_000_000 / 60)
+        a_second, a_minute, burst = options.requests_per_second, options.tokens_per_minute, options.burst
+        self._rates = (a_second or 6_000.0, (a_minute or 20_000_000) / 60)
+        saved_up = (a_second and a_second * min(burst, 10.0), a_minute and a_minute / 60 * min(burst, 60.0))
+        self._most = [max(1.0, units) if units else math.inf for units in saved_up]
+        self._levels = self._most
         self._clock, self._at = clock, clock()
 
     def take(self, tokens: int) -> float:
         """Take one request of so many tokens; returns 0, or the seconds to wait if it is too much now."""
-        asked = ((self._requests, 1), (self._tokens, tokens))
         before, self._at = self._at, self._clock()
-        for bucket, _ in asked:
-            bucket.level = min(bucket.capacity, bucket.level + (self._at - before) * bucket.rate)
+        filled = [level + (self._at - before) * rate for level, rate in zip(self._levels, self._rates, strict=True)]
+        self._levels = list(map(min, self._most, filled))
         # More than the capacity goes when it is full.
-        seconds = max((min(units, bucket.capacity) - bucket.level) / bucket.rate for bucket, units in asked)
+        lacking = map(operator.sub, map(min, (1, tokens), self._most), self._levels)
+        seconds: float = max(map(operator.truediv, lacking, self._rates))
         # A float's last digit is no reason to wait.
         if seconds > 1e-9:
             return seconds
-        for bucket, units in asked:
-            bucket.level -= units
+        self._levels = list(map(operator.sub, self._levels, (1, tokens)))
         return 0.0
 
     def headers(self, tokens: int) -> dict[str, str]:
         """Return what Mistral tells about its limits."""
-        limit, minute = max(1, int(self._requests.rate * 10)), round(self._tokens.rate * 60)
+        limit, minute = max(1, int(self._rates[0] * 10)), round(self._rates[1] * 60)
         told = {
             "limit-req-10-second": limit,
-            "remaining-req-10-second": max(0, int(min(self._requests.level, limit - 1))),
+            "remaining-req-10-second": max(0, int(min(self._levels[0], limit - 1))),
             "limit-tokens-minute": minute,
-            "remaining-tokens-minute": max(0, int(min(self._tokens.level, minute - tokens))),
+            "remaining-tokens-minute": max(0, int(min(self._levels[1], minute - tokens))),
             "limit-tokens-month": 200_000_000_000,
             "remaining-tokens-month": 200_000_000_000 - tokens,
             "tokens-query-cost": tokens,
@@ -111,18 +105,18 @@ class Provider:
 
     async def _answer(self, record: RequestRecord, body: Any) -> Answer:
         tokens = allowed = 0
-        make: Callable[[RequestRecord, Fault | None], Answer]
+        make: Callable[..., Answer] | None = None
         match record.method, record.path:
             case "POST", "/v1/chat/completions":
                 counts = await self._chat.prompt_tokens(body, self._model(body["model"], "chat"))
                 tokens, allowed = sum(counts), body.get("max_tokens") or 0
-                make = partial(self._chat.answer, body, counts)
+                make = partial(self._chat.answer, body, counts, record)
             case "POST", "/v1/embeddings":
                 self._model(body["model"], "embeddings")
                 vectors, tokens = await embeddings.embedded(body, exact=self._options.tokenizer == "exact")
-                make = partial(embeddings.answer, body, vectors, tokens, base64=self._options.base64)
+                make = partial(embeddings.answer, body, vectors, tokens, record, base64=self._options.base64)
             case "GET", path if path == "/v1/models" or path.startswith("/v1/models/"):
-                make = partial(_told, self._models(path.removeprefix("/v1/models").removeprefix("/")))
+                listed = self._models(path.partition("/v1/models/")[2])
             case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":
                 return json_answer(405, {"detail": "Method Not Allowed"})
             case _:
@@ -135,7 +129,7 @@ class Provider:
             late, fault = late + fault.seconds, fault.then
         answer = canned(record, fault)
         if answer is None:
-            answer = make(record, fault)
+            answer = make(fault=fault) if make else json_answer(200, listed)
             answer.headers |= self._limit.headers(answer.usage["total_tokens"] if answer.usage else tokens)
             answer = broken_off(answer, fault)
         answer.delay += late
@@ -143,8 +137,7 @@ class Provider:
 
     def _models(self, name: str) -> dict[str, Any]:
         if not name:
-            offered = (*models(), *map(get_model, self._options.models))
-            return {"object": "list", "data": [_card(model) for model in offered]}
+            return {"object": "list", "data": list(map(_card, (*models(), *map(get_model, self._options.models))))}
         if (model := self._known(name)) is None:
             raise Rejection(f"Model {name} not found", None, status=404)
         return _card(model)
@@ -172,12 +165,7 @@ class Provider:
         return next(drawn, None)
 
 
-def _told(body: Any, record: RequestRecord, fault: Fault | None) -> Answer:
-    return json_answer(200, body)
-
-
 def _card(model: Model) -> dict[str, Any]:
-    """A model as `GET /v1/models` shows it."""
     abilities = {"completion_chat": "chat", "function_calling": "tools", "vision": "vision", "audio": "audio"}
     capabilities = {name: ability in model.capabilities for name, ability in abilities.items()}
     nothing = ("description", "deprecation", "deprecation_replacement_model", "default_model_temperature")
