@@ -18,10 +18,12 @@ __all__ = ["AsyncLavaTransport", "LavaTransport"]
 class LavaTransport(Forwarding, httpx2.BaseTransport):
     """Sends whatever an `httpx2.Client` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library, _shared = httpx2, httpx2.HTTPTransport
+    _library = httpx2
+    _shared = httpx2.HTTPTransport
 
 
 class AsyncLavaTransport(Forwarding, httpx2.AsyncBaseTransport):
     """Sends whatever an `httpx2.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library, _shared = httpx2, httpx2.AsyncHTTPTransport
+    _library = httpx2
+    _shared = httpx2.AsyncHTTPTransport

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from heapq import nlargest
 from importlib.util import find_spec
+from operator import mul
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -25,8 +27,8 @@ from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_
 from lava_mistral.pricing.amounts import format_cost
 
 Framework = Literal["langchain", "llama-index"]
-Rag: TypeAlias = tuple[Callable[[str], list[Text]], Callable[[str, str], Iterator[str]]]
-"""What finds the passages for a question, and what answers one by an instruction, piece by piece."""
+Rag: TypeAlias = tuple[Callable[[list[str]], Any], Callable[[str], Any], Callable[[str, str], Iterator[str]]]
+"""What embeds passages, what embeds a question, and what answers one by an instruction, piece by piece."""
 
 OWN_QUESTION: Final = "How do I bill a call to one of my customers?"
 _LONGEST: Final = 800  # characters
@@ -70,14 +72,17 @@ def demo(
         records: list[CallRecord] = []
         totals = stack.enter_context(track_usage(listener=records.append))
         chunks = [Text(name, piece) for name, content in texts for piece in passages(content, _LONGEST)]
-        title, rag = _FRAMEWORKS[framework or _installed()]
-        find, answer = rag(chunks, {**access, "max_retries": 2})
+        title, _, make = _FRAMEWORKS[framework or _installed()]
+        embed, embed_question, answer = make({**access, "max_retries": 2})
+        vectors = embed([chunk.content for chunk in chunks])
         count = counted(len(chunks), "chunk")
         console.print(f"Embedded {count} with {DEFAULT_EMBEDDING_MODEL} through {title}.\n")
 
         question = question or (OWN_QUESTION if path is None else _question(texts[0]))
         console.print(f"[bold]Question:[/bold] {escape(question)}")
-        found = find(question)
+        asked = embed_question(question)
+        nearness = [sum(map(mul, vector, asked)) for vector in vectors]
+        found = [chunks[at] for at in nlargest(_PASSAGES, range(len(chunks)), nearness.__getitem__)]
         numbered = (f"[{number}] {passage.name}\n{passage.content}" for number, passage in enumerate(found, 1))
         console.print(f"[bold]Answer[/bold] of {DEFAULT_CHAT_MODEL}:")
         try:
@@ -148,62 +153,43 @@ def _print_costs(records: Sequence[CallRecord], total: Tally, console: Console) 
     print_columns(rows, console, right=(2, 3, 4))
 
 
-def _langchain(chunks: Sequence[Text], access: dict[str, Any]) -> Rag:
-    # First our own package: it says which extra is missing.
-    from langchain_lava_mistral.chat_models import ChatLavaMistral  # isort: split
-    from langchain_core.vectorstores import InMemoryVectorStore
-
-    from langchain_lava_mistral.embeddings import LavaMistralEmbeddings
+def _langchain(access: dict[str, Any]) -> Rag:
+    from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 
     model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
-    store = InMemoryVectorStore(LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access))
-    store.add_texts([chunk.content for chunk in chunks], [{"source": chunk.name} for chunk in chunks])
-
-    def find(question: str) -> list[Text]:
-        found = store.similarity_search(question, k=_PASSAGES)
-        return [Text(document.metadata["source"], document.page_content) for document in found]
+    embeddings = LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access)
 
     def answer(instruction: str, question: str) -> Iterator[str]:
         for chunk in model.stream([("system", instruction), ("human", question)]):
             yield chunk.text
 
-    return find, answer
+    return embeddings.embed_documents, embeddings.embed_query, answer
 
 
-def _llama_index(chunks: Sequence[Text], access: dict[str, Any]) -> Rag:
-    from llama_index_lava_mistral.llms import ChatLavaMistral  # isort: split
-    from llama_index.core import VectorStoreIndex
+def _llama_index(access: dict[str, Any]) -> Rag:
+    # First our own package: it says which extra is missing.
+    from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings  # isort: split
     from llama_index.core.llms import ChatMessage
-    from llama_index.core.schema import TextNode
-
-    from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
 
     model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
-    embedding = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)
-    index = VectorStoreIndex(nodes=[], embed_model=embedding)
-    index.insert_nodes([TextNode(text=chunk.content, metadata={"source": chunk.name}) for chunk in chunks])
-
-    def find(question: str) -> list[Text]:
-        found = index.as_retriever(similarity_top_k=_PASSAGES).retrieve(question)
-        return [Text(node.metadata["source"], node.get_content()) for node in found]
+    embeddings = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)
 
     def answer(instruction: str, question: str) -> Iterator[str]:
         messages = [ChatMessage(role="system", content=instruction), ChatMessage(role="user", content=question)]
         for response in model.stream_chat(messages):
             yield response.delta or ""
 
-    return find, answer
+    return embeddings.get_text_embedding_batch, embeddings.get_query_embedding, answer
 
 
-_FRAMEWORKS: Final[dict[Framework, tuple[str, Callable[[Sequence[Text], dict[str, Any]], Rag]]]] = {
-    "langchain": ("LangChain", _langchain),
-    "llama-index": ("LlamaIndex", _llama_index),
+_FRAMEWORKS: Final[dict[Framework, tuple[str, str, Callable[[dict[str, Any]], Rag]]]] = {
+    "langchain": ("LangChain", "langchain_core", _langchain),
+    "llama-index": ("LlamaIndex", "llama_index", _llama_index),
 }
 
 
 def _installed() -> Framework:
-    if find_spec("langchain_core") is not None:
-        return "langchain"
-    if find_spec("llama_index") is not None:
-        return "llama-index"
+    for framework, (_, package, _) in _FRAMEWORKS.items():
+        if find_spec(package) is not None:
+            return framework
     raise ImportError('The demo needs one of the frameworks: pip install "lava-mistral[langchain]" (or [llama-index])')

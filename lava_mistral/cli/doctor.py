@@ -7,7 +7,6 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -44,27 +43,12 @@ Found: TypeAlias = Iterator[tuple[Outcome, str, str]]
 
 _STYLES: Final[dict[Outcome, str]] = {"failed": "bold red", "note": "yellow", "skipped": "dim", "ok": "green"}
 _KINDS: Final = {"aks_live_": "production", "aks_test_": "sandbox"}
-_HOSTS: Final = {
-    "api.lava.so": "production",
-    "api.lavapayments.com": "production",
-    "sandbox-api.lava.so": "sandbox",
-    "sandbox-api.lavapayments.com": "sandbox",
-}
+_HOST: Final = re.compile(r"(sandbox-)?api\.(lava\.so|lavapayments\.com)")
 _FOR_CALLS: Final = {"key", "base URL", "network", "credential", "wallet"}
 _PATIENCE: Final = 15.0  # seconds for a question to the network
 _LONGEST: Final = 240  # characters of a message
 _EXTRA: Final = re.compile(r"""^([\w.-]+).*extra == ['"]([\w-]+)""", re.M)
 _OWN_NAME: Final = re.compile(r"; `lava-mistral doctor` tests [^.]*")  # said to those who have not run it yet
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found, and what to do about it; `"skipped"` where another failure is in the way."""
-
-    check: str
-    outcome: Outcome
-    detail: str
-    advice: str = ""
 
 
 def doctor(
@@ -76,21 +60,21 @@ def doctor(
 ) -> None:
     """Check that key, network and model are right, and say what to do if not. It costs nothing without --spend."""
     order = list(_STYLES)
-    findings = sorted(_examine(model, spend), key=lambda finding: order.index(finding.outcome))
-    failed = findings[0].outcome == "failed"
+    findings = sorted(_examine(model, spend), key=lambda finding: order.index(finding[1]))
+    failed = findings[0][1] == "failed"
     if json:
-        print_json({"ok": not failed, "findings": [asdict(finding) for finding in findings]})
+        names = ("check", "outcome", "detail", "advice")
+        print_json({"ok": not failed, "findings": [dict(zip(names, finding, strict=True)) for finding in findings]})
     else:
         console = Console(soft_wrap=True, highlight=False)
-        for finding in findings:
-            mark = f"[{_STYLES[finding.outcome]}]{finding.outcome:<8}[/]"
-            advice = f" → {finding.advice}" if finding.advice else ""
-            console.print(f"{mark} [bold]{finding.check}[/bold]: {escape(finding.detail + advice)}")
+        for check, outcome, detail, advice in findings:
+            said = f"{detail} → {advice}" if advice else detail
+            console.print(f"[{_STYLES[outcome]}]{outcome:<8}[/] [bold]{check}[/bold]: {escape(said)}")
     raise typer.Exit(1 if failed else 0)
 
 
-def _examine(model: str, spend: bool) -> Iterator[Finding]:
-    """Make one check after the other; those that call Lava only where what they need is right."""
+def _examine(model: str, spend: bool) -> Iterator[tuple[str, Outcome, str, str]]:
+    """Make one check after the other; those that call Lava are skipped where what they need has failed."""
     offered: set[str] = set()
     checks: dict[str, Callable[[], Found]] = {
         "Python": lambda: iter([("ok", platform.python_version(), "")]),
@@ -121,7 +105,7 @@ def _examine(model: str, spend: bool) -> Iterator[Finding]:
         for outcome, detail, advice in found:
             if outcome == "failed":
                 failed.add(name)
-            yield Finding(name, outcome, _clean(detail), _clean(advice))
+            yield name, outcome, _clean(detail), _clean(advice)
 
 
 def _clean(text: str) -> str:
@@ -186,8 +170,9 @@ def _base_url() -> Found:
     key = os.environ.get("LAVA_FORWARD_TOKEN") or os.environ.get("LAVA_SECRET_KEY") or ""
     kind = _KINDS.get(str((decode_forward_token(key) or {}).get("secret_key", key))[:9])
     host = urlsplit(address).hostname or ""
-    place = _HOSTS.get(host)
-    if kind and place and kind != place:
+    lava = _HOST.fullmatch(host)
+    place = "sandbox" if lava and lava[1] else "production"
+    if kind and lava and kind != place:
         what = f"LAVA_BASE_URL names {place} ({address}), and the key is one of {kind}"
         yield "failed", what, f"Unset LAVA_BASE_URL, or take a key of {place}."
     elif not address.endswith("/v1"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast
 
@@ -93,8 +94,7 @@ class ClientBase:
     def __getstate__(self) -> dict[str, Any]:
         own = self._forwarder
         billing, metadata = carried(own.billing, own.metadata, self.spend_limit, own.api_key)
-        sent = Forwarder(api_key=own.api_key, base_url=own.base_url, billing=billing, metadata=metadata)
-        return vars(self) | {"_forwarder": sent, "_engines": {}}
+        return vars(self) | {"_forwarder": replace(own, billing=billing, metadata=metadata), "_engines": {}}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"

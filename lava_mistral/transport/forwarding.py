@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from lava_mistral.billing.identity import Billing, Secret
 from lava_mistral.billing.scope import identify
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.connections import KEEPALIVE
@@ -17,26 +16,14 @@ from lava_mistral.transport.pools import per_loop, per_process
 _REPLACED = frozenset({b"host", b"authorization", b"x-lava-metadata", b"cookie"})
 
 
-class Forwarding:
-    """What the transports of both libraries are made of; `lava_mistral.LavaTransport` tells of the arguments.
+@dataclass(kw_only=True, eq=False, repr=False)
+class Forwarding(Forwarder):
+    """What the transports of both libraries are made of; `lava_mistral.LavaTransport` tells of the arguments."""
 
-    `_shared` is the library's transport that carries the bytes where none is given.
-    """
-
-    _library: Any
-    _shared: Any
-
-    def __init__(
-        self,
-        *,
-        api_key: Secret | None = None,
-        base_url: str | None = None,
-        billing: Billing | None = None,
-        metadata: Mapping[str, str] | None = None,
-        transport: Any = None,
-    ) -> None:
-        self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
-        self._given = transport
+    transport: Any = None
+    _library: ClassVar[Any]
+    # What carries the bytes where no transport is given.
+    _shared: ClassVar[Any]
 
     def _forwarded(self, request: Any) -> tuple[Any, Any]:
         """Return the transport to send with, and the request to Lava for one for Mistral, which stays untouched."""
@@ -47,8 +34,7 @@ class Forwarding:
                 f"{url.scheme}://{url.netloc.decode('ascii')}. Point the client at {MISTRAL_URL}: "
                 "the transport itself finds the way to Lava."
             )
-        own = self._forwarder
-        identity = identify(own.billing, own.metadata, api_key=own.api_key, customer_required=False)
+        identity = identify(self.billing, self.metadata, api_key=self.api_key, customer_required=False)
         if identity.limits:
             raise ConfigurationError(
                 "A spend limit can't be kept for requests through a LavaTransport, whose cost is not known beforehand. "
@@ -57,7 +43,7 @@ class Forwarding:
             )
         # Neither user and password nor a fragment of the address go with it.
         target = f"https://{MISTRAL_HOST}{url.raw_path.decode('ascii')}"
-        address, _, headers = own.address(target, identity)
+        address, _, headers = self.address(target, identity)
         kept = [(name, value) for name, value in request.headers.raw if name.lower() not in _REPLACED]
         forwarded = library.Request(
             request.method,
@@ -66,8 +52,8 @@ class Forwarding:
             stream=request.stream,
             extensions=dict(request.extensions),
         )
-        if self._given is not None:
-            return self._given, forwarded
+        if self.transport is not None:
+            return self.transport, forwarded
         proxy = environment_proxy(address.scheme, address.host)
 
         def make() -> Any:
@@ -90,10 +76,10 @@ class Forwarding:
 
     def close(self) -> None:
         """Close the transport that was given; the shared connections stay open for others."""
-        if self._given is not None:
-            self._given.close()
+        if self.transport is not None:
+            self.transport.close()
 
     async def aclose(self) -> None:
         """Close the transport that was given; the shared connections stay open for others."""
-        if self._given is not None:
-            await self._given.aclose()
+        if self.transport is not None:
+            await self.transport.aclose()

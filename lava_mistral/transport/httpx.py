@@ -23,10 +23,12 @@ class LavaTransport(Forwarding, httpx.BaseTransport):
         ConfigurationError: from a request for another host, or without a usable credential.
     """
 
-    _library, _shared = httpx, httpx.HTTPTransport
+    _library = httpx
+    _shared = httpx.HTTPTransport
 
 
 class AsyncLavaTransport(Forwarding, httpx.AsyncBaseTransport):
     """Sends whatever an `httpx.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library, _shared = httpx, httpx.AsyncHTTPTransport
+    _library = httpx
+    _shared = httpx.AsyncHTTPTransport

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -29,21 +30,18 @@ def forward_url(base_url: str, target: str) -> Url:
     return parse_url(f"{base_url}/forward?u={quote(target, safe='')}")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Forwarder:
     """The settings of one way through Lava."""
 
-    def __init__(
-        self,
-        *,
-        api_key: Secret | None = None,
-        base_url: str | None = None,
-        billing: Billing | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        self.api_key = hidden(api_key)
-        self.base_url = base_url
-        self.billing = to_billing(billing)
-        self.metadata = check_metadata(metadata)
+    api_key: Secret | None = None
+    base_url: str | None = None
+    billing: Billing | None = None
+    metadata: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        self.api_key, self.billing = hidden(self.api_key), to_billing(self.billing)
+        self.metadata = check_metadata(self.metadata)
 
     def address(self, target: str, identity: BillingContext) -> tuple[Url, str, dict[str, str]]:
         """Return what a request to the provider address `target` is sent to: URL, credential and Lava's headers."""
