@@ -25,7 +25,7 @@ from llama_index_lava_mistral import LavaUsageHandler
 from tests.billing.conftest import Framework, frameworks, run_now
 from tests.fakes.waiting import eventually
 
-CALLS = 600
+CALLS = 400
 WORDS = (
     "river",
     "sea",

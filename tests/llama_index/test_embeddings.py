@@ -6,7 +6,6 @@ import asyncio
 import copy
 import json
 import pickle
-import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -104,9 +103,8 @@ def test_async_calls_do_not_block_the_loop() -> None:
             await calls
             return ticks
 
-        started = time.monotonic()
         assert asyncio.run(run()) > 10
-        assert time.monotonic() - started < 0.85
+        assert gateway.max_in_flight == 3
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -694,6 +694,6 @@ def test_a_long_history_is_prepared_in_no_time() -> None:
 
 
 def _timed(messages: list[Any]) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     strict(messages)
-    return time.perf_counter() - start
+    return time.thread_time() - start

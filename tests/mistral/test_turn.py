@@ -690,9 +690,9 @@ def test_a_turn_is_read_in_time_that_grows_with_its_length(piece: Any) -> None:
     for _ in range(40_000):
         accumulator.add(chunk({"content": piece}))
     turn = accumulator.turns[0]
-    began = time.perf_counter()
+    began = time.thread_time()
     assert turn.text or turn.thinking or turn.content
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_a_call_without_a_name_is_no_answer() -> None:
