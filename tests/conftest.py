@@ -38,6 +38,14 @@ gc.disable()
 SDK_PACKAGE = "@lavapayments/nodejs@11.2.0"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run all tests that share a process which takes seconds to begin, and run them first."""
+    for item in items:
+        if {"warm_python", "spawned"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 def pytest_collection_finish() -> None:
     """Collect garbage from here on, among what the tests make."""
     gc.collect()

@@ -11,8 +11,10 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 SERVER = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 {imports}
+# Or each fork would look at, and copy, all that was imported when it ends.
+gc.freeze()
 for line in iter(sys.stdin.readline, ""):
     task = json.loads(line)
     child = os.fork()
