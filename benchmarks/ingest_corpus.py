@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from lava_mistral.pricing.tokenizers import count_text
+from lava_mistral.pricing.tokenizers import token_ids
 
 CHARACTERS = 3.6
 """Characters that are about one token in these texts."""
@@ -33,10 +33,10 @@ def passages(count: int, seed: int) -> list[str]:
 
 def tokens_of(text: str) -> int:
     """As Mistral counts an input."""
-    counted = count_text(text, "mistral-embed", enclosed=True)
+    counted = token_ids(text, "mistral-embed", enclosed=True)
     if counted is None:
         raise SystemExit("The benchmark needs the extra [tokenizer]: pip install 'lava-mistral[tokenizer]'")
-    return counted.tokens
+    return len(counted)
 
 
 def write(path: Path, count: int) -> None:

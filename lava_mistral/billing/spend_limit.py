@@ -9,24 +9,18 @@ never passed on a guess. `LavaMistral.reconcile(limit)` asks Lava what such call
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lava_mistral._locks import Inbox
 from lava_mistral.errors import ConfigurationError, SpendLimitError
 from lava_mistral.pricing.amounts import EXACT, format_cost, to_decimal
 
+if TYPE_CHECKING:
+    from lava_mistral.billing.lava_records import RequestRecord
+
 Amount: TypeAlias = Decimal | str | int | float
 """USD. A float is taken as it prints: 0.1 is ten cents."""
 _ZERO = Decimal(0)
-
-
-class Recorded(Protocol):
-    """A request whose cost Lava knows, such as a `RequestRecord`."""
-
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def cost(self) -> Decimal: ...
 
 
 class SpendLimit:
@@ -116,7 +110,7 @@ class SpendLimit:
         with self._inbox:
             return tuple(self._unsettled)
 
-    def settle(self, told: Recorded) -> None:
+    def settle(self, told: RequestRecord) -> None:
         """Put what Lava recorded in the place of what is held for a request; without effect for any other."""
         with self._inbox:
             amount = self._unsettled.pop(told.request_id, None)

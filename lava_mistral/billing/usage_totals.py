@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -24,6 +24,13 @@ OTHER: Final = "(other)"
 _MOST_UNSETTLED: Final = 100_000
 _PLAIN: Final = ("model", "customer", "meter")
 _METADATA: Final = "metadata:"
+_COLUMNS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "cost")
+_MORE_COLUMNS: Final = {
+    "uncosted": "cost\nunknown",
+    "retries": "retries",
+    "duplicates": "duplicates",
+    "saved": "saved by\ncache",
+}
 
 
 class UsageTotals:
@@ -145,9 +152,12 @@ class UsageTotals:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything in JSON's types; amounts as text. The name for no customer is `""`."""
-        sections: dict[str, Any] = {f"by_{name}": _dicts(self._section(name)) for name in _PLAIN}
-        metadata = {key: _dicts(self.by_metadata(key)) for key in self.metadata_keys}
-        return {**self.total.as_dict(), **sections, "by_metadata": metadata}
+
+        def sums(section: str) -> dict[str, Any]:
+            return {name or "": tally.as_dict() for name, tally in self._section(section).items()}
+
+        metadata = {key: sums(_METADATA + key) for key in self.metadata_keys}
+        return {**self.total.as_dict(), **{f"by_{name}": sums(name) for name in _PLAIN}, "by_metadata": metadata}
 
     def table(self, *by: str) -> Table:
         """Make a table for a terminal or a notebook.
@@ -166,18 +176,18 @@ class UsageTotals:
 
         total, table = self.total, Table(show_footer=True)
         table.add_column("", footer="total", overflow="fold", min_width=18)
-        shown = _COLUMNS | {name: attribute for name, attribute in _OPTIONAL.items() if getattr(total, attribute)}
-        for name, attribute in shown.items():
-            table.add_column(name, footer=_cell(total, attribute), justify="right")
+        shown = [*_COLUMNS, *(name for name in _MORE_COLUMNS if getattr(total, name))]
+        for name in shown:
+            header = _MORE_COLUMNS.get(name, name.removesuffix("_tokens"))
+            table.add_column(header, footer=_cell(total, name), justify="right")
         for section in by or usual:
             table.add_section()
             table.add_row(f"[bold]by {section.removeprefix(_METADATA)}[/bold]")
             for label, tally in sorted(self._section(section).items(), key=lambda row: (-row[1].cost, row[0] or "")):
-                table.add_row(escape(label or "–"), *(_cell(tally, attribute) for attribute in shown.values()))
+                table.add_row(escape(label or "–"), *(_cell(tally, name) for name in shown))
         return table
 
-    def __rich__(self) -> Table:
-        return self.table()
+    __rich__ = table
 
     def __repr__(self) -> str:
         total = self.total
@@ -191,7 +201,7 @@ def _shown(name: str) -> Any:
 
 
 class CountsInTotals:
-    """Show the totals that a framework's usage handler counts in as its own attributes."""
+    """Show the totals that a framework's usage handler counts in as its own; see `UsageTotals`."""
 
     if TYPE_CHECKING:
         totals: UsageTotals
@@ -204,35 +214,10 @@ class CountsInTotals:
     duplicates = _shown("duplicates")
     by_model = _shown("by_model")
     by_customer = _shown("by_customer")
-
-    def unsettled(self) -> tuple[str, ...]:
-        """List the ids of requests whose cost is not known here; `LavaMistral.reconcile` asks for it."""
-        return self.totals.unsettled()
-
-    def settle(self, told: RequestRecord) -> None:
-        """Put what Lava recorded in the place of what was unknown."""
-        self.totals.settle(told)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the sums in JSON's types; see `UsageTotals.as_dict`."""
-        return self.totals.as_dict()
-
-    def table(self, *by: str) -> Table:
-        """Return the sums as a rich table; see `UsageTotals.table`."""
-        return self.totals.table(*by)
-
-    def __rich__(self) -> Table:
-        return self.totals.table()
-
-
-def _dicts(groups: Mapping[Any, Tally]) -> dict[str, dict[str, Any]]:
-    return {name or "": tally.as_dict() for name, tally in groups.items()}
-
-
-_TOKENS: Final = {"input": "input_tokens", "cached": "cached_tokens", "output": "output_tokens"}
-_COLUMNS: Final = {"requests": "requests", **_TOKENS, "cost": "cost"}
-_EFFORT: Final = {"retries": "retries", "duplicates": "duplicates"}
-_OPTIONAL: Final = {"cost\nunknown": "uncosted", **_EFFORT, "saved by\ncache": "saved"}
+    unsettled = _shown("unsettled")
+    settle = _shown("settle")
+    as_dict = _shown("as_dict")
+    table = __rich__ = _shown("table")
 
 
 def _cell(tally: Tally, attribute: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from lava_mistral.pricing.amounts import EXACT, format_cost
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 _NAMES: Final = {"customer": "customer_id", "model": "model", "meter": "meter_id"}
 _BARS: Final = 20
+Name: TypeAlias = Callable[[RequestRecord], str | None]
 
 
 def usage(
@@ -83,18 +84,14 @@ class Spending:
         """Return all of it for `print_json`."""
 
         def figures(sums: UsageSum) -> dict[str, Any]:
-            return {name: getattr(sums, name) for name in ("requests", "tokens", "cost", "charge")}
+            return {field.name: getattr(sums, field.name) for field in fields(UsageSum)}
 
         items = [{"name": name, **figures(sums)} for name, sums in self.items]
         return {"by": self.by, "since": self.start, "until": self.end, "items": items, "totals": figures(self.total)}
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """Parse a point in time: `"7d"`, `"12h"` or `"2w"` before now, or an ISO date or time (UTC where it names no zone).
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Parse a span before now such as `"7d"`, or an ISO date or time (UTC without a zone); raise `ValueError`."""
     if match := re.fullmatch(r"(\d{1,4})([hdw])", text):
         return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
@@ -104,12 +101,8 @@ def parse_moment(text: str, now: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def name_of(by: str) -> Callable[[RequestRecord], str | None]:
-    """Return what finds the name of a request by `"customer"`, `"model"`, `"meter"` or `"metadata:KEY"`.
-
-    Raises:
-        ValueError: `by` is none of these.
-    """
+def name_of(by: str) -> Name:
+    """Return what finds the name of a request by what to sum by; raise `ValueError` where that is nothing known."""
     if by in _NAMES:
         return attrgetter(_NAMES[by])
     kind, _, key = by.partition(":")
@@ -125,27 +118,17 @@ def by_day(report: UsageReport, start: datetime, end: datetime) -> Spending:
     return Spending("day", start, end, tuple((item.date, item) for item in report.items), report.totals)
 
 
-def by_name(
-    records: Iterable[RequestRecord],
-    by: str,
-    name: Callable[[RequestRecord], str | None],
-    start: datetime,
-    end: datetime,
-) -> Spending:
+def by_name(records: Iterable[RequestRecord], by: str, name: Name, start: datetime, end: datetime) -> Spending:
     """Sum up requests, the newest first, from `start` to before `end` by name; read as far as needed."""
     groups: dict[str | None, UsageSum] = {}
-    total = UsageSum()
-    older = 0
+    total, older = UsageSum(), 0
     for record in records:
         moment = record.created_at
-        if moment is not None and moment < start:
-            # The list is by age, but nobody promises that to the second.
-            older += 1
-            if older > LARGEST_PAGE:
-                break
-            continue
-        older = 0
-        if moment is None or moment < end:
+        # The list is by age, but nobody promises that to the second.
+        older = older + 1 if moment is not None and moment < start else 0
+        if older > LARGEST_PAGE:
+            break
+        if moment is None or start <= moment < end:
             key = name(record)
             groups[key] = _plus(groups.get(key, UsageSum()), record)
             total = _plus(total, record)
@@ -164,30 +147,23 @@ def _plus(sums: UsageSum, record: RequestRecord) -> UsageSum:
 
 
 def draw(spending: Spending, path: Path) -> None:
-    """Draw the costs as bars, those beyond 20 names as one; the ending of the path says the format."""
+    """Draw the costs as bars, those beyond 20 names (not days) as one; the ending of the path says the format."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('A plot needs matplotlib: pip install "lava-mistral[plot]".') from error
-    days = spending.by == "day"
     bars = [(name or "(none)", float(sums.cost)) for name, sums in spending.items]
-    if not days and len(bars) > _BARS:
+    if spending.by != "day" and len(bars) > _BARS:
         rest = bars[_BARS - 1 :]
         bars = [*bars[: _BARS - 1], (f"{len(rest)} others", sum(cost for _, cost in rest))]
-    costs, places = [cost for _, cost in bars], range(len(bars))
-    names = [name if len(name) <= 40 else f"{name[:39]}…" for name, _ in bars]
-    figure = Figure(figsize=(9, 4.5 if days else 1.5 + 0.32 * max(len(bars), 4)), layout="constrained")
+    figure = Figure(figsize=(9, min(1.5 + 0.32 * max(len(bars), 4), 100)), layout="constrained")
     axes = figure.subplots()
+    axes.barh(range(len(bars)), [cost for _, cost in bars], color="#e8590c")
     # No mathematics: a name may hold a dollar sign.
-    if days:
-        axes.bar(places, costs, color="#e8590c")
-        axes.set_xticks(places, names, rotation=45, ha="right")
-        axes.set_ylabel("cost in USD")
-    else:
-        axes.barh(places, costs, color="#e8590c")
-        axes.set_yticks(places, names, parse_math=False)
-        axes.invert_yaxis()
-        axes.set_xlabel("cost in USD")
+    names = [name if len(name) <= 40 else f"{name[:39]}…" for name, _ in bars]
+    axes.set_yticks(range(len(bars)), names, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("cost in USD")
     axes.spines[["top", "right"]].set_visible(False)
     what = f"{format_cost(spending.total.cost)} by {spending.by.removeprefix('metadata:')}"
     title = f"{what}, {spending.start:%Y-%m-%d} to {spending.end:%Y-%m-%d}"

@@ -10,8 +10,8 @@ from typing import Any, Final
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
-from lava_mistral.pricing.amounts import EXACT
 from lava_mistral.pricing.catalog import Model, get_model
+from lava_mistral.pricing.cost import cost_of
 from lava_mistral.pricing.prompts import Prompt, to_messages
 from lava_mistral.pricing.tokens import DEFAULT_MODEL, TokenCount, count_tokens, estimate_tokens, pieces
 
@@ -157,10 +157,8 @@ def _longest_answer(count: TokenCount, model: Model, max_tokens: int | None) -> 
 
 
 def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None:
-    if model.input_price is None or model.output_price is None:
-        return None
-    paid = EXACT.add(EXACT.multiply(model.input_price, input_tokens), EXACT.multiply(model.output_price, output_tokens))
-    return EXACT.divide(paid, Decimal(10) ** 6)
+    total = input_tokens + output_tokens
+    return cost_of({"prompt_tokens": input_tokens, "completion_tokens": output_tokens, "total_tokens": total}, model)
 
 
 def _priced(model: Model, input_tokens: int, output_tokens: int) -> Decimal:

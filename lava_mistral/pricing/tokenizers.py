@@ -55,17 +55,11 @@ _CHOICES: Final[tuple[tuple[str, Choice], ...]] = (
 )
 
 
-def count_text(text: str, model: str, *, enclosed: bool = False) -> TokenCount | None:
-    """Count the tokens of a text, `enclosed` with the two around an input of an embedding model.
-
-    What cannot be encoded as UTF-8 counts as a question mark. It is `None` where no tokenizer of the model is at hand.
-    """
-    ids = token_ids(text, model, enclosed=enclosed)
-    return None if ids is None else TokenCount(len(ids), True)
-
-
 def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | None:
-    """Return the numbers of the tokens of a text in the model's vocabulary; see `count_text`."""
+    """Return the tokens of a text in the model's vocabulary, `enclosed` with the two around an embedding model's input.
+
+    What cannot be encoded as UTF-8 is a question mark. It is `None` where no tokenizer of the model is at hand.
+    """
     tokenizer = _load(choose(model).tokenizer)
     if tokenizer is None:
         return None

@@ -54,8 +54,7 @@ def count_tokens(
     """
     if isinstance(text_or_messages, str):
         enclosed = "embeddings" in get_model(model).capabilities
-        counted = tokenizers.count_text(text_or_messages, model, enclosed=enclosed)
-        return counted or TokenCount(_estimate(text_or_messages, enclosed, upper), False)
+        return _count_text(text_or_messages, model, enclosed, upper)
     messages = to_messages(text_or_messages)
     prompt = None
     if all(kind in ("text", "call") for kind, _ in pieces(messages)):
@@ -86,8 +85,11 @@ def typical_tokens(text: str, *, enclosed: bool = False) -> int:
     return (total + _UNIT // 2) // _UNIT + 2 * enclosed
 
 
-def _estimate(text: str, enclosed: bool, upper: bool) -> int:
-    return estimate_tokens(text) if upper else typical_tokens(text, enclosed=enclosed)
+def _count_text(text: str, model: str, enclosed: bool, upper: bool) -> TokenCount:
+    ids = tokenizers.token_ids(text, model, enclosed=enclosed)
+    if ids is not None:
+        return TokenCount(len(ids), True)
+    return TokenCount(estimate_tokens(text) if upper else typical_tokens(text, enclosed=enclosed), False)
 
 
 def _split(text: str) -> tuple[bytes, int, bytes]:
@@ -168,8 +170,7 @@ def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[To
     # Templates write tools as Python's json does, with spaces.
     written = [("tool", json.dumps(tool, ensure_ascii=False)) for tool in tools]
     for kind, text in (*pieces(messages), *written):
-        counted = tokenizers.count_text(text, model)
-        total += besides.get(kind, 0) + (counted.tokens if counted else _estimate(text, False, upper))
+        total += besides.get(kind, 0) + _count_text(text, model, False, upper).tokens
     return total
 
 
