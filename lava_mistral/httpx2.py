@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 try:
     import httpx2
 except ModuleNotFoundError as error:
@@ -18,12 +20,12 @@ __all__ = ["AsyncLavaTransport", "LavaTransport"]
 class LavaTransport(Forwarding, httpx2.BaseTransport):
     """Sends whatever an `httpx2.Client` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library = httpx2
-    _shared = httpx2.HTTPTransport
+    _library: ClassVar[Any] = httpx2
+    _shared: ClassVar[Any] = httpx2.HTTPTransport
 
 
 class AsyncLavaTransport(Forwarding, httpx2.AsyncBaseTransport):
     """Sends whatever an `httpx2.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library = httpx2
-    _shared = httpx2.AsyncHTTPTransport
+    _library: ClassVar[Any] = httpx2
+    _shared: ClassVar[Any] = httpx2.AsyncHTTPTransport

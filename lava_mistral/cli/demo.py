@@ -154,7 +154,8 @@ def _print_costs(records: Sequence[CallRecord], total: Tally, console: Console) 
 
 
 def _langchain(access: dict[str, Any]) -> Rag:
-    from langchain_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
+    from langchain_lava_mistral.chat_models import ChatLavaMistral
+    from langchain_lava_mistral.embeddings import LavaMistralEmbeddings
 
     model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
     embeddings = LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access)
@@ -168,8 +169,10 @@ def _langchain(access: dict[str, Any]) -> Rag:
 
 def _llama_index(access: dict[str, Any]) -> Rag:
     # First our own package: it says which extra is missing.
-    from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings  # isort: split
+    from llama_index_lava_mistral.llms import ChatLavaMistral  # isort: split
     from llama_index.core.llms import ChatMessage
+
+    from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
 
     model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
     embeddings = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)

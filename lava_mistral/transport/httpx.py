@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import httpx
 
 from lava_mistral.transport.forwarding import Forwarding
@@ -23,12 +25,12 @@ class LavaTransport(Forwarding, httpx.BaseTransport):
         ConfigurationError: from a request for another host, or without a usable credential.
     """
 
-    _library = httpx
-    _shared = httpx.HTTPTransport
+    _library: ClassVar[Any] = httpx
+    _shared: ClassVar[Any] = httpx.HTTPTransport
 
 
 class AsyncLavaTransport(Forwarding, httpx.AsyncBaseTransport):
     """Sends whatever an `httpx.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
-    _library = httpx
-    _shared = httpx.AsyncHTTPTransport
+    _library: ClassVar[Any] = httpx
+    _shared: ClassVar[Any] = httpx.AsyncHTTPTransport
