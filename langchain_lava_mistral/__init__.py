@@ -19,19 +19,14 @@ from langchain_lava_mistral._content_blocks import PROVIDER, translate_chunk, tr
 from lava_mistral.pricing.prompts import register_messages
 
 if TYPE_CHECKING:
-    from langchain_lava_mistral.callbacks import LavaUsageCallbackHandler as LavaUsageCallbackHandler
-    from langchain_lava_mistral.callbacks import get_lava_usage_callback as get_lava_usage_callback
-    from langchain_lava_mistral.chat_models import ChatLavaMistral as ChatLavaMistral
-    from langchain_lava_mistral.embeddings import LavaMistralEmbeddings as LavaMistralEmbeddings
+    from langchain_lava_mistral.callbacks import LavaUsageCallbackHandler, get_lava_usage_callback
+    from langchain_lava_mistral.chat_models import ChatLavaMistral
+    from langchain_lava_mistral.embeddings import LavaMistralEmbeddings
     from langchain_lava_mistral.errors import *  # noqa: F403
 
 # Where each public name is defined; the errors are in `errors`.
-_HOME = {
-    "ChatLavaMistral": "chat_models",
-    "LavaMistralEmbeddings": "embeddings",
-    "LavaUsageCallbackHandler": "callbacks",
-    "get_lava_usage_callback": "callbacks",
-}
+_HOME = {"ChatLavaMistral": "chat_models", "LavaMistralEmbeddings": "embeddings"}
+_HOME |= dict.fromkeys(("LavaUsageCallbackHandler", "get_lava_usage_callback"), "callbacks")
 
 __all__ = ["APIConnectionError", "APITimeoutError", "AuthenticationError", "BillingError", "ChatLavaMistral"]
 __all__ += ["ConfigurationError", "ContextOverflowError", "InsufficientBalanceError", "InvalidRequestError"]
@@ -57,12 +52,8 @@ def __dir__() -> list[str]:
 def register() -> None:
     """Let `init_chat_model("lava_mistral:…")` and `init_embeddings("lava_mistral:…")` make this package's models.
 
-    LangChain's list of providers is closed and private; this adds to it for the running process. It is never called
-    by itself, and instances of the classes work everywhere without it.
-
-    Raises:
-        ImportError: `langchain` is not installed.
-        RuntimeError: this version of `langchain` keeps its list elsewhere.
+    LangChain's list of providers is closed and private; this adds to it for the running process, or raises RuntimeError
+    where this version of `langchain` keeps it elsewhere. Instances of the classes work everywhere without it.
     """
     for kind, name in (("chat_models", "ChatLavaMistral"), ("embeddings", "LavaMistralEmbeddings")):
         providers = getattr(import_module(f"langchain.{kind}.base"), "_BUILTIN_PROVIDERS", None)

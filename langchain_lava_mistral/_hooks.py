@@ -150,17 +150,15 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
         generations = super()._convert_cached_generations([each.model_copy() for each in cache_val])
         for generation in generations:
             metadata = generation.message.response_metadata
-            if "cost" in metadata:
-                # LangChain counts a hit as free, and so it was.
-                update = {"response_metadata": {**metadata, "cost": "0"}}
-                generation.message = generation.message.model_copy(update=update)
+            # LangChain counts a hit as free, and so it was.
+            update = {"response_metadata": {**metadata, "cost": "0"} if "cost" in metadata else metadata}
+            generation.message = generation.message.model_copy(update=update)
         return generations
 
     def get_num_tokens(self, text: str) -> int:
         """Count the tokens of a text: exactly with the extra `tokenizer`, else by an estimate that is not too low."""
-        if self.custom_get_token_ids is not None:
-            return len(self.custom_get_token_ids(text))
-        return count_tokens(text, self.model).tokens
+        own = self.custom_get_token_ids
+        return count_tokens(text, self.model).tokens if own is None else len(own(text))
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the tokens of a text in the model's vocabulary."""

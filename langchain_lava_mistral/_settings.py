@@ -44,9 +44,8 @@ class LavaSettings(settings.LavaSettings):
             return values
         inside = inner(values)
         # Usage is always streamed, so that only its refusal has no meaning.
-        outside = [
-            each for each in values.items() if each[0] not in INNER and (each[0] != "stream_usage" or not each[1])
-        ]
+        known = (*INNER, "stream_usage") if values.get("stream_usage") else INNER
+        outside = (each for each in values.items() if each[0] not in known)
         given = renamed((*inside.items(), *outside), cls._synonyms)
         extra = {name: given.pop(name) for name in given.keys() - cls.model_fields.keys()}
         refuse_keys(extra)

@@ -22,10 +22,8 @@ _new = object.__new__
 _set = object.__setattr__
 
 _TAG = {"model_provider": PROVIDER}
-_MESSAGE = AIMessageChunk(content="text", response_metadata=_TAG)
-_CHUNK = ChatGenerationChunk(message=_MESSAGE)
-_MESSAGE_FIELDS = dict(_MESSAGE.__dict__)
-_CHUNK_FIELDS = dict(_CHUNK.__dict__)
+_CHUNK = ChatGenerationChunk(message=AIMessageChunk(content="text", response_metadata=_TAG))
+_MESSAGE_FIELDS, _CHUNK_FIELDS = dict(_CHUNK.message.__dict__), dict(_CHUNK.__dict__)
 # What a consumer may change must be each chunk's own.
 _MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinstance(value, list))
 
@@ -66,14 +64,13 @@ def _ending(call: ToolCall) -> str:
         return ""
     if not arguments.strip():
         return "{}"
-    return next((ending for ending in _CONTRADICTIONS if not _completed(arguments + ending)), "")
-
-
-def _completed(arguments: str) -> bool:
-    try:
-        return isinstance(parse_partial_json(arguments), dict)
-    except (ValueError, RecursionError):
-        return False
+    for ending in _CONTRADICTIONS:
+        try:
+            if not isinstance(parse_partial_json(arguments + ending), dict):
+                return ending
+        except (ValueError, RecursionError):
+            return ending
+    return ""
 
 
 class ChunkBuilder:
@@ -88,10 +85,8 @@ class ChunkBuilder:
         self._stream = stream
         # Metadata that belongs on the first chunk alone.
         self._head = head_metadata(stream, headers=headers)
-        self._structured = False
-        self._open: str | None = None
-        self._number = -1
-        self._thoughts = 0
+        self._structured, self._open = False, ""
+        self._number, self._thoughts = -1, 0
         # Tool calls by index, and whether their arguments, null or encoded twice, are held until they are whole.
         self._held: dict[int, bool] = {}
 
@@ -104,7 +99,7 @@ class ChunkBuilder:
             self._structured = True
             parts = delta.parts or (({"type": "text", "text": delta.text},) if delta.text else ())
             content = [self._indexed(visible(part)) for part in parts]
-        elif content and self._open is None:
+        elif content and not self._open:
             self._open, self._number = "txt", self._number + 1
         if not delta.tool_calls and not delta.logprobs:
             if not content:
@@ -151,9 +146,7 @@ class ChunkBuilder:
     def _block(self, kind: str) -> str:
         """Return the index of the block of this kind that goes on here, or of a new one."""
         if self._open != kind:
-            self._open = kind
-            self._number += 1
-            self._thoughts = 0
+            self._open, self._number, self._thoughts = kind, self._number + 1, 0
         return f"lc_{kind}_{self._number}"
 
     def _indexed(self, part: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +161,7 @@ class ChunkBuilder:
         reference = kind in ("reference", "tool_reference")
         after_text = reference and self._open == "txt"
         index = f"lc_ref_{self._number}" if after_text else self._block("ref" if reference else "part")
-        self._open = None
+        self._open = ""
         return {**part, "index": index}
 
     def _thinking(self, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
         if reason in CUT_OFF:
             said = f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens."
             raise OutputParserException(said, llm_output=text)
-        value: Any = None
+        value: Any
         if self.tool is not None:
             value = self._arguments(message)
         else:

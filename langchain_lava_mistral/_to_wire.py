@@ -1,8 +1,7 @@
-"""Convert LangChain's messages to Mistral's wire. Pure.
+"""Convert LangChain's messages to Mistral's wire, with blocks of any provider. Pure.
 
-Every block that LangChain's users write is read, whatever provider it was made for. Reasoning of another provider is
-replayed as Mistral's own thinking where it is readable; blocks of an assistant that only its own provider can read
-are left out; a user's block that Mistral can't take is refused.
+Readable reasoning of another provider is replayed as Mistral's own; other blocks of an assistant that only its provider
+can read are left out; a user's block that Mistral can't take is refused.
 """
 
 from __future__ import annotations
@@ -15,15 +14,7 @@ from langchain_core import messages as langchain
 
 from langchain_lava_mistral._content_blocks import PROVIDER
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.content import (
-    add_part,
-    audio_part,
-    file_part,
-    image_part,
-    refused,
-    text_part,
-    url_part,
-)
+from lava_mistral.mistral.content import add_part, audio_part, file_part, image_part, refused, text_part, url_part
 from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.tool_results import tool_content
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Message, ThinkingPart
@@ -35,9 +26,7 @@ _log = logging.getLogger("lava_mistral")
 
 _ROLES = {"human": "user", "developer": "system", "ai": "assistant"}
 # Blocks that repeat what the message's `tool_calls` say.
-_CALLS = frozenset(
-    ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call", "custom_tool_call")
-)
+_CALLS = {"tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call", "custom_tool_call"}
 # Blocks that a tool's result holds as data.
 _NO_RESULT = _CALLS | {"thinking", "reasoning", "reasoning_content", "refusal", "reference", "non_standard"}
 _GENERIC_TYPE = {"audio": "audio/*", "input_audio": "audio/*", "video": "video/*"}
@@ -124,9 +113,7 @@ def _assistant(message: langchain.AIMessage) -> AssistantMessage:
     return converted
 
 
-def content_to_wire(
-    content: str | Sequence[Any], *, lenient: bool = False, signed: bool = False
-) -> str | list[ContentPart]:
+def content_to_wire(content: Any, *, lenient: bool = False, signed: bool = False) -> str | list[ContentPart]:
     """Return content in Mistral's own form: a string stays one, a list of blocks becomes a list of parts."""
     if isinstance(content, str):
         return content

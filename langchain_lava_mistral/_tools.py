@@ -37,9 +37,8 @@ def to_tool(tool: ToolLike, *, strict: bool | None = None) -> Tool:
         # LangChain takes these as they are, without a look at `strict`.
         function = dict(tool.get("function", tool))
         if strict is not None and function.setdefault("strict", strict) != strict:
-            raise ValueError(
-                f"The tool {function.get('name')!r} says strict={function['strict']}, the call strict={strict}."
-            )
+            own = f"The tool {function.get('name')!r} says strict={function['strict']}"
+            raise ValueError(f"{own}, the call strict={strict}.")
     else:
         function = _converted(tool)
         if strict is not None:
@@ -99,10 +98,8 @@ def answer_function(schema: Any) -> dict[str, Any]:
     """Return a schema in any form as a function: its name, parameters and, where it says so, description and strict."""
     if not isinstance(schema, dict):
         if not (callable(schema) or isinstance(schema, Runnable)):
-            raise InvalidRequestError(
-                "A response format is a dictionary, a pydantic class, a TypedDict, a function or a tool, not "
-                f"{type(schema).__name__}."
-            )
+            known = "a dictionary, a pydantic class, a TypedDict, a function or a tool"
+            raise InvalidRequestError(f"A response format is {known}, not {type(schema).__name__}.")
         return cast("dict[str, Any]", to_tool(schema)["function"])
     for form in ("json_schema", "function"):
         if schema.get("type") == form and isinstance(schema.get(form), dict):
@@ -128,10 +125,8 @@ def to_response_format(schema: Any, *, strict: bool | None = None) -> ResponseFo
     said = [each for each in (function.get("strict"), strict) if each is not None]
     if len({*said}) > 1:
         raise ValueError(f"The schema says strict={said[0]}, the call strict={strict}: say it in one place.")
-    about = function.get("description")
-    return json_schema_format(
-        function["name"], function["parameters"], strict=said[0] if said else True, description=about
-    )
+    name, parameters, about = function["name"], function["parameters"], function.get("description")
+    return json_schema_format(name, parameters, strict=said[0] if said else True, description=about)
 
 
 def normalize(parameters: dict[str, Any]) -> None:

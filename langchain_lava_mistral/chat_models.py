@@ -48,7 +48,6 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
     Args:
         api_key: Lava's secret key or a forward token, or a function returning it. By default `LAVA_FORWARD_TOKEN`,
             then `LAVA_SECRET_KEY`. A missing key is reported by the first call.
-        base_url: by default `LAVA_BASE_URL`, else by the key: production or sandbox.
         billing: who pays. It is not serialized.
         lava_metadata: text pairs that Lava stores with each request (`metadata` is LangChain's, for traces).
         trace_metadata: add LangChain's run id to them, as `langchain_run_id`: from Lava's dashboard to the trace.
@@ -58,12 +57,9 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         tool_choice, response_format: in any form that `bind_tools` and `with_structured_output` take.
         prompt_cache_key: groups prompts for Mistral's cache; `"auto"` takes LangGraph's `thread_id`, else the system
             prompt and the tools: agents then pay a tenth for what they send again.
-        model_kwargs: further fields of the request's body.
         streaming: `True` streams under `invoke` too; `False` never streams.
-        timeout, max_retries, stream_chunk_timeout, require_customer: as of `LavaMistral`.
-        http_client, http_async_client: clients of `httpx` or `httpx2` to send with; they stay yours to close.
+        base_url, timeout, max_retries, stream_chunk_timeout, require_customer, http_client: as of `LavaMistral`.
         repair_messages: repair what Mistral would refuse in a conversation, losing no word; false refuses it.
-        include_response_headers: put the answer's headers into `response_metadata`.
         cache_by_customer: LangChain's cache (`cache=`, `set_llm_cache`) keeps the answers of each customer apart.
 
     Raises:

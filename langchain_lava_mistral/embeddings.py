@@ -33,8 +33,8 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
         LavaMistralEmbeddings().embed_documents(["one text", "another"])
 
     Any number of texts of at most 8,192 tokens each can be given at once: they are put into requests within Mistral's
-    limits, and as many requests as allowed are in flight, in sync code too. A text that comes several times is sent
-    once. One object can serve any number of threads and event loops; `max_concurrency` holds for all of them together.
+    limits, `max_concurrency` of them in flight at most, for all threads and event loops that use the object together. A
+    text that comes several times is sent once. `max_retries` and `timeout` are those of each request.
 
     Args:
         trace_metadata: add the id of the LangChain run that a call is part of to the metadata, as `langchain_run_id`.
@@ -44,7 +44,6 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
             dimensions into a number.
         on_empty: what becomes of an empty text: `"raise"`, `"skip"` (a vector of zeros) or `"placeholder"` (a full stop
             is embedded).
-        max_concurrency: requests in flight at most. `max_retries` and `timeout` are those of each request.
 
     Raises:
         pydantic.ValidationError: a setting is wrong, misspelt or has no meaning here (it is a `ValueError`).
@@ -121,9 +120,8 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
                 store.add_documents(batch)
 
         While the store writes a batch, requests for the next ones are in flight; what the store asks of this object
-        about the texts of the batch is answered without a request. Memory does not grow with the number of documents.
-        All that is given is embedded, so leave out what the store has. For the options see `embed_documents`; with
-        `resume_from`, what had been handed on is passed over. Errors are raised when all before them was handed on.
+        about the texts of the batch is answered without a request. All that is given is embedded, so leave out what the
+        store has. For the options see `embed_documents`; with `resume_from`, what had been handed on is passed over.
         """
         return VectorStream(self._begun("prefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options))
 
