@@ -21,7 +21,7 @@ class _Both(LavaError):
 
     def __init__(self, message: str, **facts: Any) -> None:
         super().__init__(message, **facts)
-        self.is_retryable = self.retryable
+        self.is_retryable = bool(self.retryable)
 
 
 class ConfigurationError(_Both, core.ConfigurationError, langchain.ModelError): ...
@@ -76,7 +76,7 @@ def to_langchain(error: LavaError) -> LavaError:
     # The classes of a pair have the same name.
     known = (globals().get(base.__name__) for base in (*type(error).__mro__, core.ServerError))
     kind = next(each for each in known if isinstance(each, type) and issubclass(each, _Both))
-    translated = kind(error.message, **error.fields(), response=error.response)
+    translated = kind(error.message, **error.fields(), answer=error.answer)
     translated.__cause__ = error.__cause__
     return translated
 

@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -49,6 +49,7 @@ class AnswerText:
     url: str
 
 
+@dataclass(eq=False, repr=False)
 class LavaError(Exception):
     """Any failure of a call through Lava.
 
@@ -63,68 +64,51 @@ class LavaError(Exception):
         retry_after: seconds that the server asks to wait.
         origin: who failed: `"lava"`, `"mistral"` or `"client"` (this library, or the code that calls it).
         body: the parsed error body, where there was one.
-        response: the answer, already read, as an `httpx.Response`; its `request` names Mistral and holds no credential.
-            Not pickled.
-        headers: the answer's headers, rate limits among them; empty where no answer came. Not pickled.
         partial: what had been done before the failure: a `Turn` for a stream, a `PartialEmbedding` for embeddings.
         inputs: which of the caller's texts it is about, by index; of embeddings only.
+        answer: the answer behind `response` and `headers`. Not pickled.
     """
 
     retryable_by_default: ClassVar[bool] = False
-    _fields: ClassVar[tuple[str, ...]] = (
-        *("advice", "status_code", "code", "type", "request_id", "retryable", "retry_after", "origin"),
-        *("body", "partial", "inputs"),
-    )
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        advice: str = "",
-        status_code: int | None = None,
-        code: str | None = None,
-        type: str | None = None,  # the wire's own name
-        request_id: str | None = None,
-        retryable: bool | None = None,
-        retry_after: float | None = None,
-        origin: Origin = "client",
-        body: Any = None,
-        response: httpx.Response | AnswerText | None = None,
-        partial: Any = None,
-        inputs: Sequence[int] = (),
-    ) -> None:
-        self.message = message
-        self.advice = advice
-        self.status_code = status_code
-        self.code = code
-        self.type = type
-        self.request_id = request_id
-        self.retryable = self.retryable_by_default if retryable is None else retryable
-        self.retry_after = retry_after
-        self.origin: Origin = origin
-        self.body = body
-        self._response = response
-        self.partial = partial
-        self.inputs = tuple(inputs)
-        super().__init__(message)
+    message: str
+    _: KW_ONLY
+    advice: str = ""
+    status_code: int | None = None
+    code: str | None = None
+    type: str | None = None  # the wire's own name
+    request_id: str | None = None
+    retryable: bool | None = None
+    retry_after: float | None = None
+    origin: Origin = "client"
+    body: Any = None
+    partial: Any = None
+    inputs: Sequence[int] = ()
+    answer: httpx.Response | AnswerText | None = None
+
+    def __post_init__(self) -> None:
+        self.retryable = self.retryable_by_default if self.retryable is None else self.retryable
+        self.inputs = tuple(self.inputs)
+        super().__init__(self.message)
 
     @property
     def response(self) -> httpx.Response | None:
-        """The answer; made when it is asked for first, since nothing else here needs httpx."""
-        shown = self._response
+        """The answer, already read, as an `httpx.Response`; its `request` names Mistral and holds no credential."""
+        shown = self.answer
         if isinstance(shown, AnswerText):
+            # Nothing else here needs httpx.
             import httpx
 
             headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown.headers.items()]
             request = httpx.Request(shown.method, shown.url)
             shown = httpx.Response(shown.status, headers=headers, content=shown.text.encode(), request=request)
-            self._response = shown
+            self.answer = shown
         return shown
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The answer's headers, rate limits among them; empty where no answer came."""
-        return {} if self._response is None else self._response.headers
+        return {} if self.answer is None else self.answer.headers
 
     def __str__(self) -> str:
         facts = [f"HTTP {self.status_code}"] if self.status_code is not None else []
@@ -144,8 +128,8 @@ class LavaError(Exception):
         return f"{text} {self.advice}".rstrip()
 
     def fields(self) -> dict[str, Any]:
-        """The keyword arguments that make an equal error, without the response."""
-        return {name: getattr(self, name) for name in self._fields}
+        """The keyword arguments that make an equal error, without the answer."""
+        return {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.kw_only and spec.name != "answer"}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), self.message, **self.fields()), ()
@@ -171,6 +155,7 @@ class PermissionDeniedError(BillingError):
     """The key, the plan or the meter does not allow the call (403)."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class SpendLimitError(BillingError):
     """The call could cost more than the spend limit leaves; it was not sent.
 
@@ -181,20 +166,10 @@ class SpendLimitError(BillingError):
         needed: the most that this call can cost.
     """
 
-    _fields = (*LavaError._fields, "limit", "spent", "left", "needed")
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        limit: Decimal = Decimal(0),
-        spent: Decimal = Decimal(0),
-        left: Decimal = Decimal(0),
-        needed: Decimal = Decimal(0),
-        **fields: Any,
-    ) -> None:
-        self.limit, self.spent, self.left, self.needed = limit, spent, left, needed
-        super().__init__(message, **fields)
+    limit: Decimal = Decimal(0)
+    spent: Decimal = Decimal(0)
+    left: Decimal = Decimal(0)
+    needed: Decimal = Decimal(0)
 
 
 class NotFoundError(LavaError):

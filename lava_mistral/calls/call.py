@@ -198,7 +198,7 @@ class Call:
             request_id=shown_id(shown.headers),
             origin="lava",
             body=body,
-            response=shown,
+            answer=shown,
         )
 
     @apart

@@ -42,11 +42,7 @@ _BY_STATUS: dict[int, tuple[type[LavaError], str, str]] = {
         "Check the customer id, that the meter is on the customer's plan, and that the key may do this.",
         "It is Mistral that refuses: by a guardrail, or because the provider key may not use this model.",
     ),
-    404: (
-        errors.NotFoundError,
-        f"Unless an id is wrong: {_ENDS_IN_V1}",
-        "",
-    ),
+    404: (errors.NotFoundError, f"Unless an id is wrong: {_ENDS_IN_V1}", ""),
     405: (errors.InvalidRequestError, _ENDS_IN_V1, ""),
     408: (errors.APITimeoutError, "", ""),
     429: (errors.RateLimitError, "", ""),
@@ -132,7 +128,7 @@ def error_from_response(answer: AnswerText, *, payer: str = "", looks_like_a_key
         retry_after=parse_retry_after(answer.headers.get("retry-after")),
         origin=origin,
         body=body,
-        response=answer,
+        answer=answer,
     )
 
 

@@ -24,7 +24,7 @@ from lava_mistral.client.records import AsyncHistory, History
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
-from lava_mistral.mistral.types import Message, ModelCard
+from lava_mistral.mistral.types import Message
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from lava_mistral.pricing.tokenizers import preload
 from lava_mistral.transport.clients import ClientTransport
@@ -181,7 +181,7 @@ class ClientBase:
         )
         return self._attempt(call, call.embedding)
 
-    def _models(self) -> Flow[list[ModelCard]]:
+    def _models(self) -> Flow[list[dict[str, Any]]]:
         """The models that Mistral lists for the account that serves the call."""
         call = Call(MODELS_URL, self._identity({}), self._timeout)
         return self._retried(call, partial(call.read, parse=_cards))

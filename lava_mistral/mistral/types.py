@@ -81,17 +81,8 @@ class ResourceLinkPart(TypedDict):
     metadata: NotRequired[dict[str, str | int | float | bool] | None]
 
 
-ContentPart: TypeAlias = (
-    TextPart
-    | ImagePart
-    | DocumentPart
-    | AudioPart
-    | FilePart
-    | ReferencePart
-    | ThinkingPart
-    | ResourcePart
-    | ResourceLinkPart
-)
+_FileLike: TypeAlias = ImagePart | DocumentPart | AudioPart | FilePart | ResourcePart | ResourceLinkPart
+ContentPart: TypeAlias = TextPart | ReferencePart | ThinkingPart | _FileLike
 Content: TypeAlias = str | list[ContentPart] | None
 
 
@@ -256,25 +247,3 @@ class EmbeddingRequest(TypedDict):
     output_dimension: NotRequired[int | None]
     output_dtype: NotRequired[OutputDtype]
     encoding_format: NotRequired[Literal["float", "base64"]]
-
-
-class EmbeddingResponse(TypedDict):
-    id: str
-    object: str
-    model: str
-    data: list[dict[str, Any]]
-    """Each with `index` and `embedding`: numbers, or base64 of little-endian numbers."""
-    usage: Usage
-
-
-class ModelCard(TypedDict):
-    id: str
-    object: NotRequired[str]
-    created: NotRequired[int]
-    owned_by: NotRequired[str]
-    capabilities: NotRequired[dict[str, bool]]
-    max_context_length: NotRequired[int]
-    aliases: NotRequired[list[str]]
-    default_model_temperature: NotRequired[float | None]
-    deprecation: NotRequired[str | None]
-    deprecation_replacement_model: NotRequired[str | None]

@@ -420,7 +420,7 @@ def test_every_error_survives_pickling_and_copying(kind: type[LavaError]) -> Non
         retry_after=3.0,
         origin="mistral",
         body={"message": "x"},
-        response=httpx.Response(429, request=request),
+        answer=httpx.Response(429, request=request),
         partial=Turn(content="Once"),
     )
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):

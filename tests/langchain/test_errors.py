@@ -54,7 +54,7 @@ def test_every_error_of_the_core_has_its_pair() -> None:
 @pytest.mark.parametrize(("kind", "bases"), PAIRS.items())
 def test_an_error_is_of_both_trees_and_survives_pickling(kind: type[core.LavaError], bases: Any) -> None:
     response = httpx.Response(418)
-    original = kind("no", status_code=418, request_id="r", retryable=True, advice="Do.", response=response, partial=[1])
+    original = kind("no", status_code=418, request_id="r", retryable=True, advice="Do.", answer=response, partial=[1])
 
     error: Any = to_langchain(original)
 
