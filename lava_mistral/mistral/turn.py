@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
@@ -82,6 +82,7 @@ class Delta:
     logprobs: tuple[Any, ...] = ()
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Turn:
     """Hold one assistant turn, complete or as far as it came.
 
@@ -91,25 +92,16 @@ class Turn:
         finish_reason: why the turn ended; `None` while it runs.
         steps: the messages before the answer where tools ran on Mistral's side, as they came; complete at the end.
         logprobs: the log probabilities of the tokens, one object a token.
+        pieces: the content as it came, until somebody looks: a stream brings one word at a time. A run of thoughts is
+            a list of texts: thousands of parts would keep the garbage collector busy.
     """
 
-    __slots__ = ("finish_reason", "index", "logprobs", "pieces", "steps", "tool_calls")
-
-    def __init__(
-        self,
-        index: int = 0,
-        content: str | Iterable[ContentPart] | None = None,
-        tool_calls: Iterable[ToolCall] = (),
-        finish_reason: str | None = None,
-    ) -> None:
-        self.index = index
-        self.tool_calls = list(tool_calls)
-        self.finish_reason = finish_reason
-        self.steps: list[Any] = []
-        self.logprobs: list[Any] = []
-        # The content as it came, until somebody looks: a stream brings one word at a time. A run of thoughts is a list
-        # of texts: thousands of parts would keep the garbage collector busy.
-        self.pieces: list[Any] = [] if content is None else read_parts(content)
+    index: int = 0
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    finish_reason: str | None = None
+    steps: list[Any] = field(default_factory=list)
+    logprobs: list[Any] = field(default_factory=list)
+    pieces: list[Any] = field(default_factory=list)
 
     def say(self, text: str, parts: Sequence[Any] = ()) -> None:
         """Add parts as `read_parts` gives them, or a text where there are none."""

@@ -352,7 +352,7 @@ def test_a_body_that_is_nested_without_end_can_be_printed_and_pickled() -> None:
     ],
 )
 def test_an_error_event_keeps_what_had_come(body: Any, message: str, retryable: bool, origin: str) -> None:
-    turn = Turn(content="Once")
+    turn = Turn(pieces=["Once"])
     error = error_from_event(body, request_id="req_1", partial=turn)
     assert type(error) is StreamInterruptedError
     assert error.message == f"the stream ended with an error: {message}"
@@ -421,7 +421,7 @@ def test_every_error_survives_pickling_and_copying(kind: type[LavaError]) -> Non
         origin="mistral",
         body={"message": "x"},
         answer=httpx.Response(429, request=request),
-        partial=Turn(content="Once"),
+        partial=Turn(pieces=["Once"]),
     )
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
         assert type(twin) is kind

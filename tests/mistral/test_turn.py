@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lava_mistral.errors import ServerError
+from lava_mistral.mistral.answer_shape import read_parts
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, ToolCall, Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
@@ -432,9 +433,9 @@ def test_what_is_no_message_is_a_server_error() -> None:
     ("turn", "wire"),
     [
         (Turn(), {"role": "assistant", "content": ""}),
-        (Turn(content="hi"), {"role": "assistant", "content": "hi"}),
+        (Turn(pieces=["hi"]), {"role": "assistant", "content": "hi"}),
         (
-            Turn(content=[thinking("a"), text("b")]),
+            Turn(pieces=[thinking("a"), text("b")]),
             {"role": "assistant", "content": [thinking("a"), text("b")]},
         ),
         (
@@ -455,9 +456,9 @@ def test_a_turn_replays_as_a_message(turn: Turn, wire: Any) -> None:
 
 
 def test_turns_compare_pickle_and_print() -> None:
-    turn = Turn(0, "a", [ToolCall("aaaaaaaaa", "add", "{}")], "tool_calls")
+    turn = Turn(0, [ToolCall("aaaaaaaaa", "add", "{}")], "tool_calls", pieces=["a"])
     assert pickle.loads(pickle.dumps(turn)) == turn
-    assert turn != Turn(0, "a", [ToolCall("aaaaaaaaa", "add", "{}")], "stop")
+    assert turn != Turn(0, [ToolCall("aaaaaaaaa", "add", "{}")], "stop", pieces=["a"])
     assert turn != "a"
     assert repr(turn) == (
         "Turn(index=0, content=[{'type': 'text', 'text': 'a'}], "
@@ -536,7 +537,7 @@ def test_any_cut_of_a_turn_into_deltas_gives_the_turn_again(
 
 @given(PIECES, CALLS)
 def test_a_replayed_turn_is_the_same_turn(pieces: list[Any], calls: list[Any]) -> None:
-    turn = Turn(0, pieces, [ToolCall(f"callid00{i}", *each) for i, each in enumerate(calls)], "stop")
+    turn = Turn(0, [ToolCall(f"callid00{i}", *each) for i, each in enumerate(calls)], "stop", pieces=read_parts(pieces))
     assert whole_turn(turn.to_wire(), "stop") == turn
 
 
