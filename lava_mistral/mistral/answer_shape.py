@@ -99,12 +99,10 @@ def thinking_in(parts: Iterable[Mapping[str, Any]]) -> str:
 
 
 def known_id(identity: Any) -> str | None:
-    """Return the id of a call; `None` for what stands for none."""
     return identity if isinstance(identity, str) and identity not in NO_ID else None
 
 
 def fresh_call_id() -> str:
-    """Return a new id of Mistral's form."""
     return uuid4().hex[:9]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Final, cast
 
 from lava_mistral.errors import InvalidRequestError
@@ -37,23 +36,20 @@ def media_type_of(data: bytes) -> str | None:
         return _RIFF.get(data[8:12])
     if data[4:8] == b"ftyp":
         return "audio/mp4" if data[8:11] == b"M4A" else "video/mp4"
-    found = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
-    if found is None and data and b"\0" not in data:
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            return None
-        return "text/plain"
-    return found
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    try:
+        return "text/plain" if data.decode("utf-8") and b"\0" not in data else None
+    except UnicodeDecodeError:
+        return None
 
 
 def _from_base64(data: bytes | str, name: str | None) -> bytes:
-    if isinstance(data, bytes):
-        return data
     try:
         # Some encoders break lines.
-        return base64.b64decode("".join(data.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return data if isinstance(data, bytes) else base64.b64decode("".join(data.split()), validate=True)
+    except ValueError as error:
         file = "A file" if name is None else f"The file {name!r}"
         raise InvalidRequestError(
             f"{file} should come as its bytes or in base64; got text that is not base64 ({error}): {data[:40]!r}."
@@ -136,31 +132,31 @@ def url_part(url: str, *, media_type: str | None, name: str | None = None, detai
     """Return a file at a URL in the form in which Mistral takes it; see `file_part`."""
     if (split := split_data_url(url)) is not None:
         return file_part(split[1], media_type=split[0] or media_type, name=name, detail=detail)
-    match (media_type or "").partition("/")[0]:
-        case "image":
-            return image_part(url, detail=detail)
-        case "audio":
-            return audio_part(url)
-        case "video":
-            raise refused(str(media_type))
-    return document_part(url, name=name)
+    kind = (media_type or "").partition("/")[0]
+    if kind == "video":
+        raise refused(str(media_type))
+    if kind == "image":
+        return image_part(url, detail=detail)
+    return audio_part(url) if kind == "audio" else document_part(url, name=name)
 
 
 def refused(kind: str) -> InvalidRequestError:
     """Return the error for content that Mistral does not take."""
-    advice = "Convert it to PDF, text or an image first."
-    if kind.startswith("video"):
-        advice = "Send single frames as images, or the sound track as audio."
+    video = kind.startswith("video")
+    advice = (
+        "Send single frames as images, or the sound track as audio."
+        if video
+        else "Convert it to PDF, text or an image first."
+    )
     return InvalidRequestError(f"Mistral takes text, images, PDF documents and audio, not {kind}.", advice=advice)
 
 
 def add_part(parts: list[ContentPart], part: ContentPart) -> None:
     """Append a part; thinking after thinking becomes one part, since other providers cut it into paragraphs."""
-    before = parts[-1] if parts else None
-    if part["type"] == "thinking" and before is not None and before["type"] == "thinking":
-        # Whether a thought is open, its last piece says.
-        first = {key: value for key, value in before.items() if key != "closed"}
-        joined = {**first, **part, "thinking": [*before["thinking"], *part["thinking"]]}
-        parts[-1] = cast("ThinkingPart", joined)
-    else:
+    if part["type"] != "thinking" or not parts or (before := parts[-1])["type"] != "thinking":
         parts.append(part)
+        return
+    # Whether a thought is open, its last piece says.
+    first = {key: value for key, value in before.items() if key != "closed"}
+    joined = {**first, **part, "thinking": [*before["thinking"], *part["thinking"]]}
+    parts[-1] = cast("ThinkingPart", joined)

@@ -24,36 +24,31 @@ def tool_content(blocks: Iterable[Any], convert: Callable[[Any], Iterable[Conten
     data; where nothing is content, the list as a whole. `convert` turns a block into parts; a `LavaError`, `OSError` or
     `ValueError` of it says that the block is data.
     """
-    blocks = list(blocks)
-    read = [_read_block(block, convert) for block in blocks]
-    if blocks and all(parts is None for parts in read):
-        return to_text(_abridged(blocks))
-    parts: list[ContentPart] = []
-    for block, found in zip(blocks, read, strict=True):
-        parts += [text_part(to_text(_abridged(block)))] if found is None else found
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        return parts[0]["text"]
-    return parts or ""
+    read = [(block, _read_block(block, convert)) for block in blocks]
+    if read and all(parts is None for _, parts in read):
+        return to_text(_abridged([block for block, _ in read]))
+    content: list[ContentPart] = []
+    for block, parts in read:
+        content += [text_part(to_text(_abridged(block)))] if parts is None else parts
+    return content[0]["text"] if len(content) == 1 and content[0]["type"] == "text" else content or ""
 
 
 def _read_block(block: Any, convert: Callable[[Any], Iterable[ContentPart]]) -> list[ContentPart] | None:
     """Return the parts of a block that is content; `None` for data."""
     if isinstance(block, str):
         return [text_part(block)] if block else []
-    is_data = isinstance(block, Mapping)
-    if is_data:
-        kind = block.get("type")
-        # With a bare URL these are as often rows of a table as files.
-        a_row = kind in _OWN_KINDS and "url" in block and not block.keys() & _SOURCE_KEYS
-        if a_row or (kind is None and block.keys() != {"text"}):
-            return None
+    fields = block if isinstance(block, Mapping) else {"type": "text", "text": ""}
+    kind = fields.get("type")
+    # With a bare URL these are as often rows of a table as files.
+    a_row = kind in _OWN_KINDS and "url" in fields and not fields.keys() & _SOURCE_KEYS
+    if a_row or (kind is None and fields.keys() != {"text"}):
+        return None
     try:
         parts = list(convert(block))
     except (LavaError, OSError, ValueError):
         return None
-    if not parts and is_data and block.get("text") != "":
-        return None
-    return parts if all(map(_is_readable, parts)) else None
+    nothing = not parts and fields.get("text") != ""
+    return None if nothing or not all(map(_is_readable, parts)) else parts
 
 
 def _is_readable(part: ContentPart) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from functools import lru_cache
 from hashlib import sha256
-from itertools import count
 from typing import Any, Self
 
 from lava_mistral.errors import InvalidRequestError
@@ -38,20 +37,23 @@ class ToolNames:
         self._known = set(names)
         forms = Counter(map(tool_name, self._known))
         self._wire: dict[str, str] = {}
+        self._own: dict[str, str] = {}
         for name in sorted(self._known):
-            wire = tool_name(name)
-            if wire != name and forms[wire] > 1:
-                wire = _hashed(name, self._known | forms.keys() | set(self._wire.values()))
+            wire, length = tool_name(name), 8
             if wire != name:
-                self._wire[name] = wire
-        self._own = {wire: name for name, wire in self._wire.items()}
+                digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+                shared = forms[wire] > 1
+                while shared and (wire in self._known or wire in forms or wire in self._own):
+                    wire = f"{tool_name(name)[: _LONGEST - 1 - length]}_{digest[:length]}"
+                    length += 1
+                self._wire[name], self._own[wire] = wire, name
 
     @classmethod
     def of_tools(cls, tools: Iterable[Any] | None) -> Self:
         """Return the names of the functions in a request's tools."""
         functions = [tool.get("function") for tool in tools or () if isinstance(tool, Mapping)]
-        names = [function.get("name") for function in functions if isinstance(function, Mapping)]
-        return cls((name for name in names if isinstance(name, str)), built_in=None in functions)
+        named = (function.get("name") for function in functions if isinstance(function, Mapping))
+        return cls((name for name in named if isinstance(name, str)), built_in=None in functions)
 
     def to_wire(self, name: str) -> str:
         """Return the form of a tool's own name; of a name that is none of these, what `tool_name` says."""
@@ -76,11 +78,10 @@ class ToolNames:
 
     def _message(self, message: Any) -> Any:
         """Return the message with names of Mistral's form; the message itself where it has no others."""
-        calls = message.get("tool_calls")
-        if calls:
-            new = [self._named(call) for call in calls]
-            return message if new == calls else message | {"tool_calls": new}
-        return self._named(message) if message["role"] == "tool" else message
+        if not (calls := message.get("tool_calls")):
+            return self._named(message) if message["role"] == "tool" else message
+        new = [self._named(call) for call in calls]
+        return message if new == calls else message | {"tool_calls": new}
 
     def _named(self, holder: Any) -> Any:
         """Return a tool, call, choice or result with a name of Mistral's form; the same object where it has one."""
@@ -96,13 +97,6 @@ class ToolNames:
 
 
 NO_TOOLS = ToolNames()
-"""The names of a request without tools."""
-
-
-def _hashed(name: str, taken: Collection[str]) -> str:
-    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    forms = (f"{tool_name(name)[: _LONGEST - 1 - length]}_{digest[:length]}" for length in count(8))
-    return next(form for form in forms if form not in taken)
 
 
 def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collection[str]) -> ToolChoice | None:
