@@ -15,17 +15,8 @@ from collections.abc import Sequence
 from typing import cast
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.message_shape import (
-    AnyMessage,
-    calls_of,
-    clean,
-    different_ids,
-    roles_of,
-    says_nothing,
-    text_of,
-    wire_id,
-    with_call_ids,
-)
+from lava_mistral.mistral import message_shape as shape
+from lava_mistral.mistral.message_shape import AnyMessage, clean, mistral_tool_id, says_nothing, wire_id
 from lava_mistral.mistral.types import Message, ResponseFormat, Tool, ToolChoice
 
 MAX_TOOLS = 128
@@ -66,7 +57,9 @@ def prepare(
     if not out:
         raise InvalidRequestError("A conversation needs at least one message; got none.")
     if form == "json_object" and not any(
-        "json" in text_of(message.get("content")).lower() for message in out if message["role"] in ("system", "user")
+        "json" in shape.text_of(message.get("content")).lower()
+        for message in out
+        if message["role"] in ("system", "user")
     ):
         raise InvalidRequestError(
             "response_format json_object needs the word JSON in a system or user message; without it the model may "
@@ -103,21 +96,28 @@ class Repair:
         self.done: list[str] = []
         self._strict = strict
         self._messages = messages
-        self._roles = roles_of(messages)
+        self._roles: list[str] = []
+        for index, message in enumerate(messages):
+            if not isinstance(message, dict):
+                came = type(message).__name__
+                raise InvalidRequestError(f"messages[{index}] should be a dictionary with a role; got {came}.")
+            role = message.get("role")
+            if role not in ("system", "user", "assistant", "tool"):
+                expected = "expected system, user, assistant or tool"
+                raise InvalidRequestError(f"messages[{index}] has role {role!r}; {expected}.")
+            self._roles.append(role)
         # By the index of each message that makes calls: the ids of the calls, and each result's index and call.
         self._ids: dict[int, list[str]] = {}
         self._results: dict[int, list[tuple[int, int]]] = {}
         self._orphans = set() if {"system", "user"}.issuperset(self._roles) else self._find_results()
         self._last = 0
-        for index, message in enumerate(messages):
-            match self._roles[index]:
-                case "tool":
-                    if index in self._orphans:
-                        self._orphan(index, message)
-                case "assistant":
-                    self._assistant(index, clean(message))
-                case role:
-                    self._say(index, role, clean(message))
+        for index, (role, message) in enumerate(zip(self._roles, messages, strict=True)):
+            if role == "assistant":
+                self._assistant(index, clean(message))
+            elif role != "tool":
+                self._say(index, role, clean(message))
+            elif index in self._orphans:
+                self._orphan(index, message)
 
     def end(self, go_on: str | None) -> None:
         """Make an assistant message at the end the prefix of the answer, or add what the user says after it."""
@@ -160,11 +160,15 @@ class Repair:
         latest: int | None = None
         for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
             if role == "assistant" and message.get("tool_calls"):
-                wanted = [wire_id(call.get("id")) for call in calls_of(message, index)]
-                latest, self._ids[index], self._results[index] = index, different_ids(wanted, index), []
-                waiting.update({identity: [] for identity in wanted})
+                wanted = [wire_id(call.get("id")) for call in shape.calls_of(message, index)]
+                latest, self._results[index], ids = index, [], self._ids.setdefault(index, [])
+                waiting |= {identity: [] for identity in wanted}
                 for position, identity in enumerate(wanted):
                     waiting[identity].append((index, position))
+                    if not identity or identity in ids:
+                        # Missing or repeated: one of the call's place.
+                        identity = mistral_tool_id(f"call {position} of message {index}: {identity}")
+                    ids.append(identity)
             elif role == "tool":
                 identity = wire_id(message.get("tool_call_id"))
                 if not identity and latest is not None:
@@ -202,7 +206,7 @@ class Repair:
     def _exchange(self, index: int, message: AnyMessage) -> None:
         """Put out a message with calls and a result for each of them."""
         calls, ids, results = message["tool_calls"], self._ids[index], self._results[index]
-        self.out.append(with_call_ids(message, ids))
+        self.out.append(shape.with_call_ids(message, ids))
         for at, (place, position) in enumerate(results, start=1):
             if place > index + at and set(self._roles[index + 1 : place]) - {"tool"}:
                 self._fix(index, _unanswered(calls[position]), f"got the result messages[{place}], which came later")
@@ -228,7 +232,7 @@ class Repair:
             return
         self._fix(index, problem, "was sent as the user's: its call is missing")
         head = f"Result of the tool {result['name']}:" if result.get("name") else "Result of a tool:"
-        text = f"{head}\n{content}" if isinstance(content, str) else [{"type": "text", "text": head}, *(content or ())]
+        text = [{"type": "text", "text": head}, *content] if isinstance(content, list) else f"{head}\n{content}"
         self._say(index, "user", {"role": "user", "content": text})
 
     def _say(self, index: int, role: str, message: AnyMessage) -> None:

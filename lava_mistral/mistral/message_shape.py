@@ -13,7 +13,6 @@ from lava_mistral.mistral.answer_shape import NO_ID, plain_arguments
 AnyMessage: TypeAlias = dict[str, Any]
 """A message whose shape is not known yet."""
 
-_ROLES = ("system", "user", "assistant", "tool")
 # The schema allows these keys and no others: what else a part carries (an index, a cache mark) is refused. The
 # signature of a thought is newer than the published schema: Mistral's SDK 3.7 sends back the one that Mistral gave.
 _PART_KEYS = {
@@ -32,21 +31,6 @@ _THOUGHT_KINDS = frozenset(("text", "reference", "tool_reference"))
 _CALL_KEYS = frozenset(("id", "type", "function", "index"))
 _FUNCTION_KEYS = frozenset(("name", "arguments"))
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
-def roles_of(messages: Sequence[Any]) -> list[str]:
-    """Return the role of each message; raises InvalidRequestError for what is none, or has none of Mistral's roles."""
-    roles = []
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise InvalidRequestError(
-                f"messages[{index}] should be a dictionary with a role; got {type(message).__name__}."
-            )
-        role = message.get("role")
-        if role not in _ROLES:
-            raise InvalidRequestError(f"messages[{index}] has role {role!r}; expected system, user, assistant or tool.")
-        roles.append(role)
-    return roles
 
 
 def text_of(content: Any) -> str:
@@ -77,12 +61,12 @@ def clean(message: AnyMessage) -> AnyMessage:
 
 
 def _clean_parts(parts: list[Any], kinds: Set[str] | None) -> list[Any]:
+    """Return parts as the schema takes them, of these kinds or any; the same list where nothing changes."""
     new = [_clean_part(part, kinds) for part in parts]
     return parts if new == parts else [part for part in new if part is not None]
 
 
 def _clean_part(part: Any, kinds: Set[str] | None) -> Any:
-    """Return a part as the schema takes it, `None` when nothing of it remains; all `kinds` may be there, or any."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, dict) else None
@@ -135,32 +119,19 @@ def calls_of(message: AnyMessage, index: int) -> list[AnyMessage]:
     return calls
 
 
-def different_ids(wanted: Sequence[str], index: int) -> list[str]:
-    """Return an id for each call of `messages[index]`; a missing or repeated one becomes one of the call's place."""
-    ids: list[str] = []
-    for position, identity in enumerate(wanted):
-        if not identity or identity in ids:
-            identity = mistral_tool_id(f"call {position} of message {index}: {identity}")
-        ids.append(identity)
-    return ids
-
-
 def with_call_ids(message: AnyMessage, ids: Sequence[str]) -> AnyMessage:
-    """Return the message with its calls under these ids; the message itself where nothing changes."""
-    calls = message["tool_calls"]
-    new = [_clean_call(call, identity) for call, identity in zip(calls, ids, strict=True)]
+    """Return the message with its calls as the schema takes them, under these ids; itself where nothing changes."""
+    calls, new = message["tool_calls"], []
+    for call, identity in zip(calls, ids, strict=True):
+        function = call["function"]
+        given = function.get("arguments")
+        # Some servers leave the arguments of a call without any empty, which is no JSON.
+        arguments = "{}" if given is None else given if not isinstance(given, str) else plain_arguments(given) or "{}"
+        if arguments is not given or not function.keys() <= _FUNCTION_KEYS:
+            function = {"name": function.get("name"), "arguments": arguments}
+        elif call.get("id") == identity and call.keys() <= _CALL_KEYS and None not in call.values():
+            new.append(call)
+            continue
+        kept = {key: value for key, value in call.items() if key in _CALL_KEYS and value is not None}
+        new.append(kept | {"id": identity, "function": function})
     return message if new == calls else message | {"tool_calls": new}
-
-
-def _clean_call(call: AnyMessage, identity: str) -> AnyMessage:
-    """Return the call with this id and without what the schema refuses."""
-    function = call["function"]
-    given = function.get("arguments")
-    # Some servers leave the arguments of a call without any empty, which is no JSON.
-    arguments = "{}" if given is None else given if not isinstance(given, str) else plain_arguments(given) or "{}"
-    if not function.keys() <= _FUNCTION_KEYS or arguments is not given:
-        function = {"name": function.get("name"), "arguments": arguments}
-    elif call.get("id") == identity and call.keys() <= _CALL_KEYS and None not in call.values():
-        return call
-    kept = {key: value for key, value in call.items() if key in _CALL_KEYS and value is not None}
-    return kept | {"id": identity, "function": function}

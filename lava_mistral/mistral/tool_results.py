@@ -12,7 +12,7 @@ from lava_mistral.mistral.content import media_type_of, text_part
 from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.types import ContentPart
 
-_OWN_KINDS: Final = frozenset(("file", "document", "media"))
+_OWN_KINDS: Final = ("file", "document", "media")
 _SOURCE_KEYS: Final = frozenset(("mime_type", "media_type", "source_type", "source"))
 _LONG_BASE64: Final = re.compile(r"(?:data:[^,\s]*,)?[\w+/=-]{1000,}", re.ASCII)
 
