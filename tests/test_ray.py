@@ -155,12 +155,13 @@ def test_the_recipe_runs_as_printed_on_two_cpus_and_again(gateway: LocalGateway,
     (tmp_path / "chunks").mkdir()
     pa.parquet.write_table(as_table(["one", None, "three"]), tmp_path / "chunks" / "chunks.parquet")
     code = GUIDE.read_text("utf-8").split("```py\n")[1].split("```")[0]
-    script = f"import ray\nray.init(num_cpus=2, include_dashboard=False)\n{code}\n{code}"
+    # A cluster of its own, also where another one runs on this machine: Ray would take that.
+    script = f"import ray\nray.init(address='local', num_cpus=2, include_dashboard=False)\n{code}\n{code}"
     environment = os.environ | {"LAVA_SECRET_KEY": gateway.secret_key, "LAVA_BASE_URL": gateway.base_url}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2_000:]
-    table = pa.parquet.read_table(tmp_path / "vectors")
+    table = pa.parquet.read_table(tmp_path / "vectors").sort_by("id")
     assert table["id"].to_pylist() == [0, 1, 2]
     assert table["vector"].type == pa.list_(pa.field("element", pa.float32()), 1024)
     assert [error is None for error in table["error"].to_pylist()] == [True, False, True]
