@@ -8,6 +8,7 @@ from typing import Final
 from lava_mistral.embedding.batching import MAX_INPUT_TOKENS, Count
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.defaults import OnEmpty
+from lava_mistral.mistral.json_codec import whole_characters
 
 PLACEHOLDER: Final = "."  # the shortest text that means nothing
 
@@ -91,5 +92,5 @@ def mended(text: str) -> tuple[str, bytes]:
     try:
         return text, text.encode()
     except UnicodeEncodeError:
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text = whole_characters(text)
         return text, text.encode()

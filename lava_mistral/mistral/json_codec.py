@@ -20,7 +20,7 @@ _FENCE = re.compile(r"\s*```[\w-]*\s*")
 
 
 def to_json(value: Any) -> bytes:
-    """Return the JSON of a value; raises ConfigurationError for what JSON has not.
+    """Return the JSON of a value; raises ConfigurationError for what JSON has not. Half surrogate pairs become U+FFFD.
 
     Dates, decimals, UUIDs, sets, numbers of numpy and integers of any length are written as pydantic writes them.
     """
@@ -29,13 +29,10 @@ def to_json(value: Any) -> bytes:
     except TypeError as error:
         why = str(error)
     try:
-        # It writes integers beyond 64 bits.
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
-    except UnicodeEncodeError:
-        why = (
-            "a text in it holds half of a surrogate pair, which is no character. "
-            'Repair it with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
-        )
+        # It writes integers beyond 64 bits, and half surrogate pairs.
+        return whole_characters(
+            json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+        ).encode()
     except RecursionError:
         why = "it holds itself"
     except (TypeError, ValueError) as failure:
@@ -76,7 +73,12 @@ def from_json(data: bytes | str) -> Any:
             raise error from None
         if text.isascii():
             raise
-        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return orjson.loads(whole_characters(text))
+
+
+def whole_characters(text: str) -> str:
+    """Return a text with U+FFFD for each half of a surrogate pair, which is no character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _plain(value: Any) -> Any:

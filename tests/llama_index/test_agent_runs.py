@@ -97,6 +97,20 @@ def test_the_model_is_told_of_a_tool_that_failed_beside_one_that_did_not(script:
     assert "the index is down" in str(script.gateway.requests[1].body["messages"])
 
 
+@pytest.mark.parametrize(
+    ("result", "sent"), [(None, "None"), ([], ""), (b"\xff", "b'\\xff'"), ("caf\udce9", "caf\ufffd"), ("\0", "\0")]
+)
+def test_what_a_tool_gives_reaches_the_model(script: Script, result: Any, sent: str) -> None:
+    script.say([call("look", {})], "Bye.")
+
+    def look() -> Any:
+        """Look."""
+        return result
+
+    assert ask(script.agent(look), "What is there?") == ["Bye."]
+    assert script.results == [sent]
+
+
 def test_a_tool_that_returns_directly_beside_another_call(script: Script) -> None:
     direct = FunctionTool.from_defaults(weather, return_direct=True)
     both = [call("population", {"city": "Rome"}, id="aaaaaaaaa"), call("weather", {"city": "Rome"}, id="bbbbbbbbb")]
