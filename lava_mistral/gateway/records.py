@@ -40,7 +40,6 @@ class RequestRecord:
     completed_at: float | None = None
 
     def finish(self, outcome: Literal["completed", "error"]) -> None:
-        """Note how it ended, unless that is known already."""
         if self.outcome == "pending":
             self.completed_at, self.outcome = time.time(), outcome
 

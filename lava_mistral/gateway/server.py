@@ -18,9 +18,8 @@ from lava_mistral.gateway.faults import Cut, Stall, Step, to_bytes
 from lava_mistral.mistral.types import Usage
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class _Joined:
@@ -60,7 +59,10 @@ class Connection(HttpToolsProtocol):
         # asyncio leaves Nagle's algorithm on for this kind of listening socket; each small answer would wait 40 ms.
         self._wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._head_due = self.loop.call_later(self._read_timeout, self.close)
-        self._traffic.connected(self)
+        counts = self._traffic
+        counts.open.add(self)
+        counts.connections += 1
+        counts.max_connections = max(counts.max_connections, len(counts.open))
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         self._head_due.cancel()
@@ -84,7 +86,6 @@ class Connection(HttpToolsProtocol):
 
     @property
     def gone(self) -> bool:
-        """Whether nobody listens any more."""
         return self.transport.is_closing()
 
     async def wait(self, seconds: float) -> bool:
@@ -111,22 +112,21 @@ class Connection(HttpToolsProtocol):
 class Answer:
     """What the provider answers; header names are in lower case, the body is whole or in steps."""
 
-    status: int
+    status: int  # 0 resets the connection instead.
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | Iterator[Step | Usage] = b""  # A usage among the steps comes before the bytes that tell it.
     delay: float = 0.0  # Seconds until the first byte.
     usage: Usage | None = None  # What a whole body tells.
-    reset: bool = False  # Reset the connection instead.
 
 
-async def played(answer: Answer, request_id: str, connection: Connection) -> AsyncIterator[Message]:
+async def played(answer: Answer, request_id: str, connection: Connection) -> AsyncIterator[dict[str, Any]]:
     """Yield an answer's messages in ASGI's form, and each usage before the bytes that tell it.
 
     The last one has `more_body` false; it does not come where the answer is cut or the client has gone.
     """
     if not await connection.wait(answer.delay):
         return
-    if answer.reset:
+    if not answer.status:
         connection.close(reset=True)
         return
     body, told = answer.body, {**answer.headers, "x-lava-request-id": request_id}
@@ -176,11 +176,6 @@ class Traffic:
         """Begin the maxima anew."""
         self.connections = self.max_connections = len(self.open)
         self.max_in_flight = self.in_flight
-
-    def connected(self, connection: Connection) -> None:
-        self.open.add(connection)
-        self.connections += 1
-        self.max_connections = max(self.max_connections, len(self.open))
 
     def __enter__(self) -> None:
         self.in_flight += 1

@@ -148,7 +148,6 @@ class Accounts:
             raise Refusal(402, "Insufficient balance: the merchant's wallet has no credit")
 
     def settle(self, record: RequestRecord) -> None:
-        """Work out what the record's usage cost and take it from whoever pays."""
         if record.usage is None:
             return
         # A model without a known price is free here; its tokens are recorded all the same.

@@ -37,7 +37,7 @@ def canned(record: RequestRecord, fault: faults.Fault | None) -> Answer | None:
     """Return the answer that a fault is in itself; `None` for one that changes the usual answer, or for none."""
     match fault:
         case faults.Reset():
-            return Answer(0, reset=True)
+            return Answer(0)
         case faults.Status(retry_after=moment):
             told = dict(fault.headers)
             if isinstance(moment, datetime):
@@ -106,7 +106,7 @@ def _given(fault: Body, record: RequestRecord) -> Answer:
 
 
 def _played(steps: Sequence[Step], usage: Usage | None) -> Iterator[Step | Usage]:
-    """Play given steps; the usage among them is told before its last byte is out."""
+    # The usage among them is told before its last byte is out.
     sent = b""
     for step in steps:
         if usage is not None and isinstance(step, bytes | str):

@@ -70,7 +70,6 @@ class Choice:
         return self
 
     def whole(self, index: int) -> dict[str, Any]:
-        """Return the choice of an answer that is not streamed."""
         content: Any = "".join(self.text)
         if self.thinking:
             spoken = [{"type": "text", "text": content}] if content else []

@@ -50,7 +50,16 @@ def answer(
 ) -> Answer:
     """Return the vectors as Mistral sends them, or wrong where the fault says so."""
     as_text = base64 and body.get("encoding_format") == "base64"
-    rows = _rows(vectors, body.get("output_dtype", "float"), as_text=as_text)
+    dtype = body.get("output_dtype", "float")
+    rows: npt.NDArray[Any]
+    if dtype == "float":
+        # In decimal, a 16-bit float has the few exact digits that Mistral's have only as a 64-bit float.
+        rows = vectors.astype("<f4" if as_text else np.float64)
+    elif dtype in ("int8", "uint8"):
+        rows = np.rint(vectors.astype(np.float32) * 127 + (128 if dtype == "uint8" else 0)).astype(dtype)
+    else:
+        bits = np.packbits(vectors > 0, axis=1)
+        rows = bits if dtype == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     written = [b64encode(row.tobytes()).decode() for row in rows] if as_text else list(rows)
     data = [{"object": "embedding", "embedding": row, "index": at} for at, row in enumerate(written)]
     if isinstance(fault, WrongVectors):
@@ -60,19 +69,6 @@ def answer(
     record.response_id = uuid.uuid4().hex
     named = {"id": record.response_id, "object": "list", "model": body["model"]}
     return json_answer(200, {**named, "data": data, "usage": told}, usage=usage)
-
-
-def _rows(vectors: Vectors, dtype: str, *, as_text: bool) -> npt.NDArray[Any]:
-    match dtype:
-        case "float":
-            # In decimal, a 16-bit float has the few exact digits that Mistral's have only as a 64-bit float.
-            return vectors.astype("<f4" if as_text else np.float64)
-        case "int8":
-            return np.rint(vectors.astype(np.float32) * 127).astype(np.int8)
-        case "uint8":
-            return np.rint(vectors.astype(np.float32) * 127 + 128).astype(np.uint8)
-    bits = np.packbits(vectors > 0, axis=1)
-    return bits if dtype == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
 
 
 def _wrong(data: list[dict[str, Any]], how: str, *, as_text: bool, dimensions: int) -> list[dict[str, Any]]:

@@ -55,7 +55,6 @@ class RateLimit:
         return 0.0
 
     def headers(self, tokens: int) -> dict[str, str]:
-        """Return what Mistral tells about its limits."""
         limit, minute = max(1, int(self._rates[0] * 10)), round(self._rates[1] * 60)
         told = {
             "limit-req-10-second": limit,

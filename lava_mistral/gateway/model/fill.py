@@ -149,7 +149,6 @@ class _Filler:
         return self._string(schema, name)
 
     def _resolve(self, schema: Any, seen: tuple[str, ...] = ()) -> Mapping[str, Any]:
-        """The schema behind references, with the parts of `allOf` put together."""
         self._steps += 1
         if self._steps > MOST_STEPS:
             raise SchemaProblem(f"it takes more than {MOST_STEPS} steps to fill it")
@@ -206,7 +205,6 @@ class _Filler:
         return fits and not schema.keys() & _BOUNDS
 
     def _evident(self, field: Any) -> bool:
-        """Whether the prompt still holds something for an optional field."""
         field = self._resolve(field)
         if members := _members(field):
             return any(map(self._evident, members))
@@ -286,7 +284,6 @@ def _kind(schema: Mapping[str, Any]) -> Any:
 
 
 def quoted(text: str) -> list[str]:
-    """List the quoted spans of a text, without their quotes."""
     return [next(filter(None, match.groups())) for match in QUOTED.finditer(text)]
 
 

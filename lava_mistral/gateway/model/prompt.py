@@ -55,7 +55,10 @@ class Prompt:
         since = messages[max(last, 0) :]
         self.called = [call["function"]["name"] for message in since for call in message.get("tool_calls") or ()]
         parts = [part for message in since if isinstance(message.get("content"), list) for part in message["content"]]
-        self.attached = [_ATTACHMENTS[part["type"]] for part in parts if part["type"] in _ATTACHMENTS]
+        attached = " and ".join(
+            dict.fromkeys(_ATTACHMENTS[part["type"]] for part in parts if part["type"] in _ATTACHMENTS)
+        )
+        self.attached = f"There is {attached}, which a simulated model can't look into." if attached else ""
         # All that an answer may come from; not the model's own refusals, and what the user said first.
         self.passages = _statements(self.request if self.summary else context)
         for at, (role, text) in enumerate(turns):
@@ -64,7 +67,6 @@ class Prompt:
 
 
 def turned(sentence: str) -> str:
-    """Say back to users what they said of themselves."""
     said = _FIRST_PERSON.sub(lambda match: _TURNS[match.group().casefold()], sentence)
     return said if said == sentence else said[0].upper() + said[1:]
 
@@ -94,7 +96,7 @@ def _segments(text: str) -> list[tuple[bool, str]]:
 
 
 def _read(request: str) -> tuple[str, str]:
-    """Tell the question from what it is asked about."""
+    # The question, and what it is asked about.
     parts = _segments(request)
     labelled = [text for asks, text in parts if asks and text]
     if labelled:

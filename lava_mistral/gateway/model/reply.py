@@ -27,8 +27,6 @@ _DEEPEST_RESULT = 20
 
 
 class Call(NamedTuple):
-    """A tool call that the model makes."""
-
     name: str
     arguments: dict[str, Any]
 
@@ -63,7 +61,6 @@ def reply_to(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = Fals
 
 
 def _calls(tools: Sequence[Mapping[str, Any]], body: Mapping[str, Any], prompt: Prompt) -> list[Call]:
-    """The functions that the model calls; none when it writes."""
     choice = body.get("tool_choice", "auto")
     if isinstance(choice, dict):
         chosen = [tool for tool in tools if tool["name"] == choice["function"]["name"]]
@@ -97,7 +94,7 @@ def _matching(tools: Sequence[Mapping[str, Any]], request: str) -> list[Mapping[
 
 
 def _each(tool: Mapping[str, Any], prompt: Prompt) -> list[Call]:
-    """The calls of one tool: one for each of several names that the request lists, if the tool takes one of them."""
+    # One call for each of several names that the request lists, if the tool takes one of them.
     fields = tool["parameters"].get("properties", {})
     required = [fields.get(name) for name in tool["parameters"].get("required", fields)]
     texts = [field for field in required if isinstance(field, Mapping) and field.get("type") == "string"]
@@ -139,9 +136,13 @@ def _write(body: Mapping[str, Any], prompt: Prompt, choice: int) -> Reply:
 
 def _said(prompt: Prompt, choice: int) -> str:
     if prompt.results:
-        return _reported(prompt)
+        told = [_read_out(_parsed(result)) for result in prompt.results if result.strip()]
+        if sum(map(len, told)) <= _LONGEST_RESULT:
+            return "\n".join(told) or "The tool returned nothing."
+        passages = [sentence for text in told for sentence in sentences(text)]
+        return " ".join(best(prompt.question, passages) or passages[:2])
     if not prompt.request.strip():
-        return _looked_at(prompt) or "Hello! How can I help you?"
+        return prompt.attached or "Hello! How can I help you?"
     if _GREETING.match(prompt.request):
         return ("Hello! How can I help you today?", "Hi there! What can I do for you?")[choice % 2]
     return next(iter(quoted(prompt.request) if _SAY.search(prompt.request) else ()), "") or _extracted(prompt, choice)
@@ -159,26 +160,12 @@ def _extracted(prompt: Prompt, choice: int) -> str:
     if _TOLD.match(prompt.request) and "?" not in prompt.request:
         return f"{NOTED}{turned(prompt.request.strip())}"
     unknown = "This is a simulated model, which knows only what it is told in the prompt. It was asked: "
-    return _looked_at(prompt) or (NOTHING if prompt.passages else unknown + _shortened(prompt.question))
+    return prompt.attached or (NOTHING if prompt.passages else unknown + _shortened(prompt.question))
 
 
 def _shortened(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 200 else text[:200] + "…"
-
-
-def _looked_at(prompt: Prompt) -> str:
-    what = " and ".join(dict.fromkeys(prompt.attached))
-    return f"There is {what}, which a simulated model can't look into." if what else ""
-
-
-def _reported(prompt: Prompt) -> str:
-    """What the tools found, in words; of much text only what the question is about."""
-    said = [_read_out(_parsed(result)) for result in prompt.results if result.strip()]
-    if sum(map(len, said)) <= _LONGEST_RESULT:
-        return "\n".join(said) or "The tool returned nothing."
-    passages = [sentence for text in said for sentence in sentences(text)]
-    return " ".join(best(prompt.question, passages) or passages[:2])
 
 
 def _parsed(result: str) -> Any:
