@@ -131,7 +131,9 @@ class Chat:
     async def prompt_tokens(self, body: Mapping[str, Any], model: Model) -> list[int]:
         """Check what the schema does not, and count the tokens of each message; those of tools go to the first."""
         messages, tools = body["messages"], body.get("tools")
-        rules.check_chat(body, model)
+        rules.check_messages(messages)
+        rules.check_tools(body)
+        rules.check_media(messages, model)
         if self._options.tokenizer == "exact":
             counts = [(await asyncio.to_thread(count_tokens, messages, model=body["model"], tools=tools)).tokens]
         else:

@@ -51,14 +51,7 @@ class Rejection(Exception):
         self.body = error_body(status, message, kind, _CODES.get(kind or ""))
 
 
-def check_chat(body: Mapping[str, Any], model: Model) -> None:
-    """Check the messages' order and media, and the tools."""
-    _check_messages(body["messages"])
-    _check_tools(body)
-    _check_media(body["messages"], model)
-
-
-def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
+def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     if not messages:
         raise Rejection("Conversation must have at least one message", _ORDER)
     waiting: list[str] = []
@@ -99,7 +92,7 @@ def _check_each(texts: Iterable[str], pattern: str, said: str) -> None:
             raise Rejection(said.format(text), _CALL)
 
 
-def _check_tools(body: Mapping[str, Any]) -> None:
+def check_tools(body: Mapping[str, Any]) -> None:
     tools, choice, wanted = body.get("tools") or [], body.get("tool_choice"), body.get("response_format") or {}
     if len(tools) > MOST_TOOLS:
         raise Rejection(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}")
@@ -119,7 +112,7 @@ def _check_tools(body: Mapping[str, Any]) -> None:
             raise Rejection(f"Invalid JSON schema of {name}: {problem}") from None
 
 
-def _check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
+def check_media(messages: Sequence[Mapping[str, Any]], model: Model) -> None:
     contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
     for part in (part for content in contents for part in content):
         if part["type"] == "input_audio" and not model.can("audio"):

@@ -7,9 +7,8 @@ from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import orjson
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
-from typing_extensions import TypedDict
 
 from lava_mistral.gateway.model.text import STOP_WORDS, sentences, stem, tool_terms
 
@@ -47,23 +46,6 @@ _BOUNDS = frozenset(("format", "maxLength", "minLength", "pattern", *_LIMITS))
 MOST_STEPS: Final = 50_000  # Parts of a schema that are looked at to fill it; one that needs more is refused.
 _DEEPEST = 8  # Levels of objects that are filled of one's own accord; below, only what is required.
 _ENDLESS = 120  # Levels beyond which a schema that refers to itself has no end.
-# The keywords that are understood; others are ignored.
-_KEYWORDS: dict[str, Any] = {
-    **dict.fromkeys(("properties", "$defs", "definitions"), "dict[str, JsonSchema | bool]"),
-    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), "list[JsonSchema | bool]"),
-    **dict.fromkeys(("items", "additionalProperties"), "JsonSchema | bool"),
-    **dict.fromkeys(("$ref", "pattern"), str),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), int | float),
-    **dict.fromkeys(("maxItems", "maxLength"), Annotated[int, Field(ge=0)]),
-    **dict.fromkeys(("minItems", "minLength"), Annotated[int, Field(ge=0, le=10_000)]),
-    "multipleOf": Annotated[float, Field(gt=0)],
-    "enum": list[Any],
-    "required": list[str],
-    "type": str | list[str],
-}
-JsonSchema = TypedDict("JsonSchema", _KEYWORDS, total=False)  # type: ignore[misc]
-JsonSchema.__pydantic_config__ = ConfigDict(strict=True)  # type: ignore[attr-defined]
-_ADAPTER: Final[TypeAdapter[Any]] = TypeAdapter(JsonSchema)
 
 
 class SchemaProblem(ValueError):
@@ -71,18 +53,17 @@ class SchemaProblem(ValueError):
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Check a schema's keywords, and those of all parts that it refers to."""
+    """Check a schema as Mistral does, by draft 7 of JSON Schema; raises `SchemaProblem`."""
+    from jsonschema import Draft7Validator
+    from jsonschema.exceptions import SchemaError as Malformed
+
     try:
-        references = re.findall(r'"\$ref":"([^"]*)"', orjson.dumps(schema).decode())
-    except TypeError:
+        orjson.dumps(schema)
+        Draft7Validator.check_schema(schema)
+    except Malformed as error:
+        raise SchemaProblem(f"{error.json_path}: {error.message[:200]}") from None
+    except (TypeError, RecursionError):
         raise SchemaProblem("it is nested too many levels deep") from None
-    for where in dict.fromkeys(("#", *references)):
-        try:
-            _ADAPTER.validate_python(_target(schema, where))
-        except ValidationError as error:
-            [first, *_] = error.errors()
-            names = [str(name) for name in first["loc"] if name not in ("JsonSchema", "bool", "str", "int", "float")]
-            raise SchemaProblem(f"{'/'.join([where, *names])}: {first['msg']}") from None
 
 
 def _target(root: Any, reference: str) -> Mapping[str, Any]:
@@ -117,7 +98,10 @@ class Evidence:
 
 def fill(schema: Mapping[str, Any], evidence: Evidence) -> Any:
     """Make a value that fits the schema, out of the evidence, or raise `SchemaProblem`."""
-    return _Filler(schema, evidence).value(schema)
+    try:
+        return _Filler(schema, evidence).value(schema)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise SchemaProblem(f"it is malformed: {error}") from error
 
 
 class _Filler:
@@ -269,7 +253,10 @@ class _Filler:
             value = evidence.names.pop(0)
         else:
             value = evidence.text or name or "text"
-        return str(value[: schema.get("maxLength")].ljust(schema.get("minLength", 0), "."))
+        least = schema.get("minLength", 0)
+        if least > MOST_STEPS:
+            raise SchemaProblem(f"minLength is more than {MOST_STEPS}")
+        return str(value[: schema.get("maxLength")].ljust(least, "."))
 
 
 def _members(schema: Mapping[str, Any]) -> Any:
