@@ -149,8 +149,7 @@ class ClientBase:
             repair_messages: repair what Mistral would refuse in the conversation, losing no word; false refuses it.
             timeout: seconds, for this call.
             on_retry: told before each new try.
-            idempotency_key: sent as `Idempotency-Key` with each try. Lava documents it for its own interface, and does
-                not say whether its proxy heeds it.
+            idempotency_key: sent as `Idempotency-Key` with each try; Lava does not say whether its proxy heeds it.
             **options: fields of Mistral's request: temperature, max_tokens, tools, response_format, …
 
         Raises:
@@ -311,7 +310,6 @@ class LavaMistral(ClientBase, History):
             output_dtype: how their numbers are rounded: `"int8"`, `"uint8"`, `"binary"` or `"ubinary"`.
             max_concurrency: requests in flight at most, over all calls of this client with the same settings.
             as_numpy: give one float32 array rather than lists of floats.
-            show_progress: draw a progress bar.
             on_progress: told in the calling thread after each batch.
             resume_from: `partial` of the error that ended an earlier call with the same texts.
 
@@ -326,8 +324,8 @@ class LavaMistral(ClientBase, History):
         """The vectors of a source of any length as `(index, vector)`, in order and in constant memory; see `embed`.
 
         Args:
-            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
-                default it is read where the iteration takes place, which is held up while the source pauses.
+            read_in_thread: read the source in a thread of its own, since one that waits, such as a queue, would hold
+                the iteration up.
         """
         engine, given = self._engine(options)
         return engine.embed_iter(texts, **given)

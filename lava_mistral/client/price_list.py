@@ -50,7 +50,13 @@ def refresh_models(*, base_url: str | None = None, cache: Path | None = None, ti
     try:
         body = fetch_price_list(base_url, timeout)
         prices = PriceList(tuple(read_price_list(body)), "lava", datetime.now(UTC))
-        _write(cache, base_url, body)
+        kept = to_json({"base_url": base_url, "read_at": datetime.now(UTC).isoformat(), "body": body})
+        with suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            # Whole or not at all: others may read it at the same time.
+            with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as file:
+                file.write(kept)
+            os.replace(file.name, cache)
     except LavaError as error:
         prices = _read(cache, base_url, error) or PriceList(models(), "package", error=error)
     for model in prices.models:
@@ -63,16 +69,6 @@ def fetch_price_list(base_url: str, timeout: float) -> Any:
     client = LavaMistral(base_url=base_url, timeout=timeout, max_retries=0)
     call = Lookup("", BillingContext(), timeout, path=SERVICES_PATH.lstrip("/"), public=True)
     return drive(client._retried(call, partial(call.read, parse=dict)))
-
-
-def _write(cache: Path, base_url: str, body: Any) -> None:
-    kept = to_json({"base_url": base_url, "read_at": datetime.now(UTC).isoformat(), "body": body})
-    with suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: others may read it at the same time.
-        with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as file:
-            file.write(kept)
-        os.replace(file.name, cache)
 
 
 def _read(cache: Path, base_url: str, error: LavaError) -> PriceList | None:

@@ -100,15 +100,11 @@ class _Records:
         return self._retried(call, partial(call.read, parse=parse))
 
     def _request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> Flow[RequestRecord]:
-        """What Lava recorded of one request; there may be no record yet, or one that is pending.
+        """What Lava recorded of one request; its `status` is `"pending"` where it did not become final in time.
 
         Args:
             request_id: Lava's id, as in `Completion.request_id`.
-            wait: seconds to wait for the record to be there and final, asking again less and less often; 0 or `None`
-                takes what is there.
-
-        Returns:
-            The record; its `status` is still `"pending"` where it did not become final in time.
+            wait: seconds to wait for the record to be there and final; 0 or `None` takes what is there.
 
         Raises:
             NotFoundError: there is no such request, or its record was not there in time.
@@ -156,14 +152,9 @@ class _Records:
         return self._look_up(path, Subscription.from_wire)
 
     def _reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> Flow[int]:
-        """Ask Lava for the cost of the requests that `account` does not know it of, and tell it.
+        """Ask Lava for the cost of requests that a `UsageTotals` or `SpendLimit` does not know it of, and tell it.
 
-        Args:
-            account: a `UsageTotals` or a `SpendLimit`.
-            wait: seconds to wait for each record, as in `request`.
-
-        Returns:
-            How many are still unknown, among those that have a request id.
+        Returns how many with a request id are still unknown; `wait` is for each record, as in `request`.
         """
         for request_id in account.unsettled():
             with suppress(NotFoundError):
@@ -173,7 +164,7 @@ class _Records:
         return len(account.unsettled())
 
     def _pages(self, limit: int | None, filters: RecordFilters) -> Iterator[Flow[list[RequestRecord]]]:
-        """Ask for one page of requests after another; each is to be driven before the next is asked for."""
+        """Ask for one page of requests after another; each is driven before the next is asked for."""
         query, left, over = _query(**filters), limit, False
 
         def page() -> Flow[list[RequestRecord]]:
