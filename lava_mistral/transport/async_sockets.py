@@ -13,18 +13,17 @@ from typing import Any
 from lava_mistral.transport.failures import Deadline
 from lava_mistral.transport.sockets import addresses
 
-_MOST_BUFFERED = 1024 * 1024
+_MOST_PIECES = 8  # of 256 KB at most
 
 
 class AsyncSocket(asyncio.Protocol):
-    """A TCP or TLS connection in async code."""
+    """A TCP or TLS connection in async code, with the methods of `Socket`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         # An `asyncio.Transport` from when it is connected.
         self._transport: Any = None
         self._received: list[bytes] = []
-        self._buffered = 0
         self._ended = False
         self._lost: Exception | None = None
         self._full = False
@@ -34,19 +33,16 @@ class AsyncSocket(asyncio.Protocol):
         self._until: float | None = None
 
     async def resolve(self, host: str, port: int, deadline: Deadline) -> list[tuple[str, int]]:
-        """Return the addresses of a host, as `(ip, port)`."""
         with suppress(OSError):
             return addresses(host, port, socket.AI_NUMERICHOST)
         async with asyncio.timeout(deadline.left()):
             return await self._loop.run_in_executor(None, addresses, host, port)
 
     async def connect(self, address: tuple[str, int], deadline: Deadline) -> None:
-        """Open a TCP connection."""
         async with asyncio.timeout(deadline.left()):
             await self._loop.create_connection(lambda: self, *address)
 
     async def start_tls(self, context: Callable[[], ssl.SSLContext], hostname: str, deadline: Deadline) -> None:
-        """Turn the connection into TLS."""
         async with asyncio.timeout(deadline.left()):
             # The first one reads the certificates from files.
             trusted = await self._loop.run_in_executor(None, context)
@@ -62,7 +58,6 @@ class AsyncSocket(asyncio.Protocol):
             await self._wait(deadline)
 
     async def receive(self, deadline: Deadline) -> bytes:
-        """Return the next bytes; none at the end of the connection."""
         while not self._received:
             if self._lost is not None:
                 raise self._lost if isinstance(self._lost, OSError) else ConnectionError(str(self._lost))
@@ -70,10 +65,9 @@ class AsyncSocket(asyncio.Protocol):
                 return b""
             await self._wait(deadline)
         data = b"".join(self._received)
-        self._received.clear()
-        if self._buffered > _MOST_BUFFERED:
+        if len(self._received) > _MOST_PIECES:
             self._transport.resume_reading()
-        self._buffered = 0
+        self._received.clear()
         return data
 
     @property
@@ -126,8 +120,7 @@ class AsyncSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received.append(data)
-        self._buffered += len(data)
-        if self._buffered > _MOST_BUFFERED:
+        if len(self._received) > _MOST_PIECES:
             self._transport.pause_reading()
         self._wake()
 
