@@ -17,11 +17,6 @@ except ImportError as error:
     raise ImportError('Metrics need OpenTelemetry: pip install "lava-mistral[otel]".') from error
 
 _OPERATIONS: Final = {"chat": "chat", "embedding": "embeddings"}
-# The bounds that the conventions ask for: powers of 4 for tokens, powers of 2 for seconds.
-_TOKENS: Final = tuple(4**power for power in range(14))
-_SECONDS: Final = tuple(0.01 * 2**power for power in range(14))
-
-
 _instrumented: list[Listener] = []
 
 
@@ -33,15 +28,12 @@ def instrument(meter_provider: metrics.MeterProvider | None = None, *, customers
         customers: whether the cost is told by customer; each customer is a time series of its own.
     """
     meter = metrics.get_meter("lava_mistral", meter_provider=meter_provider)
-    tokens_used = meter.create_histogram(
-        "gen_ai.client.token.usage", "{token}", "Tokens.", explicit_bucket_boundaries_advisory=_TOKENS
-    )
-    duration = meter.create_histogram(
-        "gen_ai.client.operation.duration",
-        "s",
-        "Seconds from the sending of a request to the end of its answer.",
-        explicit_bucket_boundaries_advisory=_SECONDS,
-    )
+    # The bounds are those that the conventions ask for.
+    bounds: dict[str, Any] = {"explicit_bucket_boundaries_advisory": [4**power for power in range(14)]}
+    tokens_used = meter.create_histogram("gen_ai.client.token.usage", "{token}", "Tokens.", **bounds)
+    what = "Seconds from the sending of a request to the end of its answer."
+    bounds = {"explicit_bucket_boundaries_advisory": [0.01 * 2**power for power in range(14)]}
+    duration = meter.create_histogram("gen_ai.client.operation.duration", "s", what, **bounds)
     cost = meter.create_counter("lava.client.cost", "USD", "What requests cost by the catalogue's prices.")
 
     def measure(record: CallRecord) -> None:

@@ -9,31 +9,25 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from types import CodeType, FrameType
-from typing import Any, Final, TypeAlias
-
-Block: TypeAlias = AbstractContextManager[Any]
+from typing import Any, Final
 
 
 def calling_generator() -> FrameType | None:
     """Return the frame that calls a block's `__enter__` or `__exit__`, which calls this, if it is a generator's."""
-    frame = inspect.currentframe()
-    for _ in range(2):
-        frame = None if frame is None else frame.f_back
-    generators = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-    return frame if frame is not None and frame.f_code.co_flags & generators else None
+    frame: Any = inspect.currentframe()
+    caller: FrameType = frame.f_back.f_back
+    return caller if caller.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR) else None
 
 
 @lru_cache(maxsize=256)
 def yields_at(code: CodeType, line: int) -> bool:
-    """Tell whether the `with` statement at a line of a generator holds a `yield`.
-
-    A decorated generator, such as a `contextmanager` or a test's fixture, is a block to its consumer on purpose.
-    """
+    """Tell whether the `with` statement at a line of a generator holds a `yield`; not so of a decorated generator."""
     try:
         lines, first = inspect.getsourcelines(code)
         [function] = ast.parse(textwrap.dedent("".join(lines))).body
     except (OSError, SyntaxError, ValueError):
         return False
+    # A `contextmanager` or a test's fixture is a block to its consumer on purpose.
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function.decorator_list:
         return False
     return any(
@@ -45,7 +39,7 @@ def yields_at(code: CodeType, line: int) -> bool:
     )
 
 
-def _awaited(block: Block, function: Callable[..., Any]) -> Callable[..., Any]:
+def _awaited(block: AbstractContextManager[Any], function: Callable[..., Any]) -> Callable[..., Any]:
     async def made(*args: Any, **kwargs: Any) -> Any:
         with block:
             return await function(*args, **kwargs)
@@ -53,7 +47,9 @@ def _awaited(block: Block, function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def _stepped(block: Block, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
+def _stepped(
+    block: AbstractContextManager[Any], function: Callable[..., Generator[Any, Any, Any]]
+) -> Callable[..., Any]:
     """Make a generator function of another that takes each of its steps, and none of its consumer's, inside a block."""
 
     def made(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
@@ -73,7 +69,9 @@ def _stepped(block: Block, function: Callable[..., Generator[Any, Any, Any]]) ->
     return made
 
 
-def _astepped(block: Block, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
+def _astepped(
+    block: AbstractContextManager[Any], function: Callable[..., AsyncGenerator[Any, Any]]
+) -> Callable[..., Any]:
     async def made(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = function(*args, **kwargs)
         step: Callable[[], Awaitable[Any]] = partial(anext, generator)
@@ -91,9 +89,9 @@ def _astepped(block: Block, function: Callable[..., AsyncGenerator[Any, Any]]) -
     return made
 
 
+# What tells a kind of function, and what it returns; what runs one inside a block.
 KINDS: Final[tuple[tuple[Callable[[Any], bool], Callable[[Any], bool], Callable[[Any, Any], Any]], ...]] = (
     (inspect.iscoroutinefunction, inspect.iscoroutine, _awaited),
     (inspect.isgeneratorfunction, inspect.isgenerator, _stepped),
     (inspect.isasyncgenfunction, inspect.isasyncgen, _astepped),
 )
-"""What tells a kind of function, what it returns, and what runs one inside a block."""

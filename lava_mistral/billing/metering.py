@@ -9,7 +9,7 @@ from decimal import Decimal
 from time import monotonic
 from typing import Any
 
-from lava_mistral.billing.identity import MERCHANT, Billing, BillingContext, Limit
+from lava_mistral.billing.identity import MERCHANT, Billing, BillingContext
 from lava_mistral.billing.usage import CallRecord, Kind, Listening, RetryStats, notify, present_listeners
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.usage import known_usage
@@ -18,39 +18,29 @@ from lava_mistral.pricing.cost import cost_parts
 
 @dataclass(slots=True)
 class CallMeter:
-    """What one call's requests are put down to: a call that is tried again is several requests.
-
-    Attributes:
-        most: the most that one request can cost; worked out for limits only.
-        sent_as: the identity of the latest request: a credential that rotates may name a payer of its own.
-    """
+    """What one call's requests are put down to: a call that is tried again is several requests."""
 
     kind: Kind
     model: str
     identity: BillingContext
     streamed: bool
     watch: Listening
-    most: Decimal
-    sent_as: BillingContext
+    most: Decimal  # that one request can cost; worked out for limits only
+    sent_as: BillingContext  # of the latest request: a credential that rotates may name a payer of its own
 
     def open(self, token: Billing = MERCHANT) -> RequestMeter:
-        """Reserve what a request can cost under every limit, the innermost first.
-
-        Args:
-            token: who pays by the credential that the request is sent with.
+        """Reserve what a request can cost under every limit; `token` is who pays by its credential.
 
         Raises:
             SpendLimitError: a limit leaves less.
         """
-        taken: list[Limit] = []
-        try:
-            for limit in self.identity.limits:
+        for place, limit in enumerate(self.identity.limits):
+            try:
                 limit.reserve(self.most)
-                taken.append(limit)
-        except SpendLimitError:
-            for limit in taken:
-                limit.end(self.most, Decimal(0))
-            raise
+            except SpendLimitError:
+                for taken in self.identity.limits[:place]:
+                    taken.end(self.most, Decimal(0))
+                raise
         self.sent_as = self.identity if token is MERCHANT else replace(self.identity, billing=token)
         return RequestMeter(self)
 

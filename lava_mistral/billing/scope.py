@@ -38,35 +38,27 @@ class BillingScope:
     metadata: Mapping[str, str]
     limits: tuple[SpendLimit, ...]
 
-    def within(self, outer: BillingScope) -> BillingScope:
-        """Put this scope's fields and metadata over those of an outer one; the limits of both hold."""
-        metadata = {**outer.metadata, **self.metadata}
-        return BillingScope({**outer.fields, **self.fields}, metadata, (*self.limits, *outer.limits))
-
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Entry:
-    """One entry into a block.
-
-    Attributes:
-        generator: identifies the frame of the generator whose `with` statement entered it; 0 for any other.
-        left: whether the block was left. What was started inside it, such as a task, still belongs to it.
-        void: whether that happened in another context than the entering, which then is no longer in the block.
-        used: whether a call was made in it, or after it.
-    """
+    """One entry into a block."""
 
     scope: BillingScope
     owner: object = None
+    # The id of the frame of the generator whose `with` statement entered it; 0 for any other.
     generator: int = 0
+    # Whether the block was left. What was started inside it, such as a task, still belongs to it.
     left: bool = False
+    # Whether it was left in another context than that of the entering, which then is no longer in the block.
     void: bool = False
+    # Whether a call was made in it, or after it.
     used: bool = False
 
 
 entries: ContextVar[tuple[Entry, ...]] = ContextVar("lava_mistral_billed_to", default=())
 """The entries around this point, the innermost first."""
+# The entry into a block with a customer that was left last.
 _left: ContextVar[Entry | None] = ContextVar("lava_mistral_left_block", default=None)
-"""The entry into a block with a customer that was left last."""
 _all: WeakValueDictionary[int, Entry] = WeakValueDictionary()
 _SAID_NOWHERE = (
     "This process was forked inside a billed_to block. Whether the call belongs to that block can't be seen, since "
@@ -84,17 +76,20 @@ _UNUSED_BLOCK = (
     "generator that reads it with @billed_to(…)."
 )
 _NOWHERE = BillingScope({}, {}, ())
-_FORKED = Entry(_NOWHERE, void=True)
-"""Stands for the blocks that this process was forked in."""
+_FORKED = Entry(_NOWHERE, void=True)  # stands for the blocks that this process was forked in
 
 
 def present_scope() -> BillingScope:
     """Add up the blocks around this point; `_NOWHERE` where there is none."""
-    total = _NOWHERE
-    for entry in entries.get():
-        if not entry.void:
-            total = entry.scope if total is _NOWHERE else total.within(entry.scope)
-    return total
+    scopes = [entry.scope for entry in entries.get() if not entry.void]
+    if len(scopes) < 2:
+        return scopes[0] if scopes else _NOWHERE
+    fields: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    for scope in reversed(scopes):
+        fields |= scope.fields
+        metadata |= scope.metadata
+    return BillingScope(fields, metadata, tuple(limit for scope in scopes for limit in scope.limits))
 
 
 def present_entries() -> tuple[Entry, ...]:

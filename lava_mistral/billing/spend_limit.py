@@ -66,11 +66,7 @@ class SpendLimit:
         return EXACT.subtract(self.limit, EXACT.add(self.spent, EXACT.add(self.reserved, self.held)))
 
     def reserve(self, amount: Decimal) -> None:
-        """Reserve an amount for a request that is about to be sent; `end` releases it.
-
-        Raises:
-            SpendLimitError: that much is not left.
-        """
+        """Reserve an amount for a request that is about to be sent; raise `SpendLimitError` where less is left."""
         with self._inbox:
             left = self._left()
             if amount > left:
@@ -89,10 +85,8 @@ class SpendLimit:
             self.reserved = EXACT.add(self.reserved, amount)
 
     def end(self, amount: Decimal, cost: Decimal | None, request_id: str | None = None) -> None:
-        """Release what was reserved for a request that is over, or keep it where nobody knows its cost (`None`).
-
-        It never waits for a lock: a request may end inside the garbage collector.
-        """
+        """Release what was reserved for a request that is over, or keep it where nobody knows its cost (`None`)."""
+        # Never waits for the lock: a request may end inside the garbage collector.
         self._inbox.put((amount, cost, request_id))
 
     def _apply(self, ended: tuple[Decimal, Decimal | None, str | None]) -> None:

@@ -40,6 +40,7 @@ class CallRecord:
         run_id: LangChain's run id or LlamaIndex's span id of the call.
         duration: seconds from the sending to the end of the answer.
         saved: USD that the prompt's cached tokens would have cost more without Mistral's cache.
+        input_tokens, output_tokens, cached_tokens: of `usage`: cached ones are input too, thinking is output.
     """
 
     kind: Kind
@@ -58,17 +59,14 @@ class CallRecord:
 
     @property
     def input_tokens(self) -> int | None:
-        """Tokens of the prompt, cached ones included."""
         return None if self.usage is None else self.usage.get("prompt_tokens") or 0
 
     @property
     def output_tokens(self) -> int | None:
-        """Tokens of the answer, thinking included."""
         return None if self.usage is None else self.usage.get("completion_tokens") or 0
 
     @property
     def cached_tokens(self) -> int | None:
-        """Tokens of the prompt that came from Mistral's cache."""
         return None if self.usage is None else cached_tokens(self.usage)
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,12 +122,10 @@ class Tally:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of prompts and answers."""
         return self.input_tokens + self.output_tokens
 
     @property
     def uncosted(self) -> int:
-        """Requests whose cost is not in `cost`."""
         return self.unknown + self.unpriced
 
     def add(self, told: CallRecord | RetryStats) -> None:
@@ -173,8 +169,8 @@ class Listening:
     owner: object = field(default=None, repr=False)
 
 
+# Who listens at this point, without those of the whole process.
 listening: ContextVar[Listening] = ContextVar("lava_mistral_usage", default=Listening())  # noqa: B039 - frozen
-"""Who listens at this point, without those of the whole process."""
 _subscribed: dict[Listener, None] = {}
 
 
@@ -197,10 +193,7 @@ def unsubscribe(listener: Listener) -> None:
 
 
 def notify(listeners: Sequence[Listener], told: CallRecord | RetryStats) -> None:
-    """Tell listeners of a call, or those that have an `add_effort` of what it did beside.
-
-    One that fails is logged: the call itself did not.
-    """
+    """Tell listeners of a call, or those that have an `add_effort` of what it did beside; one that fails is logged."""
     if isinstance(told, RetryStats) and not (told.retries or told.duplicates):
         return
     for listener in listeners:

@@ -37,11 +37,11 @@ class UsageTotals:
     """Sums over the calls that it is told of: in all, by model, customer, meter and metadata. Safe in threads.
 
     It is a listener: `subscribe(UsageTotals())`. What it returns are copies, which don't change any more. It has the
-    attributes of its `total` too.
+    attributes of its `total` too. The sums of no customer or meter are under `None`.
 
     Args:
         metadata_keys: the keys to sum by; by default all but those of traces, which differ from call to call.
-        most_values: how many values of one key are told apart; further ones are summed as `"(other)"`.
+        most_values: how many values of a key are told apart; further ones are summed as `"(other)"`.
     """
 
     requests: int
@@ -108,23 +108,19 @@ class UsageTotals:
 
     @property
     def total(self) -> Tally:
-        """All calls together."""
         with self._inbox:
             return replace(self._total)
 
     @property
     def by_model(self) -> dict[str, Tally]:
-        """Sums by model."""
         return self._section("model")
 
     @property
     def by_customer(self) -> dict[str | None, Tally]:
-        """Sums by customer; `None` for none."""
         return self._section("customer")
 
     @property
     def by_meter(self) -> dict[str | None, Tally]:
-        """Sums by meter; `None` for none."""
         return self._section("meter")
 
     def by_metadata(self, key: str) -> dict[str, Tally]:
@@ -160,12 +156,7 @@ class UsageTotals:
         return {**self.total.as_dict(), **{f"by_{name}": sums(name) for name in _PLAIN}, "by_metadata": metadata}
 
     def table(self, *by: str) -> Table:
-        """Make a table for a terminal or a notebook.
-
-        Args:
-            *by: its sections: `"model"`, `"customer"`, `"meter"` or `"metadata:KEY"`; by default models, and
-                customers and metadata where there are any.
-        """
+        """Make a table by `"model"`, `"customer"`, `"meter"` or `"metadata:KEY"`; by default by all but meters."""
         for name in by:
             if name not in _PLAIN and not name.partition(_METADATA)[2]:
                 raise ValueError(f"a section is 'model', 'customer', 'meter' or 'metadata:KEY', not {name!r}")
@@ -232,12 +223,8 @@ class track_usage:
             …
         print(usage.cost, usage.by_model)
 
-    The block holds for tasks and for the threads that the frameworks start, like `billed_to`. Blocks nest; each sums
-    up its own calls and those of the blocks inside.
-
-    Args:
-        usage: what to sum up in; by default a new `UsageTotals`.
-        listener: told of each call too.
+    It holds for tasks and for the threads that the frameworks start, like `billed_to`. Blocks nest; each sums up its
+    own calls and those of the blocks inside: in `usage`, by default a new one. A `listener` is told of each call too.
     """
 
     def __init__(self, usage: UsageTotals | None = None, *, listener: Listener | None = None) -> None:
@@ -259,17 +246,11 @@ class track_usage:
 
 @dataclass(slots=True)
 class watching:
-    """Tell further listeners of the calls that begin in the block, and of the framework's run they belong to.
-
-    Attributes:
-        listeners: each is told once of a call, also where it listens by another way.
-        run_id: LangChain's run id or LlamaIndex's span id; the outer block's by default.
-        inside: blocks to begin the calls in, instead of those around this one.
-    """
+    """Tell further listeners, each once, of the calls that begin in the block, and the run that they belong to."""
 
     listeners: Sequence[Listener] = ()
-    run_id: str | None = None
-    inside: CapturedContext | None = None
+    run_id: str | None = None  # LangChain's run id or LlamaIndex's span id; the outer block's by default
+    inside: CapturedContext | None = None  # blocks to begin the calls in, instead of those around this one
     _outer: CapturedContext = field(init=False)
 
     def __enter__(self) -> None:

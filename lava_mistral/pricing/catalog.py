@@ -140,35 +140,32 @@ def read_price_list(body: Any) -> list[Model]:
     "capabilities"}]}`, with prices in USD for a million tokens where the type is `tokens_1m`.
     """
     data = body.get("data") if isinstance(body, dict) else None
-    models = list(_models(data if isinstance(data, list) else []))
-    if not models:
+    entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+    if not (models := [model for entry in entries if (model := _priced(entry)) is not None]):
         raise ServerError("expected a list of Mistral's models with prices, got none", origin="lava", retryable=False)
     return models
 
 
-def _models(entries: list[Any]) -> Iterator[Model]:
-    for entry in entries:
-        if not isinstance(entry, dict) or entry.get("provider") != "mistral" or not isinstance(entry.get("id"), str):
-            continue
-        pricing, named = entry.get("pricing"), entry.get("capabilities")
-        if not isinstance(pricing, dict) or pricing.get("type") != "tokens_1m":
-            continue
-        prices = [to_decimal(pricing.get(key)) for key in ("input", "output", "cache_input_read")]
-        price, output_price, cached_price = (None if price is None or price < 0 else price for price in prices)
-        if price is None:
-            continue
-        known = get_model(entry["id"].removeprefix("mistral/"))
-        yield replace(
-            known,
-            input_price=price,
-            output_price=output_price or Decimal(0),
-            cached_price=cached_price,
-            # The list's words for abilities are not ours: they add to what is known and take nothing away.
-            capabilities=known.capabilities
-            | CAPABILITIES.intersection(map(str, named if isinstance(named, list) else ())),
-            sources={**known.sources, "prices": _SOURCE},
-            known=True,
-        )
+def _priced(entry: dict[str, Any]) -> Model | None:
+    id, pricing, named = map(entry.get, ("id", "pricing", "capabilities"))
+    if entry.get("provider") != "mistral" or not isinstance(id, str) or not isinstance(pricing, dict):
+        return None
+    prices = [to_decimal(pricing.get(key)) for key in ("input", "output", "cache_input_read")]
+    price, output_price, cached_price = (None if price is None or price < 0 else price for price in prices)
+    if price is None or pricing.get("type") != "tokens_1m":
+        return None
+    known = get_model(id.removeprefix("mistral/"))
+    # The list's words for abilities are not ours: they add to what is known and take nothing away.
+    abilities = CAPABILITIES.intersection(map(str, named if isinstance(named, list) else ()))
+    return replace(
+        known,
+        input_price=price,
+        output_price=output_price or Decimal(0),
+        cached_price=cached_price,
+        capabilities=known.capabilities | abilities,
+        sources={**known.sources, "prices": _SOURCE},
+        known=True,
+    )
 
 
 def _read(content: bytes) -> Iterator[Model]:

@@ -15,9 +15,7 @@ from lava_mistral.pricing.cost import cost_of
 from lava_mistral.pricing.prompts import Prompt, to_messages
 from lava_mistral.pricing.tokens import DEFAULT_MODEL, TokenCount, count_tokens, estimate_tokens, pieces
 
-USUAL_ANSWER: Final = 300
-"""Tokens of an answer that nothing else is known of, for `CostEstimate.likely`: a few paragraphs."""
-
+USUAL_ANSWER: Final = 300  # tokens of an answer that nothing else is known of: a few paragraphs
 _UNCOUNTED: Final = frozenset(("document_url", "input_audio", "file"))
 
 
@@ -54,11 +52,8 @@ def estimate_cost(
     """Estimate what a call will cost, by the catalogue's prices.
 
     Args:
-        messages: a prompt, or messages in Mistral's form, LangChain's or LlamaIndex's. For an embedding model: a text,
-            or a list of texts.
-        model: the model's name.
+        messages: a prompt, or messages in Mistral's form, LangChain's or LlamaIndex's; texts for an embedding model.
         max_tokens: the longest answer; by default what the model's window leaves beside the prompt.
-        tools: the tools of the request.
         likely_tokens: of the answer as you expect it; by default 300.
         n: how many answers.
     """
@@ -115,15 +110,12 @@ def most_of_chat(body: Mapping[str, Any]) -> Decimal:
     """
     model = get_model(str(body["model"]))
     count = _count(body["messages"], model, body.get("tools"))
-    extra = 0
-    if body.get("response_format"):
-        extra += estimate_tokens(to_json(body["response_format"]).decode())
-    if body.get("safe_prompt"):
-        # Mistral puts a system prompt of three sentences first (https://docs.mistral.ai/capabilities/guardrailing).
-        extra += 120
-    if body.get("tool_choice") not in (None, "auto", "none"):
-        # A template may say with a token of its own that a tool must be called.
-        extra += 4
+    schema = body.get("response_format")
+    extra = estimate_tokens(to_json(schema).decode()) if schema else 0
+    # Mistral puts a system prompt of three sentences first (https://docs.mistral.ai/capabilities/guardrailing).
+    extra += 120 if body.get("safe_prompt") else 0
+    # A template may say with a token of its own that a tool must be called.
+    extra += 0 if body.get("tool_choice") in (None, "auto", "none") else 4
     if extra:
         count = TokenCount(min(count.tokens + extra, model.context_window), False)
     output = _longest_answer(count, model, body.get("max_tokens")) * int(body.get("n") or 1)

@@ -28,8 +28,8 @@ from lava_mistral.pricing.tokenizers import TokenCount as TokenCount
 
 DEFAULT_MODEL: Final = "mistral-small-2603"
 
+# The most that one image can take: 64 rows of 64 patches, each row with a break (Pixtral; later models take less).
 IMAGE_TOKENS: Final = 4_160
-"""The most that one image can take: 64 rows of 64 patches, each row with a break (Pixtral; later models take less)."""
 
 
 def count_tokens(
@@ -48,7 +48,6 @@ def count_tokens(
     Args:
         text_or_messages: a text, or messages in Mistral's form, LangChain's or LlamaIndex's. A text is counted alone,
             for an embedding model with the two tokens that enclose it; messages with all control tokens of the prompt.
-        model: the name of the model.
         tools: the tools of the request, in wire form; counted with messages only.
         upper: where there is no exact count, estimate the most that it can be instead of what is typical.
     """
@@ -63,10 +62,7 @@ def count_tokens(
 
 
 def estimate_tokens(text: str) -> int:
-    """Return an upper estimate of the tokens of a text, with the two that enclose an input of an embedding model.
-
-    Ordinary English is overrated by about 20 %.
-    """
+    """Return an upper estimate of the tokens of a text, 20 % over for English, with the two around an embedded one."""
     data, whole, unknown = _split(text)
     total = _OVERHEAD + _UNIT * whole + sum(unknown.translate(_UPPER))
     total += _SIGN * len(data.translate(None, _NO_SIGNS)) + _TWO_SPACES * data.count(b"  ")
@@ -74,7 +70,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def typical_tokens(text: str, *, enclosed: bool = False) -> int:
-    """Return an estimate of the tokens of a text, within 25 % of the count for prose, JSON and most code.
+    """Return an estimate of the tokens of a text, within 25 % for prose, JSON and most code.
 
     An input of an embedding model is `enclosed`: it has another vocabulary and two tokens more.
     """
@@ -120,8 +116,7 @@ _WORDS_ALONE: Final = bytes(byte if byte in _LETTERS else 0x20 for byte in range
 def _weights(latin: float, middle: float, eastern: float) -> bytes:
     """Return what each byte of a word that is no token adds to the token that every word counts as.
 
-    The factors on the weights of the upper estimate are for letters with or without accents, for Greek to Thai, and for
-    Chinese, Japanese and Korean.
+    The factors are for letters with or without accents, for Greek to Thai, and for Chinese, Japanese and Korean.
     """
     weights = bytearray(256)  # 0 for the bytes of a character after its first
     letters = {"aeiou": 0.21, "tnsrhldcy": 0.2, "mfpgwbv": 1.16, "kjxqz": 1.22, string.ascii_uppercase: 0.81}
@@ -175,10 +170,7 @@ def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[To
 
 
 def pieces(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
-    """Yield the kind of every content part, those inside thinking included, and its text.
-
-    A tool call is a `"call"` with its name, and a text of its arguments.
-    """
+    """Yield the kind and text of every content part, also in thinking; a call is its name and a text of arguments."""
     for message in map(dict[str, Any], messages):
         content = message.get("content")
         parts: list[Any] = content if isinstance(content, list) else []
