@@ -24,8 +24,7 @@ from lava_mistral.billing.scope import identify, note_call
 from lava_mistral.client.settings import ChatParameters
 from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
 from lava_mistral.pricing.catalog import get_model
-from lava_mistral.pricing.tokenizers import token_ids
-from lava_mistral.pricing.tokens import count_tokens
+from lava_mistral.pricing.tokens import count_tokens, token_ids
 
 
 class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):

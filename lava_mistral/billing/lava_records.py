@@ -70,9 +70,7 @@ class RequestRecord:
         status: `"pending"` until usage and cost are final.
         provider_key_type: `"managed"` (Lava's key), `"unmanaged"` (yours, sent with the call) or `"stored"`.
         response_id: the provider's id of its answer.
-        cost: USD that the request cost.
         charge: what the payer was charged, by the meter's rates; `None` where Lava says nothing.
-        metadata: what was sent with it.
         created_at: when, with a time zone; `None` where Lava's text is no moment.
         raw: the record as it came.
     """
@@ -98,10 +96,10 @@ class RequestRecord:
         """Read a record from its JSON object. What Lava leaves out is zero, empty or `None`."""
         if not isinstance(value.get("request_id"), str):
             raise _senseless("a request without a request_id")
-        charge: Any = value.get("charge")
-        if isinstance(charge, Mapping):
-            tiers = tuple(charge.get("breakdown") or ())
-            charge = Charge(_amount(charge, "amount"), charge.get("rate_type") or "", tiers)
+        told, charge = value.get("charge"), None
+        if isinstance(told, Mapping):
+            tiers = tuple(told.get("breakdown") or ())
+            charge = Charge(_amount(told, "amount"), told.get("rate_type") or "", tiers)
         names: dict[str, Any] = {name: value.get(name) for name in ("customer_id", "meter_id", "model", "response_id")}
         names |= {name: value.get(name) or "" for name in ("provider", "provider_key_type", "endpoint")}
         names["status"] = value.get("status") or "pending"
@@ -112,7 +110,7 @@ class RequestRecord:
             request_id=value["request_id"],
             usage=ModelUsage.from_wire(value.get("model_usage") or {}),
             cost=_amount(value, "cost"),
-            charge=charge if isinstance(charge, Charge) else None,
+            charge=charge,
             metadata={**(value.get("metadata") or {})},
             created_at=_moment(value.get("created_at") or value.get("timestamp")),
             raw=value,

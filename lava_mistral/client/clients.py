@@ -26,7 +26,7 @@ from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
-from lava_mistral.pricing.tokenizers import preload
+from lava_mistral.pricing.tokens import preload
 from lava_mistral.transport.clients import ClientTransport
 from lava_mistral.transport.connections import Pool
 from lava_mistral.transport.failures import Deadline, TransportError
