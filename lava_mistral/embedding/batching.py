@@ -76,7 +76,6 @@ class TokenRatio:
             self._ratio = max(self._LEAST, sorted(self._observed)[-2] * self._MARGIN)
 
     def refused(self, batch: Batch) -> None:
-        """Learn from a batch that was refused for having too many tokens, whatever was counted."""
         if 2 * batch.tokens >= self.limit:
             self._most = min(self._most, batch.tokens / self._SQUEEZE)
 
@@ -113,7 +112,6 @@ class Batcher:
         self._aim = self._share() if self._to_come else self._limit
 
     def _share(self) -> int:
-        """How many counted tokens the next batch should have."""
         if self._characters_seen:
             self._density = self._tokens_seen / self._characters_seen
         tokens = (self._to_come or 0) * self._density
@@ -141,7 +139,6 @@ class Batcher:
         return batch
 
     def batches(self, texts: Iterable[tuple[int, str]]) -> Iterator[Batch]:
-        """Take texts with their indexes; yield all batches of them."""
         for index, text in texts:
             if batch := self.add(index, text):
                 yield batch
@@ -150,11 +147,9 @@ class Batcher:
 
     @property
     def pending(self) -> bool:
-        """Whether texts wait for a batch to be full."""
         return bool(self._texts)
 
     def flush(self) -> Batch | None:
-        """Give the texts that wait for a batch to be full, or `None`."""
         if not self._texts:
             return None
         batch = Batch(self._indexes, self._texts, self._tokens)

@@ -136,7 +136,6 @@ def _not_finite(rows: Rows) -> list[int]:
 
 
 def to_lists(rows: Rows) -> list[list[float]]:
-    """The rows as lists of Python floats."""
     if isinstance(rows, list):
         return [row.tolist() for row in rows]
     return cast("list[list[float]]", rows.tolist())

@@ -27,7 +27,7 @@ from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, Signal, TaskSignal, ThreadSignal
 from lava_mistral.embedding.rate_limit import Permit, Stopped
 from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
-from lava_mistral.embedding.run import EmbeddingRun, supervised
+from lava_mistral.embedding.run import StreamJob, supervised
 from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source, read_in_thread
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
@@ -49,6 +49,7 @@ class Embedder(Protocol):
 class Workers:
     """What does the batches of one call, under the caller's context variables; `done` holds what nobody has taken."""
 
+    client: str  # which of an engine's sends the requests
     _signal: Callable[[], Signal]
 
     def __init__(self, send: Callable[..., Any], endpoint: Endpoint, limiter: ConcurrencyLimiter, limit: int) -> None:
@@ -85,6 +86,8 @@ class Workers:
 class ThreadWorkers(Workers):
     """Daemon threads that live as long as one call."""
 
+    client = "client"
+
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
         self._todo: SimpleQueue[Batch | None] = SimpleQueue()
@@ -107,7 +110,7 @@ class ThreadWorkers(Workers):
         self._stop.set()
 
     def vectors(
-        self, run: EmbeddingRun, texts: Iterable[object], *, in_thread: bool = False
+        self, run: StreamJob, texts: Iterable[object], *, in_thread: bool = False
     ) -> Generator[tuple[int, Any], None, None]:
         """Do what a run says, in the thread that iterates, and yield its vectors with their indexes."""
         with supervised(run, self):
@@ -152,27 +155,27 @@ class ThreadWorkers(Workers):
 class TaskWorkers(Workers):
     """Tasks of which none outlives the call."""
 
+    client = "async_client"
+
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
         self._decoding = asyncio.Lock()
         self._tasks: dict[asyncio.Task[None], BatchRequest] = {}
 
     def start(self, batch: Batch, *, alone: bool) -> None:
-        """Have a batch done by a task of its own."""
         request = BatchRequest(batch, self._endpoint, self)
         task = self._context.run(asyncio.create_task, adrive(request.steps()))
         self._tasks[task] = request
         task.add_done_callback(self._ended)
 
     def finish(self) -> None:
-        """Let the requests in flight end, begin nothing new."""
         self._stop.set()
         for task, request in self._tasks.items():
             if request not in self._sending:
                 task.cancel()
 
     async def vectors(
-        self, run: EmbeddingRun, texts: AsyncIterable[object] | Iterable[object], *, in_thread: bool = False
+        self, run: StreamJob, texts: AsyncIterable[object] | Iterable[object], *, in_thread: bool = False
     ) -> AsyncGenerator[tuple[int, Any], None]:
         """Do what a run says, in the task that iterates, and yield its vectors with their indexes."""
         self._changed = TaskSignal()
@@ -258,7 +261,7 @@ class Stream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], Abstrac
 class EmbeddingStream(Stream[tuple[int, Any]]):
     """Vectors as they get ready, with the index of their text."""
 
-    def __init__(self, run: EmbeddingRun, workers: ThreadWorkers | TaskWorkers, vectors: Any) -> None:
+    def __init__(self, run: StreamJob, workers: ThreadWorkers | TaskWorkers, vectors: Any) -> None:
         super().__init__(vectors)
         self._run = run
         self._workers = workers

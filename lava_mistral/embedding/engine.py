@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias, TypedDict, TypeVar, Unpack, get_args
+from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
+from weakref import ReferenceType
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
@@ -15,11 +15,12 @@ from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
 from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, TaskWorkers, ThreadWorkers
 from lava_mistral.embedding.input_validation import InputValidator
-from lava_mistral.embedding.jobs import EmbedJob, StreamJob
+from lava_mistral.embedding.jobs import EmbedJob
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.prefetch import Prefetch
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter
 from lava_mistral.embedding.results import EmbeddingResult, OnProgress, PartialEmbedding, known_vectors
+from lava_mistral.embedding.run import StreamJob
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.pricing.catalog import notice_status
@@ -28,8 +29,8 @@ from lava_mistral.transport.retry import RetryPolicy
 
 T = TypeVar("T")
 U = TypeVar("U")
-R = TypeVar("R", EmbedJob, StreamJob)
-Sender: TypeAlias = tuple[Callable[..., Any], Endpoint, ConcurrencyLimiter, int]
+R = TypeVar("R", bound=StreamJob)
+W = TypeVar("W", ThreadWorkers, TaskWorkers)
 
 MANY_LISTS: Final = 50_000
 """Vectors from which on lists of floats are warned of: each number takes 32 bytes, in an array 4."""
@@ -122,7 +123,7 @@ class EmbeddingEngine:
         self.on_empty = on_empty
         self._output_dtype = output_dtype
         self._limiters: dict[int, ConcurrencyLimiter] = {}
-        self._prefetches: list[weakref.ref[Prefetch[Any]]] = []
+        self._prefetches: list[ReferenceType[Prefetch[Any]]] = []
 
     def __repr__(self) -> str:
         return f"EmbeddingEngine(model={self.model!r}, max_concurrency={self.max_concurrency})"
@@ -154,16 +155,14 @@ class EmbeddingEngine:
             LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial` if anything was
                 done.
         """
-        workers, texts = self._threads(options), _several(texts)
-        job = self._embed_job(texts, options)
+        workers, job, texts = self._whole(ThreadWorkers, texts, options)
         for _ in workers.vectors(job, texts):
             pass
         return job.result()
 
     async def aembed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
         """Like `embed`; the event loop goes on meanwhile, and cancelling the task cancels its requests."""
-        workers, texts = self._tasks(options), _several(texts)
-        job = self._embed_job(texts, options)
+        workers, job, texts = self._whole(TaskWorkers, texts, options)
         async for _ in workers.vectors(job, texts):
             pass
         return job.result()
@@ -186,9 +185,7 @@ class EmbeddingEngine:
             LavaError: while iterating, when all before it was handed on: a text can't be embedded, or a request failed
                 for good. Whatever is raised has `partial` if anything was done.
         """
-        workers = self._threads(options)
-        job = self._job(StreamJob, _checked(texts), options)
-        return EmbeddingStream(job, workers, workers.vectors(job, texts, in_thread=read_in_thread))
+        return self._stream(ThreadWorkers, texts, read_in_thread, options)
 
     def aembed_iter(
         self,
@@ -198,9 +195,7 @@ class EmbeddingEngine:
         **options: Unpack[EmbedOptions],
     ) -> EmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
-        workers = self._tasks(options)
-        job = self._job(StreamJob, _checked(texts), options)
-        return EmbeddingStream(job, workers, workers.vectors(job, texts, in_thread=read_in_thread))
+        return self._stream(TaskWorkers, texts, read_in_thread, options)
 
     def prefetch(
         self,
@@ -221,7 +216,8 @@ class EmbeddingEngine:
             text_of: gives the text of an item.
             embedded: makes what the loop gets of an item and its vector.
         """
-        return self._ahead(Prefetch(partial(self.embed_iter, **options), items, text_of, embedded, batch_size))
+        embed = partial(self.embed_iter, **options)
+        return Prefetch(embed, items, text_of, embedded, batch_size, self._prefetches)
 
     def aprefetch(
         self,
@@ -233,27 +229,36 @@ class EmbeddingEngine:
         **options: Unpack[EmbedOptions],
     ) -> Prefetch[U]:
         """Do the same as `prefetch` for `async for`; the source may be async too."""
-        return self._ahead(Prefetch(partial(self.aembed_iter, **options), items, text_of, embedded, batch_size))
+        embed = partial(self.aembed_iter, **options)
+        return Prefetch(embed, items, text_of, embedded, batch_size, self._prefetches)
 
-    def _ahead(self, prefetch: Prefetch[U]) -> Prefetch[U]:
-        self._prefetches.append(weakref.ref(prefetch, self._prefetches.remove))
-        return prefetch
+    def _whole(self, workers: type[W], texts: Iterable[Any], options: Any) -> tuple[W, EmbedJob, Sequence[Any]]:
+        # Others may be slow to give one text by its index, or give another one next time.
+        several: Sequence[Any] = texts if isinstance(texts, list | tuple) else list(_checked(texts))
+        if len(several) >= MANY_LISTS and not options.get("as_numpy"):
+            warnings.warn(
+                f"{len(several):,} vectors as lists of floats take 8 times the memory of arrays, about 3 GB for each "
+                "100,000 vectors of 1,024 numbers: use as_numpy=True, or embed_iter, which holds few at once.",
+                stacklevel=3,
+            )
+        for reference in tuple(self._prefetches):
+            if (prefetch := reference()) is not None and prefetch.window:
+                options["resume_from"] = known_vectors(several, prefetch.window, options.get("resume_from"))
+        doing, job = self._begin(workers, EmbedJob, several, options)
+        return doing, job, several
 
-    def _threads(self, options: EmbedOptions) -> ThreadWorkers:
-        return ThreadWorkers(*self._sender(self.client, "client", options))
+    def _stream(self, workers: type[W], texts: Any, in_thread: bool, options: Any) -> EmbeddingStream:
+        doing, job = self._begin(workers, StreamJob, _checked(texts), options)
+        return EmbeddingStream(job, doing, doing.vectors(job, texts, in_thread=in_thread))
 
-    def _tasks(self, options: EmbedOptions) -> TaskWorkers:
-        return TaskWorkers(*self._sender(self.async_client, "async_client", options))
-
-    def _sender(self, client: Embedder | None, name: str, options: EmbedOptions) -> Sender:
-        """What workers send with; the options of requests are taken out of those of the call."""
-        if client is None:
-            raise ConfigurationError(f"This engine was made without {name}=, which this call needs.")
+    def _begin(self, workers: type[W], kind: type[R], texts: object, options: Any) -> tuple[W, R]:
+        if (client := getattr(self, workers.client)) is None:
+            raise ConfigurationError(f"This engine was made without {workers.client}=, which this call needs.")
         known = EmbedOptions.__annotations__
         if unknown := sorted(options.keys() - known.keys()):
             raise TypeError(f"unexpected keyword argument {unknown[0]!r}; there are {', '.join(known)}")
         notice_status(self.model)
-        given: dict[str, Any] = {
+        given = {
             "model": self.model,
             "output_dimension": self.dimensions,
             "output_dtype": self._output_dtype,
@@ -261,23 +266,8 @@ class EmbeddingEngine:
             "billing": options.pop("billing", None),
             "lava_metadata": options.pop("lava_metadata", None),
         }
-        given = {name: value for name, value in given.items() if value is not None}
-        return partial(client.embedding_request, **given), self._endpoint, self.limiter, self.max_concurrency
-
-    def _embed_job(self, texts: Sequence[str], options: EmbedOptions) -> EmbedJob:
-        if len(texts) >= MANY_LISTS and not options.get("as_numpy"):
-            warnings.warn(
-                f"{len(texts):,} vectors as lists of floats take 8 times the memory of arrays, about 3 GB for each "
-                "100,000 vectors of 1,024 numbers: use as_numpy=True, or embed_iter, which holds few at once.",
-                stacklevel=3,
-            )
-        for reference in tuple(self._prefetches):
-            if (prefetch := reference()) is not None and prefetch.window:
-                options["resume_from"] = known_vectors(texts, prefetch.window, options.get("resume_from"))
-        return self._job(EmbedJob, texts, options)
-
-    def _job(self, kind: Callable[..., R], texts: object, options: EmbedOptions) -> R:
-        return kind(
+        send = partial(client.embedding_request, **{name: value for name, value in given.items() if value is not None})
+        job = kind(
             InputValidator(self._count, self.on_empty),
             self._endpoint.spec,
             self._batcher,
@@ -286,6 +276,7 @@ class EmbeddingEngine:
             listeners=present_listeners().listeners,
             **options,
         )
+        return workers(send, self._endpoint, self.limiter, self.max_concurrency), job
 
     def _batcher(self, texts: Sequence[str]) -> Batcher:
         """Spread the work over those that can be busy."""
@@ -306,9 +297,3 @@ def _checked(texts: T) -> T:
     if isinstance(texts, str | bytes):
         raise ConfigurationError("expected several texts, got one: write [text].")
     return texts
-
-
-def _several(texts: Iterable[Any]) -> Sequence[Any]:
-    # Others may be slow to give one text by its index, or give another one next time.
-    texts = _checked(texts)
-    return texts if isinstance(texts, list | tuple) else list(texts)

@@ -30,7 +30,6 @@ class ThreadSignal:
         self.clear = self._event.clear
 
     def set(self) -> bool:
-        """Wake who waits; whether somebody can."""
         self._event.set()
         return True
 
@@ -58,7 +57,6 @@ class TaskSignal:
         return True
 
     async def wait(self, seconds: float) -> None:
-        """Wait for so many seconds at most, infinity for any time."""
         if seconds == math.inf:
             await self.event.wait()
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any, TypeVar
+from weakref import ReferenceType
 
 from lava_mistral.embedding.drivers import EmbeddingStream, Stream
 from lava_mistral.errors import ConfigurationError
@@ -18,7 +19,7 @@ class Prefetch(Stream[list[U]]):
     """Batches of items whose texts have been embedded; for the arguments see `EmbeddingEngine.prefetch`.
 
     Attributes:
-        window: the vectors of the latest batch, by text.
+        window: the vectors of the latest batch, by text; `among` has a reference to this object while it lives.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Prefetch(Stream[list[U]]):
         text_of: Callable[[T], str],
         embedded: Callable[[T, Any], U],
         batch_size: int,
+        among: list[ReferenceType[Prefetch[Any]]],
     ) -> None:
         if batch_size < 1:
             raise ConfigurationError(f"batch_size must be at least 1, not {batch_size}.")
@@ -46,6 +48,7 @@ class Prefetch(Stream[list[U]]):
         self._batch_size = batch_size
         self._left = 0
         self._error: Exception | None = None
+        among.append(ReferenceType(self, among.remove))
 
     def _next(self, advance: Callable[..., Any]) -> Flow[list[U]]:
         """Fill a batch; an empty one is the end. What is there when the stream fails comes before its error."""

@@ -1,13 +1,12 @@
 """Decide what one call of the embedding engine does next. Pure: no I/O, no sleep, no threads, an injected clock.
 
-`jobs` has the two kinds of call; a driver iterates over `steps` and waits.
+A driver iterates over `steps` and waits.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
 from array import array
 from asyncio import CancelledError
 from collections import OrderedDict, deque
@@ -17,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lava_mistral.billing.usage import Listener, RetryStats, notify
-from lava_mistral.embedding.batching import Batch, Batcher
+from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch, Batcher
 from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import (
@@ -28,6 +27,7 @@ from lava_mistral.embedding.results import (
     OnProgress,
     PartialEmbedding,
     Vector,
+    as_list,
     digest,
 )
 from lava_mistral.embedding.sources import Source
@@ -35,6 +35,8 @@ from lava_mistral.embedding.sources import Source
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
+LINGER: Final = 0.2
+"""Seconds that the first text of a batch waits for others where a worker is idle."""
 HOLD: Final = 0.02  # seconds by which reading may take more than half of the time while a vector is ready
 
 
@@ -56,8 +58,10 @@ class Workers(Protocol):
     def finish(self) -> None: ...
 
 
-class EmbeddingRun(ABC):
-    """One call: what it has got, and what it does next.
+class StreamJob:
+    """One call over texts that come one by one; vectors leave in the same order, and only what is between is held.
+
+    Of `resume_from`, what had been handed on is skipped.
 
     Attributes:
         alone: whether its only batch can be done by the thread that iterates.
@@ -66,8 +70,8 @@ class EmbeddingRun(ABC):
         error: what ended it; its batches in flight are still taken.
     """
 
-    _remembered = 0  # request ids that are kept; 0 for all
-    _recent: float = math.inf  # among so many of the latest texts, repeated ones are recognised
+    _remembered: int | None = 1_000  # request ids that are kept
+    _recent: float = 4_096  # among so many of the latest texts, repeated ones are recognised
 
     def __init__(
         self,
@@ -106,11 +110,15 @@ class EmbeddingRun(ABC):
         self._usage = EmbeddingUsage()
         self._clock = clock
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
-        self._waiting: list[_Slot] | deque[_Slot] = []
-        self._left = self._came = self._duplicates = 0
+        self._waiting: list[_Slot] | deque[_Slot] = deque()
+        self._left = 0 if resume_from is None else resume_from.next_index
+        self._came = self._duplicates = 0
         self._reading = True
         self._source_error: BaseException | None = None
-        self._read_at = 0.0
+        self._batches = batcher([])
+        self._full: Batch | None = None
+        self._read_at = self._pending_since = 0.0
+        self._ends: deque[int] = deque()
 
     def steps(self, workers: Workers, source: Source) -> Generator[tuple[int, Any] | float | None, None, None]:
         """Do the call until nothing is left to do, in the thread or task that iterates.
@@ -179,7 +187,7 @@ class EmbeddingRun(ABC):
             pass
         self.under_way -= 1
         self._usage += result.usage
-        if self._remembered and len(self._usage.request_ids) > self._remembered:
+        if self._remembered is not None and len(self._usage.request_ids) > self._remembered:
             self._usage = replace(self._usage, request_ids=self._usage.request_ids[-self._remembered :])
         self.payer = result.payer or self.payer
         if self.error is None and result.error is not None and not isinstance(result.error, Stopped):
@@ -188,11 +196,9 @@ class EmbeddingRun(ABC):
 
     @property
     def usage(self) -> EmbeddingUsage:
-        """What it has taken so far."""
         return replace(self._usage, duplicates=self._duplicates)
 
     def report(self) -> None:
-        """Show how far it has come."""
         self.told = self.done
         if self.bar is not None:
             self.bar.update(self.done - self.bar.n)
@@ -212,33 +218,61 @@ class EmbeddingRun(ABC):
         return PartialEmbedding(rows, digests, self._left, self.usage, self._spec)
 
     @property
-    @abstractmethod
     def done(self) -> int:
-        """How many of the texts need nothing more."""
-
-    @abstractmethod
-    def _due(self) -> Batch | None:
-        """The next batch, where one is to be started now."""
-
-    @abstractmethod
-    def _send(self, index: int, text: str) -> None:
-        """Have a text put into a batch."""
+        return self._left
 
     def _room(self) -> bool:
-        """Whether another text may come."""
-        return True
+        return len(self._ends) < self._window and len(self._waiting) < (self._window + 1) * MAX_REQUEST_INPUTS
 
     def _ready(self) -> bool:
-        """Whether the next vector in order can be handed on, by `pop`."""
-        return False
+        return bool(self._waiting) and self._waiting[0].row is not None
 
-    def pop(self) -> tuple[int, Any]:
-        """Hand on the next index and vector."""
-        raise NotImplementedError
+    def _send(self, index: int, text: str) -> None:
+        pending = self._batches.pending
+        self._full = self._batches.add(index, text)
+        if not pending or self._full is not None:
+            # A source that was slow to give it will be slow to give another.
+            self._pending_since = self._read_at
+
+    def _due(self) -> Batch | None:
+        batch, self._full = self._full, None
+        if batch is None and self._batches.pending and self._flushes():
+            batch = self._batches.flush()
+        if batch is not None:
+            self._ends.append(batch.indexes[-1])
+        return batch
+
+    def _flushes(self) -> bool:
+        if not self._reading:
+            return True
+        if not self._room():
+            # It will be filled when something has been handed on; unless only repeated texts have come since.
+            self._pending_since = self._clock()
+            return not self.under_way and not self._ready()
+        return self.under_way < self._concurrency and self._clock() - self._pending_since >= LINGER
 
     def _linger_left(self) -> float:
-        """Seconds until a batch that is not full leaves."""
-        return math.inf
+        if not self._batches.pending or self.under_way >= self._concurrency:
+            return math.inf
+        return max(0.0, self._pending_since + LINGER - self._clock())
+
+    def pop(self) -> tuple[int, Any]:
+        row = self._waiting[0].row
+        vector: Any
+        if self._as_numpy:
+            import numpy as np
+
+            # A copy: a view would keep the rows of its whole batch.
+            vector = np.array(row, np.float32)
+        else:
+            vector = as_list(row)
+        index = self._left
+        while self._ends and self._ends[0] <= index:
+            self._ends.popleft()
+        # Last of all, and without a call, in which Ctrl-C could come: until then it has not been handed on.
+        self._left = index + 1
+        del self._waiting[0]
+        return index, vector
 
     def _admit(self, given: object) -> None:
         index = self._came
@@ -271,7 +305,7 @@ class EmbeddingRun(ABC):
 
 
 @contextmanager
-def supervised(run: EmbeddingRun, workers: Workers) -> Iterator[None]:
+def supervised(run: StreamJob, workers: Workers) -> Iterator[None]:
     """Draw the progress bar of a call, give the exception that ends it its `partial`, and tell listeners of retries."""
     if run.show_progress:
         from tqdm.auto import tqdm

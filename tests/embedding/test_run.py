@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from lava_mistral.embedding.batching import Batch, Batcher, TokenRatio
 from lava_mistral.embedding.input_validation import InputValidator
-from lava_mistral.embedding.jobs import LINGER, EmbedJob, StreamJob
+from lava_mistral.embedding.jobs import EmbedJob
 from lava_mistral.embedding.results import BatchResult, EmbeddingSpec
-from lava_mistral.embedding.run import EmbeddingRun
+from lava_mistral.embedding.run import LINGER, StreamJob
 from lava_mistral.errors import InsufficientBalanceError, LavaError
 
 SPEC = EmbeddingSpec("mistral-embed", 1)
@@ -42,7 +42,7 @@ class World:
 
     def __init__(
         self,
-        make: Callable[[Callable[[], float]], EmbeddingRun],
+        make: Callable[[Callable[[], float]], StreamJob],
         texts: list[Any],
         *,
         reading: Callable[[int], float] = lambda index: 0.0,
