@@ -6,16 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import copy_context
 from queue import SimpleQueue
@@ -109,9 +100,7 @@ class ThreadWorkers(Workers):
         """Let the requests in flight end, begin nothing new."""
         self._stop.set()
 
-    def vectors(
-        self, run: StreamJob, texts: Iterable[object], *, in_thread: bool = False
-    ) -> Generator[tuple[int, Any], None, None]:
+    def vectors(self, run: StreamJob, texts: Iterable[object], *, in_thread: bool = False) -> Iterator[tuple[int, Any]]:
         """Do what a run says, in the thread that iterates, and yield its vectors with their indexes."""
         with supervised(run, self):
             source = read_in_thread(texts, self._context, self._changed.set) if in_thread else DirectSource(texts)
@@ -176,7 +165,7 @@ class TaskWorkers(Workers):
 
     async def vectors(
         self, run: StreamJob, texts: AsyncIterable[object] | Iterable[object], *, in_thread: bool = False
-    ) -> AsyncGenerator[tuple[int, Any], None]:
+    ) -> AsyncIterator[tuple[int, Any]]:
         """Do what a run says, in the task that iterates, and yield its vectors with their indexes."""
         self._changed = TaskSignal()
         reading: list[asyncio.Task[None]] = []

@@ -68,7 +68,7 @@ class JobProgress:
         rows: of the input; `None` where they were not counted (`estimate` does).
         rows_done: those that need nothing more: embedded or rejected, by this run or an earlier one.
         rows_before: those of them that were done before this run.
-        tokens: what all runs of the job have paid for.
+        tokens: what all runs of the job have paid for, without requests that were in flight when one was killed.
         cost: the same in USD by the catalogue's prices; `None` where they are not known.
         seconds: since this run began.
     """

@@ -120,7 +120,7 @@ class JobFolder:
         """Write what became of the rows of a slice, and remove its journal."""
         if bad:
             # First, and all at once: lines without their part are dropped when the job goes on.
-            _append(self.rejected, *(asdict(row, dict_factory=_without_unknown_id) for row in bad))
+            _append(self.rejected, *({k: v for k, v in asdict(row).items() if (k, v) != ("id", None)} for row in bad))
         name = f"part-{part.start:012}-{part.end:012}"
         if self._is_table:
             fragments = _lance().fragment.write_fragments(table, self.path, mode="create")
@@ -151,7 +151,6 @@ class JobFolder:
         return sum(line["tokens"] for line in _lines(self._paid))
 
     def count_rejected(self) -> int:
-        """Return how many rows were rejected."""
         return sum(1 for _ in _lines(self.rejected))
 
     def add_answer(self, start: int, inputs: Sequence[str], answer: EmbeddingAnswer, dimension: int) -> None:
@@ -189,10 +188,6 @@ def _lance() -> Any:
     except ImportError as error:
         raise ImportError('A Lance table needs an extra: pip install "lava-mistral[lance]"') from error
     return lance
-
-
-def _without_unknown_id(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in pairs if (name, value) != ("id", None)}
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
