@@ -131,9 +131,7 @@ def _show(estimate: JobEstimate, console: Console) -> None:
     console.print(f"cost    {_rounded(estimate.low)} to {_rounded(estimate.high)}, likely {_rounded(estimate.likely)}")
     if estimate.tokens_paid:
         paid = f"{estimate.tokens_paid:,} tokens ({_rounded(estimate.paid)})"
-        console.print(
-            f"goes on: {paid} paid before are not paid again; what was in flight at a kill is not in that sum"
-        )
+        console.print(f"goes on: {paid} paid before are not paid again; that sum leaves out what a kill met in flight")
     if estimate.seconds is not None:
         console.print(f"time    about {timedelta(seconds=round(estimate.seconds))} at the account's limits")
 

@@ -136,16 +136,14 @@ class BatchRequest:
         self.result.payer = RetryStats(
             endpoint.model, customer_id=billing.customer_id, meter_slug=billing.meter_slug, metadata=who.metadata
         )
-        try:
-            self._accept(answer, part, plain=plain)
-        except BadAnswer as bad:
-            return _bad_answer(bad, part, answer), isinstance(bad, UnreadableBase64)
-        return None, False
-
-    def _accept(self, answer: EmbeddingAnswer, part: Batch, *, plain: bool) -> None:
-        endpoint = self._endpoint
         data: list[Any] = list(answer.response["data"])
-        rows = read_rows(data, len(part.texts), dimension=endpoint.dimensions)
+        try:
+            rows = read_rows(data, len(part.texts), dimension=endpoint.dimensions)
+        except BadAnswer as bad:
+            indexes = [part.indexes[place] for place in bad.places] or part.indexes
+            said = f"the answer for {name_inputs(indexes)} can't be used: {bad}"
+            error = ServerError(said, request_id=answer.request_id, origin="mistral", inputs=indexes)
+            return error, isinstance(bad, UnreadableBase64)
         if endpoint.dimensions is None:
             endpoint.dimensions = len(rows[0])
         if plain:
@@ -153,12 +151,12 @@ class BatchRequest:
             endpoint.base64 = False
         elif isinstance(data[0].get("embedding"), str):
             endpoint.base64 = True
-        usage = known_usage(answer.response.get("usage"))
         if usage is not None:
             endpoint.ratio.answered(part, usage.get("prompt_tokens") or 0)
         for start in range(0, len(rows), _TOGETHER):
-            end = start + _TOGETHER
-            self.result.pieces.append((part.indexes[start:end], rows[start:end]))
+            piece = slice(start, start + _TOGETHER)
+            self.result.pieces.append((part.indexes[piece], rows[piece]))
+        return None, False
 
 
 def _means_too_much(error: LavaError) -> bool:
@@ -176,16 +174,6 @@ def _may_mean_encoding(error: LavaError) -> bool:
         and error.status_code in (400, 422)
         and error.code not in _FINAL_CODES
         and _TOO_LONG.search(error.message) is None
-    )
-
-
-def _bad_answer(bad: BadAnswer, part: Batch, answer: EmbeddingAnswer) -> ServerError:
-    indexes = [part.indexes[place] for place in bad.places] or part.indexes
-    return ServerError(
-        f"the answer for {name_inputs(indexes)} can't be used: {bad}",
-        request_id=answer.request_id,
-        origin="mistral",
-        inputs=indexes,
     )
 
 
