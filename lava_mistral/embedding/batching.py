@@ -83,8 +83,8 @@ class TokenRatio:
 class Batcher:
     """Take texts one by one, give batches.
 
-    Where the number of `characters` to come and their `density` in tokens are known, the work is spread over the
-    `workers` that can be busy, so that the last round of requests is as full as the others.
+    Where the `tokens` to come are known, as counted, the work is spread over the `workers` that can be busy, so that the
+    last round of requests is as full as the others.
     """
 
     def __init__(
@@ -92,16 +92,14 @@ class Batcher:
         count: Count,
         ratio: TokenRatio,
         *,
-        characters: int | None = None,
-        density: float = 1.0,
+        tokens: int = 0,
         workers: Callable[[], int] = lambda: 1,
     ) -> None:
-        self._count = count
+        self.count = count
         self._ratio = ratio
-        self._to_come = characters
-        self._density = density
+        self._to_come = tokens
         self._workers = workers
-        self._made = self._tokens_seen = self._characters_seen = 0
+        self._made = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -109,22 +107,18 @@ class Batcher:
         self._texts: list[str] = []
         self._tokens = 0
         self._limit = self._ratio.limit
-        self._aim = self._share() if self._to_come else self._limit
+        self._aim = self._share() if self._to_come > 0 else self._limit
 
     def _share(self) -> int:
-        if self._characters_seen:
-            self._density = self._tokens_seen / self._characters_seen
-        tokens = (self._to_come or 0) * self._density
-        fewest = max(1, math.ceil(tokens / self._limit))
+        fewest = math.ceil(self._to_come / self._limit)
         workers = self._workers()
         rounds = math.ceil((self._made + fewest) / workers)
-        parts = max(fewest, min(rounds * workers - self._made, int(tokens / SMALLEST_SHARE)))
-        # The last one takes what is left, also where that is a little more than was expected.
-        return self._limit if parts == 1 else min(self._limit, math.ceil(tokens / parts))
+        parts = max(fewest, min(rounds * workers - self._made, self._to_come // SMALLEST_SHARE))
+        # The last one takes what is left.
+        return self._limit if parts == 1 else min(self._limit, math.ceil(self._to_come / parts))
 
-    def add(self, index: int, text: str) -> Batch | None:
-        """Take a text; the batch that was complete without it, or none."""
-        tokens = self._count(text)
+    def add(self, index: int, text: str, tokens: int) -> Batch | None:
+        """Take a text with its counted tokens; the batch that was complete without it, or none."""
         full = (
             self._tokens + tokens > self._limit or self._tokens >= self._aim or len(self._texts) >= MAX_REQUEST_INPUTS
         )
@@ -132,15 +126,12 @@ class Batcher:
         self._indexes.append(index)
         self._texts.append(text)
         self._tokens += tokens
-        if self._to_come is not None:
-            self._tokens_seen += tokens
-            self._characters_seen += len(text)
-            self._to_come = max(0, self._to_come - len(text))
+        self._to_come -= tokens
         return batch
 
-    def batches(self, texts: Iterable[tuple[int, str]]) -> Iterator[Batch]:
-        for index, text in texts:
-            if batch := self.add(index, text):
+    def batches(self, texts: Iterable[tuple[int, str, int]]) -> Iterator[Batch]:
+        for each in texts:
+            if batch := self.add(*each):
                 yield batch
         if last := self.flush():
             yield last

@@ -12,7 +12,7 @@ from weakref import ReferenceType
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
 from lava_mistral.embedding.batch_request import Endpoint
-from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS, Batcher, Count
+from lava_mistral.embedding.batching import Batcher, Count
 from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, TaskWorkers, ThreadWorkers
 from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.jobs import EmbedJob
@@ -270,27 +270,13 @@ class EmbeddingEngine:
         job = kind(
             InputValidator(self._count, self.on_empty),
             self._endpoint.spec,
-            self._batcher,
+            partial(Batcher, self._count, self._endpoint.ratio, workers=lambda: self.limiter.rate.useful_concurrency),
             total=len(texts) if isinstance(texts, Sequence) else None,
             concurrency=self.max_concurrency,
             listeners=present_listeners().listeners,
             **options,
         )
         return workers(send, self._endpoint, self.limiter, self.max_concurrency), job
-
-    def _batcher(self, texts: Sequence[str]) -> Batcher:
-        """Spread the work over those that can be busy."""
-        characters = sum(map(len, texts))
-        if characters <= MAX_REQUEST_TOKENS:
-            return Batcher(self._count, self._endpoint.ratio)
-        sample = texts[:16]
-        return Batcher(
-            self._count,
-            self._endpoint.ratio,
-            characters=characters,
-            density=sum(map(self._count, sample)) / max(1, sum(map(len, sample))),
-            workers=lambda: self.limiter.rate.useful_concurrency,
-        )
 
 
 def _checked(texts: T) -> T:

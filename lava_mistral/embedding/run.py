@@ -77,7 +77,7 @@ class StreamJob:
         self,
         validator: InputValidator,
         spec: EmbeddingSpec,
-        batcher: Callable[[list[str]], Batcher],
+        batcher: Callable[..., Batcher],
         *,
         concurrency: int,
         as_numpy: bool = False,
@@ -115,7 +115,7 @@ class StreamJob:
         self._came = self._duplicates = 0
         self._reading = True
         self._source_error: BaseException | None = None
-        self._batches = batcher([])
+        self._batches = batcher()
         self._full: Batch | None = None
         self._read_at = self._pending_since = 0.0
         self._ends: deque[int] = deque()
@@ -229,7 +229,7 @@ class StreamJob:
 
     def _send(self, index: int, text: str) -> None:
         pending = self._batches.pending
-        self._full = self._batches.add(index, text)
+        self._full = self._batches.add(index, text, self._batches.count(text))
         if not pending or self._full is not None:
             # A source that was slow to give it will be slow to give another.
             self._pending_since = self._read_at

@@ -24,11 +24,11 @@ from lava_mistral.errors import InvalidRequestError
 
 
 def plan(texts: list[str], batcher: Batcher) -> list[Batch]:
-    return list(batcher.batches(enumerate(texts)))
+    return list(batcher.batches((index, text, batcher.count(text)) for index, text in enumerate(texts)))
 
 
 def even(texts: list[str], *, workers: int) -> Batcher:
-    return Batcher(len, TokenRatio(), characters=sum(map(len, texts)), workers=lambda: workers)
+    return Batcher(len, TokenRatio(), tokens=sum(map(len, texts)), workers=lambda: workers)
 
 
 # A token a character: then a text's length is its weight.
@@ -75,14 +75,10 @@ def test_the_last_round_of_requests_is_as_full_as_the_others(count: int, workers
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_left_a_little_over_makes_no_further_round(seed: int) -> None:
-    """The weight of the texts to come is known by their number of characters alone."""
     draw = random.Random(seed)
     texts = [f"{place}".ljust(draw.randint(150, 250)) for place in range(4_500)]
-    # The later texts weigh more than the sample says.
     count = {text: int(len(text) * (1.0 + place / 100_000)) for place, text in enumerate(texts)}
-    batcher = Batcher(
-        lambda text: count[text], TokenRatio(), workers=lambda: 16, characters=sum(map(len, texts)), density=1.01
-    )
+    batcher = Batcher(lambda text: count[text], TokenRatio(), workers=lambda: 16, tokens=sum(count.values()))
     assert len(plan(texts, batcher)) <= 64
 
 

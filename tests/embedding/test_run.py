@@ -126,7 +126,7 @@ class World:
         self.now = max(self.now, min(moments))
 
 
-def batches(texts: list[str]) -> Batcher:
+def batches(tokens: int = 0) -> Batcher:
     return Batcher(ten_a_batch, TokenRatio())
 
 
