@@ -83,8 +83,8 @@ class TokenRatio:
 class Batcher:
     """Take texts one by one, give batches.
 
-    Where the number of `tokens` to come is known, as counted, the work is spread over the `workers` that can be busy, so
-    that the last round of requests is as full as the others.
+    Where the counted `tokens` to come are known, the work is spread over the `workers` that can be busy, so that the
+    last round of requests is as full as the others.
     """
 
     def __init__(

@@ -37,16 +37,7 @@ MANY_LISTS: Final = 50_000
 
 
 class EmbedOptions(TypedDict, total=False):
-    """What every call of the engine takes beside its texts.
-
-    Attributes:
-        billing: who pays for this call.
-        lava_metadata: stored by Lava with each of its requests.
-        as_numpy: give float32 arrays rather than lists of floats.
-        show_progress: draw a progress bar.
-        on_progress: called in the calling thread after each batch, with an `EmbeddingProgress`.
-        resume_from: `partial` of the error that ended an earlier call with the same texts.
-    """
+    """What every call of the engine takes beside its texts; see `LavaMistral.embed`."""
 
     billing: Billing | None
     lava_metadata: Mapping[str, str] | None
@@ -71,8 +62,7 @@ class EmbeddingEngine:
             the counts in the answers say by how much it is too high.
         on_empty: what becomes of an empty text, which Mistral refuses: `"raise"` an `InvalidRequestError`, `"skip"`
             it, with a vector of zeros, or send a `"placeholder"` (one full stop) in its place.
-        output_dtype: how numbers are rounded, for models that can: `"int8"`, `"uint8"`, `"binary"`, `"ubinary"`; the
-            last two put eight dimensions into a number.
+        output_dtype: how numbers are rounded, for models that can; the binary ones put eight dimensions into a number.
 
     Raises:
         ConfigurationError: a number that can't be, or a call without the client that it needs.
@@ -148,12 +138,9 @@ class EmbeddingEngine:
             validator.check(index, text)
 
     def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
-        """The vectors of any number of texts, in their order; equal texts are sent once.
+        """The vectors of any number of texts, in their order; equal texts are sent once. See `LavaMistral.embed`.
 
-        Raises:
-            InvalidRequestError: one of the texts can't be embedded; nothing was sent.
-            LavaError: a request failed. Whatever is raised, be it a `KeyboardInterrupt`, has `partial` if anything was
-                done.
+        Whatever is raised, be it a `KeyboardInterrupt`, has `partial` if anything was done.
         """
         workers, job, texts = self._whole(ThreadWorkers, texts, options)
         for _ in workers.vectors(job, texts):
@@ -172,18 +159,9 @@ class EmbeddingEngine:
     ) -> EmbeddingStream:
         """The vectors of a source of any length, one by one and in order, in constant memory.
 
-        While the source does not give its next text, nothing is handed on; what does not fill a batch within 0.2 s is
-        sent as it is. Who pays (`billed_to`) is settled by this call.
-
-        Args:
-            texts: what to embed; read once, a bounded number of texts ahead of what was handed on.
-            read_in_thread: read the source in a thread of its own, for one that waits for others, such as a queue; by
-                default it is read in the thread that iterates, as a database cursor needs it.
-            **options: `resume_from` may be the `partial()` of a stream: what it had handed on is skipped.
-
-        Raises:
-            LavaError: while iterating, when all before it was handed on: a text can't be embedded, or a request failed
-                for good. Whatever is raised has `partial` if anything was done.
+        The source is read once, a bounded number of texts ahead, where the iteration takes place or `read_in_thread`.
+        While it does not give its next text, nothing is handed on; what does not fill a batch within 0.2 s is sent as
+        it is. Who pays (`billed_to`) is settled by this call. An error is raised when all before it was handed on.
         """
         return self._stream(ThreadWorkers, texts, read_in_thread, options)
 
@@ -208,13 +186,8 @@ class EmbeddingEngine:
     ) -> Prefetch[U]:
         """Embed ahead of a loop, which gets batches of items; while its body runs, further requests are in flight.
 
-        Until the body ends, `embed` and `aembed` of this engine know the vectors of the batch's texts. Errors are
-        raised in the loop, when all before was handed on.
-
-        Args:
-            items: what to embed; read once, a bounded number of items ahead of the loop.
-            text_of: gives the text of an item.
-            embedded: makes what the loop gets of an item and its vector.
+        Until the body ends, `embed` and `aembed` of this engine know the vectors of the batch's texts. `embedded` makes
+        what the loop gets of an item and its vector. Errors are raised in the loop, when all before was handed on.
         """
         embed = partial(self.embed_iter, **options)
         return Prefetch(embed, items, text_of, embedded, batch_size, self._prefetches)
