@@ -7,18 +7,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeVar, cast
 
+from lava_mistral.billing.usage import notify
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint
 from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, Signal, TaskSignal, ThreadSignal
 from lava_mistral.embedding.rate_limit import Permit, Stopped
 from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
-from lava_mistral.embedding.run import StreamJob, supervised
+from lava_mistral.embedding.run import StreamJob
 from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source, read_in_thread
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
@@ -214,6 +216,35 @@ class TaskWorkers(Workers):
         # Answers that come together are decoded one by one; other tasks have their turn between two.
         async with self._decoding:
             await asyncio.sleep(0)
+
+
+@contextmanager
+def supervised(run: StreamJob, workers: ThreadWorkers | TaskWorkers) -> Iterator[None]:
+    """Draw the progress bar of a call, give the exception that ends it its `partial`, and tell listeners of retries."""
+    if run.show_progress:
+        from tqdm.auto import tqdm
+
+        run.bar = tqdm(total=run.total, initial=run.done, unit="text", desc="Embedding")
+    try:
+        yield
+    except GeneratorExit:
+        # A stream was left: it can be asked itself.
+        raise
+    except BaseException as error:
+        while workers.done:
+            run.take(workers)
+        partial = run.partial()
+        if partial.rows or partial.next_index or partial.usage.requests:
+            with suppress(AttributeError):
+                error.partial = partial  # type: ignore[attr-defined]
+        raise
+    finally:
+        if run.bar is not None:
+            run.bar.update(run.done - run.bar.n)
+            run.bar.close()
+        if run.listeners:
+            usage = run.usage
+            notify(run.listeners, replace(run.payer, retries=usage.retries, duplicates=usage.duplicates))
 
 
 class Stream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], AbstractAsyncContextManager[Any]):

@@ -9,8 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lava_mistral.billing.usage import RetryStats
-from lava_mistral.embedding.batching import Batch
-from lava_mistral.embedding.input_validation import mended
+from lava_mistral.embedding.batching import Batch, mended
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:

@@ -11,17 +11,17 @@ from array import array
 from asyncio import CancelledError
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from lava_mistral.billing.usage import Listener, RetryStats, notify
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch, Batcher
-from lava_mistral.embedding.input_validation import InputValidator
+from lava_mistral.billing.usage import Listener, RetryStats
+from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch, Batcher, InputValidator
+from lava_mistral.embedding.decoding import to_lists
 from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import (
     BatchResult,
     EmbeddingProgress,
+    EmbeddingResult,
     EmbeddingSpec,
     EmbeddingUsage,
     OnProgress,
@@ -33,6 +33,8 @@ from lava_mistral.embedding.results import (
 from lava_mistral.embedding.sources import Source
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from tqdm.std import tqdm
 
 LINGER: Final = 0.2
@@ -304,30 +306,72 @@ class StreamJob:
             self._waiting[index - self._left].row = row
 
 
-@contextmanager
-def supervised(run: StreamJob, workers: Workers) -> Iterator[None]:
-    """Draw the progress bar of a call, give the exception that ends it its `partial`, and tell listeners of retries."""
-    if run.show_progress:
-        from tqdm.auto import tqdm
+class EmbedJob(StreamJob):
+    """A call whose texts are all read and checked before the first batch, and whose vectors come together."""
 
-        run.bar = tqdm(total=run.total, initial=run.done, unit="text", desc="Embedding")
-    try:
-        yield
-    except GeneratorExit:
-        # A stream was left: it can be asked itself.
-        raise
-    except BaseException as error:
-        while workers.done:
-            run.take(workers)
-        partial = run.partial()
-        if partial.rows or partial.next_index or partial.usage.requests:
-            with suppress(AttributeError):
-                error.partial = partial  # type: ignore[attr-defined]
-        raise
-    finally:
-        if run.bar is not None:
-            run.bar.update(run.done - run.bar.n)
-            run.bar.close()
-        if run.listeners:
-            usage = run.usage
-            notify(run.listeners, replace(run.payer, retries=usage.retries, duplicates=usage.duplicates))
+    _remembered = None
+    _recent = math.inf
+
+    def __init__(self, *settings: Any, **options: Any) -> None:
+        super().__init__(*settings, **options)
+        self._left = 0
+        self._waiting = []
+        self._open: list[int] = []
+        self._tokens: list[int] = []
+        self._filled = 0
+        self._plan: Iterator[Batch] | None = None
+        self._matrix: NDArray[np.float32] | None = None
+
+    @property
+    def done(self) -> int:
+        return self._came - len(self._open) + self._filled
+
+    def _room(self) -> bool:
+        return True
+
+    def _ready(self) -> bool:
+        return False
+
+    def _send(self, index: int, text: str) -> None:
+        self._open.append(index)
+        self._tokens.append(self._batches.count(text))
+
+    def _due(self) -> Batch | None:
+        if self._reading or self._source_error is not None or self.under_way >= self._window:
+            return None
+        if self._plan is None:
+            texts = (self._waiting[index].text for index in self._open)
+            self._plan = self._batcher(tokens=sum(self._tokens)).batches(
+                zip(self._open, texts, self._tokens, strict=True)
+            )
+        batch = next(self._plan, None)
+        self.alone = batch is not None and len(batch.texts) == len(self._open)
+        return batch
+
+    def _fill(self, indexes: list[int], rows: Any) -> None:
+        if self._as_numpy:
+            matrix = self._array(len(rows[0]))
+            matrix[indexes] = rows
+            rows = [matrix[index] for index in indexes]
+        else:
+            rows = to_lists(rows)
+        self._filled += sum(self._waiting[index].row is None for index in indexes)
+        super()._fill(indexes, rows)
+
+    def _array(self, dimensions: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        if self._matrix is None:
+            self._matrix = np.empty((self._came, dimensions), np.float32)
+        return self._matrix
+
+    def result(self) -> EmbeddingResult:
+        vectors: Any = [slot.row for slot in self._waiting]
+        if self._as_numpy:
+            vectors = self._array(len(vectors[0]) if vectors else 0)
+        sent = set(self._open)
+        for index, slot in enumerate(self._waiting):
+            if index not in sent:
+                # Each text has a list of its own: a caller may change one.
+                vectors[index] = slot.row if self._as_numpy else as_list(slot.row)
+        return EmbeddingResult(vectors=vectors, **vars(self.usage))

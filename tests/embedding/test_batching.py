@@ -17,9 +17,10 @@ from lava_mistral.embedding.batching import (
     MAX_REQUEST_TOKENS,
     Batch,
     Batcher,
+    InputValidator,
     TokenRatio,
+    name_inputs,
 )
-from lava_mistral.embedding.input_validation import InputValidator, name_inputs
 from lava_mistral.errors import InvalidRequestError
 
 
