@@ -12,7 +12,6 @@ from weakref import WeakSet
 T = TypeVar("T")
 
 _locks: WeakSet[ForkSafeLock] = WeakSet()
-_callbacks: list[Callable[[], None]] = []
 
 
 class ForkSafeLock:
@@ -37,18 +36,16 @@ class ForkSafeLock:
 
 def after_fork(callback: Callable[[], None]) -> None:
     """Call a function in every forked child, after its locks were freed."""
-    _callbacks.append(callback)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=callback)
 
 
-def _in_child() -> None:
+def _free() -> None:
     for lock in list(_locks):
         lock.renew()
-    for callback in _callbacks:
-        callback()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+after_fork(_free)
 
 
 class Inbox(Generic[T]):

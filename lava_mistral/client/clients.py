@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast
 
 from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_base_url, to_billing
+from lava_mistral.billing.lava_records import RequestRecord
 from lava_mistral.billing.metering import open_call_meter
 from lava_mistral.billing.scope import carried, identify
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
@@ -20,7 +21,7 @@ from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
 from lava_mistral.client.options import ChatOptions, EmbeddingRequestOptions, EmbedIterOptions, EmbedOptions, OnRetry
-from lava_mistral.client.records import AsyncHistory, History
+from lava_mistral.client.records import RecordFilters, Records
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class ClientBase:
+class ClientBase(Records):
     """What both clients do, as flows that each drives in its way.
 
     A client holds settings alone; the connections belong to the process or the event loop (see `pools`).
@@ -53,7 +54,6 @@ class ClientBase:
     _asynchronous: ClassVar[bool]
     # That of the event loop, where there is none.
     _shared_pool: ClassVar[Pool | None] = None
-    _sleep: ClassVar[staticmethod[[float], Any]]
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ def _cards(body: dict[str, Any]) -> list[Any]:
     return [{**card, "id": str(card["id"])} for card in body["data"]]
 
 
-class LavaMistral(ClientBase, History):
+class LavaMistral(ClientBase):
     """Mistral's models through Lava, without a framework.
 
     Args:
@@ -290,6 +290,11 @@ class LavaMistral(ClientBase, History):
     chat = driven(ClientBase._chat)
     embedding_request = driven(ClientBase._embedding_request)
     models = driven(ClientBase._models)
+    request = driven(ClientBase._request)
+    usage = driven(ClientBase._usage)
+    wallet = driven(ClientBase._wallet)
+    subscription = driven(ClientBase._subscription)
+    reconcile = driven(ClientBase._reconcile)
 
     def stream(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> ChatStream:
         """One answer, delta by delta; see `chat` for the arguments.
@@ -330,8 +335,18 @@ class LavaMistral(ClientBase, History):
         engine, given = self._engine(options)
         return engine.embed_iter(texts, **given)
 
+    def requests(self, *, limit: int | None = None, **filters: Unpack[RecordFilters]) -> Iterator[RequestRecord]:
+        """The requests that Lava recorded, the newest first; pages are fetched as the iteration needs them.
 
-class AsyncLavaMistral(ClientBase, AsyncHistory):
+        Args:
+            limit: at most so many.
+            **filters: `customer_id`, `meter_id` and `metadata`: only those made for, on and with these.
+        """
+        for page in self._pages(limit, filters):
+            yield from drive(page)
+
+
+class AsyncLavaMistral(ClientBase):
     """Mistral's models through Lava in async code, without a framework; see `LavaMistral` for the arguments."""
 
     _asynchronous = True
@@ -340,6 +355,11 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
     chat = adriven(ClientBase._chat)
     embedding_request = adriven(ClientBase._embedding_request)
     models = adriven(ClientBase._models)
+    request = adriven(ClientBase._request)
+    usage = adriven(ClientBase._usage)
+    wallet = adriven(ClientBase._wallet)
+    subscription = adriven(ClientBase._subscription)
+    reconcile = adriven(ClientBase._reconcile)
 
     async def stream(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> AsyncChatStream:
         """One answer, delta by delta; see `LavaMistral.stream`."""
@@ -356,3 +376,11 @@ class AsyncLavaMistral(ClientBase, AsyncHistory):
         """The vectors of a source of any length, which may be async; see `LavaMistral.embed_iter`."""
         engine, given = self._engine(options)
         return engine.aembed_iter(texts, **given)
+
+    async def requests(
+        self, *, limit: int | None = None, **filters: Unpack[RecordFilters]
+    ) -> AsyncIterator[RequestRecord]:
+        """The requests that Lava recorded, the newest first; see `LavaMistral.requests`."""
+        for page in self._pages(limit, filters):
+            for record in await adrive(page):
+                yield record

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from lava_mistral.billing.lava_records import Moment, RequestRecord, Subscriptio
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
-from lava_mistral.transport.flow import Flow, adrive, adriven, drive, driven
+from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.lava import Forwarder
 from lava_mistral.transport.request import Request, parse_url
 
@@ -83,7 +83,7 @@ class Lookup(Call):
         return error
 
 
-class _Records:
+class Records:
     """What both clients ask of Lava's records, as flows."""
 
     _timeout: float | None
@@ -180,44 +180,6 @@ class _Records:
 
         while not over and (left is None or left > 0):
             yield page()
-
-
-class History(_Records):
-    """What a client asks of Lava's records."""
-
-    request = driven(_Records._request)
-    usage = driven(_Records._usage)
-    wallet = driven(_Records._wallet)
-    subscription = driven(_Records._subscription)
-    reconcile = driven(_Records._reconcile)
-
-    def requests(self, *, limit: int | None = None, **filters: Unpack[RecordFilters]) -> Iterator[RequestRecord]:
-        """The requests that Lava recorded, the newest first; pages are fetched as the iteration needs them.
-
-        Args:
-            limit: at most so many.
-            **filters: `customer_id`, `meter_id` and `metadata`: only those made for, on and with these.
-        """
-        for page in self._pages(limit, filters):
-            yield from drive(page)
-
-
-class AsyncHistory(_Records):
-    """What a client asks of Lava's records in async code."""
-
-    request = adriven(_Records._request)
-    usage = adriven(_Records._usage)
-    wallet = adriven(_Records._wallet)
-    subscription = adriven(_Records._subscription)
-    reconcile = adriven(_Records._reconcile)
-
-    async def requests(
-        self, *, limit: int | None = None, **filters: Unpack[RecordFilters]
-    ) -> AsyncIterator[RequestRecord]:
-        """The requests that Lava recorded, the newest first; see `LavaMistral.requests`."""
-        for page in self._pages(limit, filters):
-            for record in await adrive(page):
-                yield record
 
 
 def _page(body: dict[str, Any]) -> tuple[list[RequestRecord], str | None]:
