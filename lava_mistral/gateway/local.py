@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, Literal, Self
 
-from lava_mistral.gateway.lava.forward import Lava
+from lava_mistral.gateway.lava.app import Lava
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.records import RequestRecord
 from lava_mistral.gateway.server import ServerThread
