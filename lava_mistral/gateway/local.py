@@ -15,17 +15,9 @@ class LocalGateway:
         with LocalGateway() as gateway:
             client = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
 
-    It serves HTTP from a thread of its own, so that it can be used in synchronous and in asynchronous code. It is
-    strict where Lava and Mistral are strict; what it answers is made from the text it is given, not by a model.
-
-    Args:
-        host: the address to listen on.
-        port: the port; 0 takes a free one.
-        **options: the fields of `Options`.
-
-    Attributes:
-        secret_key: a secret key that it accepts.
-        wallet: the balances.
+    It serves HTTP from a thread of its own, at `host` and `port` (0 takes a free one), and is strict where Lava and
+    Mistral are strict; what it answers is made from the text it is given, not by a model. `secret_key` is a key that it
+    accepts, `wallet` holds the balances. Further arguments are the fields of `Options`.
 
     Raises:
         ValueError: an option is unknown, of the wrong type, or makes no sense.
@@ -35,7 +27,7 @@ class LocalGateway:
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> None:
         self.options = Options(**options)
         self.secret_key = self.options.secret_key
-        self._host, self._port = host, port
+        self._address = (host, port)
         self._server: ServerThread | None = None
         self._lava = Lava(self.options)
         self.wallet = self._lava.accounts.wallet
@@ -46,9 +38,8 @@ class LocalGateway:
     def start(self) -> Self:
         """Begin to serve; without effect when it does already."""
         if self._server is None:
-            address = (self._host, self._port)
             timeout = self.options.read_timeout
-            self._server = ServerThread(self._lava, self._lava.traffic, address, read_timeout=timeout)
+            self._server = ServerThread(self._lava, self._lava.traffic, self._address, read_timeout=timeout)
         return self
 
     def stop(self) -> None:
@@ -84,8 +75,8 @@ class LocalGateway:
     @property
     def base_url(self) -> str:
         """What to give as `base_url=` or in `LAVA_BASE_URL`: `"http://127.0.0.1:PORT/v1"`."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}/v1"
+        host, _ = self._address
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
 
     @property
     def environ(self) -> dict[str, str]:
@@ -98,14 +89,12 @@ class LocalGateway:
         return self._lava.log.all()
 
     def queue(self, *responses: Any, path: Literal["chat", "embeddings", "models", "other"] | None = None) -> None:
-        """Decide the next answers of the provider, in this order, each for one request that is valid.
+        """Decide the next answers of the provider, in this order, each for one valid request (of the kind `path`).
 
-        Args:
-            *responses: each a dict (a JSON body), a status, a tuple `(status, body)`, bytes or text (a body: an event
-                stream, JSON, HTML or plain text), a list of bytes, text, pauses in seconds, `Cut` and `Stall` (a body
-                played so), or a fault such as `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or
-                `WrongVectors("short")`; anything else is a `ValueError`.
-            path: the kind of request that they are for; `None` for the next one of any kind.
+        Each is a dict (a JSON body), a status, a tuple `(status, body)`, bytes or text (a body: an event stream, JSON,
+        HTML or plain text), a list of bytes, text, pauses in seconds, `Cut` and `Stall` (a body played so), or a fault
+        such as `Status(429, retry_after=1)`, `Slow(2.0)`, `Reset()`, `Interrupted()` or `WrongVectors("short")`;
+        anything else is a `ValueError`.
         """
         self._lava.provider.queue(responses, path)
 

@@ -38,10 +38,10 @@ def tool(parameters: Any) -> dict[str, Any]:
         ({"anyOf": [TEXT, 3]}, "$.anyOf[1]: 3 is not of type"),
         ({"enum": "ab"}, "$.enum: 'ab' is not of type"),
         ({"$ref": "#/x", "x": {"type": "object", "properties": "y"}}, "it is malformed: "),
-        ({"$ref": "#"}, "# contains itself without an end"),
-        ({"allOf": [{"$ref": "#"}]}, "# contains itself without an end"),
-        ({"properties": {"next": {"$ref": "#"}}, "required": ["next"]}, "# contains itself without an end"),
-        ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "# contains itself without an end"),
+        ({"$ref": "#"}, "contains itself without an end"),
+        ({"allOf": [{"$ref": "#"}]}, "contains itself without an end"),
+        ({"properties": {"next": {"$ref": "#"}}, "required": ["next"]}, "contains itself without an end"),
+        ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "contains itself without an end"),
         (
             {
                 "properties": {"a": {"$ref": "#/$defs/a"}},

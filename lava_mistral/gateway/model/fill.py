@@ -45,7 +45,6 @@ _LIMITS: dict[str, Callable[[Any, Any], bool]] = {
 _BOUNDS = frozenset(("format", "maxLength", "minLength", "pattern", *_LIMITS))
 MOST_STEPS: Final = 50_000  # Parts of a schema that are looked at to fill it; one that needs more is refused.
 _DEEPEST = 8  # Levels of objects that are filled of one's own accord; below, only what is required.
-_ENDLESS = 120  # Levels beyond which a schema that refers to itself has no end.
 
 
 class SchemaProblem(ValueError):
@@ -100,17 +99,17 @@ def fill(schema: Mapping[str, Any], evidence: Evidence) -> Any:
     """Make a value that fits the schema, out of the evidence, or raise `SchemaProblem`."""
     try:
         return _Filler(schema, evidence).value(schema)
+    except RecursionError:
+        raise SchemaProblem("it contains itself without an end") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise SchemaProblem(f"it is malformed: {error}") from error
 
 
 class _Filler:
     def __init__(self, root: Mapping[str, Any], evidence: Evidence) -> None:
-        self._root, self._evidence, self._steps, self._reference = root, evidence, 0, "#"
+        self._root, self._evidence, self._steps = root, evidence, 0
 
     def value(self, schema: Any, name: str = "", depth: int = 0) -> Any:
-        if depth > _ENDLESS:
-            raise SchemaProblem(f"{self._reference} contains itself without an end")
         schema = self._resolve(schema)
         if "const" in schema:
             return schema["const"]
@@ -132,7 +131,7 @@ class _Filler:
                 return None
         return self._string(schema, name)
 
-    def _resolve(self, schema: Any, seen: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    def _resolve(self, schema: Any) -> Mapping[str, Any]:
         self._steps += 1
         if self._steps > MOST_STEPS:
             raise SchemaProblem(f"it takes more than {MOST_STEPS} steps to fill it")
@@ -140,15 +139,11 @@ class _Filler:
             return {}
         parts = list(schema.get("allOf", ()))
         if "$ref" in schema:
-            self._reference = schema["$ref"]
-            if self._reference in seen:
-                raise SchemaProblem(f"{self._reference} contains itself without an end")
-            seen = (*seen, self._reference)
-            parts.insert(0, _target(self._root, self._reference))
+            parts.insert(0, _target(self._root, schema["$ref"]))
         if not parts:
             return schema
         own = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
-        parts = [*(self._resolve(part, seen) for part in parts), own]
+        parts = [*(self._resolve(part) for part in parts), own]
         merged = {key: value for part in parts for key, value in part.items()}
         properties = {name: field for part in parts for name, field in part.get("properties", {}).items()}
         required = [name for part in parts for name in part.get("required", ())]
