@@ -33,6 +33,7 @@ Rag: TypeAlias = tuple[Callable[[list[str]], Any], Callable[[str], Any], Callabl
 OWN_QUESTION: Final = "How do I bill a call to one of my customers?"
 _LONGEST: Final = 800  # characters
 _PASSAGES: Final = 4
+_MANY: Final = 200  # chunks
 _INSTRUCTION: Final = (
     "Answer the question from the numbered passages alone, in a few sentences. If they do not hold the answer, say so."
 )
@@ -72,10 +73,12 @@ def demo(
         records: list[CallRecord] = []
         totals = stack.enter_context(track_usage(listener=records.append))
         chunks = [Text(name, piece) for name, content in texts for piece in passages(content, _LONGEST)]
+        count = counted(len(chunks), "chunk")
         title, _, make = _FRAMEWORKS[framework or _installed()]
         embed, embed_question, answer = make({**access, "max_retries": 2})
+        if len(chunks) > _MANY:
+            console.print(f"Embedding {count}, which may take a while …")
         vectors = embed([chunk.content for chunk in chunks])
-        count = counted(len(chunks), "chunk")
         console.print(f"Embedded {count} with {DEFAULT_EMBEDDING_MODEL} through {title}.\n")
 
         question = question or (OWN_QUESTION if path is None else _question(texts[0]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -27,7 +26,6 @@ class Url(NamedTuple):
         return f"{self.scheme}://{self.authority}{self.target}"
 
 
-@lru_cache(maxsize=512)
 def parse_url(text: str) -> Url:
     """Parse an http or https URL; user, password and fragment are left out."""
     try:

@@ -316,6 +316,14 @@ def test_a_table_of_two_megabytes_is_read_in_time_and_cut_into_texts_that_mistra
     assert " ".join("".join(pieces).split()).startswith("0,a ship sails from Oslo,0.00 1,a ship")
 
 
+def test_many_chunks_are_announced(tmp_path: Path, gateway: LocalGateway) -> None:
+    (tmp_path / "long.txt").write_text("The ship Aurora sails from Oslo. " * 6_000)
+    result = run("demo", tmp_path, "-q", "Where does the Aurora sail from?", **access(gateway))
+    assert result.exit_code == 0, result.output
+    begun, done = result.stdout.index("Embedding 250 chunks"), result.stdout.index("Embedded 250 chunks")
+    assert begun < done
+
+
 def test_a_larger_table_is_refused_with_what_embeds_it(tmp_path: Path) -> None:
     (tmp_path / "large.csv").write_bytes(b"1,row\n" * 1_700_000)
     result = run("demo", tmp_path / "large.csv")
