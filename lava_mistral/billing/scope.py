@@ -100,7 +100,9 @@ def present_entries() -> tuple[Entry, ...]:
 
 
 def _alive() -> Iterator[Entry]:
-    return (entry for reference in _all.valuerefs() if (entry := reference()) is not None)
+    for reference in _all.valuerefs():
+        if (entry := reference()) is not None:
+            yield entry
 
 
 def _after_fork() -> None:
@@ -115,7 +117,7 @@ after_fork(_after_fork)
 class billed_to:
     """Bill every call made inside the block to a customer, whatever makes the call.
 
-    The block holds for tasks and for the threads that the frameworks start; a thread pool of your own copies it with
+    It holds for tasks and for the threads that the frameworks start; a thread pool of your own copies it with
     `pool.submit(contextvars.copy_context().run, function)`. It does not reach other processes: a model that is pickled
     inside the block takes its payer along; where no block can be seen, an error asks for `billing=` on the model.
 
@@ -123,9 +125,8 @@ class billed_to:
     over `billing=` on the model. A stream of a model is billed to where it was asked for; one of what LangChain wraps
     around it, or the answer of a LlamaIndex query engine with `streaming=True`, to where it is read.
 
-    It decorates functions, coroutine functions and generators too. A generator is the one place where it must: a `with`
-    block around a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its
-    own, as web servers do. A warning says so.
+    It decorates functions, coroutine functions and generators too. A generator must be decorated: a `with` block around
+    a `yield` would hold for whoever takes the values, and be lost where each is taken in a context of its own.
 
     Args:
         customer_id: Lava's id of the customer who pays; needs a meter here, in an outer block or on the model.
@@ -134,10 +135,9 @@ class billed_to:
         provider_key: your own Mistral key for these calls.
         disable_billing: track the customer without charging them.
         spend_limit: USD that all calls in the block may cost together, or a `SpendLimit` to share; the limits of the
-            outer blocks and of the models hold too. A call that could pass one is refused before it is sent.
+            outer blocks and of the models hold too. A call that could pass one is refused before it is sent. Entering
+            the same block again goes on with its `.spend_limit`.
 
-    Attributes:
-        spend_limit: the block's limit; `None` without one. Entering the same block again goes on with it.
     """
 
     def __init__(
@@ -183,10 +183,7 @@ class billed_to:
                 return
 
     def __call__(self, function: _F) -> _F:
-        """Bill every call made inside the function: a plain one, a coroutine function or a generator of either kind.
-
-        What a plain function returns is part of it where it is a coroutine or a generator.
-        """
+        """Bill every call made inside a function of any kind, and inside a coroutine or generator that it returns."""
         for is_function, _, inside in KINDS:
             if is_function(function):
                 return cast("_F", wraps(function)(inside(self, function)))
@@ -226,9 +223,8 @@ def identify(
     customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
     innermost first: those of the blocks, then `limit`, the model's.
 
-    Args:
-        customer_required: refuse a call that no customer is named for; `False` where `LAVA_REQUIRE_CUSTOMER` wants it.
-        streams: whether a chat streams; a stream for no customer may have been meant for a block that was left.
+    A call that no customer is named for is refused where one is required: `False` asks `LAVA_REQUIRE_CUSTOMER`, `None`
+    nobody. A chat says whether it streams: a stream for no customer may have been meant for a block that was left.
     """
     scope = _NOWHERE
     if entries.get():

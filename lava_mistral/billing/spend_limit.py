@@ -1,9 +1,8 @@
 """Limit what calls may spend.
 
-Before a request goes out, the most that it can cost is reserved; calls under way at the same time each have their own
-reservation. When the answer says what it used, the reservation gives way to the real cost, and to nothing where the
-request was refused. Where nobody knows, because the answer was not seen to its end, the reservation stays: a limit is
-never passed on a guess. `LavaMistral.reconcile(limit)` asks Lava what such calls cost.
+Before a request goes out, the most that it can cost is reserved. When the answer says what it used, the reservation
+gives way to the real cost, and to nothing where the request was refused. Where nobody knows, the reservation stays: a
+limit is never passed on a guess. `LavaMistral.reconcile(limit)` asks Lava what such calls cost.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from lava_mistral.pricing.amounts import EXACT, format_cost, to_decimal
 if TYPE_CHECKING:
     from lava_mistral.billing.lava_records import RequestRecord
 
-Amount: TypeAlias = Decimal | str | int | float
-"""USD. A float is taken as it prints: 0.1 is ten cents."""
+Amount: TypeAlias = Decimal | str | int | float  # USD; a float is taken as it prints: 0.1 is ten cents
 _ZERO = Decimal(0)
 
 

@@ -17,14 +17,13 @@ from lava_mistral._locks import ForkSafeLock
 from lava_mistral.errors import ServerError
 from lava_mistral.pricing.amounts import to_decimal
 
+# `vision`, `audio` and `documents` (PDF) are kinds of input.
 Capability = Literal["chat", "embeddings", "vision", "tools", "reasoning", "audio", "structured_output", "documents"]
 CAPABILITIES: Final[frozenset[str]] = frozenset(get_args(Capability))
-"""All that a model's `capabilities` may name. `vision`, `audio` and `documents` (PDF) are kinds of input."""
 
 _DATES: Final = ("retired_on", "release_date", "last_updated")
 Status = Literal["active", "deprecated", "retired"]
-SERVICES_PATH = "/services?provider=mistral"
-"""Where Lava serves its price list, below the base URL; needs no credential."""
+SERVICES_PATH = "/services?provider=mistral"  # of Lava's price list, which needs no credential
 _SOURCE = "Lava, GET /v1/services (https://www.lava.so/docs/api-reference/services/list-services)"
 
 
@@ -134,11 +133,8 @@ def notice_status(id: str) -> None:
 
 
 def read_price_list(body: Any) -> list[Model]:
-    """Merge Lava's price list into what is known of the models: window, status and what it leaves out stay.
-
-    Its parsed `body` is `{"data": [{"id", "provider", "pricing": {"type", "input", "output", "cache_input_read"},
-    "capabilities"}]}`, with prices in USD for a million tokens where the type is `tokens_1m`.
-    """
+    """Merge Lava's price list into what is known of the models: window, status and what it leaves out stay."""
+    # {"data": [{"id", "provider", "pricing": {"type": "tokens_1m", "input", "output", "cache_input_read"}, …}]}
     data = body.get("data") if isinstance(body, dict) else None
     entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
     if not (models := [model for entry in entries if (model := _priced(entry)) is not None]):

@@ -104,9 +104,8 @@ def _embedding(model: Model, texts: Any) -> CostEstimate:
 def most_of_chat(body: Mapping[str, Any]) -> Decimal:
     """Return the most that a chat request can cost, which spend limits reserve before it is sent.
 
-    The prompt counts with its tools and schema, uncached, at its exact count or an upper estimate; documents and
-    sounds, which nobody can count beforehand, as the whole window. The answer counts with `max_tokens`, or without it
-    with all that the model's window leaves, times `n`.
+    The prompt counts uncached, exactly or by an upper estimate, and as the whole window with documents and sounds; the
+    answer with `max_tokens`, or all that the window leaves, times `n`.
     """
     model = get_model(str(body["model"]))
     count = _count(body["messages"], model, body.get("tools"))
@@ -148,9 +147,8 @@ def _longest_answer(count: TokenCount, model: Model, max_tokens: int | None) -> 
     return left if max_tokens is None else min(int(max_tokens), left)
 
 
-def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal | None:
-    total = input_tokens + output_tokens
-    return cost_of({"prompt_tokens": input_tokens, "completion_tokens": output_tokens, "total_tokens": total}, model)
+def _cost(model: Model, prompt: int, answer: int) -> Decimal | None:
+    return cost_of({"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}, model)
 
 
 def _priced(model: Model, input_tokens: int, output_tokens: int) -> Decimal:

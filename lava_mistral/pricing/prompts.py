@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 Prompt: TypeAlias = "str | Message | Sequence[Message] | Sequence[Any] | Any"
 """Whatever `to_messages` takes."""
 
-# Converters of a framework's own messages, by the framework's top package.
 _CONVERTERS: dict[str, Callable[[Sequence[Any]], Sequence[Message]]] = {}
 _PACKAGES = {"langchain_core": "langchain_lava_mistral", "llama_index": "llama_index_lava_mistral"}
 _ROLES = {"user": "user", "human": "user", "system": "system", "assistant": "assistant", "ai": "assistant"}
@@ -25,10 +24,9 @@ def register_messages(package: str, converter: Callable[[Sequence[Any]], Sequenc
 
 
 def to_messages(prompt: Any) -> list[Message]:
-    """Return the messages that a prompt stands for.
+    """Return the messages of a prompt: a user's text, LangChain's prompt value, or a message or several.
 
-    It is a text, which a user says; or a message or several: in Mistral's form, as `(role, text)`, LangChain's or
-    LlamaIndex's; or LangChain's prompt value.
+    These are in Mistral's form, as `(role, text)`, or LangChain's or LlamaIndex's.
     """
     if hasattr(prompt, "to_messages"):
         prompt = prompt.to_messages()

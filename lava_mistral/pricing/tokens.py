@@ -86,9 +86,8 @@ def count_tokens(
     take; a document or a sound, which has no count before Mistral has read it, adds nothing.
 
     Args:
-        text_or_messages: a text, or messages in Mistral's form, LangChain's or LlamaIndex's. A text is counted alone,
-            for an embedding model with the two tokens that enclose it; messages with all control tokens of the prompt.
-        tools: the tools of the request, in wire form; counted with messages only.
+        text_or_messages: a text, counted alone (for an embedding model with the two tokens that enclose it), or
+            messages in Mistral's form, LangChain's or LlamaIndex's, with all control tokens of the prompt and `tools`.
         upper: where there is no exact count, estimate the most that it can be instead of what is typical.
     """
     if isinstance(text_or_messages, str):
@@ -131,12 +130,13 @@ def _count_text(text: str, model: str, enclosed: bool, upper: bool) -> TokenCoun
 def _split(text: str) -> tuple[bytes, int, bytes]:
     """Return a text without its rare characters, in UTF-8; how many tokens are clear; the letters of other words."""
     data, rare = text.encode("utf-8", "replace"), 0
+    known, rare_characters = _vocabularies()
     if not text.isascii():
         # Quotation marks and dashes are signs, as in ASCII, and no part of a word.
-        common = _rare_characters().sub("", text).encode()
+        common = rare_characters.sub("", text).encode()
         data, rare = _TYPOGRAPHIC.sub(b"-", common), len(data) - len(common)
     words = data.translate(_WORDS_ALONE).split()
-    return data, rare + len(words), b"".join(filterfalse(_known_words().__contains__, words))
+    return data, rare + len(words), b"".join(filterfalse(known.__contains__, words))
 
 
 _UNIT: Final = 160  # weights are in 1/160 token, so that the largest fits into a byte
@@ -182,17 +182,13 @@ _TYPICAL_EMBEDDED: Final = _weights(0.72, 0.95, 0.8)  # SentencePiece
 
 
 @functools.cache
-def _known_words() -> frozenset[bytes]:
-    """Return the words that are one token after a space."""
-    return frozenset((pkgutil.get_data("lava_mistral.pricing", "words.vocabulary") or b"").split())
-
-
-@functools.cache
-def _rare_characters() -> re.Pattern[str]:
-    """Return what finds characters that are no token in one of the vocabularies: they can take one for each byte."""
-    data = pkgutil.get_data("lava_mistral.pricing", "characters.vocabulary") or b""
-    common = data.decode().replace("\n", "")
-    return re.compile(f"[^\\x00-\\x7f{re.escape(common)}]+")
+def _vocabularies() -> tuple[frozenset[bytes], re.Pattern[str]]:
+    """Return the words that are one token after a space, and what finds characters that can take one for each byte."""
+    words, characters = (
+        pkgutil.get_data("lava_mistral.pricing", f"{name}.vocabulary") or b"" for name in ("words", "characters")
+    )
+    common = re.escape(characters.decode().replace("\n", ""))
+    return frozenset(words.split()), re.compile(f"[^\\x00-\\x7f{common}]+")
 
 
 def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[Tool], upper: bool) -> int:
@@ -247,11 +243,13 @@ def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Too
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
     from pydantic import ValidationError
 
+    named: Any = [
+        {key: each for key, each in tool["function"].items() if key in ("name", "description", "parameters")}
+        for tool in tools
+    ]
+    functions: Any = [{"type": "function", "function": copy.deepcopy(function)} for function in named]
     try:
-        request: Any = ChatCompletionRequest(
-            messages=[_plain(message) for message in messages],
-            tools=[_plain_tool(tool) for tool in tools] or None,  # type: ignore[misc]  # pydantic reads them
-        )
+        request: Any = ChatCompletionRequest(messages=[*map(_plain, messages)], tools=functions or None)
         tokens = tokenizer.encode_chat_completion(request).tokens
     except (MistralCommonException, ValidationError):
         return None  # an order of messages, or a field, that the template has no place for
@@ -278,11 +276,6 @@ def _plain(message: Message) -> dict[str, Any]:
 def arguments_of(call: dict[str, Any]) -> str:
     arguments = call["function"].get("arguments", "")
     return arguments if isinstance(arguments, str) else to_json(arguments).decode()
-
-
-def _plain_tool(tool: Tool) -> dict[str, Any]:
-    function = {key: value for key, value in tool["function"].items() if key in ("name", "description", "parameters")}
-    return {"type": "function", "function": copy.deepcopy(function)}
 
 
 _loaded: dict[_Name, _Tokenizer | None] = {}
