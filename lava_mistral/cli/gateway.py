@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated, Any, Final, Literal
 
@@ -20,7 +21,7 @@ _COUNTS: Final = {
 
 def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8788,
-    latency: Annotated[float, typer.Option(min=0, help="Seconds before the first byte of an answer.")] = 0.0,
+    latency: Annotated[float, typer.Option(min=0, max=3600, help="Seconds before the first byte of an answer.")] = 0.0,
     customers: Annotated[
         str | None,
         typer.Option(help="The customers that exist, with their USD: c_1=5,c_2=0.50. By default any, with $100."),
@@ -40,23 +41,16 @@ def gateway(
 ) -> None:
     """Run a local Lava with a simulated Mistral behind it, until interrupted."""
     from lava_mistral.gateway.local import LocalGateway
-    from lava_mistral.gateway.options import Customer
 
     exact = find_spec("mistral_common") is not None
     if tokenizer == "exact" and not exact:
         raise ImportError('--tokenizer exact needs an extra: pip install "lava-mistral[tokenizer]"')
     options: dict[str, Any] = {"tokenizer": tokenizer or ("exact" if exact else "fast")}
-    try:
-        if customers is not None:
-            pairs = [pair.strip().partition("=") for pair in customers.split(",")]
-            options["customers"] = {
-                name: Customer(balance=usd) if usd else Customer() for name, _, usd in pairs if name
-            }
-        if faults is not None:
-            options["faults"] = [_fault(pair.strip()) for pair in faults.split(",")]
-        running = LocalGateway(port=port, latency=latency, **options)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    if customers is not None:
+        options["customers"] = dict(map(_customer, customers.split(",")))
+    if faults is not None:
+        options["faults"] = list(map(_fault, faults.split(",")))
+    running = LocalGateway(port=port, latency=latency, **options)
     try:
         running.start()
     except OSError as error:
@@ -82,12 +76,24 @@ def gateway(
         return
 
 
-def _fault(pair: str) -> tuple[float, Any]:
-    from lava_mistral.gateway import faults as kinds
+def _customer(pair: str) -> tuple[str, Any]:
+    from lava_mistral.gateway.options import to_amount
 
-    chance, _, what = pair.partition("=")
-    if what.isdigit():
-        return float(chance), kinds.Status(int(what))
-    if what not in _FAULTS:
-        raise ValueError(f"{pair!r} is no fault: write PROBABILITY=STATUS, or one of {', '.join(_FAULTS)}")
-    return float(chance), getattr(kinds, what.capitalize())(*([_SLOW] if what == "slow" else []))
+    name, _, usd = (part.strip() for part in pair.rpartition("="))
+    if name:
+        with suppress(ValueError):
+            return name, to_amount(usd)
+    raise typer.BadParameter(f"{pair!r} is no customer: write ID=USD, such as c_1=5", param_hint="--customers")
+
+
+def _fault(pair: str) -> tuple[float, Any]:
+    from lava_mistral.gateway import faults
+
+    chance, _, what = (part.strip() for part in pair.partition("="))
+    with suppress(ValueError):
+        if 0 <= float(chance) <= 1 and what in _FAULTS:
+            return float(chance), getattr(faults, what.capitalize())(*([_SLOW] if what == "slow" else []))
+        if 0 <= float(chance) <= 1 and 400 <= int(what) <= 599:
+            return float(chance), faults.Status(int(what))
+    said = "write PROBABILITY=WHAT, such as 0.1=429: a number from 0 to 1, and a status from 400 to 599"
+    raise typer.BadParameter(f"{pair!r} is no fault: {said}, or {', '.join(_FAULTS)}", param_hint="--faults")

@@ -60,10 +60,16 @@ class TestGateway:
         [
             (["--faults", "0.5=explosion"], "reset, slow, garbage, interrupted"),
             (["--faults", "often=429"], "often"),
-            (["--faults", "7=429"], "faults"),
+            (["--faults", "7=429"], "--faults"),
+            *(
+                (["--faults", odd], "PROBABILITY=WHAT")
+                for odd in ("", "429", "0.1", "nan=429", "=429", "0.1=99", "0.1=²")
+            ),
             (["--customers", "c_1=much"], "much"),
+            *((["--customers", odd], "ID=USD") for odd in ("", "cus_1", "=5", "a=", "a=5,", "a=inf", "a=1=2e")),
             (["--tokenizer", "slow"], "exact"),
             (["--latency", "-1"], "latency"),
+            (["--latency", "inf"], "latency"),
             (["--customrs", "c_1"], "--customers"),
         ],
     )
