@@ -106,7 +106,7 @@ class PooledResponse:
     status: int
     headers: dict[str, str]
     _pool: Pool
-    _place: tuple[str, str, int]
+    _idle: deque[Connection]
     _connection: Connection | None
 
     def receive(self, deadline: Deadline) -> Flow[bytes]:
@@ -125,7 +125,7 @@ class PooledResponse:
             raise
         if not data:
             self._connection = None
-            self._pool.put(self._place, connection)
+            self._pool.put(self._idle, connection)
         return data
 
     def close(self) -> None:
@@ -149,11 +149,10 @@ class Pool:
 
     def send(self, request: Request, deadline: Deadline) -> Flow[PooledResponse]:
         """Send a request and wait for the headers of its answer; raises TransportError where none come."""
-        place = request.url[:3]
+        idle = self.idle.setdefault(request.url[:3], deque())
         connection: Connection | None = None
         # Adding to and taking from a deque is one step, whichever threads share it.
         with suppress(IndexError):
-            idle = self.idle.setdefault(place, deque())
             while connection is None:
                 kept = idle.pop()
                 # Not too old, not closed, and without bytes that came unasked.
@@ -174,16 +173,15 @@ class Pool:
             raise
         http = connection.http
         assert http.status is not None
-        return PooledResponse(http.status, http.headers, self, place, connection)
+        return PooledResponse(http.status, http.headers, self, idle, connection)
 
-    def put(self, place: tuple[str, str, int], connection: Connection) -> None:
-        """Keep a connection whose answer is over, if it can be used again."""
+    def put(self, idle: deque[Connection], connection: Connection) -> None:
+        """Keep a connection whose answer is over with the others of its kind, if it can be used again."""
         if self.closed or not connection.http.in_order:
             connection.socket.close()
             return
         connection.http.restart()
         connection.idle_since = time.monotonic()
-        idle = self.idle.setdefault(place, deque())
         with suppress(IndexError):
             while connection.idle_since - idle[0].idle_since >= KEEPALIVE:
                 idle.popleft().socket.close()

@@ -22,7 +22,7 @@ from lava_mistral import APIConnectionError, AsyncLavaMistral, LavaMistral
 from lava_mistral.gateway import LocalGateway, Stall
 from lava_mistral.transport import pools
 from lava_mistral.transport.environment import Proxy, proxy_for
-from tests.fakes.raw_server import Peer, Server, answer_to, whole
+from tests.fakes.raw_server import END, LAST, STREAM_HEAD, WORD, Peer, Server, answer_to, whole
 from tests.fakes.waiting import aeventually
 from tests.fakes.wire import event
 
@@ -104,6 +104,32 @@ def test_a_forked_child_uses_connections_of_its_own(gateway: LocalGateway) -> No
     os.close(read)
     assert client.chat(ASK).text
     assert len(gateway.requests) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_connection_that_was_in_use_at_a_fork_carries_no_call_of_the_child(
+    serve: Callable[[Callable[[Peer], None]], Server],
+) -> None:
+    def answers(peer: Peer) -> None:
+        while request := peer.request():
+            peer.send(STREAM_HEAD + WORD + LAST + END if b'"stream":true' in request else whole(answer_to(request)))
+
+    server = serve(answers)
+    client = LavaMistral(api_key="aks_test_x", base_url=server.url)
+    stream = client.stream(ASK)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert "".join(delta.text for delta in stream) == "Hello"
+            assert client.chat(ASK).text == "Hello"
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    stream.close()
+    assert server.connections == 2
 
 
 def test_a_client_works_in_a_spawned_process(gateway: LocalGateway) -> None:
