@@ -11,9 +11,7 @@ from lava_mistral.billing.identity import (
     BillingContext,
     billing_of_token,
     decode_forward_token,
-    is_lava_credential,
     is_loopback,
-    payer_of,
 )
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
 from lava_mistral.calls.error_mapping import (
@@ -112,8 +110,7 @@ class Call:
         """Return the error that an answer with a status other than 2xx stands for."""
         self.charge.free()
         shown = self._shown(answer)
-        a_key = is_lava_credential(self.credential)
-        error = error_from_response(shown, payer=payer_of(self.credential), looks_like_a_key=a_key)
+        error = error_from_response(shown, self.credential)
         return self._advised(error) if shown.status == 401 else error
 
     def _shown(self, answer: Answer) -> AnswerText:
@@ -138,11 +135,9 @@ class Call:
         if isinstance(error, NotConnected):
             self.charge.free()
         self.abandoned(response)
-        if response is None:
-            return self.unanswered(error)
-        if isinstance(error, DeadlineExceeded):
+        if response is not None and isinstance(error, DeadlineExceeded):
             error = DeadlineExceeded("the answer had begun, but not come to its end")
-        return self.unanswered(error, shown_id(response.headers, self.without_secrets))
+        return self.unanswered(error, None if response is None else shown_id(response.headers, self.without_secrets))
 
     def unanswered(self, error: TransportError, request_id: str | None = None) -> LavaError:
         """Return the error for a request whose answer did not come through."""
@@ -213,14 +208,14 @@ class Call:
         except ServerError as error:
             raise self._senseless(f"that makes no sense ({error.message})", answer, body.get("usage")) from error
         request_id = shown_id(answer.headers, self.without_secrets)
-        failed = [turn for turn in read.turns if turn.finish_reason == "error"]
-        self.charge.end(body.get("usage"), request_id, answered_by=read.model, complete=not failed)
-        if failed:
+        failed = next((turn for turn in read.turns if turn.finish_reason == "error"), None)
+        self.charge.end(body.get("usage"), request_id, answered_by=read.model, complete=failed is None)
+        if failed is not None:
             raise ServerError(
                 "the model stopped with finish reason 'error'; what it had written is in .partial",
                 request_id=request_id,
                 origin="mistral",
-                partial=failed[0],
+                partial=failed,
             )
         return Completion(
             id=read.id,

@@ -13,7 +13,7 @@ import orjson
 
 from lava_mistral import errors
 from lava_mistral._names import nearest
-from lava_mistral.billing.identity import is_loopback
+from lava_mistral.billing.identity import is_lava_credential, is_loopback, payer_of
 from lava_mistral.errors import AnswerText, LavaError, Origin
 from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, NotConnected, TransportError
@@ -90,22 +90,19 @@ def _without_secrets(value: Any, depth: int = 0) -> Any:
     return {redact(key): _without_secrets(item, depth + 1) for key, item in value.items()}
 
 
-def error_from_response(answer: AnswerText, *, payer: str = "", looks_like_a_key: bool = True) -> LavaError:
-    """Return the error that an HTTP answer stands for.
-
-    402 and 403 name the `payer`; 401 says whether the credential `looks_like_a_key` of Lava's at all.
-    """
+def error_from_response(answer: AnswerText, credential: str) -> LavaError:
+    """Return the error that an HTTP answer to a credential stands for; 402 and 403 name who would have paid."""
     status, body = answer.status, _without_secrets(parse_body(answer.text))
     detail = read_error_body(body)
     message, origin = detail.message or f"an answer with status {status} and no explanation", detail.origin
     default = errors.InvalidRequestError if 400 <= status < 500 else errors.ServerError
     kind, of_lava, of_mistral = _BY_STATUS.get(status, (default, "", ""))
-    advice = of_mistral if origin == "mistral" else of_lava.format(payer=payer or "the wallet that pays")
+    advice = of_mistral if origin == "mistral" else of_lava.format(payer=payer_of(credential))
     if status == 403 and message.startswith("<"):
         # Lava and Mistral answer in JSON.
         origin, message = "client", "a page of HTML came instead of an answer of Lava's"
         advice = "A firewall or a proxy in between refuses the request: ask who runs it to let it through."
-    elif status == 401 and origin == "lava" and not looks_like_a_key:
+    elif status == 401 and origin == "lava" and not is_lava_credential(credential):
         advice = (
             "This does not look like a Lava key; a Mistral key of your own goes into "
             f"billing=Billing(provider_key=…), beside Lava's. {advice}"
@@ -141,10 +138,7 @@ def shown_id(headers: Mapping[str, str], without_secrets: Callable[[str], str] =
 
 
 def apart(read: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Decorate what reads an answer: its errors leave the frames and the chain behind that hold what came.
-
-    A server may have repeated the key in it, and error reports show the locals of frames.
-    """
+    """Decorate what reads an answer: its errors leave frames and chain behind, which may hold a repeated key."""
 
     @wraps(read)
     def reading(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -162,11 +156,7 @@ def apart(read: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Empty the frames that a failed try has left, when another try follows.
-
-    The HTTP layer's exceptions refer to their own frames, and so live until the garbage collector comes; with them
-    what these frames hold: the stream of the next try, say, which its reader has left by then.
-    """
+    """Empty the frames of a failed try: the HTTP layer's exceptions refer to them, and so live with what they hold."""
     link: BaseException | None = error
     while link is not None:
         clear_frames(link.__traceback__)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.types import AudioPart, ContentPart, DocumentPart, ImagePart, ImageURL, TextPart, ThinkingPart
+from lava_mistral.mistral.types import AudioPart, ContentPart, DocumentPart, ImagePart, TextPart, ThinkingPart
 
 # What Mistral's document reader takes (Mistral's documentation, Document AI).
 _DOCUMENTS: Final = (
@@ -82,11 +82,7 @@ def text_part(text: str, *, name: str | None = None) -> TextPart:
 
 def image_part(url: str, *, detail: str | None = None) -> ImagePart:
     """Return an image by its `https:` or `data:` URL; `detail` says how closely the model looks."""
-    image: ImageURL = {"url": url}
-    if detail is not None:
-        if detail not in ("low", "auto", "high"):
-            raise InvalidRequestError(f"The detail of an image is 'low', 'auto' or 'high', not {detail!r}.")
-        image["detail"] = detail  # type: ignore[typeddict-item]  # checked above
+    image: Any = {"url": url} if detail is None else {"url": url, "detail": detail}
     return {"type": "image_url", "image_url": image}
 
 
@@ -142,12 +138,7 @@ def url_part(url: str, *, media_type: str | None, name: str | None = None, detai
 
 def refused(kind: str) -> InvalidRequestError:
     """Return the error for content that Mistral does not take."""
-    video = kind.startswith("video")
-    advice = (
-        "Send single frames as images, or the sound track as audio."
-        if video
-        else "Convert it to PDF, text or an image first."
-    )
+    advice = "Convert it to PDF, text, images or audio first; of a film, single frames or the sound track."
     return InvalidRequestError(f"Mistral takes text, images, PDF documents and audio, not {kind}.", advice=advice)
 
 

@@ -41,10 +41,7 @@ def to_json(value: Any) -> bytes:
 
 
 def to_text(value: Any) -> str:
-    """Return the JSON text of data that a model reads: the arguments of a call, or what a tool gave.
-
-    What JSON has not is written as pydantic writes it, and anything else as its text.
-    """
+    """Return the JSON text of data that a model reads; what neither JSON nor pydantic can write, as its text."""
     try:
         text = _TEXT.encode(value)
     except TypeError:

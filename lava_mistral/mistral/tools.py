@@ -88,11 +88,8 @@ class ToolNames:
         if not isinstance(holder, Mapping):
             return holder
         field = "function" if "function" in holder else "name"
-        given = wire = holder.get(field)
-        if field == "function":
-            wire = self._named(given)
-        elif isinstance(given, str) and given:
-            wire = self.to_wire(given)
+        given = holder.get(field)
+        wire = self.to_wire(given) if field == "name" and given and isinstance(given, str) else self._named(given)
         return holder if wire == given else {**holder, field: wire}
 
 
@@ -100,11 +97,9 @@ NO_TOOLS = ToolNames()
 
 
 def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collection[str]) -> ToolChoice | None:
-    """Return the wire's form of a tool choice, which may have any of the forms that are in use.
+    """Return the wire's form of a tool choice: a keyword, a tool's name, a dictionary, true (some tool) or false.
 
-    These are a keyword; a tool's name, its own or Mistral's form; OpenAI's or Anthropic's dictionary; true (some tool),
-    false (no tool) or `None`. `names` are those of the tools that are sent along; another one raises
-    InvalidRequestError.
+    `names` are those of the tools that are sent along; another one raises InvalidRequestError.
     """
     match choice:
         case None:
@@ -136,12 +131,10 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
 
 
 def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON Schema with "type": "object" at its top where it is one of an object; any other as it is.
-
-    A reference at the top, as recursive pydantic models have one, is put in the place of what it refers to.
-    """
+    """Return a JSON Schema with "type": "object" at its top where it is one of an object; any other as it is."""
     whole = dict(schema)
     if isinstance(reference := whole.get("$ref"), str) and reference.startswith("#/"):
+        # Recursive pydantic models have a reference at the top.
         target: Any = schema
         for step in reference[2:].split("/"):
             target = target.get(step) if isinstance(target, Mapping) else None
@@ -191,10 +184,7 @@ def json_schema_format(
 
 
 def close_objects(schema: Any) -> None:
-    """Forbid, in place, further properties in each object of a schema that says nothing of them.
-
-    Strict mode asks for it, as the functions of Mistral's own SDK for pydantic models do.
-    """
+    """Forbid, in place, further properties in each object of a schema that says nothing of them, for strict mode."""
     if isinstance(schema, list):
         for item in schema:
             close_objects(item)

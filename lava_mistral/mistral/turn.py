@@ -19,12 +19,9 @@ _FILES = frozenset(("file", "tool_file", "image_url", "document_url", "input_aud
 
 @dataclass(slots=True)
 class ToolCall:
-    """Hold a tool call of a turn.
+    """Hold a tool call of a turn; `arguments` is JSON text as it came, while a stream runs its beginning.
 
-    Attributes:
-        id: the wire's id, or a fresh one of 9 characters where the wire gave none; unique in its turn.
-        name: the name of the tool.
-        arguments: JSON text as it came, complete or, while a stream runs, its beginning.
+    The id is the wire's, or a fresh one of 9 characters where the wire gave none; unique in its turn.
     """
 
     id: str
@@ -32,10 +29,7 @@ class ToolCall:
     arguments: str
 
     def parsed(self) -> dict[str, Any] | None:
-        """Return the arguments, or `None` when they are not a JSON object; JSON's null stands for none.
-
-        Models write raw line breaks in texts, `NaN`, integers of any length, JSON that is encoded twice: all is taken.
-        """
+        """Return the arguments, also encoded twice or with raw line breaks; `None` when they are no JSON object."""
         try:
             text = plain_arguments(self.arguments)
             value = json.loads(text or ("{}" if self.arguments else ""), strict=False)
@@ -66,7 +60,6 @@ class Delta:
         text: the text in it, without references and thinking.
         thinking: the thinking text in it.
         parts: every piece of it in order, as wire parts; empty where the chunk holds a plain string.
-        tool_calls: fragments of tool calls.
         finish_reason: on the last delta of a choice.
         usage: what the whole call has used so far, on the last delta of a chunk that says so; the last one counts.
         logprobs: the log probabilities of its tokens, one object a token.

@@ -49,8 +49,6 @@ class ReferencePart(TypedDict):
 
 
 class ToolReferencePart(TypedDict):
-    """A source that a built-in tool found."""
-
     type: Literal["tool_reference"]
     tool: str
     title: str
@@ -68,8 +66,6 @@ class ThinkingPart(TypedDict):
 
 
 class ResourcePart(TypedDict):
-    """What a connector read."""
-
     type: Literal["resource"]
     uri: str
     content: TextPart | ImagePart
@@ -103,7 +99,6 @@ class ToolCallPart(TypedDict):
 class SystemMessage(TypedDict):
     role: Literal["system"]
     content: str | list[ContentPart]
-    """Its parts are text and thinking."""
 
 
 class UserMessage(TypedDict):
@@ -147,8 +142,6 @@ class ToolConfiguration(TypedDict):
 
 
 class BuiltInTool(TypedDict):
-    """A tool that Mistral runs itself."""
-
     type: Literal["web_search", "web_search_premium", "code_interpreter", "image_generation"]
     tool_configuration: NotRequired[ToolConfiguration | None]
 

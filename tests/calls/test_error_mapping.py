@@ -55,13 +55,15 @@ SECRETS = [
     "eyJzZWNyZXRfa2V5IjoiYWtzX2xpdmVfMDEyMyJ9",
     "Bearer b3BhcXVlLXRva2VuLW9mLXNvbWUtbGVuZ3Ro",
 ]
+KEY = "aks_live_0"
+TOKEN = Billing("c_1", "m").forward_token(KEY)
 CLASSES = [each for _, each in inspect.getmembers(module, inspect.isclass) if issubclass(each, LavaError)]
 
 
 def answer(status: int, body: Any, **headers: str) -> LavaError:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
-    return error_from_response(shown(status, content, fields))
+    return error_from_response(shown(status, content, fields), KEY)
 
 
 def shown(status: int, content: bytes, headers: Any = {}) -> AnswerText:  # noqa: B006 - it is not changed
@@ -203,19 +205,19 @@ def test_an_error_says_what_to_do(status: int, body: Any, advice: str) -> None:
 
 def test_402_and_403_say_whose_wallet_it_is_and_are_one_class() -> None:
     for status in (402, 403):
-        error = error_from_response(shown(status, b'{"error": "no"}'), payer="customer c_1 on meter m")
+        error = error_from_response(shown(status, b'{"error": "no"}'), TOKEN)
         assert isinstance(error, BillingError)
-        assert "customer c_1 on meter m" in str(error)
+        assert "customer 'c_1' on meter 'm'" in str(error)
         assert "would have been charged" in str(error).lower()
 
 
 @pytest.mark.parametrize("status", [402, 403])
 def test_whoever_pays_is_named_where_nothing_more_is_known(status: int) -> None:
-    assert "the wallet that pays" in answer(status, {"error": "no"}).advice
+    assert "the merchant's wallet" in answer(status, {"error": "no"}).advice
 
 
 def test_403_says_that_nothing_was_charged_and_what_to_check() -> None:
-    said = str(error_from_response(shown(403, b'{"error": "no"}'), payer="the plan of customer 'c_1' on meter 'm'"))
+    said = str(error_from_response(shown(403, b'{"error": "no"}'), TOKEN))
     assert "Nothing was charged; it would have been charged to the plan of customer 'c_1' on meter 'm'." in said
     assert "Check the customer id" in said
 
@@ -274,7 +276,7 @@ def test_the_local_gateways_key_elsewhere_asks_for_its_address(
 
 
 def test_a_page_of_a_firewall_is_not_mistaken_for_lavas_answer() -> None:
-    error = error_from_response(shown(403, b"<html><h1>Blocked by policy</h1></html>"), payer="customer c_1 on meter m")
+    error = error_from_response(shown(403, b"<html><h1>Blocked by policy</h1></html>"), TOKEN)
     assert (type(error), error.origin) == (PermissionDeniedError, "client")
     assert "firewall" in error.advice
     assert "c_1" not in str(error)

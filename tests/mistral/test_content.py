@@ -123,10 +123,8 @@ def test_base64_may_have_lines() -> None:
     assert file_part("aGVs\nbG8=\n", media_type="text/plain") == {"type": "text", "text": "hello"}
 
 
-def test_a_detail_that_mistral_does_not_know() -> None:
+def test_how_closely_to_look_at_a_picture_goes_along() -> None:
     assert image_part("u", detail="low")["image_url"] == {"url": "u", "detail": "low"}
-    with pytest.raises(InvalidRequestError, match="'sharp'"):
-        image_part("u", detail="sharp")
 
 
 def test_names_of_documents_are_sent_where_there_are_any() -> None:
