@@ -152,10 +152,11 @@ class StreamReader(TurnAccumulator):
             if isinstance(body, dict) and body.get("choices"):
                 # Some gateways send a whole answer instead of a stream.
                 deltas = self.add_whole(body)
+                self.started = deltas[0].finish_reason != "error"
                 if any(delta.finish_reason == "error" for delta in deltas):
                     raise self._given_up()
                 self.ready += deltas
-                self.started = self.done = True
+                self.done = True
             said = parse_body(self.call.without_secrets(text))
             why = f"what came was no event stream: {read_error_body(said).message or shorten(str(said))}"
         if not self.finished:
