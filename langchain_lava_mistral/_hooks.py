@@ -140,9 +140,8 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
         outputs = [output for output in llm_outputs if output]
-        combined: dict[str, Any] = reduce(_added, outputs, {})
         costs = [Decimal(output["cost"]) for output in outputs if "cost" in output]
-        return combined | {"cost": f"{sum(costs):f}"} if costs else combined
+        return reduce(_added, outputs, {}) | ({"cost": f"{sum(costs):f}"} if costs else {})
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
         note_call()
@@ -164,10 +163,8 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
         own = self.custom_get_token_ids
         ids = token_ids(text, self.model) if own is None else own(text)
         if ids is None:
-            raise ConfigurationError(
-                f"The vocabulary of {self.model!r} is not at hand. "
-                'It may come with pip install "lava-mistral[tokenizer]"; get_num_tokens() works without it.'
-            )
+            advice = 'It may come with pip install "lava-mistral[tokenizer]"; get_num_tokens() works without it.'
+            raise ConfigurationError(f"The vocabulary of {self.model!r} is not at hand.", advice=advice)
         return ids
 
     def get_num_tokens_from_messages(

@@ -19,12 +19,11 @@ SYNONYMS = {
     "async_client": "http_async_client",
 }
 CHAT_SYNONYMS = SYNONYMS | settings.CHAT_SYNONYMS
-# Fields of the request's body that no argument is for.
 INNER = ("model_kwargs", "extra_body")
 
 
 def inner(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that stand in `model_kwargs` or `extra_body`."""
+    """Return the fields of the request's body that no argument is for."""
     return {**(values.get("model_kwargs") or {}), **(values.get("extra_body") or {})}
 
 

@@ -56,8 +56,8 @@ _CONTRADICTIONS = ("", "}", "]", '"}', '"]', '""}', '""]')
 def _ending(call: ToolCall) -> str:
     """Return what must follow a call's arguments for LangChain to read them as `ToolCall.parsed` does.
 
-    Where chunks are put together LangChain completes JSON that was cut off, and an agent would run the tool with half
-    a path. A bracket that closes nothing makes the call an invalid one, as it is in an answer that is not streamed.
+    LangChain completes JSON that was cut off, and an agent would run the tool with half a path. A bracket that closes
+    nothing makes the call an invalid one, as it is in an answer that is not streamed.
     """
     arguments = call.arguments
     if not arguments or call.parsed() is not None:
@@ -76,9 +76,8 @@ def _ending(call: ToolCall) -> str:
 class ChunkBuilder:
     """Build the chunks of one streamed answer, with its blocks numbered so that LangChain joins their fragments.
 
-    Blocks have text indices (`lc_txt_0`, `lc_rs_1` …): the indices of tool calls are integers, and a text block with an
-    integer index would be taken for the same block. A reference closes the text before it and shares its number, so
-    that each text block has its citation complete in one chunk.
+    Blocks have text indices (`lc_txt_0`, `lc_rs_1` …), since the indices of tool calls are integers. A reference closes
+    the text before it and shares its number, so that each text block has its citation complete in one chunk.
     """
 
     def __init__(self, stream: StreamReader, *, headers: bool) -> None:

@@ -60,17 +60,12 @@ def to_wire(messages: Sequence[langchain.BaseMessage]) -> list[Message]:
 
 
 def _user(content: Any) -> list[Message]:
-    converted: list[Message] = []
-    rest: list[Any] = []
-    for block in content:
-        if isinstance(block, dict) and block.get("type") == "tool_result":
-            # Anthropic puts the results of tools into the user's turn.
-            converted.append(_tool(block.get("tool_use_id"), block.get("content") or "", None))
-        else:
-            rest.append(block)
-    if rest or not content:
-        converted.append({"role": "user", "content": content_to_wire(rest)})
-    return converted
+    # Anthropic puts the results of tools into the user's turn.
+    of_tools = [isinstance(block, dict) and block.get("type") == "tool_result" for block in content]
+    results = [block for block, of_tool in zip(content, of_tools, strict=True) if of_tool]
+    rest = [block for block, of_tool in zip(content, of_tools, strict=True) if not of_tool]
+    converted = [_tool(block.get("tool_use_id"), block.get("content") or "", None) for block in results]
+    return converted if results and not rest else [*converted, {"role": "user", "content": content_to_wire(rest)}]
 
 
 def _tool(call_id: str | None, content: Any, name: str | None) -> Message:
@@ -161,20 +156,17 @@ def _block(block: Any, lenient: bool, signed: bool = False) -> Iterator[ContentP
         case kind if lenient:
             _log.debug("a %r block of an assistant's turn is left out: Mistral has no such block", kind)
         case kind:
-            raise InvalidRequestError(
-                f"A content block of type {kind!r} can't be sent to Mistral: "
-                "it takes text, pictures, PDF documents and sounds."
-            )
+            taken = "it takes text, pictures, PDF documents and sounds"
+            raise InvalidRequestError(f"A content block of type {kind!r} can't be sent to Mistral: {taken}.")
 
 
 def _text(block: Mapping[str, Any]) -> Iterator[ContentPart]:
     if block["text"]:
         yield text_part(block["text"])
     # References, as langchain-mistralai keeps them or as LangChain's annotations.
-    marks = [block.get("reference")]
-    for annotation in block.get("annotations") or ():
-        marks.append(annotation.get("extras") if annotation.get("type") == "citation" else annotation.get("value"))
-    for mark in marks:
+    annotations = block.get("annotations") or ()
+    marks = (each.get("extras") if each.get("type") == "citation" else each.get("value") for each in annotations)
+    for mark in (block.get("reference"), *marks):
         if isinstance(mark, dict) and mark.get("reference_ids"):
             yield {"type": "reference", "reference_ids": list(mark["reference_ids"])}
 

@@ -82,10 +82,8 @@ def _converted(tool: Any) -> dict[str, Any]:
     # Its `strict=True` needs parameters, which a tool without arguments lacks.
     converted = convert_to_openai_tool(tool)
     if "function" not in converted:
-        raise InvalidRequestError(
-            f"A tool of type {converted.get('type')!r} runs at its own provider; Mistral's chat takes functions and "
-            f"Mistral's own tools: {', '.join(sorted(BUILT_IN))}."
-        )
+        taken = f"Mistral's chat takes functions and Mistral's own tools: {', '.join(sorted(BUILT_IN))}"
+        raise InvalidRequestError(f"A tool of type {converted.get('type')!r} runs at its own provider; {taken}.")
     return {**converted["function"]}
 
 

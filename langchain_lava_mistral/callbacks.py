@@ -89,10 +89,7 @@ RUN = "_run"
 
 
 class CallRun:
-    """Hold what LangChain does not hand to the model when a call streams: its run, and the blocks that it began in.
-
-    `stream` and `invoke` of a streaming model call `_stream` without a run manager.
-    """
+    """Hold what LangChain does not hand to the model when a call streams: its run, and the blocks that it began in."""
 
     def __init__(
         self, manager: Any = None, captured: CapturedContext | None = None, config: RunnableConfig | None = None

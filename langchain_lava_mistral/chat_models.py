@@ -38,8 +38,8 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         model.invoke("Why is the sky blue?").text
 
     What says what is asked and how can be given to `invoke`, `bind` and their like too, `billing=` and `lava_metadata=`
-    included. The names of other integrations (`random_seed`, `max_completion_tokens`, …) are understood. A parameter
-    that is not set is not sent. A tool call whose arguments were cut off stands in `invalid_tool_calls`.
+    included; the names of other integrations (`random_seed`, …) are understood. A parameter that is not set is not
+    sent. A tool call whose arguments were cut off stands in `invalid_tool_calls`.
 
     A message's `response_metadata` holds `model_name`, `model_provider`, `finish_reason`, `id`, `created`,
     `lava_request_id` and, where the prices are known, `cost`: USD as text, for `Decimal`. With `n` above 1, and while
@@ -50,7 +50,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             then `LAVA_SECRET_KEY`. A missing key is reported by the first call.
         billing: who pays. It is not serialized.
         lava_metadata: text pairs that Lava stores with each request (`metadata` is LangChain's, for traces).
-        trace_metadata: add LangChain's run id to them, as `langchain_run_id`: from Lava's dashboard to the trace.
+        trace_metadata: add LangChain's run id to them, as `langchain_run_id`.
         spend_limit: USD that all calls of this model object may cost together, or a `SpendLimit` to share. A call that
             could pass it is refused before it is sent (`SpendLimitError`). It is not serialized.
         n: how many answers; `generate` gives them all. More than one is not streamed.
@@ -218,7 +218,6 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             tool_choice: `"auto"`, `"none"`, `"any"` or `"required"`, a tool's name, a dictionary that names one, true
                 (some tool) or false (none).
             strict: whether arguments must follow the schemas to the letter.
-            parallel_tool_calls: whether several tools may be called in one turn.
             response_format: the form of an answer that calls no tool, as in `with_structured_output`.
         """
         with translated():
@@ -252,7 +251,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
 
         Raises:
             ValueError: the method needs a schema, there is no such method, or `strict` is said twice and differently.
-            OutputParserException: on a call, when the answer was cut off or does not parse; on a stream at its end.
+            OutputParserException: by a call whose answer was cut off or does not parse; by a stream at its end.
         """
         if method is None:
             enforces = (self.profile or {}).get("structured_output")

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, Unpack, cast
 
 from langchain_core.embeddings import Embeddings
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from langchain_lava_mistral._settings import SYNONYMS, LavaSettings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
@@ -53,7 +53,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
     dimensions: int | None = None
     output_dtype: OutputDtype | None = None
     on_empty: OnEmpty = "raise"
-    max_concurrency: int = Field(default=DEFAULT_MAX_CONCURRENCY)
+    max_concurrency: int = DEFAULT_MAX_CONCURRENCY
     max_retries: int = DEFAULT_EMBEDDING_RETRIES
     show_progress_bar: bool = False
 
@@ -146,9 +146,9 @@ _OF_DOCUMENTS: Any = (lambda each: each if isinstance(each, str) else each.page_
 class VectorStream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], AbstractAsyncContextManager[Any]):
     """What becomes ready of an embedding: iterate with `for`, or with `async for` where an async method made it.
 
-    It is a context manager too, which closes it; `close()` or `aclose()` give it up, so that nothing more is read or
-    sent. A stream of vectors also has `usage` (tokens, cost and requests so far) and `partial()`, what is there and was
-    not handed on, for `resume_from=` of a later stream over the same source.
+    As a context manager, or by `close()` or `aclose()`, it ends early: nothing more is read or sent. `usage` has the
+    tokens, cost and requests so far; `partial()` of a stream of vectors those that were not handed on yet, for
+    `resume_from=` of a later stream over the same source.
     """
 
     usage: EmbeddingUsage
