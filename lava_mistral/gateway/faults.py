@@ -4,6 +4,7 @@
 """
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from datetime import datetime
@@ -28,8 +29,7 @@ _LOOKS = {
 _MISSING = {"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}
 _ERRORS: dict[int, tuple[str | None, str | None, Any]] = {
     400: ("invalid_request_invalid_args", "3051", "Bad request"),
-    404: (None, None, "no Route matched with those values"),
-    422: (None, None, {"detail": [_MISSING]}),
+    422: ("invalid_request_error", None, {"detail": [_MISSING]}),
     429: ("rate_limited", "1300", "Rate limit exceeded"),
     500: ("internal_server_error", "3700", "Internal server error"),
     503: ("unreachable_backend", "1100", "Internal server error"),
@@ -199,6 +199,8 @@ def error_body(status: int, message: Any = None, kind: str | None = None, code: 
     if message is None:
         if status == 401:
             return {"detail": "Unauthorized"}
+        if status == 404:
+            return {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
         usual = responses.get(status, f"Error {status}").capitalize()
         kind, code, message = _ERRORS.get(status, (None, None, usual))
     error = {"object": "error", "message": message, "type": kind, "param": None, "code": code}

@@ -90,7 +90,7 @@ def test_answers_are_given_in_order_to_valid_requests(forward, gateway):
     ("status", "kind", "code"),
     [(400, "invalid_request_invalid_args", "3051"), (429, "rate_limited", "1300"),
      (500, "internal_server_error", "3700"),
-     (502, None, None), (503, "unreachable_backend", "1100"), (504, None, None), (408, None, None), (404, None, None)],
+     (502, None, None), (503, "unreachable_backend", "1100"), (504, None, None), (408, None, None)],
 )  # fmt: skip
 def test_a_status_has_mistrals_body(forward, gateway, status, kind, code):
     gateway.queue(status)
@@ -102,10 +102,13 @@ def test_a_status_has_mistrals_body(forward, gateway, status, kind, code):
     assert gateway.requests[0].outcome == "error"
 
 
-def test_401_and_422_have_their_own_forms(forward, gateway):
-    gateway.queue(401, Status(422))
+def test_401_404_and_422_have_their_own_forms(forward, gateway):
+    gateway.queue(401, Status(404), Status(422))
     assert forward.chat().json() == {"detail": "Unauthorized"}
-    assert forward.chat().json()["message"]["detail"][0]["loc"] == ["body"]
+    assert forward.chat().json().keys() == forward("/v1/nothing").json().keys() == {"message", "request_id"}
+    refused, really = forward.chat().json(), forward.chat(temperature="hot").json()
+    assert refused["message"]["detail"][0]["loc"] == ["body"]
+    assert refused["type"] == really["type"] == "invalid_request_error"
 
 
 def test_retry_after_in_seconds_as_a_date_or_as_text(forward, gateway):

@@ -5,14 +5,13 @@ import operator
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lava_mistral.gateway.faults import Fault, Slow, to_fault
-from lava_mistral.gateway.mistral import embeddings, schema
+from lava_mistral.gateway.faults import Fault, Slow, error_body, to_fault
+from lava_mistral.gateway.mistral import embeddings, rules
 from lava_mistral.gateway.mistral.answers import broken_off, canned, json_answer
 from lava_mistral.gateway.mistral.chat import Chat
 from lava_mistral.gateway.mistral.rules import Rejection
@@ -93,8 +92,8 @@ class Provider:
             key, accepted = record.credential.get("provider_key"), self._options.provider_keys
             if key is not None and accepted is not None and key not in accepted:
                 raise Rejection(None, status=401)
-            adapter = schema.BODIES.get(record.path) if record.method == "POST" else None
-            if adapter is not None and (wrong := schema.problems(body, adapter)):
+            adapter = rules.BODIES.get(record.path) if record.method == "POST" else None
+            if adapter is not None and (wrong := rules.problems(body, adapter)):
                 raise Rejection({"detail": wrong}, "invalid_request_error", status=422)
             return await self._answer(record, body)
         except Rejection as rejection:
@@ -119,8 +118,7 @@ class Provider:
             case _, "/v1/chat/completions" | "/v1/embeddings" | "/v1/models":
                 return json_answer(405, {"detail": "Method Not Allowed"})
             case _:
-                lost = {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex}
-                return json_answer(404, lost)
+                return json_answer(404, error_body(404))
         if seconds := self._limit.take(tokens + allowed):
             raise Rejection(None, status=429, wait=seconds)
         late, fault = self._options.latency + self._options.latency_per_token * tokens, self._next_fault(record)
@@ -159,8 +157,8 @@ class Provider:
                 if path in (None, record.kind):
                     del self.queued[at]
                     return fault
-        rules: Sequence[tuple[Any, Fault]] = self._options.faults
-        drawn = (fault for rule, fault in rules if (rule(record) if callable(rule) else self._draw.random() < rule))
+        faults: Sequence[tuple[Any, Fault]] = self._options.faults
+        drawn = (fault for rule, fault in faults if (rule(record) if callable(rule) else self._draw.random() < rule))
         return next(drawn, None)
 
 
