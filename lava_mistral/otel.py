@@ -23,9 +23,7 @@ _instrumented: list[Listener] = []
 def instrument(meter_provider: metrics.MeterProvider | None = None, *, customers: bool = True) -> None:
     """Record the usage of every call of this process that begins from now on; a second call replaces the first.
 
-    Args:
-        meter_provider: by default the global one.
-        customers: whether the cost is told by customer; each customer is a time series of its own.
+    The provider is the global one by default. `customers` tells the cost by customer, each a time series of its own.
     """
     meter = metrics.get_meter("lava_mistral", meter_provider=meter_provider)
     # The bounds are those that the conventions ask for.

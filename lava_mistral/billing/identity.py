@@ -30,8 +30,8 @@ class SecretValue(Protocol):
     def get_secret_value(self) -> str: ...
 
 
+# A key: plain, wrapped, or a function that returns the one that is valid now.
 Secret: TypeAlias = str | SecretValue | Callable[[], str]
-"""A key: plain, wrapped, or a function that returns the one that is valid now."""
 
 
 class HiddenText:
@@ -210,8 +210,7 @@ class Billing:
         return "the merchant's wallet" + ("" if self.meter_slug is None else f", on meter {self.meter_slug!r}")
 
 
-MERCHANT = Billing()
-"""The merchant's own wallet pays."""
+MERCHANT = Billing()  # the merchant's own wallet pays
 
 
 class Limit(Protocol):

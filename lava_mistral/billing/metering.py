@@ -29,11 +29,7 @@ class CallMeter:
     sent_as: BillingContext  # of the latest request: a credential that rotates may name a payer of its own
 
     def open(self, token: Billing = MERCHANT) -> RequestMeter:
-        """Reserve what a request can cost under every limit; `token` is who pays by its credential.
-
-        Raises:
-            SpendLimitError: a limit leaves less.
-        """
+        """Reserve what a request can cost, or raise `SpendLimitError`; `token` is who pays by its credential."""
         for place, limit in enumerate(self.identity.limits):
             try:
                 limit.reserve(self.most)
@@ -109,5 +105,4 @@ class RequestMeter:
             self.end(None, None, complete=False)
 
 
-UNMETERED = RequestMeter(None)
-"""A request that nobody asks the cost of."""
+UNMETERED = RequestMeter(None)  # nobody asks its cost

@@ -55,8 +55,8 @@ class Entry:
     used: bool = False
 
 
+# The entries around this point, the innermost first.
 entries: ContextVar[tuple[Entry, ...]] = ContextVar("lava_mistral_billed_to", default=())
-"""The entries around this point, the innermost first."""
 # The entry into a block with a customer that was left last.
 _left: ContextVar[Entry | None] = ContextVar("lava_mistral_left_block", default=None)
 _all: WeakValueDictionary[int, Entry] = WeakValueDictionary()

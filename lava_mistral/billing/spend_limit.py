@@ -105,8 +105,7 @@ class SpendLimit:
     def settle(self, told: RequestRecord) -> None:
         """Put what Lava recorded in the place of what is held for a request; without effect for any other."""
         with self._inbox:
-            amount = self._unsettled.pop(told.request_id, None)
-            if amount is not None:
+            if (amount := self._unsettled.pop(told.request_id, None)) is not None:
                 self.held = EXACT.subtract(self.held, amount)
                 self.spent = EXACT.add(self.spent, told.cost)
 

@@ -22,11 +22,9 @@ from lava_mistral.pricing.amounts import EXACT
 _log = logging.getLogger("lava_mistral")
 
 Kind: TypeAlias = Literal["chat", "embedding"]
-
 LANGCHAIN_RUN: Final = "langchain_run_id"
 LLAMA_INDEX_SPAN: Final = "llama_index_span_id"
-TRACES: Final = (LANGCHAIN_RUN, LLAMA_INDEX_SPAN)
-"""Metadata keys of the trace that a call belongs to; every call has a value of its own."""
+TRACES: Final = (LANGCHAIN_RUN, LLAMA_INDEX_SPAN)  # metadata keys whose values differ from call to call
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +89,9 @@ class RetryStats:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+# Told of each call when it is over, in the thread that ended it; it should be quick and must not block. One that has a
+# method `add_effort` is told of each `RetryStats` by it.
 Listener: TypeAlias = Callable[[CallRecord], object]
-"""Told of each call when it is over, in the thread that ended it; it should be quick and must not block.
-
-One that has a method `add_effort` is told of each `RetryStats` by it."""
 
 
 @dataclass(slots=True)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from lava_mistral.billing.lava_records import RequestRecord
 
-OTHER: Final = "(other)"
-"""Stands for all further values of a metadata key that has very many."""
+OTHER: Final = "(other)"  # all further values of a metadata key that has very many
 _MOST_UNSETTLED: Final = 100_000
 _PLAIN: Final = ("model", "customer", "meter")
 _METADATA: Final = "metadata:"
@@ -141,8 +140,7 @@ class UsageTotals:
     def settle(self, told: RequestRecord) -> None:
         """Put what Lava recorded in the place of what was unknown; without effect for any other request."""
         with self._inbox:
-            record = self._unsettled.pop(told.request_id, None)
-            if record is not None:
+            if (record := self._unsettled.pop(told.request_id, None)) is not None:
                 for tally in self._tallies(record):
                     tally.settle(told.usage.input_tokens, told.usage.output_tokens, told.cost)
 

@@ -40,7 +40,6 @@ class Model:
         status: `"active"`, `"deprecated"` (it will be retired) or `"retired"` (Mistral no longer serves it).
         sources: where the figures come from; keys `prices`, `context_window`, `capabilities`, `status`, `release`.
         known: whether it is in the catalogue, by Lava's list or by `add_model`; else these are defaults.
-        release_date, last_updated, open_weights: what model lists say of it; `None` where they do not.
     """
 
     id: str
@@ -76,7 +75,6 @@ class Model:
             raise ValueError(f"unknown capabilities {sorted(unknown)}; a capability is one of {sorted(CAPABILITIES)}")
 
     def can(self, capability: Capability) -> bool:
-        """Tell whether the model can do it, as far as is known."""
         return capability in self.capabilities
 
     @property
@@ -94,10 +92,7 @@ def models() -> tuple[Model, ...]:
 
 
 def get_model(id: str) -> Model:
-    """Return the model of that name; for one that is not in the catalogue, cautious defaults without prices.
-
-    A fine-tuned model (`ft:BASE:…`) has the window and capabilities of its base.
-    """
+    """Return the model of that name, or else cautious defaults without prices (of `ft:BASE:…`, its base's)."""
     if (model := _catalog.get(id)) is not None:
         return model
     if id.startswith("ft:"):

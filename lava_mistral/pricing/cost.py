@@ -1,9 +1,4 @@
-"""Compute what a call cost, exact to the last digit.
-
-Lava lists one price for a million input tokens of each model and one for a million output tokens. Where it names none
-for cached tokens (`refresh_models` reads the list that does), it is assumed to pass on Mistral's own: 10 % of the input
-price (https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching).
-"""
+"""Compute what a call cost, exact to the last digit."""
 
 from __future__ import annotations
 
@@ -14,8 +9,9 @@ from lava_mistral.mistral.usage import Usage, cached_tokens
 from lava_mistral.pricing.amounts import EXACT
 from lava_mistral.pricing.catalog import Model, get_model
 
+# A cached token's share of the input price where Lava names none for it (`refresh_models` reads the list that does),
+# as with Mistral (https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching).
 CACHED_SHARE: Final = Decimal("0.1")
-"""The share of the input price that a token from Mistral's prompt cache costs."""
 _MILLION: Final = Decimal(10) ** 6
 
 

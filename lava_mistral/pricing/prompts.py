@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from lava_mistral.mistral.types import Message
 
 Prompt: TypeAlias = "str | Message | Sequence[Message] | Sequence[Any] | Any"
-"""Whatever `to_messages` takes."""
-
 _CONVERTERS: dict[str, Callable[[Sequence[Any]], Sequence[Message]]] = {}
 _PACKAGES = {"langchain_core": "langchain_lava_mistral", "llama_index": "llama_index_lava_mistral"}
 _ROLES = {"user": "user", "human": "user", "system": "system", "assistant": "assistant", "ai": "assistant"}
