@@ -17,7 +17,7 @@ from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.decoding import native_dimensions
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import EmbeddingResult
-from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError
+from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.jobs.inputs import Slice
 from lava_mistral.jobs.parts import Done, PartEmbedder, embed_good, price
 from lava_mistral.mistral.defaults import (
@@ -118,8 +118,8 @@ class EmbedTexts:
                 good, result = list(range(len(texts))), self._embed(texts)
             else:
                 good, result = embed_good(self.engine, texts, reasons, self._embed)
-        except InvalidRequestError as error:
-            if len(error.inputs) == 1:
+        except LavaError as error:
+            if self._error_column is None and len(error.inputs) == 1:
                 # Its place in a batch means little in a job.
                 error.message += f"; it is {texts[error.inputs[0]]!r:.80}"
             raise

@@ -57,11 +57,8 @@ class TaskSignal:
         return True
 
     async def wait(self, seconds: float) -> None:
-        if seconds == math.inf:
-            await self.event.wait()
-            return
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None if seconds == math.inf else seconds):
                 await self.event.wait()
 
 
