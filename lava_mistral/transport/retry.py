@@ -56,12 +56,7 @@ class RetryPolicy:
     max_total: float = 300.0
 
     def wait(
-        self,
-        error: LavaError,
-        *,
-        tries: int,
-        elapsed: float,
-        draw: Callable[[float, float], float] = random.uniform,
+        self, error: LavaError, *, tries: int, elapsed: float, draw: Callable[[float, float], float] = random.uniform
     ) -> float | None:
         """Seconds to wait after so many tries, the first included, or `None` when `error` is final."""
         if not error.retryable or tries > self.max_retries:
