@@ -7,12 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
-from lava_mistral.billing.identity import (
-    BillingContext,
-    billing_of_token,
-    decode_forward_token,
-    is_loopback,
-)
+from lava_mistral.billing.identity import BillingContext, billing_of_token, decode_forward_token, is_loopback
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
 from lava_mistral.calls.error_mapping import (
     apart,
@@ -40,11 +35,7 @@ EMBEDDINGS_URL = f"{MISTRAL_URL}/embeddings"
 MODELS_URL = f"{MISTRAL_URL}/models"
 
 _AGENT = f"lava-mistral/{version('lava-mistral')}"
-JSON_HEADERS: Final = {
-    "content-type": "application/json",
-    "accept": "application/json",
-    "accept-encoding": "gzip",
-}
+JSON_HEADERS: Final = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "gzip"}
 _EVENTS = {"content-type": "application/json", "accept": "text/event-stream"}
 _LONGEST_ERROR = 100_000
 _OF_THE_BODY = ("content-length", "content-encoding", "transfer-encoding")

@@ -26,14 +26,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answered chat request.
+    """One answered chat request: a turn for each choice, usage as Mistral counted it, Lava's id of the request.
 
-    Attributes:
-        turns: the assistant's turns, one a choice.
-        usage: tokens, as Mistral counted them.
-        request_id: Lava's id of the request.
-        raw: the body as it came.
-        headers: the answer's headers, the rate limits among them; names in any case.
+    `raw` is the body as it came; `headers` are the answer's, the rate limits among them, under names in any case.
     """
 
     id: str

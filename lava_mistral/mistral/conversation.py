@@ -121,10 +121,8 @@ class Repair:
 
     def end(self, go_on: str | None) -> None:
         """Make an assistant message at the end the prefix of the answer, or add what the user says after it."""
-        if self._last_role != "assistant":
-            return
-        last, alone = self.out[-1], len(self.out) == 1
-        if last.get("prefix") and not alone:
+        last, alone = self.out[-1] if self.out else {}, len(self.out) == 1
+        if last.get("role") != "assistant" or (last.get("prefix") and not alone):
             return
         problem = (
             "is last; expected a user message or a tool result there or, after another message, an assistant message "
@@ -137,10 +135,6 @@ class Repair:
             self._fix(self._last, problem, "was last: a user message was added")
             self.out[-1] = _without_prefix(last)
             self.out.append({"role": "user", "content": go_on or "Go on."})
-
-    @property
-    def _last_role(self) -> str:
-        return self.out[-1]["role"] if self.out else ""
 
     def _fix(self, index: int, problem: str, done: str) -> None:
         """Note what is done about a problem, or refuse it."""
@@ -237,7 +231,7 @@ class Repair:
 
     def _say(self, index: int, role: str, message: AnyMessage) -> None:
         """Put out a user or system message: behind tool results with a message in between."""
-        before = self._last_role
+        before = self.out[-1]["role"] if self.out else ""
         expected = "a user or assistant message (a system message only at the start, or after system or user)"
         if before == "tool":
             expected = "an assistant message or another tool result"

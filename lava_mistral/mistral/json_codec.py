@@ -33,10 +33,8 @@ def to_json(value: Any) -> bytes:
         return whole_characters(
             json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
         ).encode()
-    except RecursionError:
-        why = "it holds itself"
-    except (TypeError, ValueError) as failure:
-        why = "it holds itself" if "Circular" in str(failure) else why
+    except (TypeError, ValueError, RecursionError) as failure:
+        why = "it holds itself" if isinstance(failure, RecursionError) or "Circular" in str(failure) else why
     raise ConfigurationError(f"The request can't be written as JSON: {why}.")
 
 

@@ -161,10 +161,6 @@ class _Message:
     _by_index: dict[int, int] = field(default_factory=dict)
     _last: int | None = None
 
-    def to_wire(self) -> dict[str, Any]:
-        message: dict[str, Any] = {**self.turn.to_wire(), "role": self.role}
-        return message if self.result_of is None else message | {"tool_call_id": self.result_of}
-
     def add_call(self, wire: Any) -> ToolCallDelta:
         """Add a tool call or a fragment of one."""
         name, arguments = read_function(wire)
@@ -275,7 +271,11 @@ class _Message:
         last = next((step for step in reversed(steps) if step.role == "assistant"), None)
         calls = last.turn.tool_calls if last is not None else []
         to_run = [call for call in calls if call.id not in ran and self.names.runs_here(call.name)]
-        self.turn.steps = [step.to_wire() for step in steps if step is not last or len(to_run) < len(calls)]
+        self.turn.steps = []
+        for step in steps:
+            if step is not last or len(to_run) < len(calls):
+                result = {} if step.result_of is None else {"tool_call_id": step.result_of}
+                self.turn.steps.append({**step.turn.to_wire(), "role": step.role, **result})
         first = len(self.turn.tool_calls)
         self.turn.tool_calls += to_run
         return tuple(ToolCallDelta(first + at, c.id, c.name, c.arguments) for at, c in enumerate(to_run))
