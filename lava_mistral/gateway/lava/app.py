@@ -162,8 +162,6 @@ _Moment = Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.
 
 
 class _Query(BaseModel):
-    """What a list of requests is narrowed by."""
-
     # Empty, taken for no filter, it would show everybody's requests to one who asks for a customer's.
     customer_id: str | None = Field(None, min_length=1)
     meter_id: str | None = Field(None, min_length=1)
@@ -257,11 +255,10 @@ def _described(record: RequestRecord) -> dict[str, Any]:
 
 def _page(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
     found = records[::-1]
-    if asked.cursor:
-        ids = [record.request_id for record in found]
-        if asked.cursor not in ids:
-            raise Refusal(400, "Invalid cursor")
-        found = found[ids.index(asked.cursor) + 1 :]
+    ids = [record.request_id for record in found]
+    if asked.cursor and asked.cursor not in ids:
+        raise Refusal(400, "Invalid cursor")
+    found = found[ids.index(asked.cursor) + 1 :] if asked.cursor else found
     page, more = found[: asked.limit], len(found) > asked.limit
     return {"data": list(map(_described, page)), "has_more": more} | (
         {"next_cursor": page[-1].request_id} if more else {}

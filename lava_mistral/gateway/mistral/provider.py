@@ -3,7 +3,6 @@
 import math
 import operator
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -75,16 +74,13 @@ class Provider:
         self._chat = Chat(options)
         self._limit = RateLimit(options)
         self._draw = random.Random(options.seed)
-        self._lock = threading.Lock()
         self.queued: list[tuple[str | None, Fault]] = []
 
     def queue(self, responses: Sequence[Any], path: str | None) -> None:
         """Take the next answers, for requests of one kind or of any; see `to_fault`."""
         if path is not None and path not in KINDS:
             raise ValueError(f"path is one of {', '.join(KINDS)}, not {path!r}")
-        faults = [(path, to_fault(response)) for response in responses]
-        with self._lock:
-            self.queued += faults
+        self.queued += [(path, to_fault(response)) for response in responses]
 
     async def handle(self, record: RequestRecord, body: Any) -> Answer:
         """Answer one request to api.mistral.ai; the body is parsed, or the error of one that can't be."""
@@ -92,9 +88,8 @@ class Provider:
             key, accepted = record.credential.get("provider_key"), self._options.provider_keys
             if key is not None and accepted is not None and key not in accepted:
                 raise Rejection(None, status=401)
-            adapter = rules.BODIES.get(record.path) if record.method == "POST" else None
-            if adapter is not None and (wrong := rules.problems(body, adapter)):
-                raise Rejection({"detail": wrong}, "invalid_request_error", status=422)
+            if record.method == "POST" and record.path in rules.BODIES:
+                rules.check_body(body, rules.BODIES[record.path])
             return await self._answer(record, body)
         except Rejection as rejection:
             # The header knows whole seconds only (RFC 9110, section 10.2.3).
@@ -152,11 +147,10 @@ class Provider:
         return model if model.known or name in (*_OLDER, *self._options.models) else None
 
     def _next_fault(self, record: RequestRecord) -> Fault | None:
-        with self._lock:
-            for at, (path, fault) in enumerate(self.queued):
-                if path in (None, record.kind):
-                    del self.queued[at]
-                    return fault
+        for at, (path, fault) in enumerate(self.queued):
+            if path in (None, record.kind):
+                del self.queued[at]
+                return fault
         faults: Sequence[tuple[Any, Fault]] = self._options.faults
         drawn = (fault for rule, fault in faults if (rule(record) if callable(rule) else self._draw.random() < rule))
         return next(drawn, None)

@@ -186,20 +186,20 @@ def message_tokens(message: Mapping[str, Any]) -> int:
     return tokens
 
 
-def problems(body: Any, adapter: TypeAdapter[Any]) -> list[dict[str, Any]]:
-    """List what is wrong with a body (or with the JSON that gave this error): `type`, `loc`, `msg`, `input` each."""
-    if isinstance(body, JSONDecodeError):
-        return [{"type": "json_invalid", "loc": ["body", body.pos], "msg": "JSON decode error", "input": {}}]
+def check_body(body: Any, adapter: TypeAdapter[Any]) -> None:
+    """Check a body (or the error of the JSON that is none) against the schema."""
+    wrong: list[Any] = []
     try:
-        adapter.validate_python(body)
+        if not isinstance(body, JSONDecodeError):
+            adapter.validate_python(body)
+            return
+        wrong = [{"type": "json_invalid", "loc": ["body", body.pos], "msg": "JSON decode error", "input": {}}]
     except ValidationError as error:
-        found: list[dict[str, Any]] = [dict(entry) for entry in error.errors(include_url=False)]
-        for entry in found:
-            entry["loc"] = ["body", *entry["loc"]]
+        for entry in error.errors(include_url=False):
             # Mistral's models hold enumerations where the types hold literals.
-            entry["type"] = "enum" if entry["type"] == "literal_error" else entry["type"]
-        return found
-    return []
+            kind = "enum" if entry["type"] == "literal_error" else entry["type"]
+            wrong.append({**entry, "type": kind, "loc": ["body", *entry["loc"]]})
+    raise Rejection({"detail": wrong}, "invalid_request_error", status=422)
 
 
 @cache
@@ -241,8 +241,8 @@ def _tool_type(tool: Any) -> Any:
     return tool.get("type", "function") if isinstance(tool, dict) else None
 
 
+# What `POST` takes at each path.
 BODIES: Final[dict[str, TypeAdapter[Any]]] = {
     "/v1/chat/completions": TypeAdapter(_strict(types.ChatRequest)),
     "/v1/embeddings": TypeAdapter(_strict(types.EmbeddingRequest)),
 }
-"""What `POST` takes at each path."""
