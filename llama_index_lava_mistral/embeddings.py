@@ -33,9 +33,8 @@ from llama_index_lava_mistral._params import LavaSettings
 from llama_index_lava_mistral._redaction import billing_of, observed
 
 if TYPE_CHECKING:
-    from lava_mistral.embedding.drivers import EmbeddingStream
+    from lava_mistral.embedding.drivers import EmbeddingStream, Prefetch
     from lava_mistral.embedding.engine import EmbedOptions
-    from lava_mistral.embedding.prefetch import Prefetch
 
 dispatcher = get_dispatcher(__name__)
 

@@ -74,13 +74,14 @@ class BatchRequest:
     """The conversation about one batch; `steps` fills its `result`."""
 
     def __init__(self, batch: Batch, endpoint: Endpoint, sender: Sender) -> None:
-        self.result = BatchResult(batch)
+        self.result = BatchResult()
+        self._batch = batch
         self._endpoint = endpoint
         self._sender = sender
 
     def steps(self) -> Flow[None]:
         """Ask until the vectors are in the result, or raise a `LavaError` that names inputs."""
-        parts = [self.result.batch]
+        parts = [self._batch]
         while parts:
             part = parts.pop()
             if not (yield from self._ask(part)):

@@ -180,8 +180,8 @@ class InputValidator:
             return "" if self._on_empty == "skip" else PLACEHOLDER
         size = len(text)
         if not text.isascii():
-            text, encoded = mended(text)
-            size = len(encoded)
+            text = whole_characters(text)
+            size = len(text.encode())
         # A token is a byte at least.
         if size > MAX_INPUT_TOKENS * self._OVERRATED:
             beginning = text[: self._BEGINNING]
@@ -223,12 +223,3 @@ def name_inputs(indexes: Sequence[int]) -> str:
         return f"inputs {indexes[0]} to {indexes[-1]}"
     shown = ", ".join(map(str, indexes[:10]))
     return f"inputs {shown}" + (f" and {len(indexes) - 10} more up to {indexes[-1]}" if len(indexes) > 10 else "")
-
-
-def mended(text: str) -> tuple[str, bytes]:
-    """Replace half surrogate pairs by U+FFFD; also gives the text's UTF-8."""
-    try:
-        return text, text.encode()
-    except UnicodeEncodeError:
-        text = whole_characters(text)
-        return text, text.encode()

@@ -13,9 +13,8 @@ from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
 from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import Batcher, Count, InputValidator
-from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, TaskWorkers, ThreadWorkers
+from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, Prefetch, TaskWorkers, ThreadWorkers
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
-from lava_mistral.embedding.prefetch import Prefetch
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter
 from lava_mistral.embedding.results import EmbeddingResult, OnProgress, PartialEmbedding, known_vectors
 from lava_mistral.embedding.run import EmbedJob, StreamJob

@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lava_mistral.billing.usage import RetryStats
-from lava_mistral.embedding.batching import Batch, mended
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
+from lava_mistral.mistral.json_codec import whole_characters
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.decoding import Rows
@@ -158,7 +158,8 @@ def partial_of(error: BaseException) -> PartialEmbedding | None:
 
 def digest(text: str) -> bytes:
     """Tell a text from another one, in 16 bytes; half surrogate pairs count as what is sent in their place."""
-    return hashlib.blake2b(mended(text)[1], digest_size=16).digest()
+    sent = text if text.isascii() else whole_characters(text)
+    return hashlib.blake2b(sent.encode(), digest_size=16).digest()
 
 
 def as_list(row: Vector) -> list[float]:
@@ -177,7 +178,6 @@ class BatchResult:
         payer: names who paid, once an answer has come.
     """
 
-    batch: Batch
     usage: EmbeddingUsage = field(default_factory=EmbeddingUsage)
     pieces: list[tuple[list[int], Rows]] = field(default_factory=list)
     error: BaseException | None = None

@@ -7,9 +7,11 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
 from contextvars import Context
+from typing import Final
 
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS
 from lava_mistral.transport.flow import Flow, drive
+
+_IN_THREAD: Final = 512  # texts that are read ahead in a thread, as many as a request takes
 
 
 class DirectSource:
@@ -78,8 +80,8 @@ Source = DirectSource | ReadAhead
 
 
 def read_in_thread(texts: Iterable[object], context: Context, wake: Callable[[], object]) -> ReadAhead:
-    """Read texts in a daemon thread, as many ahead as a request takes."""
-    source = ReadAhead(wake, threading.Semaphore(MAX_REQUEST_INPUTS))
+    """Read texts in a daemon thread."""
+    source = ReadAhead(wake, threading.Semaphore(_IN_THREAD))
     arguments = (drive, source.read(texts))
     threading.Thread(target=context.copy().run, args=arguments, name="lava-mistral-source", daemon=True).start()
     return source
