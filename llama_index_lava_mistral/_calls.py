@@ -39,7 +39,7 @@ def answer(
     streams: bool = False,
 ) -> Flow[Any]:
     """Ask the model, and return its answer or the generator of what has come of it."""
-    messages = convert.prompt_to_messages(asked) if isinstance(asked, str) else [*asked]
+    messages = convert.prompt_to_messages(asked) if isinstance(asked, str) else asked
     if asynchronous and any(may_be_read(block) for message in messages for block in message.blocks):
         client, arguments, with_headers = yield asyncio.to_thread(_request, llm, True, messages, kwargs)
     else:
