@@ -39,3 +39,11 @@ def test_the_core_loads_no_framework_and_no_server() -> None:
     code = f"import sys, lava_mistral; print([name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_llama_index_models_load_what_calls_need_with_the_first_call() -> None:
+    absent = ("lava_mistral.client.clients", "lava_mistral.embedding.engine", "lava_mistral.mistral.types")
+    models = "from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings"
+    code = f"import sys\n{models}\nprint([name for name in {absent!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

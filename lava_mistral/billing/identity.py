@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 from urllib.parse import urlsplit
 
-from lava_mistral._names import nearest
+from lava_mistral._text import nearest
 from lava_mistral.errors import ConfigurationError
 
 PRODUCTION_URL = "https://api.lava.so/v1"

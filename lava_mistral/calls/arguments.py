@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lava_mistral._names import nearest
+from lava_mistral._text import nearest
 from lava_mistral.errors import ConfigurationError
 
 # No field of Mistral's has such a name.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import orjson
 
 from lava_mistral import errors
-from lava_mistral._names import nearest
+from lava_mistral._text import nearest
 from lava_mistral.billing.identity import is_lava_credential, is_loopback, payer_of
 from lava_mistral.errors import AnswerText, LavaError, Origin
 from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lava_mistral._names import nearest
+from lava_mistral._text import nearest
 from lava_mistral.billing.identity import (
     FIELDS,
     PRODUCTION_URL,

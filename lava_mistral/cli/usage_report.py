@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import typer
 from rich.console import Console
 
-from lava_mistral._names import nearest
+from lava_mistral._text import nearest
 from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageSum
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
 from lava_mistral.client.clients import LavaMistral

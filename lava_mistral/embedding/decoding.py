@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from lava_mistral._names import nearest
+from lava_mistral._text import nearest
 from lava_mistral.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import orjson
 
+from lava_mistral._text import whole_characters
 from lava_mistral.errors import ConfigurationError
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
@@ -69,11 +70,6 @@ def from_json(data: bytes | str) -> Any:
         if text.isascii():
             raise
         return orjson.loads(whole_characters(text))
-
-
-def whole_characters(text: str) -> str:
-    """Return a text with U+FFFD for each half of a surrogate pair, which is no character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _plain(value: Any) -> Any:

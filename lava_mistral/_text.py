@@ -1,4 +1,4 @@
-"""Find the name that somebody meant who wrote another."""
+"""Mend texts, and find the name that somebody meant who wrote another."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     plain = {each.replace("_", ""): each for each in known}
     near = get_close_matches(name.replace("_", ""), plain, n=1, cutoff=cutoff)
     return plain[near[0]] if near else None
+
+
+def whole_characters(text: str) -> str:
+    """Return a text with U+FFFD for each half of a surrogate pair, which is no character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
