@@ -28,27 +28,6 @@ _MESSAGE_FIELDS, _CHUNK_FIELDS = dict(_CHUNK.message.__dict__), dict(_CHUNK.__di
 _MESSAGE_LISTS = tuple(name for name, value in _MESSAGE_FIELDS.items() if isinstance(value, list))
 
 
-def content_chunk(content: str | list[Any], text: str, metadata: dict[str, Any] = _TAG) -> ChatGenerationChunk:
-    """Return a chunk that holds content, the text in it, and nothing else.
-
-    It is a copy of one that pydantic has validated: validation, and `model_construct` too, cost many times more.
-    """
-    fields = {**_MESSAGE_FIELDS, "content": content, "additional_kwargs": {}, "response_metadata": {**metadata}}
-    for name in _MESSAGE_LISTS:
-        fields[name] = []
-    message = _new(AIMessageChunk)
-    _set(message, "__dict__", fields)
-    _set(message, "__pydantic_fields_set__", {"content", "response_metadata"})
-    _set(message, "__pydantic_extra__", {})
-    _set(message, "__pydantic_private__", None)
-    chunk = _new(ChatGenerationChunk)
-    _set(chunk, "__dict__", {**_CHUNK_FIELDS, "text": text, "message": message})
-    _set(chunk, "__pydantic_fields_set__", {"text", "message"})
-    _set(chunk, "__pydantic_extra__", None)
-    _set(chunk, "__pydantic_private__", None)
-    return chunk
-
-
 # One of them, behind JSON that was cut off, closes what is not open, however the JSON is completed.
 _CONTRADICTIONS = ("", "}", "]", '"}', '"]', '""}', '""]')
 
@@ -103,10 +82,25 @@ class ChunkBuilder:
         if not delta.tool_calls and not delta.logprobs:
             if not content:
                 return None
-            head, self._head = self._head, _TAG
-            if not self._structured:
-                return content_chunk(content, content, head)
-            return content_chunk(content, "".join(part["text"] for part in content if part["type"] == "text"), head)
+            text = content
+            if self._structured:
+                text = "".join(part["text"] for part in content if part["type"] == "text")
+            # A copy of one that pydantic has validated: validation, and `model_construct` too, cost many times more.
+            fields = {**_MESSAGE_FIELDS, "content": content, "additional_kwargs": {}}
+            fields["response_metadata"], self._head = {**self._head}, _TAG
+            for name in _MESSAGE_LISTS:
+                fields[name] = []
+            message = _new(AIMessageChunk)
+            _set(message, "__dict__", fields)
+            _set(message, "__pydantic_fields_set__", {"content", "response_metadata"})
+            _set(message, "__pydantic_extra__", {})
+            _set(message, "__pydantic_private__", None)
+            chunk = _new(ChatGenerationChunk)
+            _set(chunk, "__dict__", {**_CHUNK_FIELDS, "text": text, "message": message})
+            _set(chunk, "__pydantic_fields_set__", {"text", "message"})
+            _set(chunk, "__pydantic_extra__", None)
+            _set(chunk, "__pydantic_private__", None)
+            return chunk
         calls = [*map(self._call, delta.tool_calls)]
         metadata, self._head = {**self._head}, _TAG
         if delta.logprobs:
