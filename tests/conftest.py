@@ -35,12 +35,16 @@ settings.load_profile("reproducible")
 # Imports and the collection of tests leave no garbage, but a million objects that each collector's run would look at.
 gc.disable()
 
+RECORDING = {"vcr", "vcr_markers", "vcr_cassette_dir", "block_network", "record_mode", "disable_recording"}
 SDK_PACKAGE = "@lavapayments/nodejs@11.2.0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker run all tests that share a process which takes seconds to begin, and run them first."""
     for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("vcr") is None:
+            # pytest-recording's own, of every test.
+            item.fixturenames[:] = [name for name in item.fixturenames if name not in RECORDING]
         if {"warm_python", "spawned"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group("processes"))
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
@@ -54,23 +58,15 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test meets a key of the machine it runs on."""
-    for name in [name for name in os.environ if name.startswith(("LAVA_", "MISTRAL_"))]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def _shipped_catalogue() -> Iterator[None]:
-    """No test meets the models and prices that another one added."""
-    yield
-    reset_models()
-
-
-@pytest.fixture(autouse=True)
-def _no_block_of_another_test() -> None:
-    """No test is warned of a block that an earlier one left without a call: both run in one context."""
+def _untouched() -> Iterator[None]:
+    """No test meets a key of the machine it runs on, or the models and prices that another one added."""
+    # Nor is it warned of a block that an earlier one left without a call: both run in one context.
     identify(None, None, streams=False)
+    with pytest.MonkeyPatch.context() as environment:
+        for name in [name for name in os.environ if name.startswith(("LAVA_", "MISTRAL_"))]:
+            environment.delenv(name)
+        yield
+    reset_models()
 
 
 @pytest.fixture
