@@ -7,8 +7,8 @@ UV_PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # The tests run with these releases, whatever came out since; `make constraints` takes the newest.
 PINNED := --constraints constraints.txt
 
-# Three workers for two cores: a third of the time, a test waits.
-TOGETHER := -q -n 3 --dist loadgroup --no-loadscope-reorder -m 'not alone' $(PYTEST_ARGS)
+# Three workers for two cores: a third of the time, a test waits. Tests of one file share processes and gateways.
+TOGETHER := -q -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone' $(PYTEST_ARGS)
 
 # NLTK, which LlamaIndex splits sentences with, refuses files that are hard links.
 export UV_LINK_MODE := copy

@@ -40,18 +40,9 @@ SDK_PACKAGE = "@lavapayments/nodejs@11.2.0"
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let one worker run all tests that share a process which takes seconds to begin."""
-    names = item.fixturenames if isinstance(item, pytest.Function) else []
-    if {"warm_python", "spawned"} & set(names):
-        item.add_marker(pytest.mark.xdist_group("processes"))
-    if item.get_closest_marker("vcr") is None:
-        # pytest-recording's own, of every test.
-        names[:] = [name for name in names if name not in RECORDING]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run those first that one worker runs alone: they take long."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """Spare each test the fixtures of pytest-recording, which has some around every one."""
+    if isinstance(item, pytest.Function) and item.get_closest_marker("vcr") is None:
+        item.fixturenames[:] = [name for name in item.fixturenames if name not in RECORDING]
 
 
 def pytest_collection_finish() -> None:
