@@ -22,7 +22,6 @@ def to_amount(value: Any) -> Decimal:
 
 
 Amount: TypeAlias = Annotated[Decimal | int | str, BeforeValidator(to_amount)]
-"""USD; never a float, which could not be exact."""
 _Text: TypeAlias = Annotated[str, Field(min_length=1)]
 # Not any collection: a text is one, of which every letter would be a member.
 _Texts: TypeAlias = list[_Text] | tuple[_Text, ...] | set[_Text] | frozenset[_Text]

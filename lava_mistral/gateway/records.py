@@ -82,7 +82,6 @@ class RequestLog:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all records."""
         with self._lock:
             self._records: deque[RequestRecord] = deque(maxlen=self._keep)
             self._bodies: deque[RequestRecord] = deque()
@@ -100,6 +99,5 @@ class RequestLog:
                 oldest.raw_body = b""
 
     def all(self) -> list[RequestRecord]:
-        """Return a copy of the list, oldest first."""
         with self._lock:
             return list(self._records)

@@ -173,7 +173,6 @@ class Traffic:
         self.forget()
 
     def forget(self) -> None:
-        """Begin the maxima anew."""
         self.connections = self.max_connections = len(self.open)
         self.max_in_flight = self.in_flight
 

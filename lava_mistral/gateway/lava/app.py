@@ -33,8 +33,6 @@ _LOG = logging.getLogger("lava_mistral.gateway")
 
 
 class Lava:
-    """The ASGI application."""
-
     def __init__(self, options: Options) -> None:
         self._options = options
         self.accounts, self.provider = Accounts(options), Provider(options)

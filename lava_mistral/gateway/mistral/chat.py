@@ -147,7 +147,6 @@ class Chat:
     def answer(
         self, body: Mapping[str, Any], counts: Sequence[int], record: RequestRecord, fault: Fault | None
     ) -> Answer:
-        """Answer a request that was checked with what the simulated model says."""
         try:
             choices = [_choice(body, number) for number in range(body.get("n") or 1)]
         except SchemaProblem as problem:

@@ -77,7 +77,6 @@ class Provider:
         self.queued: list[tuple[str | None, Fault]] = []
 
     def queue(self, responses: Sequence[Any], path: str | None) -> None:
-        """Take the next answers, for requests of one kind or of any; see `to_fault`."""
         if path is not None and path not in KINDS:
             raise ValueError(f"path is one of {', '.join(KINDS)}, not {path!r}")
         self.queued += [(path, to_fault(response)) for response in responses]

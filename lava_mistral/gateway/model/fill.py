@@ -13,7 +13,6 @@ from pydantic_core import SchemaError
 from lava_mistral.gateway.model.text import STOP_WORDS, sentences, stem, tool_terms
 
 QUOTED: Final = re.compile(r'"([^"\n]{1,400})"|“([^“”\n]{1,400})”|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)')
-"""A quoted span, its content in one of the groups."""
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NAME = re.compile(r"[A-ZÀ-Þ][\w’'-]*(?:\s+(?:(?:of|de|van|von)\s+)?[A-ZÀ-Þ][\w’'-]*)*(?:,\s[A-Z]{2}\b)?")
 # A word that begins a sentence is capitalised whatever it is; before one of these it is the name of something.
