@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lava_mistral._text import whole_characters
 from lava_mistral.billing.usage import RetryStats
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
-from lava_mistral.mistral.json_codec import whole_characters
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.decoding import Rows
