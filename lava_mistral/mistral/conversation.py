@@ -70,19 +70,30 @@ def prepare(
 
 
 def _is_plain(messages: Sequence[AnyMessage]) -> bool:
-    """Whether the messages are texts without calls in the order that Mistral takes, as most conversations are."""
+    """Whether the messages are texts, calls and results in the form and order that Mistral takes, as most are."""
     before = "system"
+    waiting: list[str] = []
     for message in messages:
         if type(message) is not dict or type(message.get("content")) is not str:
             return False
         role = message.get("role")
-        if role == "assistant":
-            if not message["content"] or message.get("tool_calls") or message.get("prefix"):
+        if role == "tool":
+            if not waiting or message.get("tool_call_id") != waiting.pop(0):
                 return False
+        elif waiting or (before == "tool" and role != "assistant"):
+            return False
+        elif role == "assistant":
+            calls = message.get("tool_calls")
+            if message.get("prefix") or not (calls or message["content"]):
+                return False
+            if calls:
+                waiting = shape.plain_ids(calls)
+                if not waiting:
+                    return False
         elif role != "user" and (role != "system" or before == "assistant"):
             return False
         before = role
-    return before != "assistant"
+    return before != "assistant" and not waiting
 
 
 class Repair:

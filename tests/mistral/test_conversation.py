@@ -675,8 +675,10 @@ def test_exactly_what_mistral_takes_passes() -> None:
 
 
 def test_plain_conversations_go_as_repair_has_them() -> None:
-    """Every order of up to four messages without calls: those that need no repair skip it."""
-    letters = [system(), system(""), user(), user(""), assistant("x"), assistant(""), assistant("x", prefix=True)]
+    """Every order of up to four messages: those that need no repair skip it."""
+    letters = [system(), user(), user(""), assistant("x"), assistant(""), assistant("x", prefix=True)]
+    letters += [assistant("", "call00001"), assistant("x", "call00001", "call00002"), assistant("", "odd")]
+    letters += [tool("call00001"), tool("call00002"), tool("odd")]
     for messages in itertools.chain.from_iterable(itertools.product(letters, repeat=length) for length in range(1, 5)):
         repaired = Repair(messages, strict=False)
         repaired.end(None)
