@@ -212,6 +212,8 @@ class TaskWorkers(Workers):
         return TaskSignal()
 
     def sleep(self, seconds: float) -> Awaitable[None]:
+        if self._stop.is_set():
+            raise Stopped
         return asyncio.sleep(seconds)
 
     async def turn(self) -> None:

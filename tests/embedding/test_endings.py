@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from lava_mistral import ConfigurationError, InvalidRequestError, LavaError, track_usage
+from lava_mistral import AuthenticationError, ConfigurationError, InvalidRequestError, LavaError, track_usage
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import PartialEmbedding, partial_of
+from lava_mistral.transport.retry import RetryPolicy
 from tests.fakes.vector_service import MODES, Mode, VectorService, engine_threads, error, passages, run, vector_of
 from tests.fakes.waiting import PATIENCE, aeventually, eventually
 
@@ -56,6 +57,19 @@ def interrupted(mode: Mode) -> PartialEmbedding:
     partial: PartialEmbedding = caught.value.partial
     assert len(partial) >= 20
     return partial
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_does_not_wait_for_the_pause_after_a_refusal_that_came_later(mode: Mode) -> None:
+    service = VectorService(
+        fault=lambda inputs: error(401) if TEXTS[0] in inputs else error(429, **{"retry-after": "30"}),
+        latency=lambda: 0.02 if len(service.bodies) == 1 else 0.2,
+    )
+    engine = service.engine(retry=RetryPolicy(), max_concurrency=3, count_tokens=ten_a_batch)
+    began = time.monotonic()
+    with pytest.raises(AuthenticationError):
+        run(mode, engine, TEXTS)
+    assert time.monotonic() - began < 15
 
 
 class TestSources:
