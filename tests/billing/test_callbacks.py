@@ -290,9 +290,11 @@ async def test_a_trace_that_the_caller_names_is_kept(framework: Framework, gatew
     llm = framework.llm(gateway, trace_metadata=True)
     await framework.chat(llm, "Hello", lava_metadata={key: "mine"})
     await framework.stream(llm, "Hello", lava_metadata={key: "mine"})
+    await framework.embed(framework.embeddings(gateway, trace_metadata=True), ["a"], lava_metadata={key: "mine"})
     await framework.chat(llm, "Hello")
-    first, second, third = (request.metadata[key] for request in gateway.requests)
-    assert (first, second) == ("mine", "mine") != (third, third)
+    *named, unnamed = (request.metadata[key] for request in gateway.requests)
+    assert named == ["mine"] * 3
+    assert unnamed != "mine"
 
 
 def test_the_run_id_is_langchains_own(gateway: LocalGateway) -> None:
@@ -323,7 +325,9 @@ def test_an_embedding_leads_to_the_run_that_it_is_part_of(gateway: LocalGateway)
 
     model = LavaMistralEmbeddings(api_key=gateway.secret_key, base_url=gateway.base_url, trace_metadata=True)
     store = InMemoryVectorStore.from_texts(["The Rhine is 766 miles long."], model)
+    named = {"langchain_run_id": "mine"}
+    RunnableLambda(lambda text: model.embed_query(text, lava_metadata=named)).invoke("x", {"callbacks": [Keep()]})
     RunnableLambda(model.embed_query).invoke("x", {"callbacks": [Keep()]})
     store.as_retriever().invoke("x", {"callbacks": [Keep(), LavaUsageCallbackHandler()]})
     found = [request.metadata.get("langchain_run_id") for request in gateway.requests]
-    assert found == [None, runs["chain"], runs["retriever"]]
+    assert found == [None, "mine", runs["chain"], runs["retriever"]]

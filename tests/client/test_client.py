@@ -158,15 +158,15 @@ def tool_result(id: str, content: str) -> Any:
     return {"role": "tool", "tool_call_id": id, "content": content}
 
 
-async def test_fields_of_a_call_that_hold_nothing_are_not_sent(both: Any) -> None:
+@pytest.mark.parametrize("type", [None, "function"])
+async def test_fields_of_a_call_that_hold_nothing_are_not_sent(both: Any, type: str | None) -> None:
     wire = Wire(ANSWER)
-    call = tool_call("abcdefgh1", type=None, index=None)
+    call = tool_call("abcdefgh1", type=type, index=None)
     await both(wire).chat(
         [*ASK, {"role": "assistant", "content": "", "tool_calls": [call]}, tool_result("abcdefgh1", "r")]
     )
-    assert wire.bodies[0]["messages"][1]["tool_calls"] == [
-        {"id": "abcdefgh1", "function": {"name": "f", "arguments": "{}"}}
-    ]
+    sent = {name: value for name, value in call.items() if value is not None}
+    assert wire.bodies[0]["messages"][1]["tool_calls"] == [sent]
 
 
 async def test_ids_that_differ_in_half_a_surrogate_pair_stay_apart(both: Any) -> None:

@@ -77,9 +77,8 @@ def test_an_array_of_a_stream_holds_its_own_numbers_alone(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_repeated_texts_are_recognised_however_many_characters_came_before(mode: Mode) -> None:
-    long = [f"{place}".ljust(8_000) for place in range(1_001)]
+def test_repeated_texts_are_recognised_however_many_others_came_before(mode: Mode) -> None:
     service = VectorService()
-    vectors = embed(mode, service, [*long, "twice", "twice"])
+    vectors = embed(mode, service, [*map(str, range(4_200)), "twice", "twice"])
     assert vectors[-1] == vectors[-2] == vector_of("twice")
     assert service.sent.count("twice") == 1

@@ -167,9 +167,10 @@ def test_an_answer_that_is_no_such_object_is_an_error(caller: Caller, mode: str)
         grow(caller, Scripted(stream(delta)).llm(**settings))
 
 
-def test_an_answer_that_was_cut_off_says_so(caller: Caller) -> None:
+@pytest.mark.parametrize("reason", ["length", "model_length"])
+def test_an_answer_that_was_cut_off_says_so(caller: Caller, reason: str) -> None:
     with pytest.raises(ValueError, match="larger max_tokens"):
-        predict(caller, Scripted(answer(TEXT[:20], finish_reason="length")).llm())
+        predict(caller, Scripted(answer(TEXT[:20], finish_reason=reason)).llm())
 
 
 def test_words_in_the_place_of_a_call_are_in_the_error(caller: Caller) -> None:

@@ -331,7 +331,8 @@ def test_a_model_whose_template_is_not_known_is_estimated(model: str) -> None:
     assert typical.tokens == pytest.approx(exact, rel=0.25)
 
 
-def test_tool_calls_beside_an_image_count_no_less_than_without_it() -> None:
+@pytest.mark.parametrize("upper", [False, True])
+def test_tool_calls_beside_an_image_count_no_less_than_without_it(upper: bool) -> None:
     image: Any = {"type": "image_url", "image_url": "https://example.com/a.png"}
     calls = [
         {"id": f"call{number:05}", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
@@ -342,7 +343,7 @@ def test_tool_calls_beside_an_image_count_no_less_than_without_it() -> None:
     for model in ("mistral-small-2603", "mistral-large-latest"):
         exact = count_tokens([QUESTION, *called], model)
         text = {"type": "text", "text": QUESTION["content"]}
-        seen = count_tokens([{"role": "user", "content": [text, image]}, *called], model)
+        seen = count_tokens([{"role": "user", "content": [text, image]}, *called], model, upper=upper)
         assert exact.exact
         assert seen.tokens >= exact.tokens + IMAGE_TOKENS
 
