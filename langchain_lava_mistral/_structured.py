@@ -110,6 +110,35 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
             said = f"The arguments of {broken[0]['name']!r} are not a JSON object."
         raise OutputParserException(said, llm_output=message.text)
 
+    # The last chunk waits for the end of the model's run: an error over it would break the run off, and no callback
+    # would be told of the answer and its usage.
+
+    def _transform(self, input: Iterator[Any]) -> Iterator[Any]:
+        def to_its_end() -> Iterator[Any]:
+            held: list[Any] = []
+            for chunk in input:
+                if getattr(chunk, "chunk_position", None) == "last":
+                    held.append(chunk)
+                else:
+                    yield chunk
+            yield from held
+
+        yield from super()._transform(to_its_end())
+
+    async def _atransform(self, input: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async def to_its_end() -> AsyncIterator[Any]:
+            held: list[Any] = []
+            async for chunk in input:
+                if getattr(chunk, "chunk_position", None) == "last":
+                    held.append(chunk)
+                else:
+                    yield chunk
+            for chunk in held:
+                yield chunk
+
+        async for value in super()._atransform(to_its_end()):
+            yield value
+
 
 def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
     """Return what adds `parsed` and `parsing_error` to `{"raw": message}`; chunks of `raw` are handed on."""

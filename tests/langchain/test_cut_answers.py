@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel
 
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.mistral.turn import ToolCall
-from tests.langchain.scenario import Caller, Script, answer, call, chat, events
+from tests.langchain.scenario import USAGE, Caller, Script, answer, call, chat, events
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
 CUT = '{"path": "/home/me/pro'
@@ -181,6 +182,24 @@ def test_a_stream_whose_answer_turns_out_wrong_ends_with_an_error(method: Any, c
     model = Script(person(method, '{"name": "Ada", "items": [1, 2, "three"]}', "stop")).model()
     with pytest.raises(OutputParserException):
         caller.stream(model.with_structured_output(Person, method=method), "JSON?")
+
+
+@METHODS
+def test_callbacks_hear_of_the_end_of_a_stream_whose_answer_turns_out_wrong(method: Any, caller: Caller) -> None:
+    ends: list[Any] = []
+
+    class Listener(BaseCallbackHandler):
+        def on_llm_end(self, response: Any, **_: Any) -> None:
+            ends.append(response.generations[0][0].message.usage_metadata["total_tokens"])
+
+        def on_llm_error(self, error: BaseException, **_: Any) -> None:
+            ends.append(error)
+
+    model = Script(person(method, '{"name": "Ada", "items": [1, 2, "three"]}', "stop")).model()
+    asked = model.with_structured_output(Person, method=method)
+    with pytest.raises(OutputParserException):
+        caller.stream(asked, "JSON?", {"callbacks": [Listener()]})
+    assert ends == [USAGE["total_tokens"]]
 
 
 @METHODS
