@@ -15,8 +15,9 @@ from typing import Any, Final
 def calling_generator() -> FrameType | None:
     """Return the frame that calls a block's `__enter__` or `__exit__`, which calls this, if it is a generator's."""
     frame: Any = inspect.currentframe()
-    caller: FrameType = frame.f_back.f_back
-    return caller if caller.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR) else None
+    # A frame that held itself would keep what its callers hold until the garbage collector runs.
+    frame = frame.f_back.f_back
+    return frame if frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR) else None
 
 
 @lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ import json
 import pickle
 import subprocess
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -678,3 +679,26 @@ def test_no_error_shows_the_password_of_a_base_url(scheme: str, rest: str) -> No
     with pytest.raises(ConfigurationError, match="plain scheme, host and path") as caught:
         resolve_access("aks_live_a", f"{scheme}://ada:enchantress{rest}")
     assert "enchantress" not in str(caught.value)
+
+
+def test_what_a_function_with_a_block_holds_is_free_when_it_returns() -> None:
+    class Document:
+        pass
+
+    def read() -> weakref.ref[Document]:
+        document = Document()
+        with billed_to("customer", "meter"):
+            return weakref.ref(document)
+
+    def pages() -> Iterator[weakref.ref[Document]]:
+        document = Document()
+        with billed_to("customer", "meter"):
+            reference = weakref.ref(document)
+        yield reference
+
+    gc.disable()
+    try:
+        assert read()() is None
+        assert next(pages())() is None
+    finally:
+        gc.enable()
