@@ -698,7 +698,6 @@ def test_what_a_function_with_a_block_holds_is_free_when_it_returns() -> None:
 
     gc.disable()
     try:
-        assert read()() is None
-        assert next(pages())() is None
+        assert [reference() for reference in (read(), *pages())] == [None, None]
     finally:
         gc.enable()
