@@ -24,6 +24,12 @@ _MISTRALS = (PROVIDER, "mistralai")
 
 _log = logging.getLogger("lava_mistral")
 
+_KINDS: dict[type[langchain.BaseMessage], str] = {
+    **dict.fromkeys((langchain.HumanMessage, langchain.HumanMessageChunk), "human"),
+    **dict.fromkeys((langchain.AIMessage, langchain.AIMessageChunk), "ai"),
+    **dict.fromkeys((langchain.ToolMessage, langchain.FunctionMessage), "tool"),
+    **dict.fromkeys((langchain.SystemMessage, langchain.ChatMessage), "system"),
+}
 _ROLES = {"human": "user", "developer": "system", "ai": "assistant"}
 # Blocks that repeat what the message's `tool_calls` say.
 _CALLS = {"tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "function_call", "custom_tool_call"}
@@ -37,17 +43,18 @@ def to_wire(messages: Sequence[langchain.BaseMessage]) -> list[Message]:
     converted: list[Any] = []
     for message in messages:
         content: Any = message.content
-        # By name: to ask for the class of an object of pydantic is slow, and conversations are long.
-        match message.type.removesuffix("MessageChunk").lower():
+        # To ask whether an object of pydantic is of a class is slow, and conversations are long.
+        kind = _KINDS.get(type(message)) or next((_KINDS[each] for each in _KINDS if isinstance(message, each)), "")
+        match kind:
             case "human" if type(content) is str:
                 converted.append({"role": "user", "content": content})
             case "human":
                 converted += _user(content)
             case "ai":
                 converted.append(_assistant(cast("langchain.AIMessage", message)))
-            case "tool" | "function":
+            case "tool":
                 converted.append(_tool(getattr(message, "tool_call_id", None), content, message.name))
-            case "system" | "chat":
+            case "system":
                 role = getattr(message, "role", "system")
                 role = _ROLES.get(role, role)
                 if role not in ("user", "system", "assistant", "tool"):

@@ -83,7 +83,10 @@ class ClientResponse:
 
     def __init__(self, transport: ClientTransport, request: Request, response: Any) -> None:
         self.status: int = response.status_code
-        self.headers: dict[str, str] = dict(response.headers.items())
+        headers = response.headers.copy()
+        # As of this library's own connections: whatever the bytes, they can be given back.
+        headers.encoding = "latin-1"
+        self.headers: dict[str, str] = dict(headers.items())
         self._transport, self._request, self._response = transport, request, response
         self._asynchronous = transport.asynchronous
         self._body = response.aiter_bytes() if self._asynchronous else response.iter_bytes()

@@ -279,6 +279,19 @@ def test_a_result_follows_its_call(result: BaseMessage, named: bool) -> None:
     assert got == {"role": "tool", "content": "r", "name": "f", "tool_call_id": "abcdefghi"}
 
 
+def test_a_class_of_ones_own_is_sent_as_its_base() -> None:
+    class Customer(HumanMessage):
+        type: Any = "customer"
+
+    class Reply(AIMessage):
+        type: Any = "reply"
+
+    assert [(each["role"], each["content"]) for each in sent(Customer("a"), Reply("b"))] == [
+        ("user", "a"),
+        ("assistant", "b"),
+    ]
+
+
 @pytest.mark.parametrize("message", [ChatMessage("x", role="narrator"), RemoveMessage(id="1")])
 def test_a_message_without_a_role_at_mistral_is_refused(message: BaseMessage) -> None:
     with pytest.raises(InvalidRequestError, match=r"narrator|RemoveMessage"):

@@ -22,6 +22,7 @@ from lava_mistral import (
     AsyncLavaMistral,
     Billing,
     ConfigurationError,
+    InvalidRequestError,
     LavaMistral,
     RateLimitError,
     billed_to,
@@ -203,6 +204,17 @@ async def test_the_timeout_holds_over_a_client_of_ones_own(
             await asyncio.to_thread(LavaMistral(**settings, http_client=own(False)).chat, ASK)
     assert time.monotonic() - began < 4
     assert await asyncio.to_thread(server.ended.acquire, timeout=10)
+
+
+@libraries
+def test_an_error_gives_back_headers_of_any_characters(library: str) -> None:
+    module = importlib.import_module(library)
+    refusal = module.Response(400, json={"message": "no"}, headers=[(b"x-note", "5 €".encode())])
+    client = client_of(library, False, module.MockTransport(lambda _: refusal))
+    with pytest.raises(InvalidRequestError) as caught:
+        LavaMistral(api_key=KEY, http_client=client).chat(ASK)
+    assert caught.value.response is not None
+    assert ("x-note", "5 €") in caught.value.response.headers.multi_items()
 
 
 @pytest.mark.parametrize("given", ["text", "async for sync", "sync for async"])
