@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from decimal import Decimal
 from typing import Any, Final, Self
 
@@ -212,7 +213,7 @@ class StreamReader(TurnAccumulator):
         return cost_of(self.usage, self.call.model, self.model)
 
 
-class ChatStream(StreamReader):
+class ChatStream(StreamReader, Iterator[Delta], AbstractContextManager["ChatStream"]):
     """A streamed answer: iterate for its deltas; `turn`, `usage`, `cost` and `request_id` grow with it.
 
     Closing it, or leaving its `with` block, before its end closes the connection.
@@ -220,11 +221,6 @@ class ChatStream(StreamReader):
     Raises:
         StreamInterruptedError: while iterating, when the stream ends before the answer does; `partial` holds what came.
     """
-
-    def __iter__(self) -> Self:
-        return self
-
-    __enter__ = __iter__
 
     def __next__(self) -> Delta:
         if not self.ready and not drive(self.begin()).ready:
@@ -240,11 +236,8 @@ class ChatStream(StreamReader):
         self.close()
 
 
-class AsyncChatStream(StreamReader):
+class AsyncChatStream(StreamReader, AsyncIterator[Delta], AbstractAsyncContextManager["AsyncChatStream"]):
     """A streamed answer in async code; see `ChatStream`."""
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> Delta:
         if not self.ready and not (await adrive(self.begin())).ready:
@@ -257,9 +250,6 @@ class AsyncChatStream(StreamReader):
         closing = self._leave()
         if closing is not None:
             await closing
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
