@@ -82,8 +82,17 @@ class AsyncSocket(asyncio.Protocol):
         )
 
     def close(self) -> None:
-        """Close the connection, from whatever thread."""
-        if self._transport is not None:
+        """Close the connection at once, from whatever thread."""
+        if self._transport is None:
+            return
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            # A loop that ends may take no further step.
+            self._transport.abort()
+        else:
             with suppress(RuntimeError):  # the loop is closed, and with it what it held
                 self._loop.call_soon_threadsafe(self._transport.abort)
 
