@@ -158,14 +158,21 @@ def tool_result(id: str, content: str) -> Any:
     return {"role": "tool", "tool_call_id": id, "content": content}
 
 
-@pytest.mark.parametrize("type", [None, "function"])
-async def test_fields_of_a_call_that_hold_nothing_are_not_sent(both: Any, type: str | None) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"type": None, "index": None},
+        {"index": None},
+        {"function": {"name": "f", "arguments": "{}", "parsed": None}},
+    ],
+)
+async def test_fields_of_a_call_that_hold_nothing_are_not_sent(both: Any, more: dict[str, Any]) -> None:
     wire = Wire(ANSWER)
-    call = tool_call("abcdefgh1", type=type, index=None)
+    call = tool_call("abcdefgh1", **more)
     await both(wire).chat(
         [*ASK, {"role": "assistant", "content": "", "tool_calls": [call]}, tool_result("abcdefgh1", "r")]
     )
-    sent = {name: value for name, value in call.items() if value is not None}
+    sent = {name: value for name, value in tool_call("abcdefgh1").items() if more.get(name, value) is not None}
     assert wire.bodies[0]["messages"][1]["tool_calls"] == [sent]
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from lava_mistral import InvalidRequestError
+from lava_mistral import AuthenticationError, InvalidRequestError
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.engine import EmbeddingEngine
-from tests.fakes.vector_service import VectorService, engine_threads, passages, vector_of
+from tests.fakes.vector_service import VectorService, engine_threads, error, passages, vector_of
 from tests.fakes.waiting import eventually
 
 TEXTS = passages(100)
@@ -166,6 +166,17 @@ class TestAsyncReadInThread:
             assert await asyncio.wait_for(anext(stream), 10) == (number, vector_of(f"text {number}"))
         texts.put(None)
         assert await anext(stream, None) is None
+        await asyncio.to_thread(eventually, lambda: not engine_threads())
+
+    async def test_an_error_does_not_wait_for_a_source_that_waits(self) -> None:
+        texts: queue.Queue[str | None] = queue.Queue()
+        texts.put("the only one")
+        stream = VectorService([error(401)]).engine().aembed_iter(iter(texts.get, None), read_in_thread=True)
+        try:
+            with pytest.raises(AuthenticationError):
+                await asyncio.wait_for(anext(stream), 10)
+        finally:
+            texts.put(None)
         await asyncio.to_thread(eventually, lambda: not engine_threads())
 
     @pytest.mark.parametrize("left", [True, False])

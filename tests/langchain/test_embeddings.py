@@ -193,6 +193,10 @@ def test_a_vector_store(gateway: LocalGateway, caller: Caller) -> None:
     assert best.page_content == documents[1].page_content
 
 
+def test_each_request_is_tried_again_ten_times_by_default() -> None:
+    assert LavaMistralEmbeddings(api_key=KEY).max_retries == 10
+
+
 def test_a_wrong_setting_is_refused_without_showing_the_key() -> None:
     wrong: Any
     for wrong in ({"max_concurrency": 0}, {"dimensions": 0}, {"timeout": 0}, {"max_retries": -1}, {"chunk": 3}):

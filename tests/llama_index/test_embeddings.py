@@ -125,6 +125,10 @@ def test_a_bad_text_is_named_before_anything_is_sent(gateway: LocalGateway, call
     assert gateway.requests == []
 
 
+def test_each_request_is_tried_again_ten_times_by_default() -> None:
+    assert LavaMistralEmbeddings(api_key=KEY).max_retries == 10
+
+
 def test_an_error_carries_what_was_done(gateway: LocalGateway, caller: Caller) -> None:
     gateway.queue(*[Status(429)] * 20)
     with pytest.raises(RateLimitError) as caught:
