@@ -22,7 +22,7 @@ from langchain_lava_mistral.errors import ConfigurationError, translated
 from lava_mistral.billing.identity import to_billing
 from lava_mistral.billing.scope import identify, note_call
 from lava_mistral.client.settings import ChatParameters
-from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_MAX_RETRIES, DEFAULT_STREAM_CHUNK_TIMEOUT
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.tokens import count_tokens, token_ids
 
@@ -36,7 +36,7 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
     # where it configures a model.
     streaming: bool | None = None
     max_retries: int = DEFAULT_MAX_RETRIES
-    stream_chunk_timeout: float | None = DEFAULT_TIMEOUT
+    stream_chunk_timeout: float | None = DEFAULT_STREAM_CHUNK_TIMEOUT
     repair_messages: bool = True
     include_response_headers: bool = False
     cache_by_customer: bool = True

@@ -13,7 +13,7 @@ from langchain_lava_mistral._settings import SYNONYMS, LavaSettings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.client.models import EngineOwner
-from lava_mistral.mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
+from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document

@@ -14,18 +14,18 @@ from typing import Any
 from lava_mistral.billing.identity import Billing, Secret
 from lava_mistral.billing.spend_limit import Amount, SpendLimit
 from lava_mistral.client.clients import LavaMistral
+from lava_mistral.defaults import (
+    DEFAULT_EMBEDDING_MODEL,
+    DEFAULT_EMBEDDING_RETRIES,
+    DEFAULT_MAX_CONCURRENCY,
+    DEFAULT_TIMEOUT,
+)
 from lava_mistral.embedding.decoding import native_dimensions
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import EmbeddingResult
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.jobs.inputs import Slice
 from lava_mistral.jobs.parts import Done, PartEmbedder, embed_good, price
-from lava_mistral.mistral.defaults import (
-    DEFAULT_EMBEDDING_MODEL,
-    DEFAULT_EMBEDDING_RETRIES,
-    DEFAULT_MAX_CONCURRENCY,
-    DEFAULT_TIMEOUT,
-)
 from lava_mistral.pricing.estimate import most_of_embedding
 
 

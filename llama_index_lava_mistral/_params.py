@@ -13,7 +13,12 @@ from lava_mistral.billing.identity import check_base_url
 from lava_mistral.calls.arguments import refuse_keys, refuse_misspelt, renamed
 from lava_mistral.client import settings
 from lava_mistral.client.settings import ChatParameters, setting
-from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT
+from lava_mistral.defaults import (
+    DEFAULT_CHAT_MODEL,
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_STREAM_CHUNK_TIMEOUT,
+    DEFAULT_TIMEOUT,
+)
 
 
 class LavaSettings(settings.LavaSettings):
@@ -75,7 +80,9 @@ class ChatSettings(LavaSettings, ChatParameters):
     model: str = Field(DEFAULT_CHAT_MODEL, description="The model's name.")
     additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Further fields of the request.")
     streaming: bool | None = setting(None, "Without effect: stream_chat and its like stream.")
-    stream_chunk_timeout: float | None = setting(DEFAULT_TIMEOUT, "Seconds between two chunks of a stream.", gt=0)
+    stream_chunk_timeout: float | None = setting(
+        DEFAULT_STREAM_CHUNK_TIMEOUT, "Seconds between two chunks of a stream.", gt=0
+    )
     repair_messages: bool = Field(True, description="Repair what Mistral would refuse in conversations, or refuse it.")
     include_response_headers: bool = setting(False, "Give each response the headers of Lava's answer.")
     # Narrower than in LangChain.

@@ -20,14 +20,14 @@ from llama_index_instrumentation import get_dispatcher
 from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.client.models import EngineOwner
 from lava_mistral.client.settings import setting
-from lava_mistral.errors import LavaError
-from lava_mistral.mistral.defaults import (
+from lava_mistral.defaults import (
     DEFAULT_EMBEDDING_MODEL,
     DEFAULT_EMBEDDING_RETRIES,
     DEFAULT_MAX_CONCURRENCY,
     OnEmpty,
     OutputDtype,
 )
+from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import LavaSettings
 from llama_index_lava_mistral._redaction import billing_of, observed

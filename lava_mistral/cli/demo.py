@@ -22,8 +22,8 @@ from lava_mistral.billing.usage import CallRecord, Tally
 from lava_mistral.billing.usage_totals import track_usage
 from lava_mistral.cli.documents import Text, passages, printable, prose, read_documents
 from lava_mistral.cli.output import counted, print_columns
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.pricing.amounts import format_cost
 
 Framework = Literal["langchain", "llama-index"]

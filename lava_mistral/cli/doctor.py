@@ -29,8 +29,8 @@ from lava_mistral.calls.error_mapping import redact
 from lava_mistral.cli.output import JsonOption, counted, print_json
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.client.price_list import fetch_price_list
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import TOP_UP, ConfigurationError, InsufficientBalanceError, LavaError
-from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.pricing.amounts import format_cost
 from lava_mistral.pricing.catalog import get_model, models
 from lava_mistral.pricing.cost import cost_of

@@ -19,8 +19,8 @@ from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.scope import identify, requires_customer
 from lava_mistral.cli.output import counted
 from lava_mistral.client.clients import LavaMistral
+from lava_mistral.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import LavaError
-from lava_mistral.mistral.defaults import DEFAULT_EMBEDDING_MODEL
 from lava_mistral.pricing.amounts import format_cost
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
 from lava_mistral.client.price_list import refresh_models
-from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.pricing.catalog import models as catalogue
 
 # What no chat model lacks is not worth a column's width; PDFs are read by those that see.

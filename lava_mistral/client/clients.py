@@ -22,18 +22,22 @@ from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
 from lava_mistral.client.options import ChatOptions, EmbeddingRequestOptions, EmbedIterOptions, EmbedOptions, OnRetry
 from lava_mistral.client.records import RecordFilters, Records
+from lava_mistral.defaults import (
+    DEFAULT_CHAT_MODEL,
+    DEFAULT_EMBEDDING_MODEL,
+    DEFAULT_STREAM_CHUNK_TIMEOUT,
+    DEFAULT_TIMEOUT,
+)
 from lava_mistral.errors import ConfigurationError, LavaError
-from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL, DEFAULT_TIMEOUT
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from lava_mistral.pricing.tokens import preload
 from lava_mistral.transport.clients import ClientTransport
-from lava_mistral.transport.connections import Pool
 from lava_mistral.transport.failures import Deadline, TransportError
 from lava_mistral.transport.flow import Flow, adrive, adriven, drive, driven
 from lava_mistral.transport.lava import Forwarder
-from lava_mistral.transport.pools import SYNC_POOL, async_pool
+from lava_mistral.transport.pools import SYNC_POOL, Pool, async_pool
 from lava_mistral.transport.request import Headers, Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
 
@@ -64,7 +68,7 @@ class ClientBase(Records):
         metadata: Mapping[str, str] | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
         max_retries: int | None = None,
-        stream_chunk_timeout: float | None = DEFAULT_TIMEOUT,
+        stream_chunk_timeout: float | None = DEFAULT_STREAM_CHUNK_TIMEOUT,
         http_client: Any = None,
         spend_limit: Amount | SpendLimit | None = None,
         require_customer: bool = False,

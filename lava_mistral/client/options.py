@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from typing_extensions import TypedDict
 
 from lava_mistral.billing.identity import Billing
+from lava_mistral.defaults import OutputDtype
 from lava_mistral.errors import LavaError
-from lava_mistral.mistral.defaults import OutputDtype
 from lava_mistral.mistral.types import ChatFields, Prediction, ResponseFormat, ToolChoice
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pydantic.json_schema import SkipJsonSchema
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.billing.identity import Billing, to_billing
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
+from lava_mistral.defaults import DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.mistral.defaults import DEFAULT_TIMEOUT
 
 CHAT_SYNONYMS = {
     "model_name": "model",

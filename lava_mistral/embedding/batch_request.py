@@ -8,11 +8,11 @@ from typing import Any, Final, Literal, Protocol
 
 from lava_mistral.billing.usage import RetryStats
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
+from lava_mistral.defaults import DEFAULT_MAX_RETRIES, OutputDtype
 from lava_mistral.embedding.batching import Batch, Count, TokenRatio, name_inputs, too_long
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
 from lava_mistral.embedding.results import BatchResult, EmbeddingSpec, EmbeddingUsage
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError, SpendLimitError
-from lava_mistral.mistral.defaults import DEFAULT_MAX_RETRIES, OutputDtype
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.failures import is_not_connected

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from lava_mistral._text import whole_characters
+from lava_mistral.defaults import OnEmpty
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.defaults import OnEmpty
 
 # By Mistral's documentation and error texts.
 MAX_REQUEST_TOKENS: Final = 16_384

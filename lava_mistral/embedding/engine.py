@@ -11,6 +11,7 @@ from weakref import ReferenceType
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
+from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import Batcher, Count, InputValidator
 from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, Prefetch, TaskWorkers, ThreadWorkers
@@ -19,7 +20,6 @@ from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter
 from lava_mistral.embedding.results import EmbeddingResult, OnProgress, PartialEmbedding, known_vectors
 from lava_mistral.embedding.run import EmbedJob, StreamJob
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.pricing.catalog import notice_status
 from lava_mistral.pricing.tokens import estimate_tokens
 from lava_mistral.transport.retry import RetryPolicy

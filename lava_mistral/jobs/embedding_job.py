@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_amount
 from lava_mistral.client.clients import LavaMistral
+from lava_mistral.defaults import DEFAULT_EMBEDDING_MODEL, DEFAULT_MAX_CONCURRENCY
 from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from lava_mistral.embedding.decoding import native_dimensions
 from lava_mistral.embedding.engine import EmbeddingEngine
@@ -22,7 +23,6 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.jobs.folder import JobFolder
 from lava_mistral.jobs.inputs import Input, Slice, find_files
 from lava_mistral.jobs.parts import Done, PartEmbedder, price
-from lava_mistral.mistral.defaults import DEFAULT_EMBEDDING_MODEL, DEFAULT_MAX_CONCURRENCY
 from lava_mistral.pricing.estimate import estimate_cost
 
 Executor: TypeAlias = Callable[[PartEmbedder, Iterator[Slice], SpendLimit | None], Generator[Done, None, None]]

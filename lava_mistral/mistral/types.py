@@ -6,7 +6,7 @@ from typing import Any, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
-from lava_mistral.mistral.defaults import OutputDtype
+from lava_mistral.defaults import OutputDtype
 from lava_mistral.mistral.usage import Usage as Usage
 
 

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from lava_mistral.billing.scope import identify
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.transport.connections import KEEPALIVE
 from lava_mistral.transport.environment import environment_proxy, ssl_context
 from lava_mistral.transport.lava import MISTRAL_HOST, MISTRAL_URL, Forwarder
-from lava_mistral.transport.pools import per_loop, per_process
+from lava_mistral.transport.pools import KEEPALIVE, per_loop, per_process
 
 # Set anew for Lava, or meaningless there.
 _REPLACED = frozenset({b"host", b"authorization", b"x-lava-metadata", b"cookie"})

@@ -8,17 +8,129 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import sys
+import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from lava_mistral._locks import ForkSafeLock, after_fork
 from lava_mistral.transport.async_sockets import AsyncSocket
-from lava_mistral.transport.connections import Pool
+from lava_mistral.transport.connections import LONGEST_CONNECT, AnySocket, Connection, failure_of
+from lava_mistral.transport.failures import Deadline
+from lava_mistral.transport.flow import Flow
+from lava_mistral.transport.request import Request
 from lava_mistral.transport.sockets import Socket
 
 _T = TypeVar("_T")
+
+KEEPALIVE: Final = 30.0
+"""Seconds that an idle connection is kept."""
+
+
+@dataclass(eq=False, repr=False)
+class PooledResponse:
+    """An answer whose connection goes back to the pool when its body is whole."""
+
+    status: int
+    headers: dict[str, str]
+    _pool: Pool
+    _idle: deque[Connection]
+    _connection: Connection | None
+
+    def receive(self, deadline: Deadline) -> Flow[bytes]:
+        """Wait for the next bytes of the body; none at its end."""
+        connection = self._connection
+        if connection is None:
+            return b""
+        try:
+            data: bytes | None
+            while (data := connection.http.body()) is None:
+                connection.http.feed((yield connection.socket.receive(deadline)))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise failure_of(error) from None
+            raise
+        if not data:
+            self._connection = None
+            self._pool.put(self._idle, connection)
+        return data
+
+    def close(self) -> None:
+        """Close the connection, unless it is back in the pool."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.socket.close()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close()
+
+
+class Pool:
+    """Idle connections by scheme, host and port. No request ever waits for another one's connection."""
+
+    def __init__(self, new_socket: Callable[[], AnySocket]) -> None:
+        self._new_socket = new_socket
+        self.idle: dict[tuple[str, str, int], deque[Connection]] = {}
+        self.closed = False
+
+    def send(self, request: Request, deadline: Deadline) -> Flow[PooledResponse]:
+        """Send a request and wait for the headers of its answer; raises TransportError where none come."""
+        idle = self.idle.setdefault(request.url[:3], deque())
+        connection: Connection | None = None
+        # Adding to and taking from a deque is one step, whichever threads share it.
+        with suppress(IndexError):
+            while connection is None:
+                kept = idle.pop()
+                # Not too old, not closed, and without bytes that came unasked.
+                if time.monotonic() - kept.idle_since < KEEPALIVE and kept.socket.quiet:
+                    connection = kept
+                else:
+                    kept.socket.close()
+        try:
+            if connection is None:
+                connection = Connection(self._new_socket())
+                yield from connection.open(request.url, Deadline(LONGEST_CONNECT, deadline))
+            yield from connection.ask(request, deadline)
+        except BaseException as error:
+            if connection is not None:
+                connection.socket.close()
+            if isinstance(error, OSError):
+                raise failure_of(error) from None
+            raise
+        http = connection.http
+        assert http.status is not None
+        return PooledResponse(http.status, http.headers, self, idle, connection)
+
+    def put(self, idle: deque[Connection], connection: Connection) -> None:
+        """Keep a connection whose answer is over with the others of its kind, if it can be used again."""
+        if self.closed or not connection.http.in_order:
+            connection.socket.close()
+            return
+        connection.http.restart()
+        connection.idle_since = time.monotonic()
+        with suppress(IndexError):
+            while connection.idle_since - idle[0].idle_since >= KEEPALIVE:
+                idle.popleft().socket.close()
+        idle.append(connection)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for idle in list(self.idle.values()):
+            with suppress(IndexError):
+                while True:
+                    idle.pop().socket.close()
+
+    async def aclose(self) -> None:
+        """Close the idle connections, and those in use when their answers end."""
+        self.closed = True
+        self.close()
+
 
 SYNC_POOL: Final = Pool(Socket)
 """The process's connections."""

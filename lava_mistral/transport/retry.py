@@ -12,8 +12,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from lava_mistral.defaults import DEFAULT_MAX_RETRIES
 from lava_mistral.errors import LavaError
-from lava_mistral.mistral.defaults import DEFAULT_MAX_RETRIES
 
 _log = logging.getLogger("lava_mistral")
 

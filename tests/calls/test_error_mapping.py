@@ -19,6 +19,7 @@ from lava_mistral import Billing, LavaMistral
 from lava_mistral.billing.identity import BillingContext
 from lava_mistral.calls.call import Call
 from lava_mistral.calls.error_mapping import error_from_event, error_from_failure, error_from_response, redact
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.errors import (
     AnswerText,
     APIConnectionError,
@@ -37,7 +38,6 @@ from lava_mistral.errors import (
     StreamInterruptedError,
 )
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.transport.failures import (
     ConnectionBroken,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.gateway import LocalGateway
-from lava_mistral.mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.pricing.catalog import models
 from tests.fakes.command_line import run, spawn
 from tests.fakes.http_answers import answering

@@ -5,7 +5,9 @@ from typing import Final, Literal, TypeAlias
 DEFAULT_CHAT_MODEL: Final = "mistral-small-2603"
 DEFAULT_EMBEDDING_MODEL: Final = "mistral-embed"
 DEFAULT_TIMEOUT: Final = 120.0
-"""Seconds for an answer, or for a stream to begin, and between two chunks of a stream."""
+"""Seconds for an answer, or for a stream to begin."""
+DEFAULT_STREAM_CHUNK_TIMEOUT: Final = 120.0
+"""Seconds between two chunks of a stream; `calls/stream_parser.py` counts them."""
 DEFAULT_MAX_RETRIES: Final = 2
 DEFAULT_EMBEDDING_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""
