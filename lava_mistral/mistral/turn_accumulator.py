@@ -24,7 +24,7 @@ from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta, Turn
 from lava_mistral.mistral.usage import Usage, known_usage
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class TurnAccumulator:
     """Put the chunks of one stream together: a turn for each choice seen, by index.
 

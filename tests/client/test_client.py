@@ -383,6 +383,16 @@ async def test_a_stream_gives_deltas_then_usage_and_cost(both: Any) -> None:
     assert await run.take(stream) == []
 
 
+async def test_streams_are_told_apart_and_do_not_show_what_they_hold(both: Any) -> None:
+    streams = []
+    for _ in range(2):
+        run = both(Wire(Pieces(event("Hello"), event("", "stop"), DONE)))
+        streams.append(await run.stream())
+        await run.take(streams[-1])
+    assert len({*streams}) == 2
+    assert "Hello" not in repr(streams)
+
+
 async def test_leaving_a_stream_early_closes_the_connection(both: Any) -> None:
     body = Pieces(*[event("x") for _ in range(100)], DONE)
     run = both(Wire(body))
