@@ -159,14 +159,14 @@ class Billing:
         for name in ("customer_id", "meter_slug"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise ConfigurationError(f"Billing({name}=…) must be non-empty text, not {value!r}.")
+                raise ConfigurationError(f"{name} of Billing or billed_to must be non-empty text, not {value!r}.")
         if self.customer_id is not None and self.meter_slug is None:
             raise ConfigurationError(
-                "Billing(customer_id=…) needs the meter that the usage counts on: "
-                f'write Billing(customer_id={self.customer_id!r}, meter_slug="your-meter").'
+                "A customer_id needs the meter that the usage counts on: write Billing(customer_id="
+                f'{self.customer_id!r}, meter_slug="your-meter") or billed_to({self.customer_id!r}, "your-meter").'
             )
         if self.disable_billing is not None and not isinstance(self.disable_billing, bool):
-            raise ConfigurationError(f"Billing(disable_billing=…) must be a bool, not {self.disable_billing!r}.")
+            raise ConfigurationError(f"disable_billing must be a bool, not {self.disable_billing!r}.")
         if self.disable_billing and self.customer_id is None:
             raise ConfigurationError(
                 "Billing(disable_billing=True) means something only for a customer: add "

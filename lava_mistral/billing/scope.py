@@ -138,6 +138,8 @@ class billed_to:
             outer blocks and of the models hold too. A call that could pass one is refused before it is sent. Entering
             the same block again goes on with its `.spend_limit`.
 
+    Raises:
+        ConfigurationError: one of them is of the wrong kind.
     """
 
     def __init__(
@@ -152,7 +154,9 @@ class billed_to:
     ) -> None:
         self.spend_limit = to_limit(spend_limit)
         given = (customer_id, meter_slug, hidden(provider_key), disable_billing)
-        fields = {name: value for name, value in zip(FIELDS, given, strict=True) if value is not None}
+        fields: dict[str, Any] = {name: value for name, value in zip(FIELDS, given, strict=True) if value is not None}
+        # Each field is checked; the others may come from an outer block or the model.
+        Billing(**{"customer_id": "any", "meter_slug": "any"} | fields)
         limits = () if self.spend_limit is None else (self.spend_limit,)
         self._scope = BillingScope(fields, check_metadata(metadata), limits)
 

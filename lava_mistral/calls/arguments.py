@@ -30,6 +30,11 @@ _ELSEWHERE = {
         ("endpoint", "server_url", "mistral_api_url"),
         "Calls go to Mistral through Lava, whose own address is base_url= of the client or model. Leave it out.",
     ),
+    **dict.fromkeys(
+        ("customer", "customer_id", "disable_billing", "meter_slug", "user"),
+        "Who pays goes into billing=Billing(customer_id=…, meter_slug=…), or into a block around the call: "
+        "billed_to(customer_id, meter_slug).",
+    ),
     "metadata": "What Lava shall store with a call goes into lava_metadata=; Mistral: mistral_metadata=.",
     "spend_limit": "It goes on the client or model, or on a block around the call: billed_to(spend_limit=…).",
     "stream": "A stream is asked for by its own method: stream() or, in LlamaIndex, stream_chat().",

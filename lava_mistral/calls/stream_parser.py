@@ -23,7 +23,7 @@ from lava_mistral.transport.request import Headers, Response, read
 
 _LONGEST_PRELUDE = 2_000
 LONGEST_END: Final = 0.25
-"""Seconds to wait, after `[DONE]`, for the end of the body, which gives the connection back to its pool."""
+"""Seconds to wait, after `[DONE]` or the usage of a finished answer, for the end, which frees the connection."""
 
 
 class StreamReader(TurnAccumulator):
@@ -96,7 +96,9 @@ class StreamReader(TurnAccumulator):
                         # The caller has all that came; only now is it worth a moment to get the connection back.
                         yield from read(self._response, Deadline(LONGEST_END))
                     else:
-                        patience = None if self.call.gap is None else max(self.call.gap - self.silent_for, 0.0)
+                        # Some gateways send neither `[DONE]` nor the end of the body after a whole answer.
+                        gap = LONGEST_END if self.usage and self.finished else self.call.gap
+                        patience = None if gap is None else max(gap - self.silent_for, 0.0)
                         data = yield from self._response.receive(Deadline(patience, self._deadline))
                 except TransportError as error:
                     if not self.finished:

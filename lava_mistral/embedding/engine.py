@@ -11,6 +11,7 @@ from weakref import ReferenceType
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
+from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.embedding.batch_request import Endpoint
 from lava_mistral.embedding.batching import Batcher, Count, InputValidator
@@ -226,6 +227,7 @@ class EmbeddingEngine:
             raise ConfigurationError(f"This engine was made without {workers.client}=, which this call needs.")
         known = EmbedOptions.__annotations__
         if unknown := sorted(options.keys() - known.keys()):
+            refuse_keys(unknown)
             raise TypeError(f"unexpected keyword argument {unknown[0]!r}; there are {', '.join(known)}")
         notice_status(self.model)
         given = {

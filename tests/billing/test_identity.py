@@ -701,3 +701,28 @@ def test_what_a_function_with_a_block_holds_is_free_when_it_returns() -> None:
         assert [reference() for reference in (read(), *pages())] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((42, "chat"), "customer_id .*billed_to must be non-empty text, not 42"),
+        (("cus", 5), "meter_slug .*billed_to must be non-empty text, not 5"),
+        ((" ", "chat"), "customer_id .*billed_to must be non-empty text, not ' '"),
+        ({"disable_billing": "no"}, "disable_billing must be a bool, not 'no'"),
+        ({"provider_key": ""}, "provider_key is empty"),
+    ],
+)
+def test_a_block_refuses_what_is_no_name_of_a_payer_at_once(given: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        billed_to(**given) if isinstance(given, dict) else billed_to(*given)
+
+
+def test_a_block_without_a_meter_is_named_where_no_other_has_one() -> None:
+    with (
+        billed_to("cus_2"),
+        pytest.raises(ConfigurationError, match=r"needs the meter.*billed_to\('cus_2', \"your-meter\"\)"),
+    ):
+        identify(None, None)
+    with billed_to(meter_slug="chat"), billed_to("cus_2", disable_billing=True):
+        assert identify(None, None).billing == Billing("cus_2", "chat", disable_billing=True)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ from lava_mistral import (
     track_usage,
 )
 from tests.fakes.clients import KEY
+from tests.fakes.frameworks import Framework, user
 from tests.fakes.raw_server import END, JSON_HEAD, LAST, STREAM_HEAD, USAGE, WORD, RawServer, chunked
 from tests.fakes.waiting import PATIENCE, aeventually
 from tests.fakes.wire import event
@@ -75,6 +77,28 @@ async def test_the_answer_ends_at_done_though_the_body_does_not(serve: Any, asyn
     assert await texts(server, asynchronous) == ["Hello", ""]
     assert time.monotonic() - began < PATIENCE
     # Nobody waits for the rest: the connection is closed.
+    assert await asyncio.to_thread(lambda: server.ended.acquire(timeout=PATIENCE))
+
+
+@both
+@pytest.mark.parametrize("last", ["together", "apart"])
+@pytest.mark.parametrize("kind", ["core", "langchain", "llama_index"])
+async def test_the_answer_ends_with_finish_reason_and_usage_where_neither_done_nor_an_end_comes(
+    serve: Any, asynchronous: bool, kind: str, last: str
+) -> None:
+    """The last chunk too is there at once; of a stream that says more in that moment nothing is lost."""
+    usage = b'data: {"id": "c", "choices": [], "usage": %s}\n\n' % json.dumps(USAGE).encode()
+    ends = [event("", "stop", usage=USAGE)] if last == "together" else [event("", "stop"), usage]
+    late = chunked(b": keep-alive\n\n"), usage.replace(b"1000", b"1001").replace(b"1500", b"1501")
+    server = serve(STREAM_HEAD, WORD, *map(chunked, ends), 0.01, late[0], chunked(late[1]), 2 * PATIENCE, END)
+    framework = Framework(kind, asynchronous, streamed=True)
+    access: Any = SimpleNamespace(secret_key=KEY, base_url=server.url)
+    began = time.monotonic()
+    with track_usage() as tracked:
+        reply = await asyncio.to_thread(framework.send, access, [user()])
+    assert time.monotonic() - began < PATIENCE
+    assert reply.text == "Hello"
+    assert (tracked.total.input_tokens, tracked.total.output_tokens, tracked.total.unknown) == (1001, 500, 0)
     assert await asyncio.to_thread(lambda: server.ended.acquire(timeout=PATIENCE))
 
 
