@@ -113,7 +113,7 @@ class ClientBase(Records):
             call_metadata=options.pop("lava_metadata", None),
             limit=self.spend_limit,
             api_key=self._forwarder.api_key,
-            customer_required=self._require_customer,
+            customer_required=bool(self._require_customer),
             streams=streams,
         )
 

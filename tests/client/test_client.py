@@ -383,6 +383,17 @@ async def test_a_stream_gives_deltas_then_usage_and_cost(both: Any) -> None:
     assert await run.take(stream) == []
 
 
+async def test_the_environment_requires_a_customer_of_clients_that_say_nothing(
+    both: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAVA_REQUIRE_CUSTOMER", "1")
+    for said in ({}, {"require_customer": None}, {"require_customer": 0}):
+        wire = Wire(ANSWER)
+        with pytest.raises(ConfigurationError, match="No customer is named"):
+            await both(wire, **said).chat()
+        assert not wire.bodies
+
+
 async def test_streams_are_told_apart_and_do_not_show_what_they_hold(both: Any) -> None:
     streams = []
     for _ in range(2):
