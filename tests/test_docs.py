@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from tests.fakes.warm_python import WarmPython
 # A block is fenced at the margin or inside an indented tab. `python` blocks run, `bash` blocks line by line, the `sh`
 # block of the README as one script; `text` shows output.
 BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
+# What differs from run to run in an output: ids of requests and of tool calls, durations; and pydantic's version.
+VARYING = re.compile(r"\breq_[0-9a-f]+|(?<='id': ')\w{9}(?=')|(?<=duration )[\d.e-]+|(?<=pydantic\.dev/)[\d.]+")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Without an end of their own, for another machine, or run by tests of their own.
 NOT_RUN = re.compile(
@@ -68,10 +72,17 @@ def test_the_python_of_a_page_runs(
     for name, value in gateway.environ.items():
         monkeypatch.setenv(name, value)
     names: dict[str, object] = {"__name__": "docs"}
-    for number, (language, text) in enumerate(blocks(page)):
+    shown, printed = [], []
+    found = blocks(page)
+    for number, (language, text) in enumerate(found):
         if language == "python":
-            exec(compile(text, f"{page.name}, block {number + 1}", "exec"), names)
+            with redirect_stdout(StringIO()) as said:
+                exec(compile(text, f"{page.name}, block {number + 1}", "exec"), names)
+            if said.getvalue() and found[number + 1 :] and found[number + 1][0] == "text":
+                shown.append(VARYING.sub("…", found[number + 1][1]))
+                printed.append(VARYING.sub("…", said.getvalue()))
     names.clear()
+    assert printed == shown
     # What a page leaves open is reported here, not in another test.
     gc.collect()
 
