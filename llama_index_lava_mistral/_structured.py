@@ -115,7 +115,7 @@ def _answer_form(output_cls: Any, by_schema: bool) -> AnswerForm[Any]:
 class StructuredModel(StructuredLLM):
     """LlamaIndex's model whose answers are objects; streams are billed to where they are asked for, not read."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     chat = observed()(StructuredLLM.chat)
     achat = observed()(StructuredLLM.achat)

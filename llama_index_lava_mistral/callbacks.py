@@ -47,7 +47,7 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
     Handlers may share their `totals`.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     lava_events: ClassVar[bool] = True
 

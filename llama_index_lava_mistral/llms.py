@@ -13,6 +13,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index_instrumentation import get_dispatcher
 
+from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.client.models import ClientsOwner
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import ChatSettings
@@ -122,6 +123,7 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, FunctionCallingLLM):
 
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
         """Return this model with answers that are objects of a class."""
+        refuse_keys(kwargs)
         from llama_index_lava_mistral._structured import StructuredModel
 
         return StructuredModel(llm=self, output_cls=output_cls, **kwargs)

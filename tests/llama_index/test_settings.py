@@ -8,6 +8,7 @@ import json
 import pickle
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -90,6 +91,14 @@ def test_what_lives_beside_the_models_drops_no_argument() -> None:
         LavaUsageHandler(totls=UsageTotals())  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match="temprature"):
         ChatLavaMistral().as_structured_llm(BaseModel, temprature=0.2)
+
+
+@pytest.mark.parametrize("name", ["api_key", "temprature"])
+def test_what_lives_beside_the_models_shows_no_argument(name: str) -> None:
+    for made in (LavaUsageHandler, partial(ChatLavaMistral().as_structured_llm, BaseModel)):
+        with pytest.raises(ValueError, match=name) as caught:
+            made(**{name: "aks_live_canary"})
+        assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("timeout", [None, 0.5, 30])
