@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -17,10 +17,8 @@ from lava_mistral.errors import InvalidRequestError
 from lava_mistral.mistral.tools import close_objects, json_schema_format, object_schema, to_tool_choice
 from lava_mistral.mistral.types import ResponseFormat, Tool
 
-if TYPE_CHECKING:
-    from langchain_core.tools import BaseTool
-
-ToolLike: TypeAlias = "Mapping[str, Any] | type | Callable[..., Any] | BaseTool"
+# A `BaseTool` is a `Runnable`; its module is not loaded for its name.
+ToolLike: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | Runnable[Any, Any]
 
 _FUNCTION = ("name", "description", "strict", "parameters")
 # Tools that Mistral runs itself; they go out as they are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from inspect import signature
 from typing import Any, Literal, cast
@@ -12,7 +13,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableMap
 from pydantic import BaseModel
 
 from langchain_lava_mistral._from_wire import to_result
@@ -198,7 +199,35 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         """Return the model with arguments for all its calls; a misspelt one or a key is refused."""
         with translated():
             check_names(kwargs)
-        return super().bind(**kwargs)
+        return BoundModel(bound=self, kwargs=kwargs)
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Return the model with a configuration for all its calls."""
+        return self.bind().with_config(config, **kwargs)
+
+    def with_types(self, **types: Any) -> Any:
+        """Return the model with other types of input and output."""
+        return self.bind().with_types(**types)
+
+    def with_listeners(self, **listeners: Any) -> Any:
+        """Return the model with functions that are told of its runs."""
+        return self.bind().with_listeners(**listeners)
+
+    def with_alisteners(self, **listeners: Any) -> Any:
+        """Return the model with async functions that are told of its runs."""
+        return self.bind().with_alisteners(**listeners)
+
+    def with_fallbacks(self, fallbacks: Sequence[Runnable[Any, Any]], **options: Any) -> Any:
+        """Return the model with others that take over where it fails."""
+        return _keeping(super().with_fallbacks(fallbacks, **options))
+
+    def configurable_fields(self, **fields: Any) -> Any:
+        """Return the model with fields that a call's configuration sets."""
+        return _keeping(super().configurable_fields(**fields))
+
+    def configurable_alternatives(self, which: Any, **options: Any) -> Any:
+        """Return the model with others of which a call's configuration chooses."""
+        return _keeping(super().configurable_alternatives(which, **options))
 
     def bind_tools(
         self,
@@ -280,6 +309,55 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
                 raise ValueError(f"The method is {known}, not {method!r}.")
         parser = AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped)
         return RunnableMap(raw=llm) | with_outcome(parser) if include_raw else llm | parser
+
+
+class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):
+    """A model with arguments for all its calls. LangChain's own loses them where tools or a schema are bound later."""
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Serialize as LangChain's class."""
+        return RunnableBinding.lc_id()
+
+    def bind_tools(self, tools: Sequence[ToolLike], **options: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return the model with tools in place of earlier ones; see `ChatLavaMistral.bind_tools`."""
+        return ChatLavaMistral.bind_tools(self._without_tools(), tools, **options)
+
+    def with_structured_output(
+        self, schema: ToolLike | None = None, **options: Any
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Return the model with answers of a schema's form; see `ChatLavaMistral.with_structured_output`."""
+        return ChatLavaMistral.with_structured_output(self._without_tools(), schema, **options)
+
+    def _without_tools(self) -> Any:
+        # A choice among earlier tools says nothing about others.
+        dropped = ("tools", "tool_choice", "parallel_tool_calls") if self.kwargs.get("tools") else ()
+        kept = {name: value for name, value in self.kwargs.items() if name not in dropped}
+        return self.model_copy(update={"kwargs": kept})
+
+    def with_alisteners(self, **listeners: Any) -> Any:
+        """Return the model with async functions that are told of its runs."""
+        told: Any = super().with_alisteners(**listeners)
+        return self.model_copy(update={"config_factories": [*told.config_factories, *self.config_factories]})
+
+    def with_fallbacks(self, fallbacks: Sequence[Runnable[Any, Any]], **options: Any) -> Any:
+        """Return the model with others that take over where it fails."""
+        return _keeping(super().with_fallbacks(fallbacks, **options))
+
+    def __getattr__(self, name: str) -> Any:
+        method = super().__getattr__(name)
+        return partial(method, **self.kwargs) if name in _CALLS else method
+
+
+# Methods of a model that call it and that a binding hands on as they are.
+_CALLS = frozenset(("generate", "agenerate", "generate_prompt", "agenerate_prompt"))
+
+
+def _keeping(wrapper: Any) -> Any:
+    # Loaded here: they take time, and few programs use them.
+    from langchain_lava_mistral._wrappers import keeping
+
+    return keeping(wrapper)
 
 
 # LangChain reads them at each call, and Python would make them anew each time.

@@ -14,12 +14,10 @@ from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.client.models import EngineOwner
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
+from lava_mistral.embedding.results import EmbeddingUsage, EmbedOptions, PartialEmbedding
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
-
-    from lava_mistral.embedding.engine import EmbedOptions
-    from lava_mistral.embedding.results import EmbeddingUsage, PartialEmbedding
 
 _SYNONYMS = {"max_concurrent_requests": "max_concurrency", "output_dimension": "dimensions"}
 T = TypeVar("T")

@@ -27,6 +27,7 @@ from lava_mistral.defaults import (
     OnEmpty,
     OutputDtype,
 )
+from lava_mistral.embedding.results import EmbedOptions
 from lava_mistral.errors import LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import LavaSettings
@@ -34,7 +35,6 @@ from llama_index_lava_mistral._redaction import billing_of, observed
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.drivers import EmbeddingStream, Prefetch
-    from lava_mistral.embedding.engine import EmbedOptions
 
 dispatcher = get_dispatcher(__name__)
 
@@ -286,8 +286,6 @@ def _stored(
 
 def _own(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return those of the arguments of a pipeline that embeddings take."""
-    from lava_mistral.embedding.engine import EmbedOptions
-
     return {name: value for name, value in kwargs.items() if name in EmbedOptions.__annotations__}
 
 

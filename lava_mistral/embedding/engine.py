@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args
+from typing import Any, Final, TypeVar, Unpack, get_args
 from weakref import ReferenceType
 
-from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import present_listeners
 from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
@@ -18,7 +17,7 @@ from lava_mistral.embedding.batching import Batcher, Count, InputValidator
 from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, Prefetch, TaskWorkers, ThreadWorkers
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter
-from lava_mistral.embedding.results import EmbeddingResult, OnProgress, PartialEmbedding, known_vectors
+from lava_mistral.embedding.results import EmbeddingResult, EmbedOptions, known_vectors
 from lava_mistral.embedding.run import EmbedJob, StreamJob
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.catalog import notice_status
@@ -32,17 +31,6 @@ W = TypeVar("W", ThreadWorkers, TaskWorkers)
 
 MANY_LISTS: Final = 50_000
 """Vectors from which on lists of floats are warned of: each number takes 32 bytes, in an array 4."""
-
-
-class EmbedOptions(TypedDict, total=False):
-    """What every call of the engine takes beside its texts; see `LavaMistral.embed`."""
-
-    billing: Billing | None
-    lava_metadata: Mapping[str, str] | None
-    as_numpy: bool
-    show_progress: bool
-    on_progress: OnProgress | None
-    resume_from: PartialEmbedding | None
 
 
 class EmbeddingEngine:

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from lava_mistral._text import whole_characters
+from lava_mistral.billing.identity import Billing
 from lava_mistral.billing.usage import RetryStats
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 
@@ -182,3 +183,14 @@ class BatchResult:
     pieces: list[tuple[list[int], Rows]] = field(default_factory=list)
     error: BaseException | None = None
     payer: RetryStats | None = None
+
+
+class EmbedOptions(TypedDict, total=False):
+    """What every call of the engine takes beside its texts; see `LavaMistral.embed`."""
+
+    billing: Billing | None
+    lava_metadata: Mapping[str, str] | None
+    as_numpy: bool
+    show_progress: bool
+    on_progress: OnProgress | None
+    resume_from: PartialEmbedding | None
