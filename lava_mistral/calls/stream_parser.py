@@ -96,8 +96,9 @@ class StreamReader(TurnAccumulator):
                         # The caller has all that came; only now is it worth a moment to get the connection back.
                         yield from read(self._response, Deadline(LONGEST_END))
                     else:
-                        # Some gateways send neither `[DONE]` nor the end of the body after a whole answer.
-                        gap = LONGEST_END if self.usage and self.finished else self.call.gap
+                        # Some gateways send neither `[DONE]` nor the end of the body after a whole answer. Where
+                        # tools run on Mistral's side, each message may have a finish reason and usage.
+                        gap = LONGEST_END if self.usage and self.finished and not self.has_steps else self.call.gap
                         patience = None if gap is None else max(gap - self.silent_for, 0.0)
                         data = yield from self._response.receive(Deadline(patience, self._deadline))
                 except TransportError as error:

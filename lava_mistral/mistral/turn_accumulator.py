@@ -41,6 +41,11 @@ class TurnAccumulator:
     _choices: dict[int, _Message] = field(default_factory=dict)
 
     @property
+    def has_steps(self) -> bool:
+        """Whether tools run on Mistral's side, or may do so."""
+        return self.names.built_in or any(choice.steps for choice in self._choices.values())
+
+    @property
     def complete(self) -> bool:
         """Whether every choice seen has a finish reason, and there is one."""
         return bool(self.turns) and all(turn.finish_reason is not None for turn in self.turns)

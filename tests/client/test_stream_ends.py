@@ -24,6 +24,7 @@ from lava_mistral import (
     StreamStalledError,
     track_usage,
 )
+from lava_mistral.calls.stream_parser import LONGEST_END
 from tests.fakes.clients import KEY
 from tests.fakes.frameworks import Framework, user
 from tests.fakes.raw_server import END, JSON_HEAD, LAST, STREAM_HEAD, USAGE, WORD, RawServer, chunked
@@ -78,6 +79,31 @@ async def test_the_answer_ends_at_done_though_the_body_does_not(serve: Any, asyn
     assert time.monotonic() - began < PATIENCE
     # Nobody waits for the rest: the connection is closed.
     assert await asyncio.to_thread(lambda: server.ended.acquire(timeout=PATIENCE))
+
+
+@both
+async def test_a_step_that_has_its_own_finish_reason_and_usage_is_not_the_end(serve: Any, asynchronous: bool) -> None:
+    """A search on Mistral's side takes longer than the end of a body may."""
+    search = {"id": "search001", "index": 0, "function": {"name": "web_search", "arguments": "{}"}}
+    deltas = [
+        ({"role": "assistant", "index": 0, "tool_calls": [search]}, "tool_calls"),
+        ({"role": "assistant", "index": 1, "content": "Found."}, "stop"),
+    ]
+    chunks = [
+        {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], "usage": USAGE}
+        for delta, reason in deltas
+    ]
+    first, last = (chunked(f"data: {json.dumps(each)}\n\n".encode()) for each in chunks)
+    server = serve(STREAM_HEAD, first, 2 * LONGEST_END, last, chunked(b"data: [DONE]\n\n"), END)
+    tools: Any = {"tools": [{"type": "web_search"}]}
+    settings: Any = {"api_key": KEY, "base_url": server.url}
+    if asynchronous:
+        async with await AsyncLavaMistral(**settings).stream(ASK, **tools) as stream:
+            text = "".join([delta.text async for delta in stream])
+    else:
+        with LavaMistral(**settings).stream(ASK, **tools) as stream:
+            text = "".join(delta.text for delta in stream)
+    assert text == "Found."
 
 
 @both
