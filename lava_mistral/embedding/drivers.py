@@ -357,6 +357,9 @@ class Prefetch(Stream[list[U]]):
                 batch.append(self._embedded(item, pair[1]))
         except Exception as error:  # noqa: BLE001 - raised again
             self._error = error
+            # One of `embedded` leaves the stream open.
+            leave: Callable[[], Any] = self.close if advance is next else self.aclose
+            yield leave()
         if self._error is not None and not batch:
             raise self._error
         return batch

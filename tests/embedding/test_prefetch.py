@@ -233,6 +233,22 @@ def test_a_store_that_fails_ends_the_requests() -> None:
     assert len(service.sent) < len(TEXTS)
 
 
+def test_what_fails_to_be_made_of_an_item_ends_the_requests() -> None:
+    service = VectorService(latency=0.01)
+
+    def embedded(item: str, vector: object) -> str:
+        if item == "14":
+            raise KeyError(item)
+        return item
+
+    engine = service.engine(max_concurrency=2, count_tokens=lambda text: 4_000)
+    batches = engine.prefetch(map(str, count()), str, embedded, batch_size=10)
+    assert [next(batches), next(batches)] == [[str(at) for at in range(10)], ["10", "11", "12", "13"]]
+    with pytest.raises(KeyError):
+        next(batches)
+    eventually(lambda: not engine_threads())
+
+
 def test_memory_is_flat() -> None:
     """All vectors would be 670 MB as lists."""
     program = Path(__file__).with_name("flat_memory.py")
