@@ -326,13 +326,13 @@ class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):
     def with_structured_output(
         self, schema: ToolLike | None = None, **options: Any
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
-        """Return the model with answers of a schema's form; see `ChatLavaMistral.with_structured_output`."""
-        return ChatLavaMistral.with_structured_output(self._without_tools(), schema, **options)
+        """Return the model with answers of this form alone; see `ChatLavaMistral.with_structured_output`."""
+        return ChatLavaMistral.with_structured_output(self._without_tools("response_format"), schema, **options)
 
-    def _without_tools(self) -> Any:
+    def _without_tools(self, *others: str) -> Any:
         # A choice among earlier tools says nothing about others.
-        dropped = ("tools", "tool_choice", "parallel_tool_calls") if self.kwargs.get("tools") else ()
-        kept = {name: value for name, value in self.kwargs.items() if name not in dropped}
+        of_tools = ("tools", "tool_choice", "parallel_tool_calls") if self.kwargs.get("tools") else ()
+        kept = {name: value for name, value in self.kwargs.items() if name not in (*of_tools, *others)}
         return self.model_copy(update={"kwargs": kept})
 
     def with_alisteners(self, **listeners: Any) -> Any:

@@ -215,6 +215,13 @@ def test_later_tools_replace_earlier_ones_and_their_choice(gateway: LocalGateway
     assert not {"tools", "tool_choice"} & second.keys()
 
 
+def test_a_schema_replaces_an_earlier_form(gateway: LocalGateway, caller: Caller) -> None:
+    model: Any = chat(gateway).bind(response_format={"type": "json_object"}, billing=PAYER)
+    caller.invoke(model.with_structured_output(Report, method="function_calling"), "What about 'Oslo'?")
+    check(gateway)
+    assert "response_format" not in gateway.requests[0].body
+
+
 def test_raw_answers_and_lists_of_prompts(gateway: LocalGateway) -> None:
     model = chat(gateway).bind(billing=PAYER)
     prompt = [HumanMessage("What about 'Oslo'?")]
