@@ -135,19 +135,24 @@ class LavaError(Exception):
         return partial(type(self), self.message, **self.fields()), ()
 
 
-class ConfigurationError(LavaError, ValueError): ...
+class ConfigurationError(LavaError, ValueError):
+    """A setting, or a combination of settings, is wrong. Nothing was sent and nothing was charged."""
 
 
-class AuthenticationError(LavaError): ...
+class AuthenticationError(LavaError):
+    """The credential is missing, malformed or not accepted (401)."""
 
 
-class BillingError(LavaError): ...
+class BillingError(LavaError):
+    """Whoever should pay for the call can't or may not: 402, 403 and the caller's own spend limit."""
 
 
-class InsufficientBalanceError(BillingError): ...
+class InsufficientBalanceError(BillingError):
+    """The merchant's wallet or the customer's plan has no credit left (402)."""
 
 
-class PermissionDeniedError(BillingError): ...
+class PermissionDeniedError(BillingError):
+    """The key, the plan or the meter does not allow the call (403)."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -167,33 +172,47 @@ class SpendLimitError(BillingError):
     needed: Decimal = Decimal(0)
 
 
-class NotFoundError(LavaError): ...
+class NotFoundError(LavaError):
+    """There is no such thing at the provider (404)."""
 
 
-class InvalidRequestError(LavaError): ...
+class InvalidRequestError(LavaError):
+    """The request itself is wrong (400, 422, or refused before it was sent)."""
 
 
-class ContextOverflowError(InvalidRequestError): ...
+class ContextOverflowError(InvalidRequestError):
+    """The prompt holds more tokens than the model's context window."""
 
 
 class RateLimitError(LavaError):
+    """Too many requests or tokens for now (429)."""
+
     retryable_by_default = True
 
 
 class ServerError(LavaError):
+    """Lava or Mistral failed (5xx), or answered with something that is not an answer."""
+
     retryable_by_default = True
 
 
 class APIConnectionError(LavaError):
+    """No answer came: refused, reset, name resolution, TLS."""
+
     retryable_by_default = True
 
 
 class APITimeoutError(LavaError):
+    """No answer came in time."""
+
     retryable_by_default = True
 
 
 class StreamInterruptedError(LavaError):
+    """A stream ended before the answer did; `partial` holds what came. Before its first words it is tried again."""
+
     retryable_by_default = True
 
 
-class StreamStalledError(StreamInterruptedError, APITimeoutError): ...
+class StreamStalledError(StreamInterruptedError, APITimeoutError):
+    """A stream went silent for longer than `stream_chunk_timeout`; `partial` holds the turn as far as it came."""

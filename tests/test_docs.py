@@ -17,6 +17,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import griffe
 import httpx
 import pytest
 import typer
@@ -24,6 +25,7 @@ from langchain_mistralai import ChatMistralAI, MistralAIEmbeddings
 from llama_index.embeddings.mistralai import MistralAIEmbedding
 from llama_index.llms.mistralai import MistralAI
 
+from lava_mistral import AsyncLavaMistral, LavaMistral
 from lava_mistral.__main__ import app
 from lava_mistral.gateway import Interrupted, LocalGateway, Status
 from tests.conftest import ROOT
@@ -232,3 +234,14 @@ def test_every_option_of_the_command_line_is_on_its_page() -> None:
         assert f"## {name}\n" in text
         options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
         assert [option for option in options if option not in text] == []
+
+
+def test_the_reference_shows_each_method_of_the_clients() -> None:
+    flows = griffe.load_extensions(str(ROOT / "docs" / "contributing" / "griffe_flows.py"))
+    clients: Any = griffe.load("lava_mistral", search_paths=[ROOT], extensions=flows)["client.clients"]
+    for kind in (LavaMistral, AsyncLavaMistral):
+        for name in [name for name in dir(kind) if name[0] != "_" and callable(getattr(kind, name))]:
+            shown = clients[kind.__name__].all_members[name]
+            assert shown.is_function, name
+            assert shown.docstring, name
+            assert inspect.signature(getattr(kind, name)).return_annotation == str(shown.returns)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import urlsplit
 
 from lava_mistral._text import nearest
@@ -147,14 +147,6 @@ class Billing:
     provider_key: Secret | None = field(default=None, repr=False)
     disable_billing: bool | None = None
 
-    def __new__(cls, *args: Any, **given: Any) -> Self:
-        """Refuse a name that is no field, in words."""
-        for name in sorted(given.keys() - set(FIELDS)):
-            near = nearest(name, FIELDS)
-            hint = f"Did you mean {near!r}?" if near else f"Its fields are {', '.join(FIELDS)}."
-            raise ConfigurationError(f"Billing has no {name}. {hint}")
-        return super().__new__(cls)
-
     def __post_init__(self) -> None:
         for name in ("customer_id", "meter_slug"):
             value = getattr(self, name)
@@ -234,7 +226,12 @@ def to_billing(value: Any) -> Billing | None:
     if value is None or isinstance(value, Billing):
         return value
     if isinstance(value, Mapping):
-        return Billing(**{str(name): each for name, each in value.items()})
+        for name in map(str, value):
+            if name not in FIELDS:
+                near = nearest(name, FIELDS)
+                hint = f"Did you mean {near!r}?" if near else f"Its fields are {', '.join(FIELDS)}."
+                raise ConfigurationError(f"Billing has no {name}. {hint}")
+        return Billing(**value)
     raise ConfigurationError(
         f"billing= takes a Billing, or its fields in a dictionary, not {type(value).__name__}: write "
         'Billing(customer_id="…", meter_slug="…").'

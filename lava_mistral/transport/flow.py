@@ -7,6 +7,7 @@ awaitable. What has nothing to wait for yields `None`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine, Generator
 from functools import wraps
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -59,7 +60,7 @@ def driven(flow: Callable[P, Flow[T]]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         return drive(flow(*args, **kwargs))
 
-    run.__name__ = flow.__name__.lstrip("_")
+    _describe(flow, run)
     return run
 
 
@@ -70,5 +71,12 @@ def adriven(flow: Callable[P, Flow[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     async def run(*args: P.args, **kwargs: P.kwargs) -> T:
         return await adrive(flow(*args, **kwargs))
 
-    run.__name__ = flow.__name__.lstrip("_")
+    _describe(flow, run)
     return run
+
+
+def _describe(flow: Callable[..., Any], run: Any) -> None:
+    """Name what runs a flow, and its result, as its caller knows them: tools and documentation show both."""
+    signature = inspect.signature(flow)
+    result = str(signature.return_annotation).removeprefix("Flow[").removesuffix("]")
+    run.__name__, run.__signature__ = flow.__name__.lstrip("_"), signature.replace(return_annotation=result)

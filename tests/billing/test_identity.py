@@ -124,7 +124,7 @@ def test_forward_tokens_equal_those_of_the_node_sdk(node_sdk: Path) -> None:
 )
 def test_combinations_that_lava_refuses_are_refused_with_what_to_write(fields: dict[str, Any], advice: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Billing(**fields)
+        to_billing(fields)
     assert advice in str(caught.value)
 
 
