@@ -79,7 +79,7 @@ def renamed(values: Iterable[tuple[str, Any]], synonyms: Mapping[str, str]) -> d
 def refuse_misspelt(unknown: Iterable[str], known: Iterable[str]) -> None:
     """Refuse names that have no meaning here, and those that are close to a known one."""
     for name in sorted(unknown):
-        if name not in _HINTS and (near := nearest(name, (each for each in known if each[0] != "_"), 0.77)):
+        if name not in _HINTS and (near := nearest(name, (each for each in known if each[0] != "_"), 0.74)):
             raise ConfigurationError(f"There is no parameter {name!r}. Did you mean {near!r}?")
         if meant := nearest(name, _HINTS, 0.85):
             raise ConfigurationError(f"{name!r} has no meaning here: {_HINTS[meant]}.")
