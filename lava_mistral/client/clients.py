@@ -20,7 +20,13 @@ from lava_mistral.calls.chat_body import chat_body
 from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
-from lava_mistral.client.options import ChatOptions, EmbeddingRequestOptions, EmbedIterOptions, EmbedOptions, OnRetry
+from lava_mistral.client.options import (
+    ChatOptions,
+    EmbedCallOptions,
+    EmbeddingRequestOptions,
+    EmbedIterOptions,
+    OnRetry,
+)
 from lava_mistral.client.records import RecordFilters, Records
 from lava_mistral.defaults import (
     DEFAULT_CHAT_MODEL,
@@ -310,7 +316,7 @@ class LavaMistral(ClientBase):
         """
         return drive(self._ask(messages, options, ChatStream))
 
-    def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
+    def embed(self, texts: Sequence[str], **options: Unpack[EmbedCallOptions]) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `lava_mistral.embedding`.
 
         Args:
@@ -369,7 +375,7 @@ class AsyncLavaMistral(ClientBase):
         """One answer, delta by delta; see `LavaMistral.stream`."""
         return await adrive(self._ask(messages, options, AsyncChatStream))
 
-    async def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> EmbeddingResult:
+    async def embed(self, texts: Sequence[str], **options: Unpack[EmbedCallOptions]) -> EmbeddingResult:
         """The vectors of any number of texts, in their order; see `LavaMistral.embed`."""
         engine, given = self._engine(options)
         return await engine.aembed(texts, **given)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from typing_extensions import TypedDict
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.defaults import OutputDtype
+from lava_mistral.embedding.results import EmbedOptions
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.types import ChatFields, Prediction, ResponseFormat, ToolChoice
-
-if TYPE_CHECKING:
-    from lava_mistral.embedding.results import OnProgress, PartialEmbedding
 
 OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
 """Told before each wait: the error, how many tries were made, seconds to the next."""
@@ -55,22 +53,16 @@ class EmbeddingRequestOptions(CallOptions, total=False):
     output_dtype: OutputDtype | None
 
 
-class EmbedOptions(TypedDict, total=False):
-    """The options of an embedding of many texts."""
+class EmbedCallOptions(EmbedOptions, total=False):
+    """The options of an embedding of many texts: those of the engine, and what makes the engine."""
 
     model: str
     dimensions: int | None
     output_dtype: OutputDtype | None
     max_concurrency: int
-    billing: Billing | None
-    lava_metadata: Mapping[str, str] | None
-    as_numpy: bool
-    show_progress: bool
-    on_progress: OnProgress | None
-    resume_from: PartialEmbedding | None
 
 
-class EmbedIterOptions(EmbedOptions, total=False):
+class EmbedIterOptions(EmbedCallOptions, total=False):
     """The options of an embedding of a source of any length."""
 
     read_in_thread: bool
