@@ -15,8 +15,8 @@ from lava_mistral.mistral.types import Usage
 from lava_mistral.mistral.usage import cached_tokens, reasoning_tokens
 
 if TYPE_CHECKING:
+    from lava_mistral.calls.chat_stream import StreamReader
     from lava_mistral.calls.responses import Completion
-    from lava_mistral.calls.stream_parser import StreamReader
 
 
 def visible(part: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def inner(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**(values.get("model_kwargs") or {}), **(values.get("extra_body") or {})}
 
 
-class LavaSettings(settings.LavaSettings):
+class LavaSettings(settings.ModelSettings):
     """The settings of either model."""
 
     http_async_client: Any = Field(default=None, exclude=True, repr=False)

@@ -16,7 +16,7 @@ from lava_mistral.mistral.json_codec import to_text
 from lava_mistral.mistral.turn import Delta, ToolCall, ToolCallDelta
 
 if TYPE_CHECKING:
-    from lava_mistral.calls.stream_parser import StreamReader
+    from lava_mistral.calls.chat_stream import StreamReader
 
 _new = object.__new__
 _set = object.__setattr__

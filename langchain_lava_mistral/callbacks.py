@@ -15,7 +15,7 @@ from langchain_core.runnables.config import ensure_config, var_child_runnable_co
 from langchain_core.utils.uuid import uuid7
 
 from langchain_lava_mistral.errors import to_langchain
-from lava_mistral.billing.usage import LANGCHAIN_RUN, present_listeners
+from lava_mistral.billing.usage import LANGCHAIN_RUN, current_listeners
 from lava_mistral.billing.usage_totals import CapturedContext, CountsInTotals, UsageTotals, track_usage, watching
 from lava_mistral.errors import LavaError
 
@@ -154,7 +154,7 @@ def counted_embedding() -> watching:
 
 def traced(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
     """Return the metadata of a call within one of these blocks, with the run that it belongs to, where there is one."""
-    run_id = present_listeners().run_id
+    run_id = current_listeners().run_id
     return metadata if run_id is None else {LANGCHAIN_RUN: run_id, **(metadata or {})}
 
 

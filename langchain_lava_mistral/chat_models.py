@@ -16,8 +16,8 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableMap
 from pydantic import BaseModel
 
+from langchain_lava_mistral._described_model import DescribedModel
 from langchain_lava_mistral._from_wire import to_result
-from langchain_lava_mistral._hooks import DescribedModel
 from langchain_lava_mistral._settings import KNOWN, OUTSIDE, check_names, named
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import AnswerParser, as_object, with_outcome
@@ -25,7 +25,7 @@ from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, answer_function, normalize, to_response_format, to_tool, to_tools
 from langchain_lava_mistral.callbacks import RUN, CallRun, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.client.models import ClientsOwner
+from lava_mistral.client.backends import ClientsOwner
 from lava_mistral.client.settings import WIRE_NAMES
 from lava_mistral.errors import InvalidRequestError
 
@@ -102,7 +102,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             "messages": to_wire(messages),
             "on_retry": run.on_retry,
         }
-        return self._present(kwargs), arguments, said("include_response_headers", self.include_response_headers)
+        return self._backend(kwargs), arguments, said("include_response_headers", self.include_response_headers)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         run: CallRun = kwargs.get(RUN) or CallRun(run_manager)

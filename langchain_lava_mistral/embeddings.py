@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from langchain_lava_mistral._settings import SYNONYMS, LavaSettings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.client.models import EngineOwner
+from lava_mistral.client.backends import EngineOwner
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.embedding.results import EmbeddingUsage, EmbedOptions, PartialEmbedding
 
@@ -134,7 +134,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
         with translated(), counted_embedding():
             if self.trace_metadata:
                 options["lava_metadata"] = traced(options.get("lava_metadata"))
-            return getattr(self._present(), way)(*given, **{"show_progress": self.show_progress_bar, **options})
+            return getattr(self._backend(), way)(*given, **{"show_progress": self.show_progress_bar, **options})
 
 
 # The text of a document, and what becomes of it and its vector.

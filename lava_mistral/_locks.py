@@ -63,9 +63,9 @@ class Inbox(Generic[T]):
     def put(self, item: T) -> None:
         """Apply the item now if the lock is free, else when its holder releases it."""
         self._items.append(item)
-        self._settle()
+        self._apply_waiting()
 
-    def _settle(self) -> None:
+    def _apply_waiting(self) -> None:
         # Again after each release: an item may have come just before it, when the lock could not be had.
         while self._items and self._lock.acquire(blocking=False):
             try:
@@ -87,4 +87,4 @@ class Inbox(Generic[T]):
 
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
-        self._settle()
+        self._apply_waiting()

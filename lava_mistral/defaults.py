@@ -7,7 +7,7 @@ DEFAULT_EMBEDDING_MODEL: Final = "mistral-embed"
 DEFAULT_TIMEOUT: Final = 120.0
 """Seconds for an answer, or for a stream to begin."""
 DEFAULT_STREAM_CHUNK_TIMEOUT: Final = 120.0
-"""Seconds between two chunks of a stream; `calls/stream_parser.py` counts them."""
+"""Seconds between two chunks of a stream; `calls/chat_stream.py` counts them."""
 DEFAULT_MAX_RETRIES: Final = 2
 DEFAULT_EMBEDDING_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""

@@ -23,7 +23,7 @@ from llama_index_lava_mistral._tools import named_choice, response_format_of, to
 from llama_index_lava_mistral.callbacks import listening, traced
 
 if TYPE_CHECKING:
-    from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
+    from lava_mistral.calls.chat_stream import AsyncChatStream, ChatStream
 
 _CALL_ARGUMENTS: Final = frozenset(
     {*WIRE_NAMES, *SYNONYMS, *OF_CALLS, "model", "tools", "billing", "lava_metadata", "trace_metadata"}
@@ -89,7 +89,7 @@ def _request(
             f"LlamaIndex has one answer a call; n={arguments['n']} would pay for more, which nobody gets to see. "
             "Use langchain_lava_mistral or lava_mistral.LavaMistral."
         )
-    client = llm._present(arguments)[asynchronous]
+    client = llm._backend(arguments)[asynchronous]
     for name in OF_CALLS:
         arguments.pop(name, None)
     with_headers = arguments.pop("include_response_headers", llm.include_response_headers)

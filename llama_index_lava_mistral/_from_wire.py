@@ -14,8 +14,8 @@ from llama_index_lava_mistral._to_wire import PROVIDER
 from llama_index_lava_mistral._tools import call_parts
 
 if TYPE_CHECKING:
+    from lava_mistral.calls.chat_stream import StreamReader
     from lava_mistral.calls.responses import Completion
-    from lava_mistral.calls.stream_parser import StreamReader
 
 _set = object.__setattr__
 _MESSAGE = llama.ChatMessage(role=llama.MessageRole.ASSISTANT, blocks=[])

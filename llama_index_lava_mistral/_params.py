@@ -21,7 +21,7 @@ from lava_mistral.defaults import (
 )
 
 
-class LavaSettings(settings.LavaSettings):
+class LavaSettings(settings.ModelSettings):
     """How a model reaches Lava. None of these settings is part of `to_dict`, of events or of the repr of secrets."""
 
     model_config = ConfigDict(extra="forbid")

@@ -18,7 +18,7 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.calls.arguments import refuse_keys
-from lava_mistral.client.models import EngineOwner
+from lava_mistral.client.backends import EngineOwner
 from lava_mistral.client.settings import setting
 from lava_mistral.defaults import (
     DEFAULT_EMBEDDING_MODEL,
@@ -142,7 +142,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
         """Embed texts with LlamaIndex's events, cache and rate limiter."""
         from llama_index_lava_mistral.callbacks import listening
 
-        engine, settings, payload = self._present(), self._for_the_engine(options), self.to_payload()
+        engine, settings, payload = self._backend(), self._for_the_engine(options), self.to_payload()
         cache, limiter, held = self.embeddings_cache, self.rate_limiter, dict[str, Embedding]()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
         event = self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload})
@@ -235,7 +235,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
         from llama_index_lava_mistral.callbacks import listening
 
         with listening():
-            return getattr(self._present(), method)(*given, **self._for_the_engine(options))
+            return getattr(self._backend(), method)(*given, **self._for_the_engine(options))
 
     def _for_the_engine(self, options: Any) -> dict[str, Any]:
         """Return the options of a call as the engine takes them."""

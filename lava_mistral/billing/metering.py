@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from lava_mistral.billing.identity import MERCHANT, Billing, BillingContext
-from lava_mistral.billing.usage import CallRecord, Kind, Listening, RetryStats, notify, present_listeners
+from lava_mistral.billing.usage import CallRecord, Kind, Listening, RetryStats, current_listeners, notify
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import cost_parts
@@ -24,7 +24,7 @@ class CallMeter:
     model: str
     identity: BillingContext
     streamed: bool
-    watch: Listening
+    listening: Listening
     most: Decimal  # that one request can cost; worked out for limits only
     sent_as: BillingContext  # of the latest request: a credential that rotates may name a payer of its own
 
@@ -44,17 +44,17 @@ class CallMeter:
         """Tell the listeners that a request failed and is about to be repeated."""
         who = self.sent_as
         effort = RetryStats(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
-        notify(self.watch.listeners, effort)
+        notify(self.listening.listeners, effort)
 
 
 def open_call_meter(
     kind: Kind, model: str, identity: BillingContext, most: Callable[[], Decimal], *, streamed: bool = False
 ) -> CallMeter | None:
-    """Return the account of a call that begins now; `None` where nobody listens and no limit holds."""
-    watch = present_listeners()
-    if not watch.listeners and not identity.limits:
+    """Return the meter of a call that begins now; `None` where nobody listens and no limit holds."""
+    listening = current_listeners()
+    if not listening.listeners and not identity.limits:
         return None
-    return CallMeter(kind, model, identity, streamed, watch, most() if identity.limits else Decimal(0), identity)
+    return CallMeter(kind, model, identity, streamed, listening, most() if identity.limits else Decimal(0), identity)
 
 
 class RequestMeter:
@@ -62,42 +62,42 @@ class RequestMeter:
 
     __slots__ = ("_began", "_open")
 
-    def __init__(self, account: CallMeter | None) -> None:
+    def __init__(self, meter: CallMeter | None) -> None:
         self._began = monotonic()
         # Taking an item off an iterator is one step, whichever thread is first.
-        self._open = iter(() if account is None else ((account, account.sent_as),))
+        self._open = iter(() if meter is None else ((meter, meter.sent_as),))
 
     def free(self) -> None:
         """End a request that was refused or never arrived: it costs nothing."""
-        for account, _ in self._open:
-            for limit in account.identity.limits:
-                limit.end(account.most, Decimal(0))
+        for meter, _ in self._open:
+            for limit in meter.identity.limits:
+                limit.end(meter.most, Decimal(0))
 
     def end(self, usage: Any, request_id: str | None, *, answered_by: str | None = None, complete: bool = True) -> None:
         """End a request that was answered, or of which nobody knows; `usage` is the provider's count of tokens."""
-        for account, sent_as in self._open:
+        for meter, sent_as in self._open:
             known = known_usage(usage)
-            parts = cost_parts(known, account.model, answered_by)
+            parts = cost_parts(known, meter.model, answered_by)
             cost = None if parts is None else parts.total
-            for limit in account.identity.limits:
-                limit.end(account.most, cost, request_id)
-            if account.watch.listeners:
+            for limit in meter.identity.limits:
+                limit.end(meter.most, cost, request_id)
+            if meter.listening.listeners:
                 record = CallRecord(
-                    kind=account.kind,
-                    model=account.model,
+                    kind=meter.kind,
+                    model=meter.model,
                     request_id=request_id,
                     usage=known,
                     cost=cost,
                     customer_id=sent_as.billing.customer_id,
                     meter_slug=sent_as.billing.meter_slug,
                     metadata=sent_as.metadata,
-                    run_id=account.watch.run_id,
-                    streamed=account.streamed,
+                    run_id=meter.listening.run_id,
+                    streamed=meter.streamed,
                     complete=complete,
                     duration=monotonic() - self._began,
                     saved=Decimal(0) if parts is None else parts.saved,
                 )
-                notify(account.watch.listeners, record)
+                notify(meter.listening.listeners, record)
 
     def __del__(self) -> None:
         # A stream that was neither read to its end nor closed.

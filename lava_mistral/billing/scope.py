@@ -79,7 +79,7 @@ _NOWHERE = BillingScope({}, {}, ())
 _FORKED = Entry(_NOWHERE, void=True)  # stands for the blocks that this process was forked in
 
 
-def present_scope() -> BillingScope:
+def current_scope() -> BillingScope:
     """Add up the blocks around this point; `_NOWHERE` where there is none."""
     scopes = [entry.scope for entry in entries.get() if not entry.void]
     if len(scopes) < 2:
@@ -92,10 +92,10 @@ def present_scope() -> BillingScope:
     return BillingScope(fields, metadata, tuple(limit for scope in scopes for limit in scope.limits))
 
 
-def present_entries() -> tuple[Entry, ...]:
+def current_entries() -> tuple[Entry, ...]:
     """Return what the blocks around this point say now, for a call that is asked for here and made later."""
     note_call()
-    scope = present_scope()
+    scope = current_scope()
     return entries.get() if scope is _NOWHERE else (Entry(scope),)
 
 
@@ -107,7 +107,7 @@ def _alive() -> Iterator[Entry]:
 
 def _after_fork() -> None:
     _all.clear()
-    if present_scope() is not _NOWHERE:
+    if current_scope() is not _NOWHERE:
         entries.set((_FORKED,))
 
 
@@ -232,7 +232,7 @@ def identify(
     """
     scope = _NOWHERE
     if entries.get():
-        scope = present_scope()
+        scope = current_scope()
         note_call()
     if scope is _NOWHERE and billing is None and call_billing is None and _FORKED in entries.get():
         raise ConfigurationError(_SAID_NOWHERE)
@@ -285,7 +285,7 @@ def carried(
     Refused where a block sets a spend limit, which processes can't share, and where no block is around the pickling,
     but one is open elsewhere in this process, and the model does not say itself who pays.
     """
-    scope = present_scope()
+    scope = current_scope()
     elsewhere = [entry.scope for entry in _alive() if not entry.left]
     if scope is _NOWHERE and billing is None and (elsewhere or _FORKED in entries.get()):
         raise ConfigurationError(

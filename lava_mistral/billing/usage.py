@@ -171,7 +171,7 @@ listening: ContextVar[Listening] = ContextVar("lava_mistral_usage", default=List
 _subscribed: dict[Listener, None] = {}
 
 
-def present_listeners() -> Listening:
+def current_listeners() -> Listening:
     """Return who is told of a call that begins now: the context's listeners and the process's, each once."""
     watch = listening.get()
     if not _subscribed:

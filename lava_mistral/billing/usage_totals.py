@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lava_mistral._locks import Inbox
-from lava_mistral.billing.scope import Entry, entries, present_entries
+from lava_mistral.billing.scope import Entry, current_entries, entries
 from lava_mistral.billing.usage import TRACES, CallRecord, Listener, Listening, RetryStats, Tally, listening
 from lava_mistral.pricing.amounts import format_cost
 
@@ -277,4 +277,4 @@ class CapturedContext(NamedTuple):
 
     @classmethod
     def here(cls) -> CapturedContext:
-        return cls(present_entries(), listening.get())
+        return cls(current_entries(), listening.get())

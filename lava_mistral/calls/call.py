@@ -10,7 +10,6 @@ from typing import Any, Final, TypeVar
 from lava_mistral.billing.identity import BillingContext, billing_of_token, decode_forward_token, is_loopback
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
 from lava_mistral.calls.error_mapping import (
-    apart,
     error_from_failure,
     error_from_response,
     parse_body,
@@ -18,6 +17,7 @@ from lava_mistral.calls.error_mapping import (
     redact,
     shorten,
     shown_id,
+    without_frames,
 )
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.errors import AnswerText, LavaError, ServerError
@@ -25,7 +25,7 @@ from lava_mistral.mistral.json_codec import from_json, to_json
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.transport.failures import DeadlineExceeded, NotConnected, TransportError
-from lava_mistral.transport.lava import MISTRAL_URL, Forwarder
+from lava_mistral.transport.lava import MISTRAL_URL, LavaRoute
 from lava_mistral.transport.request import Headers, Request, Response
 
 _T = TypeVar("_T")
@@ -51,7 +51,7 @@ def client_headers(http_client: Any) -> dict[str, str]:
     return {"user-agent": _AGENT} | {name: value for name, value in given.items() if name not in _OWN}
 
 
-def caused(failure: LavaError, error: TransportError) -> LavaError:
+def chained(failure: LavaError, error: TransportError) -> LavaError:
     """Chain an error to what the transport says, without the frames, which hold the request and its credential."""
     cause = error.__cause__ or error
     cause.__cause__ = cause.__context__ = None
@@ -64,8 +64,8 @@ class Call:
     """One request, ready to be sent as often as the retry policy allows.
 
     `timeout` is for the whole answer, or until a stream's first delta; `gap` for a stream that tells the caller
-    nothing. Prices go by `model`; `account` is what its requests are put down to, `charge` the one that is under way,
-    and `host` where it was sent.
+    nothing. Prices go by `model`; `call_meter` counts its requests, `request_meter` the one under way, which was sent
+    to `host`.
     """
 
     target: str
@@ -75,22 +75,22 @@ class Call:
     body: Mapping[str, Any] | None = None
     gap: float | None = None
     stream: bool = False
-    account: CallMeter | None = None
+    call_meter: CallMeter | None = None
     names: ToolNames = NO_TOOLS
     idempotency_key: str | None = None
-    charge: RequestMeter = field(init=False, default=UNMETERED)
+    request_meter: RequestMeter = field(init=False, default=UNMETERED)
     credential: str = field(init=False, default="", repr=False)
     host: str = field(init=False, default="")
     content: bytes | None = field(init=False, default=None)
 
-    def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
+    def request(self, route: LavaRoute, extra: Mapping[str, str]) -> Request:
         """Return the request to Lava for one try; raises SpendLimitError where it could pass a limit."""
         if self.content is None and self.body is not None:
             self.content = to_json(self.body)
-        url, self.credential, lava = forwarder.address(self.target, self.identity)
+        url, self.credential, lava = route.address(self.target, self.identity)
         self.host = url.host
-        if self.account is not None:
-            self.charge = self.account.open(billing_of_token(self.credential))
+        if self.call_meter is not None:
+            self.request_meter = self.call_meter.open(billing_of_token(self.credential))
         headers = {**extra, **lava, **(_EVENTS if self.stream else JSON_HEADERS)}
         if self.idempotency_key is not None:
             headers["idempotency-key"] = self.idempotency_key
@@ -99,7 +99,7 @@ class Call:
 
     def refused(self, answer: Answer) -> LavaError:
         """Return the error that an answer with a status other than 2xx stands for."""
-        self.charge.free()
+        self.request_meter.free()
         shown = self._shown(answer)
         error = error_from_response(shown, self.credential)
         return self._advised(error) if shown.status == 401 else error
@@ -124,7 +124,7 @@ class Call:
     def failed(self, error: TransportError, response: Response | None = None) -> LavaError:
         """End the request whose answer did not come through, or broke off, and return the error for it."""
         if isinstance(error, NotConnected):
-            self.charge.free()
+            self.request_meter.free()
         self.abandoned(response)
         if response is not None and isinstance(error, DeadlineExceeded):
             error = DeadlineExceeded("the answer had begun, but not come to its end")
@@ -135,7 +135,7 @@ class Call:
         said = self.without_secrets(str(error))
         failure = error_from_failure(error, said, timeout=self.timeout, host=self.host)
         failure.request_id = request_id
-        return caused(self._advised(failure), error)
+        return chained(self._advised(failure), error)
 
     def _advised(self, error: LavaError) -> LavaError:
         """Say where the local gateway is, if its key was sent elsewhere."""
@@ -149,10 +149,10 @@ class Call:
     def abandoned(self, response: Response | None = None) -> None:
         """End a request before its answer did: nobody knows what it cost, unless the answer had begun as an error."""
         if response is not None and not 200 <= response.status < 300:
-            self.charge.free()
+            self.request_meter.free()
         else:
             request_id = None if response is None else shown_id(response.headers, self.without_secrets)
-            self.charge.end(None, request_id, complete=False)
+            self.request_meter.end(None, request_id, complete=False)
 
     def _object(self, answer: Answer) -> dict[str, Any]:
         """Return the JSON object of a good answer."""
@@ -164,7 +164,7 @@ class Call:
             raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", answer)
         return body
 
-    @apart
+    @without_frames
     def read(self, answer: Answer, parse: Callable[[dict[str, Any]], _T]) -> _T:
         """Return what is read from the JSON object of a good answer; raises ServerError where it has another shape."""
         body = self._object(answer)
@@ -174,7 +174,7 @@ class Call:
             raise self._senseless(f"of another shape: {shorten(self._shown(answer).text)}", answer) from None
 
     def _senseless(self, what: str, answer: Answer, usage: Any = None) -> ServerError:
-        self.charge.end(usage, shown_id(answer.headers, self.without_secrets), complete=False)
+        self.request_meter.end(usage, shown_id(answer.headers, self.without_secrets), complete=False)
         shown = self._shown(answer)
         body = parse_body(shown.text)
         said = read_error_body(body).message
@@ -187,7 +187,7 @@ class Call:
             answer=shown,
         )
 
-    @apart
+    @without_frames
     def completion(self, answer: Answer) -> Completion:
         """Return the completion in a good answer; raises ServerError where it has none, or the model gave up."""
         body = self._object(answer)
@@ -200,7 +200,7 @@ class Call:
             raise self._senseless(f"that makes no sense ({error.message})", answer, body.get("usage")) from error
         request_id = shown_id(answer.headers, self.without_secrets)
         failed = next((turn for turn in read.turns if turn.finish_reason == "error"), None)
-        self.charge.end(body.get("usage"), request_id, answered_by=read.model, complete=failed is None)
+        self.request_meter.end(body.get("usage"), request_id, answered_by=read.model, complete=failed is None)
         if failed is not None:
             raise ServerError(
                 "the model stopped with finish reason 'error'; what it had written is in .partial",
@@ -221,13 +221,13 @@ class Call:
             identity=self.identity,
         )
 
-    @apart
+    @without_frames
     def embedding(self, answer: Answer) -> EmbeddingAnswer:
         """Return the vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
         body: Any = self._object(answer)
         if not isinstance(body.get("data"), list):
             raise self._senseless("without data", answer, body.get("usage"))
         request_id = shown_id(answer.headers, self.without_secrets)
-        self.charge.end(body.get("usage"), request_id)
-        identity = self.identity if self.account is None else self.account.sent_as
+        self.request_meter.end(body.get("usage"), request_id)
+        identity = self.identity if self.call_meter is None else self.call_meter.sent_as
         return EmbeddingAnswer(body, answer.headers, request_id, identity)

@@ -137,7 +137,7 @@ def shown_id(headers: Mapping[str, str], without_secrets: Callable[[str], str] =
     return shorten(without_secrets(request_id))
 
 
-def apart(read: Callable[_P, _T]) -> Callable[_P, _T]:
+def without_frames(read: Callable[_P, _T]) -> Callable[_P, _T]:
     """Decorate what reads an answer: its errors leave frames and chain behind, which may hold a repeated key."""
 
     @wraps(read)

@@ -17,9 +17,9 @@ from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
 from lava_mistral.calls.chat_body import chat_body
+from lava_mistral.calls.chat_stream import AsyncChatStream, ChatStream
 from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
-from lava_mistral.calls.stream_parser import AsyncChatStream, ChatStream
 from lava_mistral.client.options import (
     ChatOptions,
     EmbedCallOptions,
@@ -39,10 +39,10 @@ from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message
 from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
 from lava_mistral.pricing.tokens import preload
-from lava_mistral.transport.clients import ClientTransport
+from lava_mistral.transport.custom_client import ClientTransport
 from lava_mistral.transport.failures import Deadline, TransportError
 from lava_mistral.transport.flow import Flow, adrive, adriven, drive, driven
-from lava_mistral.transport.lava import Forwarder
+from lava_mistral.transport.lava import LavaRoute
 from lava_mistral.transport.pools import SYNC_POOL, Pool, async_pool
 from lava_mistral.transport.request import Headers, Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
@@ -86,7 +86,7 @@ class ClientBase(Records):
         if max_retries is not None and (not isinstance(max_retries, int) or max_retries < 0):
             raise ConfigurationError(f"max_retries must be zero or more; it is {max_retries!r}.")
         base_url = None if base_url is None else check_base_url(base_url)
-        self._forwarder = Forwarder(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
+        self._route = LavaRoute(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
         self._timeout, self._gap = timeout, stream_chunk_timeout
         # `None` where neither is given: embeddings have a default of their own.
         self._retry = RetryPolicy(max_retries=max_retries) if retry is None and max_retries is not None else retry
@@ -102,23 +102,23 @@ class ClientBase(Records):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        own = self._forwarder
+        own = self._route
         billing, metadata = carried(own.billing, own.metadata, self.spend_limit, own.api_key)
-        return vars(self) | {"_forwarder": replace(own, billing=billing, metadata=metadata), "_engines": {}}
+        return vars(self) | {"_route": replace(own, billing=billing, metadata=metadata), "_engines": {}}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self._forwarder.base_url!r}, billing={self._forwarder.billing!r})"
+        return f"{type(self).__name__}(base_url={self._route.base_url!r}, billing={self._route.billing!r})"
 
     def _identity(self, options: Any, *, streams: bool | None = None) -> BillingContext:
         """Take from the options who pays."""
         billing = options.pop("billing", None)
         return identify(
-            self._forwarder.billing,
-            self._forwarder.metadata,
+            self._route.billing,
+            self._route.metadata,
             call_billing=None if billing is None else to_billing(billing),
             call_metadata=options.pop("lava_metadata", None),
             limit=self.spend_limit,
-            api_key=self._forwarder.api_key,
+            api_key=self._route.api_key,
             customer_required=bool(self._require_customer),
             streams=streams,
         )
@@ -143,7 +143,7 @@ class ClientBase(Records):
             gap=self._gap if gap is None else gap,
             stream=streams,
             names=names,
-            account=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=streams),
+            call_meter=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=streams),
             idempotency_key=key,
         )
         read = cast("Callable[..., _T]", kind if streams else call.completion)
@@ -185,7 +185,7 @@ class ClientBase(Records):
             self._timeout if timeout is None else timeout,
             model,
             {"model": model, "input": list(inputs), **fields},
-            account=open_call_meter("embedding", model, identity, lambda: most_of_embedding(inputs, model)),
+            call_meter=open_call_meter("embedding", model, identity, lambda: most_of_embedding(inputs, model)),
             idempotency_key=key,
         )
         return self._attempt(call, call.embedding)
@@ -217,20 +217,20 @@ class ClientBase(Records):
         `result` makes the result from the answer; for a stream it is its class.
         """
         deadline = Deadline(call.timeout)
-        request = call.request(self._forwarder, self._extra_headers)
+        request = call.request(self._route, self._extra_headers)
         response: Response | None = None
         try:
             response = yield from (self._client or self._shared_pool or async_pool()).send(request, deadline)
             good = 200 <= response.status < 300
             if call.stream and good:
                 stream: Any = result(call, response, deadline)
-                begun: _T = yield from stream.begin()
+                begun: _T = yield from stream.read_more()
                 return begun
             answers = [Answer(response.status, Headers(response.headers), (yield from read(response, deadline)))]
         except TransportError as error:
             failure: LavaError = call.failed(error, response)
         except LavaError as error:
-            call.charge.free()
+            call.request_meter.free()
             failure = error.with_traceback(None)
         except BaseException:
             call.abandoned(response)
@@ -258,8 +258,8 @@ class ClientBase(Records):
                     raise
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
-                if call.account is not None:
-                    call.account.retried()
+                if call.call_meter is not None:
+                    call.call_meter.retried()
                 forget_frames(error)
             yield self._sleep(wait)
 

@@ -21,7 +21,7 @@ from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
 from lava_mistral.transport.flow import Flow
-from lava_mistral.transport.lava import Forwarder
+from lava_mistral.transport.lava import LavaRoute
 from lava_mistral.transport.request import Request, parse_url
 
 _T = TypeVar("_T")
@@ -58,11 +58,11 @@ class Lookup(Call):
     path: str = ""
     public: bool = False
 
-    def request(self, forwarder: Forwarder, extra: Mapping[str, str]) -> Request:
+    def request(self, route: LavaRoute, extra: Mapping[str, str]) -> Request:
         """Build the request for one try; raise `ConfigurationError` without a key that is shown Lava's records."""
-        base, credential = forwarder.base_url, {}
+        base, credential = route.base_url, {}
         if not self.public:
-            access = resolve_access(forwarder.api_key, base)
+            access = resolve_access(route.api_key, base)
             try:
                 self.credential = access.secret_key
             except ConfigurationError as error:

@@ -50,7 +50,7 @@ class Made:
         return Made, ()
 
 
-class LavaSettings(BaseModel):
+class ModelSettings(BaseModel):
     """How a framework's model reaches Lava. Without key and URL the clients ask the environment, at each call."""
 
     api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = setting(
@@ -84,7 +84,7 @@ class LavaSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
-        self._present()
+        self._backend()
         return self
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -109,17 +109,17 @@ class LavaSettings(BaseModel):
         # Both packages have classes of the same names.
         return f"{type(self).__module__.partition('.')[0]}.{type(self).__name__}"
 
-    def _present(self, call: Mapping[str, Any] = MappingProxyType({})) -> Any:
-        """Return what `_make` makes of the settings, made anew only where one has changed, or where a call does so."""
+    def _backend(self, call: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """Return the clients, or the engine, of the settings; made anew where one has changed or a call changes it."""
         if not OF_CALLS.isdisjoint(call):
-            return self._make({**self._settings(), **{name: call[name] for name in OF_CALLS if name in call}})
+            return self._make_backend({**self._settings(), **{name: call[name] for name in OF_CALLS if name in call}})
         made = self._made
         if made.fields != self.__dict__:
             with _building:
                 # The metadata may be changed in place.
                 fields = {**self.__dict__, "lava_metadata": self.lava_metadata and {**self.lava_metadata}}
                 settings, made = self._settings(), self._made
-                value = made.value if made.settings == settings else self._make({**settings})
+                value = made.value if made.settings == settings else self._make_backend({**settings})
                 self._made = made = Made(fields, settings, value)
         return made.value
 
@@ -131,7 +131,7 @@ class LavaSettings(BaseModel):
         return settings
 
     @abstractmethod
-    def _make(self, settings: dict[str, Any]) -> Any: ...
+    def _make_backend(self, settings: dict[str, Any]) -> Any: ...
 
 
 class ChatParameters(BaseModel):

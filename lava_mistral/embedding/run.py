@@ -50,7 +50,7 @@ class _Slot:
     row: Vector | None = None
 
 
-class Workers(Protocol):
+class BatchWorkers(Protocol):
     """Threads or tasks that do batches, and the results that nobody has taken."""
 
     done: deque[BatchResult]
@@ -122,7 +122,7 @@ class StreamJob:
         self._read_at = self._pending_since = 0.0
         self._ends: deque[int] = deque()
 
-    def steps(self, workers: Workers, source: Source) -> Generator[tuple[int, Any] | float | None, None, None]:
+    def steps(self, workers: BatchWorkers, source: Source) -> Generator[tuple[int, Any] | float | None, None, None]:
         """Do the call until nothing is left to do, in the thread or task that iterates.
 
         Yields:
@@ -182,7 +182,7 @@ class StreamJob:
         result.pieces.pop()
         return True
 
-    def take(self, workers: Workers) -> None:
+    def take(self, workers: BatchWorkers) -> None:
         """Take the first result; where it ends the call, nothing new begins."""
         result = workers.done.popleft()
         while self.fill(result):

@@ -5,7 +5,7 @@ try:
     from lava_mistral.gateway.lava.accounts import Wallet
     from lava_mistral.gateway.local import LocalGateway
     from lava_mistral.gateway.options import Customer, Options
-    from lava_mistral.gateway.records import RequestRecord
+    from lava_mistral.gateway.request_log import RequestRecord
 except ImportError as error:
     said = f"the embedded gateway needs {error.name}, which is not installed"
     raise ImportError(f'{said}: pip install "lava-mistral[gateway]"', name=error.name) from error

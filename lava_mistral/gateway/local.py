@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from lava_mistral.gateway.lava.app import Lava
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.gateway.request_log import RequestRecord
 from lava_mistral.gateway.server import ServerThread
 
 

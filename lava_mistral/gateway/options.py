@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from lava_mistral.gateway.faults import STRICT, to_fault
-from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.gateway.request_log import RequestRecord
 
 
 def to_amount(value: Any) -> Decimal:

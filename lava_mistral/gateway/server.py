@@ -44,7 +44,7 @@ class _Joined:
         self._transport.close()
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """One client's connection, which the application may break; it is `scope["lava.connection"]`."""
 
     def __init__(self, traffic: "Traffic", read_timeout: float, **given: Any) -> None:
@@ -109,7 +109,7 @@ class Connection(HttpToolsProtocol):
 
 
 @dataclass(slots=True)
-class Answer:
+class HttpAnswer:
     """What the provider answers; header names are in lower case, the body is whole or in steps."""
 
     status: int  # 0 resets the connection instead.
@@ -119,7 +119,7 @@ class Answer:
     usage: Usage | None = None  # What a whole body tells.
 
 
-async def played(answer: Answer, request_id: str, connection: Connection) -> AsyncIterator[dict[str, Any]]:
+async def played(answer: HttpAnswer, request_id: str, connection: HttpConnection) -> AsyncIterator[dict[str, Any]]:
     """Yield an answer's messages in ASGI's form, and each usage before the bytes that tell it.
 
     The last one has `more_body` false; it does not come where the answer is cut or the client has gone.
@@ -168,7 +168,7 @@ class Traffic:
     """Counts connections and requests, now and at most; a context for each request."""
 
     def __init__(self) -> None:
-        self.open: set[Connection] = set()
+        self.open: set[HttpConnection] = set()
         self.in_flight = 0
         self.forget()
 
@@ -205,7 +205,7 @@ class ServerThread:
         self._loop, self._stopped, state = asyncio.get_running_loop(), asyncio.Event(), ServerState()
         given: dict[str, Any] = {"config": self._config, "server_state": state, "app_state": {}}
         server = await self._loop.create_server(
-            lambda: Connection(self._traffic, self._read_timeout, **given), sock=self._socket, backlog=2048
+            lambda: HttpConnection(self._traffic, self._read_timeout, **given), sock=self._socket, backlog=2048
         )
         self._ready.set()
         await self._stopped.wait()

@@ -50,7 +50,7 @@ class TokenCount(NamedTuple):
     exact: bool
 
 
-class Choice(NamedTuple):
+class TokenizerChoice(NamedTuple):
     """The tokenizer of a model, whether the chat template is known to be its own, and the tokens of its settings."""
 
     tokenizer: _Name | None = None
@@ -59,16 +59,16 @@ class Choice(NamedTuple):
 
 
 # The first prefix that fits. 12 tokens: {"reasoning_effort": "none"} between two control tokens, as recorded.
-_CHOICES: Final[tuple[tuple[str, Choice], ...]] = (
-    ("mistral-embed", Choice("v1")),
-    ("mistral-large-latest", Choice("v13")),
-    ("mistral-small-2603", Choice("v13", settings=12)),
-    ("mistral-small-latest", Choice("v13", settings=12)),
-    ("magistral-small-latest", Choice("v13", settings=12)),
-    ("ministral-", Choice("v13")),
-    ("mistral-medium", Choice("v13", template=False, settings=12)),
-    ("magistral-", Choice("v13", template=False, settings=12)),
-    ("devstral-", Choice("v13", template=False)),
+_CHOICES: Final[tuple[tuple[str, TokenizerChoice], ...]] = (
+    ("mistral-embed", TokenizerChoice("v1")),
+    ("mistral-large-latest", TokenizerChoice("v13")),
+    ("mistral-small-2603", TokenizerChoice("v13", settings=12)),
+    ("mistral-small-latest", TokenizerChoice("v13", settings=12)),
+    ("magistral-small-latest", TokenizerChoice("v13", settings=12)),
+    ("ministral-", TokenizerChoice("v13")),
+    ("mistral-medium", TokenizerChoice("v13", template=False, settings=12)),
+    ("magistral-", TokenizerChoice("v13", template=False, settings=12)),
+    ("devstral-", TokenizerChoice("v13", template=False)),
 )
 
 
@@ -256,8 +256,8 @@ def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Too
     return TokenCount(len(tokens) + choice.settings, choice.template)
 
 
-def choose(model: str) -> Choice:
-    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), Choice())
+def choose(model: str) -> TokenizerChoice:
+    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), TokenizerChoice())
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from lava_mistral.billing.scope import identify
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.environment import environment_proxy, ssl_context
-from lava_mistral.transport.lava import MISTRAL_HOST, MISTRAL_URL, Forwarder
+from lava_mistral.transport.lava import MISTRAL_HOST, MISTRAL_URL, LavaRoute
 from lava_mistral.transport.pools import KEEPALIVE, per_loop, per_process
 
 # Set anew for Lava, or meaningless there.
@@ -16,7 +16,7 @@ _REPLACED = frozenset({b"host", b"authorization", b"x-lava-metadata", b"cookie"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Forwarding(Forwarder):
+class ForwardingTransport(LavaRoute):
     """What the transports of both libraries are made of; `lava_mistral.LavaTransport` tells of the arguments."""
 
     transport: Any = None

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import httpx
 
-from lava_mistral.transport.forwarding import Forwarding
+from lava_mistral.transport.forwarding import ForwardingTransport
 
 
-class LavaTransport(Forwarding, httpx.BaseTransport):
+class LavaTransport(ForwardingTransport, httpx.BaseTransport):
     """Sends whatever an `httpx.Client` asks of Mistral through Lava.
 
     Args:
@@ -29,7 +29,7 @@ class LavaTransport(Forwarding, httpx.BaseTransport):
     _shared: ClassVar[Any] = httpx.HTTPTransport
 
 
-class AsyncLavaTransport(Forwarding, httpx.AsyncBaseTransport):
+class AsyncLavaTransport(ForwardingTransport, httpx.AsyncBaseTransport):
     """Sends whatever an `httpx.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
     _library: ClassVar[Any] = httpx

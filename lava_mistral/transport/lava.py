@@ -31,7 +31,7 @@ def forward_url(base_url: str, target: str) -> Url:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Forwarder:
+class LavaRoute:
     """The settings of one way through Lava."""
 
     api_key: Secret | None = None

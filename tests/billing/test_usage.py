@@ -39,7 +39,7 @@ from lava_mistral.billing.identity import BillingContext
 from lava_mistral.billing.lava_records import ModelUsage, RequestRecord
 from lava_mistral.billing.metering import open_call_meter
 from lava_mistral.billing.scope import identify
-from lava_mistral.billing.usage import LANGCHAIN_RUN, present_listeners, subscribe, unsubscribe
+from lava_mistral.billing.usage import LANGCHAIN_RUN, current_listeners, subscribe, unsubscribe
 from lava_mistral.billing.usage_totals import OTHER, watching
 from lava_mistral.pricing.catalog import add_model
 from llama_index_lava_mistral import LavaUsageHandler
@@ -364,7 +364,7 @@ def test_a_listener_that_fails_is_logged_and_fails_nothing_else(caplog: pytest.L
 
 
 def test_nothing_is_metered_where_nobody_listens() -> None:
-    assert not present_listeners().listeners
+    assert not current_listeners().listeners
     opened: list[Any] = []
 
     def open_one() -> None:

@@ -24,7 +24,7 @@ from lava_mistral import (
     StreamStalledError,
     track_usage,
 )
-from lava_mistral.calls.stream_parser import LONGEST_END
+from lava_mistral.calls.chat_stream import LONGEST_END
 from tests.fakes.clients import KEY
 from tests.fakes.frameworks import Framework, user
 from tests.fakes.raw_server import END, JSON_HEAD, LAST, STREAM_HEAD, USAGE, WORD, RawServer, chunked

@@ -12,7 +12,7 @@ import pytest
 
 from lava_mistral.billing.identity import Billing
 from lava_mistral.gateway import Customer, LocalGateway, RequestRecord
-from lava_mistral.gateway.records import RequestLog
+from lava_mistral.gateway.request_log import RequestLog
 
 CHAT = "https://api.mistral.ai/v1/chat/completions"
 BODY = {"model": "mistral-small-2603", "messages": [{"role": "user", "content": "Hello"}]}

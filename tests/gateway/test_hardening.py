@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from lava_mistral.gateway import LocalGateway, Status
-from lava_mistral.gateway.records import RequestLog, RequestRecord
+from lava_mistral.gateway.request_log import RequestLog, RequestRecord
 from tests.fakes.waiting import PATIENCE
 
 

@@ -70,7 +70,7 @@ def test_a_copy_calls_and_a_changed_one_does_not_use_the_old_settings(gateway: L
     assert gateway.requests[-1].metadata == {"team": "red"}
     model.embed_query("a")
     assert gateway.requests[-1].meter_slug is None
-    assert model._present() is model._present()
+    assert model._backend() is model._backend()
 
 
 def test_who_pays_for_a_call(gateway: LocalGateway, caller: Caller) -> None:

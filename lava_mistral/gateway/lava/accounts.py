@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from lava_mistral.gateway.options import Amount, Options, to_amount
-from lava_mistral.gateway.records import RequestRecord
+from lava_mistral.gateway.request_log import RequestRecord
 from lava_mistral.pricing.cost import cost_of
 
 REQUESTS_PER_MINUTE: Final = 1_000  # To the REST interface with one key.

@@ -18,8 +18,8 @@ from lava_mistral.billing.identity import is_loopback
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
 from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.records import RequestLog, RequestRecord
-from lava_mistral.gateway.server import Answer, Connection, Receive, Scope, Send, Traffic, played
+from lava_mistral.gateway.request_log import RequestLog, RequestRecord
+from lava_mistral.gateway.server import HttpAnswer, HttpConnection, Receive, Scope, Send, Traffic, played
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.catalog import Model, models
 from lava_mistral.pricing.cost import CACHED_SHARE, CostParts, cost_parts
@@ -41,7 +41,7 @@ class Lava:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what goes wrong in the gateway itself is told as Lava's errors are, and logged."""
         record = RequestRecord(f"req_{secrets.token_hex(12)}", scope["method"], tuple(scope["headers"]), time.time())
-        connection: Connection = scope["lava.connection"]
+        connection: HttpConnection = scope["lava.connection"]
         forwarded = scope["path"] == "/v1/forward"
         in_flight = ExitStack()
         try:
@@ -57,7 +57,7 @@ class Lava:
                 refusal = error if isinstance(error, Refusal) else Refusal(500, _FAILED)
                 if refusal is not error:
                     _LOG.error("the gateway failed at %s %s", scope["method"], scope["path"], exc_info=error)
-                answer = Answer(refusal.status, {"content-type": "application/json"}, refusal.body)
+                answer = HttpAnswer(refusal.status, {"content-type": "application/json"}, refusal.body)
             record.status = answer.status or None
             if answer.status >= 400:
                 record.finish("error")
@@ -89,7 +89,7 @@ class Lava:
         if not is_loopback(name) and name not in allowed and "*" not in allowed:
             raise Refusal(403, f"Host {name!r} is not served here; the gateway's option hosts= names further ones")
 
-    async def _forwarded(self, record: RequestRecord, scope: Scope, receive: Receive) -> Answer:
+    async def _forwarded(self, record: RequestRecord, scope: Scope, receive: Receive) -> HttpAnswer:
         """Read what Lava reads of a request, record it, and have the provider answer it."""
         if record.method not in ("GET", "POST"):
             raise Refusal(405, "Method not allowed: the forward proxy takes GET and POST")
@@ -175,7 +175,7 @@ class _Query(BaseModel):
         return all(value in (None, held) for held, value in wanted)
 
 
-def _rest(scope: Scope, accounts: Accounts, log: RequestLog, *, lag: float) -> Answer:
+def _rest(scope: Scope, accounts: Accounts, log: RequestLog, *, lag: float) -> HttpAnswer:
     """Answer one request to Lava's REST interface; a finished request is found after `lag` seconds."""
     if scope["method"] != "GET":
         raise Refusal(405, f"Method not allowed: {scope['method']}")
@@ -187,7 +187,7 @@ def _rest(scope: Scope, accounts: Accounts, log: RequestLog, *, lag: float) -> A
     records = [record for record in recorded if time.time() - (record.completed_at or 0) >= lag]
     # Amounts are texts, which hold all of their digits.
     body = orjson.dumps(_body(names, _query(scope), accounts, records), default="{:f}".format)
-    return Answer(200, told, body)
+    return HttpAnswer(200, told, body)
 
 
 def _body(

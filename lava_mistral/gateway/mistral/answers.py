@@ -12,8 +12,8 @@ import orjson
 
 from lava_mistral.gateway import faults
 from lava_mistral.gateway.faults import EVENT_STREAM, JSON, Body, Cut, Garbage, Interrupted, Stall, Step, to_bytes
-from lava_mistral.gateway.records import RequestRecord
-from lava_mistral.gateway.server import Answer
+from lava_mistral.gateway.request_log import RequestRecord
+from lava_mistral.gateway.server import HttpAnswer
 from lava_mistral.mistral.types import Usage
 
 _DONE: Final = b"data: [DONE]\n\n"
@@ -27,17 +27,19 @@ def headers(content_type: str) -> dict[str, str]:
     return {"content-type": content_type, "mistral-correlation-id": str(uuid.uuid4()), **_LATENCIES}
 
 
-def json_answer(status: int, body: Any, more: Mapping[str, str] | None = None, usage: Usage | None = None) -> Answer:
+def json_answer(
+    status: int, body: Any, more: Mapping[str, str] | None = None, usage: Usage | None = None
+) -> HttpAnswer:
     """Return an answer in JSON, with further headers; numpy arrays are written as lists."""
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Answer(status, headers(JSON) | dict(more or {}), content, usage=usage)
+    return HttpAnswer(status, headers(JSON) | dict(more or {}), content, usage=usage)
 
 
-def canned(record: RequestRecord, fault: faults.Fault | None) -> Answer | None:
+def canned(record: RequestRecord, fault: faults.Fault | None) -> HttpAnswer | None:
     """Return the answer that a fault is in itself; `None` for one that changes the usual answer, or for none."""
     match fault:
         case faults.Reset():
-            return Answer(0)
+            return HttpAnswer(0)
         case faults.Status(retry_after=moment):
             told = dict(fault.headers)
             if isinstance(moment, datetime):
@@ -49,16 +51,16 @@ def canned(record: RequestRecord, fault: faults.Fault | None) -> Answer | None:
         case Body():
             return _given(fault, record)
         case Garbage() if not record.streamed:
-            return Answer(200, headers(JSON), b'{"id": "garbage", "choices": [{"ind')
+            return HttpAnswer(200, headers(JSON), b'{"id": "garbage", "choices": [{"ind')
     return None
 
 
-def broken_off(answer: Answer, fault: faults.Fault | None) -> Answer:
+def broken_off(answer: HttpAnswer, fault: faults.Fault | None) -> HttpAnswer:
     """Return a whole answer, or its first half where the fault is an interruption of the connection."""
     if isinstance(fault, Interrupted) and fault.how in _ENDS and isinstance(answer.body, bytes):
         half, length = answer.body[: len(answer.body) // 2], str(len(answer.body))
         told = answer.headers | {"content-length": length}
-        return Answer(answer.status, told, iter([half, _ENDS[fault.how]]), answer.delay)
+        return HttpAnswer(answer.status, told, iter([half, _ENDS[fault.how]]), answer.delay)
     return answer
 
 
@@ -90,7 +92,7 @@ def played_stream(events: list[bytes], usage: Usage, fault: faults.Fault | None,
         yield _ENDS[how]
 
 
-def _given(fault: Body, record: RequestRecord) -> Answer:
+def _given(fault: Body, record: RequestRecord) -> HttpAnswer:
     steps = faults.steps_of(fault.body)
     parts = [part for part in steps if isinstance(part, bytes | str)] if steps is not None else [fault.body]
     whole = b"".join(map(to_bytes, parts))
@@ -101,8 +103,8 @@ def _given(fault: Body, record: RequestRecord) -> Answer:
     # An error's usage is nobody's to pay.
     usage = _usage(whole) if fault.status < 400 else None
     if steps is not None or kind == EVENT_STREAM:
-        return Answer(fault.status, told, _played(steps or (whole,), usage))
-    return Answer(fault.status, told, whole, usage=usage)
+        return HttpAnswer(fault.status, told, _played(steps or (whole,), usage))
+    return HttpAnswer(fault.status, told, whole, usage=usage)
 
 
 def _played(steps: Sequence[Step], usage: Usage | None) -> Iterator[Step | Usage]:

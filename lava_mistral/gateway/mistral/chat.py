@@ -17,11 +17,11 @@ from lava_mistral.gateway.faults import EVENT_STREAM, Fault, Interrupted
 from lava_mistral.gateway.mistral import rules
 from lava_mistral.gateway.mistral.answers import headers, json_answer, played_stream
 from lava_mistral.gateway.model.fill import SchemaProblem
-from lava_mistral.gateway.model.reply import Call, reply_to
+from lava_mistral.gateway.model.reply import ModelCall, reply_to
 from lava_mistral.gateway.model.text import count, split
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.records import RequestRecord
-from lava_mistral.gateway.server import Answer
+from lava_mistral.gateway.request_log import RequestRecord
+from lava_mistral.gateway.server import HttpAnswer
 from lava_mistral.mistral.message_shape import text_of
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model
@@ -36,7 +36,7 @@ _MOST_CACHED = 1_000
 
 
 @dataclass(slots=True)
-class Choice:
+class ChatChoice:
     """One finished answer; thinking and text are in tokens, tool calls in wire form."""
 
     thinking: list[str] = field(default_factory=list)
@@ -146,7 +146,7 @@ class Chat:
 
     def answer(
         self, body: Mapping[str, Any], counts: Sequence[int], record: RequestRecord, fault: Fault | None
-    ) -> Answer:
+    ) -> HttpAnswer:
         try:
             choices = [_choice(body, number) for number in range(body.get("n") or 1)]
         except SchemaProblem as problem:
@@ -157,7 +157,7 @@ class Chat:
         named |= {"model": body["model"]}
         if body.get("stream"):
             events = self._events(choices, usage, {**named, "object": "chat.completion.chunk"})
-            return Answer(200, headers(EVENT_STREAM), played_stream(events, usage, fault, self._options.pace))
+            return HttpAnswer(200, headers(EVENT_STREAM), played_stream(events, usage, fault, self._options.pace))
         finished = [choice.whole(at) for at, choice in enumerate(choices)]
         if isinstance(fault, Interrupted) and fault.how == "finish error":
             finished[0]["finish_reason"] = "error"
@@ -169,7 +169,7 @@ class Chat:
         answer.delay = self._options.latency_per_token * usage["completion_tokens"]
         return answer
 
-    def _events(self, choices: Sequence[Choice], usage: Usage, head: Mapping[str, Any]) -> list[bytes]:
+    def _events(self, choices: Sequence[ChatChoice], usage: Usage, head: Mapping[str, Any]) -> list[bytes]:
         """The events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage."""
         role = {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
         events: list[dict[str, Any]] = [{**head, "choices": [{"index": at, **role}]} for at in range(len(choices))]
@@ -179,7 +179,7 @@ class Chat:
         events[-1]["usage"] = usage
         return [b"data: " + orjson.dumps(event) + b"\n\n" for event in events]
 
-    def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[Choice]) -> Usage:
+    def _usage(self, body: Mapping[str, Any], counts: Sequence[int], choices: Sequence[ChatChoice]) -> Usage:
         prompt, completion = sum(counts), sum(choice.tokens() for choice in choices)
         cached = self._cache(body, counts) if body.get("prompt_cache_key") is not None else None
         usage: Usage = {
@@ -208,19 +208,19 @@ class Chat:
         return sum(tokens for _, _, tokens in same) // _CACHE_BLOCK * _CACHE_BLOCK
 
 
-def _choice(body: Mapping[str, Any], number: int) -> Choice:
+def _choice(body: Mapping[str, Any], number: int) -> ChatChoice:
     reasoning = body["model"].startswith("magistral") or body.get("reasoning_effort") not in (None, "none")
     reply = reply_to(body, choice=number + (body.get("random_seed") or 0), reasoning=reasoning)
     limit = body.get("max_tokens")
     if reply.endless:
         allowed = _ENDLESS_TOKENS if limit is None else min(limit, get_model(body["model"]).context_window)
-        return Choice(text=[" "] * allowed, finish="length")
+        return ChatChoice(text=[" "] * allowed, finish="length")
     text, last, stop = reply.text, body["messages"][-1], body.get("stop") or ()
     prefix = text_of(last.get("content")) if last["role"] == "assistant" and not reply.calls else ""
     if not text.startswith(prefix):
         text = prefix + ("" if prefix[-1].isspace() or not text else " ") + text
     ends = [text.index(end) for end in ([stop] if isinstance(stop, str) else stop) if end and end in text]
-    return Choice(
+    return ChatChoice(
         thinking=split(reply.thinking),
         text=split(text[: min(ends, default=None)]),
         calls=[_call(call, at) for at, call in enumerate(reply.calls)],
@@ -230,12 +230,12 @@ def _choice(body: Mapping[str, Any], number: int) -> Choice:
     ).within(limit)
 
 
-def _call(call: Call, index: int = 0) -> dict[str, Any]:
+def _call(call: ModelCall, index: int = 0) -> dict[str, Any]:
     function = {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()}
     return {"id": "".join(secrets.choice(_ALPHABET) for _ in range(9)), "function": function, "index": index}
 
 
-def _step(call: Call) -> list[dict[str, Any]]:
+def _step(call: ModelCall) -> list[dict[str, Any]]:
     made = _call(call)
     found: dict[str, Any] = {"type": "tool_reference", "tool": call.name, "title": "A simulated result"}
     if call.name in ("code_interpreter", "image_generation"):

@@ -20,8 +20,8 @@ from lava_mistral.gateway.mistral import rules
 from lava_mistral.gateway.mistral.answers import json_answer
 from lava_mistral.gateway.mistral.rules import DIMENSIONS
 from lava_mistral.gateway.model.text import STOP_WORDS, count, words
-from lava_mistral.gateway.records import RequestRecord
-from lava_mistral.gateway.server import Answer
+from lava_mistral.gateway.request_log import RequestRecord
+from lava_mistral.gateway.server import HttpAnswer
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.tokens import count_tokens
 
@@ -47,7 +47,7 @@ async def embedded(body: Mapping[str, Any], *, exact: bool) -> tuple[Vectors, in
 
 def answer(
     body: Mapping[str, Any], vectors: Vectors, tokens: int, record: RequestRecord, fault: Fault | None, *, base64: bool
-) -> Answer:
+) -> HttpAnswer:
     """Return the vectors as Mistral sends them, or wrong where the fault says so."""
     as_text = base64 and body.get("encoding_format") == "base64"
     dtype = body.get("output_dtype", "float")

@@ -15,8 +15,8 @@ from lava_mistral.gateway.mistral.answers import broken_off, canned, json_answer
 from lava_mistral.gateway.mistral.chat import Chat
 from lava_mistral.gateway.mistral.rules import Rejection
 from lava_mistral.gateway.options import Options
-from lava_mistral.gateway.records import KINDS, RequestRecord
-from lava_mistral.gateway.server import Answer
+from lava_mistral.gateway.request_log import KINDS, RequestRecord
+from lava_mistral.gateway.server import HttpAnswer
 from lava_mistral.pricing.catalog import Model, get_model, models
 
 # Models that Lava does not list: older names, and those that listen.
@@ -81,7 +81,7 @@ class Provider:
             raise ValueError(f"path is one of {', '.join(KINDS)}, not {path!r}")
         self.queued += [(path, to_fault(response)) for response in responses]
 
-    async def handle(self, record: RequestRecord, body: Any) -> Answer:
+    async def handle(self, record: RequestRecord, body: Any) -> HttpAnswer:
         """Answer one request to api.mistral.ai; the body is parsed, or the error of one that can't be."""
         try:
             key, accepted = record.credential.get("provider_key"), self._options.provider_keys
@@ -95,9 +95,9 @@ class Provider:
             told = self._limit.headers(0) | {"retry-after": str(math.ceil(rejection.wait))} if rejection.wait else {}
             return json_answer(rejection.status, rejection.body, told)
 
-    async def _answer(self, record: RequestRecord, body: Any) -> Answer:
+    async def _answer(self, record: RequestRecord, body: Any) -> HttpAnswer:
         tokens = allowed = 0
-        make: Callable[..., Answer] | None = None
+        make: Callable[..., HttpAnswer] | None = None
         match record.method, record.path:
             case "POST", "/v1/chat/completions":
                 counts = await self._chat.prompt_tokens(body, self._model(body["model"], "chat"))

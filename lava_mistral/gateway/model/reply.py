@@ -26,7 +26,7 @@ _LONGEST_RESULT = 1_200
 _DEEPEST_RESULT = 20
 
 
-class Call(NamedTuple):
+class ModelCall(NamedTuple):
     name: str
     arguments: dict[str, Any]
 
@@ -37,8 +37,8 @@ class Reply:
 
     text: str = ""
     thinking: str = ""
-    calls: list[Call] = field(default_factory=list)
-    built_in: list[Call] = field(default_factory=list)  # Tools that Mistral runs itself.
+    calls: list[ModelCall] = field(default_factory=list)
+    built_in: list[ModelCall] = field(default_factory=list)  # Tools that Mistral runs itself.
     endless: bool = False  # White space, as Mistral writes in JSON mode when nothing asks for JSON.
 
 
@@ -51,7 +51,7 @@ def reply_to(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = Fals
     if not calls and not prompt.results:
         said, kinds = set(terms(prompt.request)), [tool["type"] for tool in tools if "function" not in tool]
         used = [kind for kind in kinds if said & set(terms(kind.replace("_", " ")))]
-        reply.built_in = [Call(kind, {"query": prompt.question}) for kind in used]
+        reply.built_in = [ModelCall(kind, {"query": prompt.question}) for kind in used]
     if reasoning:
         seen = f"{len(prompt.results)} tool results" if prompt.results else f"{len(prompt.passages)} sentences"
         needed = ", ".join(dict.fromkeys(call.name for call in calls))
@@ -60,7 +60,7 @@ def reply_to(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = Fals
     return reply
 
 
-def _calls(tools: Sequence[Mapping[str, Any]], body: Mapping[str, Any], prompt: Prompt) -> list[Call]:
+def _calls(tools: Sequence[Mapping[str, Any]], body: Mapping[str, Any], prompt: Prompt) -> list[ModelCall]:
     choice = body.get("tool_choice", "auto")
     if isinstance(choice, dict):
         chosen = [tool for tool in tools if tool["name"] == choice["function"]["name"]]
@@ -93,7 +93,7 @@ def _matching(tools: Sequence[Mapping[str, Any]], request: str) -> list[Mapping[
     return chosen
 
 
-def _each(tool: Mapping[str, Any], prompt: Prompt) -> list[Call]:
+def _each(tool: Mapping[str, Any], prompt: Prompt) -> list[ModelCall]:
     # One call for each of several names that the request lists, if the tool takes one of them.
     fields = tool["parameters"].get("properties", {})
     required = [fields.get(name) for name in tool["parameters"].get("required", fields)]
@@ -106,9 +106,9 @@ def _each(tool: Mapping[str, Any], prompt: Prompt) -> list[Call]:
     return [_call(tool, prompt)]
 
 
-def _call(tool: Mapping[str, Any], prompt: Prompt, text: str = "") -> Call:
+def _call(tool: Mapping[str, Any], prompt: Prompt, text: str = "") -> ModelCall:
     filled = fill(tool["parameters"], _evidence(prompt, " ".join(prompt.results) or _extracted(prompt, 0), text))
-    return Call(tool["name"], filled if isinstance(filled, dict) else {})
+    return ModelCall(tool["name"], filled if isinstance(filled, dict) else {})
 
 
 def _evidence(prompt: Prompt, answer: str, text: str = "") -> Evidence:

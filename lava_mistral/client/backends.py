@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lava_mistral.client.settings import OF_CALLS, LavaSettings
+from lava_mistral.client.settings import OF_CALLS, ModelSettings
 
 
-class ClientsOwner(LavaSettings):
+class ClientsOwner(ModelSettings):
     """A chat model, which calls with the client of either kind."""
 
     _more: ClassVar[Mapping[str, str]] = {name: name for name in OF_CALLS}
 
-    def _make(self, settings: dict[str, Any]) -> Any:
+    def _make_backend(self, settings: dict[str, Any]) -> Any:
         # They load httpx.
         from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
 
@@ -28,8 +28,8 @@ class EngineOwner(ClientsOwner):
         name: name for name in ("model", "dimensions", "output_dtype", "max_concurrency", "max_retries", "on_empty")
     }
 
-    def _make(self, settings: dict[str, Any]) -> Any:
+    def _make_backend(self, settings: dict[str, Any]) -> Any:
         from lava_mistral.embedding.engine import EmbeddingEngine
 
         own = {argument: settings.pop(argument) for argument in self._more}
-        return EmbeddingEngine(*super()._make(settings), **own)
+        return EmbeddingEngine(*super()._make_backend(settings), **own)

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, supp
 from decimal import Decimal
 from typing import Any, Final, Self
 
-from lava_mistral.calls.call import Call, caused
+from lava_mistral.calls.call import Call, chained
 from lava_mistral.calls.error_mapping import error_from_event, parse_body, read_error_body, shorten, shown_id
 from lava_mistral.errors import LavaError, Origin, ServerError, StreamInterruptedError, StreamStalledError
 from lava_mistral.mistral.json_codec import from_json
@@ -43,7 +43,7 @@ class StreamReader(TurnAccumulator):
         self.started = False
         self.silent_for = 0.0
         self._over = False
-        self._charge = call.charge
+        self._request_meter = call.request_meter
         self._failure: LavaError | None = None
         self._decoder = SSEDecoder()
         # What came instead of events: for the error, or a whole answer; `None` once an event came.
@@ -83,7 +83,7 @@ class StreamReader(TurnAccumulator):
                     self.started = True
             self.ready += deltas
 
-    def begin(self) -> Flow[Self]:
+    def read_more(self) -> Flow[Self]:
         """Read on until there is a delta, at first one that tells something, or the end.
 
         Raises LavaError for a failure before the first delta: the request can still be tried again.
@@ -108,7 +108,7 @@ class StreamReader(TurnAccumulator):
                 if data:
                     self.feed(data)
                     if self.done:
-                        self.settle()
+                        self._end_request()
                     continue
                 if self._failure is None:
                     self._check_end()
@@ -118,7 +118,7 @@ class StreamReader(TurnAccumulator):
                 self._failure = told if type(error) is ServerError else error.with_traceback(None)
                 error.__cause__ = error.__context__ = told.__context__ = None
             except GeneratorExit:
-                self.settle()
+                self._end_request()
                 raise
             except BaseException:
                 yield self._leave()
@@ -131,7 +131,7 @@ class StreamReader(TurnAccumulator):
 
     def _leave(self) -> Any:
         self._over = True
-        self.settle()
+        self._end_request()
         return self._response.close()
 
     def raise_failure(self) -> None:
@@ -168,15 +168,15 @@ class StreamReader(TurnAccumulator):
         if all(turn.is_empty for turn in self.turns):
             raise self._interrupted("it held no answer")
 
-    def settle(self) -> None:
+    def _end_request(self) -> None:
         """Nothing more is read: what the call cost is what is known of it now."""
         complete = self._failure is None and (self.done or self.finished)
-        self._charge.end(self.usage, self.request_id, answered_by=self.model, complete=complete)
+        self._request_meter.end(self.usage, self.request_id, answered_by=self.model, complete=complete)
 
     def broken(self, error: TransportError) -> LavaError:
         """Return the error for a read that failed."""
         if not isinstance(error, DeadlineExceeded):
-            return caused(self._interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
+            return chained(self._interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
         if self._deadline is not None and self._deadline.over:
             return self.call.unanswered(error, self.request_id)
         stalled = StreamStalledError(
@@ -186,7 +186,7 @@ class StreamReader(TurnAccumulator):
             partial=self.turn,
             advice="stream_chunk_timeout= sets how long to wait for a chunk.",
         )
-        return caused(stalled, error)
+        return chained(stalled, error)
 
     def _given_up(self) -> StreamInterruptedError:
         return self._interrupted("the model stopped with finish reason 'error'", "mistral")
@@ -226,7 +226,7 @@ class ChatStream(StreamReader, Iterator[Delta], AbstractContextManager["ChatStre
     """
 
     def __next__(self) -> Delta:
-        if not self.ready and not drive(self.begin()).ready:
+        if not self.ready and not drive(self.read_more()).ready:
             self.raise_failure()
             raise StopIteration
         return self.ready.popleft()
@@ -243,7 +243,7 @@ class AsyncChatStream(StreamReader, AsyncIterator[Delta], AbstractAsyncContextMa
     """A streamed answer in async code; see `ChatStream`."""
 
     async def __anext__(self) -> Delta:
-        if not self.ready and not (await adrive(self.begin())).ready:
+        if not self.ready and not (await adrive(self.read_more())).ready:
             self.raise_failure()
             raise StopAsyncIteration
         return self.ready.popleft()
