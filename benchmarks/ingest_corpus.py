@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from lava_mistral.pricing.tokens import token_ids
+from lava_mistral.pricing.token_counting import token_ids
 
 CHARACTERS = 3.6
 """Characters that are about one token in these texts."""

@@ -15,16 +15,16 @@ from langchain_core.outputs import ChatGeneration, Generation
 from pydantic import Field, SecretStr
 
 from langchain_lava_mistral._content_blocks import PROVIDER
-from langchain_lava_mistral._settings import CHAT_SYNONYMS, KNOWN, OUTSIDE, SHOWN, LavaSettings, named
+from langchain_lava_mistral._params import CHAT_SYNONYMS, KNOWN, OUTSIDE, SHOWN, LavaSettings, named
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools
 from langchain_lava_mistral.errors import ConfigurationError, translated
-from lava_mistral.billing.identity import to_billing
-from lava_mistral.billing.scope import identify, note_call
-from lava_mistral.client.settings import ChatParameters
+from lava_mistral.billing.credentials import to_billing
+from lava_mistral.billing.scope import note_call, resolve_billing
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_MAX_RETRIES, DEFAULT_STREAM_CHUNK_TIMEOUT
+from lava_mistral.frameworks.settings import ChatParameters
 from lava_mistral.pricing.catalog import get_model
-from lava_mistral.pricing.tokens import count_tokens, token_ids
+from lava_mistral.pricing.token_counting import count_tokens, token_ids
 
 
 class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
@@ -105,7 +105,7 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
         if self.cache_by_customer:
             with translated():
                 key = self.api_key() if callable(self.api_key) else self.api_key
-                payer = identify(self.billing, None, call_billing=to_billing(kwargs.get("billing")), api_key=key)
+                payer = resolve_billing(self.billing, None, call_billing=to_billing(kwargs.get("billing")), api_key=key)
             if payer.billing.customer_id is not None:
                 asked["customer"] = payer.billing.customer_id
         return str(sorted(asked.items(), key=itemgetter(0)))

@@ -16,11 +16,11 @@ from langchain_core.utils.uuid import uuid7
 
 from langchain_lava_mistral.errors import to_langchain
 from lava_mistral.billing.usage import LANGCHAIN_RUN, current_listeners
-from lava_mistral.billing.usage_totals import CapturedContext, CountsInTotals, UsageTotals, track_usage, watching
+from lava_mistral.billing.usage_totals import CapturedContext, UsageTotals, UsageTotalsMixin, add_listeners, track_usage
 from lava_mistral.errors import LavaError
 
 
-class LavaUsageCallbackHandler(CountsInTotals, BaseCallbackHandler):
+class LavaUsageCallbackHandler(UsageTotalsMixin, BaseCallbackHandler):
     """Tokens and cost of what runs under it through Lava, by model, customer and metadata. Safe in threads.
 
         usage = LavaUsageCallbackHandler()
@@ -100,7 +100,7 @@ class CallRun:
         self.config: RunnableConfig = config or {}
         totals = _totals(manager.handlers) if manager and manager.handlers else ()
         # For the call's beginning: billed where it was asked for, its handlers told what it costs.
-        self.block = watching(totals, manager and str(manager.run_id), captured)
+        self.block = add_listeners(totals, manager and str(manager.run_id), captured)
 
     @classmethod
     def begin(cls, config: RunnableConfig | None, callbacks: Any, kind: type[Any]) -> CallRun:
@@ -141,7 +141,7 @@ class CallRun:
             self.tasks.append(asyncio.ensure_future(told))
 
 
-def counted_embedding() -> watching:
+def counted_embedding() -> add_listeners:
     """Return the block for the beginning of an embedding call: the handlers around it are told what it costs."""
     retrievers = _open()
     run_id = retrievers[-1][1] if retrievers else None
@@ -149,7 +149,9 @@ def counted_embedding() -> watching:
     if isinstance(callbacks, BaseCallbackManager):
         run_id = run_id or callbacks.parent_run_id
         callbacks = callbacks.handlers
-    return watching(_totals([*(handler for handler, _ in retrievers), *callbacks]), str(run_id) if run_id else None)
+    return add_listeners(
+        _totals([*(handler for handler, _ in retrievers), *callbacks]), str(run_id) if run_id else None
+    )
 
 
 def traced(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:

@@ -18,16 +18,16 @@ from pydantic import BaseModel
 
 from langchain_lava_mistral._described_model import DescribedModel
 from langchain_lava_mistral._from_wire import to_result
-from langchain_lava_mistral._settings import KNOWN, OUTSIDE, check_names, named
+from langchain_lava_mistral._params import KNOWN, OUTSIDE, check_names, named
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import AnswerParser, as_object, with_outcome
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, answer_function, normalize, to_response_format, to_tool, to_tools
 from langchain_lava_mistral.callbacks import RUN, CallRun, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.client.backends import ClientsOwner
-from lava_mistral.client.settings import WIRE_NAMES
 from lava_mistral.errors import InvalidRequestError
+from lava_mistral.frameworks.backends import ClientsOwner
+from lava_mistral.frameworks.settings import WIRE_NAMES
 
 _IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, Unpack, cas
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict
 
-from langchain_lava_mistral._settings import SYNONYMS, LavaSettings
+from langchain_lava_mistral._params import SYNONYMS, LavaSettings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
-from lava_mistral.client.backends import EngineOwner
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.embedding.results import EmbeddingUsage, EmbedOptions, PartialEmbedding
+from lava_mistral.frameworks.backends import EngineOwner
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document

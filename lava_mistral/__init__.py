@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lava_mistral.billing.identity import Billing as Billing
+    from lava_mistral.billing.credentials import Billing as Billing
     from lava_mistral.billing.lava_records import RequestRecord as RequestRecord
     from lava_mistral.billing.lava_records import UsageReport as UsageReport
     from lava_mistral.billing.scope import billed_to as billed_to
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from lava_mistral.pricing.catalog import models as models
     from lava_mistral.pricing.estimate import CostEstimate as CostEstimate
     from lava_mistral.pricing.estimate import estimate_cost as estimate_cost
-    from lava_mistral.pricing.tokens import TokenCount as TokenCount
-    from lava_mistral.pricing.tokens import count_tokens as count_tokens
-    from lava_mistral.transport.httpx import AsyncLavaTransport as AsyncLavaTransport
-    from lava_mistral.transport.httpx import LavaTransport as LavaTransport
+    from lava_mistral.pricing.token_counting import TokenCount as TokenCount
+    from lava_mistral.pricing.token_counting import count_tokens as count_tokens
+    from lava_mistral.transport.lava_transport import AsyncLavaTransport as AsyncLavaTransport
+    from lava_mistral.transport.lava_transport import LavaTransport as LavaTransport
 
 # Where the public names are defined.
 _NAMES = {
-    "billing.identity": "Billing",
+    "billing.credentials": "Billing",
     "billing.lava_records": "RequestRecord UsageReport",
     "billing.scope": "billed_to",
     "billing.spend_limit": "SpendLimit",
@@ -51,8 +51,8 @@ _NAMES = {
     ),
     "pricing.catalog": "Model models",
     "pricing.estimate": "CostEstimate estimate_cost",
-    "pricing.tokens": "TokenCount count_tokens",
-    "transport.httpx": "AsyncLavaTransport LavaTransport",
+    "pricing.token_counting": "TokenCount count_tokens",
+    "transport.lava_transport": "AsyncLavaTransport LavaTransport",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -12,19 +12,19 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from lava_mistral.transport.forwarding import ForwardingTransport
+from lava_mistral.transport.lava_transport_base import LavaTransportBase
 
 __all__ = ["AsyncLavaTransport", "LavaTransport"]
 
 
-class LavaTransport(ForwardingTransport, httpx2.BaseTransport):
+class LavaTransport(LavaTransportBase, httpx2.BaseTransport):
     """Sends whatever an `httpx2.Client` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
     _library: ClassVar[Any] = httpx2
     _shared: ClassVar[Any] = httpx2.HTTPTransport
 
 
-class AsyncLavaTransport(ForwardingTransport, httpx2.AsyncBaseTransport):
+class AsyncLavaTransport(LavaTransportBase, httpx2.AsyncBaseTransport):
     """Sends whatever an `httpx2.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
     _library: ClassVar[Any] = httpx2

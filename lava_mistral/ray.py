@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any
 
-from lava_mistral.billing.identity import Billing, Secret
+from lava_mistral.billing.credentials import Billing, Secret
 from lava_mistral.billing.spend_limit import Amount, SpendLimit
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.defaults import (
@@ -25,8 +25,8 @@ from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import EmbeddingResult
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.jobs.inputs import Slice
-from lava_mistral.jobs.parts import Done, PartEmbedder, embed_good, price
-from lava_mistral.pricing.estimate import most_of_embedding
+from lava_mistral.jobs.part_embedder import Done, PartEmbedder, embed_good, price
+from lava_mistral.pricing.estimate import max_embedding_cost
 
 
 class EmbedTexts:
@@ -178,7 +178,7 @@ class RayExecutor:
                     amount = Decimal(0)
                     if limit is not None:
                         texts = filter(None, part.table.column(embedder.text).to_pylist())
-                        amount = most_of_embedding(list(texts), model)
+                        amount = max_embedding_cost(list(texts), model)
                         limit.reserve(amount)
                     running[task.remote(shared, part)] = amount
                 if not running:

@@ -27,7 +27,7 @@ from lava_mistral import (
     NotFoundError,
     count_tokens,
 )
-from lava_mistral.billing.identity import resolve_access
+from lava_mistral.billing.credentials import resolve_access
 
 Seen = Callable[[str, object], None]
 

@@ -11,8 +11,8 @@ from llama_index.core.base.llms import types as llama
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from lava_mistral.calls.arguments import refuse_misspelt, renamed
-from lava_mistral.client.settings import OF_CALLS, WIRE_NAMES
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.frameworks.settings import PER_CALL_SETTINGS, WIRE_NAMES
 from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.transport.flow import Flow
 from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lava_mistral.calls.chat_stream import AsyncChatStream, ChatStream
 
 _CALL_ARGUMENTS: Final = frozenset(
-    {*WIRE_NAMES, *SYNONYMS, *OF_CALLS, "model", "tools", "billing", "lava_metadata", "trace_metadata"}
+    {*WIRE_NAMES, *SYNONYMS, *PER_CALL_SETTINGS, "model", "tools", "billing", "lava_metadata", "trace_metadata"}
     | {"repair_messages", "include_response_headers", "streaming", "additional_kwargs"}
 )
 
@@ -90,7 +90,7 @@ def _request(
             "Use langchain_lava_mistral or lava_mistral.LavaMistral."
         )
     client = llm._backend(arguments)[asynchronous]
-    for name in OF_CALLS:
+    for name in PER_CALL_SETTINGS:
         arguments.pop(name, None)
     with_headers = arguments.pop("include_response_headers", llm.include_response_headers)
     arguments.setdefault("repair_messages", llm.repair_messages)

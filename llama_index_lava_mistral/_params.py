@@ -9,16 +9,16 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field, model_validator
 from pydantic import AfterValidator, BeforeValidator
 from pydantic.json_schema import SkipJsonSchema
 
-from lava_mistral.billing.identity import check_base_url
+from lava_mistral.billing.credentials import check_base_url
 from lava_mistral.calls.arguments import refuse_keys, refuse_misspelt, renamed
-from lava_mistral.client import settings
-from lava_mistral.client.settings import ChatParameters, setting
 from lava_mistral.defaults import (
     DEFAULT_CHAT_MODEL,
     DEFAULT_MAX_RETRIES,
     DEFAULT_STREAM_CHUNK_TIMEOUT,
     DEFAULT_TIMEOUT,
 )
+from lava_mistral.frameworks import settings
+from lava_mistral.frameworks.settings import ChatParameters, setting
 
 
 class LavaSettings(settings.ModelSettings):

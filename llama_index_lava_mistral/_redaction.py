@@ -14,7 +14,7 @@ from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATT
 from llama_index_instrumentation.event_handlers import NullEventHandler
 from llama_index_instrumentation.span_handlers import NullSpanHandler
 
-from lava_mistral.billing.identity import Billing, to_billing
+from lava_mistral.billing.credentials import Billing, to_billing
 from lava_mistral.calls.arguments import refuse_keys
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -13,7 +13,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, InstanceOf, PlainSerializer
 
 from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord, RetryStats
-from lava_mistral.billing.usage_totals import CountsInTotals, UsageTotals, watching
+from lava_mistral.billing.usage_totals import UsageTotals, UsageTotalsMixin, add_listeners
 from llama_index_lava_mistral._redaction import dispatchers_of
 
 _log = logging.getLogger("lava_mistral")
@@ -35,7 +35,7 @@ class LavaCallEvent(BaseEvent):
         return "LavaCallEvent"
 
 
-class LavaUsageHandler(CountsInTotals, BaseEventHandler):
+class LavaUsageHandler(UsageTotalsMixin, BaseEventHandler):
     """Tokens and cost of everything that LlamaIndex sends through Lava, by model, customer and metadata.
 
         usage = LavaUsageHandler()
@@ -64,9 +64,9 @@ class LavaUsageHandler(CountsInTotals, BaseEventHandler):
             self.totals.add(event.record)
 
 
-def listening() -> watching:
+def listening() -> add_listeners:
     """Tell the handlers that ask for this package's events of the calls that begin in the block."""
-    return watching((_emit,) if _handlers() else (), active_span_id.get())
+    return add_listeners((_emit,) if _handlers() else (), active_span_id.get())
 
 
 def traced(metadata: Any) -> dict[str, str]:

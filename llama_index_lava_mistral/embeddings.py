@@ -18,8 +18,6 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.calls.arguments import refuse_keys
-from lava_mistral.client.backends import EngineOwner
-from lava_mistral.client.settings import setting
 from lava_mistral.defaults import (
     DEFAULT_EMBEDDING_MODEL,
     DEFAULT_EMBEDDING_RETRIES,
@@ -29,6 +27,8 @@ from lava_mistral.defaults import (
 )
 from lava_mistral.embedding.results import EmbedOptions
 from lava_mistral.errors import LavaError
+from lava_mistral.frameworks.backends import EngineOwner
+from lava_mistral.frameworks.settings import setting
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import LavaSettings
 from llama_index_lava_mistral._redaction import billing_of, observed
@@ -80,7 +80,7 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
     embeddings_cache: Any | None = setting(None, "A key-value store of vectors; none by default.")
     max_retries: int = setting(DEFAULT_EMBEDDING_RETRIES, "How often a failed request is tried again.", ge=0)
 
-    _more: ClassVar[Mapping[str, str]] = {**EngineOwner._more, "model": "model_name"}
+    _backend_arguments: ClassVar[Mapping[str, str]] = {**EngineOwner._backend_arguments, "model": "model_name"}
     _synonyms: ClassVar[Mapping[str, str]] = {
         **LavaSettings._synonyms,
         "model": "model_name",

@@ -14,7 +14,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.calls.arguments import refuse_keys
-from lava_mistral.client.backends import ClientsOwner
+from lava_mistral.frameworks.backends import ClientsOwner
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import ChatSettings
 from llama_index_lava_mistral._redaction import observed

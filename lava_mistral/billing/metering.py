@@ -9,7 +9,7 @@ from decimal import Decimal
 from time import monotonic
 from typing import Any
 
-from lava_mistral.billing.identity import MERCHANT, Billing, BillingContext
+from lava_mistral.billing.credentials import MERCHANT, Billing, BillingContext
 from lava_mistral.billing.usage import CallRecord, Kind, Listening, RetryStats, current_listeners, notify
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.usage import known_usage
@@ -22,22 +22,22 @@ class CallMeter:
 
     kind: Kind
     model: str
-    identity: BillingContext
+    billing_context: BillingContext
     streamed: bool
     listening: Listening
-    most: Decimal  # that one request can cost; worked out for limits only
+    max_cost: Decimal  # that one request can cost; worked out for limits only
     sent_as: BillingContext  # of the latest request: a credential that rotates may name a payer of its own
 
     def open(self, token: Billing = MERCHANT) -> RequestMeter:
         """Reserve what a request can cost, or raise `SpendLimitError`; `token` is who pays by its credential."""
-        for place, limit in enumerate(self.identity.limits):
+        for place, limit in enumerate(self.billing_context.limits):
             try:
-                limit.reserve(self.most)
+                limit.reserve(self.max_cost)
             except SpendLimitError:
-                for taken in self.identity.limits[:place]:
-                    taken.end(self.most, Decimal(0))
+                for taken in self.billing_context.limits[:place]:
+                    taken.end(self.max_cost, Decimal(0))
                 raise
-        self.sent_as = self.identity if token is MERCHANT else replace(self.identity, billing=token)
+        self.sent_as = self.billing_context if token is MERCHANT else replace(self.billing_context, billing=token)
         return RequestMeter(self)
 
     def retried(self) -> None:
@@ -48,13 +48,21 @@ class CallMeter:
 
 
 def open_call_meter(
-    kind: Kind, model: str, identity: BillingContext, most: Callable[[], Decimal], *, streamed: bool = False
+    kind: Kind, model: str, context: BillingContext, max_cost: Callable[[], Decimal], *, streamed: bool = False
 ) -> CallMeter | None:
     """Return the meter of a call that begins now; `None` where nobody listens and no limit holds."""
     listening = current_listeners()
-    if not listening.listeners and not identity.limits:
+    if not listening.listeners and not context.limits:
         return None
-    return CallMeter(kind, model, identity, streamed, listening, most() if identity.limits else Decimal(0), identity)
+    return CallMeter(
+        kind,
+        model,
+        context,
+        streamed,
+        listening,
+        max_cost() if context.limits else Decimal(0),
+        context,
+    )
 
 
 class RequestMeter:
@@ -67,11 +75,11 @@ class RequestMeter:
         # Taking an item off an iterator is one step, whichever thread is first.
         self._open = iter(() if meter is None else ((meter, meter.sent_as),))
 
-    def free(self) -> None:
+    def release(self) -> None:
         """End a request that was refused or never arrived: it costs nothing."""
         for meter, _ in self._open:
-            for limit in meter.identity.limits:
-                limit.end(meter.most, Decimal(0))
+            for limit in meter.billing_context.limits:
+                limit.end(meter.max_cost, Decimal(0))
 
     def end(self, usage: Any, request_id: str | None, *, answered_by: str | None = None, complete: bool = True) -> None:
         """End a request that was answered, or of which nobody knows; `usage` is the provider's count of tokens."""
@@ -79,8 +87,8 @@ class RequestMeter:
             known = known_usage(usage)
             parts = cost_parts(known, meter.model, answered_by)
             cost = None if parts is None else parts.total
-            for limit in meter.identity.limits:
-                limit.end(meter.most, cost, request_id)
+            for limit in meter.billing_context.limits:
+                limit.end(meter.max_cost, cost, request_id)
             if meter.listening.listeners:
                 record = CallRecord(
                     kind=meter.kind,

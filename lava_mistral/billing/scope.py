@@ -13,8 +13,7 @@ from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from lava_mistral._locks import after_fork
-from lava_mistral.billing.generators import KINDS, calling_generator, yields_at
-from lava_mistral.billing.identity import (
+from lava_mistral.billing.credentials import (
     FIELDS,
     MERCHANT,
     Billing,
@@ -24,6 +23,7 @@ from lava_mistral.billing.identity import (
     check_metadata,
     hidden,
 )
+from lava_mistral.billing.generators import KINDS, calling_generator, yields_at
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.errors import ConfigurationError
 
@@ -210,7 +210,7 @@ def note_call() -> None:
         entry.used = True
 
 
-def identify(
+def resolve_billing(
     billing: Billing | None,
     metadata: Mapping[str, str] | None,
     *,
@@ -221,7 +221,7 @@ def identify(
     customer_required: bool | None = None,
     streams: bool | None = None,
 ) -> BillingContext:
-    """Return the identity of a call made now: the model's settings, under the enclosing blocks, under the call's own.
+    """Return who pays for a call made now: the model's settings, under the enclosing blocks, under the call's own.
 
     Below all of them lies what a forward token says that is itself the credential. `call_billing` replaces the
     customer, meter and switch as one; the provider key falls through where it names none. All limits hold, the
@@ -301,9 +301,9 @@ def carried(
         )
     if scope is _NOWHERE:
         return billing, metadata
-    identity = identify(billing, metadata, api_key=api_key)
+    billing_context = resolve_billing(billing, metadata, api_key=api_key)
     if scope.fields:
         own = "provider_key" in scope.fields or (billing is not None and billing.provider_key is not None)
         # A provider key of the token itself stays with the key, and is not written down beside it.
-        billing = identity.billing if own else replace(identity.billing, provider_key=None)
-    return billing, identity.metadata
+        billing = billing_context.billing if own else replace(billing_context.billing, provider_key=None)
+    return billing, billing_context.metadata

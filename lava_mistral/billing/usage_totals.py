@@ -189,7 +189,7 @@ def _shown(name: str) -> Any:
     return property(lambda handler: getattr(handler.totals, name))
 
 
-class CountsInTotals:
+class UsageTotalsMixin:
     """Show the totals that a framework's usage handler counts in as its own; see `UsageTotals`."""
 
     if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class track_usage:
 
 
 @dataclass(slots=True)
-class watching:
+class add_listeners:
     """Tell further listeners, each once, of the calls that begin in the block, and the run that they belong to."""
 
     listeners: Sequence[Listener] = ()

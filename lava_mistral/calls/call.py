@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
-from lava_mistral.billing.identity import BillingContext, billing_of_token, decode_forward_token, is_loopback
+from lava_mistral.billing.credentials import BillingContext, billing_of_token, decode_forward_token, is_loopback
 from lava_mistral.billing.metering import UNMETERED, CallMeter, RequestMeter
 from lava_mistral.calls.error_mapping import (
     error_from_failure,
@@ -25,8 +25,8 @@ from lava_mistral.mistral.json_codec import from_json, to_json
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator
 from lava_mistral.transport.failures import DeadlineExceeded, NotConnected, TransportError
-from lava_mistral.transport.lava import MISTRAL_URL, LavaRoute
 from lava_mistral.transport.request import Headers, Request, Response
+from lava_mistral.transport.route import MISTRAL_URL, LavaRoute
 
 _T = TypeVar("_T")
 
@@ -63,17 +63,17 @@ def chained(failure: LavaError, error: TransportError) -> LavaError:
 class Call:
     """One request, ready to be sent as often as the retry policy allows.
 
-    `timeout` is for the whole answer, or until a stream's first delta; `gap` for a stream that tells the caller
-    nothing. Prices go by `model`; `call_meter` counts its requests, `request_meter` the one under way, which was sent
+    `timeout` is for the whole answer, or until a stream's first delta; `chunk_timeout` for each further one. Prices go
+    by `model`; `call_meter` counts its requests, `request_meter` the one under way, which was sent
     to `host`.
     """
 
     target: str
-    identity: BillingContext
+    billing_context: BillingContext
     timeout: float | None
     model: str = ""
     body: Mapping[str, Any] | None = None
-    gap: float | None = None
+    chunk_timeout: float | None = None
     stream: bool = False
     call_meter: CallMeter | None = None
     names: ToolNames = NO_TOOLS
@@ -87,7 +87,7 @@ class Call:
         """Return the request to Lava for one try; raises SpendLimitError where it could pass a limit."""
         if self.content is None and self.body is not None:
             self.content = to_json(self.body)
-        url, self.credential, lava = route.address(self.target, self.identity)
+        url, self.credential, lava = route.address(self.target, self.billing_context)
         self.host = url.host
         if self.call_meter is not None:
             self.request_meter = self.call_meter.open(billing_of_token(self.credential))
@@ -95,11 +95,11 @@ class Call:
         if self.idempotency_key is not None:
             headers["idempotency-key"] = self.idempotency_key
         method = "GET" if self.content is None else "POST"
-        return Request(method, url, self.target, headers, self.content, self.gap if self.stream else None)
+        return Request(method, url, self.target, headers, self.content, self.chunk_timeout if self.stream else None)
 
     def refused(self, answer: Answer) -> LavaError:
         """Return the error that an answer with a status other than 2xx stands for."""
-        self.request_meter.free()
+        self.request_meter.release()
         shown = self._shown(answer)
         error = error_from_response(shown, self.credential)
         return self._advised(error) if shown.status == 401 else error
@@ -124,7 +124,7 @@ class Call:
     def failed(self, error: TransportError, response: Response | None = None) -> LavaError:
         """End the request whose answer did not come through, or broke off, and return the error for it."""
         if isinstance(error, NotConnected):
-            self.request_meter.free()
+            self.request_meter.release()
         self.abandoned(response)
         if response is not None and isinstance(error, DeadlineExceeded):
             error = DeadlineExceeded("the answer had begun, but not come to its end")
@@ -149,7 +149,7 @@ class Call:
     def abandoned(self, response: Response | None = None) -> None:
         """End a request before its answer did: nobody knows what it cost, unless the answer had begun as an error."""
         if response is not None and not 200 <= response.status < 300:
-            self.request_meter.free()
+            self.request_meter.release()
         else:
             request_id = None if response is None else shown_id(response.headers, self.without_secrets)
             self.request_meter.end(None, request_id, complete=False)
@@ -218,7 +218,7 @@ class Call:
             raw=body,
             headers=answer.headers,
             requested_model=self.model,
-            identity=self.identity,
+            billing_context=self.billing_context,
         )
 
     @without_frames
@@ -229,5 +229,5 @@ class Call:
             raise self._senseless("without data", answer, body.get("usage"))
         request_id = shown_id(answer.headers, self.without_secrets)
         self.request_meter.end(body.get("usage"), request_id)
-        identity = self.identity if self.call_meter is None else self.call_meter.sent_as
-        return EmbeddingAnswer(body, answer.headers, request_id, identity)
+        billing_context = self.billing_context if self.call_meter is None else self.call_meter.sent_as
+        return EmbeddingAnswer(body, answer.headers, request_id, billing_context)

@@ -8,11 +8,11 @@ from operator import itemgetter
 from typing import Any
 
 from lava_mistral.calls.arguments import refuse_keys
-from lava_mistral.mistral.conversation import prepare
+from lava_mistral.mistral.history_repair import prepare
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames, with_object_schema
 from lava_mistral.mistral.types import ChatRequest, Message
-from lava_mistral.pricing.catalog import notice_status
+from lava_mistral.pricing.catalog import warn_if_deprecated
 
 _KNOWN = ChatRequest.__annotations__.keys() - {"messages", "metadata", "stream"}
 
@@ -33,7 +33,7 @@ def chat_body(
             given[name] = value
     if not given.keys() <= _KNOWN:
         refuse_keys(given)
-    notice_status(model)
+    warn_if_deprecated(model)
     if "mistral_metadata" in given:
         # `metadata` would be mistaken for what Lava stores.
         given["metadata"] = given.pop("mistral_metadata")

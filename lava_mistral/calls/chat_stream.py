@@ -22,7 +22,7 @@ from lava_mistral.transport.flow import Flow, adrive, drive
 from lava_mistral.transport.request import Headers, Response, read
 
 _LONGEST_PRELUDE = 2_000
-LONGEST_END: Final = 0.25
+END_TIMEOUT: Final = 0.25
 """Seconds to wait, after `[DONE]` or the usage of a finished answer, for the end, which frees the connection."""
 
 
@@ -94,12 +94,13 @@ class StreamReader(TurnAccumulator):
                 try:
                     if self.done:
                         # The caller has all that came; only now is it worth a moment to get the connection back.
-                        yield from read(self._response, Deadline(LONGEST_END))
+                        yield from read(self._response, Deadline(END_TIMEOUT))
                     else:
                         # Some gateways send neither `[DONE]` nor the end of the body after a whole answer. Where
                         # tools run on Mistral's side, each message may have a finish reason and usage.
-                        gap = LONGEST_END if self.usage and self.finished and not self.has_steps else self.call.gap
-                        patience = None if gap is None else max(gap - self.silent_for, 0.0)
+                        over = self.usage and self.finished and not self.has_steps
+                        limit = END_TIMEOUT if over else self.call.chunk_timeout
+                        patience = None if limit is None else max(limit - self.silent_for, 0.0)
                         data = yield from self._response.receive(Deadline(patience, self._deadline))
                 except TransportError as error:
                     if not self.finished:
@@ -179,8 +180,9 @@ class StreamReader(TurnAccumulator):
             return chained(self._interrupted(f"the connection broke ({self.call.without_secrets(str(error))})"), error)
         if self._deadline is not None and self._deadline.over:
             return self.call.unanswered(error, self.request_id)
+        limit = self.call.chunk_timeout
         stalled = StreamStalledError(
-            "the stream went silent" + (f": no chunk came within {self.call.gap:g} s" if self.call.gap else ""),
+            "the stream went silent" + (f": no chunk came within {limit:g} s" if limit else ""),
             request_id=self.request_id,
             origin="mistral",
             partial=self.turn,

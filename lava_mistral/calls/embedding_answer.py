@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lava_mistral.billing.identity import BillingContext
+from lava_mistral.billing.credentials import BillingContext
 
 
 @dataclass(frozen=True)
@@ -16,4 +16,4 @@ class EmbeddingAnswer:
     response: dict[str, Any] = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     request_id: str | None
-    identity: BillingContext = field(default_factory=BillingContext, repr=False)
+    billing_context: BillingContext = field(default_factory=BillingContext, repr=False)

@@ -13,7 +13,7 @@ import orjson
 
 from lava_mistral import errors
 from lava_mistral._text import nearest
-from lava_mistral.billing.identity import is_lava_credential, is_loopback, payer_of
+from lava_mistral.billing.credentials import is_lava_credential, is_loopback, payer_of
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import AnswerText, LavaError, Origin
 from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, NotConnected, TransportError

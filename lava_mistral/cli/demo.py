@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lava_mistral.billing.identity import is_loopback, resolve_access
-from lava_mistral.billing.scope import identify, requires_customer
+from lava_mistral.billing.credentials import is_loopback, resolve_access
+from lava_mistral.billing.scope import requires_customer, resolve_billing
 from lava_mistral.billing.usage import CallRecord, Tally
 from lava_mistral.billing.usage_totals import track_usage
 from lava_mistral.cli.documents import Text, passages, printable, prose, read_documents
@@ -61,7 +61,7 @@ def demo(
     """
     if question is not None and not question.strip():
         raise typer.BadParameter("it is empty", param_hint="--question")
-    if requires_customer() and identify(None, None).billing.customer_id is None:
+    if requires_customer() and resolve_billing(None, None).billing.customer_id is None:
         raise ConfigurationError(
             "LAVA_REQUIRE_CUSTOMER is on, and the demo's calls name no customer. Unset it for the demo: "
             "env -u LAVA_REQUIRE_CUSTOMER lava-mistral demo"

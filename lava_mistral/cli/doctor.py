@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lava_mistral._text import nearest
-from lava_mistral.billing.identity import (
+from lava_mistral.billing.credentials import (
     FIELDS,
     PRODUCTION_URL,
     check_base_url,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from lava_mistral.billing.identity import Billing
-from lava_mistral.billing.scope import identify, requires_customer
+from lava_mistral.billing.credentials import Billing
+from lava_mistral.billing.scope import requires_customer, resolve_billing
 from lava_mistral.cli.output import counted
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.defaults import DEFAULT_EMBEDDING_MODEL
@@ -68,7 +68,7 @@ def embed(
 
     if customer and not meter:
         raise typer.BadParameter("a customer needs a meter: add --meter …", param_hint="--customer")
-    if not customer and requires_customer() and identify(None, None).billing.customer_id is None:
+    if not customer and requires_customer() and resolve_billing(None, None).billing.customer_id is None:
         said = "LAVA_REQUIRE_CUSTOMER is on: say who pays, with --customer … --meter …"
         raise typer.BadParameter(said, param_hint="--customer")
     job = EmbeddingJob(

@@ -18,7 +18,7 @@ from lava_mistral._text import nearest
 from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageSum
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
 from lava_mistral.client.clients import LavaMistral
-from lava_mistral.client.records import LARGEST_PAGE
+from lava_mistral.client.lava_api import LARGEST_PAGE
 from lava_mistral.pricing.amounts import EXACT, format_cost
 
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}

@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast
 
-from lava_mistral.billing.identity import Billing, BillingContext, Secret, check_base_url, to_billing
+from lava_mistral.billing.credentials import Billing, BillingContext, Secret, check_base_url, to_billing
 from lava_mistral.billing.lava_records import RequestRecord
 from lava_mistral.billing.metering import open_call_meter
-from lava_mistral.billing.scope import carried, identify
+from lava_mistral.billing.scope import carried, resolve_billing
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
@@ -20,6 +20,7 @@ from lava_mistral.calls.chat_body import chat_body
 from lava_mistral.calls.chat_stream import AsyncChatStream, ChatStream
 from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
+from lava_mistral.client.lava_api import LavaApi, RecordFilters
 from lava_mistral.client.options import (
     ChatOptions,
     EmbedCallOptions,
@@ -27,7 +28,6 @@ from lava_mistral.client.options import (
     EmbedIterOptions,
     OnRetry,
 )
-from lava_mistral.client.records import RecordFilters, Records
 from lava_mistral.defaults import (
     DEFAULT_CHAT_MODEL,
     DEFAULT_EMBEDDING_MODEL,
@@ -37,15 +37,15 @@ from lava_mistral.defaults import (
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message
-from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
-from lava_mistral.pricing.tokens import preload
+from lava_mistral.pricing.estimate import max_chat_cost, max_embedding_cost
+from lava_mistral.pricing.token_counting import preload
 from lava_mistral.transport.custom_client import ClientTransport
 from lava_mistral.transport.failures import Deadline, TransportError
 from lava_mistral.transport.flow import Flow, adrive, adriven, drive, driven
-from lava_mistral.transport.lava import LavaRoute
 from lava_mistral.transport.pools import SYNC_POOL, Pool, async_pool
 from lava_mistral.transport.request import Headers, Response, read
 from lava_mistral.transport.retry import Attempts, RetryPolicy
+from lava_mistral.transport.route import LavaRoute
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.drivers import EmbeddingStream
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class ClientBase(Records):
+class ClientBase(LavaApi):
     """What both clients do, as flows that each drives in its way.
 
     A client holds settings alone; the connections belong to the process or the event loop (see `pools`).
@@ -87,7 +87,7 @@ class ClientBase(Records):
             raise ConfigurationError(f"max_retries must be zero or more; it is {max_retries!r}.")
         base_url = None if base_url is None else check_base_url(base_url)
         self._route = LavaRoute(api_key=api_key, base_url=base_url, billing=billing, metadata=metadata)
-        self._timeout, self._gap = timeout, stream_chunk_timeout
+        self._timeout, self._chunk_timeout = timeout, stream_chunk_timeout
         # `None` where neither is given: embeddings have a default of their own.
         self._retry = RetryPolicy(max_retries=max_retries) if retry is None and max_retries is not None else retry
         self._policy = self._retry or RetryPolicy()
@@ -109,10 +109,10 @@ class ClientBase(Records):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._route.base_url!r}, billing={self._route.billing!r})"
 
-    def _identity(self, options: Any, *, streams: bool | None = None) -> BillingContext:
+    def _billing_context(self, options: Any, *, streams: bool | None = None) -> BillingContext:
         """Take from the options who pays."""
         billing = options.pop("billing", None)
-        return identify(
+        return resolve_billing(
             self._route.billing,
             self._route.metadata,
             call_billing=None if billing is None else to_billing(billing),
@@ -126,24 +126,24 @@ class ClientBase(Records):
     def _ask(self, messages: Sequence[Message], options: Any, kind: type[_T]) -> Flow[_T]:
         """Get a completion, or a stream whose first delta is there, trying again as the policy allows."""
         streams, take = kind is not Completion, options.pop
-        identity = self._identity(options, streams=streams)
+        billing_context = self._billing_context(options, streams=streams)
         model, repair = take("model", DEFAULT_CHAT_MODEL), take("repair_messages", True)
-        timeout, gap = take("timeout", None), take("stream_chunk_timeout", None)
+        timeout, chunk_timeout = take("timeout", None), take("stream_chunk_timeout", None)
         key, on_retry = take("idempotency_key", None), take("on_retry", None)
-        if identity.limits and self._asynchronous:
+        if billing_context.limits and self._asynchronous:
             yield preload(model)
         names = ToolNames.of_tools(options["tools"]) if options.get("tools") else NO_TOOLS
         body = chat_body(messages, model, options, stream=streams, repair=repair, names=names)
         call = Call(
             CHAT_URL,
-            identity,
+            billing_context,
             self._timeout if timeout is None else timeout,
             model,
             body,
-            gap=self._gap if gap is None else gap,
+            chunk_timeout=self._chunk_timeout if chunk_timeout is None else chunk_timeout,
             stream=streams,
             names=names,
-            call_meter=open_call_meter("chat", model, identity, lambda: most_of_chat(body), streamed=streams),
+            call_meter=open_call_meter("chat", model, billing_context, lambda: max_chat_cost(body), streamed=streams),
             idempotency_key=key,
         )
         read = cast("Callable[..., _T]", kind if streams else call.completion)
@@ -174,25 +174,25 @@ class ClientBase(Records):
 
         The options are those of a call, as in `chat`, and fields of the request: output_dimension, output_dtype, …
         """
-        identity = self._identity(options)
+        billing_context = self._billing_context(options)
         model = options.pop("model", DEFAULT_EMBEDDING_MODEL)
         timeout, key = options.pop("timeout", None), options.pop("idempotency_key", None)
         refuse_keys(options)
         fields = {name: value for name, value in options.items() if value is not None}
         call = Call(
             EMBEDDINGS_URL,
-            identity,
+            billing_context,
             self._timeout if timeout is None else timeout,
             model,
             {"model": model, "input": list(inputs), **fields},
-            call_meter=open_call_meter("embedding", model, identity, lambda: most_of_embedding(inputs, model)),
+            call_meter=open_call_meter("embedding", model, billing_context, lambda: max_embedding_cost(inputs, model)),
             idempotency_key=key,
         )
         return self._attempt(call, call.embedding)
 
     def _models(self) -> Flow[list[dict[str, Any]]]:
         """The models that Mistral lists for the account that serves the call."""
-        call = Call(MODELS_URL, self._identity({}), self._timeout)
+        call = Call(MODELS_URL, self._billing_context({}), self._timeout)
         return self._retried(call, partial(call.read, parse=_cards))
 
     def _engine(self, options: Mapping[str, Any]) -> tuple[EmbeddingEngine, dict[str, Any]]:
@@ -230,7 +230,7 @@ class ClientBase(Records):
         except TransportError as error:
             failure: LavaError = call.failed(error, response)
         except LavaError as error:
-            call.request_meter.free()
+            call.request_meter.release()
             failure = error.with_traceback(None)
         except BaseException:
             call.abandoned(response)

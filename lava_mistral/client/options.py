@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from typing_extensions import TypedDict
 
-from lava_mistral.billing.identity import Billing
+from lava_mistral.billing.credentials import Billing
 from lava_mistral.defaults import OutputDtype
 from lava_mistral.embedding.results import EmbedOptions
 from lava_mistral.errors import LavaError

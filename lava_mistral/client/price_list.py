@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from lava_mistral.billing.identity import PRODUCTION_URL, BillingContext, check_base_url
+from lava_mistral.billing.credentials import PRODUCTION_URL, BillingContext, check_base_url
 from lava_mistral.client.clients import LavaMistral
-from lava_mistral.client.records import Lookup
+from lava_mistral.client.lava_api import LavaApiCall
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.pricing.catalog import SERVICES_PATH, Model, add_model, models, read_price_list
@@ -67,7 +67,7 @@ def refresh_models(*, base_url: str | None = None, cache: Path | None = None, ti
 def fetch_price_list(base_url: str, timeout: float) -> Any:
     """Get the body of the price list, over the connections that calls take."""
     client = LavaMistral(base_url=base_url, timeout=timeout, max_retries=0)
-    call = Lookup("", BillingContext(), timeout, path=SERVICES_PATH.lstrip("/"), public=True)
+    call = LavaApiCall("", BillingContext(), timeout, path=SERVICES_PATH.lstrip("/"), public=True)
     return drive(client._retried(call, partial(call.read, parse=dict)))
 
 

@@ -131,7 +131,7 @@ class BatchRequest:
             requests=1,
             request_ids=() if answer.request_id is None else (answer.request_id,),
         )
-        who = answer.identity
+        who = answer.billing_context
         billing = who.billing
         self.result.payer = RetryStats(
             endpoint.model, customer_id=billing.customer_id, meter_slug=billing.meter_slug, metadata=who.metadata

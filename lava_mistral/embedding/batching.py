@@ -11,11 +11,7 @@ from typing import Final, TypeAlias
 from lava_mistral._text import whole_characters
 from lava_mistral.defaults import OnEmpty
 from lava_mistral.errors import InvalidRequestError
-
-# By Mistral's documentation and error texts.
-MAX_REQUEST_TOKENS: Final = 16_384
-MAX_REQUEST_INPUTS: Final = 512
-MAX_INPUT_TOKENS: Final = 8_192
+from lava_mistral.mistral.limits import MAX_INPUT_TOKENS, MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 
 SMALLEST_SHARE: Final = MAX_REQUEST_TOKENS // 2
 """Work is spread over idle workers as long as each request keeps this many tokens: a request has a cost of its own."""

@@ -20,8 +20,8 @@ from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter
 from lava_mistral.embedding.results import EmbeddingResult, EmbedOptions, known_vectors
 from lava_mistral.embedding.run import EmbedJob, StreamJob
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.pricing.catalog import notice_status
-from lava_mistral.pricing.tokens import estimate_tokens
+from lava_mistral.pricing.catalog import warn_if_deprecated
+from lava_mistral.pricing.token_counting import upper_bound_tokens
 from lava_mistral.transport.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class EmbeddingEngine:
         self.max_concurrency = max_concurrency
         self.timeout = timeout
         self.retry = RetryPolicy(max_retries=max_retries) if retry is None else retry
-        self._count = count_tokens or estimate_tokens
+        self._count = count_tokens or upper_bound_tokens
         self._endpoint = Endpoint(model, dimensions, self.retry, self._count, output_dtype or "float")
         if on_empty == "skip" and self._endpoint.dimensions is None:
             raise ConfigurationError(
@@ -217,7 +217,7 @@ class EmbeddingEngine:
         if unknown := sorted(options.keys() - known.keys()):
             refuse_keys(unknown)
             raise TypeError(f"unexpected keyword argument {unknown[0]!r}; there are {', '.join(known)}")
-        notice_status(self.model)
+        warn_if_deprecated(self.model)
         given = {
             "model": self.model,
             "output_dimension": self.dimensions,

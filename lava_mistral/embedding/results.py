@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from lava_mistral._text import whole_characters
-from lava_mistral.billing.identity import Billing
+from lava_mistral.billing.credentials import Billing
 from lava_mistral.billing.usage import RetryStats
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 

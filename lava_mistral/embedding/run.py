@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lava_mistral.billing.usage import Listener, RetryStats
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, Batch, Batcher, InputValidator
+from lava_mistral.embedding.batching import Batch, Batcher, InputValidator
 from lava_mistral.embedding.decoding import to_lists
 from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import (
@@ -31,6 +31,7 @@ from lava_mistral.embedding.results import (
     digest,
 )
 from lava_mistral.embedding.sources import Source
+from lava_mistral.mistral.limits import MAX_REQUEST_INPUTS
 
 if TYPE_CHECKING:
     import numpy as np

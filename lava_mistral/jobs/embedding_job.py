@@ -15,14 +15,14 @@ import pyarrow as pa
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_amount
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.defaults import DEFAULT_EMBEDDING_MODEL, DEFAULT_MAX_CONCURRENCY
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from lava_mistral.embedding.decoding import native_dimensions
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import digest
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.jobs.folder import JobFolder
 from lava_mistral.jobs.inputs import Input, Slice, find_files
-from lava_mistral.jobs.parts import Done, PartEmbedder, price
+from lava_mistral.jobs.job_store import JobStore
+from lava_mistral.jobs.part_embedder import Done, PartEmbedder, price
+from lava_mistral.mistral.limits import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from lava_mistral.pricing.estimate import estimate_cost
 
 Executor: TypeAlias = Callable[[PartEmbedder, Iterator[Slice], SpendLimit | None], Generator[Done, None, None]]
@@ -143,7 +143,7 @@ class EmbeddingJob:
         )
         self._settings = {"version": 1, "text": text, "id": id, "columns": kept, "model": model, "dimensions": length}
         self._settings |= {"dtype": dtype, "rows_per_part": rows_per_part}
-        self._folder = JobFolder(Path(out))
+        self._folder = JobStore(Path(out))
         self.rejected = self._folder.rejected
         self._model = model
         self._rows_per_part = rows_per_part

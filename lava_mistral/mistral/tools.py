@@ -11,16 +11,16 @@ from hashlib import sha256
 from typing import Any, Self
 
 from lava_mistral.errors import InvalidRequestError
+from lava_mistral.mistral.limits import MAX_TOOL_NAME_LENGTH
 from lava_mistral.mistral.types import JsonSchema, ResponseFormat, ToolChoice
 
 _REFUSED = re.compile(r"[^a-zA-Z0-9_-]")
-_LONGEST = 64
 
 
 @lru_cache(maxsize=4096)
 def tool_name(name: str) -> str:
     """Return the name with "_" for each character that Mistral refuses in a name, cut to 64 characters."""
-    return _REFUSED.sub("_", name)[:_LONGEST] or "tool"
+    return _REFUSED.sub("_", name)[:MAX_TOOL_NAME_LENGTH] or "tool"
 
 
 class ToolNames:
@@ -44,7 +44,7 @@ class ToolNames:
                 digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
                 shared = forms[wire] > 1
                 while shared and (wire in self._known or wire in forms or wire in self._own):
-                    wire = f"{tool_name(name)[: _LONGEST - 1 - length]}_{digest[:length]}"
+                    wire = f"{tool_name(name)[: MAX_TOOL_NAME_LENGTH - 1 - length]}_{digest[:length]}"
                     length += 1
                 self._wire[name], self._own[wire] = wire, name
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
-from lava_mistral.mistral.answer_shape import fresh_call_id, plain_arguments, read_parts, text_in, thinking_in
+from lava_mistral.mistral.response_parsing import fresh_call_id, plain_arguments, read_parts, text_in, thinking_in
 from lava_mistral.mistral.types import AssistantMessage, ContentPart, Usage
 
 CUT_OFF: Final = ("length", "model_length")
@@ -115,8 +115,8 @@ class Turn:
         self.say(delta.text, delta.parts)
         for fragment in delta.tool_calls:
             if fragment.index == len(self.tool_calls):
-                identity = fragment.id or fresh_call_id()
-                self.tool_calls.append(ToolCall(identity, fragment.name or "", fragment.arguments))
+                call_id = fragment.id or fresh_call_id()
+                self.tool_calls.append(ToolCall(call_id, fragment.name or "", fragment.arguments))
             else:
                 call = self.tool_calls[fragment.index]
                 call.name += fragment.name or ""

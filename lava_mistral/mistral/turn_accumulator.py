@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from lava_mistral.mistral.answer_shape import (
+from lava_mistral.mistral.response_parsing import (
     as_list,
     checked,
     fresh_call_id,
@@ -169,18 +169,18 @@ class _Message:
     def add_call(self, wire: Any) -> ToolCallDelta:
         """Add a tool call or a fragment of one."""
         name, arguments = read_function(wire)
-        identity = known_id(wire.get("id"))
+        call_id = known_id(wire.get("id"))
         index = wire["index"] if type(wire.get("index")) is int else None
-        position = self._continued(identity, index, name, arguments)
+        position = self._continued(call_id, index, name, arguments)
         if position is None:
             position = len(self.turn.tool_calls)
-            if identity is None or identity in self._by_id:
-                identity = fresh_call_id()
-            self._by_id[identity] = position
+            if call_id is None or call_id in self._by_id:
+                call_id = fresh_call_id()
+            self._by_id[call_id] = position
             own, arguments = self.names.from_wire(name), plain_arguments(arguments)
             self._wire_names.append(name)
-            self.turn.tool_calls.append(ToolCall(identity, own, arguments))
-            fragment = ToolCallDelta(position, identity, own or None, arguments)
+            self.turn.tool_calls.append(ToolCall(call_id, own, arguments))
+            fragment = ToolCallDelta(position, call_id, own or None, arguments)
         else:
             call = self.turn.tool_calls[position]
             more = "" if name == self._wire_names[position] else name
@@ -196,11 +196,11 @@ class _Message:
         self._last = position
         return fragment
 
-    def _continued(self, identity: str | None, index: int | None, name: str, arguments: str) -> int | None:
+    def _continued(self, call_id: str | None, index: int | None, name: str, arguments: str) -> int | None:
         """Return the position of the call that the fragment continues, or `None` when it begins one."""
         here = self._by_index.get(index) if index is not None else self._last
-        if identity is not None:
-            known = self._by_id.get(identity)
+        if call_id is not None:
+            known = self._by_id.get(call_id)
             if known is not None:
                 return known if self._fits(known, name, arguments, has_id=True) else None
             # An id that was never seen begins a call, unless a server invents one for every fragment.

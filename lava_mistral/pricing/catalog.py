@@ -116,11 +116,11 @@ def reset_models() -> None:
     global _catalog
     with _lock:
         _catalog = dict(_SHIPPED)
-        notice_status.cache_clear()
+        warn_if_deprecated.cache_clear()
 
 
 @lru_cache(maxsize=1024)
-def notice_status(id: str) -> None:
+def warn_if_deprecated(id: str) -> None:
     """Log a warning the first time that a retired or deprecated model is used in this process."""
     model = _catalog.get(id)
     if model is not None and model.status != "active":

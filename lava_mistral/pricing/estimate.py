@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
 from lava_mistral.pricing.catalog import Model, get_model
 from lava_mistral.pricing.cost import cost_of
 from lava_mistral.pricing.prompts import Prompt, to_messages
-from lava_mistral.pricing.tokens import DEFAULT_MODEL, TokenCount, count_tokens, estimate_tokens, pieces
+from lava_mistral.pricing.token_counting import TokenCount, count_tokens, pieces, upper_bound_tokens
 
 USUAL_ANSWER: Final = 300  # tokens of an answer that nothing else is known of: a few paragraphs
 _UNCOUNTED: Final = frozenset(("document_url", "input_audio", "file"))
@@ -42,7 +43,7 @@ class CostEstimate:
 
 def estimate_cost(
     messages: Prompt,
-    model: str = DEFAULT_MODEL,
+    model: str = DEFAULT_CHAT_MODEL,
     max_tokens: int | None = None,
     *,
     tools: Sequence[Tool] | None = None,
@@ -101,7 +102,7 @@ def _embedding(model: Model, texts: Any) -> CostEstimate:
     )
 
 
-def most_of_chat(body: Mapping[str, Any]) -> Decimal:
+def max_chat_cost(body: Mapping[str, Any]) -> Decimal:
     """Return the most that a chat request can cost, which spend limits reserve before it is sent.
 
     The prompt counts uncached, exactly or by an upper estimate, and as the whole window with documents and sounds; the
@@ -110,7 +111,7 @@ def most_of_chat(body: Mapping[str, Any]) -> Decimal:
     model = get_model(str(body["model"]))
     count = _count(body["messages"], model, body.get("tools"))
     schema = body.get("response_format")
-    extra = estimate_tokens(to_json(schema).decode()) if schema else 0
+    extra = upper_bound_tokens(to_json(schema).decode()) if schema else 0
     # Mistral puts a system prompt of three sentences first (https://docs.mistral.ai/capabilities/guardrailing).
     extra += 120 if body.get("safe_prompt") else 0
     # A template may say with a token of its own that a tool must be called.
@@ -121,7 +122,7 @@ def most_of_chat(body: Mapping[str, Any]) -> Decimal:
     return _priced(model, count.tokens, output)
 
 
-def most_of_embedding(texts: Sequence[str], model: str) -> Decimal:
+def max_embedding_cost(texts: Sequence[str], model: str) -> Decimal:
     """Return the most that an embeddings request can cost, by an upper estimate of its tokens."""
     known = get_model(model)
     return _priced(known, _most_input(texts, known), 0)
@@ -129,7 +130,7 @@ def most_of_embedding(texts: Sequence[str], model: str) -> Decimal:
 
 def _most_input(texts: Sequence[str], model: Model) -> int:
     # An input beyond the window is refused, and so costs nothing.
-    return sum(min(estimate_tokens(text), model.context_window) for text in texts)
+    return sum(min(upper_bound_tokens(text), model.context_window) for text in texts)
 
 
 def _count(

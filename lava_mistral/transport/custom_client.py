@@ -7,8 +7,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from lava_mistral.defaults import CONNECT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
-from lava_mistral.transport.connections import LONGEST_CONNECT
 from lava_mistral.transport.failures import (
     ConnectionBroken,
     ConnectTimeout,
@@ -38,8 +38,8 @@ class ClientTransport:
 
     def send(self, request: Request, deadline: Deadline) -> Flow[ClientResponse]:
         """Send a request and wait for the headers of its answer."""
-        limits = _Limits(deadline)
-        own = {"headers": request.headers, "content": request.content, "extensions": {"timeout": limits}}
+        timeouts = _StepTimeouts(deadline)
+        own = {"headers": request.headers, "content": request.content, "extensions": {"timeout": timeouts}}
         native = self.library.Request(request.method, str(request.url), **own)
         try:
             sending = self._client.send(native, stream=True, auth=None, follow_redirects=False)
@@ -57,7 +57,7 @@ class ClientTransport:
             ) from error
         except (self.library.HTTPError, self.library.InvalidURL, OSError) as error:
             raise self.translated(error, request) from error
-        limits.gap = request.gap
+        timeouts.chunk_timeout = request.chunk_timeout
         return ClientResponse(self, request, response)
 
     def translated(self, error: Exception, request: Request) -> TransportError:
@@ -114,22 +114,22 @@ class ClientResponse:
         return self._response.aclose() if self._asynchronous else self._response.close()
 
 
-class _Limits(dict[str, float | None]):
-    """The limits of a request's steps as both libraries read them, each when its step begins."""
+class _StepTimeouts(dict[str, float | None]):
+    """The timeouts of a request's steps as both libraries read them, each when its step begins."""
 
     def __init__(self, deadline: Deadline) -> None:
         super().__init__(dict.fromkeys(("connect", "read", "write", "pool")))
         self._deadline = deadline
-        self.gap: float | None = None
+        self.chunk_timeout: float | None = None
 
     def __getitem__(self, name: str) -> float | None:
-        if name == "read" and self.gap is not None:
-            return self.gap
+        if name == "read" and self.chunk_timeout is not None:
+            return self.chunk_timeout
         try:
             left = self._deadline.left()
         except DeadlineExceeded:
             return 0.001
-        return min(left, LONGEST_CONNECT) if left is not None and name in ("connect", "pool") else left
+        return min(left, CONNECT_TIMEOUT) if left is not None and name in ("connect", "pool") else left
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the seconds for a step."""

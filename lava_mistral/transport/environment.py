@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
-from lava_mistral.billing.identity import is_loopback
+from lava_mistral.billing.credentials import is_loopback
 from lava_mistral.errors import ConfigurationError
 
 

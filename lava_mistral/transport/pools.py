@@ -18,17 +18,15 @@ from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from lava_mistral._locks import ForkSafeLock, after_fork
+from lava_mistral.defaults import CONNECT_TIMEOUT, KEEPALIVE_EXPIRY
 from lava_mistral.transport.async_sockets import AsyncSocket
-from lava_mistral.transport.connections import LONGEST_CONNECT, AnySocket, Connection, failure_of
+from lava_mistral.transport.connections import AnySocket, Connection, failure_of
 from lava_mistral.transport.failures import Deadline
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.request import Request
 from lava_mistral.transport.sockets import Socket
 
 _T = TypeVar("_T")
-
-KEEPALIVE: Final = 30.0
-"""Seconds that an idle connection is kept."""
 
 
 @dataclass(eq=False, repr=False)
@@ -88,14 +86,14 @@ class Pool:
             while connection is None:
                 kept = idle.pop()
                 # Not too old, not closed, and without bytes that came unasked.
-                if time.monotonic() - kept.idle_since < KEEPALIVE and kept.socket.quiet:
+                if time.monotonic() - kept.idle_since < KEEPALIVE_EXPIRY and kept.socket.quiet:
                     connection = kept
                 else:
                     kept.socket.close()
         try:
             if connection is None:
                 connection = Connection(self._new_socket())
-                yield from connection.open(request.url, Deadline(LONGEST_CONNECT, deadline))
+                yield from connection.open(request.url, Deadline(CONNECT_TIMEOUT, deadline))
             yield from connection.ask(request, deadline)
         except BaseException as error:
             if connection is not None:
@@ -115,7 +113,7 @@ class Pool:
         connection.http.restart()
         connection.idle_since = time.monotonic()
         with suppress(IndexError):
-            while connection.idle_since - idle[0].idle_since >= KEEPALIVE:
+            while connection.idle_since - idle[0].idle_since >= KEEPALIVE_EXPIRY:
                 idle.popleft().socket.close()
         idle.append(connection)
 

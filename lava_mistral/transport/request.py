@@ -52,7 +52,7 @@ class Request:
     Attributes:
         target: the address as the caller knows it, the provider's.
         headers: by lower-case name, the credential among them; never shown.
-        gap: seconds between two reads of a streamed body; for clients that take one limit for all of them.
+        chunk_timeout: seconds between two reads of a streamed body; for clients that take one limit for all of them.
     """
 
     method: str
@@ -60,7 +60,7 @@ class Request:
     target: str
     headers: dict[str, str] = field(repr=False)
     content: bytes | None = field(default=None, repr=False)
-    gap: float | None = None
+    chunk_timeout: float | None = None
 
 
 class Headers(dict[str, str]):

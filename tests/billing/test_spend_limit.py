@@ -37,7 +37,7 @@ from lava_mistral import (
 from lava_mistral.billing.lava_records import RequestRecord
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import add_model, get_model
-from lava_mistral.pricing.estimate import most_of_chat, most_of_embedding
+from lava_mistral.pricing.estimate import max_chat_cost, max_embedding_cost
 from tests.fakes.waiting import eventually
 from tests.fakes.wire import DONE, Wire, answer, event
 
@@ -67,7 +67,7 @@ def aclient(wire: Wire, **settings: Any) -> AsyncLavaMistral:
     return AsyncLavaMistral(api_key="aks_test_x", http_client=wire.http(asynchronous=True), max_retries=0, **settings)
 
 
-NEEDED = most_of_chat({"model": "mistral-small-2603", "messages": ASK, "max_tokens": 100})
+NEEDED = max_chat_cost({"model": "mistral-small-2603", "messages": ASK, "max_tokens": 100})
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -338,14 +338,14 @@ def test_tools_schemas_and_attachments_count() -> None:
     plain = estimate_cost(ASK)
     assert estimate_cost(ASK, tools=[tool]).input_tokens > plain.input_tokens + 400
     body: dict[str, Any] = {"model": "mistral-small-2603", "messages": ASK, "max_tokens": 10}
-    least = most_of_chat(body)
-    assert most_of_chat(body | {"tools": [tool]}) > least
-    assert most_of_chat(body | {"response_format": {"type": "json_object"}}) > least
-    assert most_of_chat(body | {"safe_prompt": True}) > least
-    assert most_of_chat(body | {"n": 2}) == least + Decimal("0.000006")
+    least = max_chat_cost(body)
+    assert max_chat_cost(body | {"tools": [tool]}) > least
+    assert max_chat_cost(body | {"response_format": {"type": "json_object"}}) > least
+    assert max_chat_cost(body | {"safe_prompt": True}) > least
+    assert max_chat_cost(body | {"n": 2}) == least + Decimal("0.000006")
     pdf = [{"role": "user", "content": [{"type": "document_url", "document_url": "https://x.y/z.pdf"}]}]
     window = get_model("mistral-small-2603").context_window
-    assert most_of_chat(body | {"messages": pdf}) == Decimal("0.15") * window / 10**6 + Decimal("0.000006")
+    assert max_chat_cost(body | {"messages": pdf}) == Decimal("0.15") * window / 10**6 + Decimal("0.000006")
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": "https://x.y/z.png"}]}]
     assert estimate_cost(image, max_tokens=1).exact is False  # type: ignore[arg-type]
 
@@ -357,7 +357,7 @@ def test_embeddings_are_estimated_by_their_texts() -> None:
     assert one.output_tokens == 0
     assert one.likely == Decimal("0.1") * one.input_tokens / 10**6
     # What a limit sets aside is enough for the request that was estimated.
-    assert one.high == most_of_embedding(["some text"], "mistral-embed") >= one.likely
+    assert one.high == max_embedding_cost(["some text"], "mistral-embed") >= one.likely
     for wrong in ([{"role": "user", "content": "x"}], [1]):
         with pytest.raises(ConfigurationError, match="embeds texts"):
             estimate_cost(wrong, "mistral-embed")
@@ -390,8 +390,8 @@ def test_prompts_of_every_form_cost_the_same() -> None:
 def test_a_tool_that_must_be_called_is_set_aside_for() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     body = {"model": "mistral-small-2603", "messages": ASK, "max_tokens": 10, "tools": [tool]}
-    must = most_of_chat({**body, "tool_choice": "any"})
-    assert most_of_chat({**body, "tool_choice": "auto"}) == most_of_chat(body) < must
+    must = max_chat_cost({**body, "tool_choice": "any"})
+    assert max_chat_cost({**body, "tool_choice": "auto"}) == max_chat_cost(body) < must
 
 
 def test_a_model_without_a_price_has_a_count_and_no_cost() -> None:
@@ -417,7 +417,7 @@ def test_no_call_costs_more_than_what_is_reserved_for_it(gateway: LocalGateway, 
     limit = SpendLimit("1")
     lava = LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url, spend_limit=limit)
     parameters = prompt()
-    most = most_of_chat({"model": "mistral-small-2603", **parameters})
+    most = max_chat_cost({"model": "mistral-small-2603", **parameters})
     lava.chat(**parameters)
     assert 0 < limit.spent <= most
     assert limit.spent == gateway.requests[-1].cost

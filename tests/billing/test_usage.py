@@ -35,12 +35,12 @@ from lava_mistral import (
     billed_to,
     track_usage,
 )
-from lava_mistral.billing.identity import BillingContext
+from lava_mistral.billing.credentials import BillingContext
 from lava_mistral.billing.lava_records import ModelUsage, RequestRecord
 from lava_mistral.billing.metering import open_call_meter
-from lava_mistral.billing.scope import identify
+from lava_mistral.billing.scope import resolve_billing
 from lava_mistral.billing.usage import LANGCHAIN_RUN, current_listeners, subscribe, unsubscribe
-from lava_mistral.billing.usage_totals import OTHER, watching
+from lava_mistral.billing.usage_totals import OTHER, add_listeners
 from lava_mistral.pricing.catalog import add_model
 from llama_index_lava_mistral import LavaUsageHandler
 from tests.fakes import wire
@@ -100,7 +100,7 @@ def told() -> Iterator[Told]:
 async def test_a_chat_is_told_with_all_that_is_known_of_it(caller: Scripted, told: Told) -> None:
     client = caller.client(answer(), metadata={"app": "a"})
     billing = Billing(customer_id="c_1", meter_slug="chat")
-    with watching((), "run-1"):
+    with add_listeners((), "run-1"):
         await caller.do(client.chat(ASK, billing=billing, lava_metadata={"team": "t"}))
     assert told == [
         CallRecord(
@@ -297,7 +297,12 @@ def test_blocks_nest_and_each_listener_is_told_once() -> None:
     client = Scripted(False).client(answer())
     totals = UsageTotals()
     single = Told()
-    with track_usage(totals) as outer, track_usage(totals), watching([totals]), track_usage(listener=single) as inner:
+    with (
+        track_usage(totals) as outer,
+        track_usage(totals),
+        add_listeners([totals]),
+        track_usage(listener=single) as inner,
+    ):
         client.chat(ASK)
         subscribe(totals)
         client.chat(ASK)
@@ -374,7 +379,7 @@ def test_nothing_is_metered_where_nobody_listens() -> None:
     with track_usage():
         open_one()
     with billed_to(spend_limit="1"):
-        opened.append(open_call_meter("chat", "m", identify(None, None), lambda: Decimal(1)))
+        opened.append(open_call_meter("chat", "m", resolve_billing(None, None), lambda: Decimal(1)))
     assert [meter is None for meter in opened] == [True, False, False]
 
 
@@ -624,6 +629,6 @@ def test_a_copy_of_totals_and_their_original_count_apart() -> None:
 
 async def test_a_run_is_named_through_the_blocks_inside_it(caller: Scripted, told: Told) -> None:
     client = caller.client(answer())
-    with watching((), "run-1"), watching([Told()]), track_usage(), watching():
+    with add_listeners((), "run-1"), add_listeners([Told()]), track_usage(), add_listeners():
         await caller.do(client.chat(ASK))
     assert [record.run_id for record in told] == ["run-1"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import lava_mistral.errors as module
 from lava_mistral import Billing, LavaMistral
-from lava_mistral.billing.identity import BillingContext
+from lava_mistral.billing.credentials import BillingContext
 from lava_mistral.calls.call import Call
 from lava_mistral.calls.error_mapping import error_from_event, error_from_failure, error_from_response, redact
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL

@@ -24,7 +24,7 @@ from lava_mistral import (
     StreamStalledError,
     track_usage,
 )
-from lava_mistral.calls.chat_stream import LONGEST_END
+from lava_mistral.calls.chat_stream import END_TIMEOUT
 from tests.fakes.clients import KEY
 from tests.fakes.frameworks import Framework, user
 from tests.fakes.raw_server import END, JSON_HEAD, LAST, STREAM_HEAD, USAGE, WORD, RawServer, chunked
@@ -94,7 +94,7 @@ async def test_a_step_that_has_its_own_finish_reason_and_usage_is_not_the_end(se
         for delta, reason in deltas
     ]
     first, last = (chunked(f"data: {json.dumps(each)}\n\n".encode()) for each in chunks)
-    server = serve(STREAM_HEAD, first, 2 * LONGEST_END, last, chunked(b"data: [DONE]\n\n"), END)
+    server = serve(STREAM_HEAD, first, 2 * END_TIMEOUT, last, chunked(b"data: [DONE]\n\n"), END)
     tools: Any = {"tools": [{"type": "web_search"}]}
     settings: Any = {"api_key": KEY, "base_url": server.url}
     if asynchronous:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
-from lava_mistral.embedding.batching import MAX_REQUEST_TOKENS
 from lava_mistral.embedding.decoding import read_rows
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import partial_of
 from lava_mistral.gateway import LocalGateway
+from lava_mistral.mistral.limits import MAX_REQUEST_TOKENS
 from tests.embedding.test_engine import engine_for
 from tests.fakes.vector_service import MODES, Mode, VectorService, error, run
 

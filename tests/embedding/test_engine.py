@@ -34,12 +34,12 @@ from lava_mistral import (
     ServerError,
     billed_to,
 )
-from lava_mistral.embedding.batching import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.limiter import ThreadSignal
 from lava_mistral.embedding.results import EmbeddingProgress, EmbeddingUsage, PartialEmbedding
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.faults import Reset, Status, WrongVectors
+from lava_mistral.mistral.limits import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from lava_mistral.transport.flow import drive
 from lava_mistral.transport.retry import RetryPolicy
 from tests.fakes.processes import embed_in_both_ways

@@ -298,7 +298,7 @@ def test_counts_grow_with_every_part_of_a_prompt(forward):
 
 
 def test_exact_counts_are_those_of_the_tokenizer(connect):
-    tokens = pytest.importorskip("lava_mistral.pricing.tokens")
+    tokens = pytest.importorskip("lava_mistral.pricing.token_counting")
     with LocalGateway(tokenizer="exact") as gateway:
         forward = connect(gateway)
         expected = tokens.count_tokens(ASKED, model="mistral-small-2603").tokens

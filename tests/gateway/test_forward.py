@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lava_mistral.billing.identity import Billing
+from lava_mistral.billing.credentials import Billing
 from lava_mistral.gateway import Customer, LocalGateway, RequestRecord
 from lava_mistral.gateway.request_log import RequestLog
 

@@ -15,7 +15,7 @@ from lava_mistral.gateway.model import text as pieces
 from lava_mistral.gateway.model.fill import Evidence, fill
 from lava_mistral.gateway.model.prompt import NOTHING
 from lava_mistral.gateway.model.reply import reply_to as answer
-from lava_mistral.pricing.tokens import count_tokens
+from lava_mistral.pricing.token_counting import count_tokens
 
 MANUAL = """
 # Returns

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from lava_mistral.billing.identity import Billing
+from lava_mistral.billing.credentials import Billing
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import models
 from tests.fakes.waiting import eventually

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lava_mistral.billing.identity import Billing
+from lava_mistral.billing.credentials import Billing
 from lava_mistral.gateway import Customer, LocalGateway
 from lava_mistral.pricing.catalog import models
 

@@ -19,7 +19,7 @@ from lava_mistral import (
     billed_to,
     track_usage,
 )
-from lava_mistral.billing.identity import decode_forward_token
+from lava_mistral.billing.credentials import decode_forward_token
 from lava_mistral.gateway import Cut, LocalGateway
 from llama_index_lava_mistral import ChatLavaMistral
 from tests.fakes.llama_index_scripted import KEY, USAGE, Caller, Scripted, answer, ask, call, chunk, stream

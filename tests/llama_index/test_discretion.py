@@ -17,7 +17,7 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, ValidationError
 
 from lava_mistral import AsyncLavaMistral, Billing, ConfigurationError, LavaError, LavaMistral
-from lava_mistral.billing.identity import decode_forward_token
+from lava_mistral.billing.credentials import decode_forward_token
 from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 from tests.fakes.llama_index_scripted import KEY, Caller, Scripted, answer, ask, chunk, stream
 

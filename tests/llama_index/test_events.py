@@ -16,7 +16,7 @@ from llama_index.core.prompts import PromptTemplate
 from pydantic import BaseModel
 
 from lava_mistral import Billing, RateLimitError
-from lava_mistral.billing.identity import decode_forward_token
+from lava_mistral.billing.credentials import decode_forward_token
 from llama_index_lava_mistral import ChatLavaMistral
 from tests.fakes.llama_index_scripted import Caller, Scripted, answer, ask, stream
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lava_mistral.errors import InvalidRequestError, ServerError
-from lava_mistral.mistral.conversation import prepare
+from lava_mistral.mistral.history_repair import prepare
 from lava_mistral.mistral.tools import ToolNames
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator

@@ -19,7 +19,7 @@ from pydantic_core import to_jsonable_python
 from lava_mistral import AsyncLavaMistral, ConfigurationError, LavaMistral
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.mistral.json_codec import from_json, to_json, to_text, unfenced
-from lava_mistral.pricing.estimate import most_of_chat
+from lava_mistral.pricing.estimate import max_chat_cost
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 WIDE = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}
@@ -58,7 +58,7 @@ def test_such_numbers_count_for_a_spend_limit_too() -> None:
         "tools": TOOLS,
         "response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": WIDE}},
     }
-    assert most_of_chat(body | {"max_tokens": 200}) < most_of_chat(wide) < most_of_chat(body | {"max_tokens": 2000})
+    assert max_chat_cost(body | {"max_tokens": 200}) < max_chat_cost(wide) < max_chat_cost(body | {"max_tokens": 2000})
 
 
 def test_half_a_surrogate_pair_is_replaced() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lava_mistral.errors import ServerError
-from lava_mistral.mistral.answer_shape import read_parts
+from lava_mistral.mistral.response_parsing import read_parts
 from lava_mistral.mistral.sse import SSEDecoder
 from lava_mistral.mistral.turn import Delta, ToolCall, Turn
 from lava_mistral.mistral.turn_accumulator import TurnAccumulator

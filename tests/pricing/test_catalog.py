@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from lava_mistral.pricing import catalog
-from lava_mistral.pricing.catalog import CAPABILITIES, Model, add_model, get_model, models, notice_status
+from lava_mistral.pricing.catalog import CAPABILITIES, Model, add_model, get_model, models, warn_if_deprecated
 from tests.conftest import SHARED
 
 PRICE_LIST = SHARED / "facts" / "lava-mistral-provider.txt"
@@ -71,7 +71,7 @@ def test_retired_models_name_their_day_and_what_takes_their_place() -> None:
 def test_a_retired_model_is_warned_of_at_its_first_use_alone(caplog: pytest.LogCaptureFixture) -> None:
     add_model(Model("old-one", status="retired", replacement="new-one"))
     for name in ("old-one", "old-one", "mistral-small-2603", "unknown-one"):
-        notice_status(name)
+        warn_if_deprecated(name)
     assert [record.getMessage() for record in caplog.records] == ["old-one is retired: use new-one."]
 
 

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 import orjson
 from pydantic import AfterValidator, BaseModel, Field, Json, TypeAdapter, ValidationError
 
-from lava_mistral.billing.identity import is_loopback
+from lava_mistral.billing.credentials import is_loopback
 from lava_mistral.gateway.lava.accounts import Accounts, Refusal
 from lava_mistral.gateway.mistral.provider import Provider
 from lava_mistral.gateway.options import Options

@@ -22,10 +22,10 @@ from lava_mistral.gateway.model.text import count, split
 from lava_mistral.gateway.options import Options
 from lava_mistral.gateway.request_log import RequestRecord
 from lava_mistral.gateway.server import HttpAnswer
-from lava_mistral.mistral.message_shape import text_of
+from lava_mistral.mistral.message_normalization import text_of
 from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.catalog import Model, get_model
-from lava_mistral.pricing.tokens import count_tokens
+from lava_mistral.pricing.token_counting import count_tokens
 
 _ALPHABET = string.ascii_letters + string.digits
 _PADDING = string.ascii_lowercase + string.digits

@@ -23,7 +23,7 @@ from lava_mistral.gateway.model.text import STOP_WORDS, count, words
 from lava_mistral.gateway.request_log import RequestRecord
 from lava_mistral.gateway.server import HttpAnswer
 from lava_mistral.mistral.types import Usage
-from lava_mistral.pricing.tokens import count_tokens
+from lava_mistral.pricing.token_counting import count_tokens
 
 Vectors: TypeAlias = npt.NDArray[np.float16]
 # Characters whose embedding takes a millisecond: worth a thread, so that streams flow on meanwhile.

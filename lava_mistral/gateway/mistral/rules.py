@@ -37,7 +37,7 @@ _NARROWER: dict[tuple[str, str], Any] = {
 DIMENSIONS = 1024
 MOST_TOOLS = 128
 CALL_MARKERS = 3  # Tokens that mark a tool call as one.
-MOST_INPUTS = 512
+MAX_INPUTS = 512
 MOST_INPUT_TOKENS = 8_192
 MOST_BATCH_TOKENS = 16_384
 # Mistral counts these by their size, which is not looked at here; this is the share of small ones.
@@ -163,7 +163,7 @@ def check_inputs(counts: Sequence[int], dimensions: int) -> None:
     """Check the number and sizes (in tokens) of the texts to embed, and of a vector's dimensions."""
     if not counts:
         raise Rejection("Input can't be empty")
-    if len(counts) > MOST_INPUTS:
+    if len(counts) > MAX_INPUTS:
         raise Rejection("Too many inputs in request, split into more batches.", "invalid_request_prompt")
     if dimensions > DIMENSIONS:
         raise Rejection(f"output_dimension must be at most {DIMENSIONS}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lava_mistral.gateway.model.text import sentences, stem, terms
-from lava_mistral.mistral.message_shape import text_of
+from lava_mistral.mistral.message_normalization import text_of
 
 NOTHING: Final = "I found nothing about that in the text I was given."
 NOTED: Final = "Noted: "  # Begins the answer to a user who tells something instead of asking.

@@ -23,8 +23,9 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.protocol.instruct.validator import MistralRequestValidatorV13, ValidationMode
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.conversation import MAX_TOOLS, Repair, prepare
-from lava_mistral.mistral.message_shape import mistral_tool_id
+from lava_mistral.mistral.history_repair import HistoryRepair, prepare
+from lava_mistral.mistral.limits import MAX_TOOLS
+from lava_mistral.mistral.message_normalization import mistral_tool_id
 
 strict = partial(prepare, repair=False)
 ALPHABET = set(string.ascii_letters + string.digits)
@@ -680,7 +681,7 @@ def test_plain_conversations_go_as_repair_has_them() -> None:
     letters += [assistant("", "call00001"), assistant("x", "call00001", "call00002"), assistant("", "odd")]
     letters += [tool("call00001"), tool("call00002"), tool("odd")]
     for messages in itertools.chain.from_iterable(itertools.product(letters, repeat=length) for length in range(1, 5)):
-        repaired = Repair(messages, strict=False)
+        repaired = HistoryRepair(messages, strict=False)
         repaired.end(None)
         if repaired.out:
             assert prepare(messages) == repaired.out

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from lava_mistral.calls.arguments import refuse_keys, refuse_misspelt, renamed
-from lava_mistral.client import settings
-from lava_mistral.client.settings import WIRE_NAMES
+from lava_mistral.frameworks import settings
+from lava_mistral.frameworks.settings import WIRE_NAMES
 
 SYNONYMS = {
     "model_name": "model",
@@ -62,7 +62,7 @@ class LavaSettings(settings.ModelSettings):
 
 
 # Arguments of a call that say how it is made, and LangChain's own: no parts of the request's body.
-OUTSIDE = settings.OF_CALLS | {
+OUTSIDE = settings.PER_CALL_SETTINGS | {
     *("billing", "lava_metadata", "trace_metadata", "repair_messages", "include_response_headers"),
     *("stream", "streaming", "ls_structured_output_format", "structured_output_format", "_run"),
 }

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lava_mistral.client.settings import OF_CALLS, ModelSettings
+from lava_mistral.frameworks.settings import PER_CALL_SETTINGS, ModelSettings
 
 
 class ClientsOwner(ModelSettings):
     """A chat model, which calls with the client of either kind."""
 
-    _more: ClassVar[Mapping[str, str]] = {name: name for name in OF_CALLS}
+    _backend_arguments: ClassVar[Mapping[str, str]] = {name: name for name in PER_CALL_SETTINGS}
 
     def _make_backend(self, settings: dict[str, Any]) -> Any:
         # They load httpx.
@@ -24,12 +24,12 @@ class ClientsOwner(ModelSettings):
 class EngineOwner(ClientsOwner):
     """An embedding model, which calls with an engine."""
 
-    _more: ClassVar[Mapping[str, str]] = {
+    _backend_arguments: ClassVar[Mapping[str, str]] = {
         name: name for name in ("model", "dimensions", "output_dtype", "max_concurrency", "max_retries", "on_empty")
     }
 
     def _make_backend(self, settings: dict[str, Any]) -> Any:
         from lava_mistral.embedding.engine import EmbeddingEngine
 
-        own = {argument: settings.pop(argument) for argument in self._more}
+        own = {argument: settings.pop(argument) for argument in self._backend_arguments}
         return EmbeddingEngine(*super()._make_backend(settings), **own)

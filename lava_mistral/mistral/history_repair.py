@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from typing import cast
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral import message_shape as shape
-from lava_mistral.mistral.message_shape import AnyMessage, clean, mistral_tool_id, says_nothing, wire_id
+from lava_mistral.mistral import message_normalization as shape
+from lava_mistral.mistral.limits import MAX_TOOLS
+from lava_mistral.mistral.message_normalization import AnyMessage, clean, mistral_tool_id, says_nothing, wire_id
 from lava_mistral.mistral.types import Message, ResponseFormat, Tool, ToolChoice
 
-MAX_TOOLS = 128
-"""How many tools Mistral takes in one request."""
 _NOT_RUN = "This call was not run."
 _logger = logging.getLogger("lava_mistral")
 
@@ -49,7 +48,7 @@ def prepare(
     if _is_plain(given):
         out = list(given)
     else:
-        repaired = Repair(given, strict=not repair)
+        repaired = HistoryRepair(given, strict=not repair)
         repaired.end(go_on)
         if repaired.done:
             _logger.info("repair_messages: %s", "; ".join(repaired.done))
@@ -96,7 +95,7 @@ def _is_plain(messages: Sequence[AnyMessage]) -> bool:
     return before != "assistant" and not waiting
 
 
-class Repair:
+class HistoryRepair:
     """Put a conversation into order: every word stays, in its order. `strict` refuses what has to be repaired.
 
     `out` has the messages, those that need no change themselves; `done` says what was done, a phrase each.
@@ -167,19 +166,19 @@ class Repair:
             if role == "assistant" and message.get("tool_calls"):
                 wanted = [wire_id(call.get("id")) for call in shape.calls_of(message, index)]
                 latest, self._results[index], ids = index, [], self._ids.setdefault(index, [])
-                waiting |= {identity: [] for identity in wanted}
-                for position, identity in enumerate(wanted):
-                    waiting[identity].append((index, position))
-                    if not identity or identity in ids:
+                waiting |= {call_id: [] for call_id in wanted}
+                for position, call_id in enumerate(wanted):
+                    waiting[call_id].append((index, position))
+                    if not call_id or call_id in ids:
                         # Missing or repeated: one of the call's place.
-                        identity = mistral_tool_id(f"call {position} of message {index}: {identity}")
-                    ids.append(identity)
+                        call_id = mistral_tool_id(f"call {position} of message {index}: {call_id}")
+                    ids.append(call_id)
             elif role == "tool":
-                identity = wire_id(message.get("tool_call_id"))
-                if not identity and latest is not None:
+                call_id = wire_id(message.get("tool_call_id"))
+                if not call_id and latest is not None:
                     nameless.append((index, latest))
-                elif identity and waiting.get(identity):
-                    owner, position = waiting[identity].pop(0)
+                elif call_id and waiting.get(call_id):
+                    owner, position = waiting[call_id].pop(0)
                     self._results[owner].append((index, position))
                 else:
                     orphans.add(index)

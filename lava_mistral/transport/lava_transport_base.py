@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lava_mistral.billing.scope import identify
+from lava_mistral.billing.scope import resolve_billing
+from lava_mistral.defaults import KEEPALIVE_EXPIRY
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.environment import environment_proxy, ssl_context
-from lava_mistral.transport.lava import MISTRAL_HOST, MISTRAL_URL, LavaRoute
-from lava_mistral.transport.pools import KEEPALIVE, per_loop, per_process
+from lava_mistral.transport.pools import per_loop, per_process
+from lava_mistral.transport.route import MISTRAL_HOST, MISTRAL_URL, LavaRoute
 
 # Set anew for Lava, or meaningless there.
 _REPLACED = frozenset({b"host", b"authorization", b"x-lava-metadata", b"cookie"})
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class ForwardingTransport(LavaRoute):
+class LavaTransportBase(LavaRoute):
     """What the transports of both libraries are made of; `lava_mistral.LavaTransport` tells of the arguments."""
 
     transport: Any = None
@@ -33,8 +34,8 @@ class ForwardingTransport(LavaRoute):
                 f"{url.scheme}://{url.netloc.decode('ascii')}. Point the client at {MISTRAL_URL}: "
                 "the transport itself finds the way to Lava."
             )
-        identity = identify(self.billing, self.metadata, api_key=self.api_key, customer_required=False)
-        if identity.limits:
+        billing_context = resolve_billing(self.billing, self.metadata, api_key=self.api_key, customer_required=False)
+        if billing_context.limits:
             raise ConfigurationError(
                 "A spend limit can't be kept for requests through a LavaTransport, whose cost is not known beforehand. "
                 "Leave spend_limit= out of the billed_to blocks around them, or make the call with LavaMistral or one "
@@ -42,7 +43,7 @@ class ForwardingTransport(LavaRoute):
             )
         # Neither user and password nor a fragment of the address go with it.
         target = f"https://{MISTRAL_HOST}{url.raw_path.decode('ascii')}"
-        address, _, headers = self.address(target, identity)
+        address, _, headers = self.address(target, billing_context)
         kept = [(name, value) for name, value in request.headers.raw if name.lower() not in _REPLACED]
         forwarded = library.Request(
             request.method,
@@ -57,7 +58,9 @@ class ForwardingTransport(LavaRoute):
 
         def make() -> Any:
             # Never makes a request wait for a connection.
-            limits = library.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
+            limits = library.Limits(
+                max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY
+            )
             return self._shared(verify=ssl_context(), limits=limits, proxy=proxy)
 
         held = per_loop if hasattr(self._shared, "aclose") else per_process

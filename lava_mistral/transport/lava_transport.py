@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import httpx
 
-from lava_mistral.transport.forwarding import ForwardingTransport
+from lava_mistral.transport.lava_transport_base import LavaTransportBase
 
 
-class LavaTransport(ForwardingTransport, httpx.BaseTransport):
+class LavaTransport(LavaTransportBase, httpx.BaseTransport):
     """Sends whatever an `httpx.Client` asks of Mistral through Lava.
 
     Args:
@@ -29,7 +29,7 @@ class LavaTransport(ForwardingTransport, httpx.BaseTransport):
     _shared: ClassVar[Any] = httpx.HTTPTransport
 
 
-class AsyncLavaTransport(ForwardingTransport, httpx.AsyncBaseTransport):
+class AsyncLavaTransport(LavaTransportBase, httpx.AsyncBaseTransport):
     """Sends whatever an `httpx.AsyncClient` asks of Mistral through Lava; see `lava_mistral.LavaTransport`."""
 
     _library: ClassVar[Any] = httpx

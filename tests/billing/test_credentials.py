@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from langchain_lava_mistral import ChatLavaMistral
 from lava_mistral import AsyncLavaMistral, Billing, ConfigurationError, LavaMistral, billed_to, track_usage
-from lava_mistral.billing.identity import (
+from lava_mistral.billing.credentials import (
     PRODUCTION_URL,
     SANDBOX_URL,
     Access,
@@ -38,7 +38,7 @@ from lava_mistral.billing.identity import (
     reveal,
     to_billing,
 )
-from lava_mistral.billing.scope import identify
+from lava_mistral.billing.scope import resolve_billing
 from llama_index_lava_mistral import ChatLavaMistral as LlamaChat
 
 KEY = "aks_live_0123456789abcdef"
@@ -232,39 +232,39 @@ def test_a_readable_token_is_billed_anew_with_its_secret_key() -> None:
 
 def test_blocks_nest_and_the_innermost_wins_field_by_field() -> None:
     model = Billing(customer_id="model", meter_slug="m0", provider_key="own")
-    assert identify(model, {"a": "1"}).billing == model
+    assert resolve_billing(model, {"a": "1"}).billing == model
     with billed_to(customer_id="outer", metadata={"a": "2", "b": "2"}):
-        assert identify(model, None).billing == Billing(customer_id="outer", meter_slug="m0", provider_key="own")
+        assert resolve_billing(model, None).billing == Billing(customer_id="outer", meter_slug="m0", provider_key="own")
         with billed_to(meter_slug="m1", metadata={"b": "3"}) as block:
-            inner = identify(model, {"a": "1", "c": "1"}, call_metadata={"c": "4"})
+            inner = resolve_billing(model, {"a": "1", "c": "1"}, call_metadata={"c": "4"})
             assert inner.billing == Billing(customer_id="outer", meter_slug="m1", provider_key="own")
             assert inner.metadata == {"a": "2", "b": "3", "c": "4"}
             with block:
-                assert identify(model, None).billing.meter_slug == "m1"
-        assert identify(model, None).billing.meter_slug == "m0"
-    assert identify(None, None).metadata == {}
+                assert resolve_billing(model, None).billing.meter_slug == "m1"
+        assert resolve_billing(model, None).billing.meter_slug == "m0"
+    assert resolve_billing(None, None).metadata == {}
 
 
 def test_the_call_wins_over_blocks_and_model_and_keeps_their_provider_key() -> None:
     call = Billing(customer_id="call", meter_slug="m")
     own = Billing(customer_id="call", meter_slug="m", provider_key="own")
-    assert identify(Billing(meter_slug="x", provider_key="own"), None, call_billing=call).billing == own
+    assert resolve_billing(Billing(meter_slug="x", provider_key="own"), None, call_billing=call).billing == own
     with billed_to(customer_id="block", meter_slug="b", disable_billing=True):
-        assert identify(Billing(provider_key="own"), None, call_billing=call).billing == own
-        assert identify(None, None, call_billing=Billing(provider_key="p")).billing == Billing(provider_key="p")
+        assert resolve_billing(Billing(provider_key="own"), None, call_billing=call).billing == own
+        assert resolve_billing(None, None, call_billing=Billing(provider_key="p")).billing == Billing(provider_key="p")
     with billed_to(provider_key="block's"):
-        assert identify(Billing(provider_key="own"), None, call_billing=call).billing.provider_key == "block's"
+        assert resolve_billing(Billing(provider_key="own"), None, call_billing=call).billing.provider_key == "block's"
 
 
 def test_a_block_without_a_meter_anywhere_is_refused_when_a_call_is_made() -> None:
     with billed_to(customer_id="c"), pytest.raises(ConfigurationError, match="meter"):
-        identify(None, None)
+        resolve_billing(None, None)
 
 
 async def test_blocks_hold_for_tasks_and_copied_contexts_alone() -> None:
     async def seen() -> str | None:
         await asyncio.sleep(0)
-        return identify(None, None).billing.customer_id
+        return resolve_billing(None, None).billing.customer_id
 
     async def customer(name: str) -> str | None:
         with billed_to(customer_id=name, meter_slug="m"):
@@ -275,7 +275,7 @@ async def test_blocks_hold_for_tasks_and_copied_contexts_alone() -> None:
     assert await seen() is None
     with ThreadPoolExecutor(1) as pool, billed_to(customer_id="c", meter_slug="m"):
         copied = contextvars.copy_context().run
-        assert pool.submit(copied, lambda: identify(None, None).billing.customer_id).result() == "c"
+        assert pool.submit(copied, lambda: resolve_billing(None, None).billing.customer_id).result() == "c"
 
 
 async def test_a_block_decorates_functions_and_coroutine_functions() -> None:
@@ -283,20 +283,20 @@ async def test_a_block_decorates_functions_and_coroutine_functions() -> None:
 
     @block
     def plain() -> str | None:
-        return identify(None, None).billing.customer_id
+        return resolve_billing(None, None).billing.customer_id
 
     @block
     async def coroutine() -> str | None:
         await asyncio.sleep(0)
-        return identify(None, None).billing.customer_id
+        return resolve_billing(None, None).billing.customer_id
 
     assert plain() == "decorated"
     assert await coroutine() == "decorated"
-    assert identify(None, None).billing.customer_id is None
+    assert resolve_billing(None, None).billing.customer_id is None
 
 
 def present() -> str | None:
-    return identify(None, None).billing.customer_id
+    return resolve_billing(None, None).billing.customer_id
 
 
 def in_new_context(function: Callable[..., Any], *args: Any) -> Any:
@@ -467,7 +467,7 @@ class TestBlocksLeftOutOfOrder:
         next(first)
         next(second)
         first.close()
-        identity = identify(None, None)
+        identity = resolve_billing(None, None)
         assert (identity.billing.customer_id, identity.metadata) == ("b", {})
         second.close()
         assert present() is None
@@ -533,14 +533,14 @@ class TestForwardTokenAsCredential:
     TOKEN = Billing(customer_id="t", meter_slug="tm", provider_key="tk").forward_token("aks_test_1")
 
     def sent(self, billing: Billing | None = None, **call: Any) -> dict[str, Any]:
-        identity = identify(billing, None, api_key=self.TOKEN, **call)
+        identity = resolve_billing(billing, None, api_key=self.TOKEN, **call)
         fields = decode_forward_token(resolve_access(self.TOKEN, "https://lava.example/v1").bearer(identity.billing))
         assert fields is not None
         assert fields.pop("secret_key") == self.SECRET
         return fields
 
     def test_alone_it_is_sent_as_it_is(self) -> None:
-        identity = identify(None, None, api_key=self.TOKEN)
+        identity = resolve_billing(None, None, api_key=self.TOKEN)
         assert resolve_access(self.TOKEN).bearer(identity.billing) == self.TOKEN
         assert identity.billing.customer_id == "t"
 
@@ -559,7 +559,7 @@ class TestForwardTokenAsCredential:
         token = Billing(customer_id="t", meter_slug="tm", disable_billing=True).forward_token(self.SECRET)
         billing = Billing(customer_id="c", meter_slug="cm")
         for api_key in (token, lambda: token):
-            identity = identify(None, None, call_billing=billing, api_key=api_key)
+            identity = resolve_billing(None, None, call_billing=billing, api_key=api_key)
             bearer = resolve_access(api_key).bearer(identity.billing)
             assert decode_forward_token(bearer) == {
                 "secret_key": self.SECRET,
@@ -571,7 +571,7 @@ class TestForwardTokenAsCredential:
         token = Billing(customer_id="t", meter_slug="tm", disable_billing=True).forward_token(self.SECRET)
         for api_key in (token, lambda: token):
             with billed_to(customer_id="b", meter_slug="bm"):
-                identity = identify(None, None, api_key=api_key)
+                identity = resolve_billing(None, None, api_key=api_key)
             assert identity.billing == Billing(customer_id="b", meter_slug="bm")
             bearer = resolve_access(api_key).bearer(identity.billing)
             assert bearer == identity.billing.forward_token(self.SECRET)
@@ -584,7 +584,7 @@ class TestForwardTokenAsCredential:
 
     def test_an_older_form_is_sent_as_it_is(self) -> None:
         token = base64.b64encode(b'{"secret_key":"aks_test_1","customer_id":"c","connection_id":"x"}').decode()
-        assert resolve_access(token).bearer(identify(None, None, api_key=token).billing) == token
+        assert resolve_access(token).bearer(resolve_billing(None, None, api_key=token).billing) == token
 
 
 @pytest.mark.parametrize("value", ["cus_1", 1, ["c", "m"], {"customer": "c"}, {"customer_id": "c"}])
@@ -628,7 +628,7 @@ def test_metadata_that_lava_refuses_is_refused_by_name(metadata: Any, names: str
 def test_metadata_that_grows_too_large_in_sum_is_refused() -> None:
     many = {f"a{n}": "v" for n in range(60)}
     with billed_to(metadata={f"b{n}": "v" for n in range(60)}), pytest.raises(ConfigurationError, match="120"):
-        identify(None, many)
+        resolve_billing(None, many)
 
 
 def test_metadata_at_its_limits_passes() -> None:
@@ -723,6 +723,6 @@ def test_a_block_without_a_meter_is_named_where_no_other_has_one() -> None:
         billed_to("cus_2"),
         pytest.raises(ConfigurationError, match=r"needs the meter.*billed_to\('cus_2', \"your-meter\"\)"),
     ):
-        identify(None, None)
+        resolve_billing(None, None)
     with billed_to(meter_slug="chat"), billed_to("cus_2", disable_billing=True):
-        assert identify(None, None).billing == Billing("cus_2", "chat", disable_billing=True)
+        assert resolve_billing(None, None).billing == Billing("cus_2", "chat", disable_billing=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, 
 from pydantic.json_schema import SkipJsonSchema
 
 from lava_mistral._locks import ForkSafeLock
-from lava_mistral.billing.identity import Billing, to_billing
+from lava_mistral.billing.credentials import Billing, to_billing
 from lava_mistral.billing.spend_limit import SpendLimit, to_limit
 from lava_mistral.defaults import DEFAULT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
@@ -25,9 +25,9 @@ CHAT_SYNONYMS = {
     "max_completion_tokens": "max_tokens",
 }
 """The names that other integrations give to the parameters of a chat."""
-OF_CALLS = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
+PER_CALL_SETTINGS = frozenset(("timeout", "max_retries", "stream_chunk_timeout"))
 """Settings of the clients that a call may change."""
-_OF_CLIENTS = ("api_key", "base_url", "billing", "spend_limit", "require_customer", "timeout")
+_CLIENT_SETTINGS = ("api_key", "base_url", "billing", "spend_limit", "require_customer", "timeout")
 # What a copy has in common with its original: it stands for something outside, or counts for both.
 _SHARED = ("api_key", "billing", "spend_limit", "cache", "rate_limiter")
 _building = ForkSafeLock()
@@ -39,7 +39,7 @@ def setting(default: Any, description: str, **more: Any) -> Any:
 
 
 @dataclass
-class Made:
+class CachedBackend:
     """What was made of a model's fields: it makes no model unequal to another, and no pickle or deep copy has it."""
 
     fields: Any = field(default=None, compare=False)
@@ -47,7 +47,7 @@ class Made:
     value: Any = field(default=None, compare=False)
 
     def __reduce__(self) -> Any:
-        return Made, ()
+        return CachedBackend, ()
 
 
 class ModelSettings(BaseModel):
@@ -79,8 +79,8 @@ class ModelSettings(BaseModel):
     # The field of the HTTP client for async code.
     _async_client: ClassVar[str]
     # Further arguments of what is made, and the attributes that they come from.
-    _more: ClassVar[Mapping[str, str]]
-    _made: Made = PrivateAttr(default_factory=Made)
+    _backend_arguments: ClassVar[Mapping[str, str]]
+    _cached: CachedBackend = PrivateAttr(default_factory=CachedBackend)
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -111,21 +111,23 @@ class ModelSettings(BaseModel):
 
     def _backend(self, call: Mapping[str, Any] = MappingProxyType({})) -> Any:
         """Return the clients, or the engine, of the settings; made anew where one has changed or a call changes it."""
-        if not OF_CALLS.isdisjoint(call):
-            return self._make_backend({**self._settings(), **{name: call[name] for name in OF_CALLS if name in call}})
-        made = self._made
+        if not PER_CALL_SETTINGS.isdisjoint(call):
+            return self._make_backend(
+                {**self._settings(), **{name: call[name] for name in PER_CALL_SETTINGS if name in call}}
+            )
+        made = self._cached
         if made.fields != self.__dict__:
             with _building:
                 # The metadata may be changed in place.
                 fields = {**self.__dict__, "lava_metadata": self.lava_metadata and {**self.lava_metadata}}
-                settings, made = self._settings(), self._made
+                settings, made = self._settings(), self._cached
                 value = made.value if made.settings == settings else self._make_backend({**settings})
-                self._made = made = Made(fields, settings, value)
+                self._cached = made = CachedBackend(fields, settings, value)
         return made.value
 
     def _settings(self) -> dict[str, Any]:
-        settings = {name: getattr(self, name) for name in _OF_CLIENTS}
-        settings |= {argument: getattr(self, name) for argument, name in self._more.items()}
+        settings = {name: getattr(self, name) for name in _CLIENT_SETTINGS}
+        settings |= {argument: getattr(self, name) for argument, name in self._backend_arguments.items()}
         settings["metadata"] = {**(self.lava_metadata or {})}
         settings["http_clients"] = self.http_client, getattr(self, self._async_client)
         return settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
-from lava_mistral.billing.identity import (
+from lava_mistral.billing.credentials import (
     MERCHANT,
     Billing,
     BillingContext,
@@ -43,13 +43,13 @@ class LavaRoute:
         self.api_key, self.billing = hidden(self.api_key), to_billing(self.billing)
         self.metadata = check_metadata(self.metadata)
 
-    def address(self, target: str, identity: BillingContext) -> tuple[Url, str, dict[str, str]]:
+    def address(self, target: str, billing_context: BillingContext) -> tuple[Url, str, dict[str, str]]:
         """Return what a request to the provider address `target` is sent to: URL, credential and Lava's headers."""
         access = resolve_access(self.api_key, self.base_url)
         url = forward_url(access.base_url, target)
-        bearer = access.key if identity.billing is MERCHANT else access.bearer(identity.billing)
+        bearer = access.key if billing_context.billing is MERCHANT else access.bearer(billing_context.billing)
         headers = {"host": url.authority, "authorization": f"Bearer {bearer}"}
-        if identity.metadata:
+        if billing_context.metadata:
             # ASCII escapes: a header can't hold other characters.
-            headers["x-lava-metadata"] = json.dumps(dict(identity.metadata), separators=(",", ":"))
+            headers["x-lava-metadata"] = json.dumps(dict(billing_context.metadata), separators=(",", ":"))
         return url, bearer, headers

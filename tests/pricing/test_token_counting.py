@@ -16,7 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-from lava_mistral.pricing.tokens import IMAGE_TOKENS, count_tokens, estimate_tokens, typical_tokens
+from lava_mistral.mistral.limits import MAX_IMAGE_TOKENS
+from lava_mistral.pricing.token_counting import count_tokens, typical_tokens, upper_bound_tokens
 from tests.conftest import recordings
 from tests.fakes.samples import ENGLISH, LANGUAGES
 
@@ -82,15 +83,15 @@ NOISE = st.builds(random_text, st.integers(0, 2**32), st.sampled_from(KINDS), st
 )
 def test_the_estimate_is_not_under_the_count_in_any_language(text: str) -> None:
     among_others = f"{ENGLISH[0]} ({text}) {ENGLISH[1]}"
-    assert estimate_tokens(text) >= enclosed(text)
-    assert estimate_tokens(among_others) >= enclosed(among_others)
+    assert upper_bound_tokens(text) >= enclosed(text)
+    assert upper_bound_tokens(among_others) >= enclosed(among_others)
 
 
 @pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "long words"])
 def test_the_estimate_is_not_under_the_count_of_a_long_text(language: str) -> None:
     # Long enough that the allowance for short texts is of no help. Rare words one after the other are no text.
     text = " ".join(LANGUAGES[language]) * 50
-    assert estimate_tokens(text) >= enclosed(text)
+    assert upper_bound_tokens(text) >= enclosed(text)
 
 
 @given(
@@ -98,19 +99,19 @@ def test_the_estimate_is_not_under_the_count_of_a_long_text(language: str) -> No
 )
 def test_the_estimate_is_not_under_the_count_of_any_mixture(texts: list[str], separator: str) -> None:
     text = separator.join(texts)
-    assert estimate_tokens(text) >= enclosed(text)
+    assert upper_bound_tokens(text) >= enclosed(text)
 
 
 @given(st.sampled_from(KINDS), st.integers(0, 2**32), st.integers(1, 400))
 def test_the_estimate_is_not_under_the_count_of_noise(kind: str, seed: int, length: int) -> None:
     text = random_text(seed, kind, length)
-    assert estimate_tokens(text) >= enclosed(text)
+    assert upper_bound_tokens(text) >= enclosed(text)
 
 
 @given(st.text(st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), max_size=200))
 @example("뷁꿻쀍 龘靐齉 𝔘𝔫𝔦 ﷽ \u200d\ufeff")
 def test_the_estimate_is_not_under_the_count_of_any_characters_beyond_ascii(text: str) -> None:
-    assert estimate_tokens(text) >= enclosed(text)
+    assert upper_bound_tokens(text) >= enclosed(text)
 
 
 @given(
@@ -119,7 +120,7 @@ def test_the_estimate_is_not_under_the_count_of_any_characters_beyond_ascii(text
 )
 def test_the_estimate_is_not_under_the_count_of_repetitions(piece: str, times: int) -> None:
     # A word that is two tokens each time is beyond an estimate that takes it for English.
-    assert estimate_tokens(piece * times) >= enclosed(piece * times)
+    assert upper_bound_tokens(piece * times) >= enclosed(piece * times)
 
 
 # Not among the texts that the weights were fitted to.
@@ -164,7 +165,7 @@ def test_a_typical_prompt_is_near_the_count_without_a_tokenizer() -> None:
         """
         import json, sys
         sys.modules["mistral_common"] = sys.modules["mistral_common.tokens.tokenizers.mistral"] = None
-        from lava_mistral.pricing.tokens import count_tokens
+        from lava_mistral.pricing.token_counting import count_tokens
         messages, tools = json.loads(sys.argv[1])
         print(count_tokens(messages, sys.argv[2], tools=tools).tokens)
         """
@@ -181,21 +182,21 @@ def test_a_typical_prompt_is_near_the_count_without_a_tokenizer() -> None:
 
 def test_ordinary_english_is_overrated_by_a_quarter_at_most() -> None:
     texts = [" ".join(random.Random(seed).sample(ENGLISH, 4)) for seed in range(20)]
-    exact, estimated = sum(map(enclosed, texts)), sum(map(estimate_tokens, texts))
+    exact, estimated = sum(map(enclosed, texts)), sum(map(upper_bound_tokens, texts))
     assert exact <= estimated <= 1.25 * exact
 
 
 @pytest.mark.parametrize("text", ["", "\ud800", "a\udfffb", "\0"])
 def test_any_string_has_an_estimate_and_a_count(text: str) -> None:
-    assert 2 <= estimate_tokens(text) <= 20
-    assert count_tokens(text).tokens <= estimate_tokens(text)
+    assert 2 <= upper_bound_tokens(text) <= 20
+    assert count_tokens(text).tokens <= upper_bound_tokens(text)
     assert count_tokens(text, "mistral-embed").exact
 
 
 def test_the_estimate_of_two_hundred_tokens_takes_microseconds() -> None:
     text = " ".join(ENGLISH)[:830]
     assert 150 <= enclosed(text) <= 230
-    assert min(timeit.repeat(lambda: estimate_tokens(text), number=200, repeat=20)) / 200 < 100e-6
+    assert min(timeit.repeat(lambda: upper_bound_tokens(text), number=200, repeat=20)) / 200 < 100e-6
 
 
 @pytest.mark.parametrize("recording", recordings("embeddings"))
@@ -292,7 +293,7 @@ def test_an_image_counts_as_the_most_that_it_can_take(part: Any) -> None:
     seen: Any = {"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}
     count = count_tokens([seen])
     assert not count.exact
-    assert count.tokens >= count_tokens([text]).tokens + IMAGE_TOKENS
+    assert count.tokens >= count_tokens([text]).tokens + MAX_IMAGE_TOKENS
 
 
 def test_thinking_is_counted_too() -> None:
@@ -345,7 +346,7 @@ def test_tool_calls_beside_an_image_count_no_less_than_without_it(upper: bool) -
         text = {"type": "text", "text": QUESTION["content"]}
         seen = count_tokens([{"role": "user", "content": [text, image]}, *called], model, upper=upper)
         assert exact.exact
-        assert seen.tokens >= exact.tokens + IMAGE_TOKENS
+        assert seen.tokens >= exact.tokens + MAX_IMAGE_TOKENS
 
 
 def test_counting_changes_nothing_that_it_is_given() -> None:
@@ -366,7 +367,7 @@ def test_a_tokenizer_is_loaded_once_for_all_threads() -> None:
             loads.append(1)
             original(self, *args, **kwargs)
         sentencepiece.SentencePieceTokenizer.__init__ = counted
-        from lava_mistral.pricing.tokens import count_tokens
+        from lava_mistral.pricing.token_counting import count_tokens
         counts = []
         count = lambda: counts.append(count_tokens("hello", "mistral-embed"))
         threads = [threading.Thread(target=count) for _ in range(8)]
@@ -385,10 +386,10 @@ def test_without_mistral_common_everything_is_estimated_and_nothing_is_imported(
         import sys
         sys.modules["mistral_common"] = None
         sys.modules["mistral_common.tokens.tokenizers.mistral"] = None
-        from lava_mistral.pricing.tokens import count_tokens, estimate_tokens
+        from lava_mistral.pricing.token_counting import count_tokens, upper_bound_tokens
         text = "The ferry left the harbour a little before dawn."
-        assert count_tokens(text, upper=True) == (estimate_tokens(text), False)
-        assert count_tokens(text, "mistral-embed", upper=True) == (estimate_tokens(text), False)
+        assert count_tokens(text, upper=True) == (upper_bound_tokens(text), False)
+        assert count_tokens(text, "mistral-embed", upper=True) == (upper_bound_tokens(text), False)
         count = count_tokens(text)
         assert 9 <= count.tokens <= 14 and not count.exact
         prompt = count_tokens([{"role": "user", "content": text}])

@@ -23,8 +23,8 @@ from lava_mistral.client.clients import LavaMistral
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import EmbeddingProgress, EmbeddingResult, PartialEmbedding, digest, partial_of
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.jobs.folder import JobFolder
 from lava_mistral.jobs.inputs import BadRow, Slice
+from lava_mistral.jobs.job_store import JobStore
 from lava_mistral.pricing.cost import cost_of
 
 _AT_ONCE: Final = 2
@@ -75,7 +75,7 @@ class _Sender:
 class PartEmbedder:
     """Write the parts of slices, to a schema of `id`, `vector` and the columns to keep. Can be pickled, for workers."""
 
-    folder: JobFolder
+    folder: JobStore
     client: LavaMistral
     settings: dict[str, Any]
     schema: pa.Schema

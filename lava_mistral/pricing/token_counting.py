@@ -26,18 +26,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 import orjson
 
 from lava_mistral._locks import ForkSafeLock
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.mistral.json_codec import to_json
+from lava_mistral.mistral.limits import MAX_IMAGE_TOKENS
 from lava_mistral.mistral.types import Message, Tool
 from lava_mistral.pricing.catalog import get_model
 from lava_mistral.pricing.prompts import Prompt, to_messages
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-
-DEFAULT_MODEL: Final = "mistral-small-2603"
-
-# The most that one image can take: 64 rows of 64 patches, each row with a break (Pixtral; later models take less).
-IMAGE_TOKENS: Final = 4_160
 
 _Name: TypeAlias = Literal["v1", "v13"]
 _Tokenizer: TypeAlias = "MistralTokenizer[Any, Any, Any, Any, Any]"
@@ -50,7 +47,7 @@ class TokenCount(NamedTuple):
     exact: bool
 
 
-class TokenizerChoice(NamedTuple):
+class TokenizerSpec(NamedTuple):
     """The tokenizer of a model, whether the chat template is known to be its own, and the tokens of its settings."""
 
     tokenizer: _Name | None = None
@@ -59,22 +56,22 @@ class TokenizerChoice(NamedTuple):
 
 
 # The first prefix that fits. 12 tokens: {"reasoning_effort": "none"} between two control tokens, as recorded.
-_CHOICES: Final[tuple[tuple[str, TokenizerChoice], ...]] = (
-    ("mistral-embed", TokenizerChoice("v1")),
-    ("mistral-large-latest", TokenizerChoice("v13")),
-    ("mistral-small-2603", TokenizerChoice("v13", settings=12)),
-    ("mistral-small-latest", TokenizerChoice("v13", settings=12)),
-    ("magistral-small-latest", TokenizerChoice("v13", settings=12)),
-    ("ministral-", TokenizerChoice("v13")),
-    ("mistral-medium", TokenizerChoice("v13", template=False, settings=12)),
-    ("magistral-", TokenizerChoice("v13", template=False, settings=12)),
-    ("devstral-", TokenizerChoice("v13", template=False)),
+_CHOICES: Final[tuple[tuple[str, TokenizerSpec], ...]] = (
+    ("mistral-embed", TokenizerSpec("v1")),
+    ("mistral-large-latest", TokenizerSpec("v13")),
+    ("mistral-small-2603", TokenizerSpec("v13", settings=12)),
+    ("mistral-small-latest", TokenizerSpec("v13", settings=12)),
+    ("magistral-small-latest", TokenizerSpec("v13", settings=12)),
+    ("ministral-", TokenizerSpec("v13")),
+    ("mistral-medium", TokenizerSpec("v13", template=False, settings=12)),
+    ("magistral-", TokenizerSpec("v13", template=False, settings=12)),
+    ("devstral-", TokenizerSpec("v13", template=False)),
 )
 
 
 def count_tokens(
     text_or_messages: Prompt,
-    model: str = DEFAULT_MODEL,
+    model: str = DEFAULT_CHAT_MODEL,
     *,
     tools: Sequence[Tool] | None = None,
     upper: bool = False,
@@ -100,7 +97,7 @@ def count_tokens(
     return prompt or TokenCount(_estimate_prompt(messages, model, tools or (), upper), False)
 
 
-def estimate_tokens(text: str) -> int:
+def upper_bound_tokens(text: str) -> int:
     """Return an upper estimate of the tokens of a text, 20 % over for English, with the two around an embedded one."""
     data, whole, unknown = _split(text)
     total = _OVERHEAD + _UNIT * whole + sum(unknown.translate(_UPPER))
@@ -124,7 +121,7 @@ def _count_text(text: str, model: str, enclosed: bool, upper: bool) -> TokenCoun
     ids = token_ids(text, model, enclosed=enclosed)
     if ids is not None:
         return TokenCount(len(ids), True)
-    return TokenCount(estimate_tokens(text) if upper else typical_tokens(text, enclosed=enclosed), False)
+    return TokenCount(upper_bound_tokens(text) if upper else typical_tokens(text, enclosed=enclosed), False)
 
 
 def _split(text: str) -> tuple[bytes, int, bytes]:
@@ -195,9 +192,9 @@ def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[To
     """Estimate a prompt: its texts, counted with the model's vocabulary where it is at hand, and control tokens."""
     count = len(messages) + len(tools)
     # A template begins with one token, and puts one or two around a message; some write the model's settings.
-    total = 16 + 5 * count if upper else 2 + 3 * count // 2 + choose(model).settings
+    total = 16 + 5 * count if upper else 2 + 3 * count // 2 + tokenizer_of(model).settings
     # Around a tool call there are control tokens, its id and JSON.
-    besides = {"image_url": IMAGE_TOKENS, "call": 20 if upper else 10}
+    besides = {"image_url": MAX_IMAGE_TOKENS, "call": 20 if upper else 10}
     # Templates write tools as Python's json does, with spaces.
     written = [("tool", json.dumps(tool, ensure_ascii=False)) for tool in tools]
     for kind, text in (*pieces(messages), *written):
@@ -226,7 +223,7 @@ def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | N
 
     What cannot be encoded as UTF-8 is a question mark. It is `None` where no tokenizer of the model is at hand.
     """
-    tokenizer = _load(choose(model).tokenizer)
+    tokenizer = _load(tokenizer_of(model).tokenizer)
     if tokenizer is None:
         return None
     text = text.encode("utf-8", "replace").decode()
@@ -235,7 +232,7 @@ def token_ids(text: str, model: str, *, enclosed: bool = False) -> list[int] | N
 
 def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Tool] = ()) -> TokenCount | None:
     """Count the tokens of a prompt of texts and tool calls; return `None` where it can't be put through a template."""
-    choice = choose(model)
+    choice = tokenizer_of(model)
     tokenizer = _load(choice.tokenizer)
     if tokenizer is None or choice.tokenizer == "v1":
         return None
@@ -256,8 +253,8 @@ def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Too
     return TokenCount(len(tokens) + choice.settings, choice.template)
 
 
-def choose(model: str) -> TokenizerChoice:
-    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), TokenizerChoice())
+def tokenizer_of(model: str) -> TokenizerSpec:
+    return next((choice for prefix, choice in _CHOICES if model.startswith(prefix)), TokenizerSpec())
 
 
 def _plain(message: Message) -> dict[str, Any]:
@@ -298,7 +295,7 @@ def _load(name: _Name | None) -> _Tokenizer | None:
 
 async def preload(model: str) -> None:
     """Load the tokenizer of a model in a thread, while the event loop goes on."""
-    name = choose(model).tokenizer
+    name = tokenizer_of(model).tokenizer
     if name is not None and name not in _loaded:
         await asyncio.to_thread(_load, name)
 

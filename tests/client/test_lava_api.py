@@ -25,7 +25,7 @@ from lava_mistral import (
     track_usage,
 )
 from lava_mistral.billing.lava_records import Charge, UsageItem, UsageSum
-from lava_mistral.client.records import moment_text
+from lava_mistral.client.lava_api import moment_text
 from lava_mistral.gateway import LocalGateway
 from tests.fakes.clients import KEY, Caller
 from tests.fakes.waiting import aeventually

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 from lava_mistral.errors import InvalidRequestError
-from lava_mistral.mistral.answer_shape import NO_ID, plain_arguments
+from lava_mistral.mistral.response_parsing import NO_ID, plain_arguments
 
 AnyMessage: TypeAlias = dict[str, Any]
 """A message whose shape is not known yet."""
@@ -92,17 +92,17 @@ def _clean_part(part: Any, kinds: Set[str] | None) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def mistral_tool_id(identity: str) -> str:
+def mistral_tool_id(call_id: str) -> str:
     """Return an id, or its hash, in the form that Mistral takes: 9 characters of a-z, A-Z and 0-9 (its error 3280)."""
-    if len(identity) == 9 and identity.isalnum() and identity.isascii():
-        return identity
-    number = int.from_bytes(sha256(identity.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    if len(call_id) == 9 and call_id.isalnum() and call_id.isascii():
+        return call_id
+    number = int.from_bytes(sha256(call_id.encode("utf-8", "surrogatepass")).digest()[:8], "big")
     return "".join(_DIGITS[number // 62**place % 62] for place in range(9))
 
 
-def wire_id(identity: Any) -> str:
+def wire_id(call_id: Any) -> str:
     """Return Mistral's form of an id that may be missing: then an empty string."""
-    text = "" if identity is None else str(identity)
+    text = "" if call_id is None else str(call_id)
     return "" if text in NO_ID else mistral_tool_id(text)
 
 
@@ -144,16 +144,16 @@ def plain_ids(calls: Any) -> list[str]:
 def with_call_ids(message: AnyMessage, ids: Sequence[str]) -> AnyMessage:
     """Return the message with its calls as the schema takes them, under these ids; itself where nothing changes."""
     calls, new = message["tool_calls"], []
-    for call, identity in zip(calls, ids, strict=True):
+    for call, call_id in zip(calls, ids, strict=True):
         function = call["function"]
         given = function.get("arguments")
         # Some servers leave the arguments of a call without any empty, which is no JSON.
         arguments = "{}" if given is None else given if not isinstance(given, str) else plain_arguments(given) or "{}"
         if arguments is not given or not function.keys() <= _FUNCTION_KEYS:
             function = {"name": function.get("name"), "arguments": arguments}
-        elif call.get("id") == identity and call.keys() <= _CALL_KEYS and None not in call.values():
+        elif call.get("id") == call_id and call.keys() <= _CALL_KEYS and None not in call.values():
             new.append(call)
             continue
         kept = {key: value for key, value in call.items() if key in _CALL_KEYS and value is not None}
-        new.append(kept | {"id": identity, "function": function})
+        new.append(kept | {"id": call_id, "function": function})
     return message if new == calls else message | {"tool_calls": new}

@@ -45,7 +45,7 @@ _GROUP: Final = 2_000  # rows that are encoded at once
 _PART: Final = re.compile(r"part-(\d{12})-(\d{12})\.(?:parquet|json)")
 
 
-class JobFolder:
+class JobStore:
     """The folder of one job; it is made when the job begins."""
 
     def __init__(self, path: Path) -> None:

@@ -15,22 +15,22 @@ from functools import partial
 from typing import Any, ClassVar, Final, Protocol, TypedDict, TypeVar, Unpack
 from urllib.parse import quote, urlencode
 
-from lava_mistral.billing.identity import BillingContext, check_metadata, resolve_access
+from lava_mistral.billing.credentials import BillingContext, check_metadata, resolve_access
 from lava_mistral.billing.lava_records import Moment, RequestRecord, Subscription, UsageReport, Wallet
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
+from lava_mistral.defaults import DEFAULT_RECORD_WAIT
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
 from lava_mistral.transport.flow import Flow
-from lava_mistral.transport.lava import LavaRoute
 from lava_mistral.transport.request import Request, parse_url
+from lava_mistral.transport.route import LavaRoute
 
 _T = TypeVar("_T")
 
-DEFAULT_WAIT: Final = 30.0
 LARGEST_PAGE: Final = 100
 
 
-class Unsettled(Protocol):
+class Reconcilable(Protocol):
     """What knows of requests whose cost is not known yet: `UsageTotals`, `SpendLimit`."""
 
     def unsettled(self) -> tuple[str, ...]: ...
@@ -47,7 +47,7 @@ class RecordFilters(TypedDict, total=False):
 
 
 @dataclass
-class Lookup(Call):
+class LavaApiCall(Call):
     """A question to Lava's REST interface. It is not forwarded, and the secret key itself is the credential.
 
     Attributes:
@@ -83,7 +83,7 @@ class Lookup(Call):
         return error
 
 
-class Records:
+class LavaApi:
     """What both clients ask of Lava's records, as flows."""
 
     _timeout: float | None
@@ -96,10 +96,10 @@ class Records:
         self, path: str, parse: Callable[[dict[str, Any]], _T], query: Mapping[str, str | None] | None = None
     ) -> Flow[_T]:
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        call = Lookup("", BillingContext(), self._timeout, path=f"{path}?{urlencode(given)}" if given else path)
+        call = LavaApiCall("", BillingContext(), self._timeout, path=f"{path}?{urlencode(given)}" if given else path)
         return self._retried(call, partial(call.read, parse=parse))
 
-    def _request(self, request_id: str, *, wait: float | None = DEFAULT_WAIT) -> Flow[RequestRecord]:
+    def _request(self, request_id: str, *, wait: float | None = DEFAULT_RECORD_WAIT) -> Flow[RequestRecord]:
         """What Lava recorded of one request; its `status` is `"pending"` where it did not become final in time.
 
         Args:
@@ -151,7 +151,7 @@ class Records:
         path = f"customers/{quote(_id('customer_id', customer_id), safe='')}/subscription"
         return self._look_up(path, Subscription.from_wire)
 
-    def _reconcile(self, account: Unsettled, *, wait: float | None = DEFAULT_WAIT) -> Flow[int]:
+    def _reconcile(self, account: Reconcilable, *, wait: float | None = DEFAULT_RECORD_WAIT) -> Flow[int]:
         """Ask Lava for the cost of requests that a `UsageTotals` or `SpendLimit` does not know it of, and tell it.
 
         Returns how many with a request id are still unknown; `wait` is for each record, as in `request`.

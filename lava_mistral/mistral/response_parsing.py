@@ -98,8 +98,8 @@ def thinking_in(parts: Iterable[Mapping[str, Any]]) -> str:
     return "".join(text_in(part["thinking"]) for part in parts if part["type"] == "thinking")
 
 
-def known_id(identity: Any) -> str | None:
-    return identity if isinstance(identity, str) and identity not in NO_ID else None
+def known_id(call_id: Any) -> str | None:
+    return call_id if isinstance(call_id, str) and call_id not in NO_ID else None
 
 
 def fresh_call_id() -> str:
