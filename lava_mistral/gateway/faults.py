@@ -190,8 +190,8 @@ def to_fault(response: Any) -> Fault:
             return Body(response[1], response[0], *response[2:])
         case list():
             return Body(tuple(response))
-    said = "a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault, "
-    raise ValueError(f"{said}not {type(response).__name__}")
+    said = "a queued response is a dict, a status, (status, body), bytes, text, a list of steps or a fault "
+    raise ValueError(f"{said}such as Status(429), Slow(2.0), or Reset() for a lost connection, not {response!r:.80}")
 
 
 def error_body(status: int, message: Any = None, kind: str | None = None, code: str | None = None) -> dict[str, Any]:

@@ -290,6 +290,12 @@ def test_faults_can_come_at_random_or_by_rule(connect):
         assert forward.chat().status_code == 200
 
 
+@pytest.mark.parametrize("response", [ConnectionError, ConnectionError("lost"), Reset])
+def test_an_exception_is_refused_and_the_fault_for_it_named(gateway, response):
+    with pytest.raises(ValueError, match=r"or Reset\(\) for a lost connection, not .*(ConnectionError|Reset)"):
+        gateway.queue(response)
+
+
 @pytest.mark.parametrize("response", [None, 1.5, True, object(), [None], [ROLE, True], ("a", "b", "c", None), int])
 def test_what_can_not_be_an_answer_is_refused_at_once(gateway, response):
     with pytest.raises(ValueError, match=r"queued response|a step is|can't be written"):

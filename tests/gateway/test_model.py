@@ -275,6 +275,16 @@ def test_a_schema_is_filled_from_the_prompt():
         ({"type": "string", "format": "date"}, "on 2026-02-03", "2026-02-03"),
         ({"type": "string", "format": "uri"}, "see https://example.com/a.", "https://example.com/a"),
         ({"type": "string", "pattern": "^[A-Z]{2}[0-9]+$"}, "order AB123 please", "AB123"),
+        ({"type": "string", "pattern": "^[a-z]+$", "minLength": 3}, "me too", "too"),
+        ({"type": "string", "pattern": r"^[A-Z]{3}-\d{4}$"}, "nothing", "AAA-0000"),
+        ({"type": "string", "pattern": "^(yes|no)$"}, "maybe", "yes"),
+        ({"type": "string", "pattern": r"^\+?[0-9]{7,15}$"}, "call", "0000000"),
+        ({"type": "string", "pattern": r"^v\d+(?:\.\d+){2}\b"}, "newest", "v0.0.0"),
+        ({"type": "string", "pattern": "^[^@\\s]+@[^@]+\\.(com|org)$"}, "write", "a@a.com"),
+        ({"type": "string", "pattern": "^(a|b)*$", "minLength": 4, "maxLength": 5}, "x", "aaaa"),
+        ({"type": "string", "format": "duration"}, "it takes PT5M or so", "PT5M"),
+        ({"type": "string", "format": "duration"}, "Paris", "P1D"),
+        ({"type": "string", "format": "ipv4"}, "Paris", "127.0.0.1"),
         ({"type": "string", "maxLength": 3}, "abcdef", "abc"),
         ({"type": "string", "minLength": 5}, "abc", "abc.."),
         (
@@ -284,11 +294,53 @@ def test_a_schema_is_filled_from_the_prompt():
         ),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}}, "7", 7),
         ({"type": "object", "additionalProperties": WHOLE}, 'put 5 under "k"', {"k": 5}),
+        (
+            {"type": "object", "additionalProperties": WHOLE, "propertyNames": {"enum": ["red", "blue"]}},
+            "3 and 4",
+            {"red": 3, "blue": 4},
+        ),
         ({"type": "object", "properties": {"a": WHOLE, "b": TEXT}}, "x", {}),
     ],
 )  # fmt: skip
 def test_each_kind_of_schema(schema, prompt, expected):
     assert filled(schema, prompt) == expected
+
+
+@pytest.mark.parametrize("wanted", ["response_format", "tools"])
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("How long do refunds take?", {"satisfied": True, "answer": "Refunds take `five` days."}),
+        ("Can gifts be returned?", {"satisfied": True, "answer": "Gifts can not be returned."}),
+        ("Who won the race?", {"satisfied": False}),
+    ],
+)
+def test_a_schema_asks_whether_the_context_has_the_answer(question, expected, wanted):
+    schema = {
+        "type": "object",
+        "properties": {"satisfied": {"type": "boolean"}, "answer": TEXT},
+        "required": ["satisfied", "answer"],
+    }
+    prompt = (
+        "Context information is below.\n-----\nRefunds take `five` days. Gifts can not be returned.\n-----\n"
+        f"Given the context information and not prior knowledge, answer the query.\nQuery: {question}\nAnswer: "
+    )
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+    if wanted == "tools":
+        reply = answer({**body, "tools": [tool("Reply", **schema["properties"])], "tool_choice": "any"})
+        filled_in = reply.calls[0].arguments
+    else:
+        form = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
+        filled_in = json.loads(answer({**body, "response_format": form}).text)
+    assert expected.items() <= filled_in.items()
+
+
+def test_a_boolean_is_filled_from_what_is_told_not_from_the_instructions():
+    lit = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "boolean"}}}
+    prompt = "Use this context. If you don't know, do not make anything up.\nContext: {}\nQuestion: Is it lit?"
+    assert ask(prompt.format("The lighthouse is lit at night."), response_format=lit) == "true"
+    assert ask(prompt.format("The lighthouse is not lit at night."), response_format=lit) == "false"
+    assert ask("Turn it on, don't wait.", response_format=lit) == "false"
 
 
 def test_a_schema_that_contains_itself_ends():

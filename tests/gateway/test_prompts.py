@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from llama_index.core.chat_engine import condense_plus_context, condense_question
 from llama_index.core.prompts import chat_prompts, default_prompts
+from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.schema import NodeWithScore, TextNode
 
+from lava_mistral.gateway import LocalGateway
 from lava_mistral.gateway.model.prompt import NOTHING
 from lava_mistral.gateway.model.reply import reply_to as answer
+from llama_index_lava_mistral import ChatLavaMistral
 
 TEXT = (
     "The lighthouse of Skagen is 46 metres high. It was lit in 1858. The keeper Niels Winther painted its door green."
@@ -127,6 +131,15 @@ def test_llama_index_refines_an_answer(question, before, after):
 def test_a_follow_up_question_stays_a_question(template):
     history = "user: Where is the lighthouse?\nassistant: It is in Skagen."
     assert ask(template.format(chat_history=history, question="How high is it?")) == "How high is it?"
+
+
+def test_a_query_engine_of_llama_index_leaves_out_what_does_not_answer():
+    with LocalGateway() as gateway:
+        model = ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
+        synthesizer = get_response_synthesizer(llm=model, structured_answer_filtering=True)
+        nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("The sea is not far.", TEXT)]
+        assert str(synthesizer.synthesize(QUESTION, nodes)) == RIGHT
+        assert str(synthesizer.synthesize("Who won the race?", nodes)) == "Empty Response"
 
 
 def test_a_word_in_a_text_is_no_instruction():

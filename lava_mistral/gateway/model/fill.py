@@ -4,12 +4,14 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
+from lava_mistral.gateway.model.pattern import example
 from lava_mistral.gateway.model.text import STOP_WORDS, sentences, stem, tool_terms
 
 QUOTED: Final = re.compile(r'"([^"\n]{1,400})"|“([^“”\n]{1,400})”|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)')
@@ -24,15 +26,21 @@ _FORMATS: dict[str, tuple[str, str]] = {
     "date": (rf"{_DATE}\b", "2026-01-01"),
     "date-time": (rf"{_DATE}T\d{{2}}:\d{{2}}:\d{{2}}Z", "2026-01-01T00:00:00Z"),
     "time": (r"\b\d{2}:\d{2}:\d{2}Z", "12:00:00Z"),
+    "duration": (r"\bP(?:\d+[YMWD])*(?:T(?:\d+[HMS])+)?(?<=\d[YMWDHS])\b", "P1D"),
     # The local part has at most 64 characters (RFC 5321) and begins where nothing that belongs to it stands before.
     "email": (r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+", "someone@example.com"),
     "uri": (r"https?://[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]", "https://example.com/"),
+    "ipv4": (r"\b127(?:\.\d{1,2}){3}\b", "127.0.0.1"),
+    "ipv6": (r"::1\b", "::1"),
     "uuid": (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "00000000-0000-4000-8000-000000000000"),
 }
 # Fields whose content is prose, not a name out of the prompt: those that ask, and those that answer.
 _ASK = "body content context input message prompt query question request search task"
 _TELL = "answer comment conclusion description explanation note reason response result summary text"
 _ASKING, _TELLING = frozenset(map(stem, _ASK.split())), frozenset(map(stem, _TELL.split()))
+# What booleans are named that ask whether the context answers the question.
+_SATISFIED = "answerable answered enough found grounded relevant satisfied sufficient supported"
+_ANSWERED = frozenset(map(stem, _SATISFIED.split()))
 _KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _LIMITS: dict[str, Callable[[Any, Any], bool]] = {
     "minimum": operator.ge,
@@ -52,16 +60,22 @@ class SchemaProblem(ValueError):
 
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Check a schema as Mistral does, by draft 7 of JSON Schema; raises `SchemaProblem`."""
+    try:
+        _check_written(orjson.dumps(schema))
+    except (TypeError, RecursionError):
+        raise SchemaProblem("it is nested too many levels deep") from None
+
+
+@lru_cache(1_000)
+def _check_written(schema: bytes) -> None:
+    # An agent sends the same ones with each request, and the check takes longer than all the rest of the answer.
     from jsonschema import Draft7Validator
     from jsonschema.exceptions import SchemaError as Malformed
 
     try:
-        orjson.dumps(schema)
-        Draft7Validator.check_schema(schema)
+        Draft7Validator.check_schema(orjson.loads(schema))
     except Malformed as error:
         raise SchemaProblem(f"{error.json_path}: {error.message[:200]}") from None
-    except (TypeError, RecursionError):
-        raise SchemaProblem("it is nested too many levels deep") from None
 
 
 def _target(root: Any, reference: str) -> Mapping[str, Any]:
@@ -73,11 +87,28 @@ def _target(root: Any, reference: str) -> Mapping[str, Any]:
 
 
 class Evidence:
-    """What a prompt offers, each number, quoted span and name once; an answer in prose; what tools have returned."""
+    """What a prompt offers, each number, quoted span and name once.
 
-    def __init__(self, text: str, *, answer: str = "", records: Sequence[Mapping[str, Any]] = ()) -> None:
+    Args:
+        text: the prompt.
+        answer: an answer in prose; `answered`: whether the context held it, `None` without a context.
+        asked: the question in the prompt; `told`: what it states beside that and beside instructions.
+        records: what tools have returned.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        answer: str = "",
+        answered: bool | None = None,
+        asked: str = "",
+        told: str = "",
+        records: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.text = text.strip()
-        self.answer, self.records = answer or self.text, records
+        self.answer, self.answered = answer or self.text, answered
+        self.asked, self.told, self.records = asked, told or self.text, records
         self.quoted, self.names = quoted(text), names(text)
         # Beyond 64 bits the JSON of most languages holds no whole number.
         found = [match.replace(",", "") for match in _NUMBER.findall(re.sub(_DATE, " ", text))]
@@ -125,7 +156,9 @@ class _Filler:
             case "integer" | "number" as kind:
                 return self._number(schema, whole=kind == "integer")
             case "boolean":
-                return not _NO.search(self._evidence.text)
+                if tool_terms(name) & _ANSWERED and self._evidence.answered is not None:
+                    return self._evidence.answered
+                return not _NO.search(self._evidence.told)
             case "null":
                 return None
         return self._string(schema, name)
@@ -168,7 +201,9 @@ class _Filler:
                 filled[name] = self.value(field, name, depth + 1)
         extra = schema.get("additionalProperties")
         if not fields and isinstance(extra, Mapping):
-            filled = {name: self.value(extra, name, depth + 1) for name in self._evidence.quoted[:1] or ["value"]}
+            allowed = self._resolve(schema.get("propertyNames", {})).get("enum")
+            named = allowed or self._evidence.quoted[:1] or ["value"]
+            filled = {name: self.value(extra, name, depth + 1) for name in named}
         return {**filled, **{name: self.value({}, name, depth + 1) for name in required if name not in filled}}
 
     def _accepts(self, schema: Any, value: Any) -> bool:
@@ -231,15 +266,23 @@ class _Filler:
             sought, default = _FORMATS[schema["format"]]
             found = re.search(sought, evidence.text)
             return found.group() if found else default
+        least, most = schema.get("minLength", 0), schema.get("maxLength")
+        if least > MOST_STEPS:
+            raise SchemaProblem(f"minLength is more than {MOST_STEPS}")
         if "pattern" in schema:
             # pydantic's patterns take linear time, whatever they are; one that it can't read is not looked for.
-            with suppress(SchemaError):
-                accepts: TypeAdapter[Any] = TypeAdapter(Annotated[str, Field(pattern=schema["pattern"])])
+            with suppress(SchemaError, re.error):
+                pattern = schema["pattern"]
+                fits = Field(pattern=pattern, min_length=least, max_length=most)
+                accepts: TypeAdapter[Any] = TypeAdapter(Annotated[str, fits])
                 words = re.findall(r"[\w.@:/+-]+", evidence.text)
-                for word in (*evidence.quoted, *evidence.names, *words, evidence.text):
+                made = (example(pattern), example(pattern, least))
+                for word in (*evidence.quoted, *evidence.names, *words, evidence.text, *made):
                     with suppress(ValidationError):
                         return str(accepts.validate_python(word))
-        if evidence.quoted:
+        if told & _TELLING and evidence.answered and not QUOTED.search(evidence.asked):
+            value = evidence.answer
+        elif evidence.quoted:
             value = evidence.quoted.pop(0)
         elif told & _TELLING:
             value = evidence.answer
@@ -247,10 +290,7 @@ class _Filler:
             value = evidence.names.pop(0)
         else:
             value = evidence.text or name or "text"
-        least = schema.get("minLength", 0)
-        if least > MOST_STEPS:
-            raise SchemaProblem(f"minLength is more than {MOST_STEPS}")
-        return str(value[: schema.get("maxLength")].ljust(least, "."))
+        return str(value[:most].ljust(least, "."))
 
 
 def _members(schema: Mapping[str, Any]) -> Any:

@@ -48,6 +48,7 @@ class Prompt:
         last = max((at for at, (role, _) in enumerate(turns) if role == "user"), default=-1)
         self.request = turns[last][1] if last >= 0 else ""
         self.question, context = _read(self.request)
+        self.told = " ".join(_statements(context)) or self.request
         self.rephrase = _REPHRASE.search(self.request) is not None
         self.summary = any(map(_SUMMARY.match, sentences(self.request)))
         self.all_text = "\n".join(text for role, text in turns if role in ("system", "user"))

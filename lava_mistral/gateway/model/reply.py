@@ -113,7 +113,9 @@ def _call(tool: Mapping[str, Any], prompt: Prompt, text: str = "") -> ModelCall:
 
 def _evidence(prompt: Prompt, answer: str, text: str = "") -> Evidence:
     records = [record for record in map(_parsed, prompt.results) if isinstance(record, dict)]
-    return Evidence(text or prompt.request or prompt.all_text, answer=answer, records=records)
+    said = text or prompt.request or prompt.all_text
+    answered = answer != NOTHING if prompt.passages or prompt.results else None
+    return Evidence(said, answer=answer, answered=answered, asked=prompt.question, told=prompt.told, records=records)
 
 
 def _write(body: Mapping[str, Any], prompt: Prompt, choice: int) -> Reply:
