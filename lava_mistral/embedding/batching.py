@@ -81,52 +81,62 @@ class TokenRatio:
 
 
 class Batcher:
-    """Take texts one by one, give batches.
+    """Take texts one by one, count their tokens, give batches.
 
-    Where the counted `tokens` to come are known, the work is spread over the `workers` that can be busy, so that the
-    last round of requests is as full as the others.
+    Where it is known how many `characters` are to come, the work is spread over the `workers` that can be busy, so that
+    the last round of requests is as full as the others.
     """
 
     def __init__(
-        self, count: Count, ratio: TokenRatio, *, tokens: int = 0, workers: Callable[[], int] = lambda: 1
+        self, count: Count, ratio: TokenRatio, *, characters: int = 0, workers: Callable[[], int] = lambda: 1
     ) -> None:
-        self.count = count
+        self._count = count
         self._ratio = ratio
-        self._to_come = tokens
+        self._to_come = characters  # of the texts that are in no batch that was given
         self._workers = workers
-        self._made = 0
+        self._made = self._made_of = self._counted = 0  # batches, their characters and tokens
         self._begin()
 
     def _begin(self) -> None:
         self._indexes: list[int] = []
         self._texts: list[str] = []
-        self._tokens = 0
+        self._tokens = self._characters = 0
         self._limit = self._ratio.limit
-        self._aim = self._share() if self._to_come > 0 else self._limit
+        self._aim: int | None = None
 
     def _share(self) -> int:
-        fewest = math.ceil(self._to_come / self._limit)
+        """How many tokens the batch should have: those to come are estimated by those of the texts so far."""
+        seen = self._made_of + self._characters
+        to_come = math.ceil(self._to_come * (self._counted + self._tokens) / seen)
+        fewest = math.ceil(to_come / self._limit)
         workers = self._workers()
         rounds = math.ceil((self._made + fewest) / workers)
-        parts = max(fewest, min(rounds * workers - self._made, self._to_come // SMALLEST_SHARE))
+        parts = max(fewest, min(rounds * workers - self._made, to_come // SMALLEST_SHARE))
         # The last one takes what is left.
-        return self._limit if parts == 1 else min(self._limit, math.ceil(self._to_come / parts))
+        return self._limit if parts == 1 else min(self._limit, math.ceil(to_come / parts))
 
-    def add(self, index: int, text: str, tokens: int) -> Batch | None:
-        """Take a text with its counted tokens; the batch that was complete without it, or none."""
-        full = (
-            self._tokens + tokens > self._limit or self._tokens >= self._aim or len(self._texts) >= MAX_REQUEST_INPUTS
-        )
-        batch = self.flush() if full else None
+    def _is_full(self, tokens: int) -> bool:
+        if self._tokens + tokens > self._limit or len(self._texts) >= MAX_REQUEST_INPUTS:
+            return True
+        if self._to_come <= 0 or self._tokens < SMALLEST_SHARE:
+            return False
+        if self._aim is None:
+            self._aim = self._share()
+        return self._tokens >= self._aim
+
+    def add(self, index: int, text: str) -> Batch | None:
+        """Take a text; the batch that was complete without it, or none."""
+        tokens = self._count(text)
+        batch = self.flush() if self._is_full(tokens) else None
         self._indexes.append(index)
         self._texts.append(text)
         self._tokens += tokens
-        self._to_come -= tokens
+        self._characters += len(text)
         return batch
 
-    def batches(self, texts: Iterable[tuple[int, str, int]]) -> Iterator[Batch]:
-        for each in texts:
-            if batch := self.add(*each):
+    def batches(self, texts: Iterable[tuple[int, str]]) -> Iterator[Batch]:
+        for index, text in texts:
+            if batch := self.add(index, text):
                 yield batch
         if last := self.flush():
             yield last
@@ -140,6 +150,9 @@ class Batcher:
             return None
         batch = Batch(self._indexes, self._texts, self._tokens)
         self._made += 1
+        self._made_of += self._characters
+        self._counted += self._tokens
+        self._to_come -= self._characters
         self._begin()
         return batch
 

@@ -232,7 +232,7 @@ class StreamJob:
 
     def _send(self, index: int, text: str) -> None:
         pending = self._batches.pending
-        self._full = self._batches.add(index, text, self._batches.count(text))
+        self._full = self._batches.add(index, text)
         if not pending or self._full is not None:
             # A source that was slow to give it will be slow to give another.
             self._pending_since = self._read_at
@@ -318,7 +318,6 @@ class EmbedJob(StreamJob):
         self._left = 0
         self._waiting = []
         self._open: list[int] = []
-        self._tokens: list[int] = []
         self._filled = 0
         self._plan: Iterator[Batch] | None = None
         self._matrix: NDArray[np.float32] | None = None
@@ -335,16 +334,13 @@ class EmbedJob(StreamJob):
 
     def _send(self, index: int, text: str) -> None:
         self._open.append(index)
-        self._tokens.append(self._batches.count(text))
 
     def _due(self) -> Batch | None:
         if self._reading or self._source_error is not None or self.under_way >= self._window:
             return None
         if self._plan is None:
-            texts = (self._waiting[index].text for index in self._open)
-            self._plan = self._batcher(tokens=sum(self._tokens)).batches(
-                zip(self._open, texts, self._tokens, strict=True)
-            )
+            texts = [(index, self._waiting[index].text) for index in self._open]
+            self._plan = self._batcher(characters=sum(len(text) for _, text in texts)).batches(texts)
         batch = next(self._plan, None)
         self.alone = batch is not None and len(batch.texts) == len(self._open)
         return batch

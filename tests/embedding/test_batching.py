@@ -25,11 +25,11 @@ from lava_mistral.errors import InvalidRequestError
 
 
 def plan(texts: list[str], batcher: Batcher) -> list[Batch]:
-    return list(batcher.batches((index, text, batcher.count(text)) for index, text in enumerate(texts)))
+    return list(batcher.batches(enumerate(texts)))
 
 
 def even(texts: list[str], *, workers: int) -> Batcher:
-    return Batcher(len, TokenRatio(), tokens=sum(map(len, texts)), workers=lambda: workers)
+    return Batcher(len, TokenRatio(), characters=sum(map(len, texts)), workers=lambda: workers)
 
 
 # A token a character: then a text's length is its weight.
@@ -79,7 +79,7 @@ def test_what_is_left_a_little_over_makes_no_further_round(seed: int) -> None:
     draw = random.Random(seed)
     texts = [f"{place}".ljust(draw.randint(150, 250)) for place in range(4_500)]
     count = {text: int(len(text) * (1.0 + place / 100_000)) for place, text in enumerate(texts)}
-    batcher = Batcher(lambda text: count[text], TokenRatio(), workers=lambda: 16, tokens=sum(count.values()))
+    batcher = Batcher(lambda text: count[text], TokenRatio(), workers=lambda: 16, characters=sum(map(len, texts)))
     assert len(plan(texts, batcher)) <= 64
 
 

@@ -124,7 +124,7 @@ class World:
         self.now = max(self.now, min(moments))
 
 
-def batches(tokens: int = 0) -> Batcher:
+def batches(characters: int = 0) -> Batcher:
     return Batcher(ten_a_batch, TokenRatio())
 
 
