@@ -110,8 +110,8 @@ def test_each_fault_alone_is_mended(mode: Mode, name: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", sorted(set(FAULTS) - {"bad", "too many"} - HARMLESS))
 def test_each_fault_that_lasts_ends_in_an_error_that_names_the_inputs(mode: Mode, name: str) -> None:
-    texts = [f"text {place}" for place in range(23)]
-    service = VectorService(fault=lambda inputs: FAULTS[name]() if "text 9" in inputs else None)
+    texts = [f"text {place:02}" for place in range(23)]
+    service = VectorService(fault=lambda inputs: FAULTS[name]() if "text 09" in inputs else None)
     engine = service.engine(max_concurrency=2, count_tokens=lambda text: 4_000)
     with pytest.raises(LavaError, match=r"input[s ]") as caught:
         run(mode, engine, texts)
@@ -120,7 +120,7 @@ def test_each_fault_that_lasts_ends_in_an_error_that_names_the_inputs(mode: Mode
         or "input 11" in caught.value.message
         or "input 8" in caught.value.message
     )
-    tries = [body for body in service.bodies if "text 9" in body["input"]]
+    tries = [body for body in service.bodies if "text 09" in body["input"]]
     # A first answer in an encoding that can't be read is asked for once more as numbers.
     assert 4 <= len(tries) <= 5
     partial = caught.value.partial

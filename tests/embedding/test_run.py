@@ -7,6 +7,7 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -167,6 +168,28 @@ def test_a_job_ends_with_all_vectors_in_their_places(count: int, times: list[flo
     world = World(job(count, concurrency), texts(count), working=lambda number: times[number % len(times)]).drive()
     assert isinstance(world.run, EmbedJob)
     assert world.run.result().vectors == [[float(index)] for index in range(count)]
+
+
+def test_a_job_counts_the_tokens_of_its_first_request_alone_before_it_starts() -> None:
+    counted: list[str] = []
+    counted_at_start: list[int] = []
+
+    class Watching(World):
+        def start(self, batch: Batch, *, alone: bool) -> None:
+            counted_at_start.append(len(counted))
+            super().start(batch, alone=alone)
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return ten_a_batch(text)
+
+    def make(clock: Callable[[], float]) -> EmbedJob:
+        counting = partial(Batcher, count, TokenRatio())
+        return EmbedJob(InputValidator(len), SPEC, counting, total=400, concurrency=4, clock=clock)
+
+    Watching(make, texts(400)).drive()
+    assert counted_at_start[0] == 11
+    assert len(counted) == 400
 
 
 def test_reading_stops_where_enough_is_under_way() -> None:
