@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,10 +13,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.utils.uuid import uuid7
 
-from langchain_lava_mistral.errors import to_langchain
 from lava_mistral.billing.usage import LANGCHAIN_RUN, current_listeners
 from lava_mistral.billing.usage_totals import CapturedContext, UsageTotals, UsageTotalsMixin, add_listeners, track_usage
-from lava_mistral.errors import LavaError
 
 
 class LavaUsageCallbackHandler(UsageTotalsMixin, BaseCallbackHandler):
@@ -85,60 +82,31 @@ def get_lava_usage_callback() -> Iterator[LavaUsageCallbackHandler]:
 
 
 RUN = "_run"
-"""The argument that hands a `CallRun` through LangChain to the model."""
+"""The argument that hands the block of a call through LangChain to the model."""
 
 
-class CallRun:
-    """Hold what LangChain does not hand to the model when a call streams: its run, and the blocks that it began in."""
+def run_block(manager: Any) -> add_listeners:
+    """Return the block for the beginning of a run's call: its handlers are told what it costs."""
+    return add_listeners(_totals(manager.handlers), str(manager.run_id)) if manager else add_listeners()
 
-    def __init__(
-        self, manager: Any = None, captured: CapturedContext | None = None, config: RunnableConfig | None = None
-    ) -> None:
-        # They tell async callbacks of new tries, while the wait goes on.
-        self.tasks: list[asyncio.Task[None]] = []
-        self.manager, self.captured, self._slept = manager, captured, 0.0
-        self.config: RunnableConfig = config or {}
-        totals = _totals(manager.handlers) if manager and manager.handlers else ()
-        # For the call's beginning: billed where it was asked for, its handlers told what it costs.
-        self.block = add_listeners(totals, manager and str(manager.run_id), captured)
 
-    @classmethod
-    def begin(cls, config: RunnableConfig | None, callbacks: Any, kind: type[Any]) -> CallRun:
-        """Take down where a stream is asked for: it starts when its first chunk is taken, perhaps elsewhere."""
-        config = {**(config or {})}
-        config["run_id"] = run_id = config.get("run_id") or uuid7()
-        handlers: list[BaseCallbackHandler] = []
-        parent: UUID | None = None
-        for given in (ensure_config(config).get("callbacks"), callbacks):
-            if isinstance(given, BaseCallbackManager):
-                handlers += given.handlers
-                parent = given.parent_run_id or parent
-            elif given:
-                handlers += given
-        manager = kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers, parent_run_id=parent)
-        return cls(manager, CapturedContext.here(), config)
+def stream_block(config: RunnableConfig | None, callbacks: Any) -> tuple[RunnableConfig, add_listeners]:
+    """Return a configuration that names the run of a stream, and the block for the beginning of its call.
 
-    def thread_id(self) -> Any:
-        """Return LangGraph's name of the conversation that the call is part of."""
-        traced = getattr(self.manager, "metadata", None) or {}
-        return (ensure_config(self.config).get("configurable") or {}).get("thread_id", traced.get("thread_id"))
+    The call starts when the first chunk is taken, perhaps elsewhere, but is billed where the stream was asked for.
+    LangChain tells the model nothing of the run then.
+    """
+    config = {**(config or {})}
+    config["run_id"] = run_id = config.get("run_id") or uuid7()
+    handlers: list[BaseCallbackHandler] = []
+    for given in (ensure_config(config).get("callbacks"), callbacks):
+        handlers += given.handlers if isinstance(given, BaseCallbackManager) else given or ()
+    return config, add_listeners(_totals(handlers), str(run_id), CapturedContext.here())
 
-    def on_retry(self, error: LavaError, tries: int, wait: float) -> None:
-        """Tell the callbacks of a new try."""
-        if self.manager is None:
-            return
-        # LangChain's signature is tenacity's state; it is loaded only when there is something to tell.
-        from tenacity import RetryAction, RetryCallState, Retrying
 
-        failure = to_langchain(error)
-        self._slept += wait
-        state = RetryCallState(Retrying(), None, (), {})
-        state.attempt_number, state.idle_for = tries, self._slept
-        state.upcoming_sleep, state.next_action = wait, RetryAction(wait)
-        state.set_exception((type(failure), failure, failure.__traceback__))
-        told = self.manager.on_retry(state)
-        if told is not None:
-            self.tasks.append(asyncio.ensure_future(told))
+def thread_id() -> Any:
+    """Return LangGraph's name of the conversation that the call is part of."""
+    return ((var_child_runnable_config.get() or {}).get("configurable") or {}).get("thread_id")
 
 
 def counted_embedding() -> add_listeners:
