@@ -60,9 +60,12 @@ def counting() -> Iterator[LavaUsageHandler]:
     "way", ["invoke", "stream", "batch", "ainvoke", "astream", "abatch", "generate", "events", "aevents"]
 )
 @pytest.mark.parametrize("given", ["to the call", "to the model"])
-def test_a_handler_counts_what_runs_under_it(gateway: LocalGateway, way: str, given: str) -> None:
+@pytest.mark.parametrize("streaming", [None, True], ids=["", "streaming"])
+def test_a_handler_counts_what_runs_under_it(
+    gateway: LocalGateway, way: str, given: str, streaming: bool | None
+) -> None:
     usage = LavaUsageCallbackHandler()
-    model = chat(gateway, callbacks=[usage] if given == "to the model" else None)
+    model = chat(gateway, callbacks=[usage] if given == "to the model" else None, streaming=streaming)
     config: Any = {"callbacks": [usage]} if given == "to the call" else {}
 
     async def consume(stream: Any) -> None:
@@ -309,6 +312,8 @@ def test_the_run_id_is_langchains_own(gateway: LocalGateway) -> None:
     model.invoke("Hello", {"callbacks": [Keep()], "run_id": own})
     list(model.stream("Hello", {"callbacks": [Keep()]}))
     (model | RunnableLambda(str)).invoke("Hello", {"callbacks": [Keep()]})
+    model.invoke("Hello", {"callbacks": [Keep()]}, streaming=True)
+    asyncio.run(model.ainvoke("Hello", {"callbacks": [Keep()]}, streaming=True))
     assert runs[0] == str(own)
     assert [request.metadata["langchain_run_id"] for request in gateway.requests] == runs
 
