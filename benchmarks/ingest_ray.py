@@ -110,7 +110,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     killed: list[int] = []
     try:
         with LocalGateway(
-            requests_per_second=options.rate, burst=2.0, latency=0.05, keep_bodies=False, keep_requests=1_000_000
+            requests_per_second=options.rate, burst=2.0, latency=0.05, keep_requests=1_000_000
         ) as gateway:
             killer = threading.Thread(target=kill_one, args=(notes, killed), daemon=True)
             killer.start()

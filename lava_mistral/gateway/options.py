@@ -70,7 +70,6 @@ class Options:
     # (all that `queue` takes) where it says so; the first one that applies counts.
     faults: Sequence[tuple[_Rule, Annotated[Any, AfterValidator(to_fault)]]] = ()
     seed: int = 0  # Where the drawing of faults begins.
-    keep_requests: _Count = 20_000  # Records that are kept, the newest.
-    keep_bodies: bool = True  # Whether they hold the requests' bodies, the newest 32 MB of them.
+    keep_requests: _Count = 20_000  # Records that are kept, the newest; of their bodies the newest 32 MB.
     hosts: _Texts = ()  # Names in `Host` that are served, beside loopback and its own address; "*" for any.
     read_timeout: _Rate = 60.0  # For the head of a request, and again for its body.

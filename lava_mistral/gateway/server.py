@@ -22,28 +22,6 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class _Joined:
-    """A transport that sends an answer's head together with what follows it in the same turn of the event loop."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes = b"") -> None:
-        if data.startswith(b"HTTP/1.1 ") and not self._head:
-            self._head = data
-            asyncio.get_running_loop().call_soon(self.write)
-        else:
-            data, self._head = self._head + data, b""
-            self._transport.write(data)
-
-    def close(self) -> None:
-        self.write()
-        self._transport.close()
-
-
 class HttpConnection(HttpToolsProtocol):
     """One client's connection, which the application may break; it is `scope["lava.connection"]`."""
 
@@ -54,7 +32,7 @@ class HttpConnection(HttpToolsProtocol):
         self.app, self._application = self._serve, self.app
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Joined(transport))  # type: ignore[arg-type]
+        super().connection_made(transport)
         self._wire: socket.socket = transport.get_extra_info("socket")
         # asyncio leaves Nagle's algorithm on for this kind of listening socket; each small answer would wait 40 ms.
         self._wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -97,7 +75,6 @@ class HttpConnection(HttpToolsProtocol):
 
     def close(self, *, reset: bool = False) -> None:
         """Close it at once, whatever the answer still owes; with a TCP reset if asked."""
-        self.transport.write(b"")
         # The client may have gone first: then there is nothing left to tell it.
         with suppress(OSError):
             if reset:

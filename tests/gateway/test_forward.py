@@ -104,15 +104,13 @@ def test_metadata_is_utf_8(forward, gateway, where):
     assert gateway.requests[0].metadata == {"team": "Überschall 音"}
 
 
-def test_the_wallet_can_be_read_and_set_by_name(connect):
+def test_the_wallet_can_be_read_and_set(connect):
     with LocalGateway(customers={"cus_1": "5", "merchant": "7"}) as gateway:
         wallet = gateway.wallet
-        assert (wallet["merchant"], wallet["cus_1"]) == (1000, 5)
-        wallet["merchant"], wallet["cus_1"] = "3", 0
-        assert (wallet.merchant, wallet.customers["cus_1"]) == (3, 0)
-        assert "cus_1" in wallet
-        assert "merchant" in wallet
-        assert "cus_2" not in wallet
+        assert (wallet.merchant, wallet["cus_1"]) == (1000, 5)
+        wallet.merchant, wallet["cus_1"] = "3", 0
+        assert (wallet.merchant, wallet["cus_1"]) == (3, 0)
+        assert wallet.customers.keys() == {"cus_1", "merchant"}
         # A customer of that name pays from a plan of their own.
         bearer = Billing(customer_id="merchant", meter_slug="m").forward_token(gateway.secret_key)
         assert connect(gateway).chat(bearer=bearer).status_code == 200
@@ -382,12 +380,11 @@ def test_bodies_are_kept_while_there_is_room():
     assert [record.body for record in again] == [{"input": "e"}, {"input": "f"}]
 
 
-def test_records_are_bounded_and_may_leave_bodies_out(connect):
-    with LocalGateway(keep_requests=3, keep_bodies=False) as gateway:
+def test_records_are_bounded(connect):
+    with LocalGateway(keep_requests=3) as gateway:
         forward = connect(gateway)
         ids = [forward.chat(f"Hello {n}").headers["x-lava-request-id"] for n in range(5)]
         assert [record.request_id for record in gateway.requests] == ids[2:]
-        assert [record.body for record in gateway.requests] == [None] * 3
         assert forward.rest(f"/requests/{ids[0]}").status_code == 404
         assert forward.rest(f"/requests/{ids[4]}").status_code == 200
         gateway.reset()

@@ -138,18 +138,3 @@ def test_queued_answers_reach_many_clients_once_each(forward, gateway):
         statuses = [[one.result().status_code for one in asked] for asked in (chats, embeddings)]
     assert [sorted(found) for found in statuses] == [[200] * 20 + [429] * 20, [200] * 30 + [503] * 10]
     assert gateway.queued == 0
-
-
-def test_a_head_goes_out_with_its_body_and_does_not_wait_for_a_late_one(gateway):
-    request = b"POST /v1/forward?u=https://api.mistral.ai/v1/embeddings HTTP/1.1\r\nHost: localhost\r\n"
-    body = b'{"model":"mistral-embed","input":"a"}'
-    request += (
-        b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n" % (gateway.secret_key.encode(), len(body)) + body
-    )
-    gateway.queue({"whole": True}, [2 * PATIENCE, b"late"])
-    with socket.create_connection(("127.0.0.1", gateway.port)) as wire:
-        wire.settimeout(PATIENCE)
-        wire.sendall(request)
-        assert wire.recv(65_536).endswith(b'\r\n\r\n{"whole":true}')
-        wire.sendall(request)
-        assert wire.recv(65_536).endswith(b"\r\n\r\n")

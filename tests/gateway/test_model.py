@@ -107,9 +107,9 @@ def test_it_greets_back(greeting):
 
 def test_it_remembers_what_it_was_told():
     told = ask("My name is Anna and I live in Oslo.")
-    assert told == "Noted: Your name is Anna and you live in Oslo."
+    assert told == "Noted: My name is Anna and I live in Oslo."
     turns = ["My name is Anna.", ("assistant", told), "What is my name?"]
-    assert ask(*turns) == "Your name is Anna."
+    assert ask(*turns) == "My name is Anna."
 
 
 def test_it_says_what_it_is_told_to_say():

@@ -133,6 +133,7 @@ def test_a_follow_up_question_stays_a_question(template):
     assert ask(template.format(chat_history=history, question="How high is it?")) == "How high is it?"
 
 
+@pytest.mark.usefixtures("idle_loop")
 def test_a_query_engine_of_llama_index_leaves_out_what_does_not_answer():
     with LocalGateway() as gateway:
         model = ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)

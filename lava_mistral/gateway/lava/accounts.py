@@ -1,12 +1,10 @@
 """Lava's side of the money: credentials, wallets, customers, plans and meters."""
 
 import base64
-import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -14,7 +12,6 @@ from lava_mistral.gateway.options import Amount, Options, to_amount
 from lava_mistral.gateway.request_log import RequestRecord
 from lava_mistral.pricing.cost import cost_of
 
-REQUESTS_PER_MINUTE: Final = 1_000  # To the REST interface with one key.
 _CODES = {
     400: "invalid_request", 401: "unauthorized", 402: "insufficient_balance", 403: "forbidden", 404: "not_found",
     405: "method_not_allowed", 408: "request_timeout", 429: "rate_limit_exceeded",
@@ -32,17 +29,10 @@ class Refusal(Exception):
 
 
 class Wallet:
-    """The merchant's balance and each customer's, in USD; safe to use from threads.
-
-    `wallet["customer id"]` reads and sets a customer's balance, `wallet.merchant` or `wallet["merchant"]` the
-    merchant's; a customer whose id is `"merchant"` is only among `wallet.customers`.
-    """
+    """The merchant's balance, `wallet.merchant`, and each customer's, `wallet["id"]`, in USD; both can be set."""
 
     def __init__(self, merchant: Amount, customers: Mapping[str, Amount]) -> None:
-        self._lock = threading.Lock()
-        # The merchant's balance is that of nobody's name, since a customer may have any.
-        balances: list[tuple[str | None, Amount]] = [(None, merchant), *customers.items()]
-        self._balances = {name: to_amount(balance) for name, balance in balances}
+        self.merchant, self._customers = merchant, {name: to_amount(amount) for name, amount in customers.items()}
 
     def __repr__(self) -> str:
         return f"Wallet(merchant={self.merchant}, customers={self.customers})"
@@ -50,39 +40,22 @@ class Wallet:
     @property
     def merchant(self) -> Decimal:
         """The merchant's balance."""
-        return self._balances[None]
+        return self._merchant
 
     @merchant.setter
     def merchant(self, balance: Amount) -> None:
-        self["merchant"] = balance
+        self._merchant = to_amount(balance)
 
     @property
     def customers(self) -> dict[str, Decimal]:
         """A copy of the customers' balances by id."""
-        with self._lock:
-            return {name: balance for name, balance in self._balances.items() if name is not None}
+        return dict(self._customers)
 
-    def __getitem__(self, payer: str) -> Decimal:
-        return self._balances[None if payer == "merchant" else payer]
+    def __getitem__(self, customer_id: str) -> Decimal:
+        return self._customers[customer_id]
 
-    def __setitem__(self, payer: str, balance: Amount) -> None:
-        with self._lock:
-            self._balances[None if payer == "merchant" else payer] = to_amount(balance)
-
-    def __contains__(self, payer: object) -> bool:
-        return payer == "merchant" or payer in self._balances
-
-    def of(self, customer_id: str, first: Amount | None = None) -> Decimal | None:
-        """Return a customer's balance; one who is not known yet begins with `first`, if that is given."""
-        with self._lock:
-            if first is not None:
-                self._balances.setdefault(customer_id, to_amount(first))
-            return self._balances.get(customer_id)
-
-    def charge(self, amount: Decimal, customer_id: str | None = None) -> None:
-        """Take an amount from the customer's balance, or the merchant's; it may fall below zero."""
-        with self._lock:
-            self._balances[customer_id] -= amount
+    def __setitem__(self, customer_id: str, balance: Amount) -> None:
+        self._customers[customer_id] = to_amount(balance)
 
 
 class Accounts:
@@ -97,7 +70,6 @@ class Accounts:
         self._options = options
         self._secret_keys = (options.secret_key, *options.secret_keys)
         self._plans = options.customers or {}
-        self._windows: dict[str, tuple[int, int]] = {}
         self.wallet = Wallet(options.balance, {name: plan.balance for name, plan in self._plans.items()})
 
     def authenticate(self, authorization: str | None) -> dict[str, Any]:
@@ -134,8 +106,9 @@ class Accounts:
         if meter is not None and meters is not None and meter not in meters:
             raise Refusal(403, f"Meter {meter!r} does not exist")
         if customer_id is not None:
-            first = self._options.customer_balance if self._options.customers is None else None
-            balance, plan = self.wallet.of(customer_id, first), self._plans.get(customer_id)
+            balance, plan = self.wallet.customers.get(customer_id), self._plans.get(customer_id)
+            if balance is None and self._options.customers is None:
+                balance = self.wallet[customer_id] = to_amount(self._options.customer_balance)
             if balance is None:
                 raise Refusal(403, f"Customer {customer_id!r} does not exist or has no active plan")
             if plan is not None and plan.meters is not None and meter not in plan.meters:
@@ -156,22 +129,15 @@ class Accounts:
         customer_id = None if credential.get("disable_billing") else credential.get("customer_id")
         if customer_id is not None or credential.get("provider_key") is None:
             record.payer, record.charge = "merchant" if customer_id is None else "customer", record.cost
-            self.wallet.charge(record.charge, customer_id)
-
-    def count(self, key: str) -> dict[str, str]:
-        """Count a request to the REST interface and return the headers on its limit."""
-        minute = int(time.time()) // 60
-        begun, counted = self._windows.get(key, (minute, 0))
-        counted = counted + 1 if begun == minute else 1
-        self._windows[key] = (minute, counted)
-        if counted > REQUESTS_PER_MINUTE:
-            raise Refusal(429, f"Rate limit exceeded: {REQUESTS_PER_MINUTE} requests a minute")
-        told = {"limit": REQUESTS_PER_MINUTE, "remaining": REQUESTS_PER_MINUTE - counted, "reset": (minute + 1) * 60}
-        return {f"x-ratelimit-{name}": str(value) for name, value in told.items()}
+            # A balance may fall below zero.
+            if customer_id is None:
+                self.wallet.merchant -= record.charge
+            else:
+                self.wallet[customer_id] -= record.charge
 
     def subscription(self, customer_id: str) -> dict[str, Any] | None:
         """Return a customer's plan and credits as Lava shows them; `None` for a customer who has none."""
-        balance, plan = self.wallet.of(customer_id), self._plans.get(customer_id)
+        balance, plan = self.wallet.customers.get(customer_id), self._plans.get(customer_id)
         if balance is None:
             return None
         included = self._options.customer_balance if plan is None else plan.balance

@@ -110,8 +110,7 @@ class Lava:
             if isinstance(body, dict):
                 record.model = body["model"] if isinstance(body.get("model"), str) else ""
                 record.streamed = body.get("stream") is True
-            if self._options.keep_bodies:
-                record.raw_body = content
+            record.raw_body = content
         self.log.add(record)
         record.credential = self.accounts.authenticate(_header(scope, b"authorization"))
         if not asked.get("u"):
@@ -179,15 +178,15 @@ def _rest(scope: Scope, accounts: Accounts, log: RequestLog, *, lag: float) -> H
     """Answer one request to Lava's REST interface; a finished request is found after `lag` seconds."""
     if scope["method"] != "GET":
         raise Refusal(405, f"Method not allowed: {scope['method']}")
-    names, told = scope["path"].split("/")[2:], {"content-type": "application/json"}
+    names = scope["path"].split("/")[2:]
     if names != ["services"]:
-        told |= accounts.count(accounts.authenticate(_header(scope, b"authorization"))["secret_key"])
+        accounts.authenticate(_header(scope, b"authorization"))
     # What Lava refused is not recorded.
     recorded = [one for one in log.all() if one.credential and one.status not in (401, 402, 403) and one.completed_at]
     records = [record for record in recorded if time.time() - (record.completed_at or 0) >= lag]
     # Amounts are texts, which hold all of their digits.
     body = orjson.dumps(_body(names, _query(scope), accounts, records), default="{:f}".format)
-    return HttpAnswer(200, told, body)
+    return HttpAnswer(200, {"content-type": "application/json"}, body)
 
 
 def _body(

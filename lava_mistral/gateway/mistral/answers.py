@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -103,20 +103,13 @@ def _given(fault: Body, record: RequestRecord) -> HttpAnswer:
     # An error's usage is nobody's to pay.
     usage = _usage(whole) if fault.status < 400 else None
     if steps is not None or kind == EVENT_STREAM:
-        return HttpAnswer(fault.status, told, _played(steps or (whole,), usage))
+        played: list[Step | Usage] = [*(steps or (whole,))]
+        if usage is not None:
+            # It is told before the last bytes are out.
+            last = max(at for at, step in enumerate(played) if isinstance(step, bytes | str))
+            played.insert(last, usage)
+        return HttpAnswer(fault.status, told, iter(played))
     return HttpAnswer(fault.status, told, whole, usage=usage)
-
-
-def _played(steps: Sequence[Step], usage: Usage | None) -> Iterator[Step | Usage]:
-    # The usage among them is told before its last byte is out.
-    sent = b""
-    for step in steps:
-        if usage is not None and isinstance(step, bytes | str):
-            sent += to_bytes(step)
-            if _usage(sent):
-                yield usage
-                usage = None
-        yield step
 
 
 def _usage(body: bytes) -> Usage | None:

@@ -161,10 +161,6 @@ class Chat:
         finished = [choice.whole(at) for at, choice in enumerate(choices)]
         if isinstance(fault, Interrupted) and fault.how == "finish error":
             finished[0]["finish_reason"] = "error"
-        if body.get("prompt_logprobs"):
-            prompt = split("".join(text_of(message.get("content")) for message in body["messages"]))
-            read = {"content": _logprobs(prompt, body.get("top_prompt_logprobs") or 0)}
-            finished = [{**choice, "prompt_logprobs": read} for choice in finished]
         answer = json_answer(200, {**named, "usage": usage, "choices": finished}, usage=usage)
         answer.delay = self._options.latency_per_token * usage["completion_tokens"]
         return answer

@@ -34,8 +34,6 @@ _INSTRUCTION = re.compile(
 )
 _REPHRASE = re.compile(r"(?:stand-?alone|rephrased) question\W*$", re.I)
 _ATTACHMENTS = {"image_url": "an image", "document_url": "a document", "input_audio": "a recording", "file": "a file"}
-_TURNS = {"my": "your", "mine": "yours", "i": "you", "me": "you", "i'm": "you're", "am": "are", "i've": "you've"}
-_FIRST_PERSON = re.compile(r"(?<![\w'])(?:my|mine|i'(?:m|ve)|i|me|am)(?![\w'])", re.I)
 
 
 class Prompt:
@@ -62,14 +60,9 @@ class Prompt:
         self.attached = f"There is {attached}, which a simulated model can't look into." if attached else ""
         # All that an answer may come from; not the model's own refusals, and what the user said first.
         self.passages = _statements(self.request if self.summary else context)
-        for at, (role, text) in enumerate(turns):
+        for at, (_, text) in enumerate(turns):
             if at != last and text != NOTHING and not text.startswith(NOTED):
-                self.passages += map(turned, _statements(text)) if role == "user" else _statements(text)
-
-
-def turned(sentence: str) -> str:
-    said = _FIRST_PERSON.sub(lambda match: _TURNS[match.group().casefold()], sentence)
-    return said if said == sentence else said[0].upper() + said[1:]
+                self.passages += _statements(text)
 
 
 def _statements(text: str) -> list[str]:

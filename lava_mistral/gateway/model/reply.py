@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from lava_mistral.gateway.model.fill import QUOTED, Evidence, fill, names, quoted
-from lava_mistral.gateway.model.prompt import NOTED, NOTHING, Prompt, turned
+from lava_mistral.gateway.model.prompt import NOTED, NOTHING, Prompt
 from lava_mistral.gateway.model.text import best, central, sentences, terms, tool_terms
 
 _GREETING = re.compile(
@@ -160,7 +160,7 @@ def _extracted(prompt: Prompt, choice: int) -> str:
         turn = choice % len(found)
         return " ".join(found[turn:] + found[:turn])
     if _TOLD.match(prompt.request) and "?" not in prompt.request:
-        return f"{NOTED}{turned(prompt.request.strip())}"
+        return f"{NOTED}{prompt.request.strip()}"
     unknown = "This is a simulated model, which knows only what it is told in the prompt. It was asked: "
     return prompt.attached or (NOTHING if prompt.passages else unknown + _shortened(prompt.question))
 
