@@ -20,7 +20,7 @@ from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, to_tools
 from langchain_lava_mistral.errors import ConfigurationError, translated
 from lava_mistral.billing.credentials import to_billing
-from lava_mistral.billing.scope import note_call, resolve_billing
+from lava_mistral.billing.scope import resolve_billing, scope_of_call
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_MAX_RETRIES, DEFAULT_STREAM_CHUNK_TIMEOUT
 from lava_mistral.frameworks.settings import ChatParameters
 from lava_mistral.pricing.catalog import get_model
@@ -144,7 +144,7 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
         return reduce(_added, outputs, {}) | ({"cost": f"{sum(costs):f}"} if costs else {})
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
-        note_call()
+        scope_of_call()
         generations = super()._convert_cached_generations([each.model_copy() for each in cache_val])
         for generation in generations:
             metadata = generation.message.response_metadata

@@ -13,8 +13,9 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.utils.uuid import uuid7
 
-from lava_mistral.billing.usage import LANGCHAIN_RUN, current_listeners
-from lava_mistral.billing.usage_totals import CapturedContext, UsageTotals, UsageTotalsMixin, add_listeners, track_usage
+from lava_mistral.billing.scope import capture_blocks, scope_of_call
+from lava_mistral.billing.usage import LANGCHAIN_RUN
+from lava_mistral.billing.usage_totals import UsageTotals, UsageTotalsMixin, listen, track_usage
 
 
 class LavaUsageCallbackHandler(UsageTotalsMixin, BaseCallbackHandler):
@@ -85,12 +86,12 @@ RUN = "_run"
 """The argument that hands the block of a call through LangChain to the model."""
 
 
-def run_block(manager: Any) -> add_listeners:
+def run_block(manager: Any) -> listen:
     """Return the block for the beginning of a run's call: its handlers are told what it costs."""
-    return add_listeners(_totals(manager.handlers), str(manager.run_id)) if manager else add_listeners()
+    return listen(_totals(manager.handlers), str(manager.run_id)) if manager else listen()
 
 
-def stream_block(config: RunnableConfig | None, callbacks: Any) -> tuple[RunnableConfig, add_listeners]:
+def stream_block(config: RunnableConfig | None, callbacks: Any) -> tuple[RunnableConfig, listen]:
     """Return a configuration that names the run of a stream, and the block for the beginning of its call.
 
     The call starts when the first chunk is taken, perhaps elsewhere, but is billed where the stream was asked for.
@@ -101,7 +102,7 @@ def stream_block(config: RunnableConfig | None, callbacks: Any) -> tuple[Runnabl
     handlers: list[BaseCallbackHandler] = []
     for given in (ensure_config(config).get("callbacks"), callbacks):
         handlers += given.handlers if isinstance(given, BaseCallbackManager) else given or ()
-    return config, add_listeners(_totals(handlers), str(run_id), CapturedContext.here())
+    return config, listen(_totals(handlers), str(run_id), capture_blocks())
 
 
 def thread_id() -> Any:
@@ -109,7 +110,7 @@ def thread_id() -> Any:
     return ((var_child_runnable_config.get() or {}).get("configurable") or {}).get("thread_id")
 
 
-def counted_embedding() -> add_listeners:
+def counted_embedding() -> listen:
     """Return the block for the beginning of an embedding call: the handlers around it are told what it costs."""
     retrievers = _open()
     run_id = retrievers[-1][1] if retrievers else None
@@ -117,14 +118,12 @@ def counted_embedding() -> add_listeners:
     if isinstance(callbacks, BaseCallbackManager):
         run_id = run_id or callbacks.parent_run_id
         callbacks = callbacks.handlers
-    return add_listeners(
-        _totals([*(handler for handler, _ in retrievers), *callbacks]), str(run_id) if run_id else None
-    )
+    return listen(_totals([*(handler for handler, _ in retrievers), *callbacks]), str(run_id) if run_id else None)
 
 
 def traced(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
     """Return the metadata of a call within one of these blocks, with the run that it belongs to, where there is one."""
-    run_id = current_listeners().run_id
+    run_id = scope_of_call().run_id
     return metadata if run_id is None else {LANGCHAIN_RUN: run_id, **(metadata or {})}
 
 

@@ -12,8 +12,8 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, InstanceOf, PlainSerializer
 
-from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord, RetryStats
-from lava_mistral.billing.usage_totals import UsageTotals, UsageTotalsMixin, add_listeners
+from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord
+from lava_mistral.billing.usage_totals import UsageTotals, UsageTotalsMixin, listen
 from llama_index_lava_mistral._redaction import dispatchers_of
 
 _log = logging.getLogger("lava_mistral")
@@ -64,9 +64,9 @@ class LavaUsageHandler(UsageTotalsMixin, BaseEventHandler):
             self.totals.add(event.record)
 
 
-def listening() -> add_listeners:
+def listening() -> listen:
     """Tell the handlers that ask for this package's events of the calls that begin in the block."""
-    return add_listeners((_emit,) if _handlers() else (), active_span_id.get())
+    return listen((_emit,) if _handlers() else (), active_span_id.get())
 
 
 def traced(metadata: Any) -> dict[str, str]:
@@ -75,24 +75,13 @@ def traced(metadata: Any) -> dict[str, str]:
     return {**({} if span_id is None else {LLAMA_INDEX_SPAN: span_id[:255]}), **(metadata or {})}
 
 
-class _Emitter:
-    """A listener that tells the handlers."""
-
-    def __call__(self, record: CallRecord) -> None:
-        event = LavaCallEvent(record=record, span_id=record.run_id)
-        for handler in _handlers():
-            try:
-                handler.handle(event)
-            except Exception:  # noqa: BLE001 - as with LlamaIndex's own events, a handler's failure is not the call's
-                _log.exception("An event handler failed: %r", handler)
-
-    def add_effort(self, effort: RetryStats) -> None:
-        for handler in _handlers():
-            if isinstance(handler, LavaUsageHandler):
-                handler.totals.add_effort(effort)
-
-
-_emit = _Emitter()
+def _emit(record: CallRecord) -> None:
+    event = LavaCallEvent(record=record, span_id=record.run_id)
+    for handler in _handlers():
+        try:
+            handler.handle(event)
+        except Exception:  # noqa: BLE001 - as with LlamaIndex's own events, a handler's failure is not the call's
+            _log.exception("An event handler failed: %r", handler)
 
 
 def _handlers() -> list[BaseEventHandler]:

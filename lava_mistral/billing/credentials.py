@@ -214,11 +214,13 @@ class Limit(Protocol):
 
 @dataclass(frozen=True)
 class BillingContext:
-    """What one call is sent with: who pays, the metadata stored with it, and the limits that it draws on."""
+    """What one call is sent with: who pays, the metadata stored with it, the limits it draws on, and who is told."""
 
     billing: Billing = MERCHANT
     metadata: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
+    listeners: tuple[Callable[[Any], object], ...] = ()
+    run_id: str | None = None  # of the framework
 
 
 def to_billing(value: Any) -> Billing | None:

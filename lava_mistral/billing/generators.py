@@ -34,18 +34,30 @@ def yields_at(code: CodeType, line: int) -> bool:
     return any(
         isinstance(inside, ast.Yield | ast.YieldFrom)
         for block in ast.walk(function)
-        if isinstance(block, ast.With | ast.AsyncWith) and block.lineno <= line - first + 1 < block.body[0].lineno
+        if isinstance(block, ast.With | ast.AsyncWith)
+        and any(
+            item.context_expr.lineno <= line - first + 1 <= (item.context_expr.end_lineno or 0) for item in block.items
+        )
         for part in block.body
         for inside in ast.walk(part)
     )
 
 
+async def _await(block: AbstractContextManager[Any], function: Callable[[], Awaitable[Any]]) -> Any:
+    with block:
+        return await function()
+
+
 def _awaited(block: AbstractContextManager[Any], function: Callable[..., Any]) -> Callable[..., Any]:
     async def made(*args: Any, **kwargs: Any) -> Any:
-        with block:
-            return await function(*args, **kwargs)
+        return await _await(block, partial(function, *args, **kwargs))
 
     return made
+
+
+def _call(block: AbstractContextManager[Any], function: Callable[[], Any]) -> Any:
+    with block:
+        return function()
 
 
 def _stepped(
@@ -58,8 +70,7 @@ def _stepped(
         step: Callable[[], Any] = partial(next, generator)
         while True:
             try:
-                with block:
-                    value = step()
+                value = _call(block, step)
             except StopIteration as end:
                 return end.value
             try:
@@ -78,8 +89,7 @@ def _astepped(
         step: Callable[[], Awaitable[Any]] = partial(anext, generator)
         while True:
             try:
-                with block:
-                    value = await step()
+                value = await _await(block, step)
             except StopAsyncIteration:
                 return
             try:

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from lava_mistral.billing.credentials import MERCHANT, Billing, BillingContext
-from lava_mistral.billing.usage import CallRecord, Kind, Listening, RetryStats, current_listeners, notify
+from lava_mistral.billing.usage import CallRecord, Kind, notify
 from lava_mistral.errors import SpendLimitError
 from lava_mistral.mistral.usage import known_usage
 from lava_mistral.pricing.cost import cost_parts
@@ -24,7 +24,6 @@ class CallMeter:
     model: str
     billing_context: BillingContext
     streamed: bool
-    listening: Listening
     max_cost: Decimal  # that one request can cost; worked out for limits only
     sent_as: BillingContext  # of the latest request: a credential that rotates may name a payer of its own
 
@@ -40,29 +39,14 @@ class CallMeter:
         self.sent_as = self.billing_context if token is MERCHANT else replace(self.billing_context, billing=token)
         return RequestMeter(self)
 
-    def retried(self) -> None:
-        """Tell the listeners that a request failed and is about to be repeated."""
-        who = self.sent_as
-        effort = RetryStats(self.model, 1, 0, who.billing.customer_id, who.billing.meter_slug, who.metadata)
-        notify(self.listening.listeners, effort)
-
 
 def open_call_meter(
     kind: Kind, model: str, context: BillingContext, max_cost: Callable[[], Decimal], *, streamed: bool = False
 ) -> CallMeter | None:
     """Return the meter of a call that begins now; `None` where nobody listens and no limit holds."""
-    listening = current_listeners()
-    if not listening.listeners and not context.limits:
+    if not context.listeners and not context.limits:
         return None
-    return CallMeter(
-        kind,
-        model,
-        context,
-        streamed,
-        listening,
-        max_cost() if context.limits else Decimal(0),
-        context,
-    )
+    return CallMeter(kind, model, context, streamed, max_cost() if context.limits else Decimal(0), context)
 
 
 class RequestMeter:
@@ -89,7 +73,7 @@ class RequestMeter:
             cost = None if parts is None else parts.total
             for limit in meter.billing_context.limits:
                 limit.end(meter.max_cost, cost, request_id)
-            if meter.listening.listeners:
+            if sent_as.listeners:
                 record = CallRecord(
                     kind=meter.kind,
                     model=meter.model,
@@ -99,13 +83,13 @@ class RequestMeter:
                     customer_id=sent_as.billing.customer_id,
                     meter_slug=sent_as.billing.meter_slug,
                     metadata=sent_as.metadata,
-                    run_id=meter.listening.run_id,
+                    run_id=sent_as.run_id,
                     streamed=meter.streamed,
                     complete=complete,
                     duration=monotonic() - self._began,
                     saved=Decimal(0) if parts is None else parts.saved,
                 )
-                notify(meter.listening.listeners, record)
+                notify(sent_as.listeners, record)
 
     def __del__(self) -> None:
         # A stream that was neither read to its end nor closed.

@@ -1,4 +1,4 @@
-"""Bill what runs in a block (`billed_to`), and decide who pays for a call that is made now."""
+"""Hold what blocks say of the calls made in them, bill them (`billed_to`), and decide who pays for a call."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from itertools import chain
+from types import FrameType
 from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
@@ -25,38 +26,54 @@ from lava_mistral.billing.credentials import (
 )
 from lava_mistral.billing.generators import KINDS, calling_generator, yields_at
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
+from lava_mistral.billing.usage import Listener, subscribed
 from lava_mistral.errors import ConfigurationError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class BillingScope:
-    """What `billed_to` blocks say of the calls made inside them; `fields` are those of `Billing` that they name."""
+class Scope:
+    """What blocks say of the calls that begin in them.
 
-    fields: Mapping[str, Any]
-    metadata: Mapping[str, str]
-    limits: tuple[SpendLimit, ...]
+    Attributes:
+        fields: those of `Billing` that they name.
+        listeners: who is told of the calls.
+        run_id: LangChain's run id or LlamaIndex's span id that the calls belong to.
+        forked: whether this process was forked inside of blocks that bill.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[SpendLimit, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    run_id: str | None = None
+    forked: bool = False
+
+    @property
+    def bills(self) -> bool:
+        """Whether it is one of `billed_to`."""
+        return bool(self.fields or self.metadata or self.limits)
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Entry:
     """One entry into a block."""
 
-    scope: BillingScope
+    scope: Scope
     owner: object = None
     # The id of the frame of the generator whose `with` statement entered it; 0 for any other.
     generator: int = 0
     # Whether the block was left. What was started inside it, such as a task, still belongs to it.
     left: bool = False
-    # Whether it was left in another context than that of the entering, which then is no longer in the block.
+    # Whether it ended with a generator that was closed, perhaps in another context: it holds nowhere any more.
     void: bool = False
     # Whether a call was made in it, or after it.
     used: bool = False
 
 
 # The entries around this point, the innermost first.
-entries: ContextVar[tuple[Entry, ...]] = ContextVar("lava_mistral_billed_to", default=())
+entries: ContextVar[tuple[Entry, ...]] = ContextVar("lava_mistral_blocks", default=())
 # The entry into a block with a customer that was left last.
 _left: ContextVar[Entry | None] = ContextVar("lava_mistral_left_block", default=None)
 _all: WeakValueDictionary[int, Entry] = WeakValueDictionary()
@@ -75,28 +92,30 @@ _UNUSED_BLOCK = (
     "asks the model when its stream is read, not where it is made: read the stream inside the block, or decorate the "
     "generator that reads it with @billed_to(…)."
 )
-_NOWHERE = BillingScope({}, {}, ())
-_FORKED = Entry(_NOWHERE, void=True)  # stands for the blocks that this process was forked in
+_NOWHERE = Scope()
 
 
-def current_scope() -> BillingScope:
-    """Add up the blocks around this point; `_NOWHERE` where there is none."""
-    scopes = [entry.scope for entry in entries.get() if not entry.void]
-    if len(scopes) < 2:
-        return scopes[0] if scopes else _NOWHERE
-    fields: dict[str, Any] = {}
-    metadata: dict[str, str] = {}
-    for scope in reversed(scopes):
-        fields |= scope.fields
-        metadata |= scope.metadata
-    return BillingScope(fields, metadata, tuple(limit for scope in scopes for limit in scope.limits))
+def scope_of_call() -> Scope:
+    """Return what the blocks around this point say of a call that is made here, and note that one is."""
+    outer = _NOWHERE
+    for entry in reversed(entries.get()):
+        entry.used = True
+        if not entry.void:
+            inner = entry.scope
+            outer = Scope(
+                {**outer.fields, **inner.fields},
+                {**outer.metadata, **inner.metadata},
+                inner.limits + outer.limits,
+                outer.listeners + inner.listeners,
+                inner.run_id or outer.run_id,
+                inner.forked or outer.forked,
+            )
+    return outer
 
 
-def current_entries() -> tuple[Entry, ...]:
+def capture_blocks() -> tuple[Entry, ...]:
     """Return what the blocks around this point say now, for a call that is asked for here and made later."""
-    note_call()
-    scope = current_scope()
-    return entries.get() if scope is _NOWHERE else (Entry(scope),)
+    return (Entry(scope_of_call()),)
 
 
 def _alive() -> Iterator[Entry]:
@@ -107,14 +126,42 @@ def _alive() -> Iterator[Entry]:
 
 def _after_fork() -> None:
     _all.clear()
-    if current_scope() is not _NOWHERE:
-        entries.set((_FORKED,))
+    if entries.get():
+        scope = scope_of_call()
+        entries.set((Entry(Scope(listeners=scope.listeners, run_id=scope.run_id, forked=scope.bills or scope.forked)),))
 
 
 after_fork(_after_fork)
 
 
-class billed_to:
+class Block:
+    """A `with` statement that says something of the calls which begin in it, and in tasks and threads started there."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def _enter(self, caller: FrameType | None) -> None:
+        """Enter it, called by the generator `caller` if by one."""
+        entry = Entry(self._scope, self, 0 if caller is None else id(caller))
+        _all[id(entry)] = entry
+        entries.set((entry, *(outer for outer in entries.get() if not outer.void)))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # A generator that is closed late, in whatever context, ends its own part and nobody else's.
+        caller, present = calling_generator(), entries.get()
+        generator = 0 if caller is None else id(caller)
+        for mine in present if caller is None else chain(present, _alive()):
+            # A frame that is gone may have had the same id: its entries were left.
+            if mine.owner is self and mine.generator == generator and not (caller is not None and mine.left):
+                # What closes a generator may run in a copy of the context in which it was entered.
+                mine.left, mine.void = True, mine.void or (generator and kind is GeneratorExit) or mine not in present
+                entries.set(tuple(entry for entry in present if entry is not mine))
+                if error is None and "customer_id" in mine.scope.fields:
+                    _left.set(mine)
+                return
+
+
+class billed_to(Block):
     """Bill every call made inside the block to a customer, whatever makes the call.
 
     It holds for tasks and for the threads that the frameworks start; a thread pool of your own copies it with
@@ -158,7 +205,7 @@ class billed_to:
         # Each field is checked; the others may come from an outer block or the model.
         Billing(**{"customer_id": "any", "meter_slug": "any"} | fields)
         limits = () if self.spend_limit is None else (self.spend_limit,)
-        self._scope = BillingScope(fields, check_metadata(metadata), limits)
+        super().__init__(Scope(fields, check_metadata(metadata), limits))
 
     def __enter__(self) -> Self:
         caller = calling_generator()
@@ -169,22 +216,8 @@ class billed_to:
                 "with @billed_to(…), or put the block around a call that yields nothing.",
                 stacklevel=2,
             )
-        entry = Entry(self._scope, self, 0 if caller is None else id(caller))
-        _all[id(entry)] = entry
-        entries.set((entry, *entries.get()))
+        self._enter(caller)
         return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # A generator that is closed late, in whatever context, ends its own part and nobody else's.
-        caller, present = calling_generator(), entries.get()
-        for mine in present if caller is None else chain(present, _alive()):
-            # A frame that is gone may have had the same id: its entries were left.
-            if mine.owner is self and (caller is None or (mine.generator == id(caller) and not mine.left)):
-                mine.left, mine.void = True, mine.void or mine not in present
-                entries.set(tuple(entry for entry in present if entry is not mine))
-                if error is None and "customer_id" in mine.scope.fields:
-                    _left.set(mine)
-                return
 
     def __call__(self, function: _F) -> _F:
         """Bill every call made inside a function of any kind, and inside a coroutine or generator that it returns."""
@@ -202,12 +235,6 @@ class billed_to:
             return result
 
         return cast("_F", made)
-
-
-def note_call() -> None:
-    """Note that a call is made in the blocks around this point, or that its answer was at hand."""
-    for entry in entries.get():
-        entry.used = True
 
 
 def resolve_billing(
@@ -230,11 +257,8 @@ def resolve_billing(
     A call that no customer is named for is refused where one is required: `False` asks `LAVA_REQUIRE_CUSTOMER`, `None`
     nobody. A chat says whether it streams: a stream for no customer may have been meant for a block that was left.
     """
-    scope = _NOWHERE
-    if entries.get():
-        scope = current_scope()
-        note_call()
-    if scope is _NOWHERE and billing is None and call_billing is None and _FORKED in entries.get():
+    scope = scope_of_call()
+    if scope.forked and not scope.bills and billing is None and call_billing is None:
         raise ConfigurationError(_SAID_NOWHERE)
     key: Any = os.environ.get("LAVA_FORWARD_TOKEN") if api_key is None else api_key
     if hasattr(key, "get_secret_value"):
@@ -266,7 +290,14 @@ def resolve_billing(
         if streams and base.customer_id is None:
             warnings.warn(_UNUSED_BLOCK.format(left.scope.fields["customer_id"]), stacklevel=3)
     limits = scope.limits if limit is None else (*scope.limits, limit)
-    return BillingContext(base, merged, tuple(dict.fromkeys(limits)) if limits else ())
+    listeners = (*scope.listeners, *subscribed)
+    return BillingContext(
+        base,
+        merged,
+        tuple(dict.fromkeys(limits)) if limits else (),
+        tuple(dict.fromkeys(listeners)) if listeners else (),
+        scope.run_id,
+    )
 
 
 def requires_customer() -> bool:
@@ -285,21 +316,21 @@ def carried(
     Refused where a block sets a spend limit, which processes can't share, and where no block is around the pickling,
     but one is open elsewhere in this process, and the model does not say itself who pays.
     """
-    scope = current_scope()
-    elsewhere = [entry.scope for entry in _alive() if not entry.left]
-    if scope is _NOWHERE and billing is None and (elsewhere or _FORKED in entries.get()):
+    scope = scope_of_call()
+    elsewhere = [entry.scope for entry in _alive() if entry.scope.bills and not entry.left]
+    if not scope.bills and billing is None and (elsewhere or scope.forked):
         raise ConfigurationError(
             "This model is being pickled, for a pool of processes perhaps, while a billed_to block is open in "
             "another thread or task, and nobody can see whether it was sent from there. Say on the model who pays: "
             "billing=Billing(customer_id=…, meter_slug=…), or billing=Billing() for your own wallet."
         )
-    if (limit is None and any(other.limits for other in elsewhere)) if scope is _NOWHERE else scope.limits:
+    if scope.limits if scope.bills else limit is None and any(other.limits for other in elsewhere):
         raise ConfigurationError(
             "The spend limit of an open billed_to block can't be kept in another process, where this model is about "
             "to be sent (it is being pickled). Give spend_limit= to the model itself, which each process then counts "
             "on its own, or use threads or tasks."
         )
-    if scope is _NOWHERE:
+    if not scope.bills:
         return billing, metadata
     billing_context = resolve_billing(billing, metadata, api_key=api_key)
     if scope.fields:

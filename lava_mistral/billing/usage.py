@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from decimal import Decimal
@@ -77,20 +76,7 @@ class CallRecord:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class RetryStats:
-    """What a call did beside the requests that are told of: a chat at each retry, an embedding when it is over."""
-
-    model: str
-    retries: int = 0
-    duplicates: int = 0
-    customer_id: str | None = None
-    meter_slug: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-# Told of each call when it is over, in the thread that ended it; it should be quick and must not block. One that has a
-# method `add_effort` is told of each `RetryStats` by it.
+# Told of each call when it is over, in the thread that ended it; it should be quick and must not block.
 Listener: TypeAlias = Callable[[CallRecord], object]
 
 
@@ -101,8 +87,6 @@ class Tally:
     Attributes:
         unknown: requests whose tokens are not known here; nothing of them is in the sums.
         unpriced: requests with known tokens of a model without a known price; their cost is not in `cost`.
-        retries: requests that repeated a failed one, whether or not they were paid.
-        duplicates: texts that were not embedded, since an equal one of the same call was.
         saved: USD that the cached tokens would have cost more.
     """
 
@@ -113,8 +97,6 @@ class Tally:
     cost: Decimal = Decimal(0)
     unknown: int = 0
     unpriced: int = 0
-    retries: int = 0
-    duplicates: int = 0
     saved: Decimal = Decimal(0)
 
     @property
@@ -125,12 +107,8 @@ class Tally:
     def uncosted(self) -> int:
         return self.unknown + self.unpriced
 
-    def add(self, told: CallRecord | RetryStats) -> None:
-        """Count one request, or retries and duplicates."""
-        if isinstance(told, RetryStats):
-            self.retries += told.retries
-            self.duplicates += told.duplicates
-            return
+    def add(self, told: CallRecord) -> None:
+        """Count one request."""
         self.requests += 1
         if told.usage is None:
             self.unknown += 1
@@ -156,47 +134,24 @@ class Tally:
         return asdict(self) | {"total_tokens": self.total_tokens, "cost": f"{self.cost:f}", "saved": f"{self.saved:f}"}
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Who is told of the calls that begin now, and the framework's run that they belong to."""
-
-    listeners: tuple[Listener, ...] = ()
-    run_id: str | None = None
-    outer: Listening | None = field(default=None, repr=False)
-    owner: object = field(default=None, repr=False)
-
-
-# Who listens at this point, without those of the whole process.
-listening: ContextVar[Listening] = ContextVar("lava_mistral_usage", default=Listening())  # noqa: B039 - frozen
-_subscribed: dict[Listener, None] = {}
-
-
-def current_listeners() -> Listening:
-    """Return who is told of a call that begins now: the context's listeners and the process's, each once."""
-    watch = listening.get()
-    if not _subscribed:
-        return watch
-    return Listening(tuple(dict.fromkeys((*watch.listeners, *_subscribed))), watch.run_id)
+# Who is told of the calls of the whole process.
+subscribed: dict[Listener, None] = {}
 
 
 def subscribe(listener: Listener) -> None:
     """Tell a listener of every call of this process that begins from now on; `unsubscribe` ends it."""
-    _subscribed[listener] = None
+    subscribed[listener] = None
 
 
 def unsubscribe(listener: Listener) -> None:
     """Tell a listener of no further calls; those that have begun are still told of."""
-    _subscribed.pop(listener, None)
+    subscribed.pop(listener, None)
 
 
-def notify(listeners: Sequence[Listener], told: CallRecord | RetryStats) -> None:
-    """Tell listeners of a call, or those that have an `add_effort` of what it did beside; one that fails is logged."""
-    if isinstance(told, RetryStats) and not (told.retries or told.duplicates):
-        return
+def notify(listeners: Sequence[Listener], record: CallRecord) -> None:
+    """Tell listeners of a call; one that fails is logged."""
     for listener in listeners:
-        tell: Any = listener if isinstance(told, CallRecord) else getattr(listener, "add_effort", None)
         try:
-            if tell is not None:
-                tell(told)
+            listener(record)
         except Exception:  # noqa: BLE001 - what a listener does is not the call's fault
             _log.exception("A listener to usage failed: %r", listener)

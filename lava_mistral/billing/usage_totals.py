@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from lava_mistral._locks import Inbox
-from lava_mistral.billing.scope import Entry, current_entries, entries
-from lava_mistral.billing.usage import TRACES, CallRecord, Listener, Listening, RetryStats, Tally, listening
+from lava_mistral.billing.generators import calling_generator
+from lava_mistral.billing.scope import Block, Entry, Scope, entries
+from lava_mistral.billing.usage import TRACES, CallRecord, Listener, Tally
 from lava_mistral.pricing.amounts import format_cost
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ _METADATA: Final = "metadata:"
 _COLUMNS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "cost")
 _MORE_COLUMNS: Final = {
     "uncosted": "cost\nunknown",
-    "retries": "retries",
-    "duplicates": "duplicates",
     "saved": "saved by\ncache",
 }
 
@@ -50,8 +49,6 @@ class UsageTotals:
     total_tokens: int
     cost: Decimal
     saved: Decimal
-    retries: int
-    duplicates: int
     unknown: int
     unpriced: int
 
@@ -68,11 +65,11 @@ class UsageTotals:
             raise AttributeError(name)
         return getattr(self.total, name)
 
-    def add(self, told: CallRecord | RetryStats) -> None:
+    def add(self, told: CallRecord) -> None:
         """Count a call. Never waits for a lock: a call may end inside the garbage collector."""
         self._inbox.put(told)
 
-    __call__ = add_effort = add
+    __call__ = add
 
     def __getstate__(self) -> dict[str, Any]:
         with self._inbox:
@@ -81,15 +78,15 @@ class UsageTotals:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _inbox=Inbox(self._apply))
 
-    def _apply(self, told: CallRecord | RetryStats) -> None:
+    def _apply(self, told: CallRecord) -> None:
         for tally in self._tallies(told):
             tally.add(told)
-        if isinstance(told, CallRecord) and told.usage is None and told.request_id is not None:
+        if told.usage is None and told.request_id is not None:
             if len(self._unsettled) >= _MOST_UNSETTLED:
                 del self._unsettled[next(iter(self._unsettled))]
             self._unsettled[told.request_id] = told
 
-    def _tallies(self, told: CallRecord | RetryStats) -> Iterator[Tally]:
+    def _tallies(self, told: CallRecord) -> Iterator[Tally]:
         yield self._total
         for section, name in zip(_PLAIN, (told.model, told.customer_id, told.meter_slug), strict=True):
             yield self._sections[section].setdefault(name, Tally())
@@ -199,8 +196,6 @@ class UsageTotalsMixin:
     saved = _shown("saved")
     requests = _shown("requests")
     total_tokens = _shown("total_tokens")
-    retries = _shown("retries")
-    duplicates = _shown("duplicates")
     by_model = _shown("by_model")
     by_customer = _shown("by_customer")
     unsettled = _shown("unsettled")
@@ -214,7 +209,7 @@ def _cell(tally: Tally, attribute: str) -> str:
     return format_cost(value) if isinstance(value, Decimal) else f"{value:,}"
 
 
-class track_usage:
+class track_usage(Block):
     """Sum up the calls that begin in the block, whatever makes them.
 
         with track_usage() as usage:
@@ -227,54 +222,29 @@ class track_usage:
 
     def __init__(self, usage: UsageTotals | None = None, *, listener: Listener | None = None) -> None:
         self.usage = UsageTotals() if usage is None else usage
-        self._listeners = (self.usage,) if listener is None else (self.usage, listener)
+        super().__init__(Scope(listeners=(self.usage,) if listener is None else (self.usage, listener)))
 
     def __enter__(self) -> UsageTotals:
-        outer = listening.get()
-        joined = tuple(dict.fromkeys((*outer.listeners, *self._listeners)))
-        listening.set(Listening(joined, outer.run_id, outer, self))
+        self._enter(calling_generator())
         return self.usage
 
-    def __exit__(self, *failure: object) -> None:
-        present = listening.get()
-        # A generator may be closed in another context than it was entered in; there is nothing to leave there.
-        if present.owner is self:
-            listening.set(present.outer or Listening())
 
+class listen:
+    """Tell further listeners of the calls that begin in the block, and the run that they belong to.
 
-@dataclass(slots=True)
-class add_listeners:
-    """Tell further listeners, each once, of the calls that begin in the block, and the run that they belong to."""
+    Args:
+        run_id: LangChain's run id or LlamaIndex's span id; by default the outer block's.
+        inside: blocks to begin the calls in, instead of those around this one; see `capture_blocks`.
+    """
 
-    listeners: Sequence[Listener] = ()
-    run_id: str | None = None  # LangChain's run id or LlamaIndex's span id; the outer block's by default
-    inside: CapturedContext | None = None  # blocks to begin the calls in, instead of those around this one
-    _outer: CapturedContext = field(init=False)
+    def __init__(
+        self, listeners: Iterable[Listener] = (), run_id: str | None = None, inside: tuple[Entry, ...] | None = None
+    ) -> None:
+        self._entry, self._inside = Entry(Scope(listeners=tuple(listeners), run_id=run_id)), inside
 
     def __enter__(self) -> None:
-        self._outer = outer = CapturedContext(entries.get(), listening.get())
-        blocks, watch = self.inside or outer
-        if self.listeners or self.run_id is not None:
-            joined = tuple(dict.fromkeys((*watch.listeners, *self.listeners)))
-            watch = Listening(joined, watch.run_id if self.run_id is None else self.run_id)
-        if self.inside is not None:
-            entries.set(blocks)
-        listening.set(watch)
+        self._outer = entries.get()
+        entries.set((self._entry, *(self._outer if self._inside is None else self._inside)))
 
     def __exit__(self, *failure: object) -> None:
-        blocks, watch = self._outer
-        # Not else: a generator that is closed meanwhile may have left a block of those around this one.
-        if self.inside is not None:
-            entries.set(blocks)
-        listening.set(watch)
-
-
-class CapturedContext(NamedTuple):
-    """The `billed_to` and `track_usage` blocks around a point, to begin a call later as if there."""
-
-    blocks: tuple[Entry, ...]
-    watch: Listening
-
-    @classmethod
-    def here(cls) -> CapturedContext:
-        return cls(current_entries(), listening.get())
+        entries.set(self._outer)

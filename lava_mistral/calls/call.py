@@ -218,7 +218,6 @@ class Call:
             raw=body,
             headers=answer.headers,
             requested_model=self.model,
-            billing_context=self.billing_context,
         )
 
     @without_frames
@@ -229,5 +228,4 @@ class Call:
             raise self._senseless("without data", answer, body.get("usage"))
         request_id = shown_id(answer.headers, self.without_secrets)
         self.request_meter.end(body.get("usage"), request_id)
-        billing_context = self.billing_context if self.call_meter is None else self.call_meter.sent_as
-        return EmbeddingAnswer(body, answer.headers, request_id, billing_context)
+        return EmbeddingAnswer(body, answer.headers, request_id)

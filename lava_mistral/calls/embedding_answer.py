@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lava_mistral.billing.credentials import BillingContext
-
 
 @dataclass(frozen=True)
 class EmbeddingAnswer:
@@ -16,4 +14,3 @@ class EmbeddingAnswer:
     response: dict[str, Any] = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     request_id: str | None
-    billing_context: BillingContext = field(default_factory=BillingContext, repr=False)

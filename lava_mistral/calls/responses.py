@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from lava_mistral.billing.credentials import BillingContext
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer as EmbeddingAnswer
 from lava_mistral.mistral.turn import Turn
 from lava_mistral.mistral.types import Usage
@@ -40,7 +39,6 @@ class Completion:
     raw: dict[str, Any] = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     requested_model: str = field(default="", repr=False)
-    billing_context: BillingContext = field(default_factory=BillingContext, repr=False)
 
     @property
     def turn(self) -> Turn:

@@ -258,8 +258,6 @@ class ClientBase(LavaApi):
                     raise
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
-                if call.call_meter is not None:
-                    call.call_meter.retried()
                 forget_frames(error)
             yield self._sleep(wait)
 

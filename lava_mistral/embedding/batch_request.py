@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from typing import Any, Final, Literal, Protocol
 
-from lava_mistral.billing.usage import RetryStats
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.defaults import DEFAULT_MAX_RETRIES, OutputDtype
 from lava_mistral.embedding.batching import Batch, Count, TokenRatio, name_inputs, too_long
@@ -130,11 +129,6 @@ class BatchRequest:
             cost=None if usage is None else cost_of(usage, endpoint.model),
             requests=1,
             request_ids=() if answer.request_id is None else (answer.request_id,),
-        )
-        who = answer.billing_context
-        billing = who.billing
-        self.result.payer = RetryStats(
-            endpoint.model, customer_id=billing.customer_id, meter_slug=billing.meter_slug, metadata=who.metadata
         )
         data: list[Any] = list(answer.response["data"])
         try:

@@ -9,12 +9,10 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
-from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import ReferenceType
 
-from lava_mistral.billing.usage import notify
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint
 from lava_mistral.embedding.batching import Batch
@@ -224,7 +222,7 @@ class TaskWorkers(Workers):
 
 @contextmanager
 def supervised(run: StreamJob, workers: ThreadWorkers | TaskWorkers) -> Iterator[None]:
-    """Draw the progress bar of a call, give the exception that ends it its `partial`, and tell listeners of retries."""
+    """Draw the progress bar of a call, give the exception that ends it its `partial`, and close it."""
     if run.show_progress:
         from tqdm.auto import tqdm
 
@@ -246,9 +244,6 @@ def supervised(run: StreamJob, workers: ThreadWorkers | TaskWorkers) -> Iterator
         if run.bar is not None:
             run.bar.update(run.done - run.bar.n)
             run.bar.close()
-        if run.listeners:
-            usage = run.usage
-            notify(run.listeners, replace(run.payer, retries=usage.retries, duplicates=usage.duplicates))
 
 
 class Stream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], AbstractAsyncContextManager[Any]):

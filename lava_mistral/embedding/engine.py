@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Final, TypeVar, Unpack, get_args
 from weakref import ReferenceType
 
-from lava_mistral.billing.usage import current_listeners
 from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.embedding.batch_request import Endpoint
@@ -233,7 +232,6 @@ class EmbeddingEngine:
             partial(Batcher, self._count, self._endpoint.ratio, workers=lambda: self.limiter.rate.useful_concurrency),
             total=len(texts) if isinstance(texts, Sequence) else None,
             concurrency=self.max_concurrency,
-            listeners=current_listeners().listeners,
             **options,
         )
         return workers(send, self._endpoint, self.limiter, self.max_concurrency), job

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from lava_mistral._text import whole_characters
 from lava_mistral.billing.credentials import Billing
-from lava_mistral.billing.usage import RetryStats
 from lava_mistral.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -176,13 +175,11 @@ class BatchResult:
     Attributes:
         pieces: indexes and rows of the parts of the batch that are done, few enough to be converted at once.
         error: why the rest is not.
-        payer: names who paid, once an answer has come.
     """
 
     usage: EmbeddingUsage = field(default_factory=EmbeddingUsage)
     pieces: list[tuple[list[int], Rows]] = field(default_factory=list)
     error: BaseException | None = None
-    payer: RetryStats | None = None
 
 
 class EmbedOptions(TypedDict, total=False):

@@ -10,11 +10,10 @@ import time
 from array import array
 from asyncio import CancelledError
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from lava_mistral.billing.usage import Listener, RetryStats
 from lava_mistral.embedding.batching import Batch, Batcher, InputValidator
 from lava_mistral.embedding.decoding import to_lists
 from lava_mistral.embedding.rate_limit import Stopped
@@ -88,7 +87,6 @@ class StreamJob:
         total: int | None = None,
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
-        listeners: Sequence[Listener] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if resume_from is not None:
@@ -96,9 +94,7 @@ class StreamJob:
         self.total = total
         self.alone = False
         self.show_progress = show_progress
-        self.listeners = listeners
         self.bar: tqdm[Any] | None = None
-        self.payer = RetryStats(spec.model)
         self.under_way = self.told = 0
         self.error: BaseException | None = None
         self._validator = validator
@@ -192,7 +188,6 @@ class StreamJob:
         self._usage += result.usage
         if self._remembered is not None and len(self._usage.request_ids) > self._remembered:
             self._usage = replace(self._usage, request_ids=self._usage.request_ids[-self._remembered :])
-        self.payer = result.payer or self.payer
         if self.error is None and result.error is not None and not isinstance(result.error, Stopped):
             self.error = result.error
             workers.finish()

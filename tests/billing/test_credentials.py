@@ -38,7 +38,7 @@ from lava_mistral.billing.credentials import (
     reveal,
     to_billing,
 )
-from lava_mistral.billing.scope import resolve_billing
+from lava_mistral.billing.scope import entries, resolve_billing
 from llama_index_lava_mistral import ChatLavaMistral as LlamaChat
 
 KEY = "aks_live_0123456789abcdef"
@@ -493,6 +493,50 @@ class TestBlocksLeftOutOfOrder:
             held.close()
             assert contexts[-1].run(present) is None
 
+    async def test_an_abandoned_async_generator_takes_its_customer_and_its_totals_along(self) -> None:
+        async def held() -> AsyncIterator[int]:
+            with billed_to("left", "m"), track_usage():
+                yield 1
+                yield 2
+
+        await read_one(held())
+        gc.collect()
+        # The loop closes it in a task, whose context is a copy of this one.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        context = resolve_billing(None, None)
+        assert (context.billing.customer_id, context.listeners) == (None, ())
+
+    def test_a_generator_of_a_shared_block_ends_its_own_part_before_the_one_around_it(self) -> None:
+        block = billed_to("shared", "m")
+        block.__enter__()
+        held = self.hold(block)
+        next(held)
+        block.__exit__(None, None, None)
+        assert present() == "shared"
+        held.close()
+        assert present() is None
+
+    def test_those_that_were_ended_elsewhere_do_not_pile_up(self) -> None:
+        context = contextvars.copy_context()
+        for _ in range(3):
+            held = self.hold(billed_to("a", "m"))
+            context.run(next, held)
+            held.close()
+            with billed_to("b", "m"):
+                pass
+        context.run(billed_to("b", "m").__enter__)
+        assert [entry.void for entry in context[entries]] == [False]
+
+    def test_totals_that_are_left_out_of_order_count_no_further(self) -> None:
+        first, second = track_usage(), track_usage()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert resolve_billing(None, None).listeners == (second.usage,)
+        second.__exit__(None, None, None)
+        assert resolve_billing(None, None).listeners == ()
+
     def test_exit_stacks_leave_blocks_in_any_order(self) -> None:
         outer, inner = ExitStack(), ExitStack()
         outer.enter_context(billed_to("outer", "m"))
@@ -518,12 +562,18 @@ def test_a_block_around_a_yield_warns_and_one_between_two_does_not(recwarn: pyte
         with billed_to("a", "m"):
             yield
 
+    def on_one_line() -> Iterator[str | None]:
+        # fmt: off
+        with billed_to("a", "m"): yield present()  # noqa: E701
+        # fmt: on
+
     assert list(between()) == ["a"]
     with customer():
         assert present() == "a"
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="decorate the generator"):
-        assert list(around()) == ["a"]
+    for generator in (around, on_one_line):
+        with pytest.warns(UserWarning, match="decorate the generator"):
+            assert list(generator()) == ["a"]
 
 
 class TestForwardTokenAsCredential:

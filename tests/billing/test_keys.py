@@ -20,7 +20,7 @@ from lava_mistral import (
     billed_to,
     track_usage,
 )
-from lava_mistral.gateway import Customer, LocalGateway, Status
+from lava_mistral.gateway import Customer, LocalGateway
 from tests.billing.conftest import Framework
 
 
@@ -99,19 +99,6 @@ async def test_usage_is_told_under_the_payer_that_a_rotating_token_names(
     paid = [(request.customer_id, request.meter_slug) for request in gateway.requests]
     assert paid == [(f"c_{number}", "search") for number in range(3)]
     assert [(record.customer_id, record.meter_slug) for record in told] == paid
-
-
-async def test_repeated_requests_and_texts_are_told_under_the_payer_that_a_rotating_token_names(
-    framework: Framework, gateway: LocalGateway
-) -> None:
-    token = Billing(customer_id="c", meter_slug="chat").forward_token(gateway.secret_key)
-    with track_usage() as usage:
-        gateway.queue(Status(503, retry_after=0))
-        await framework.chat(framework.llm(gateway, api_key=lambda: token), "Hello")
-        await framework.embed(framework.embeddings(gateway, api_key=lambda: token), ["Hello", "Hello"])
-    assert usage.by_customer.keys() == {"c"}
-    tally = usage.by_customer["c"]
-    assert (tally.requests, tally.retries, tally.duplicates) == (2, 1, 1)
 
 
 async def test_the_prefix_of_the_key_says_sandbox_or_production(framework: Framework) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lava_mistral import AuthenticationError, ConfigurationError, InvalidRequestError, LavaError, track_usage
+from lava_mistral import AuthenticationError, ConfigurationError, InvalidRequestError, LavaError
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import PartialEmbedding, partial_of
 from lava_mistral.transport.retry import RetryPolicy
@@ -330,43 +330,6 @@ async def test_an_async_call_notices_a_failure_while_it_plans() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await VectorService().engine(count_tokens=slowly).aembed(passages(1_000), on_progress=lambda p: 1 // 0)
-
-
-class TestEffort:
-    """Retries and saved duplicates are told with the usage."""
-
-    @pytest.mark.parametrize("mode", MODES)
-    def test_they_are_in_the_totals(self, mode: Mode) -> None:
-        service = VectorService([error(500), error(429)])
-        with track_usage() as usage:
-            run(mode, service.engine(), ["a", "b", "a", "a"])
-        assert (usage.total.retries, usage.total.duplicates) == (2, 2)
-        assert usage.by_model["mistral-embed"].duplicates == 2
-        assert usage.by_customer[None].retries == 2
-        assert usage.as_dict()["retries"] == 2
-        assert usage.as_dict()["by_model"]["mistral-embed"]["duplicates"] == 2
-        headings = [column.header for column in usage.table().columns]
-        assert headings[-2:] == ["retries", "duplicates"]
-
-    def test_those_of_a_call_that_failed_count_too_and_none_are_not_shown(self) -> None:
-        with track_usage() as usage, pytest.raises(LavaError):
-            VectorService(fault=lambda inputs: error(500)).engine().embed(["a"])
-        assert (usage.total.retries, usage.total.requests) == (3, 0)
-        with track_usage() as usage:
-            VectorService().engine().embed(["a"])
-        assert "retries" not in [column.header for column in usage.table().columns]
-
-    def test_a_stream_that_is_left_tells_them(self) -> None:
-        with track_usage() as usage, VectorService().engine().embed_iter(["a", "a", "b"]) as stream:
-            next(stream)
-        assert usage.total.duplicates == 1
-
-    def test_a_listener_that_knows_nothing_of_them_is_not_asked(self, caplog: pytest.LogCaptureFixture) -> None:
-        told: list[Any] = []
-        with track_usage(listener=told.append):
-            VectorService().engine().embed(["a", "a"])
-        assert [record.kind for record in told] == ["embedding"]
-        assert not [record for record in caplog.records if record.name.startswith("lava_mistral")]
 
 
 def test_progress_of_a_resumed_stream_begins_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from langchain_core.exceptions import ModelInvalidRequestError, ModelPermissionD
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_lava_mistral import InvalidRequestError, LavaMistralEmbeddings, get_lava_usage_callback
+from langchain_lava_mistral import InvalidRequestError, LavaMistralEmbeddings
 from lava_mistral import Billing, ConfigurationError, billed_to
 from lava_mistral.embedding.results import partial_of
 from lava_mistral.gateway import LocalGateway, Slow, Status, WrongVectors
@@ -247,14 +247,6 @@ def test_progress_is_told(gateway: LocalGateway, caller: Caller) -> None:
     seen: list[Any] = []
     caller.embed(embeddings(gateway), ["a", "b", "a"], on_progress=seen.append)
     assert [(progress.done, progress.total) for progress in seen] == [(3, 3)]
-
-
-def test_retries_and_saved_duplicates_are_in_the_usage(gateway: LocalGateway, caller: Caller) -> None:
-    gateway.queue(Status(500), Status(429, retry_after=0.0))
-    with get_lava_usage_callback() as usage:
-        caller.embed(embeddings(gateway), ["a", "b", "a"], billing=Billing("c_1", "m"))
-    assert usage.as_dict()["retries"] == 2
-    assert usage.totals.by_customer["c_1"].duplicates == 1
 
 
 def test_a_call_that_takes_too_long_keeps_what_was_paid() -> None:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from lava_mistral import Billing, InsufficientBalanceError, InvalidRequestError, RateLimitError, billed_to
 from lava_mistral.gateway import LocalGateway, Status
-from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings, LavaUsageHandler
+from llama_index_lava_mistral import ChatLavaMistral, LavaMistralEmbeddings
 from tests.fakes.llama_index_scripted import KEY, Caller
 from tests.llama_index.test_events import Events, Spans
 
@@ -522,16 +522,3 @@ def test_a_source_of_any_length(gateway: LocalGateway) -> None:
     asyncio.run(run())
     with pytest.raises(InvalidRequestError, match="input 1 is empty"):
         list(embeddings.embed_iter(["good", ""]))
-
-
-def test_retries_and_saved_duplicates_are_in_the_usage(gateway: LocalGateway, caller: Caller) -> None:
-    handler = LavaUsageHandler()
-    root = get_dispatcher()
-    root.add_event_handler(handler)
-    try:
-        gateway.queue(Status(500))
-        caller.one(model(gateway), "get_text_embedding_batch", ["a", "b", "a"])
-    finally:
-        root.event_handlers.remove(handler)
-    assert (handler.totals.total.retries, handler.totals.total.duplicates) == (1, 1)
-    assert handler.totals.requests == 1
