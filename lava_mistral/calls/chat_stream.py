@@ -57,7 +57,8 @@ class StreamReader(TurnAccumulator):
         elif self._prelude is not None and (len(self._prelude) < _LONGEST_PRELUDE or self._prelude.startswith(b"{")):
             self._prelude += data
         for text, kind in events:
-            if self.done or not text:
+            if self.done or not text or (kind not in ("message", "error") and '"choices"' not in text):
+                # Pings have a name of their own.
                 continue
             if text == "[DONE]":
                 self.done, deltas = True, self.end()
@@ -68,11 +69,9 @@ class StreamReader(TurnAccumulator):
                     raise self._interrupted("an event that is not JSON came") from error
                 if not isinstance(chunk, dict):
                     raise self._interrupted(f"an event came that is a JSON {type(chunk).__name__}")
-                if kind == "error" or "choices" not in chunk:
-                    if "choices" in chunk or "usage" not in chunk or "error" in chunk:
-                        said = parse_body(self.call.without_secrets(text))
-                        raise error_from_event(said, request_id=self.request_id, partial=self.turn)
-                    chunk["choices"] = []
+                if kind == "error" or chunk.get("error") or ("choices" not in chunk and "usage" not in chunk):
+                    said = parse_body(self.call.without_secrets(text))
+                    raise error_from_event(said, request_id=self.request_id, partial=self.turn)
                 deltas = self.add(chunk)
             for delta in deltas:
                 if delta.text or delta.parts or delta.tool_calls or delta.finish_reason:

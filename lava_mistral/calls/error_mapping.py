@@ -242,8 +242,9 @@ def read_error_body(body: Any) -> ErrorDetail:
         message = orjson.dumps(message).decode()
     said = (message, body.get("code"), body.get("type"))
     message, code, kind = (None if value is None else shorten(str(value)) for value in said)
-    status = body.get("raw_status_code", body.get("status"))
-    return ErrorDetail(message or "", code, kind, origin, status if isinstance(status, int) else None)
+    numbers = [body.get(name) for name in ("raw_status_code", "status", "status_code", "code")]
+    status = next((each for each in numbers if type(each) is int and 400 <= each < 600), None)
+    return ErrorDetail(message or "", code, kind, origin, status)
 
 
 def _field_error(item: Any) -> str:

@@ -69,30 +69,19 @@ def prepare(
 
 
 def _is_plain(messages: Sequence[AnyMessage]) -> bool:
-    """Whether the messages are texts, calls and results in the form and order that Mistral takes, as most are."""
+    """Whether the messages are texts in the order that Mistral takes, as those of most chats are."""
     before = "system"
-    waiting: list[str] = []
     for message in messages:
-        if type(message) is not dict or type(message.get("content")) is not str:
+        if type(message) is not dict or len(message) != 2 or type(message.get("content")) is not str:
             return False
         role = message.get("role")
-        if role == "tool":
-            if not waiting or message.get("tool_call_id") != waiting.pop(0):
+        if role == "assistant":
+            if not message["content"]:
                 return False
-        elif waiting or (before == "tool" and role != "assistant"):
-            return False
-        elif role == "assistant":
-            calls = message.get("tool_calls")
-            if message.get("prefix") or not (calls or message["content"]):
-                return False
-            if calls:
-                waiting = shape.plain_ids(calls)
-                if not waiting:
-                    return False
         elif role != "user" and (role != "system" or before == "assistant"):
             return False
         before = role
-    return before != "assistant" and not waiting
+    return before != "assistant"
 
 
 class HistoryRepair:
@@ -154,20 +143,19 @@ class HistoryRepair:
         self.done.append(f"{where} {done}")
 
     def _find_results(self) -> set[int]:
-        """Give each result to the nearest call before it with its id, or in order where ids are equal or missing.
+        """Give each result to the nearest call before it with its id; one without an id to the next call that waits.
 
         Returns the results without a call.
         """
         waiting: dict[str, list[tuple[int, int]]] = {}
         orphans: set[int] = set()
-        nameless: list[tuple[int, int]] = []
-        latest: int | None = None
+        latest: list[str] = []
         for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
             if role == "assistant" and message.get("tool_calls"):
-                wanted = [wire_id(call.get("id")) for call in shape.calls_of(message, index)]
-                latest, self._results[index], ids = index, [], self._ids.setdefault(index, [])
-                waiting |= {call_id: [] for call_id in wanted}
-                for position, call_id in enumerate(wanted):
+                latest = [wire_id(call.get("id")) for call in shape.calls_of(message, index)]
+                self._results[index], ids = [], self._ids.setdefault(index, [])
+                waiting |= {call_id: [] for call_id in latest}
+                for position, call_id in enumerate(latest):
                     waiting[call_id].append((index, position))
                     if not call_id or call_id in ids:
                         # Missing or repeated: one of the call's place.
@@ -175,27 +163,17 @@ class HistoryRepair:
                     ids.append(call_id)
             elif role == "tool":
                 call_id = wire_id(message.get("tool_call_id"))
-                if not call_id and latest is not None:
-                    nameless.append((index, latest))
-                elif call_id and waiting.get(call_id):
+                if not call_id and not waiting.get(""):
+                    call_id = next((each for each in latest if waiting[each]), "")
+                if waiting.get(call_id):
                     owner, position = waiting[call_id].pop(0)
                     self._results[owner].append((index, position))
                 else:
                     orphans.add(index)
-        for index, owner in nameless:
-            calls = self._messages[owner]["tool_calls"]
-            taken = {position for _, position in self._results[owner]}
-            free = [(wire_id(call.get("id")) != "", at) for at, call in enumerate(calls) if at not in taken]
-            if free:
-                self._results[owner].append((index, min(free)[1]))
-            else:
-                orphans.add(index)
-        for results in self._results.values():
-            results.sort()
         return orphans
 
     def _assistant(self, index: int, message: AnyMessage) -> None:
-        if index < len(self._messages) - 1:
+        if index < len(self._messages) - 1 or message.get("tool_calls"):
             # A prefix steered an answer that came since; in a history Mistral refuses it.
             message = _without_prefix(message)
         if message.get("tool_calls"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -44,8 +45,10 @@ def to_text(value: Any) -> str:
     try:
         text = _TEXT.encode(value)
     except TypeError:
-        # A key that is no text.
-        return orjson.dumps(value, _readable, _OPTIONS | orjson.OPT_NON_STR_KEYS).decode()
+        # A key that is no text; one that JSON has not in any form, such as a pair.
+        with suppress(TypeError):
+            return orjson.dumps(value, _readable, _OPTIONS | orjson.OPT_NON_STR_KEYS).decode()
+        return str(value)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError("Data can't be written as JSON: it holds itself.") from error
     # Half of a surrogate pair, as models write it: only its escape can be sent.

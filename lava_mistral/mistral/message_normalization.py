@@ -119,28 +119,6 @@ def calls_of(message: AnyMessage, index: int) -> list[AnyMessage]:
     return calls
 
 
-def plain_ids(calls: Any) -> list[str]:
-    """Return the ids of calls that are as the schema takes them; none where one is not."""
-    ids: list[str] = []
-    for call in calls if type(calls) is list else ():
-        match call:
-            case {
-                "id": str(id),
-                "type": "function",
-                "function": {"name": str(), "arguments": str(text)} as function,
-            } if (
-                len(call) == 3
-                and len(function) == 2
-                and text[:1] == "{"
-                and id not in ids
-                and mistral_tool_id(id) == id
-            ):
-                ids.append(id)
-            case _:
-                return []
-    return ids
-
-
 def with_call_ids(message: AnyMessage, ids: Sequence[str]) -> AnyMessage:
     """Return the message with its calls as the schema takes them, under these ids; itself where nothing changes."""
     calls, new = message["tool_calls"], []

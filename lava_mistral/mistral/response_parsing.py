@@ -88,6 +88,14 @@ def _read_part(item: Any, depth: int) -> list[Any]:
             return [{**item, "type": "unknown"}]
 
 
+def content_of(message: Mapping[str, Any]) -> Any:
+    """Return the content of a message or a delta, after the thoughts that other servers put into a field beside it."""
+    content, thoughts = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
+    if not thoughts or not isinstance(thoughts, str):
+        return content
+    return [{"type": "thinking", "thinking": thoughts}, *read_parts(content)]
+
+
 def text_in(parts: Iterable[Mapping[str, Any]]) -> str:
     """Return the text of the parts that are text, joined."""
     return "".join(part["text"] for part in parts if part["type"] == "text")

@@ -193,7 +193,7 @@ def close_objects(schema: Any) -> None:
             schema.setdefault("additionalProperties", False)
         for key, value in schema.items():
             # The members of "properties" are names, not keywords; a default or an example is no schema.
-            if key in ("properties", "$defs", "definitions"):
+            if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
                 for inner in value.values():
                     close_objects(inner)
             elif key not in ("default", "examples", "const", "enum"):

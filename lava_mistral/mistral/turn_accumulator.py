@@ -10,6 +10,7 @@ from typing import Any
 from lava_mistral.mistral.response_parsing import (
     as_list,
     checked,
+    content_of,
     fresh_call_id,
     known_id,
     malformed,
@@ -67,7 +68,7 @@ class TurnAccumulator:
         for wire in choices:
             if type(wire) is not dict:
                 checked(wire, dict, "choices' item")
-            index, delta = wire.get("index") or 0, wire.get("delta") or {}
+            index, delta = wire.get("index") or 0, wire.get("delta") or wire.get("message") or {}
             if type(index) is not int:
                 raise malformed("index", "an integer", index)
             choice = self._choices.get(index)
@@ -125,11 +126,7 @@ class TurnAccumulator:
 def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
     """Return the message that answers as a delta, and the steps before it, where tools ran on Mistral's side."""
     several = as_list(checked(choice, dict, "choices' item").get("messages"), "messages")
-    alone = choice.get("message")
-    if not several and type(alone) is dict and type(alone.get("content")) is str and alone.get("tool_calls") is None:
-        # Nearly every answer is a text and nothing else.
-        return {"content": alone["content"]}, []
-    messages = several or [alone]
+    messages = several or [choice.get("message")]
     for message in messages:
         read_parts(checked(message, dict, "message").get("content"))
     last = next((m for m in reversed(messages) if not several or m.get("role") in ("assistant", None)), None)
@@ -141,7 +138,7 @@ def _answer_of(choice: Any) -> tuple[dict[str, Any], list[Any]]:
         raise malformed("tool_calls", "calls with a name", calls)
     to_run = [{**call, "index": at} for at, call in enumerate(calls) if known_id(call.get("id")) not in ran]
     steps = [m for m in messages if m is not last or len(to_run) < len(calls)]
-    return {"content": last.get("content"), "tool_calls": to_run}, steps
+    return {"content": content_of(last), "tool_calls": to_run}, steps
 
 
 @dataclass(slots=True)
@@ -219,7 +216,8 @@ class _Message:
 
     def add(self, choice: dict[str, Any], wire: dict[str, Any]) -> Delta | None:
         """Return what the delta of a choice adds; `None` where that is nothing."""
-        turn, content, finish_reason = self.turn, wire.get("content"), choice.get("finish_reason")
+        turn, finish_reason = self.turn, choice.get("finish_reason") or None
+        content = content_of(wire) if "reasoning_content" in wire or "reasoning" in wire else wire.get("content")
         if finish_reason is not None and type(finish_reason) is not str:
             checked(finish_reason, str, "finish_reason")
         if (calls := wire.get("tool_calls")) is not None:

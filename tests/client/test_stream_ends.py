@@ -201,6 +201,25 @@ async def test_a_slow_consumer_is_no_silent_server(serve: Any, asynchronous: boo
 
 
 @both
+@pytest.mark.parametrize("data", ['{"type": "ping"}', "ping", "2026-11-30"])
+async def test_pings_say_nothing(serve: Any, asynchronous: bool, data: str) -> None:
+    ping = chunked(f"event: ping\ndata: {data}\n\n".encode())
+    server = serve(STREAM_HEAD, ping, WORD, ping, LAST, END)
+    assert await texts(server, asynchronous) == ["Hello", ""]
+
+
+@both
+@pytest.mark.parametrize("choices", [[], [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]])
+async def test_an_error_beside_choices_is_told(serve: Any, asynchronous: bool, choices: Any) -> None:
+    ending = {"id": "c", "choices": choices, "error": {"code": 400, "message": "The provider refused it"}}
+    server = serve(STREAM_HEAD, WORD, chunked(f"data: {json.dumps(ending)}\n\n".encode()), END)
+    with pytest.raises(StreamInterruptedError, match="The provider refused it") as caught:
+        await texts(server, asynchronous)
+    assert (caught.value.status_code, caught.value.retryable) == (400, False)
+    assert caught.value.partial.text == "Hello"
+
+
+@both
 async def test_comments_do_not_keep_a_silent_stream_alive(serve: Any, asynchronous: bool) -> None:
     server = serve(STREAM_HEAD, WORD, *[0.05, chunked(b": ping\n\n")] * 100, LAST, END)
     with pytest.raises(StreamStalledError) as caught:

@@ -143,10 +143,16 @@ def test_calls_without_ids_get_one_from_their_place_and_results_are_matched_in_o
 
 
 def test_results_without_ids_take_the_calls_that_are_left() -> None:
-    messages = [user(), assistant("", "aaaaaaaaa", "bbbbbbbbb"), tool(None), tool("aaaaaaaaa")]
-    assert ids_of(strict(messages)) == ["aaaaaaaaa", "bbbbbbbbb", "bbbbbbbbb", "aaaaaaaaa"]
-    del messages[2]["tool_call_id"]
-    assert ids_of(strict(messages)) == ["aaaaaaaaa", "bbbbbbbbb", "bbbbbbbbb", "aaaaaaaaa"]
+    messages = [user(), assistant("", "aaaaaaaaa", "bbbbbbbbb"), tool("aaaaaaaaa"), tool(None)]
+    assert ids_of(strict(messages)) == ["aaaaaaaaa", "bbbbbbbbb", "aaaaaaaaa", "bbbbbbbbb"]
+    del messages[3]["tool_call_id"]
+    assert ids_of(strict(messages)) == ["aaaaaaaaa", "bbbbbbbbb", "aaaaaaaaa", "bbbbbbbbb"]
+
+
+def test_a_prefix_that_calls_tools_is_none() -> None:
+    prepared = prepare([user(), assistant("So", "aaaaaaaaa", prefix=True)])
+    assert "prefix" not in prepared[1]
+    assert accepted_by_mistral(prepared)
 
 
 def test_one_id_on_two_parallel_calls_becomes_two() -> None:

@@ -122,6 +122,11 @@ def test_keys_that_are_no_text_are_written_as_text() -> None:
     assert json.loads(to_text({date(2026, 3, 1): Decimal(1), 2: "b"})) == {"2026-03-01": "1", "2": "b"}
 
 
+@pytest.mark.parametrize("key", [("a", 1), b"a", frozenset("a")])
+def test_data_with_keys_that_json_has_in_no_form_is_its_text(key: Any) -> None:
+    assert to_text([{key: 1}]) == str([{key: 1}])
+
+
 def test_what_has_no_form_in_json_is_its_text_in_data_for_a_model() -> None:
     assert json.loads(to_text({"a": range(3)})) == {"a": "range(0, 3)"}
 

@@ -55,6 +55,13 @@ def test_a_recursive_schema_has_an_object_at_its_top_and_keeps_its_definitions()
     assert form["json_schema"]["schema"]["$defs"]["Node"]["additionalProperties"] is False
 
 
+@pytest.mark.parametrize("field", ["properties", "$defs"])
+def test_a_schema_that_says_null_where_it_has_none_is_sent(field: str) -> None:
+    """As servers of MCP that are written in Go say it."""
+    schema = {"type": "object", field: None}
+    assert json_schema_format("answer", schema)["json_schema"]["schema"].items() >= schema.items()
+
+
 @pytest.mark.parametrize(
     ("parameters", "sent"),
     [

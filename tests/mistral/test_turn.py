@@ -701,3 +701,31 @@ def test_a_call_without_a_name_is_no_answer() -> None:
         whole_turn({"tool_calls": [{"id": "abcdefgh1"}]})
     with pytest.raises(ServerError, match="calls with a name"):
         TurnAccumulator().add(chunk({"tool_calls": [{"index": 0, "id": "abcdefgh1", "function": None}]}, "tool_calls"))
+
+
+@pytest.mark.parametrize("reason", [None, ""])
+def test_a_finish_reason_without_a_word_is_none(reason: Any) -> None:
+    """Some servers send an empty one with each chunk."""
+    accumulator = TurnAccumulator()
+    fragments = [call("aaaaaaaaa", "search"), call(None, None, '{"q": '), call(None, None, "1}")]
+    for fragment in fragments:
+        accumulator.add(chunk({"tool_calls": [{**fragment, "index": 0}]}, reason))
+        assert not accumulator.complete
+    accumulator.add(chunk({"content": ""}, "tool_calls"))
+    assert accumulator.complete
+    assert accumulator.turns[0].tool_calls == [ToolCall("aaaaaaaaa", "search", '{"q": 1}')]
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thoughts_beside_the_content_are_thinking(field: str) -> None:
+    grown, deltas = assemble({"role": "assistant", field: "Let me"}, {"content": "", field: " see."}, {"content": "4"})
+    assert "".join(delta.thinking for delta in deltas) == "Let me see."
+    assert grown.content == [thinking("Let me see."), text("4")]
+    whole = whole_turn({"role": "assistant", "content": "4", field: "Let me see."})
+    assert whole.content == grown.content
+
+
+def test_a_message_in_the_place_of_a_delta_is_read() -> None:
+    accumulator = TurnAccumulator()
+    accumulator.add({"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]})
+    assert accumulator.turns[0].text == "Hello"
