@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from enum import Enum
 from types import UnionType
 from typing import Any, cast, get_origin
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
-from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
-from langchain_core.outputs import Generation
-from langchain_core.runnables import Runnable, RunnableGenerator
+from langchain_core.output_parsers.transform import BaseTransformOutputParser
+from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables.utils import AddableDict
 from langchain_core.utils.json import parse_json_markdown
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -48,30 +48,36 @@ def as_object(schema: Any) -> tuple[Any, Any, bool]:
     return made, made, True
 
 
-class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
-    """Parse an answer into a dictionary or a pydantic object; one that was cut off or broken is an error."""
+class AnswerParser(BaseTransformOutputParser[Any]):
+    """Parse an answer into a dictionary or a pydantic object; one that was cut off or broken is an error.
+
+    With `include_raw` it gives `{"raw": message, "parsed": …, "parsing_error": …}` instead, and raises nothing.
+    """
 
     tool: str | None = None
     model_class: Any = None
     wrapped: bool = False
+    include_raw: bool = False
 
     def parse(self, text: str) -> Any:
         """Parse an answer that is text."""
-        return self.parse_result([Generation(text=text)])
+        return self.read(AIMessage(text))
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        """Parse an answer, or as much as there is of it; `None` where that makes nothing yet."""
-        message = getattr(result[0], "message", None)
-        try:
-            return self._read(result[0].text, message)
-        except OutputParserException:
-            # Of a stream, whose chunks are put together here, the last one shows what is wrong with the whole.
-            if partial and getattr(message, "chunk_position", "last") != "last":
-                return None
-            raise
+        """Parse an answer."""
+        message = cast("ChatGeneration", result[0]).message
+        return {"raw": message, **self.outcome(message)} if self.include_raw else self.read(message)
 
-    def _read(self, text: str, message: Any) -> Any:
-        reason = getattr(message, "response_metadata", {}).get("finish_reason")
+    def outcome(self, message: Any) -> dict[str, Any]:
+        """Return what a message makes, or the error."""
+        try:
+            return {"parsed": self.read(message), "parsing_error": None}
+        except Exception as error:  # noqa: BLE001 - whatever a user's validator raises
+            return {"parsed": None, "parsing_error": error}
+
+    def read(self, message: Any) -> Any:
+        """Return what a message makes."""
+        text, reason = message.text, message.response_metadata.get("finish_reason")
         if reason in CUT_OFF:
             said = f"The answer was cut off (finish_reason {reason!r}) before it was whole: give it more max_tokens."
             raise OutputParserException(said, llm_output=text)
@@ -110,58 +116,46 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
             said = f"The arguments of {broken[0]['name']!r} are not a JSON object."
         raise OutputParserException(said, llm_output=message.text)
 
-    # The last chunk waits for the end of the model's run: an error over it would break the run off, and no callback
-    # would be told of the answer and its usage.
-
     def _transform(self, input: Iterator[Any]) -> Iterator[Any]:
-        def to_its_end() -> Iterator[Any]:
-            held: list[Any] = []
-            for chunk in input:
-                if getattr(chunk, "chunk_position", None) == "last":
-                    held.append(chunk)
-                else:
-                    yield chunk
-            yield from held
-
-        yield from super()._transform(to_its_end())
+        growing = _GrowingAnswer(self)
+        for chunk in input:
+            yield from growing.add(chunk)
+        yield from growing.end()
 
     async def _atransform(self, input: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async def to_its_end() -> AsyncIterator[Any]:
-            held: list[Any] = []
-            async for chunk in input:
-                if getattr(chunk, "chunk_position", None) == "last":
-                    held.append(chunk)
-                else:
-                    yield chunk
-            for chunk in held:
-                yield chunk
-
-        async for value in super()._atransform(to_its_end()):
+        growing = _GrowingAnswer(self)
+        async for chunk in input:
+            for value in growing.add(chunk):
+                yield value
+        for value in growing.end():
             yield value
 
 
-def with_outcome(parser: AnswerParser) -> Runnable[Any, dict[str, Any]]:
-    """Return what adds `parsed` and `parsing_error` to `{"raw": message}`; chunks of `raw` are handed on."""
+class _GrowingAnswer:
+    """Parse a streamed answer as it grows. What is wrong with it is raised at its end, when its run has ended too."""
 
-    def outcome(chunks: list[Any]) -> AddableDict:
-        try:
-            answer = chunks[0].__add__(chunks[1:]) if len(chunks) > 1 else chunks[0]
-            return AddableDict(parsed=parser.invoke(answer), parsing_error=None)
-        except Exception as error:  # noqa: BLE001 - whatever a user's validator raises
-            return AddableDict(parsed=None, parsing_error=error)
+    def __init__(self, parser: AnswerParser) -> None:
+        self._parser = parser
+        self._message: Any = None
+        self._latest: Any = None
 
-    def parse(answer: Iterator[Any]) -> Iterator[Any]:
-        chunks: list[Any] = []
-        for part in answer:
-            chunks.append(part["raw"])
-            yield AddableDict(part)
-        yield outcome(chunks)
+    def add(self, chunk: Any) -> list[Any]:
+        """Return what the answer makes now, where that is news."""
+        self._message = chunk if self._message is None else self._message + chunk
+        if self._parser.include_raw:
+            return [AddableDict(raw=chunk)]
+        with suppress(OutputParserException):
+            return self._news(self._parser.read(self._message))
+        return []
 
-    async def aparse(answer: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        chunks: list[Any] = []
-        async for part in answer:
-            chunks.append(part["raw"])
-            yield AddableDict(part)
-        yield outcome(chunks)
+    def end(self) -> list[Any]:
+        """Return what the whole answer makes, where that is news."""
+        if self._parser.include_raw:
+            return [AddableDict(self._parser.outcome(self._message))]
+        return self._news(self._parser.read(self._message))
 
-    return RunnableGenerator(parse, aparse, name="Outcome")
+    def _news(self, value: Any) -> list[Any]:
+        if value is None or value == self._latest:
+            return []
+        self._latest = value
+        return [value]

@@ -11,14 +11,14 @@ from typing import Any, Literal, cast
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableMap
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from pydantic import BaseModel
 
 from langchain_lava_mistral._described_model import DescribedModel
 from langchain_lava_mistral._from_wire import to_result
 from langchain_lava_mistral._params import KNOWN, OUTSIDE, check_names, named
 from langchain_lava_mistral._stream_chunks import ChunkBuilder
-from langchain_lava_mistral._structured import AnswerParser, as_object, with_outcome
+from langchain_lava_mistral._structured import AnswerParser, as_object
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, answer_function, normalize, to_response_format, to_tool, to_tools
 from langchain_lava_mistral.callbacks import RUN, run_block, stream_block, thread_id, traced
@@ -287,8 +287,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             else:
                 known = "'function_calling', 'json_schema' or, where the schema is of an object, 'json_mode'"
                 raise ValueError(f"The method is {known}, not {method!r}.")
-        parser = AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped)
-        return RunnableMap(raw=llm) | with_outcome(parser) if include_raw else llm | parser
+        return llm | AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped, include_raw=include_raw)
 
 
 def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
