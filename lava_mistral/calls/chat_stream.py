@@ -121,6 +121,9 @@ class StreamReader(TurnAccumulator):
                 self._end_request()
                 raise
             except BaseException:
+                if not self.finished:
+                    # By a `wait_for` around a delta: who goes on reading must not take what has come for the answer.
+                    self._failure = self._interrupted("the wait for a delta was cancelled, which closes it")
                 yield self._leave()
                 raise
             yield self._leave()

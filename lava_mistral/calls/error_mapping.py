@@ -191,6 +191,12 @@ def error_from_failure(
         limit = f" within {timeout:g} s" if timeout is not None else " in time"
         advice = "Give a longer timeout= where the model needs more time."
         return errors.APITimeoutError(f"no answer{limit} ({said})", origin="lava", advice=advice)
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return errors.ConfigurationError(
+            f"the certificate that came is not trusted: {said}",
+            advice="Where a company's firewall signs with an authority of its own, name its file in SSL_CERT_FILE, or "
+            "give http_client= with what to trust.",
+        )
     advice = "Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them."
     if isinstance(failure, NotConnected) and is_loopback(host):
         advice = "The base URL is on this machine: is `lava-mistral gateway` running?"

@@ -46,7 +46,11 @@ def refresh_models(*, base_url: str | None = None, cache: Path | None = None, ti
     """
     base_url = check_base_url(base_url or os.environ.get("LAVA_BASE_URL") or PRODUCTION_URL)
     if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lava-mistral" / "prices.json"
+        try:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        except RuntimeError:
+            folder = Path(os.devnull)  # a container's user may have no home: nothing is kept
+        cache = folder / "lava-mistral" / "prices.json"
     try:
         body = fetch_price_list(base_url, timeout)
         prices = PriceList(tuple(read_price_list(body)), "lava", datetime.now(UTC))

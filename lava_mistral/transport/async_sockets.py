@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.failures import Deadline
-from lava_mistral.transport.sockets import addresses
+from lava_mistral.transport.sockets import addresses, look_up
 
 _MOST_PIECES = 8  # of 256 KB at most
 
@@ -36,7 +37,7 @@ class AsyncSocket(asyncio.Protocol):
         with suppress(OSError):
             return addresses(host, port, socket.AI_NUMERICHOST)
         async with asyncio.timeout(deadline.left()):
-            return await self._loop.run_in_executor(None, addresses, host, port)
+            return await asyncio.wrap_future(look_up(host, port))
 
     async def connect(self, address: tuple[str, int], deadline: Deadline) -> None:
         async with asyncio.timeout(deadline.left()):
@@ -46,7 +47,9 @@ class AsyncSocket(asyncio.Protocol):
         async with asyncio.timeout(deadline.left()):
             # The first one reads the certificates from files.
             trusted = await self._loop.run_in_executor(None, context)
-            transport = await self._loop.start_tls(self._transport, self, trusted, server_hostname=hostname)
+            transport = None
+            if not self._transport.is_closing():  # asyncio would wait for an answer that can't come
+                transport = await self._loop.start_tls(self._transport, self, trusted, server_hostname=hostname)
             if transport is None:
                 raise ConnectionResetError("the connection was closed during the TLS handshake")
             self._transport = transport
@@ -98,6 +101,8 @@ class AsyncSocket(asyncio.Protocol):
 
     async def _wait(self, deadline: Deadline) -> None:
         left = deadline.left()
+        if self._waiter is not None:
+            raise ConfigurationError("Two tasks read one stream at the same time; only one can have the next chunk.")
         self._waiter = self._loop.create_future()
         self._until = None if left is None else self._loop.time() + left
         if self._until is not None and (self._alarm is None or self._alarm.when() > self._until):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import ssl
+import time
 from typing import TypeAlias
 
 from lava_mistral.errors import ConfigurationError
@@ -23,6 +27,9 @@ from lava_mistral.transport.sockets import Socket
 _LONGEST_ADDRESS = 2.0
 """Seconds for one address of a host that has others, such as one of IPv6 that leads nowhere."""
 
+_failed: dict[tuple[str, int], float] = {}
+"""When an address could not be connected to: it is tried after the others of its host from then on."""
+
 AnySocket: TypeAlias = Socket | AsyncSocket
 """Each step of either is one of a flow and may raise an `OSError`."""
 
@@ -33,7 +40,7 @@ class Connection:
     def __init__(self, socket: AnySocket) -> None:
         self.socket = socket
         self.http = Http11()
-        self.idle_since = 0.0
+        self.kept_until = 0.0
 
     def ask(self, request: Request, deadline: Deadline) -> Flow[None]:
         """Send a request and wait for the headers of its answer."""
@@ -52,14 +59,16 @@ class Connection:
         proxy = proxy_for(url.scheme, url.host)
         host, port = (url.host, url.port) if proxy is None else (proxy.host, proxy.port)
         try:
-            addresses = yield self.socket.resolve(host, port, deadline)
+            addresses = sorted((yield self.socket.resolve(host, port, deadline)), key=_failed_at)
             for others in reversed(range(len(addresses))):
-                left = deadline.left()
+                left, address = deadline.left(), addresses[~others]
                 share = _LONGEST_ADDRESS if left is None else min(left / (others + 1), _LONGEST_ADDRESS)
                 try:
-                    yield self.socket.connect(addresses[~others], Deadline(share, deadline) if others else deadline)
+                    yield self.socket.connect(address, Deadline(share, deadline) if others else deadline)
+                    _failed.pop(address, None)
                     break
                 except (TransportError, OSError):
+                    _failed[address] = time.monotonic()
                     if not others:
                         raise
             if proxy is not None:
@@ -68,7 +77,8 @@ class Connection:
                 yield self.socket.start_tls(ssl_context, url.host, deadline)
         except (TransportError, OSError) as error:
             late = isinstance(error, DeadlineExceeded | TimeoutError)
-            raise (ConnectTimeout if late else NotConnected)(f"{url.host}:{url.port}: {_said(error)}") from None
+            way = "" if proxy is None else f" through the proxy {host}:{port}"
+            raise (ConnectTimeout if late else NotConnected)(f"{url.host}:{url.port}{way}: {_said(error)}") from None
 
     def _tunnel(self, proxy: Proxy, url: Url, deadline: Deadline) -> Flow[None]:
         target = f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
@@ -82,8 +92,13 @@ class Connection:
                 f"The proxy {proxy.host}:{proxy.port} wants a user and a password that it accepts (status 407): write "
                 "them into the environment's HTTPS_PROXY, http://user:password@host:port."
             )
+        if status == 403:
+            raise ConfigurationError(
+                f"The proxy {proxy.host}:{proxy.port} refused the tunnel (status 403): ask who runs it to allow "
+                f"{url.host}, or name that host in NO_PROXY."
+            )
         if not 200 <= status < 300:
-            raise ConnectionBroken(f"the proxy {proxy.host}:{proxy.port} refused the tunnel (status {status})")
+            raise ConnectionBroken(f"it refused the tunnel (status {status})")
         self.http = Http11()
 
 
@@ -95,5 +110,12 @@ def failure_of(error: OSError) -> TransportError:
 def _said(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "the time was over"
-    # The text of an OSError names no address; that of an SSLError says what is wrong with the certificate.
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    number = getattr(error, "errno", None)
+    if number and not isinstance(error, ssl.SSLError | socket.gaierror):
+        # asyncio has texts of its own, which don't say what is wrong.
+        return os.strerror(number)
+    return getattr(error, "strerror", None) or str(error) or "the connection was closed"
+
+
+def _failed_at(address: tuple[str, int]) -> float:
+    return _failed.get(address, 0.0)

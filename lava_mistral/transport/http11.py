@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from typing import Any
@@ -17,6 +18,8 @@ LONGEST_HEAD = 256 * 1024
 
 # A request line, and lines of names that are tokens and values without control characters (RFC 9110, section 5).
 _HEAD = re.compile(r"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~\x80-\xff]*\r\n)*")
+
+_TIMEOUT = re.compile(r"\btimeout\s*=\s*(\d{1,9})\b", re.I)
 
 _ENCODINGS = ("gzip", "x-gzip", "deflate")  # zlib sees which of them it is
 
@@ -115,6 +118,15 @@ class Http11:
         if self._decoder is not None and not self._decoder.eof:
             raise ConnectionBroken("the compressed answer was cut off")
         return b""
+
+    @property
+    def stays_open_for(self) -> float:
+        """The seconds for which the server keeps the connection, as far as it says so (`Keep-Alive: timeout=5`).
+
+        A second less: it may close it just when a request goes out, and nobody knows then whether it was read.
+        """
+        said = _TIMEOUT.search(self.headers.get("keep-alive", ""))
+        return math.inf if said is None else int(said[1]) - 1.0
 
     @property
     def in_order(self) -> bool:

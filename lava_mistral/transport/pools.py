@@ -86,7 +86,7 @@ class Pool:
             while connection is None:
                 kept = idle.pop()
                 # Not too old, not closed, and without bytes that came unasked.
-                if time.monotonic() - kept.idle_since < KEEPALIVE_EXPIRY and kept.socket.quiet:
+                if time.monotonic() < kept.kept_until and kept.socket.quiet:
                     connection = kept
                 else:
                     kept.socket.close()
@@ -110,10 +110,11 @@ class Pool:
         if self.closed or not connection.http.in_order:
             connection.socket.close()
             return
+        now = time.monotonic()
+        connection.kept_until = now + min(connection.http.stays_open_for, KEEPALIVE_EXPIRY)
         connection.http.restart()
-        connection.idle_since = time.monotonic()
         with suppress(IndexError):
-            while connection.idle_since - idle[0].idle_since >= KEEPALIVE_EXPIRY:
+            while idle[0].kept_until <= now:
                 idle.popleft().socket.close()
         idle.append(connection)
 

@@ -10,7 +10,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from lava_mistral._locks import after_fork
 from lava_mistral.transport.failures import Deadline
+
+_Addresses = list[tuple[str, int]]
+_lookups: dict[tuple[str, int], Future[_Addresses]] = {}
+# A thread that asks does not exist in the child.
+after_fork(_lookups.clear)
 
 
 class Socket:
@@ -19,21 +25,11 @@ class Socket:
     def __init__(self) -> None:
         self._socket: Any = None
 
-    def resolve(self, host: str, port: int, deadline: Deadline) -> list[tuple[str, int]]:
+    def resolve(self, host: str, port: int, deadline: Deadline) -> _Addresses:
         """Return the addresses of a host, as `(ip, port)`."""
         with suppress(OSError):
             return addresses(host, port, socket.AI_NUMERICHOST)
-        # The system's resolver takes no limit of time, and may try for half a minute.
-        found: Future[list[tuple[str, int]]] = Future()
-
-        def ask() -> None:
-            try:
-                found.set_result(addresses(host, port))
-            except OSError as error:
-                found.set_exception(error)
-
-        threading.Thread(target=ask, name="lava-mistral-resolver", daemon=True).start()
-        return found.result(deadline.left())
+        return look_up(host, port).result(deadline.left())
 
     def connect(self, address: tuple[str, int], deadline: Deadline) -> None:
         """Open a TCP connection."""
@@ -75,7 +71,32 @@ class Socket:
             self._socket.close()
 
 
-def addresses(host: str, port: int, flags: int = 0) -> list[tuple[str, int]]:
+def look_up(host: str, port: int) -> Future[_Addresses]:
+    """Resolve a host in a thread that nobody has to wait for; who asks for the same host meanwhile shares it.
+
+    The system's resolver takes no limit of time, and may try for half a minute. In an executor of asyncio's it would
+    hold up others, and the end of the event loop.
+    """
+    pending = _lookups.get((host, port))
+    if pending is not None and not pending.done():
+        return pending
+    found: Future[_Addresses] = Future()
+    found.set_running_or_notify_cancel()  # a task that is cancelled ends its own waiting alone
+
+    def ask() -> None:
+        try:
+            found.set_result(addresses(host, port))
+        except Exception as error:  # noqa: BLE001  whoever waits gets it
+            found.set_exception(error)
+        finally:
+            _lookups.pop((host, port), None)
+
+    threading.Thread(target=ask, name="lava-mistral-resolver", daemon=True).start()
+    _lookups[host, port] = found
+    return found
+
+
+def addresses(host: str, port: int, flags: int = 0) -> _Addresses:
     """Return the addresses of a host as `(ip, port)`, each once."""
     found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return list(dict.fromkeys((entry[4][0], entry[4][1]) for entry in found))

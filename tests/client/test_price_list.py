@@ -82,6 +82,20 @@ def test_the_cache_is_a_file_of_the_user_and_one_that_cant_be_written_does_no_ha
     assert sorted(path.name for path in (tmp_path / "lava-mistral").iterdir()) == ["prices.json"]
 
 
+def test_a_user_without_a_home_keeps_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    with answering({"/services": listed(input=0.2, output=0.8)}) as lava:
+        assert refresh_models(base_url=lava.base_url).source == "lava"
+    assert refresh_models(base_url=lava.base_url).source == "package"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_gateways_list_is_read(gateway: LocalGateway, tmp_path: Path) -> None:
     prices = refresh_models(base_url=gateway.base_url, cache=tmp_path / "prices.json")
     assert prices.source == "lava"

@@ -357,3 +357,26 @@ def test_a_model_under_another_name_is_priced_by_the_one_that_answered(serve: An
         answer = LavaMistral(api_key=KEY, base_url=server.url).chat(ASK, model="mistral-small")
     assert answer.cost == usage.cost > 0
     assert answer.created == 0
+
+
+async def test_a_stream_whose_next_delta_was_waited_for_in_vain_is_not_taken_for_whole(
+    serve: Callable[..., RawServer],
+) -> None:
+    server = serve(STREAM_HEAD + WORD, PATIENCE, WORD + LAST + END)
+    stream = await AsyncLavaMistral(api_key=KEY, base_url=server.url).stream(ASK)
+    assert (await anext(stream)).text == "Hello"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(stream), 0.1)
+    with pytest.raises(StreamInterruptedError, match="cancelled") as caught:
+        await anext(stream)
+    assert caught.value.partial.text == "Hello"
+    assert [delta async for delta in stream] == []
+
+
+async def test_two_tasks_that_read_one_stream_are_told(serve: Callable[..., RawServer]) -> None:
+    server = serve(STREAM_HEAD + WORD, PATIENCE, WORD + LAST + END)
+    stream = await AsyncLavaMistral(api_key=KEY, base_url=server.url).stream(ASK)
+    assert (await anext(stream)).text == "Hello"
+    reading = asyncio.gather(anext(stream), anext(stream), return_exceptions=True)
+    failed = await asyncio.wait_for(reading, PATIENCE / 2)
+    assert {type(error) for error in failed} == {ConfigurationError, StreamInterruptedError}

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from typing import Any
 
@@ -416,12 +416,14 @@ async def test_a_cancelled_call_closes_its_connection_at_once(serve: Serve) -> N
     [
         ([SILENCE], APITimeoutError),
         ([b"HTTP/1.1 200 OK\r\n\r\n", SILENCE], APITimeoutError),
+        ([b"HTTP/1.1 200 OK\r\n\r\n"], APIConnectionError),
+        ([b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"], ConfigurationError),
         ([b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"], APIConnectionError),
         ([b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n"], ConfigurationError),
         ([b"not HTTP\r\n\r\n"], APIConnectionError),
         ([], APIConnectionError),
     ],
-    ids=["silence", "silence in the tunnel", "502", "407", "garbage", "closes"],
+    ids=["silence", "silence in the tunnel", "closes the tunnel", "403", "502", "407", "garbage", "closes"],
 )
 async def test_a_proxy_that_fails(
     serve: Serve,
@@ -443,6 +445,8 @@ async def test_a_proxy_that_fails(
     limit = LIMIT if SILENCE in says else SLACK
     client = settings(server, base_url="https://lava.example/v1", retry=at_once(1), timeout=limit)
     error = await fails(kind, "chat", asynchronous, client)
+    assert f"127.0.0.1:{server.port}" in str(error)
+    assert len(asked) == (1 if kind is ConfigurationError else 2)
     assert asked[0].startswith(b"CONNECT lava.example:443 HTTP/1.1\r\n")
     assert b"proxy-authorization: Basic c29tZW9uZTpwQHNz\r\n" in asked[0]
     assert KEY.encode() not in b"".join(asked)
@@ -571,6 +575,69 @@ async def test_the_timeout_holds_for_a_resolver_that_hangs(
     client = hasty(server, base_url=f"http://localhost:{server.port}/v1")
     try:
         await fails(APITimeoutError, "chat", asynchronous, client)
+    finally:
+        over.set()
+
+
+@both
+async def test_an_address_that_leads_nowhere_costs_its_time_once(
+    serve: Serve, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(peer: Peer) -> None:
+        peer.send(whole(answer_to(peer.request() or b""), headers=b"connection: close\r\n"))
+
+    server = serve(answers)
+    real = socket.getaddrinfo
+
+    def two_addresses(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        found = real("127.0.0.1" if host == "localhost" else host, port, *args, **more)
+        return [(*found[0][:4], ("127.0.0.2", port)), *found] if host == "localhost" else found
+
+    client = settings(server, base_url=f"http://localhost:{server.port}/v1", timeout=3.0)
+    with socket.socket() as silent, ExitStack() as stack:
+        silent.bind(("127.0.0.2", server.port))
+        silent.listen(0)
+        # Its queue is full: what else wants to connect hears nothing.
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", server.port))
+        monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+        took = []
+        for _ in range(2):
+            began = time.monotonic()
+            assert await call("chat", asynchronous, client) == "Hello"
+            took.append(time.monotonic() - began)
+    assert took[1] < 1.4 < took[0]
+
+
+@pytest.mark.parametrize("calls", [1, 20])
+def test_a_resolver_that_hangs_holds_up_nothing_but_the_calls(
+    serve: Serve, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, over, lookups = socket.getaddrinfo, threading.Event(), []
+
+    def hangs(host: Any, *args: Any, **more: Any) -> Any:
+        if host == "localhost" and not more.get("flags"):
+            lookups.append(host)
+            over.wait(SILENCE)
+        return real(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    client = AsyncLavaMistral(**hasty(serve(lambda _: None), base_url="http://localhost:9/v1"))
+    asks: list[Any] = [{"role": "user", "content": "Hello"}]
+
+    async def main() -> list[Any]:
+        failed = await asyncio.gather(*(client.chat(asks) for _ in range(calls)), return_exceptions=True)
+        # The loop's threads are free for others.
+        await asyncio.gather(*(asyncio.to_thread(time.monotonic) for _ in range(100)))
+        return failed
+
+    began = time.monotonic()
+    try:
+        assert {type(error) for error in asyncio.run(main())} == {APITimeoutError}
+        assert time.monotonic() - began < SLACK
+        assert len(lookups) == 1
     finally:
         over.set()
 

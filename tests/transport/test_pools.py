@@ -56,6 +56,27 @@ def test_clients_share_their_connections_and_open_others_after_these_were_closed
         assert server.ended.acquire(timeout=10)
 
 
+@pytest.mark.parametrize(
+    ("said", "connections"),
+    [("timeout=1", 2), ("max=99, Timeout = 1", 2), ("timeout=60, max=9", 1), ("max=1", 1), ("timeout=long", 1)],
+)
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+async def test_a_connection_is_not_kept_as_long_as_the_server_says_that_it_keeps_it(
+    serve: Callable[[Callable[[Peer], None]], Server], said: str, connections: int, asynchronous: bool
+) -> None:
+    def answers(peer: Peer) -> None:
+        while request := peer.request():
+            peer.send(whole(answer_to(request), headers=f"keep-alive: {said}\r\n".encode()))
+
+    server = serve(answers)
+    make = AsyncLavaMistral if asynchronous else LavaMistral
+    client: Any = make(api_key="aks_test_x", base_url=server.url, max_retries=0)
+    for _ in range(2):
+        answer = client.chat(ASK)
+        assert (await answer if asynchronous else answer).text == "Hello"
+    assert server.connections == connections
+
+
 def test_each_event_loop_has_its_pool_and_closes_it(gateway: LocalGateway) -> None:
     client = AsyncLavaMistral(**settings(gateway))
     held: list[Any] = []
