@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from lava_mistral.billing.credentials import Billing
 from lava_mistral.billing.scope import resolve_billing
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import reset_models
@@ -56,7 +57,7 @@ def pytest_collection_finish() -> None:
 def _untouched() -> Iterator[None]:
     """No test meets a key of the machine it runs on, or the models and prices that another one added."""
     # Nor is it warned of a block that an earlier one left without a call: both run in one context.
-    resolve_billing(None, None, streams=False)
+    resolve_billing(None, None, call_billing=Billing())
     with pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith(("LAVA_", "MISTRAL_"))]:
             environment.delenv(name)

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from itertools import chain
@@ -88,9 +89,10 @@ _NO_CUSTOMER = (
     "was sent."
 )
 _UNUSED_BLOCK = (
-    "A stream starts outside of billed_to({!r}, …), in which no call was made. A chain, an agent or a query engine "
-    "asks the model when its stream is read, not where it is made: read the stream inside the block, or decorate the "
-    "generator that reads it with @billed_to(…)."
+    "A call for no customer begins outside of billed_to({!r}, …), in which no call was made. Streams of chains, "
+    "coroutines and background tasks call the model when they are read, awaited and run, not where they are made: do "
+    "that inside the block, or decorate the generator or function that does it with @billed_to(…). A call that your "
+    "own wallet is to pay takes billing=Billing()."
 )
 _NOWHERE = Scope()
 
@@ -137,6 +139,8 @@ after_fork(_after_fork)
 class Block:
     """A `with` statement that says something of the calls which begin in it, and in tasks and threads started there."""
 
+    _decorates = False  # a function, or each step of a generator, of which many make no call
+
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
@@ -156,7 +160,7 @@ class Block:
                 # What closes a generator may run in a copy of the context in which it was entered.
                 mine.left, mine.void = True, mine.void or (generator and kind is GeneratorExit) or mine not in present
                 entries.set(tuple(entry for entry in present if entry is not mine))
-                if error is None and "customer_id" in mine.scope.fields:
+                if error is None and not self._decorates and "customer_id" in mine.scope.fields:
                     _left.set(mine)
                 return
 
@@ -221,17 +225,19 @@ class billed_to(Block):
 
     def __call__(self, function: _F) -> _F:
         """Bill every call made inside a function of any kind, and inside a coroutine or generator that it returns."""
+        block = copy(self)
+        block._decorates = True
         for is_function, _, inside in KINDS:
             if is_function(function):
-                return cast("_F", wraps(function)(inside(self, function)))
+                return cast("_F", wraps(function)(inside(block, function)))
 
         @wraps(function)
         def made(*args: Any, **kwargs: Any) -> Any:
-            with self:
+            with block:
                 result = function(*args, **kwargs)
             for _, is_made, inside in KINDS:
                 if is_made(result):
-                    return inside(self, lambda: result)()
+                    return inside(block, lambda: result)()
             return result
 
         return cast("_F", made)
@@ -246,7 +252,6 @@ def resolve_billing(
     limit: SpendLimit | None = None,
     api_key: Secret | None = None,
     customer_required: bool | None = None,
-    streams: bool | None = None,
 ) -> BillingContext:
     """Return who pays for a call made now: the model's settings, under the enclosing blocks, under the call's own.
 
@@ -255,7 +260,7 @@ def resolve_billing(
     innermost first: those of the blocks, then `limit`, the model's.
 
     A call that no customer is named for is refused where one is required: `False` asks `LAVA_REQUIRE_CUSTOMER`, `None`
-    nobody. A chat says whether it streams: a stream for no customer may have been meant for a block that was left.
+    nobody. A call for no customer may have been meant for a block that was left without one: that warns.
     """
     scope = scope_of_call()
     if scope.forked and not scope.bills and billing is None and call_billing is None:
@@ -285,9 +290,9 @@ def resolve_billing(
     if customer_required and base.customer_id is None:
         raise ConfigurationError(_NO_CUSTOMER)
     left = _left.get()
-    if streams is not None and left is not None and not left.used:
+    if left is not None and not left.used:
         left.used = True
-        if streams and base.customer_id is None:
+        if base.customer_id is None and call_billing is None:
             warnings.warn(_UNUSED_BLOCK.format(left.scope.fields["customer_id"]), stacklevel=3)
     limits = scope.limits if limit is None else (*scope.limits, limit)
     listeners = (*scope.listeners, *subscribed)

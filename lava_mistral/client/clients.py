@@ -109,7 +109,7 @@ class ClientBase(LavaApi):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._route.base_url!r}, billing={self._route.billing!r})"
 
-    def _billing_context(self, options: Any, *, streams: bool | None = None) -> BillingContext:
+    def _billing_context(self, options: Any) -> BillingContext:
         """Take from the options who pays."""
         billing = options.pop("billing", None)
         return resolve_billing(
@@ -120,13 +120,12 @@ class ClientBase(LavaApi):
             limit=self.spend_limit,
             api_key=self._route.api_key,
             customer_required=bool(self._require_customer),
-            streams=streams,
         )
 
     def _ask(self, messages: Sequence[Message], options: Any, kind: type[_T]) -> Flow[_T]:
         """Get a completion, or a stream whose first delta is there, trying again as the policy allows."""
         streams, take = kind is not Completion, options.pop
-        billing_context = self._billing_context(options, streams=streams)
+        billing_context = self._billing_context(options)
         model, repair = take("model", DEFAULT_CHAT_MODEL), take("repair_messages", True)
         timeout, chunk_timeout = take("timeout", None), take("stream_chunk_timeout", None)
         key, on_retry = take("idempotency_key", None), take("on_retry", None)

@@ -384,6 +384,8 @@ async def test_a_block_decorates_async_generators_and_what_plain_functions_retur
     assert present() is None
 
 
+# The tasks ask who pays after a block without a call.
+@pytest.mark.filterwarnings("ignore:A call for no customer:UserWarning")
 def test_one_block_serves_many_threads_and_tasks_at_once() -> None:
     block = billed_to(customer_id="shared", meter_slug="m", spend_limit="1")
     inside, leave = threading.Barrier(3), threading.Barrier(2)

@@ -297,13 +297,30 @@ def test_a_chains_stream_that_starts_outside_of_its_block_warns(gateway: LocalGa
     assert gateway.requests[0].customer_id is None
 
 
-def test_a_stream_that_is_read_in_its_block_does_not_warn(gateway: LocalGateway, caller: Caller) -> None:
+def test_a_coroutine_that_is_awaited_outside_of_its_block_warns(gateway: LocalGateway) -> None:
+    async def late() -> None:
+        asked = []
+        for customer in ("c_1", "c_2"):
+            with billed_to(customer, "m"):
+                asked.append(chat(gateway).ainvoke("Hi"))
+        await asyncio.gather(*asked)
+
+    with pytest.warns(UserWarning, match=r"billed_to\('c_2'.*awaited"):
+        asyncio.run(late())
+
+
+def test_calls_after_a_block_that_was_used_or_for_a_named_payer_do_not_warn(
+    gateway: LocalGateway, caller: Caller
+) -> None:
     chain = chat(gateway) | StrOutputParser()
     with billed_to("c_1", "m"):
         caller.stream(chain, "Hi")
     caller.stream(chain, "Hi")
     with billed_to("c_1", "m"):
         pass
-    caller.invoke(chain, "Hi")
+    caller.invoke(chat(gateway), "Hi", billing=Billing())
     caller.stream(chain, "Hi")
-    assert [request.customer_id for request in gateway.requests] == ["c_1", None, None, None]
+    # A step of a generator that makes no call, too.
+    assert list(billed_to("c_1", "m")(iter)("ab")) == list(billed_to("c_1", "m")(lambda: (each for each in "ab"))())
+    caller.invoke(chain, "Hi")
+    assert [request.customer_id for request in gateway.requests] == ["c_1", None, None, None, None]
