@@ -6,10 +6,15 @@ import csv
 import glob
 import gzip
 import hashlib
+import re
 import shutil
 import sys
+import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias, cast
@@ -112,15 +117,14 @@ class Input:
         self._columns = list(dict.fromkeys(columns))
         self._format = _format_of(files[0])
         if self._format == "parquet":
-            there = pq.read_schema(files[0])
+            with _open(files[0]) as file:
+                there = pq.read_schema(file)
         elif self._format == "csv":
             with _open(files[0]) as file:
                 there = pa.schema([(name, pa.string()) for name in next(_csv(file, files[0]), [])])
         else:
             there = self._inferred()
-        if missing := [name for name in self._columns if name not in there.names]:
-            has = ", ".join(map(repr, there.names))
-            raise ConfigurationError(f"the input has no column {missing[0]!r}; it has {has}.")
+        _check_columns(files[0], self._columns, there.names)
         self.schema = pa.schema([there.field(name) for name in self._columns])
         kind = self.schema.field(0).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
@@ -156,7 +160,7 @@ class Input:
         held = self.schema.empty_table()
         for path in self._files:
             # Buffers that are read ahead stay until the file is closed.
-            with pq.ParquetFile(path, pre_buffer=False) as file:
+            with _open(path), pq.ParquetFile(path, pre_buffer=False) as file:
                 for batch in file.iter_batches(size, columns=self._columns):
                     try:
                         table = pa.Table.from_batches([batch]).select(self._columns).cast(self.schema)
@@ -176,7 +180,7 @@ class Input:
                     if line.isspace():
                         continue
                     try:
-                        value = orjson.loads(line)
+                        value = orjson.loads(line.removeprefix(BOM_UTF8))
                         why = type(value).__name__
                     except orjson.JSONDecodeError as error:
                         value, why = None, str(error)
@@ -190,8 +194,7 @@ class Input:
             with _open(path) as file:
                 reader = _csv(file, path)
                 names = next(reader, [])
-                if missing := [name for name in self._columns if name not in names]:
-                    raise ConfigurationError(f"{path} has no column {missing[0]!r}.")
+                _check_columns(path, self._columns, names)
                 for record in filter(None, reader):
                     if len(record) == len(names):
                         yield dict(zip(names, record, strict=True))
@@ -216,18 +219,35 @@ class Input:
             try:
                 pa.array([row.get(name)], kind)
             except _UNREADABLE:
+                # A text that is no string of Arrow's has bytes in it that are no characters.
+                what = "UTF-8" if isinstance(row.get(name), str) and kind == pa.string() else kind
                 shown = repr(row.get(name))[:200].encode("utf-8", "replace").decode()
-                return BadRow(number, f"its {name!r} is no {kind}", shown, row.get(self._id) if self._id else None)
+                return BadRow(number, f"its {name!r} is no {what}", shown, row.get(self._id) if self._id else None)
         return None
 
 
-def _open(path: Path) -> BinaryIO:
-    return cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+def _check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
+    for name in wanted:
+        if names.count(name) != 1:
+            has = f"has no column {name!r}" if name not in names else f"has several columns {name!r}"
+            raise ConfigurationError(f"{path} {has}; it has {', '.join(map(repr, names)) or 'none'}.")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """Open a file; what goes wrong while it is read is an error that names it."""
+    try:
+        with cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
+        raise ConfigurationError(f"{path} can't be read: {error}") from error
 
 
 def _csv(file: BinaryIO, path: Path) -> Iterator[list[str]]:
     csv.field_size_limit(sys.maxsize)
     # Bytes that are no UTF-8 become half surrogates, which no text of Arrow's may hold: their row is a bad one.
-    lines = (line.decode("utf-8", "surrogateescape") for line in file)
-    for place, record in enumerate(csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",")):
-        yield [name.removeprefix("\ufeff") for name in record] if place == 0 else record
+    with TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as lines:
+        for place, record in enumerate(csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",")):
+            if place == 0 and re.search("[\ud800-\udfff]", "".join(record)):
+                raise ConfigurationError(f"the headline of {path} is not UTF-8, which CSV must be: save it as that.")
+            yield record

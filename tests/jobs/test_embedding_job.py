@@ -144,6 +144,48 @@ def test_a_csv_row_of_another_length_is_rejected(gateway: LocalGateway, tmp_path
     assert "it has 4 fields, the headline 2" in given.rejected.read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "texts", "reasons"),
+    [
+        ("in.csv", b"text,n\nfirst,1\nsec\rond,2\n", ["first", "ond"], ["it has 1 fields, the headline 2"]),
+        ("in.csv", b"text,n\rfirst,1\rsecond,2\r", ["first", "second"], []),
+        ("in.csv", b'"te\nxt",text\nx,one\n', ["one"], []),
+        ("in.csv", "text,n\ncafé,1\nbar,2\n".encode("latin-1"), ["bar"], ["its 'text' is no UTF-8"]),
+        ("in.jsonl", b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n', ["one", "two"], []),
+    ],
+)
+def test_files_as_other_programs_write_them(
+    gateway: LocalGateway, tmp_path: Path, name: str, content: bytes, texts: list[str], reasons: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    given = job(gateway, tmp_path / name, tmp_path / "out", id=None, columns=["text"])
+    given.run()
+    assert pq.read_table(tmp_path / "out")["text"].to_pylist() == texts
+    rejected = given.rejected.read_text().splitlines() if given.rejected.exists() else []
+    assert [json.loads(line)["reason"] for line in rejected] == reasons
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("in.csv", "text,n\nfirst,1\n".encode("utf-16"), "is not UTF-8"),
+        ("in.csv", b"text,text\na,b\n", "several columns 'text'"),
+        ("in.csv", b"", "no column 'text'; it has none"),
+        ("in.csv.gz", b"text\none\n", "can't be read: Not a gzipped file"),
+        ("in.jsonl.gz", gzip.compress(b'{"text": "one"}\n' * 5_000)[:-20], "can't be read: Compressed file ended"),
+        ("in.parquet", b"text\none\n", "can't be read: Parquet"),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_named(
+    gateway: LocalGateway, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        job(gateway, path, tmp_path / "out", id=None).estimate()
+    assert str(path) in caught.value.message
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_white_space_alone_is_rejected_by_its_id(
     gateway: LocalGateway, tmp_path: Path, write: Callable[[Path, list[dict[str, Any]]], None]
