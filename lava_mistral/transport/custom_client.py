@@ -48,12 +48,13 @@ class ClientTransport:
             # A hook of the caller's client raises for what is an answer.
             response = error.response
         except RuntimeError as error:
-            if "loop" not in str(error):
+            if "loop" not in str(error) and "closed" not in str(error):
                 raise
             # The connections of a client stay in the event loop that they were opened in.
             raise ConfigurationError(
-                f"The {self.library.__name__}.AsyncClient was used in another event loop before ({error}). Make one "
-                "for each asyncio.run, or leave it out: each event loop then gets connections of its own."
+                f"The client of {self.library.__name__} that was given is closed, or was used in another event loop "
+                f"before ({error}). Keep it open as long as calls are made, and make one for each asyncio.run; or leave "
+                "it out: each event loop then gets connections of its own."
             ) from error
         except (self.library.HTTPError, self.library.InvalidURL, OSError) as error:
             raise self.translated(error, request) from error

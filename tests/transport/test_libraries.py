@@ -217,6 +217,21 @@ def test_an_error_gives_back_headers_of_any_characters(library: str) -> None:
     assert ("x-note", "5 €") in caught.value.response.headers.multi_items()
 
 
+@libraries
+@both
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_client_that_is_closed_is_refused(library: str, asynchronous: bool, streamed: bool) -> None:
+    http = client_of(library, asynchronous)
+    await http.aclose() if asynchronous else http.close()
+    make: Any = AsyncLavaMistral if asynchronous else LavaMistral
+    client = make(api_key=KEY, http_client=http, spend_limit="10")
+    with pytest.raises(ConfigurationError, match="closed"):
+        answer = client.stream(ASK) if streamed else client.chat(ASK)
+        await answer if asynchronous else answer
+    # Nothing was sent, so that nothing can have been charged.
+    assert client.spend_limit.left == 10
+
+
 @pytest.mark.parametrize("given", ["text", "async for sync", "sync for async"])
 def test_a_client_that_can_not_send_is_refused(given: str) -> None:
     if given == "sync for async":
