@@ -140,7 +140,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 $(VENV)/.demo: $(BIN)/uv pyproject.toml
-	$(UV_PIP) -e '.[cli,langchain,gateway]'
+	$(UV_PIP) -e '.[cli,gateway]'
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from heapq import nlargest
-from importlib.util import find_spec
 from operator import mul
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -22,13 +21,10 @@ from lava_mistral.billing.usage import CallRecord, Tally
 from lava_mistral.billing.usage_totals import track_usage
 from lava_mistral.cli.documents import Text, passages, printable, prose, read_documents
 from lava_mistral.cli.output import counted, print_columns
+from lava_mistral.client.clients import LavaMistral
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.pricing.amounts import format_cost
-
-Framework = Literal["langchain", "llama-index"]
-Rag: TypeAlias = tuple[Callable[[list[str]], Any], Callable[[str], Any], Callable[[str, str], Iterator[str]]]
-"""What embeds passages, what embeds a question, and what answers one by an instruction, piece by piece."""
 
 OWN_QUESTION: Final = "How do I bill a call to one of my customers?"
 _LONGEST: Final = 800  # characters
@@ -49,10 +45,6 @@ def demo(
         ),
     ] = None,
     question: Annotated[str | None, typer.Option("--question", "-q", help="What to ask about the texts.")] = None,
-    framework: Annotated[
-        Framework | None,
-        typer.Option("--framework", "-f", help="By default the one that is installed, LangChain first."),
-    ] = None,
 ) -> None:
     """Index documents, ask a question, and stream the answer with its sources and its cost.
 
@@ -68,29 +60,30 @@ def demo(
         )
     console = Console(soft_wrap=True, highlight=False)
     with ExitStack() as stack:
-        access = _access(stack, console)
+        client = _client(stack, console)
         texts = _read(path, console)
         records: list[CallRecord] = []
         totals = stack.enter_context(track_usage(listener=records.append))
         chunks = [Text(name, piece) for name, content in texts for piece in passages(content, _LONGEST)]
         count = counted(len(chunks), "chunk")
-        title, _, make = _FRAMEWORKS[framework or _installed()]
-        embed, embed_question, answer = make({**access, "max_retries": 2})
         if len(chunks) > _MANY:
             console.print(f"Embedding {count}, which may take a while …")
-        vectors = embed([chunk.content for chunk in chunks])
-        console.print(f"Embedded {count} with {DEFAULT_EMBEDDING_MODEL} through {title}.\n")
+        vectors = client.embed([chunk.content for chunk in chunks]).vectors
+        console.print(f"Embedded {count} with {DEFAULT_EMBEDDING_MODEL}.\n")
 
         question = question or (OWN_QUESTION if path is None else _question(texts[0]))
         console.print(f"[bold]Question:[/bold] {escape(question)}")
-        asked = embed_question(question)
+        [asked] = client.embed([question]).vectors
         nearness = [sum(map(mul, vector, asked)) for vector in vectors]
         found = [chunks[at] for at in nlargest(_PASSAGES, range(len(chunks)), nearness.__getitem__)]
         numbered = (f"[{number}] {passage.name}\n{passage.content}" for number, passage in enumerate(found, 1))
         console.print(f"[bold]Answer[/bold] of {DEFAULT_CHAT_MODEL}:")
+        instruction = "\n\n".join([_INSTRUCTION, *numbered])
         try:
-            for piece in answer("\n\n".join([_INSTRUCTION, *numbered]), question):
-                console.print(piece, end="", markup=False)
+            for delta in client.stream(
+                [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
+            ):
+                console.print(delta.text, end="", markup=False)
         finally:
             # What went wrong in the middle of the answer is said on a line of its own.
             console.print("\n")
@@ -101,8 +94,8 @@ def demo(
         _print_costs(records, totals.total, console)
 
 
-def _access(stack: ExitStack, console: Console) -> dict[str, Any]:
-    """Return the key and the base URL to use, and say in the first line that is printed what they mean."""
+def _client(stack: ExitStack, console: Console) -> LavaMistral:
+    """Return the client to use, and say in the first line that is printed whom it talks to."""
     if os.environ.get("LAVA_FORWARD_TOKEN") or os.environ.get("LAVA_SECRET_KEY"):
         access = resolve_access()
         here = is_loopback(urlsplit(access.base_url).hostname or "")
@@ -111,7 +104,7 @@ def _access(stack: ExitStack, console: Console) -> dict[str, Any]:
             if here
             else f"Talking to Lava at {escape(access.base_url)}: these calls are billed to your account."
         )
-        return {"api_key": access.key, "base_url": access.base_url}
+        return LavaMistral(max_retries=2)
     console.print(
         "SIMULATED: LAVA_SECRET_KEY is not set, so a gateway on this machine answers, not Mistral. "
         "Nothing leaves it and nothing is charged.",
@@ -120,7 +113,7 @@ def _access(stack: ExitStack, console: Console) -> dict[str, Any]:
     from lava_mistral.gateway.local import LocalGateway
 
     gateway = stack.enter_context(LocalGateway())
-    return {"api_key": gateway.secret_key, "base_url": gateway.base_url}
+    return LavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url)
 
 
 def _read(path: Path | None, console: Console) -> list[Text]:
@@ -154,48 +147,3 @@ def _print_costs(records: Sequence[CallRecord], total: Tally, console: Console) 
     rows.append(("total", "", f"{total.input_tokens:,}", f"{total.output_tokens:,}", format_cost(total.cost), ""))
     console.print()
     print_columns(rows, console, right=(2, 3, 4))
-
-
-def _langchain(access: dict[str, Any]) -> Rag:
-    from langchain_lava_mistral.chat_models import ChatLavaMistral
-    from langchain_lava_mistral.embeddings import LavaMistralEmbeddings
-
-    model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
-    embeddings = LavaMistralEmbeddings(model=DEFAULT_EMBEDDING_MODEL, **access)
-
-    def answer(instruction: str, question: str) -> Iterator[str]:
-        for chunk in model.stream([("system", instruction), ("human", question)]):
-            yield chunk.text
-
-    return embeddings.embed_documents, embeddings.embed_query, answer
-
-
-def _llama_index(access: dict[str, Any]) -> Rag:
-    # First our own package: it says which extra is missing.
-    from llama_index_lava_mistral.llms import ChatLavaMistral  # isort: split
-    from llama_index.core.llms import ChatMessage
-
-    from llama_index_lava_mistral.embeddings import LavaMistralEmbeddings
-
-    model = ChatLavaMistral(model=DEFAULT_CHAT_MODEL, **access)
-    embeddings = LavaMistralEmbeddings(model_name=DEFAULT_EMBEDDING_MODEL, **access)
-
-    def answer(instruction: str, question: str) -> Iterator[str]:
-        messages = [ChatMessage(role="system", content=instruction), ChatMessage(role="user", content=question)]
-        for response in model.stream_chat(messages):
-            yield response.delta or ""
-
-    return embeddings.get_text_embedding_batch, embeddings.get_query_embedding, answer
-
-
-_FRAMEWORKS: Final[dict[Framework, tuple[str, str, Callable[[dict[str, Any]], Rag]]]] = {
-    "langchain": ("LangChain", "langchain_core", _langchain),
-    "llama-index": ("LlamaIndex", "llama_index", _llama_index),
-}
-
-
-def _installed() -> Framework:
-    for framework, (_, package, _) in _FRAMEWORKS.items():
-        if find_spec(package) is not None:
-            return framework
-    raise ImportError('The demo needs one of the frameworks: pip install "lava-mistral[langchain]" (or [llama-index])')

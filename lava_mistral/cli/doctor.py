@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import typer
@@ -29,11 +27,10 @@ from lava_mistral.calls.error_mapping import redact
 from lava_mistral.cli.output import JsonOption, counted, print_json
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.client.price_list import fetch_price_list
-from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
+from lava_mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.errors import TOP_UP, ConfigurationError, InsufficientBalanceError, LavaError
 from lava_mistral.pricing.amounts import format_cost
 from lava_mistral.pricing.catalog import get_model, models
-from lava_mistral.pricing.cost import cost_of
 from lava_mistral.transport.environment import proxy_for, ssl_context
 from lava_mistral.transport.request import parse_url
 
@@ -47,20 +44,16 @@ _HOST: Final = re.compile(r"(sandbox-)?api\.(lava\.so|lavapayments\.com)")
 _FOR_CALLS: Final = {"key", "base URL", "network", "credential", "wallet"}
 _PATIENCE: Final = 15.0  # seconds for a question to the network
 _LONGEST: Final = 240  # characters of a message
-_EXTRA: Final = re.compile(r"""^([\w.-]+).*extra == ['"]([\w-]+)""", re.M)
 _OWN_NAME: Final = re.compile(r"; `lava-mistral doctor` tests [^.]*")  # said to those who have not run it yet
 
 
 def doctor(
     model: Annotated[str, typer.Option("--model", "-m", help="The model you want to use.")] = DEFAULT_CHAT_MODEL,
-    spend: Annotated[
-        bool, typer.Option("--spend", help="Also make one tiny embedding: the only check that costs something.")
-    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check that key, network and model are right, and say what to do if not. It costs nothing without --spend."""
+    """Check that key, network and model are right, and say what to do if not. It costs nothing."""
     order = list(_STYLES)
-    findings = sorted(_examine(model, spend), key=lambda finding: order.index(finding[1]))
+    findings = sorted(_examine(model), key=lambda finding: order.index(finding[1]))
     failed = findings[0][1] == "failed"
     if json:
         names = ("check", "outcome", "detail", "advice")
@@ -73,13 +66,11 @@ def doctor(
     raise typer.Exit(1 if failed else 0)
 
 
-def _examine(model: str, spend: bool) -> Iterator[tuple[str, Outcome, str, str]]:
+def _examine(model: str) -> Iterator[tuple[str, Outcome, str, str]]:
     """Make one check after the other; those that call Lava are skipped where what they need has failed."""
     offered: set[str] = set()
     checks: dict[str, Callable[[], Found]] = {
-        "Python": lambda: iter([("ok", platform.python_version(), "")]),
         "customer": _customer,
-        "extras": _extras,
         "key": _key,
         "base URL": _base_url,
         "proxy": _proxy,
@@ -89,13 +80,11 @@ def _examine(model: str, spend: bool) -> Iterator[tuple[str, Outcome, str, str]]
         "wallet": _wallet,
         "model": lambda: _model(model, offered),
     }
-    if spend:
-        checks["embedding"] = _embedding
     failed: set[str] = set()
     found: list[tuple[Outcome, str, str]]
     for name, check in checks.items():
         try:
-            missing = sorted(failed & _FOR_CALLS) if name in ("credential", "wallet", "embedding") else ()
+            missing = sorted(failed & _FOR_CALLS) if name in ("credential", "wallet") else ()
             needs = f"needs {' and '.join(missing)} to be right"
             found = [("skipped", needs, "")] if missing else list(check())
         except LavaError as error:
@@ -119,18 +108,6 @@ def _customer() -> Found:
         del os.environ["LAVA_REQUIRE_CUSTOMER"]  # the checks name no customer
         said = "LAVA_REQUIRE_CUSTOMER is on: calls that name no customer are refused; the checks are made without it"
         yield "ok", said, ""
-
-
-def _extras() -> Found:
-    there, missing = set(), set()
-    for package, extra in _EXTRA.findall("\n".join(metadata.requires("lava-mistral") or ())):
-        there.add(extra)
-        if not list(metadata.distributions(name=package)):
-            missing.add(extra)
-    yield "ok", f"installed: {', '.join(sorted(there - missing)) or 'none'}", ""
-    if missing:
-        names = ",".join(sorted(missing))
-        yield "note", f"not installed: {names}", f'If you want them: pip install "lava-mistral[{names}]"'
 
 
 def _key() -> Found:
@@ -253,10 +230,3 @@ def _model(id: str, offered: set[str]) -> Found:
     else:
         said = f"{id} is {'' if model.known else 'not '}on Lava's price list (the account was not asked)"
         yield "ok" if model.known else "note", said, advice
-
-
-def _embedding() -> Found:
-    answer = LavaMistral(timeout=_PATIENCE).embedding_request(["hello"])
-    usage: Any = answer.response["usage"]
-    cost = format_cost(cost_of(usage, DEFAULT_EMBEDDING_MODEL))
-    yield "ok", f"{counted(usage['prompt_tokens'], 'token')} for {cost}, Lava request id {answer.request_id}", ""

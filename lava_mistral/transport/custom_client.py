@@ -53,8 +53,8 @@ class ClientTransport:
             # The connections of a client stay in the event loop that they were opened in.
             raise ConfigurationError(
                 f"The client of {self.library.__name__} that was given is closed, or was used in another event loop "
-                f"before ({error}). Keep it open as long as calls are made, and make one for each asyncio.run; or leave "
-                "it out: each event loop then gets connections of its own."
+                f"before ({error}). Keep it open as long as calls are made, and make one for each asyncio.run; or "
+                "leave it out: each event loop then gets connections of its own."
             ) from error
         except (self.library.HTTPError, self.library.InvalidURL, OSError) as error:
             raise self.translated(error, request) from error

@@ -17,7 +17,7 @@ import pytest
 from lava_mistral.cli.documents import passages, prose
 from lava_mistral.gateway import Interrupted, LocalGateway
 from tests.fakes import command_line
-from tests.fakes.command_line import CLI, COMMAND, DEMO, FRAMEWORKS, MAIN, access, run
+from tests.fakes.command_line import CLI, COMMAND, MAIN, access, run
 from tests.fakes.pdf_file import pdf
 from tests.fakes.warm_python import WarmPython
 
@@ -26,12 +26,11 @@ Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 
 @pytest.fixture
 def spawn(warm_python: Callable[..., WarmPython]) -> Spawn:
-    """Runs `lava-mistral demo` in a process of its own, where modules are missing or a framework is imported."""
+    """Runs `lava-mistral demo` in a process of its own, where modules are missing."""
 
     def spawn(*arguments: str | Path | bytes, missing: Sequence[str] = (), **environment: str) -> Any:
         script = f"import sys\nsys.modules |= dict.fromkeys({missing!r})\n{MAIN}"
-        imports = CLI if missing else DEMO["llama-index" if "llama-index" in arguments else "langchain"]
-        return warm_python(imports).run(script, "demo", *arguments, **environment)
+        return warm_python(CLI).run(script, "demo", *arguments, **environment)
 
     return spawn
 
@@ -57,9 +56,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestDemo:
-    @pytest.mark.parametrize("framework", FRAMEWORKS)
-    def test_without_a_key_the_first_line_says_that_it_is_simulated(self, framework: str) -> None:
-        result = run("demo", "--framework", framework)
+    def test_without_a_key_the_first_line_says_that_it_is_simulated(self) -> None:
+        result = run("demo")
         assert result.exit_code == 0, result.output
         lines = result.stdout.splitlines()
         assert lines[0].startswith("SIMULATED: ")
@@ -74,12 +72,9 @@ class TestDemo:
         assert result.exit_code == 1
         assert "env -u LAVA_REQUIRE_CUSTOMER lava-mistral demo" in result.stderr
 
-    @pytest.mark.parametrize("framework", FRAMEWORKS)
-    def test_it_answers_from_the_users_files_with_sources_and_cost(
-        self, framework: str, folder: Path, gateway: LocalGateway
-    ) -> None:
+    def test_it_answers_from_the_users_files_with_sources_and_cost(self, folder: Path, gateway: LocalGateway) -> None:
         question = "When does Ada Novak harvest honey?"
-        result = run("demo", folder, "--question", question, "--framework", framework, **access(gateway))
+        result = run("demo", folder, "--question", question, **access(gateway))
         assert result.exit_code == 0, result.output
         assert result.stdout.startswith(f"Talking to the gateway on this machine, {gateway.base_url}")
         answer = result.stdout.split("Answer of mistral-small-2603:")[1].split("Sources")[0]
@@ -125,7 +120,7 @@ class TestDemo:
 
     @pytest.mark.parametrize(
         "arguments",
-        [("/no/such/folder",), ("--question", " "), ("--framework", "haystack"), ("--colour", "red")],
+        [("/no/such/folder",), ("--question", " "), ("--colour", "red")],
     )
     def test_a_wrong_call_exits_with_2(self, arguments: tuple[str, ...]) -> None:
         assert run("demo", *arguments).exit_code == 2
@@ -138,36 +133,19 @@ class TestDemo:
         assert "HTTP 402" in result.stderr
         assert "Traceback" not in result.output
 
-    @pytest.mark.parametrize(
-        ("missing", "framework", "advice"),
-        [
-            ("langchain_core", "langchain", 'pip install "lava-mistral[langchain]"'),
-            ("llama_index", "llama-index", "lava-mistral[llama-index]"),
-            ("uvicorn", "langchain", 'pip install "lava-mistral[gateway]"'),
-        ],
-    )
-    def test_a_missing_extra_is_named(self, missing: str, framework: str, advice: str, spawn: Spawn) -> None:
-        done = spawn("--framework", framework, missing=[missing])
+    def test_a_missing_extra_is_named(self, spawn: Spawn) -> None:
+        done = spawn(missing=["uvicorn"])
         assert done.returncode == 1, done.stderr
-        assert advice in done.stderr.decode()
+        assert 'pip install "lava-mistral[gateway]"' in done.stderr.decode()
         assert b"Traceback" not in done.stderr
 
-    def test_it_takes_the_framework_that_is_installed(self, spawn: Spawn, folder: Path, gateway: LocalGateway) -> None:
-        done = spawn(folder, missing=["langchain_core"], **access(gateway))
+    def test_it_needs_no_framework(self, spawn: Spawn, folder: Path, gateway: LocalGateway) -> None:
+        done = spawn(folder, missing=["langchain_core", "llama_index"], **access(gateway))
         assert done.returncode == 0, done.stderr
-        assert b"through LlamaIndex" in done.stdout
 
-    def test_without_any_framework_it_says_what_to_install(self, spawn: Spawn) -> None:
-        done = spawn(missing=["langchain_core", "llama_index"])
-        assert done.returncode == 1
-        assert 'pip install "lava-mistral[langchain]" (or [llama-index])' in done.stderr.decode()
-
-    @pytest.mark.parametrize("framework", FRAMEWORKS)
-    def test_the_instruction_is_no_part_of_the_answer(
-        self, framework: str, tmp_path: Path, gateway: LocalGateway
-    ) -> None:
+    def test_the_instruction_is_no_part_of_the_answer(self, tmp_path: Path, gateway: LocalGateway) -> None:
         (tmp_path / "ok.md").write_text("The capital of France is Paris.")
-        result = run("demo", tmp_path, "-q", "What is the capital?", "-f", framework, **access(gateway))
+        result = run("demo", tmp_path, "-q", "What is the capital?", **access(gateway))
         assert result.exit_code == 0, result.output
         answer = result.stdout.split("Answer of mistral-small-2603:")[1].split("Sources")[0]
         assert "The capital of France is Paris." in answer
@@ -190,22 +168,19 @@ class TestDemo:
         assert lines[0] == "The beekeeper"
         assert lines[2].startswith("Failed: ")
 
-    @pytest.mark.parametrize("framework", FRAMEWORKS)
-    def test_a_file_name_may_be_no_text(
-        self, framework: str, tmp_path: Path, gateway: LocalGateway, spawn: Spawn
-    ) -> None:
+    def test_a_file_name_may_be_no_text(self, tmp_path: Path, gateway: LocalGateway, spawn: Spawn) -> None:
         folder = os.fsencode(tmp_path) + b"/caf\xe9"
         os.mkdir(folder)
         for name, content in ((b"th\xe9.md", b"Tea is a drink."), (b"bin\xe9.md", b"\0")):
             with open(folder + b"/" + name, "wb") as file:
                 file.write(content)
-        done = spawn(folder, "-q", "What is tea?", "-f", framework, **access(gateway))
+        done = spawn(folder, "-q", "What is tea?", **access(gateway))
         assert done.returncode == 0, done.stderr
         said = done.stdout.decode()
         assert "[1] th\N{REPLACEMENT CHARACTER}.md: Tea is a drink." in said
         assert "Skipped bin\N{REPLACEMENT CHARACTER}.md (can't be read: binary)." in said
         os.remove(folder + b"/th\xe9.md")
-        done = spawn(folder, "-f", framework, **access(gateway))
+        done = spawn(folder, **access(gateway))
         assert done.returncode == 1
         assert "caf\N{REPLACEMENT CHARACTER}" in done.stderr.decode()
 

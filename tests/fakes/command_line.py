@@ -12,7 +12,6 @@ from typer.testing import CliRunner, Result
 from lava_mistral.__main__ import app
 from lava_mistral.gateway import LocalGateway
 
-FRAMEWORKS = ["langchain", "llama-index"]
 COMMAND = str(Path(sys.executable).with_name("lava-mistral"))
 
 
