@@ -90,24 +90,17 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
         options.setdefault("show_progress", False)
         return (await self.aembed_documents([text], **options))[0]
 
-    def embed_iter(
-        self, texts: Iterable[str], *, read_in_thread: bool = False, **options: Unpack[EmbedOptions]
-    ) -> VectorStream[tuple[int, Any]]:
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedOptions]) -> VectorStream[tuple[int, Any]]:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
-        The source is read once, not far ahead of what was taken. For the options see `embed_documents`.
-
-        Args:
-            read_in_thread: read the source in a thread of its own: for one that waits for others, such as a queue. By
-                default it is read where the iteration takes place, which is held up while the source pauses.
+        The source is read once, not far ahead of what was taken, where the iteration takes place; while it pauses, so
+        does that. For the options see `embed_documents`.
         """
-        return VectorStream(self._begun("embed_iter", texts, read_in_thread=read_in_thread, **options))
+        return VectorStream(self._begun("embed_iter", texts, **options))
 
-    def aembed_iter(
-        self, texts: Source[str], *, read_in_thread: bool = False, **options: Unpack[EmbedOptions]
-    ) -> VectorStream[tuple[int, Any]]:
+    def aembed_iter(self, texts: Source[str], **options: Unpack[EmbedOptions]) -> VectorStream[tuple[int, Any]]:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
-        return VectorStream(self._begun("aembed_iter", texts, read_in_thread=read_in_thread, **options))
+        return VectorStream(self._begun("aembed_iter", texts, **options))
 
     def prefetch(
         self, documents: Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]

@@ -169,22 +169,20 @@ class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
         dispatcher.event(EmbeddingEndEvent.model_construct(chunks=texts, embeddings=vectors))
         return vectors
 
-    def embed_iter(
-        self, texts: Iterable[str], read_in_thread: bool = False, **options: Unpack[EmbedOptions]
-    ) -> EmbeddingStream:
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedOptions]) -> EmbeddingStream:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         There are no events, no cache and no turn of the rate limiter here. `resume_from` may be the `partial` of the
-        stream itself. `read_in_thread` reads the source in a thread of its own, for one that waits for others.
+        stream itself.
         """
-        stream: EmbeddingStream = self._open("embed_iter", texts, read_in_thread=read_in_thread, **options)
+        stream: EmbeddingStream = self._open("embed_iter", texts, **options)
         return stream
 
     def aembed_iter(
-        self, texts: AsyncIterable[str] | Iterable[str], read_in_thread: bool = False, **options: Unpack[EmbedOptions]
+        self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[EmbedOptions]
     ) -> EmbeddingStream:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
-        stream: EmbeddingStream = self._open("aembed_iter", texts, read_in_thread=read_in_thread, **options)
+        stream: EmbeddingStream = self._open("aembed_iter", texts, **options)
         return stream
 
     def prefetch(

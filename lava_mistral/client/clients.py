@@ -25,7 +25,6 @@ from lava_mistral.client.options import (
     ChatOptions,
     EmbedCallOptions,
     EmbeddingRequestOptions,
-    EmbedIterOptions,
     OnRetry,
 )
 from lava_mistral.defaults import (
@@ -332,13 +331,8 @@ class LavaMistral(ClientBase):
         engine, given = self._engine(options)
         return engine.embed(texts, **given)
 
-    def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedIterOptions]) -> EmbeddingStream:
-        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory; see `embed`.
-
-        Args:
-            read_in_thread: read the source in a thread of its own, since one that waits, such as a queue, would hold
-                the iteration up.
-        """
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedCallOptions]) -> EmbeddingStream:
+        """The vectors of a source of any length as `(index, vector)`, in order and in constant memory; see `embed`."""
         engine, given = self._engine(options)
         return engine.embed_iter(texts, **given)
 
@@ -378,7 +372,7 @@ class AsyncLavaMistral(ClientBase):
         return await engine.aembed(texts, **given)
 
     def embed_iter(
-        self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[EmbedIterOptions]
+        self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[EmbedCallOptions]
     ) -> EmbeddingStream:
         """The vectors of a source of any length, which may be async; see `LavaMistral.embed_iter`."""
         engine, given = self._engine(options)

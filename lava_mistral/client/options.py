@@ -60,9 +60,3 @@ class EmbedCallOptions(EmbedOptions, total=False):
     dimensions: int | None
     output_dtype: OutputDtype | None
     max_concurrency: int
-
-
-class EmbedIterOptions(EmbedCallOptions, total=False):
-    """The options of an embedding of a source of any length."""
-
-    read_in_thread: bool

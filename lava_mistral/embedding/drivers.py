@@ -20,7 +20,7 @@ from lava_mistral.embedding.limiter import ConcurrencyLimiter, Signal, TaskSigna
 from lava_mistral.embedding.rate_limit import Permit, Stopped
 from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
 from lava_mistral.embedding.run import StreamJob
-from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source, read_in_thread
+from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.transport.flow import Flow, adrive, drive
 
@@ -29,7 +29,6 @@ U = TypeVar("U")
 
 MOST_THREADS: Final = 64  # beyond so many, threads only wait for the interpreter's lock
 TURN: Final = 0.005  # seconds after which other tasks of the event loop have their turn
-_AHEAD: Final = 8  # texts that are read from an async source before they are taken
 
 
 class Embedder(Protocol):
@@ -102,19 +101,17 @@ class ThreadWorkers(Workers):
         """Let the requests in flight end, begin nothing new."""
         self._stop.set()
 
-    def vectors(self, run: StreamJob, texts: Iterable[object], *, in_thread: bool = False) -> Iterator[tuple[int, Any]]:
+    def vectors(self, run: StreamJob, texts: Iterable[object]) -> Iterator[tuple[int, Any]]:
         """Do what a run says, in the thread that iterates, and yield its vectors with their indexes."""
         with supervised(run, self):
-            source = read_in_thread(texts, self._context, self._changed.set) if in_thread else DirectSource(texts)
             try:
-                for step in run.steps(self, source):
+                for step in run.steps(self, DirectSource(texts)):
                     if isinstance(step, tuple):
                         yield step
                     elif step is not None:
                         self._changed.wait(min(step, threading.TIMEOUT_MAX))
                         self._changed.clear()
             finally:
-                source.close()
                 self.finish()
                 self._todo.put(None)
             for thread in self._threads:
@@ -166,7 +163,7 @@ class TaskWorkers(Workers):
                 task.cancel()
 
     async def vectors(
-        self, run: StreamJob, texts: AsyncIterable[object] | Iterable[object], *, in_thread: bool = False
+        self, run: StreamJob, texts: AsyncIterable[object] | Iterable[object]
     ) -> AsyncIterator[tuple[int, Any]]:
         """Do what a run says, in the task that iterates, and yield its vectors with their indexes."""
         self._changed = TaskSignal()
@@ -174,10 +171,8 @@ class TaskWorkers(Workers):
         source: Source
         with supervised(run, self):
             if isinstance(texts, AsyncIterable):
-                source = ReadAhead(self._changed.set, asyncio.Semaphore(_AHEAD))
-                reading.append(asyncio.create_task(adrive(source.read(texts))))
-            elif in_thread:
-                source = read_in_thread(texts, self._context, self._changed.set)
+                source = ReadAhead(self._changed.set)
+                reading.append(asyncio.create_task(source.read(texts)))
             else:
                 source = DirectSource(texts)
             since = time.monotonic()
@@ -193,7 +188,6 @@ class TaskWorkers(Workers):
                         await asyncio.sleep(0)
                         since = time.monotonic()
             finally:
-                source.close()
                 tasks = [*self._tasks, *reading]
                 for task in tasks:
                     task.cancel()

@@ -139,26 +139,20 @@ class EmbeddingEngine:
             pass
         return job.result()
 
-    def embed_iter(
-        self, texts: Iterable[str], *, read_in_thread: bool = False, **options: Unpack[EmbedOptions]
-    ) -> EmbeddingStream:
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedOptions]) -> EmbeddingStream:
         """The vectors of a source of any length, one by one and in order, in constant memory.
 
-        The source is read once, a bounded number of texts ahead, where the iteration takes place or `read_in_thread`.
+        The source is read once, a bounded number of texts ahead, where the iteration takes place.
         While it does not give its next text, nothing is handed on; what does not fill a batch within 0.2 s is sent as
         it is. Who pays (`billed_to`) is settled by this call. An error is raised when all before it was handed on.
         """
-        return self._stream(ThreadWorkers, texts, read_in_thread, options)
+        return self._stream(ThreadWorkers, texts, options)
 
     def aembed_iter(
-        self,
-        texts: AsyncIterable[str] | Iterable[str],
-        *,
-        read_in_thread: bool = False,
-        **options: Unpack[EmbedOptions],
+        self, texts: AsyncIterable[str] | Iterable[str], **options: Unpack[EmbedOptions]
     ) -> EmbeddingStream:
         """Like `embed_iter`, for `async for`; the source may be async too."""
-        return self._stream(TaskWorkers, texts, read_in_thread, options)
+        return self._stream(TaskWorkers, texts, options)
 
     def prefetch(
         self,
@@ -205,9 +199,9 @@ class EmbeddingEngine:
         doing, job = self._begin(workers, EmbedJob, several, options)
         return doing, job, several
 
-    def _stream(self, workers: type[W], texts: Any, in_thread: bool, options: Any) -> EmbeddingStream:
+    def _stream(self, workers: type[W], texts: Any, options: Any) -> EmbeddingStream:
         doing, job = self._begin(workers, StreamJob, _checked(texts), options)
-        return EmbeddingStream(job, doing, doing.vectors(job, texts, in_thread=in_thread))
+        return EmbeddingStream(job, doing, doing.vectors(job, texts))
 
     def _begin(self, workers: type[W], kind: type[R], texts: object, options: Any) -> tuple[W, R]:
         if (client := getattr(self, workers.client)) is None:

@@ -1,17 +1,13 @@
-"""Read the texts of a call: where they are asked for, or ahead of it in a thread or a task."""
+"""Read the texts of a call: where they are asked for, or ahead of it in a task."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
-from contextvars import Context
 from typing import Final
 
-from lava_mistral.transport.flow import Flow, drive
-
-_IN_THREAD: Final = 512  # texts that are read ahead in a thread, as many as a request takes
+_AHEAD: Final = 8  # texts that are read from an async source before they are taken
 
 
 class DirectSource:
@@ -22,23 +18,14 @@ class DirectSource:
     def __init__(self, texts: Iterable[object]) -> None:
         self.take = iter(texts).__next__
 
-    def close(self) -> None:
-        pass
-
 
 class ReadAhead:
-    """Holds the texts that `read` has read and nobody has taken.
+    """Holds the texts that a task `read` from an async source and nobody has taken; `wake` is told of each."""
 
-    Args:
-        wake: told of each text.
-        free: counts how many more may be read.
-    """
-
-    def __init__(self, wake: Callable[[], object], free: asyncio.Semaphore | threading.Semaphore) -> None:
+    def __init__(self, wake: Callable[[], object]) -> None:
         self._wake = wake
-        self._free = free
+        self._free = asyncio.Semaphore(_AHEAD)
         self._texts: deque[object] = deque()
-        self._closed = False
         self._end: BaseException | None = None
 
     @property
@@ -55,21 +42,13 @@ class ReadAhead:
         self._free.release()
         return text
 
-    def close(self) -> None:
-        """Read no further than the text that is being waited for."""
-        self._closed = True
-        self._free.release()
-
-    def read(self, texts: AsyncIterable[object] | Iterable[object]) -> Flow[None]:
+    async def read(self, texts: AsyncIterable[object]) -> None:
         """Read the texts; the cancellation of its task by others is an error of the source."""
         try:
-            advance = texts.__aiter__().__anext__ if isinstance(texts, AsyncIterable) else iter(texts).__next__
-            while not self._closed:
-                text = yield advance()
-                yield self._free.acquire()
+            async for text in texts:
+                await self._free.acquire()
                 self._texts.append(text)
                 self._wake()
-        except (StopIteration, StopAsyncIteration):
             self._end = StopIteration()
         except BaseException as error:  # noqa: BLE001 - raised where the texts are taken
             self._end = error
@@ -77,11 +56,3 @@ class ReadAhead:
 
 
 Source = DirectSource | ReadAhead
-
-
-def read_in_thread(texts: Iterable[object], context: Context, wake: Callable[[], object]) -> ReadAhead:
-    """Read texts in a daemon thread."""
-    source = ReadAhead(wake, threading.Semaphore(_IN_THREAD))
-    arguments = (drive, source.read(texts))
-    threading.Thread(target=context.copy().run, args=arguments, name="lava-mistral-source", daemon=True).start()
-    return source

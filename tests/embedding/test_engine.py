@@ -810,7 +810,7 @@ class TestClients:
         assert [len(vector) for vector in result.vectors] == [1024, 1024]
         assert isinstance(result, EmbeddingUsage)
         seen: list[EmbeddingProgress] = []
-        stream = client.embed_iter(iter(["a", "b"]), on_progress=seen.append, read_in_thread=True)
+        stream = client.embed_iter(iter(["a", "b"]), on_progress=seen.append)
         assert [vector for _, vector in stream] == result.vectors
         assert client.embed(["a", "b"], on_progress=seen.append).vectors == result.vectors
         assert [progress.total for progress in (seen[0], seen[-1])] == [None, 2]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import gc
-import queue
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -17,8 +14,7 @@ import pytest
 from lava_mistral import AuthenticationError, InvalidRequestError
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.embedding.engine import EmbeddingEngine
-from tests.fakes.vector_service import VectorService, engine_threads, error, passages, vector_of
-from tests.fakes.waiting import eventually
+from tests.fakes.vector_service import VectorService, error, passages, vector_of
 
 TEXTS = passages(100)
 
@@ -81,140 +77,70 @@ def test_a_cursor_that_belongs_to_its_thread_may_be_the_source() -> None:
     connection.close()
 
 
-class TestReadInThread:
-    """A thread of its own reads a source that waits for others."""
+def feed() -> tuple[asyncio.Queue[str | None], AsyncIterator[str]]:
+    """A queue, and the source that it is."""
+    texts: asyncio.Queue[str | None] = asyncio.Queue()
 
-    def test_an_endless_queue_does_not_hold_back_what_it_gave(self) -> None:
-        texts: queue.Queue[str | None] = queue.Queue()
-        stream = VectorService().engine().embed_iter(iter(texts.get, None), read_in_thread=True)
+    async def source() -> AsyncIterator[str]:
+        while (text := await texts.get()) is not None:
+            yield text
+
+    return texts, source()
+
+
+class TestAsyncSources:
+    """What is read by a task, ahead of the iteration."""
+
+    async def test_a_queue_does_not_hold_back_what_it_gave(self) -> None:
+        texts, source = feed()
+        stream = VectorService().engine().aembed_iter(source)
         for number in range(3):
-            texts.put(f"text {number}")
-            texts.put(f"also {number}")
-            assert next(stream) == (2 * number, vector_of(f"text {number}"))
-            assert next(stream) == (2 * number + 1, vector_of(f"also {number}"))
-        texts.put(None)
-        assert next(stream, None) is None
-        eventually(lambda: not engine_threads())
-
-    def test_all_is_there_in_order(self) -> None:
-        texts = passages(3_000)
-        engine = VectorService().engine(max_concurrency=4, count_tokens=lambda text: 800)
-        pairs = list(engine.embed_iter(iter(texts), read_in_thread=True))
-        assert pairs == [(index, vector_of(text)) for index, text in enumerate(texts)]
-
-    def test_it_reads_only_as_far_as_needed_and_ends_with_the_stream(self) -> None:
-        read = 0
-
-        def endless() -> Iterator[str]:
-            nonlocal read
-            while True:
-                read += 1
-                yield f"text {read}"
-
-        engine = VectorService().engine(max_concurrency=2, count_tokens=lambda text: 1_600)
-        with engine.embed_iter(endless(), read_in_thread=True) as stream:
-            for _ in range(25):
-                next(stream)
-            time.sleep(0.1)
-            assert read <= 25 + 50 + 512 + 1
-        eventually(lambda: not engine_threads())
-        before = read
-        time.sleep(0.05)
-        assert read == before
-
-    def test_its_error_comes_after_what_came_before_it(self) -> None:
-        def source() -> Iterator[str]:
-            yield from TEXTS[:30]
-            raise OSError("the disk is gone")
-
-        taken = []
-        engine = VectorService().engine(count_tokens=lambda text: 1_600)
-        with pytest.raises(OSError, match="the disk is gone") as caught:
-            for index, _ in engine.embed_iter(source(), read_in_thread=True):
-                taken.append(index)
-        assert taken == list(range(30))
-        assert caught.value.partial.next_index == 30  # type: ignore[attr-defined]
-
-    def test_a_bad_text_is_named(self) -> None:
-        bad: Any = [*TEXTS[:5], None]
-        with pytest.raises(InvalidRequestError, match="input 5 must be text, not NoneType"):
-            list(VectorService().engine().embed_iter(iter(bad), read_in_thread=True))
-
-    def test_context_variables_are_those_of_the_call(self) -> None:
-        variable = contextvars.ContextVar("variable", default="outside")
-        seen: set[str] = set()
-
-        def source() -> Iterator[str]:
-            seen.add(f"{variable.get()} in {threading.current_thread().name}")
-            yield "a"
-
-        token = variable.set("inside")
-        stream = VectorService().engine().embed_iter(source(), read_in_thread=True)
-        variable.reset(token)
-        assert len(list(stream)) == 1
-        assert seen == {"inside in lava-mistral-source"}
-
-
-class TestAsyncReadInThread:
-    """The same for async code: a source that blocks would stop the event loop."""
-
-    async def test_a_queue_of_threads_does_not_stop_the_loop_or_hold_back_what_it_gave(self) -> None:
-        texts: queue.Queue[str | None] = queue.Queue()
-        stream = VectorService().engine().aembed_iter(iter(texts.get, None), read_in_thread=True)
-        for number in range(3):
-            texts.put(f"text {number}")
-            assert await asyncio.wait_for(anext(stream), 10) == (number, vector_of(f"text {number}"))
-        texts.put(None)
+            texts.put_nowait(f"text {number}")
+            texts.put_nowait(f"also {number}")
+            assert await asyncio.wait_for(anext(stream), 10) == (2 * number, vector_of(f"text {number}"))
+            assert await asyncio.wait_for(anext(stream), 10) == (2 * number + 1, vector_of(f"also {number}"))
+        texts.put_nowait(None)
         assert await anext(stream, None) is None
-        await asyncio.to_thread(eventually, lambda: not engine_threads())
 
     async def test_an_error_does_not_wait_for_a_source_that_waits(self) -> None:
-        texts: queue.Queue[str | None] = queue.Queue()
-        texts.put("the only one")
-        stream = VectorService([error(401)]).engine().aembed_iter(iter(texts.get, None), read_in_thread=True)
-        try:
-            with pytest.raises(AuthenticationError):
-                await asyncio.wait_for(anext(stream), 10)
-        finally:
-            texts.put(None)
-        await asyncio.to_thread(eventually, lambda: not engine_threads())
+        texts, source = feed()
+        texts.put_nowait("the only one")
+        with pytest.raises(AuthenticationError):
+            await asyncio.wait_for(anext(VectorService([error(401)]).engine().aembed_iter(source)), 10)
 
     @pytest.mark.parametrize("left", [True, False])
-    async def test_it_ends_with_the_stream(self, left: bool) -> None:
-        def source() -> Iterator[str]:
-            yield from (f"text {number}" for number in range(20_000))
+    async def test_it_is_read_as_far_as_needed_in_order_and_ends_with_the_stream(self, left: bool) -> None:
+        read = 0
+
+        async def source() -> AsyncIterator[str]:
+            nonlocal read
+            for read in range(1, 20_001):
+                yield f"text {read}"
             raise OSError("the disk is gone")
 
-        stream = VectorService().engine(max_concurrency=2).aembed_iter(source(), read_in_thread=True, as_numpy=True)
+        engine = VectorService().engine(max_concurrency=2, count_tokens=lambda text: 160)
+        stream = engine.aembed_iter(source(), as_numpy=True)
         if left:
             assert (await anext(stream))[0] == 0
+            # Two batches of a hundred are done at once, two wait, one is being filled.
+            assert read <= 500 + 10
             await stream.aclose()
         else:
             taken = []
-            with pytest.raises(OSError, match="the disk is gone"):
+            with pytest.raises(OSError, match="the disk is gone") as caught:
                 async for index, _ in stream:
                     taken.append(index)
             assert taken == list(range(20_000))
-        await asyncio.to_thread(eventually, lambda: not engine_threads())
+            assert caught.value.partial.next_index == 20_000  # type: ignore[attr-defined]
+        assert len(asyncio.all_tasks()) == 1
 
-    def test_a_loop_that_is_gone_is_not_woken(self) -> None:
-        texts: queue.Queue[str | None] = queue.Queue()
-        texts.put("first")
+    async def test_a_bad_text_is_named(self) -> None:
+        async def source() -> AsyncIterator[Any]:
+            for text in (*TEXTS[:5], None):
+                yield text
 
-        async def take() -> None:
-            async with VectorService().engine().aembed_iter(iter(texts.get, None), read_in_thread=True) as stream:
-                await anext(stream)
-
-        asyncio.run(take())
-        texts.put("nobody waits for this")
-        eventually(lambda: not engine_threads())
-
-    async def test_an_async_source_is_read_as_ever(self) -> None:
-        async def source() -> AsyncIterator[str]:
-            yield "a"
-
-        pairs = [pair async for pair in VectorService().engine().aembed_iter(source(), read_in_thread=True)]
-        assert pairs == [(0, vector_of("a"))]
+        with pytest.raises(InvalidRequestError, match="input 5 must be text, not NoneType"):
+            _ = [pair async for pair in VectorService().engine().aembed_iter(source())]
 
 
 class Prepared:

@@ -227,7 +227,7 @@ def test_a_stream_is_left_and_gone_on_with(gateway: LocalGateway) -> None:
     while len(partial := stream.partial()) < 699:
         time.sleep(0.01)
     assert partial.next_index == 1
-    rest = model.embed_iter(texts, resume_from=partial, read_in_thread=True)
+    rest = model.embed_iter(texts, resume_from=partial)
     assert dict(rest) == {i: right[i] for i in range(1, 700)}
     sent = [text for request in gateway.requests for text in request.body["input"]]
     assert len(sent) == len(set(sent)) == 700

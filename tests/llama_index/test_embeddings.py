@@ -509,7 +509,7 @@ def test_a_source_of_any_length(gateway: LocalGateway) -> None:
     assert gateway.requests[0].customer_id == "c_1"
     assert gateway.requests[0].metadata == {"app": "x"}
     assert seen
-    rest = list(embeddings.embed_iter(texts, resume_from=stream.partial(), read_in_thread=True, as_numpy=True))
+    rest = list(embeddings.embed_iter(texts, resume_from=stream.partial(), as_numpy=True))
     assert [n for n, _ in rest] == list(range(1, 700))
     assert rest[0][1].dtype == np.float32
 
