@@ -247,4 +247,6 @@ class listen:
         entries.set((self._entry, *(self._outer if self._inside is None else self._inside)))
 
     def __exit__(self, *failure: object) -> None:
-        entries.set(self._outer)
+        # A coroutine that nobody awaits any more may be closed in another context.
+        if self._entry in entries.get():
+            entries.set(self._outer)

@@ -12,7 +12,7 @@ import pickle
 import subprocess
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -39,6 +39,7 @@ from lava_mistral.billing.credentials import (
     to_billing,
 )
 from lava_mistral.billing.scope import entries, resolve_billing
+from lava_mistral.billing.usage_totals import listen
 from llama_index_lava_mistral import ChatLavaMistral as LlamaChat
 
 KEY = "aks_live_0123456789abcdef"
@@ -517,6 +518,23 @@ class TestBlocksLeftOutOfOrder:
         block.__exit__(None, None, None)
         assert present() == "shared"
         held.close()
+        assert present() is None
+
+    def test_a_call_that_is_abandoned_leaves_the_blocks_alone_where_it_is_closed(self) -> None:
+        async def call() -> None:
+            with listen((), "run-1"):
+                await asyncio.Event().wait()
+
+        async def abandon() -> Coroutine[Any, Any, None]:
+            with billed_to("lost", "m"):
+                coroutine = call()
+                in_new_context(coroutine.send, None)
+                return coroutine
+
+        coroutine = asyncio.run(abandon())
+        with billed_to("here", "m"):
+            coroutine.close()
+            assert present() == "here"
         assert present() is None
 
     def test_those_that_were_ended_elsewhere_do_not_pile_up(self) -> None:
