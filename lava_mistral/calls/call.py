@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
@@ -17,7 +18,6 @@ from lava_mistral.calls.error_mapping import (
     redact,
     shorten,
     shown_id,
-    without_frames,
 )
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.errors import AnswerText, LavaError, ServerError
@@ -156,22 +156,19 @@ class Call:
 
     def _object(self, answer: Answer) -> dict[str, Any]:
         """Return the JSON object of a good answer."""
-        try:
+        body: Any = None
+        with suppress(ValueError):
             body = from_json(answer.content)
-        except ValueError as error:
-            raise self._senseless("that is not JSON", answer) from error
         if not isinstance(body, dict):
-            raise self._senseless(f"that is a JSON {type(body).__name__}, not an object", answer)
+            raise self._senseless("that is no JSON object", answer)
         return body
 
-    @without_frames
     def read(self, answer: Answer, parse: Callable[[dict[str, Any]], _T]) -> _T:
         """Return what is read from the JSON object of a good answer; raises ServerError where it has another shape."""
         body = self._object(answer)
-        try:
+        with suppress(AttributeError, LookupError, TypeError, ValueError):
             return parse(body)
-        except (AttributeError, LookupError, TypeError, ValueError):
-            raise self._senseless(f"of another shape: {shorten(self._shown(answer).text)}", answer) from None
+        raise self._senseless(f"of another shape: {shorten(self._shown(answer).text)}", answer)
 
     def _senseless(self, what: str, answer: Answer, usage: Any = None) -> ServerError:
         self.request_meter.end(usage, shown_id(answer.headers, self.without_secrets), complete=False)
@@ -187,17 +184,19 @@ class Call:
             answer=shown,
         )
 
-    @without_frames
     def completion(self, answer: Answer) -> Completion:
         """Return the completion in a good answer; raises ServerError where it has none, or the model gave up."""
         body = self._object(answer)
         read = TurnAccumulator(self.names)
         if not body.get("choices"):
             raise self._senseless("without choices", answer, body.get("usage"))
+        why = ""
         try:
             read.add_whole(body)
         except ServerError as error:
-            raise self._senseless(f"that makes no sense ({error.message})", answer, body.get("usage")) from error
+            why = error.message
+        if why:
+            raise self._senseless(f"that makes no sense ({why})", answer, body.get("usage"))
         request_id = shown_id(answer.headers, self.without_secrets)
         failed = next((turn for turn in read.turns if turn.finish_reason == "error"), None)
         self.request_meter.end(body.get("usage"), request_id, answered_by=read.model, complete=failed is None)
@@ -220,7 +219,6 @@ class Call:
             requested_model=self.model,
         )
 
-    @without_frames
     def embedding(self, answer: Answer) -> EmbeddingAnswer:
         """Return the vectors in a good answer, as Mistral sent them: not yet checked against the inputs."""
         body: Any = self._object(answer)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache, wraps
-from traceback import clear_frames
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -18,9 +17,6 @@ from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import AnswerText, LavaError, Origin
 from lava_mistral.transport.failures import ConnectTimeout, DeadlineExceeded, NotConnected, TransportError
 from lava_mistral.transport.retry import RETRIED_STATUSES, parse_retry_after
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 _ENDS_IN_V1 = "Check base_url or LAVA_BASE_URL: it ends in /v1, like https://api.lava.so/v1."
 # Status → the class, and the advice where Lava says it and where Mistral does.
@@ -135,32 +131,6 @@ def shown_id(headers: Mapping[str, str], without_secrets: Callable[[str], str] =
     if request_id is None or _PLAIN_ID.fullmatch(request_id):
         return request_id
     return shorten(without_secrets(request_id))
-
-
-def without_frames(read: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Decorate what reads an answer: its errors leave frames and chain behind, which may hold a repeated key."""
-
-    @wraps(read)
-    def reading(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        try:
-            return read(*args, **kwargs)
-        except LavaError as error:
-            failure = error
-        failure.__cause__ = failure.__context__ = None
-        try:
-            raise failure.with_traceback(None)
-        finally:
-            del failure, args, kwargs
-
-    return reading
-
-
-def forget_frames(error: BaseException) -> None:
-    """Empty the frames of a failed try: the HTTP layer's exceptions refer to them, and so live with what they hold."""
-    link: BaseException | None = error
-    while link is not None:
-        clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
 
 
 def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> LavaError:

@@ -18,7 +18,6 @@ from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.calls.call import CHAT_URL, EMBEDDINGS_URL, MODELS_URL, Call, client_headers
 from lava_mistral.calls.chat_body import chat_body
 from lava_mistral.calls.chat_stream import AsyncChatStream, ChatStream
-from lava_mistral.calls.error_mapping import forget_frames
 from lava_mistral.calls.responses import Answer, Completion, EmbeddingAnswer
 from lava_mistral.client.lava_api import LavaApi, RecordFilters
 from lava_mistral.client.options import (
@@ -224,20 +223,19 @@ class ClientBase(LavaApi):
                 stream: Any = result(call, response, deadline)
                 begun: _T = yield from stream.read_more()
                 return begun
+            # Handed over: what a server repeats of the key must not stand in the frames of a traceback.
             answers = [Answer(response.status, Headers(response.headers), (yield from read(response, deadline)))]
+            if good:
+                return result(answers.pop())
+            failure = call.refused(answers.pop())
         except TransportError as error:
-            failure: LavaError = call.failed(error, response)
+            failure = call.failed(error, response)
         except LavaError as error:
             call.request_meter.release()
             failure = error.with_traceback(None)
         except BaseException:
             call.abandoned(response)
             raise
-        else:
-            # Handed over: what a server repeats of the key must not stand in the frames of a traceback.
-            if good:
-                return result(answers.pop())
-            raise call.refused(answers.pop())
         # Out of the handler, so that nothing of the transport's frames is in the error's context.
         try:
             raise failure
@@ -256,7 +254,6 @@ class ClientBase(LavaApi):
                     raise
                 if on_retry is not None:
                     on_retry(error, attempts.tries, wait)
-                forget_frames(error)
             yield self._sleep(wait)
 
 

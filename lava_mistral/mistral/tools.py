@@ -30,23 +30,17 @@ class ToolNames:
     hash of the own name ends it. `built_in` says whether the request has tools that run on Mistral's side too.
     """
 
-    __slots__ = ("_known", "_own", "_wire", "built_in")
+    __slots__ = ("_own", "_wire", "built_in")
 
     def __init__(self, names: Iterable[str] = (), *, built_in: bool = False) -> None:
         self.built_in = built_in
-        self._known = set(names)
-        forms = Counter(map(tool_name, self._known))
-        self._wire: dict[str, str] = {}
-        self._own: dict[str, str] = {}
-        for name in sorted(self._known):
-            wire, length = tool_name(name), 8
-            if wire != name:
-                digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-                shared = forms[wire] > 1
-                while shared and (wire in self._known or wire in forms or wire in self._own):
-                    wire = f"{tool_name(name)[: MAX_TOOL_NAME_LENGTH - 1 - length]}_{digest[:length]}"
-                    length += 1
-                self._wire[name], self._own[wire] = wire, name
+        self._wire = {name: tool_name(name) for name in names}
+        forms = Counter(self._wire.values())
+        for name, wire in self._wire.items():
+            if wire != name and forms[wire] > 1:
+                digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+                self._wire[name] = f"{wire[: MAX_TOOL_NAME_LENGTH - 9]}_{digest}"
+        self._own = {wire: name for name, wire in self._wire.items()}
 
     @classmethod
     def of_tools(cls, tools: Iterable[Any] | None) -> Self:
@@ -65,7 +59,7 @@ class ToolNames:
 
     def runs_here(self, name: str) -> bool:
         """Return whether a call of this name is one to run here, and not one that ran on Mistral's side."""
-        return not self.built_in or name in self._known
+        return not self.built_in or name in self._wire
 
     def applied(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the body of a request with the names in tools, tool choice and messages as Mistral takes them."""

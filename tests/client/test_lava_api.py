@@ -369,7 +369,7 @@ async def test_a_wallet_that_makes_no_sense_says_so(side: Caller, body: Any) -> 
         ("request", {"request_id": "r", "charge": {"breakdown": 7, "rate_type": KEY}}, "breakdown"),
         ("request", {"request_id": "r", "model": ["small"]}, "small"),
         ("request", {"request_id": "r", "metadata": "team"}, "team"),
-        ("request", [RECORD], "JSON list"),
+        ("request", [RECORD], "no JSON object"),
         ("requests", {"data": {"request_id": "r"}}, "request_id"),
         ("requests", {"data": [None]}, "null"),
         ("usage", {"items": 7}, "items"),
