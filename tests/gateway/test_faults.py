@@ -290,6 +290,17 @@ def test_faults_can_come_at_random_or_by_rule(connect):
         assert forward.chat().status_code == 200
 
 
+@pytest.mark.parametrize("status", [408, 429, 503])
+def test_an_error_of_the_provider_leaves_the_connection_open(connect, status):
+    with LocalGateway() as gateway:
+        forward = connect(gateway)
+        for _ in range(20):
+            gateway.queue(status)
+            assert forward.chat().status_code == status
+            assert forward.chat().status_code == 200
+        assert gateway.connections == 1
+
+
 @pytest.mark.parametrize("response", [ConnectionError, ConnectionError("lost"), Reset])
 def test_an_exception_is_refused_and_the_fault_for_it_named(gateway, response):
     with pytest.raises(ValueError, match=r"or Reset\(\) for a lost connection, not .*(ConnectionError|Reset)"):

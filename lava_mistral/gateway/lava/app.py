@@ -58,6 +58,9 @@ class Lava:
                 if refusal is not error:
                     _LOG.error("the gateway failed at %s %s", scope["method"], scope["path"], exc_info=error)
                 answer = HttpAnswer(refusal.status, {"content-type": "application/json"}, refusal.body)
+                if refusal.status == 408:
+                    # What may still come of the body is no request.
+                    answer.headers["connection"] = "close"
             record.status = answer.status or None
             if answer.status >= 400:
                 record.finish("error")
@@ -73,8 +76,6 @@ class Lava:
                     record.finish("completed")
                     in_flight.close()
                 await send(message)
-            if answer.status == 408:
-                connection.close()
             if connection.gone:
                 # uvicorn expects an answer of every application, until it has learnt that the client is gone.
                 await connection.lost.wait()
