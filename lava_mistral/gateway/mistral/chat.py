@@ -42,7 +42,6 @@ class ChatChoice:
     thinking: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)  # Messages of tools that ran on Mistral's side.
     finish: str = "stop"
     top: int | None = None  # Alternatives of each token, where log probabilities are asked for.
 
@@ -75,25 +74,20 @@ class ChatChoice:
             spoken = [{"type": "text", "text": content}] if content else []
             content = [{**_thought("".join(self.thinking)), "closed": True}, *spoken]
         message = {"role": "assistant", "tool_calls": self.calls or None, "content": content}
-        choice = {"index": index, "finish_reason": self.finish}
-        choice |= {"messages": [*self.steps, message]} if self.steps else {"message": message}
+        choice = {"index": index, "finish_reason": self.finish, "message": message}
         return choice if self.top is None else choice | {"logprobs": {"content": _logprobs(self.text, self.top)}}
 
     def chunks(self, index: int, fragment: int | None) -> list[dict[str, Any]]:
         """Return what follows the role in a stream; a delta has so many characters of arguments, or all."""
-        # Which message a delta belongs to is told only where there are several.
-        told = {"index": len(self.steps), "role": "assistant"} if self.steps else {}
-        deltas: list[dict[str, Any]] = [{"index": at, **step} for at, step in enumerate(self.steps)]
-        deltas += [{"content": [_thought(piece)], **told} for piece in self.thinking]
-        deltas += [{"content": piece, **told} for piece in self.text]
+        deltas: list[dict[str, Any]] = [{"content": [_thought(piece)]} for piece in self.thinking]
+        deltas += [{"content": piece} for piece in self.text]
         calls = [self.calls] if self.calls else []
         if fragment is not None:
             calls = [[piece] for call in self.calls for piece in _fragments(call, fragment)]
-        deltas += [{"content": "", "tool_calls": some, **told} for some in calls] or [{"content": "", **told}]
+        deltas += [{"content": "", "tool_calls": some} for some in calls] or [{"content": ""}]
         chunks: list[dict[str, Any]] = [{"index": index, "delta": delta, "finish_reason": None} for delta in deltas]
         if self.top is not None:
-            first = len(self.steps) + len(self.thinking)
-            for at, entry in enumerate(_logprobs(self.text, self.top), first):
+            for at, entry in enumerate(_logprobs(self.text, self.top), len(self.thinking)):
                 chunks[at]["logprobs"] = {"content": [entry]}
         chunks[-1]["finish_reason"] = self.finish
         return chunks
@@ -220,7 +214,6 @@ def _choice(body: Mapping[str, Any], number: int) -> ChatChoice:
         thinking=split(reply.thinking),
         text=split(text[: min(ends, default=None)]),
         calls=[_call(call, at) for at, call in enumerate(reply.calls)],
-        steps=[step for call in reply.built_in for step in _step(call)],
         finish="tool_calls" if reply.calls else "stop",
         top=body.get("top_logprobs") or 0 if body.get("logprobs") else None,
     ).within(limit)
@@ -229,12 +222,3 @@ def _choice(body: Mapping[str, Any], number: int) -> ChatChoice:
 def _call(call: ModelCall, index: int = 0) -> dict[str, Any]:
     function = {"name": call.name, "arguments": orjson.dumps(call.arguments).decode()}
     return {"id": "".join(secrets.choice(_ALPHABET) for _ in range(9)), "function": function, "index": index}
-
-
-def _step(call: ModelCall) -> list[dict[str, Any]]:
-    made = _call(call)
-    found: dict[str, Any] = {"type": "tool_reference", "tool": call.name, "title": "A simulated result"}
-    if call.name in ("code_interpreter", "image_generation"):
-        found = {"type": "tool_file", "tool": call.name, "file_id": uuid.uuid4().hex}
-    asked = {"role": "assistant", "content": "", "tool_calls": [made]}
-    return [asked, {"role": "tool", "content": [found], "tool_call_id": made["id"]}]

@@ -13,7 +13,7 @@ import orjson
 
 from lava_mistral.gateway.model.fill import QUOTED, Evidence, fill, names, quoted
 from lava_mistral.gateway.model.prompt import NOTED, NOTHING, Prompt
-from lava_mistral.gateway.model.text import best, central, sentences, terms, tool_terms
+from lava_mistral.gateway.model.text import best, central, sentences, tool_terms
 
 _GREETING = re.compile(
     r"\W*(?:hi|hello|hey|howdy|greetings|good (?:morning|afternoon|evening|day)|bonjour)\b"
@@ -38,7 +38,6 @@ class Reply:
     text: str = ""
     thinking: str = ""
     calls: list[ModelCall] = field(default_factory=list)
-    built_in: list[ModelCall] = field(default_factory=list)  # Tools that Mistral runs itself.
     endless: bool = False  # White space, as Mistral writes in JSON mode when nothing asks for JSON.
 
 
@@ -48,10 +47,6 @@ def reply_to(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = Fals
     tools = [] if body.get("tool_choice") == "none" else body.get("tools") or ()
     calls = _calls([tool["function"] for tool in tools if "function" in tool], body, prompt)
     reply = Reply(calls=calls) if calls else _write(body, prompt, choice)
-    if not calls and not prompt.results:
-        said, kinds = set(terms(prompt.request)), [tool["type"] for tool in tools if "function" not in tool]
-        used = [kind for kind in kinds if said & set(terms(kind.replace("_", " ")))]
-        reply.built_in = [ModelCall(kind, {"query": prompt.question}) for kind in used]
     if reasoning:
         seen = f"{len(prompt.results)} tool results" if prompt.results else f"{len(prompt.passages)} sentences"
         needed = ", ".join(dict.fromkeys(call.name for call in calls))
