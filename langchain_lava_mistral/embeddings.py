@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, Unpack, cast
 
 from langchain_core.embeddings import Embeddings
@@ -13,11 +12,13 @@ from langchain_lava_mistral._params import SYNONYMS, LavaSettings
 from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
-from lava_mistral.embedding.results import EmbeddingUsage, EmbedOptions, PartialEmbedding
+from lava_mistral.embedding.results import EmbedOptions
 from lava_mistral.frameworks.settings import EmbeddingSettings
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
+
+    from lava_mistral.embedding.drivers import EmbeddingStream, Prefetch
 
 _SYNONYMS = {"max_concurrent_requests": "max_concurrency", "output_dimension": "dimensions"}
 T = TypeVar("T")
@@ -90,21 +91,19 @@ class LavaMistralEmbeddings(LavaSettings, EmbeddingSettings, Embeddings):
         options.setdefault("show_progress", False)
         return (await self.aembed_documents([text], **options))[0]
 
-    def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedOptions]) -> VectorStream[tuple[int, Any]]:
+    def embed_iter(self, texts: Iterable[str], **options: Unpack[EmbedOptions]) -> EmbeddingStream:
         """Return the vectors of a source of any length as `(index, vector)`, in order and in constant memory.
 
         The source is read once, not far ahead of what was taken, where the iteration takes place; while it pauses, so
         does that. For the options see `embed_documents`.
         """
-        return VectorStream(self._begun("embed_iter", texts, **options))
+        return cast("EmbeddingStream", self._begun("embed_iter", texts, **options))
 
-    def aembed_iter(self, texts: Source[str], **options: Unpack[EmbedOptions]) -> VectorStream[tuple[int, Any]]:
+    def aembed_iter(self, texts: Source[str], **options: Unpack[EmbedOptions]) -> EmbeddingStream:
         """Return the same as `embed_iter` for `async for`; the source may be async too."""
-        return VectorStream(self._begun("aembed_iter", texts, **options))
+        return cast("EmbeddingStream", self._begun("aembed_iter", texts, **options))
 
-    def prefetch(
-        self, documents: Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
-    ) -> VectorStream[list[D]]:
+    def prefetch(self, documents: Iterable[D], batch_size: int = 64, **options: Unpack[EmbedOptions]) -> Prefetch[D]:
         """Embed ahead of a loop that fills a vector store, which gets the documents in batches:
 
             for batch in embeddings.prefetch(documents):
@@ -114,53 +113,23 @@ class LavaMistralEmbeddings(LavaSettings, EmbeddingSettings, Embeddings):
         about the texts of the batch is answered without a request. All that is given is embedded, so leave out what the
         store has. For the options see `embed_documents`; with `resume_from`, what had been handed on is passed over.
         """
-        return VectorStream(self._begun("prefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options))
+        batches = self._begun("prefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options)
+        return cast("Prefetch[D]", batches)
 
-    def aprefetch(
-        self, documents: Source[D], batch_size: int = 64, **options: Unpack[EmbedOptions]
-    ) -> VectorStream[list[D]]:
+    def aprefetch(self, documents: Source[D], batch_size: int = 64, **options: Unpack[EmbedOptions]) -> Prefetch[D]:
         """Do the same as `prefetch` for `async for` and `aadd_documents`; the source may be async too."""
-        return VectorStream(self._begun("aprefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options))
+        batches = self._begun("aprefetch", documents, *_OF_DOCUMENTS, batch_size=batch_size, **options)
+        return cast("Prefetch[D]", batches)
 
     def _begun(self, way: str, *given: Any, **options: Any) -> Any:
         """Begin a call of the engine, counted for the handlers around it."""
         with translated(), counted_embedding():
             if self.trace_metadata:
                 options["lava_metadata"] = traced(options.get("lava_metadata"))
-            return getattr(self._backend(), way)(*given, **{"show_progress": self.show_progress_bar, **options})
+            engine = self._backend()
+            engine.translated = translated
+            return getattr(engine, way)(*given, **{"show_progress": self.show_progress_bar, **options})
 
 
 # The text of a document, and what becomes of it and its vector.
 _OF_DOCUMENTS: Any = (lambda each: each if isinstance(each, str) else each.page_content, lambda each, vector: each)
-
-
-class VectorStream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], AbstractAsyncContextManager[Any]):
-    """What becomes ready of an embedding: iterate with `for`, or with `async for` where an async method made it.
-
-    As a context manager, or by `close()` or `aclose()`, it ends early: nothing more is read or sent. `usage` has the
-    tokens, cost and requests so far; `partial()` of a stream of vectors those that were not handed on yet, for
-    `resume_from=` of a later stream over the same source.
-    """
-
-    usage: EmbeddingUsage
-    partial: Callable[[], PartialEmbedding]
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def __next__(self) -> T:
-        with translated():
-            return cast("T", next(self._stream))
-
-    async def __anext__(self) -> T:
-        with translated():
-            return cast("T", await anext(self._stream))
-
-    def __exit__(self, *failure: object) -> None:
-        self._stream.close()
-
-    async def __aexit__(self, *failure: object) -> None:
-        await self._stream.aclose()

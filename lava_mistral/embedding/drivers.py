@@ -222,7 +222,8 @@ def supervised(run: StreamJob, workers: ThreadWorkers | TaskWorkers) -> Iterator
 
         run.bar = tqdm(total=run.total, initial=run.done, unit="text", desc="Embedding")
     try:
-        yield
+        with run.translated():
+            yield
     except GeneratorExit:
         # A stream was left: it can be asked itself.
         raise

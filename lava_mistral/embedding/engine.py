@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar, Unpack, get_args
 from weakref import ReferenceType
@@ -99,6 +100,7 @@ class EmbeddingEngine:
         self._output_dtype = output_dtype
         self._limiters: dict[int, ConcurrencyLimiter] = {}
         self._prefetches: list[ReferenceType[Prefetch[Any]]] = []
+        self.translated: Callable[[], AbstractContextManager[Any]] = nullcontext  # raises a framework's own errors
 
     def __repr__(self) -> str:
         return f"EmbeddingEngine(model={self.model!r}, max_concurrency={self.max_concurrency})"
@@ -228,6 +230,7 @@ class EmbeddingEngine:
             concurrency=self.max_concurrency,
             **options,
         )
+        job.translated = self.translated
         return workers(send, self._endpoint, self.limiter, self.max_concurrency), job
 
 

@@ -11,6 +11,7 @@ from array import array
 from asyncio import CancelledError
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -70,6 +71,7 @@ class StreamJob:
         under_way: how many batches are started and not taken.
         told: how many of them `report` has told of.
         error: what ended it; its batches in flight are still taken.
+        translated: a block that raises errors as a framework's own.
     """
 
     _remembered: int | None = 1_000  # request ids that are kept
@@ -97,6 +99,7 @@ class StreamJob:
         self.bar: tqdm[Any] | None = None
         self.under_way = self.told = 0
         self.error: BaseException | None = None
+        self.translated: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._validator = validator
         self._spec = spec
         self._batcher = batcher
