@@ -25,8 +25,9 @@ def response_of(completion: Completion, with_headers: bool) -> llama.ChatRespons
     """Return the response for a whole answer; of several choices the first."""
     turn = completion.turn
     facts = _facts(completion, with_headers) | _facts_so_far(completion, turn.finish_reason, completion.usage, turn)
+    raw = {**completion.raw, "cost": facts["cost"]} if "cost" in facts else completion.raw
     return llama.ChatResponse(
-        message=from_turn(turn), raw=completion.raw, logprobs=_logprobs(turn.logprobs), additional_kwargs=facts
+        message=from_turn(turn), raw=raw, logprobs=_logprobs(turn.logprobs), additional_kwargs=facts
     )
 
 
@@ -74,7 +75,8 @@ class StreamedResponses:
         if finish_reason is not None or usage is not None:
             facts |= _facts_so_far(stream, finish_reason, usage, stream.turn)
         if usage is not None:
-            raw["usage"] = dict(usage)
+            # An agent hands on nothing else of a response.
+            raw |= {"usage": dict(usage), "cost": facts["cost"]}
         if delta.thinking:
             facts["thinking_delta"] = delta.thinking
         told: Any = {"delta": delta.text, "raw": raw, "logprobs": _logprobs(delta.logprobs), "additional_kwargs": facts}

@@ -89,13 +89,16 @@ class ModelSettings(BaseModel):
     def __getstate__(self) -> dict[Any, Any]:
         from lava_mistral.billing.scope import carried
 
+        own = self.__dict__.copy()
         state = super().__getstate__()
-        # LlamaIndex leaves out what can't be pickled; the copy would call with another key, or have others pay.
-        if lost := {"api_key", "billing", "spend_limit"} - state["__dict__"].keys():
+        fields = state["__dict__"].copy()
+        # LlamaIndex takes what can't be pickled, such as handlers of tracers, away from the model itself.
+        self.__dict__.update(own)
+        # The copy would call with another key, or have others pay.
+        if lost := {"api_key", "billing", "spend_limit"} - fields.keys():
             raise ConfigurationError(
                 f"{lost.pop()}= can't be sent to another process (a function must be a module's own, no lambda)."
             )
-        fields = state["__dict__"]
         billing, metadata = carried(*map(fields.get, ("billing", "lava_metadata", "spend_limit", "api_key")))
         return {**state, "__dict__": {**fields, "billing": billing, "lava_metadata": metadata}}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -82,6 +83,9 @@ def test_a_function_agent(gateway: LocalGateway, streaming: bool) -> None:
     assert "sunny" in str(output)
     streamed = "".join(event.delta for event in events if isinstance(event, AgentStream))
     assert streamed == (str(output) if streaming else "")
+    # Each step says what it cost.
+    steps = [event for event in events if isinstance(event, AgentOutput)]
+    assert [Decimal(step.raw["cost"]) for step in steps] == [request.cost for request in gateway.requests]
     last = gateway.requests[-1].body["messages"]
     assert [message["role"] for message in last] == ["system", "user", "assistant", "tool"]
     assert last[2]["tool_calls"][0]["id"] == last[3]["tool_call_id"]

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
-from llama_index.core.callbacks import CallbackManager
+from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from pydantic import BaseModel, ValidationError
 
@@ -41,6 +41,17 @@ def test_such_a_model_is_copied_and_sent_like_others(model: Any) -> None:
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), model.model_copy(deep=True)):
         assert (again.to_dict(), again.timeout) == (model.to_dict(), 3)
     assert type(model).from_dict(model.to_dict()).to_dict() == model.to_dict()
+
+
+@pytest.mark.parametrize("cls", [CHAT, EMBEDDINGS])
+def test_a_model_that_is_sent_to_another_process_keeps_the_handlers_that_cannot_go(cls: Any) -> None:
+    # A tracer's handler holds locks and generators; `IngestionPipeline(num_workers=2)` pickles the model that it has.
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    handler.lock = threading.Lock()  # type: ignore[attr-defined]
+    model = cls(callback_manager=CallbackManager([handler]))
+    again = pickle.loads(pickle.dumps(model))
+    assert not again.callback_manager.handlers
+    assert model.callback_manager.handlers == [handler]
 
 
 @pytest.mark.parametrize("cls", [CHAT, EMBEDDINGS])
