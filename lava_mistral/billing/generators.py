@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import textwrap
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -20,9 +21,17 @@ def calling_generator() -> FrameType | None:
     return frame if frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR) else None
 
 
+def leaks(generator: FrameType) -> bool:
+    """Tell whether the `with` statement that a generator is at holds a `yield`, and is no block to its consumer."""
+    driver, asynchronous = generator.f_back, generator.f_code.co_flags & inspect.CO_ASYNC_GENERATOR
+    if asynchronous and driver is not None and driver.f_code.co_filename == contextlib.__file__:
+        # FastAPI makes an asynccontextmanager of a dependency that yields, entered and left in the request's task.
+        return False
+    return _yields_at(generator.f_code, generator.f_lineno)
+
+
 @lru_cache(maxsize=256)
-def yields_at(code: CodeType, line: int) -> bool:
-    """Tell whether the `with` statement at a line of a generator holds a `yield`; not so of a decorated generator."""
+def _yields_at(code: CodeType, line: int) -> bool:
     try:
         lines, first = inspect.getsourcelines(code)
         [function] = ast.parse(textwrap.dedent("".join(lines))).body

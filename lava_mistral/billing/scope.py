@@ -25,7 +25,7 @@ from lava_mistral.billing.credentials import (
     check_metadata,
     hidden,
 )
-from lava_mistral.billing.generators import KINDS, calling_generator, yields_at
+from lava_mistral.billing.generators import KINDS, calling_generator, leaks
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.billing.usage import Listener, subscribed
 from lava_mistral.errors import ConfigurationError
@@ -213,7 +213,7 @@ class billed_to(Block):
 
     def __enter__(self) -> Self:
         caller = calling_generator()
-        if caller is not None and yields_at(caller.f_code, caller.f_lineno):
+        if caller is not None and leaks(caller):
             warnings.warn(
                 "A `with billed_to(…)` around a `yield` also bills what the consumer of the generator calls, and is "
                 "lost where each value is taken in a context of its own, as web servers do: decorate the generator "

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi.responses import StreamingResponse
+from langchain_core.output_parsers import StrOutputParser
 
+from langchain_lava_mistral import ChatLavaMistral
 from lava_mistral import Billing, billed_to, track_usage
 from lava_mistral.gateway import LocalGateway
 from tests.billing.conftest import Framework, run_now
@@ -123,3 +128,37 @@ def test_a_stream_is_billed_to_the_block_of_a_generator_that_is_closed_before_it
         contextvars.copy_context().run(held.close)
         assert list(stream)
         assert [request.customer_id for request in gateway.requests] == ["c"]
+
+
+async def asynchronous(customer: str) -> AsyncIterator[None]:
+    with billed_to(customer, "m"):
+        yield
+
+
+def synchronous(customer: str) -> Iterator[None]:
+    with billed_to(customer, "m"):
+        yield
+
+
+async def ask_a_web_app(dependency: Any) -> list[str | None]:
+    with LocalGateway() as gateway:
+        model = ChatLavaMistral(base_url=gateway.base_url, api_key=gateway.secret_key)
+        app = FastAPI(dependencies=[Depends(dependency)])
+
+        @app.get("/")
+        def answer(later: BackgroundTasks) -> StreamingResponse:
+            later.add_task(model.invoke, "Hi")
+            return StreamingResponse((model | StrOutputParser()).stream(model.invoke("Hi").text))
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as browser:
+            await asyncio.gather(*(browser.get("/", params={"customer": name}) for name in ("a", "b")))
+        return sorted(str(request.customer_id) for request in gateway.requests)
+
+
+async def test_an_async_dependency_of_fastapi_holds_for_a_request_its_stream_and_its_background_tasks() -> None:
+    assert await ask_a_web_app(asynchronous) == ["a"] * 3 + ["b"] * 3
+
+
+async def test_a_dependency_of_fastapi_in_threads_holds_for_nothing_and_warns() -> None:
+    with pytest.warns(UserWarning, match="a context of its own, as web servers do"):
+        assert await ask_a_web_app(synchronous) == ["None"] * 6
