@@ -43,7 +43,8 @@ class Endpoint:
     Attributes:
         dimensions: numbers of a vector; `None` while that is not known.
         ratio: how far `count` is off.
-        base64: whether the server writes base64 that can be read; `None` while that is not known.
+        base64: whether the server writes base64 that can be read; `None` while that is not known. Once it is not,
+            numbers are asked for.
         reached: whether there ever was an answer, of whatever kind.
     """
 
@@ -90,22 +91,20 @@ class BatchRequest:
         """Ask for one part until it is there; false when it must be split."""
         endpoint = self._endpoint
         attempts: Attempts | None = None
-        plain = False
         while True:
-            use_base64 = not plain and endpoint.base64 is not False and endpoint.dimensions is not None
+            use_base64 = endpoint.base64 is not False and endpoint.dimensions is not None
             answer = yield from self._sender.ask(self, part, "base64" if use_base64 else "float")
             try:
                 yield self._sender.turn()
             finally:
                 # It was paid for, also where the task is cancelled now.
-                error, unreadable = self._read(answer, part, plain=plain)
+                error, unreadable = self._read(answer, part)
             if error is None:
                 return True
             if error is answer and len(part.texts) > 1 and _means_too_much(error):
-                endpoint.ratio.refused(part)
                 return False
             if use_base64 and unreadable:
-                plain = True
+                endpoint.base64 = False
                 continue
             attempts = attempts or endpoint.attempts()
             seconds = attempts.failed(error)
@@ -114,7 +113,7 @@ class BatchRequest:
             self.result.usage += EmbeddingUsage(retries=1)
             yield self._sender.sleep(seconds)
 
-    def _read(self, answer: EmbeddingAnswer | LavaError, part: Batch, *, plain: bool) -> tuple[LavaError | None, bool]:
+    def _read(self, answer: EmbeddingAnswer | LavaError, part: Batch) -> tuple[LavaError | None, bool]:
         """Take the vectors of an answer and note what it cost; why there are none, and whether base64 may be why."""
         endpoint = self._endpoint
         endpoint.reached = endpoint.reached or not is_not_connected(getattr(answer, "__cause__", None))
@@ -140,10 +139,7 @@ class BatchRequest:
             return error, isinstance(bad, UnreadableBase64)
         if endpoint.dimensions is None:
             endpoint.dimensions = len(rows[0])
-        if plain:
-            # Decimal numbers came where base64 had not worked: from now on they are asked for at once.
-            endpoint.base64 = False
-        elif isinstance(data[0].get("embedding"), str):
+        if endpoint.base64 is None and isinstance(data[0].get("embedding"), str):
             endpoint.base64 = True
         if usage is not None:
             endpoint.ratio.answered(part, usage.get("prompt_tokens") or 0)

@@ -39,30 +39,26 @@ class Batch:
 class TokenRatio:
     """Learn how many tokens a counted token really is, so that batches are full and not refused.
 
-    Of the latest answers the second highest counts, so that a single odd one changes nothing. Batches get smaller than
-    one that was refused; batches that are accepted undo that slowly.
+    Of the latest answers the second highest counts, so that a single odd one changes nothing. A batch that is refused
+    for its size teaches by the answers for its halves.
     """
 
     _MARGIN = 1.02
     _WORTH = 1_000  # counted tokens that one observation is made of: smaller answers are added up
     _LEAST = 0.5  # how far above the truth counts are at most
-    _SQUEEZE, _EASE = 1.15, 1.01
 
     def __init__(self) -> None:
         self._observed: deque[float] = deque(maxlen=16)
         self._counted = self._actual = 0
         self._ratio = 1.0
-        self._most = math.inf
 
     @property
     def limit(self) -> int:
         """How many counted tokens a request may have."""
-        return max(1, int(min(MAX_REQUEST_TOKENS / self._ratio, self._most)))
+        return max(1, int(MAX_REQUEST_TOKENS / self._ratio))
 
     def answered(self, batch: Batch, actual: int) -> None:
         """Learn from a batch that was accepted, with `actual` tokens as the answer counts them."""
-        if 2 * batch.tokens >= self.limit:
-            self._most *= self._EASE
         # It was accepted, so it had no more than the limit.
         if not self._LEAST / 2 * batch.tokens <= actual <= MAX_REQUEST_TOKENS:
             return
@@ -74,10 +70,6 @@ class TokenRatio:
         self._counted = self._actual = 0
         if len(self._observed) > 1:
             self._ratio = max(self._LEAST, sorted(self._observed)[-2] * self._MARGIN)
-
-    def refused(self, batch: Batch) -> None:
-        if 2 * batch.tokens >= self.limit:
-            self._most = min(self._most, batch.tokens / self._SQUEEZE)
 
 
 class Batcher:
@@ -195,8 +187,6 @@ class InputValidator:
         if size > MAX_INPUT_TOKENS * self._OVERRATED:
             beginning = text[: self._BEGINNING]
             tokens = self._estimate(beginning)
-            if tokens <= MAX_INPUT_TOKENS * self._OVERRATED and len(text) > self._BEGINNING:
-                tokens, beginning = self._estimate(text), text
             if tokens > MAX_INPUT_TOKENS * self._OVERRATED:
                 raise too_long(index, f"about {tokens * len(text) // len(beginning):,}")
         return text

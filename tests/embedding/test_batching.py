@@ -142,56 +142,12 @@ def test_one_odd_count_in_an_answer_changes_nothing(odd: int) -> None:
     assert ratio.limit == before
 
 
-def test_refusals_of_batches_that_were_planned_together_count_once() -> None:
+@given(st.lists(st.tuples(st.integers(0, 20_000), st.integers(-5, 10**7)), max_size=100))
+def test_whatever_is_learned_a_batch_can_be_made(lessons: list[tuple[int, int]]) -> None:
     ratio = TokenRatio()
-    together = [batch(ratio.limit) for _ in range(25)]
-    for each in together:
-        ratio.refused(each)
-    assert ratio.limit > 0.8 * MAX_REQUEST_TOKENS
-    ratio.refused(batch(ratio.limit))
-    assert ratio.limit < 0.8 * MAX_REQUEST_TOKENS
-
-
-def test_a_refusal_that_answers_explain_is_forgotten() -> None:
-    """The server counts 28 % more than the engine: halves of what was refused say so."""
-    ratio = TokenRatio()
-    for half in [half for _ in range(16) for half in (refused_half(ratio), refused_half(ratio))]:
-        ratio.answered(half, int(half.tokens * 1.28))
-    assert ratio.limit == pytest.approx(MAX_REQUEST_TOKENS / 1.28, rel=0.03)
-
-
-def refused_half(ratio: TokenRatio) -> Batch:
-    whole = Batch(list(range(200)), ["x" * 80] * 200, 16_000)
-    ratio.refused(whole)
-    return whole.halves(len)[0]
-
-
-def test_a_refusal_that_nothing_explains_is_forgotten_in_time() -> None:
-    ratio = TokenRatio()
-    ratio.refused(batch(ratio.limit))
-    learn(ratio, 0.98, times=40)
-    assert ratio.limit >= 0.99 * MAX_REQUEST_TOKENS
-
-
-@given(st.lists(st.tuples(st.integers(0, 20_000), st.integers(-5, 10**7), st.booleans()), max_size=100))
-def test_whatever_is_learned_a_batch_can_be_made(lessons: list[tuple[int, int, bool]]) -> None:
-    ratio = TokenRatio()
-    for counted, actual, accepted in lessons:
-        if accepted:
-            ratio.answered(batch(counted), actual)
-        else:
-            ratio.refused(batch(counted))
+    for counted, actual in lessons:
+        ratio.answered(batch(counted), actual)
         assert 1 <= ratio.limit <= 2 * MAX_REQUEST_TOKENS
-
-
-@pytest.mark.parametrize("share", [1.05, 1.3, 2.0, 4.0])
-def test_few_refusals_are_enough_to_learn(share: float) -> None:
-    ratio, refusals = TokenRatio(), 0
-    while (counted := ratio.limit) * share > MAX_REQUEST_TOKENS:
-        ratio.refused(batch(counted))
-        refusals += 1
-    assert refusals <= 12
-    assert counted * share > 0.5 * MAX_REQUEST_TOKENS
 
 
 def validator(*, overrated: float = 1.0) -> InputValidator:
