@@ -24,12 +24,13 @@ from langchain_lava_mistral._tools import ToolLike, answer_function, normalize, 
 from langchain_lava_mistral.callbacks import RUN, run_block, stream_block, thread_id, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.errors import InvalidRequestError
+from lava_mistral.frameworks.backends import ClientsOwner
 from lava_mistral.frameworks.settings import WIRE_NAMES
 
 _IN_USERS_FORMS = frozenset(("stop", "tools", "tool_choice", "response_format", "prediction"))
 
 
-class ChatLavaMistral(DescribedModel):
+class ChatLavaMistral(DescribedModel, ClientsOwner):
     """Mistral's chat models through Lava, for LangChain (`langchain_lava_mistral`).
 
         model = ChatLavaMistral(model="mistral-small-2603")

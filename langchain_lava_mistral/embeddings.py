@@ -13,7 +13,7 @@ from langchain_lava_mistral.callbacks import counted_embedding, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
 from lava_mistral.embedding.results import EmbedOptions
-from lava_mistral.frameworks.settings import EmbeddingSettings
+from lava_mistral.frameworks.backends import EngineOwner
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -26,7 +26,7 @@ D = TypeVar("D", bound="Document | str")
 Source: TypeAlias = AsyncIterable[T] | Iterable[T]
 
 
-class LavaMistralEmbeddings(LavaSettings, EmbeddingSettings, Embeddings):
+class LavaMistralEmbeddings(LavaSettings, EngineOwner, Embeddings):
     """Mistral's embedding models through Lava, for LangChain (`langchain_lava_mistral`).
 
         LavaMistralEmbeddings().embed_documents(["one text", "another"])

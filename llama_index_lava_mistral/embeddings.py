@@ -27,7 +27,8 @@ from lava_mistral.defaults import (
 )
 from lava_mistral.embedding.results import EmbedOptions
 from lava_mistral.errors import LavaError
-from lava_mistral.frameworks.settings import EmbeddingSettings, setting
+from lava_mistral.frameworks.backends import EngineOwner
+from lava_mistral.frameworks.settings import setting
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import LavaSettings
 from llama_index_lava_mistral._redaction import billing_of, observed
@@ -54,7 +55,7 @@ def _naming(nodes: Sequence[BaseNode]) -> Iterator[None]:
         raise
 
 
-class LavaMistralEmbeddings(LavaSettings, EmbeddingSettings, BaseEmbedding):
+class LavaMistralEmbeddings(LavaSettings, EngineOwner, BaseEmbedding):
     """Mistral's embeddings through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
     Any number of texts are packed into requests within Mistral's limits, `num_workers` of which are under way at once,
@@ -79,7 +80,7 @@ class LavaMistralEmbeddings(LavaSettings, EmbeddingSettings, BaseEmbedding):
     embeddings_cache: Any | None = setting(None, "A key-value store of vectors; none by default.")
     max_retries: int = setting(DEFAULT_EMBEDDING_RETRIES, "How often a failed request is tried again.", ge=0)
 
-    _backend_arguments: ClassVar[Mapping[str, str]] = {**EmbeddingSettings._backend_arguments, "model": "model_name"}
+    _backend_arguments: ClassVar[Mapping[str, str]] = {**EngineOwner._backend_arguments, "model": "model_name"}
     _synonyms: ClassVar[Mapping[str, str]] = {
         **LavaSettings._synonyms,
         "model": "model_name",

@@ -14,6 +14,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index_instrumentation import get_dispatcher
 
 from lava_mistral.calls.arguments import refuse_keys
+from lava_mistral.frameworks.backends import ClientsOwner
 from lava_mistral.transport.flow import Flow, adrive, drive
 from llama_index_lava_mistral._params import ChatSettings
 from llama_index_lava_mistral._redaction import observed
@@ -34,7 +35,7 @@ dispatcher = get_dispatcher(__name__)
 _Kwargs: TypeAlias = dict[str, Any] | None
 
 
-class ChatLavaMistral(ChatSettings, FunctionCallingLLM):
+class ChatLavaMistral(ChatSettings, ClientsOwner, FunctionCallingLLM):
     """Mistral's chat models through the Lava AI gateway, for LlamaIndex. (`langchain_lava_mistral` has LangChain's.)
 
     The settings are its fields; `ChatLavaMistral.model_fields[…].description` says what each means. All but those that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -78,7 +79,7 @@ class ModelSettings(BaseModel):
     # The field of the HTTP client for async code.
     _async_client: ClassVar[str]
     # Further arguments of what is made, and the attributes that they come from.
-    _backend_arguments: ClassVar[Mapping[str, str]] = {name: name for name in PER_CALL_SETTINGS}
+    _backend_arguments: ClassVar[Mapping[str, str]]
     _cached: CachedBackend = PrivateAttr(default_factory=CachedBackend)
 
     @model_validator(mode="after")
@@ -134,26 +135,8 @@ class ModelSettings(BaseModel):
         settings["http_clients"] = self.http_client, getattr(self, self._async_client)
         return settings
 
-    def _make_backend(self, settings: dict[str, Any]) -> Any:
-        # Loaded with the first model.
-        from lava_mistral.client.clients import AsyncLavaMistral, LavaMistral
-
-        sync, asynchronous = settings.pop("http_clients")
-        return LavaMistral(**settings, http_client=sync), AsyncLavaMistral(**settings, http_client=asynchronous)
-
-
-class EmbeddingSettings(ModelSettings):
-    """How a framework's embedding model reaches Lava: by an engine."""
-
-    _backend_arguments: ClassVar[Mapping[str, str]] = {
-        name: name for name in ("model", "dimensions", "output_dtype", "max_concurrency", "max_retries", "on_empty")
-    }
-
-    def _make_backend(self, settings: dict[str, Any]) -> Any:
-        from lava_mistral.embedding.engine import EmbeddingEngine
-
-        own = {argument: settings.pop(argument) for argument in self._backend_arguments}
-        return EmbeddingEngine(*super()._make_backend(settings), **own)
+    @abstractmethod
+    def _make_backend(self, settings: dict[str, Any]) -> Any: ...
 
 
 class ChatParameters(BaseModel):
