@@ -174,11 +174,12 @@ class Call:
         self.request_meter.end(usage, shown_id(answer.headers, self.without_secrets), complete=False)
         shown = self._shown(answer)
         body = parse_body(shown.text)
-        said = read_error_body(body).message
+        said = read_error_body(body)
         return ServerError(
-            f"expected an answer from {self.target}, got one {what}{f': {said}' if said else ''}",
+            f"expected an answer from {self.target}, got one {what}{f': {said.message}' if said.message else ''}",
             status_code=answer.status,
             request_id=shown_id(shown.headers),
+            retryable=said.retryable,
             origin="lava",
             body=body,
             answer=shown,
@@ -188,8 +189,9 @@ class Call:
         """Return the completion in a good answer; raises ServerError where it has none, or the model gave up."""
         body = self._object(answer)
         read = TurnAccumulator(self.names)
-        if not body.get("choices"):
-            raise self._senseless("without choices", answer, body.get("usage"))
+        if body.get("error") or not body.get("choices"):
+            what = "beside an error" if body.get("choices") else "without choices"
+            raise self._senseless(what, answer, body.get("usage"))
         why = ""
         try:
             read.add_whole(body)

@@ -143,7 +143,7 @@ def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> Lava
         type=detail.type,
         status_code=detail.status,
         request_id=request_id,
-        retryable=detail.status is None or detail.status in RETRIED_STATUSES,
+        retryable=detail.retryable,
         origin=detail.origin,
         body=body,
         partial=partial,
@@ -181,6 +181,11 @@ class ErrorDetail(NamedTuple):
     type: str | None = None
     origin: Origin = "lava"
     status: int | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later, where the body came with a status of success."""
+        return self.status is None or self.status in RETRIED_STATUSES
 
 
 def parse_body(text: str) -> Any:

@@ -83,7 +83,7 @@ class ToolNames:
             return holder
         field = "function" if "function" in holder else "name"
         given = holder.get(field)
-        wire = self.to_wire(given) if field == "name" and given and isinstance(given, str) else self._named(given)
+        wire = self.to_wire(given) if field == "name" and isinstance(given, str) else self._named(given)
         return holder if wire == given else {**holder, field: wire}
 
 

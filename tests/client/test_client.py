@@ -355,6 +355,18 @@ async def test_an_answer_that_is_none_is_a_server_error(both: Any, answer: bytes
         await both(Wire(httpx.Response(200, content=answer)), max_retries=0).chat()
 
 
+@pytest.mark.parametrize("beside", [{}, {"choices": []}, {"choices": ANSWER["choices"]}])
+@pytest.mark.parametrize(("code", "tries"), [(400, 1), (429, 2), ("3505", 2)])
+async def test_an_error_under_a_good_status_is_told_and_tried_again_where_that_can_help(
+    both: Any, beside: Any, code: Any, tries: int
+) -> None:
+    wire = Wire({**beside, "error": {"message": "The provider refused it", "code": code}})
+    with pytest.raises(ServerError, match="The provider refused it") as caught:
+        await both(wire, max_retries=1).chat()
+    assert caught.value.retryable == (tries == 2)
+    assert len(wire.requests) == tries
+
+
 async def test_finish_reason_error_is_no_answer(both: Any) -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": "half"}, "finish_reason": "error"}
     with pytest.raises(ServerError) as caught:

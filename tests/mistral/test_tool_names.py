@@ -67,6 +67,18 @@ def test_a_request_with_good_names_shares_its_parts_and_others_are_left_as_they_
     assert call["function"]["name"] == messages[2]["name"] == choice["function"]["name"] == "math.add"
 
 
+def test_a_call_without_a_name_in_a_history_is_sent_under_one() -> None:
+    """As a stream leaves it that broke off before the name: Mistral refuses an empty one, at each later turn too."""
+    call = {"id": "aaaaaaaaa", "type": "function", "function": {"name": "", "arguments": "{}"}}
+    messages: Any = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "aaaaaaaaa", "content": "There is no tool of this name."},
+    ]
+    body = chat_body(messages, "m", {}, stream=False)
+    assert body["messages"][1]["tool_calls"][0]["function"]["name"] == "tool"
+
+
 @pytest.mark.parametrize("tools", [None, [], [{}], ["x"], [function(None)], [function(5)]])
 def test_tools_without_a_name_are_left_to_mistral(tools: Any) -> None:
     ToolNames.of_tools(tools)
