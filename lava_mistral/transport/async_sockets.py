@@ -12,7 +12,7 @@ from typing import Any
 
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.failures import Deadline
-from lava_mistral.transport.sockets import addresses, look_up
+from lava_mistral.transport.sockets import SOCKET_OPTIONS, addresses, look_up
 
 _MOST_PIECES = 8  # of 256 KB at most
 
@@ -42,6 +42,8 @@ class AsyncSocket(asyncio.Protocol):
     async def connect(self, address: tuple[str, int], deadline: Deadline) -> None:
         async with asyncio.timeout(deadline.left()):
             await self._loop.create_connection(lambda: self, *address)
+        for option in SOCKET_OPTIONS:
+            self._transport.get_extra_info("socket").setsockopt(*option)
 
     async def start_tls(self, context: Callable[[], ssl.SSLContext], hostname: str, deadline: Deadline) -> None:
         async with asyncio.timeout(deadline.left()):

@@ -11,6 +11,7 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.environment import environment_proxy, ssl_context
 from lava_mistral.transport.pools import per_loop, per_process
 from lava_mistral.transport.route import MISTRAL_HOST, MISTRAL_URL, LavaRoute
+from lava_mistral.transport.sockets import SOCKET_OPTIONS
 
 # Set anew for Lava, or meaningless there.
 _REPLACED = frozenset({b"host", b"authorization", b"x-lava-metadata", b"cookie"})
@@ -61,7 +62,7 @@ class LavaTransportBase(LavaRoute):
             limits = library.Limits(
                 max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY
             )
-            return self._shared(verify=ssl_context(), limits=limits, proxy=proxy)
+            return self._shared(verify=ssl_context(), limits=limits, proxy=proxy, socket_options=SOCKET_OPTIONS)
 
         held = per_loop if hasattr(self._shared, "aclose") else per_process
         return held((library, proxy), make), forwarded

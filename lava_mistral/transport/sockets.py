@@ -13,6 +13,13 @@ from typing import Any
 from lava_mistral._locks import after_fork
 from lava_mistral.transport.failures import Deadline
 
+_OF_TCP = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+SOCKET_OPTIONS = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in _OF_TCP.items() if hasattr(socket, name)
+]
+"""Small writes go out at once; a peer that is gone is noticed a minute later, however long the timeout is; and a
+firewall that forgets silent connections, as those on which a model thinks for minutes, sees some traffic."""
+
 _Addresses = list[tuple[str, int]]
 _lookups: dict[tuple[str, int], Future[_Addresses]] = {}
 # A thread that asks does not exist in the child.
@@ -34,7 +41,8 @@ class Socket:
     def connect(self, address: tuple[str, int], deadline: Deadline) -> None:
         """Open a TCP connection."""
         self._socket = socket.create_connection(address, deadline.left())
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in SOCKET_OPTIONS:
+            self._socket.setsockopt(*option)
 
     def start_tls(self, context: Callable[[], ssl.SSLContext], hostname: str, deadline: Deadline) -> None:
         """Turn the connection into TLS."""

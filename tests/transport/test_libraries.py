@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -215,6 +217,31 @@ def test_an_error_gives_back_headers_of_any_characters(library: str) -> None:
         LavaMistral(api_key=KEY, http_client=client).chat(ASK)
     assert caught.value.response is not None
     assert ("x-note", "5 €") in caught.value.response.headers.multi_items()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="this system does not show a connection's timers")
+@pytest.mark.parametrize("library", [None, "httpx", "httpx2"])
+@both
+async def test_a_connection_that_is_silent_for_long_is_kept_alive(
+    library: str | None, asynchronous: bool, serve: Callable[[Callable[[Peer], None]], Server]
+) -> None:
+    def answers(peer: Peer) -> None:
+        while request := peer.request():
+            peer.send(whole(answer_to(request)))
+
+    server = serve(answers)
+    settings: dict[str, Any] = {"api_key": KEY, "base_url": server.url}
+    if library is None:
+        client: Any = (AsyncLavaMistral if asynchronous else LavaMistral)(**settings)
+        answer = client.chat(ASK)
+    else:
+        http = client_of(library, asynchronous, lava_transport(library, asynchronous, **settings))
+        answer = http.post(f"{URL}/chat/completions", json={"messages": ASK})
+    await answer if asynchronous else answer
+    text = await asyncio.to_thread(Path("/proc/net/tcp").read_text)
+    rows = [line.split() for line in text.splitlines()[1:]]
+    timers = [row[5].partition(":")[0] for row in rows if row[2].endswith(f":{server.port:04X}") and row[3] == "01"]
+    assert timers == ["02"]  # a keepalive timer
 
 
 @libraries
