@@ -194,7 +194,8 @@ class InputValidator:
 
 def _as_text(index: int, given: object) -> str:
     if isinstance(given, str):
-        return str(given)
+        # An enumeration's own __str__ gives its name.
+        return str.__str__(given)
     # A pyarrow scalar, such as iterating over a column gives.
     as_py = getattr(given, "as_py", None)
     text = given if as_py is None else as_py()

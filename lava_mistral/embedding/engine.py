@@ -237,4 +237,6 @@ class EmbeddingEngine:
 def _checked(texts: T) -> T:
     if isinstance(texts, str | bytes):
         raise ConfigurationError("expected several texts, got one: write [text].")
+    if hasattr(texts, "columns"):
+        raise ConfigurationError(f"expected texts, got a {type(texts).__name__}: write frame['column'].")
     return texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,14 @@ def test_string_scalars_of_numpy_and_pyarrow_are_texts() -> None:
         validator().check(3, pyarrow.array([7])[0])
     with pytest.raises(InvalidRequestError, match="input 3 must be text, not StringScalar of NoneType"):
         validator().check(3, pyarrow.array([None], pyarrow.string())[0])
+
+
+def test_a_text_of_a_class_of_its_own_is_taken_for_its_characters() -> None:
+    class Label(str, Enum):  # noqa: UP042 - a StrEnum is text in any way
+        A = "a"
+
+    checked = validator().check(0, Label.A)
+    assert (checked, type(checked)) == ("a", str)
 
 
 @pytest.mark.parametrize(("on_empty", "sent"), [("skip", ""), ("placeholder", ".")])

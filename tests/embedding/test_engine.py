@@ -205,6 +205,9 @@ class TestRefusedBefore:
     def test_one_text_is_not_many(self, mode: Mode) -> None:
         with pytest.raises(ConfigurationError, match=r"write \[text\]"):
             run(mode, VectorService().engine(), "one text")
+        frame: Any = pytest.importorskip("pandas").DataFrame({"text": ["one"]})
+        with pytest.raises(ConfigurationError, match=r"got a DataFrame: write frame\['column'\]"):
+            run(mode, VectorService().engine(), frame)
 
     @pytest.mark.parametrize(
         "setting", [{"max_concurrency": 0}, {"dimensions": 0}, {"max_retries": -1}, {"max_concurrency": -3}]
