@@ -16,6 +16,7 @@ except ImportError as error:  # the extra is not installed
     raise ImportError('langchain_lava_mistral needs LangChain: pip install "lava-mistral[langchain]".') from error
 
 from langchain_lava_mistral._content_blocks import PROVIDER, translate_chunk, translate_message
+from lava_mistral.pricing.prompts import register_messages
 
 if TYPE_CHECKING:
     from langchain_lava_mistral.callbacks import LavaUsageCallbackHandler, get_lava_usage_callback
@@ -34,6 +35,7 @@ __all__ += ["RateLimitError", "ServerError", "SpendLimitError", "StreamInterrupt
 __all__ += ["get_lava_usage_callback", "register"]
 
 register_translator(PROVIDER, translate_message, translate_chunk)
+register_messages("langchain_core", lambda messages: import_module(f"{__name__}._to_wire").to_wire(messages))
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("llama_index_lava_mistral needs LlamaIndex: pip install 'lava-mistral[llama-index]'") from error
 
+from lava_mistral.pricing.prompts import register_messages
 
 if TYPE_CHECKING:
     from llama_index_lava_mistral.callbacks import LavaCallEvent, LavaUsageHandler
@@ -24,6 +25,8 @@ _MODULES = {
     "LavaMistralEmbeddings": "embeddings",
     "LavaUsageHandler": "callbacks",
 }
+
+register_messages("llama_index", lambda messages: import_module(f"{__name__}._to_wire").to_wire(messages))
 
 
 def __getattr__(name: str) -> Any:

@@ -16,10 +16,11 @@ _MILLION: Final = Decimal(10) ** 6
 
 
 class CostParts(NamedTuple):
-    """Hold what a call cost in USD; without Mistral's cache it would be `saved` more."""
+    """Hold what a call cost in USD: `cached_cost` is part of `input_cost`; uncached it would be `saved` more."""
 
     input_cost: Decimal = Decimal(0)
     output_cost: Decimal = Decimal(0)
+    cached_cost: Decimal = Decimal(0)
     total: Decimal = Decimal(0)
     saved: Decimal = Decimal(0)
 
@@ -44,7 +45,7 @@ def cost_parts(usage: Usage | None, *models: str | Model | None) -> CostParts | 
         input_cost = model.input_price * (prompt - cached) / _MILLION + cached_cost
         output_cost = model.output_price * (counts.get("completion_tokens") or 0) / _MILLION
         saved = model.input_price * cached / _MILLION - cached_cost
-        return CostParts(input_cost, output_cost, input_cost + output_cost, saved)
+        return CostParts(input_cost, output_cost, cached_cost, input_cost + output_cost, saved)
 
 
 def cost_of(usage: Usage | None, *models: str | Model | None) -> Decimal | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.errors import ConfigurationError
@@ -13,14 +13,8 @@ from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.types import Message, Tool
 from lava_mistral.pricing.catalog import Model, get_model
 from lava_mistral.pricing.cost import cost_of
-from lava_mistral.pricing.token_counting import (
-    Prompt,
-    TokenCount,
-    count_tokens,
-    pieces,
-    to_messages,
-    upper_bound_tokens,
-)
+from lava_mistral.pricing.prompts import Prompt, to_messages
+from lava_mistral.pricing.token_counting import TokenCount, count_tokens, pieces, upper_bound_tokens
 
 USUAL_ANSWER: Final = 300  # tokens of an answer that nothing else is known of: a few paragraphs
 _UNCOUNTED: Final = frozenset(("document_url", "input_audio", "file"))
@@ -48,7 +42,7 @@ class CostEstimate:
 
 
 def estimate_cost(
-    messages: Prompt | Sequence[str],
+    messages: Prompt,
     model: str = DEFAULT_CHAT_MODEL,
     max_tokens: int | None = None,
     *,
@@ -59,7 +53,7 @@ def estimate_cost(
     """Estimate what a call will cost, by the catalogue's prices.
 
     Args:
-        messages: a text, or messages in Mistral's form; texts for an embedding model.
+        messages: a prompt, or messages in Mistral's form, LangChain's or LlamaIndex's; texts for an embedding model.
         max_tokens: the longest answer; by default what the model's window leaves beside the prompt.
         likely_tokens: of the answer as you expect it; by default 300.
         n: how many answers.
@@ -70,7 +64,7 @@ def estimate_cost(
     known = get_model(model)
     if known.can("embeddings"):
         return _embedding(known, messages)
-    prompt = to_messages(cast("Prompt", messages))
+    prompt = to_messages(messages)
     count = _count(prompt, known, tools)
     typical = count if count.exact else _count(prompt, known, tools, upper=False)
     output = _longest_answer(count, known, max_tokens) * n

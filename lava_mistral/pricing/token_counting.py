@@ -18,25 +18,24 @@ import json
 import pkgutil
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import filterfalse
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 
 from lava_mistral._locks import ForkSafeLock
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL
-from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import to_json
 from lava_mistral.mistral.limits import MAX_IMAGE_TOKENS
 from lava_mistral.mistral.types import Message, Tool
 from lava_mistral.pricing.catalog import get_model
+from lava_mistral.pricing.prompts import Prompt, to_messages
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-Prompt: TypeAlias = str | Message | Sequence[Message]
 _Name: TypeAlias = Literal["v1", "v13"]
 _Tokenizer: TypeAlias = "MistralTokenizer[Any, Any, Any, Any, Any]"
 
@@ -85,7 +84,7 @@ def count_tokens(
 
     Args:
         text_or_messages: a text, counted alone (for an embedding model with the two tokens that enclose it), or
-            one or several messages in Mistral's form, with all control tokens of the prompt and `tools`.
+            messages in Mistral's form, LangChain's or LlamaIndex's, with all control tokens of the prompt and `tools`.
         upper: where there is no exact count, estimate the most that it can be instead of what is typical.
     """
     if isinstance(text_or_messages, str):
@@ -201,19 +200,6 @@ def _estimate_prompt(messages: Sequence[Message], model: str, tools: Sequence[To
     for kind, text in (*pieces(messages), *written):
         total += besides.get(kind, 0) + _count_text(text, model, False, upper).tokens
     return total
-
-
-def to_messages(prompt: Prompt) -> list[Message]:
-    """Return the messages of a prompt: a user's text, one message or several."""
-    several: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    messages = [several] if isinstance(several, Mapping) else [*several] if isinstance(several, Sequence) else [several]
-    for message in messages:
-        if not isinstance(message, Mapping):
-            raise ConfigurationError(
-                "A prompt is a text, or messages in Mistral's form such as {'role': 'user', 'content': '…'}, not a "
-                f"{type(message).__name__}: LangChain's `convert_to_openai_messages` converts its own."
-            )
-    return cast("list[Message]", messages)
 
 
 def pieces(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,9 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import HumanMessage, convert_to_openai_messages
+from langchain_core.messages import HumanMessage
+from langchain_core.prompts import ChatPromptTemplate
+from llama_index.core.llms import ChatMessage
 
 from lava_mistral import (
     AsyncLavaMistral,
@@ -366,12 +368,18 @@ def test_prompts_of_every_form_cost_the_same() -> None:
     for prompt in (
         "What is a river?",
         {"role": "user", "content": "What is a river?"},
-        convert_to_openai_messages([HumanMessage("What is a river?")]),
+        ("user", "What is a river?"),
+        [("human", "What is a river?")],
+        HumanMessage("What is a river?"),
+        [HumanMessage("What is a river?")],
+        ChatPromptTemplate.from_messages([("user", "{x}")]).invoke({"x": "What is a river?"}),
+        ChatMessage("What is a river?"),
+        [ChatMessage(role="user", content="What is a river?")],
     ):
         assert estimate_cost(prompt, max_tokens=10) == wire
         if not isinstance(prompt, str):
             assert count_tokens(prompt).tokens == wire.input_tokens
-    for wrong in (1, [1], [object()], HumanMessage("What?"), [HumanMessage("What?")], ["What?"]):
+    for wrong in (1, [1], [object()]):
         with pytest.raises(ConfigurationError, match="prompt"):
             estimate_cost(wrong)
     for options in ({"n": 0}, {"max_tokens": 0}):

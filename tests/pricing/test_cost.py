@@ -40,6 +40,7 @@ def test_a_chat_costs_its_tokens_at_both_prices() -> None:
 def test_cached_tokens_cost_a_tenth_however_they_are_told(told: dict[str, Any]) -> None:
     parts = cost_parts(usage(1_000, 0, **told), "mistral-small-2603")
     assert parts is not None
+    assert parts.cached_cost == Decimal("0.000012")
     assert parts.input_cost == Decimal("0.000042")
 
 
