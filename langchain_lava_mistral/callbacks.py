@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,9 +14,11 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.utils.uuid import uuid7
 
+from langchain_lava_mistral.errors import to_langchain
 from lava_mistral.billing.scope import capture_blocks, scope_of_call
 from lava_mistral.billing.usage import LANGCHAIN_RUN
 from lava_mistral.billing.usage_totals import UsageTotals, UsageTotalsMixin, listen, track_usage
+from lava_mistral.errors import LavaError
 
 
 class LavaUsageCallbackHandler(UsageTotalsMixin, BaseCallbackHandler):
@@ -83,31 +86,58 @@ def get_lava_usage_callback() -> Iterator[LavaUsageCallbackHandler]:
 
 
 RUN = "_run"
-"""The argument that hands the block of a call through LangChain to the model."""
+"""The argument that hands a `CallRun` through LangChain to the model."""
 
 
-def run_block(manager: Any) -> listen:
-    """Return the block for the beginning of a run's call: its handlers are told what it costs."""
-    return listen(_totals(manager.handlers), str(manager.run_id)) if manager else listen()
+class CallRun:
+    """Hold what LangChain does not hand to the model when a call streams: its run, and the blocks that it began in."""
 
+    def __init__(self, manager: Any = None, captured: Any = None, config: RunnableConfig | None = None) -> None:
+        # They tell async callbacks of new tries, while the wait goes on.
+        self.tasks: list[asyncio.Task[None]] = []
+        self.manager, self.captured, self._slept = manager, captured, 0.0
+        self.config: RunnableConfig = config or {}
+        totals = _totals(manager.handlers) if manager and manager.handlers else ()
+        # For the call's beginning: billed where it was asked for, its handlers told what it costs.
+        self.block = listen(totals, manager and str(manager.run_id), captured)
 
-def stream_block(config: RunnableConfig | None, callbacks: Any) -> tuple[RunnableConfig, listen]:
-    """Return a configuration that names the run of a stream, and the block for the beginning of its call.
+    @classmethod
+    def begin(cls, config: RunnableConfig | None, callbacks: Any, kind: type[Any]) -> CallRun:
+        """Take down where a stream is asked for: it starts when its first chunk is taken, perhaps elsewhere."""
+        config = {**(config or {})}
+        config["run_id"] = run_id = config.get("run_id") or uuid7()
+        handlers: list[BaseCallbackHandler] = []
+        parent: UUID | None = None
+        for given in (ensure_config(config).get("callbacks"), callbacks):
+            if isinstance(given, BaseCallbackManager):
+                handlers += given.handlers
+                parent = given.parent_run_id or parent
+            elif given:
+                handlers += given
+        manager = kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers, parent_run_id=parent)
+        return cls(manager, capture_blocks(), config)
 
-    The call starts when the first chunk is taken, perhaps elsewhere, but is billed where the stream was asked for.
-    LangChain tells the model nothing of the run then.
-    """
-    config = {**(config or {})}
-    config["run_id"] = run_id = config.get("run_id") or uuid7()
-    handlers: list[BaseCallbackHandler] = []
-    for given in (ensure_config(config).get("callbacks"), callbacks):
-        handlers += given.handlers if isinstance(given, BaseCallbackManager) else given or ()
-    return config, listen(_totals(handlers), str(run_id), capture_blocks())
+    def thread_id(self) -> Any:
+        """Return LangGraph's name of the conversation that the call is part of."""
+        traced = getattr(self.manager, "metadata", None) or {}
+        return (ensure_config(self.config).get("configurable") or {}).get("thread_id", traced.get("thread_id"))
 
+    def on_retry(self, error: LavaError, tries: int, wait: float) -> None:
+        """Tell the callbacks of a new try."""
+        if self.manager is None:
+            return
+        # LangChain's signature is tenacity's state; it is loaded only when there is something to tell.
+        from tenacity import RetryAction, RetryCallState, Retrying
 
-def thread_id() -> Any:
-    """Return LangGraph's name of the conversation that the call is part of."""
-    return ((var_child_runnable_config.get() or {}).get("configurable") or {}).get("thread_id")
+        failure = to_langchain(error)
+        self._slept += wait
+        state = RetryCallState(Retrying(), None, (), {})
+        state.attempt_number, state.idle_for = tries, self._slept
+        state.upcoming_sleep, state.next_action = wait, RetryAction(wait)
+        state.set_exception((type(failure), failure, failure.__traceback__))
+        told = self.manager.on_retry(state)
+        if told is not None:
+            self.tasks.append(asyncio.ensure_future(told))
 
 
 def counted_embedding() -> listen:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from inspect import signature
 from typing import Any, Literal, cast
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -21,7 +23,7 @@ from langchain_lava_mistral._stream_chunks import ChunkBuilder
 from langchain_lava_mistral._structured import AnswerParser, as_object
 from langchain_lava_mistral._to_wire import to_wire
 from langchain_lava_mistral._tools import ToolLike, answer_function, normalize, to_response_format, to_tool, to_tools
-from langchain_lava_mistral.callbacks import RUN, run_block, stream_block, thread_id, traced
+from langchain_lava_mistral.callbacks import RUN, CallRun, traced
 from langchain_lava_mistral.errors import translated
 from lava_mistral.errors import InvalidRequestError
 from lava_mistral.frameworks.backends import ClientsOwner
@@ -73,7 +75,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         return several or off or asked.get("streaming", self.streaming) is False or not kwargs.get("stream", True)
 
     def _request(
-        self, messages: Sequence[BaseMessage], stop: Any, kwargs: Mapping[str, Any], stream: bool = False
+        self, messages: Sequence[BaseMessage], stop: Any, kwargs: Mapping[str, Any], run: CallRun, stream: bool = False
     ) -> tuple[Any, dict[str, Any], bool]:
         """Return a call's clients, the arguments of their `chat` or `stream`, and whether to show the headers."""
         if not KNOWN.issuperset(kwargs):
@@ -89,7 +91,7 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             raise InvalidRequestError("A stream is one message: ask for n > 1 with generate() or invoke().")
         if not _IN_USERS_FORMS.isdisjoint(arguments):
             normalize(arguments)
-        if arguments.get("prompt_cache_key") == "auto" and (thread := thread_id()) is not None:
+        if arguments.get("prompt_cache_key") == "auto" and (thread := run.thread_id()) is not None:
             # Without a thread the core derives one from the beginning of the conversation.
             arguments["prompt_cache_key"] = sha256(str(thread).encode()).hexdigest()[:32]
         metadata = said("lava_metadata")
@@ -98,27 +100,35 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
             "billing": said("billing"),
             "repair_messages": said("repair_messages", self.repair_messages),
             "messages": to_wire(messages),
+            "on_retry": run.on_retry,
         }
         return self._backend(kwargs), arguments, said("include_response_headers", self.include_response_headers)
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        with translated(), kwargs.get(RUN) or run_block(run_manager):
-            clients, arguments, headers = self._request(messages, stop, kwargs)
+        run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
+        with translated(), run.block:
+            clients, arguments, headers = self._request(messages, stop, kwargs, run)
             answer = clients[0].chat(**arguments)
         return to_result(answer, headers=headers)
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        with translated(), kwargs.get(RUN) or run_block(run_manager):
-            clients, arguments, headers = self._request(messages, stop, kwargs)
-            answer = await clients[1].chat(**arguments)
+        run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
+        with translated():
+            try:
+                with run.block:
+                    clients, arguments, headers = self._request(messages, stop, kwargs, run)
+                    answer = await clients[1].chat(**arguments)
+            finally:
+                await asyncio.gather(*run.tasks)
         return to_result(answer, headers=headers)
 
     def _stream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
+        run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
         with translated():
-            with kwargs.get(RUN) or run_block(run_manager):
-                clients, arguments, headers = self._request(messages, stop, kwargs, stream=True)
+            with run.block:
+                clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
                 opened = clients[0].stream(**arguments)
             with opened as stream:
                 builder = ChunkBuilder(stream, headers=headers)
@@ -135,10 +145,14 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
     async def _astream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
+        run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
         with translated():
-            with kwargs.get(RUN) or run_block(run_manager):
-                clients, arguments, headers = self._request(messages, stop, kwargs, stream=True)
-                opened = await clients[1].stream(**arguments)
+            try:
+                with run.block:
+                    clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
+                    opened = await clients[1].stream(**arguments)
+            finally:
+                await asyncio.gather(*run.tasks)
             async with opened as stream:
                 builder = ChunkBuilder(stream, headers=headers)
                 async for delta in stream:
@@ -158,22 +172,28 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
 
         Closing the iterator closes the connection. A stream that ends early raises a `StreamInterruptedError`.
         """
-        config, kwargs[RUN] = stream_block(config, self.callbacks)
-        return super().stream(input, config, **kwargs)
+        kwargs[RUN] = run = CallRun.begin(config, self.callbacks, CallbackManagerForLLMRun)
+        return super().stream(input, run.config, **kwargs)
 
     def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """Return the answer, chunk by chunk; see `stream`."""
-        config, kwargs[RUN] = stream_block(config, self.callbacks)
-        return super().astream(input, config, **kwargs)
+        kwargs[RUN] = run = CallRun.begin(config, self.callbacks, AsyncCallbackManagerForLLMRun)
+        return super().astream(input, run.config, **kwargs)
 
     # LangChain gives `_stream` no run manager where a model streams under `invoke`.
     def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
-        return super()._generate_with_cache(*args, **_with_run(kwargs))
+        return super()._generate_with_cache(*args, **self._with_run(kwargs))
 
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
-        return await super()._agenerate_with_cache(*args, **_with_run(kwargs))
+        return await super()._agenerate_with_cache(*args, **self._with_run(kwargs))
+
+    @staticmethod
+    def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
+        held: CallRun = kwargs.get(RUN) or CallRun()
+        run = CallRun(kwargs.get("run_manager") or held.manager, held.captured, held.config)
+        return {**kwargs, **({"stream": True} if kwargs.get("streaming") else {}), RUN: run}
 
     def bind(self, **kwargs: Any) -> Any:
         """Return the model with arguments for all its calls; a misspelt one or a key is refused."""
@@ -268,11 +288,6 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
                 known = "'function_calling', 'json_schema' or, where the schema is of an object, 'json_mode'"
                 raise ValueError(f"The method is {known}, not {method!r}.")
         return llm | AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped, include_raw=include_raw)
-
-
-def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
-    streamed = {"stream": True} if kwargs.get("streaming") else {}
-    return {RUN: run_block(kwargs.get("run_manager")), **kwargs, **streamed}
 
 
 class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):

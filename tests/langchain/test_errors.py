@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 from langchain_core import exceptions as langchain
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, CallbackManager
 from langchain_core.messages import HumanMessage
 from langchain_core.outputs import LLMResult
+from tenacity import RetryCallState
 
 from langchain_lava_mistral import errors
 from langchain_lava_mistral.errors import to_langchain, translated
@@ -203,10 +204,127 @@ def test_a_trace_of_a_failure_has_status_body_and_request_id(shared_gateway: Loc
     assert shared_gateway.secret_key not in str(metadata)
 
 
-# Others
+# New tries
 
 
-def test_a_new_try(caller: Caller) -> None:
+class Retries(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, str, float, Any]] = []
+        self.runs: set[Any] = set()
+
+    def on_chat_model_start(self, *_: Any, run_id: Any, **__: Any) -> None:
+        self.runs.add(run_id)
+
+    def on_retry(self, retry_state: RetryCallState, *, run_id: Any, **_: Any) -> None:
+        assert retry_state.outcome is not None
+        assert retry_state.next_action is not None
+        error = retry_state.outcome.exception()
+        assert isinstance(error, langchain.ModelError)
+        self.heard.append((retry_state.attempt_number, type(error).__name__, retry_state.idle_for, run_id))
+
+
+class AsyncRetries(AsyncCallbackHandler):
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    async def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
+        await asyncio.sleep(0)
+        self.heard.append(retry_state.attempt_number)
+
+
+WAYS = [
+    ("invoke", "config"),
+    ("stream", "config"),
+    ("stream", "model"),
+    ("stream", "manager"),
+    ("invoke of a streaming model", "config"),
+    ("events", "model"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*is in beta")
+@pytest.mark.parametrize(("way", "place"), WAYS, ids=map(", ".join, WAYS))
+def test_callbacks_hear_of_a_new_try(way: str, place: str, shared_gateway: LocalGateway, caller: Caller) -> None:
+    shared_gateway.reset()
+    shared_gateway.queue(Status(503, retry_after=0))
+    heard = Retries()
+    model = chat(shared_gateway, streaming=True if "streaming" in way else None)
+    config: Any = None
+    if place == "config":
+        config = {"callbacks": [heard]}
+    elif place == "manager":
+        config = {"callbacks": CallbackManager([heard], inheritable_handlers=[heard])}
+    else:
+        model = model.model_copy(update={"callbacks": [heard]})
+
+    if way == "stream":
+        caller.stream(model, "Hi", config)
+    elif way == "events":
+        caller.events(model, "Hi")
+    else:
+        caller.invoke(model, "Hi", config)
+
+    ((tries, kind, _, run),) = heard.heard
+    assert (tries, kind) == (1, "ServerError")
+    assert {run} == heard.runs
+    assert len(shared_gateway.requests) == 2
+
+
+def test_the_waits_of_several_tries_add_up(shared_gateway: LocalGateway, caller: Caller) -> None:
+    shared_gateway.queue(Status(503, retry_after=0), Status(429, retry_after=0))
+    heard = Retries()
+    caller.stream(chat(shared_gateway), "Hi", {"callbacks": [heard]})
+    assert [(tries, kind) for tries, kind, _, _ in heard.heard] == [(1, "ServerError"), (2, "RateLimitError")]
+    assert heard.heard[0][2] <= heard.heard[1][2]
+
+
+def test_async_callbacks_hear_of_each_new_try(shared_gateway: LocalGateway) -> None:
+    heard = AsyncRetries()
+    model = chat(shared_gateway, callbacks=[heard])
+
+    async def run() -> None:
+        shared_gateway.queue(Status(503, retry_after=0))
+        await model.ainvoke("Hi")
+        shared_gateway.queue(Status(503, retry_after=0))
+        async for _ in model.astream("Hi"):
+            pass
+
+    asyncio.run(run())
+    assert heard.heard == [1, 1]
+
+
+@pytest.mark.parametrize("end", ["answer", "stream", "refusal", "refusal of a stream"])
+def test_async_callbacks_have_heard_of_a_new_try_before_the_call_goes_on(end: str) -> None:
+    failed = httpx.Response(503, headers={"retry-after": "0"}, json={"error": "no"})
+    refused = httpx.Response(400, json={"message": "no"})
+    script = Script(failed, refused if "refusal" in end else events("Hi") if end == "stream" else answer("Hi"))
+    order = []
+
+    class Slow(AsyncCallbackHandler):
+        async def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
+            while len(script.requests) < 2:
+                await asyncio.sleep(0.01)
+            for _turn in range(100):
+                await asyncio.sleep(0)
+            order.append("told")
+
+    async def run() -> None:
+        model = script.model(callbacks=[Slow()])
+        try:
+            if "stream" in end:
+                async for _ in model.astream("Hi"):
+                    order.append("answered")
+            else:
+                await model.ainvoke("Hi")
+                order.append("answered")
+        except core.LavaError:
+            order.append("refused")
+
+    asyncio.run(run())
+    assert order[:2] == ["told", "refused" if "refusal" in end else "answered"]
+
+
+def test_a_new_try_without_callbacks(caller: Caller) -> None:
     failed = httpx.Response(503, headers={"retry-after": "0"}, json={"error": "no"})
     for streamed in (False, True):
         script = Script(failed, events("Hi") if streamed else answer("Hi"))

@@ -231,6 +231,9 @@ def test_an_automatic_cache_key_follows_langgraphs_thread(streamed: bool, caller
         )
     first, again, other = keys(asked)
     assert first == again != other
+    if streamed:
+        caller.stream(model, "Hi", {"configurable": {"thread_id": "t1"}})
+        assert keys(asked)[-1] == first
 
 
 def test_profiles_say_what_newer_releases_ask() -> None:

@@ -25,6 +25,7 @@ from langchain_core.load import dumpd, dumps
 from langchain_core.messages import HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.tracers.base import BaseTracer
 
 import langchain_lava_mistral
 from langchain_lava_mistral import ChatLavaMistral
@@ -367,6 +368,26 @@ def test_what_a_trace_says_of_the_call() -> None:
         "stop": ["Y"],
         "_type": "",
     }
+
+
+class Runs(BaseTracer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Any] = []
+
+    def _persist_run(self, run: Any) -> None:
+        self.kept.append(run)
+
+
+def test_a_tracer_keeps_new_tries(caller: Caller) -> None:
+    failed = httpx.Response(503, headers={"retry-after": "0"}, json={"error": "no"})
+    for streamed in (False, True):
+        traced = Runs()
+        caller.ask(streamed, Script(failed, events("Hi") if streamed else answer("Hi")).model(callbacks=[traced]), "Hi")
+        (run,) = traced.kept
+        (event,) = [event for event in run.events if event["name"] == "retry"]
+        assert event["kwargs"]["exception_type"] == "ServerError"
+        assert event["kwargs"]["attempt"] == 1
 
 
 # Settings
