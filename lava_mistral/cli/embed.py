@@ -100,11 +100,11 @@ def embed(
     try:
         with _reporter(console) as report:
             done = job.run(spend_limit=spend_limit, on_progress=report, executor=executor)
-    except (KeyboardInterrupt, LavaError) as error:
+    except (KeyboardInterrupt, LavaError, OSError) as error:
         console.print("Stopped. The same command goes on from here.")
-        if isinstance(error, LavaError):
-            raise
-        raise typer.Exit(130) from None
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(130) from None
+        raise
     console.print(f"{counted(done.rows_done - done.rejected, 'row')} embedded in {out}", end="", markup=False)
     console.print(f", {done.tokens:,} tokens for {format_cost(done.cost)} in all.")
     if done.rejected:

@@ -72,6 +72,8 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
             if (format := _format_of(file)) is None:
                 raise ConfigurationError(f"{file} is of no known format: its name must end in {endings}.")
             found[file] = format
+    if not found:
+        raise ConfigurationError("the input is an empty list: name files, globs or folders.")
     if len(formats := sorted(set(found.values()))) > 1:
         raise ConfigurationError(f"the input mixes {' and '.join(formats)} files.")
     return list(found)

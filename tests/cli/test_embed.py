@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -131,6 +132,21 @@ def test_bad_rows_and_failures_are_told(gateway: LocalGateway, tmp_path: Path) -
     assert limited.exit_code == 1
     assert "spend limit" in limited.stderr
     assert run(*command, tmp_path / "x", "--text", "body", **access(gateway)).exit_code == 1
+
+
+def test_a_full_disk_stops_it_and_it_goes_on(gateway: LocalGateway, tmp_path: Path) -> None:
+    command = ("embed", write(tmp_path / "in.jsonl", 300, 10), "--text", "text", "--out", tmp_path / "out", "--yes")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        full = run(*command, **access(gateway))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert full.exit_code == 1
+    assert "The same command goes on from here." in full.stderr
+    assert "File too large" in full.stderr
+    assert run(*command, **access(gateway)).exit_code == 0
+    assert ids(tmp_path / "out") == list(range(300))
 
 
 @pytest.mark.parametrize("given", [b'{"text": "one"}\n{"text": "two"}\n', b"text,n\none,1\ntwo,2\n"])

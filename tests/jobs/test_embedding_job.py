@@ -398,6 +398,7 @@ def test_what_can_not_be_is_said_at_once(
     ("inputs", "said"),
     [
         (["nowhere/*.csv"], "is no file, glob or folder"),
+        ([], "empty list"),
         (["in.txt"], "no known format"),
         (["a.csv", "b.jsonl"], "mixes"),
     ],
