@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -131,6 +132,32 @@ def test_llama_index_refines_an_answer(question, before, after):
 def test_a_follow_up_question_stays_a_question(template):
     history = "user: Where is the lighthouse?\nassistant: It is in Skagen."
     assert ask(template.format(chat_history=history, question="How high is it?")) == "How high is it?"
+
+
+GRADER = (
+    "You are a grader assessing relevance of a retrieved document to a user question. \n Here is the retrieved "
+    "document: \n\n {text} \n\nHere is the user question: {question} \nIf the document contains keywords related to "
+    "the user question, grade it as relevant. \nGive a binary score 'yes' or 'no' to indicate whether the document is "
+    "relevant to the question."
+)
+
+
+@pytest.mark.parametrize(
+    "score", [{"type": "string"}, {"enum": ["yes", "no"]}, {"type": "string", "enum": ["no", "yes"]}]
+)
+@pytest.mark.parametrize(("question", "expected"), [(QUESTION, "yes"), ("Who won the race?", "no")])
+def test_a_grader_says_yes_or_no(question, expected, score):
+    prompt = GRADER.format(text=TEXT, question=question)
+    assert ask(prompt) == expected
+    schema = {"properties": {"binary_score": score}, "required": ["binary_score"]}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+    form = {"type": "json_schema", "json_schema": {"name": "grade", "schema": schema}}
+    assert json.loads(answer({**body, "response_format": form}).text) == {"binary_score": expected}
+
+
+@pytest.mark.parametrize(("told", "expected"), [("is lit", "YES"), ("is not lit", "NO"), ("sleeps", "NO")])
+def test_a_question_can_ask_for_yes_or_no(told, expected):
+    assert ask(f"Context: The lighthouse {told} at night.\n\nIs it lit? Answer with YES or NO.") == expected
 
 
 @pytest.mark.usefixtures("idle_loop")

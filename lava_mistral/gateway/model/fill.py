@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NAME = re.compile(r"[A-ZÀ-Þ][\w’'-]*(?:\s+(?:(?:of|de|van|von)\s+)?[A-ZÀ-Þ][\w’'-]*)*(?:,\s[A-Z]{2}\b)?")
 # A word that begins a sentence is capitalised whatever it is; before one of these it is the name of something.
 _BE = re.compile(r"['’]s\b|\s+(?:is|was|has|had|lives|works|likes|and)\b")
-_NO = re.compile(r"\b(?:no|not|never|false|don't|doesn't|without|disable[ds]?)\b", re.I)
+NO: Final = re.compile(r"\b(?:no|not|never|false|don't|doesn't|without|disable[ds]?)\b", re.I)
 _DATE = r"\b\d{4}-\d{2}-\d{2}"
 # Formats of strings: what is looked for in the prompt, and what stands for it where there is none.
 _FORMATS: dict[str, tuple[str, str]] = {
@@ -38,9 +38,9 @@ _FORMATS: dict[str, tuple[str, str]] = {
 _ASK = "body content context input message prompt query question request search task"
 _TELL = "answer comment conclusion description explanation note reason response result summary text"
 _ASKING, _TELLING = frozenset(map(stem, _ASK.split())), frozenset(map(stem, _TELL.split()))
-# What booleans are named that ask whether the context answers the question.
-_SATISFIED = "answerable answered enough found grounded relevant satisfied sufficient supported"
-_ANSWERED = frozenset(map(stem, _SATISFIED.split()))
+# Words that ask whether the context answers the question.
+_WHETHER = "answerable answered enough found grounded relevant satisfied sufficient supported supports"
+SATISFIED: Final = frozenset(map(stem, _WHETHER.split()))
 _KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _LIMITS: dict[str, Callable[[Any, Any], bool]] = {
     "minimum": operator.ge,
@@ -144,6 +144,8 @@ class _Filler:
         if "const" in schema:
             return schema["const"]
         if schema.get("enum"):
+            if self._evidence.answer in schema["enum"]:
+                return self._evidence.answer
             real = [value for value in schema["enum"] if value is not None]
             return next(iter([*self._evidence.mentioned(real), *real, None]))
         if members := _members(schema):
@@ -156,9 +158,9 @@ class _Filler:
             case "integer" | "number" as kind:
                 return self._number(schema, whole=kind == "integer")
             case "boolean":
-                if tool_terms(name) & _ANSWERED and self._evidence.answered is not None:
+                if tool_terms(name) & SATISFIED and self._evidence.answered is not None:
                     return self._evidence.answered
-                return not _NO.search(self._evidence.told)
+                return not NO.search(self._evidence.told)
             case "null":
                 return None
         return self._string(schema, name)
@@ -280,7 +282,9 @@ class _Filler:
                 for word in (*evidence.quoted, *evidence.names, *words, evidence.text, *made):
                     with suppress(ValidationError):
                         return str(accepts.validate_python(word))
-        if told & _TELLING and evidence.answered and not QUOTED.search(evidence.asked):
+        if (told & _TELLING and evidence.answered and not QUOTED.search(evidence.asked)) or (
+            evidence.answer.casefold() in ("yes", "no")
+        ):
             value = evidence.answer
         elif evidence.quoted:
             value = evidence.quoted.pop(0)

@@ -27,8 +27,9 @@ _SUMMARY = re.compile(
 _INSTRUCTION = re.compile(
     r"(?:\d+[.)]\s+|[-*]\s+)?(?:you (?:are|must|should|can|will|have)|answer|respond|reply|begin|think|keep|treat"
     r"|always|never|use (?:the|only|this|these|at most|\w+ sentence)|given the|based (?:only )?on|do not|don't|try to"
-    r"|if (?:you (?:don't|do not)|the (?:context|assistant|answer))|we have (?:also )?(?:provided|the opportunity)"
-    r"|be (?:concise|brief|helpful)|instruction:|context(?: information)?(?: is below)?\s*[:.]?$)"
+    r"|if (?:you (?:don't|do not)|the (?:context|document|assistant|answer))"
+    r"|we have (?:also )?(?:provided|the opportunity)|be (?:concise|brief|helpful)|instruction:"
+    r"|context(?: information)?(?: is below)?\s*[:.]?$)"
     rf"|{_SUMMARY.pattern}",
     re.I,
 )
@@ -94,7 +95,7 @@ def _read(request: str) -> tuple[str, str]:
     parts = _segments(request)
     labelled = [text for asks, text in parts if asks and text]
     if labelled:
-        question, _, rest = labelled[-1].partition("\n" if "?\n" in labelled[-1] else "\n\n")
+        question, _, rest = labelled[-1].partition("\n" if re.search(r"\?\s*\n", labelled[-1]) else "\n\n")
         return question.strip(), "\n\n".join([*(text for _, text in parts if text is not labelled[-1]), rest])
     unlabelled = "\n".join(text for _, text in parts).strip()
     found = sentences(unlabelled)

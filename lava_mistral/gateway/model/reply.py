@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lava_mistral.gateway.model.fill import QUOTED, Evidence, fill, names, quoted
+from lava_mistral.gateway.model.fill import NO, QUOTED, SATISFIED, Evidence, fill, names, quoted
 from lava_mistral.gateway.model.prompt import NOTED, NOTHING, Prompt
-from lava_mistral.gateway.model.text import best, central, sentences, tool_terms
+from lava_mistral.gateway.model.text import best, central, sentences, terms, tool_terms
 
 _GREETING = re.compile(
     r"\W*(?:hi|hello|hey|howdy|greetings|good (?:morning|afternoon|evening|day)|bonjour)\b"
@@ -22,6 +22,7 @@ _GREETING = re.compile(
 )
 _SAY = re.compile(r"\b(?:say|repeat|(?:reply|respond|answer) with|echo)\b", re.I)
 _TOLD = re.compile(r"\W*(?:i|i['’]m|i['’]ve|my|we|our)\b", re.I)
+_YES_OR_NO = re.compile(r"\b(yes)\W{1,3}(?:or\W{1,2})?(no)\b", re.I)
 _LONGEST_RESULT = 1_200
 _DEEPEST_RESULT = 20
 
@@ -109,7 +110,7 @@ def _call(tool: Mapping[str, Any], prompt: Prompt, text: str = "") -> ModelCall:
 def _evidence(prompt: Prompt, answer: str, text: str = "") -> Evidence:
     records = [record for record in map(_parsed, prompt.results) if isinstance(record, dict)]
     said = text or prompt.request or prompt.all_text
-    answered = answer != NOTHING if prompt.passages or prompt.results else None
+    answered = _extracted(prompt, 0) != NOTHING if prompt.passages or prompt.results else None
     return Evidence(said, answer=answer, answered=answered, asked=prompt.question, told=prompt.told, records=records)
 
 
@@ -140,6 +141,10 @@ def _said(prompt: Prompt, choice: int) -> str:
         return " ".join(best(prompt.question, passages) or passages[:2])
     if not prompt.request.strip():
         return prompt.attached or "Hello! How can I help you?"
+    if either := _YES_OR_NO.search(prompt.request):
+        # Asked to judge it says whether there is something; asked otherwise, what that says.
+        found, judges = _extracted(prompt, 0), (SATISFIED - {"answer"}) & set(terms(prompt.request))
+        return either[1] if found != NOTHING and (judges or not NO.search(found)) else either[2]
     if _GREETING.match(prompt.request):
         return ("Hello! How can I help you today?", "Hi there! What can I do for you?")[choice % 2]
     return next(iter(quoted(prompt.request) if _SAY.search(prompt.request) else ()), "") or _extracted(prompt, choice)
