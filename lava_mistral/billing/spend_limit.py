@@ -36,7 +36,7 @@ class SpendLimit:
     def __init__(self, limit: Amount) -> None:
         self.limit = to_amount(limit)
         self.spent = self.reserved = self.held = _ZERO
-        self._unsettled: dict[str, Decimal] = {}
+        self._unreconciled: dict[str, Decimal] = {}
         self._inbox = Inbox(self._apply)
 
     def __repr__(self) -> str:
@@ -49,7 +49,7 @@ class SpendLimit:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._inbox:
-            return vars(self) | {"_unsettled": dict(self._unsettled), "reserved": _ZERO, "_inbox": None}
+            return vars(self) | {"_unreconciled": dict(self._unreconciled), "reserved": _ZERO, "_inbox": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _inbox=Inbox(self._apply))
@@ -95,17 +95,17 @@ class SpendLimit:
             return
         self.held = EXACT.add(self.held, amount)
         if request_id is not None:
-            self._unsettled[request_id] = amount
+            self._unreconciled[request_id] = amount
 
-    def unsettled(self) -> tuple[str, ...]:
+    def unreconciled(self) -> tuple[str, ...]:
         """List the ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
         with self._inbox:
-            return tuple(self._unsettled)
+            return tuple(self._unreconciled)
 
-    def settle(self, told: RequestRecord) -> None:
+    def reconcile(self, told: RequestRecord) -> None:
         """Put what Lava recorded in the place of what is held for a request; without effect for any other."""
         with self._inbox:
-            if (amount := self._unsettled.pop(told.request_id, None)) is not None:
+            if (amount := self._unreconciled.pop(told.request_id, None)) is not None:
                 self.held = EXACT.subtract(self.held, amount)
                 self.spent = EXACT.add(self.spent, told.cost)
 

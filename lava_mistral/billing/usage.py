@@ -122,7 +122,7 @@ class Tally:
         else:
             self.cost = EXACT.add(self.cost, told.cost)
 
-    def settle(self, input_tokens: int, output_tokens: int, cost: Decimal) -> None:
+    def reconcile(self, input_tokens: int, output_tokens: int, cost: Decimal) -> None:
         """Count what is known by now of a request that was unknown."""
         self.unknown -= 1
         self.input_tokens += input_tokens

@@ -57,7 +57,7 @@ class UsageTotals:
         self._most_values = most_values
         self._total = Tally()
         self._sections: dict[str, dict[Any, Tally]] = {name: {} for name in _PLAIN}
-        self._unsettled: dict[str, CallRecord] = {}
+        self._unreconciled: dict[str, CallRecord] = {}
         self._inbox = Inbox(self._apply)
 
     def __getattr__(self, name: str) -> Any:
@@ -82,9 +82,9 @@ class UsageTotals:
         for tally in self._tallies(told):
             tally.add(told)
         if told.usage is None and told.request_id is not None:
-            if len(self._unsettled) >= _MOST_UNSETTLED:
-                del self._unsettled[next(iter(self._unsettled))]
-            self._unsettled[told.request_id] = told
+            if len(self._unreconciled) >= _MOST_UNSETTLED:
+                del self._unreconciled[next(iter(self._unreconciled))]
+            self._unreconciled[told.request_id] = told
 
     def _tallies(self, told: CallRecord) -> Iterator[Tally]:
         yield self._total
@@ -129,17 +129,17 @@ class UsageTotals:
         with self._inbox:
             return tuple(name.removeprefix(_METADATA) for name in self._sections if name.startswith(_METADATA))
 
-    def unsettled(self) -> tuple[str, ...]:
+    def unreconciled(self) -> tuple[str, ...]:
         """List the ids of requests whose cost is not known here but can be asked for; see `LavaMistral.reconcile`."""
         with self._inbox:
-            return tuple(self._unsettled)
+            return tuple(self._unreconciled)
 
-    def settle(self, told: RequestRecord) -> None:
+    def reconcile(self, told: RequestRecord) -> None:
         """Put what Lava recorded in the place of what was unknown; without effect for any other request."""
         with self._inbox:
-            if (record := self._unsettled.pop(told.request_id, None)) is not None:
+            if (record := self._unreconciled.pop(told.request_id, None)) is not None:
                 for tally in self._tallies(record):
-                    tally.settle(told.usage.input_tokens, told.usage.output_tokens, told.cost)
+                    tally.reconcile(told.usage.input_tokens, told.usage.output_tokens, told.cost)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything in JSON's types; amounts as text. The name for no customer is `""`."""
@@ -198,8 +198,8 @@ class UsageTotalsMixin:
     total_tokens = _shown("total_tokens")
     by_model = _shown("by_model")
     by_customer = _shown("by_customer")
-    unsettled = _shown("unsettled")
-    settle = _shown("settle")
+    unreconciled = _shown("unreconciled")
+    reconcile = _shown("reconcile")
     as_dict = _shown("as_dict")
     table = __rich__ = _shown("table")
 

@@ -33,9 +33,9 @@ LARGEST_PAGE: Final = 100
 class Reconcilable(Protocol):
     """What knows of requests whose cost is not known yet: `UsageTotals`, `SpendLimit`."""
 
-    def unsettled(self) -> tuple[str, ...]: ...
+    def unreconciled(self) -> tuple[str, ...]: ...
 
-    def settle(self, told: RequestRecord) -> None: ...
+    def reconcile(self, told: RequestRecord) -> None: ...
 
 
 class RecordFilters(TypedDict, total=False):
@@ -156,12 +156,12 @@ class LavaApi:
 
         Returns how many with a request id are still unknown; `wait` is for each record, as in `request`.
         """
-        for request_id in account.unsettled():
+        for request_id in account.unreconciled():
             with suppress(NotFoundError):
                 record = yield from self._request(request_id, wait=wait)
                 if record.status != "pending":
-                    account.settle(record)
-        return len(account.unsettled())
+                    account.reconcile(record)
+        return len(account.unreconciled())
 
     def _pages(self, limit: int | None, filters: RecordFilters) -> Iterator[Flow[list[RequestRecord]]]:
         """Ask for one page of requests after another; each is driven before the next is asked for."""

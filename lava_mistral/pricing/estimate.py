@@ -62,44 +62,35 @@ def estimate_cost(
         if value is not None and value < 1:
             raise ConfigurationError(f"{name} must be one or more; it is {value}.")
     known = get_model(model)
+    answers = (0, 0, 0)
     if known.can("embeddings"):
-        return _embedding(known, messages)
-    prompt = to_messages(messages)
-    count = _count(prompt, known, tools)
-    typical = count if count.exact else _count(prompt, known, tools, upper=False)
-    output = _longest_answer(count, known, max_tokens) * n
-    likely = min(USUAL_ANSWER if likely_tokens is None else likely_tokens, output // n) * n
-    return CostEstimate(
-        # Where the estimate is far off, as for long runs of one letter, it is so by more; English is at 0.8 of it.
-        low=_cost(known, count.tokens if count.exact else count.tokens // 2, min(n, output)),
-        likely=_cost(known, typical.tokens, likely),
-        high=_cost(known, count.tokens, output),
-        input_tokens=count.tokens,
-        output_tokens=output,
-        exact=count.exact,
-    )
+        texts = _texts(messages, known)
+        counts = [count_tokens(text, model) for text in texts]
+        exact, likely = all(count.exact for count in counts), sum(count.tokens for count in counts)
+        # A limit sets this much aside: it is known without a count, which costs more than the request.
+        most = max(likely, _most_input(texts, known))
+    else:
+        prompt = to_messages(messages)
+        count = _count(prompt, known, tools)
+        most, exact = count
+        likely = most if exact else _count(prompt, known, tools, upper=False).tokens
+        longest = _longest_answer(count, known, max_tokens)
+        usual = min(USUAL_ANSWER if likely_tokens is None else likely_tokens, longest)
+        answers = (min(n, longest * n), usual * n, longest * n)
+    # Where the estimate is far off, as for long runs of one letter, it is so by more; English is at 0.8 of it.
+    prompts = (likely if exact else most // 2, likely, most)
+    low, usual_cost, high = (_cost(known, *tokens) for tokens in zip(prompts, answers, strict=True))
+    return CostEstimate(low, usual_cost, high, likely if exact else most, answers[-1], exact)
 
 
-def _embedding(model: Model, texts: Any) -> CostEstimate:
-    texts = [texts] if isinstance(texts, str) else list(texts)
+def _texts(given: Any, model: Model) -> list[str]:
+    texts = [given] if isinstance(given, str) else list(given)
     for text in texts:
         if not isinstance(text, str):
             raise ConfigurationError(
                 f"{model.id!r} embeds texts: give one, or a list of them, not one with a {type(text).__name__} in it."
             )
-    counts = [count_tokens(text, model.id) for text in texts]
-    tokens, exact = sum(count.tokens for count in counts), all(count.exact for count in counts)
-    most = _most_input(texts, model)
-    likely = _cost(model, tokens, 0)
-    return CostEstimate(
-        low=likely if exact else _cost(model, most // 2, 0),
-        likely=likely,
-        # A limit sets this much aside: it is known without a count, which costs more than the request.
-        high=_cost(model, max(tokens, most), 0),
-        input_tokens=tokens if exact else most,
-        output_tokens=0,
-        exact=exact,
-    )
+    return texts
 
 
 def max_chat_cost(body: Mapping[str, Any]) -> Decimal:

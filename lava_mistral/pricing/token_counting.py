@@ -240,11 +240,10 @@ def count_prompt(messages: Sequence[Message], model: str, *, tools: Sequence[Too
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
     from pydantic import ValidationError
 
-    named: Any = [
-        {key: each for key, each in tool["function"].items() if key in ("name", "description", "parameters")}
-        for tool in tools
-    ]
-    functions: Any = [{"type": "function", "function": copy.deepcopy(function)} for function in named]
+    functions: Any = []
+    for tool in copy.deepcopy(tools):
+        named = {key: each for key, each in tool["function"].items() if key in ("name", "description", "parameters")}
+        functions.append({"type": "function", "function": named})
     try:
         request: Any = ChatCompletionRequest(messages=[*map(_plain, messages)], tools=functions or None)
         tokens = tokenizer.encode_chat_completion(request).tokens

@@ -192,7 +192,7 @@ def test_ledger_and_listeners_agree_over_a_random_mix_of_calls(books: Books) -> 
         # The server needs a moment to see that the last clients have gone.
         eventually(lambda: not gateway.in_flight)
         before = usage.total
-        unsettled = usage.unsettled()
+        unsettled = usage.unreconciled()
         for account in (usage, books.langchain.totals, books.llama_index.totals):
             assert lava.reconcile(account, wait=10) == 0
         ledger = {request.request_id: request for request in gateway.requests}

@@ -125,10 +125,10 @@ def test_a_call_of_unknown_cost_keeps_what_it_reserved_until_it_is_settled() -> 
         with pytest.raises(Exception, match=r"JSON|no answer"):
             lava.chat(ASK, max_tokens=100)
     assert (limit.spent, limit.reserved, limit.held) == (0, 0, 2 * NEEDED)
-    assert limit.unsettled() == ("req_1",)
+    assert limit.unreconciled() == ("req_1",)
     told = RequestRecord.from_wire({"request_id": "req_1", "status": "completed", "cost": "0.0001"})
-    limit.settle(told)
-    limit.settle(told)
+    limit.reconcile(told)
+    limit.reconcile(told)
     assert (limit.spent, limit.held, limit.left) == (Decimal("0.0001"), NEEDED, 1 - NEEDED - Decimal("0.0001"))
 
 

@@ -480,22 +480,22 @@ def test_what_was_unknown_is_settled_once() -> None:
     usage = UsageTotals()
     usage.add(record(usage=None, cost=None, request_id="r", customer_id="a", metadata={"team": "x"}))
     usage.add(record(usage=None, cost=None))
-    assert usage.unsettled() == ("r",)
-    usage.settle(lava_says("stranger"))
+    assert usage.unreconciled() == ("r",)
+    usage.reconcile(lava_says("stranger"))
     assert usage.unknown == 2
-    usage.settle(lava_says())
-    usage.settle(lava_says())
-    assert (usage.unknown, usage.cost, usage.total_tokens, usage.unsettled()) == (1, Decimal("0.03"), 9, ())
+    usage.reconcile(lava_says())
+    usage.reconcile(lava_says())
+    assert (usage.unknown, usage.cost, usage.total_tokens, usage.unreconciled()) == (1, Decimal("0.03"), 9, ())
     assert usage.by_customer["a"].cost == usage.by_metadata("team")["x"].cost == Decimal("0.03")
     assert lava_says().usage == ModelUsage(input_tokens=7, output_tokens=2)
 
 
-def test_the_oldest_unsettled_are_forgotten_when_there_are_very_many() -> None:
+def test_the_oldest_unreconciled_are_forgotten_when_there_are_very_many() -> None:
     usage, most = UsageTotals(), 100_000
     lost = record(usage=None, cost=None)
     for number in range(most + 2):
         usage.add(replace(lost, request_id=f"r{number}"))
-    unsettled = usage.unsettled()
+    unsettled = usage.unreconciled()
     assert (len(unsettled), unsettled[0], unsettled[-1]) == (most, "r2", f"r{most + 1}")
     assert usage.unknown == most + 2
 
@@ -598,7 +598,7 @@ def test_handlers_show_what_their_totals_hold(kind: Any) -> None:
     totals = handler.totals
     assert (handler.cost, handler.requests, handler.total_tokens) == (totals.cost, 2, totals.total_tokens)
     assert (handler.by_model, handler.by_customer) == (totals.by_model, totals.by_customer)
-    assert handler.unsettled() == ("r",)
+    assert handler.unreconciled() == ("r",)
     assert handler.as_dict() == totals.as_dict()
 
 

@@ -304,10 +304,10 @@ async def test_what_lava_does_not_know_stays_unknown(side: Caller) -> None:
     class Account:
         settled: list[RequestRecord] = []  # noqa: RUF012
 
-        def unsettled(self) -> tuple[str, ...]:
+        def unreconciled(self) -> tuple[str, ...]:
             return ("req_pending", "req_gone")
 
-        def settle(self, told: RequestRecord) -> None:
+        def reconcile(self, told: RequestRecord) -> None:
             self.settled.append(told)
 
     assert await side.do(side.client(handle).reconcile(Account(), wait=0)) == 2
