@@ -46,6 +46,8 @@ _BY_STATUS: dict[int, tuple[type[LavaError], str, str]] = {
 # Both forms in which Mistral says that a prompt is too long (codes 3051, and 3059 or 5059).
 _OVERFLOW = re.compile(r"too large for model with \d+ maximum context|>\s*\d+ maximum context length", re.I)
 _SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w.+/=-]{16,}|eyJ[\w+/-]{16,}=*")
+_PAGE = "a page of HTML came instead of an answer of Lava's"
+_TITLE = re.compile(r"<title[^>]*>([^<]+)", re.I)
 _PLAIN_ID = re.compile(r"req_[0-9A-Za-z]{1,64}")
 _DEEPEST = 50  # far beyond any real error body; Python can't print or pickle what is nested a thousand times
 _LONGEST_QUOTE = 500
@@ -94,10 +96,12 @@ def error_from_response(answer: AnswerText, credential: str) -> LavaError:
     default = errors.InvalidRequestError if 400 <= status < 500 else errors.ServerError
     kind, of_lava, of_mistral = _BY_STATUS.get(status, (default, "", ""))
     advice = of_mistral if origin == "mistral" else of_lava.format(payer=payer_of(credential))
-    if status == 403 and message.startswith("<"):
-        # Lava and Mistral answer in JSON.
-        origin, message = "client", "a page of HTML came instead of an answer of Lava's"
+    if status == 403 and message.startswith(_PAGE):
+        origin = "client"
         advice = "A firewall or a proxy in between refuses the request: ask who runs it to let it through."
+    elif 300 <= status < 400 and "location" in answer.headers:
+        message = f"a redirect to {shorten(answer.headers['location'])} came, and none is followed"
+        advice = _ENDS_IN_V1
     elif status == 401 and origin == "lava" and not is_lava_credential(credential):
         advice = (
             "This does not look like a Lava key; a Mistral key of your own goes into "
@@ -205,7 +209,12 @@ def shorten(text: str) -> str:
 def read_error_body(body: Any) -> ErrorDetail:
     """Read Lava's `{"error": …}` and each of the forms in which Mistral words an error."""
     if not isinstance(body, dict):
-        return ErrorDetail(shorten(str(body or "")))
+        text = str(body or "")
+        if text.lstrip().startswith("<"):
+            # Lava and Mistral answer in JSON; what the page of a proxy says is its title.
+            title = _TITLE.search(text)
+            text = f"{_PAGE}: {' '.join((title[1] if title else text).split())}"
+        return ErrorDetail(shorten(text))
     inner = body.get("error")
     origin: Origin = "mistral"
     if "object" not in body and inner is not None and "detail" not in body:

@@ -66,6 +66,9 @@ def answer(status: int, body: Any, **headers: str) -> LavaError:
     return error_from_response(shown(status, content, fields), KEY)
 
 
+PAGE = "a page of HTML came instead of an answer of Lava's"
+
+
 def shown(status: int, content: bytes, headers: Any = {}) -> AnswerText:  # noqa: B006 - it is not changed
     return AnswerText(status, headers, content.decode("utf-8", "replace"), "POST", "https://api.mistral.ai/v1/models")
 
@@ -73,6 +76,10 @@ def shown(status: int, content: bytes, headers: Any = {}) -> AnswerText:  # noqa
 @pytest.mark.parametrize(
     ("status", "kind", "retryable"),
     [
+        (520, ServerError, True),
+        (524, ServerError, True),
+        (525, ServerError, False),
+        (529, ServerError, True),
         (301, ServerError, False),
         (400, InvalidRequestError, False),
         (401, AuthenticationError, False),
@@ -146,7 +153,14 @@ def test_a_status_has_its_class_and_says_whether_to_try_again(
             "mistral",
         ),
         ({"object": "error", "message": {"why": "x"}}, '{"why":"x"}', None, None, "mistral"),
-        (b"<html>Bad gateway</html>\n", "<html>Bad gateway</html>", None, None, "lava"),
+        (b"<html>Bad gateway</html>\n", f"{PAGE}: <html>Bad gateway</html>", None, None, "lava"),
+        (
+            b"\n<!DOCTYPE html><html><head>\n<title>api.lava.so | 520:\n an error</title></head><body>" + b"x" * 5000,
+            f"{PAGE}: api.lava.so | 520: an error",
+            None,
+            None,
+            "lava",
+        ),
         (b"", "an answer with status 400 and no explanation", None, None, "lava"),
         ([], "an answer with status 400 and no explanation", None, None, "lava"),
         ({"error": {}}, "an answer with status 400 and no explanation", None, None, "lava"),
@@ -273,6 +287,13 @@ def test_the_local_gateways_key_elsewhere_asks_for_its_address(
             with pytest.raises((APIConnectionError, AuthenticationError)) as caught:
                 lava.chat([{"role": "user", "content": "Hi"}])
             assert ("export LAVA_BASE_URL=http://127.0.0.1:8788/v1" in caught.value.advice) is said
+
+
+def test_a_redirect_is_told_with_where_it_leads() -> None:
+    error = error_from_response(shown(308, b"", {"location": "https://www.lava.so/v1"}), TOKEN)
+    assert "a redirect to https://www.lava.so/v1 came" in str(error)
+    assert "base_url" in error.advice
+    assert not error.retryable
 
 
 def test_a_page_of_a_firewall_is_not_mistaken_for_lavas_answer() -> None:
