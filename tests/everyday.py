@@ -66,6 +66,17 @@ def use_langchain() -> None:
     assert len(embeddings.embed_documents(["a", "b"])) == len(asyncio.run(embeddings.aembed_documents(["a", "b"])))
 
 
+async def messages_after_two_runs(llm: llama_index.ChatLavaMistral) -> int:
+    from llama_index.core.agent.workflow import FunctionAgent
+    from llama_index.core.workflow import Context
+
+    agent = FunctionAgent(llm=llm)
+    context = Context(agent)
+    for _ in range(2):
+        await agent.run("Hello", ctx=context)
+    return len((await context.store.get("memory")).get_all())
+
+
 def use_llama_index() -> None:
     from llama_index.core.prompts import PromptTemplate
     from llama_index.core.tools import FunctionTool
@@ -77,6 +88,7 @@ def use_llama_index() -> None:
     assert llm.get_tool_calls_from_response(response)
     assert llm.structured_predict(Person, PromptTemplate("{x}"), x=ADA) == Person(name="Ada", age=36)
     assert asyncio.run(llm.acomplete("Hello")).text
+    assert asyncio.run(messages_after_two_runs(llm)) == 4
     embeddings = llama_index.LavaMistralEmbeddings()
     assert len(embeddings.get_text_embedding_batch(["a", "b"])) == 2
 
