@@ -15,7 +15,7 @@ from langchain_core.runnables.config import ensure_config, var_child_runnable_co
 from langchain_core.utils.uuid import uuid7
 
 from langchain_lava_mistral.errors import to_langchain
-from lava_mistral.billing.scope import capture_blocks, scope_of_call
+from lava_mistral.billing.scope import scope_of_call
 from lava_mistral.billing.usage import LANGCHAIN_RUN
 from lava_mistral.billing.usage_totals import UsageTotals, UsageTotalsMixin, listen, track_usage
 from lava_mistral.errors import LavaError
@@ -115,7 +115,7 @@ class CallRun:
             elif given:
                 handlers += given
         manager = kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers, parent_run_id=parent)
-        return cls(manager, capture_blocks(), config)
+        return cls(manager, scope_of_call(), config)
 
     def thread_id(self) -> Any:
         """Return LangGraph's name of the conversation that the call is part of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from itertools import chain
+from threading import get_ident
 from types import FrameType
 from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -67,10 +69,21 @@ class Entry:
     generator: int = 0
     # Whether the block was left. What was started inside it, such as a task, still belongs to it.
     left: bool = False
-    # Whether it ended with a generator that was closed, perhaps in another context: it holds nowhere any more.
+    # The task or thread that entered it, for a generator's; and whether another one left it, perhaps in a copy of the
+    # context: then it holds nowhere any more.
+    home: object = None
     void: bool = False
     # Whether a call was made in it, or after it.
     used: bool = False
+    # Whether it holds instead of those around it.
+    alone: bool = False
+
+
+def _home() -> object:
+    try:
+        return asyncio.current_task() or get_ident()
+    except RuntimeError:
+        return get_ident()
 
 
 # The entries around this point, the innermost first.
@@ -104,6 +117,7 @@ def scope_of_call() -> Scope:
         entry.used = True
         if not entry.void:
             inner = entry.scope
+            outer = _NOWHERE if entry.alone else outer
             outer = Scope(
                 {**outer.fields, **inner.fields},
                 {**outer.metadata, **inner.metadata},
@@ -113,11 +127,6 @@ def scope_of_call() -> Scope:
                 inner.forked or outer.forked,
             )
     return outer
-
-
-def capture_blocks() -> tuple[Entry, ...]:
-    """Return what the blocks around this point say now, for a call that is asked for here and made later."""
-    return (Entry(scope_of_call()),)
 
 
 def _alive() -> Iterator[Entry]:
@@ -146,19 +155,20 @@ class Block:
 
     def _enter(self, caller: FrameType | None) -> None:
         """Enter it, called by the generator `caller` if by one."""
-        entry = Entry(self._scope, self, 0 if caller is None else id(caller))
+        entry = Entry(self._scope, self)
+        if caller is not None:
+            entry.generator, entry.home = id(caller), _home()
         _all[id(entry)] = entry
         entries.set((entry, *(outer for outer in entries.get() if not outer.void)))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # A generator that is closed late, in whatever context, ends its own part and nobody else's.
         caller, present = calling_generator(), entries.get()
         generator = 0 if caller is None else id(caller)
         for mine in present if caller is None else chain(present, _alive()):
             # A frame that is gone may have had the same id: its entries were left.
             if mine.owner is self and mine.generator == generator and not (caller is not None and mine.left):
-                # What closes a generator may run in a copy of the context in which it was entered.
-                mine.left, mine.void = True, mine.void or (generator and kind is GeneratorExit) or mine not in present
+                mine.left, mine.void = True, mine not in present or (caller is not None and mine.home != _home())
                 entries.set(tuple(entry for entry in present if entry is not mine))
                 if error is None and not self._decorates and "customer_id" in mine.scope.fields:
                     _left.set(mine)

@@ -234,19 +234,23 @@ class listen:
 
     Args:
         run_id: LangChain's run id or LlamaIndex's span id; by default the outer block's.
-        inside: blocks to begin the calls in, instead of those around this one; see `capture_blocks`.
+        inside: what holds for the calls instead of the blocks around this one, from `scope_of_call`.
     """
 
     def __init__(
-        self, listeners: Iterable[Listener] = (), run_id: str | None = None, inside: tuple[Entry, ...] | None = None
+        self, listeners: Iterable[Listener] = (), run_id: str | None = None, inside: Scope | None = None
     ) -> None:
-        self._entry, self._inside = Entry(Scope(listeners=tuple(listeners), run_id=run_id)), inside
+        scope = Scope(listeners=tuple(listeners), run_id=run_id)
+        if inside is not None:
+            scope = replace(inside, listeners=inside.listeners + scope.listeners, run_id=run_id or inside.run_id)
+        self._entry = Entry(scope, alone=inside is not None)
 
     def __enter__(self) -> None:
-        self._outer = entries.get()
-        entries.set((self._entry, *(self._outer if self._inside is None else self._inside)))
+        entries.set((self._entry, *entries.get()))
 
     def __exit__(self, *failure: object) -> None:
+        present = entries.get()
         # A coroutine that nobody awaits any more may be closed in another context.
-        if self._entry in entries.get():
-            entries.set(self._outer)
+        if self._entry in present:
+            place = present.index(self._entry)
+            entries.set(present[:place] + present[place + 1 :])
