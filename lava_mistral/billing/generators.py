@@ -52,21 +52,12 @@ def _yields_at(code: CodeType, line: int) -> bool:
     )
 
 
-async def _await(block: AbstractContextManager[Any], function: Callable[[], Awaitable[Any]]) -> Any:
-    with block:
-        return await function()
-
-
 def _awaited(block: AbstractContextManager[Any], function: Callable[..., Any]) -> Callable[..., Any]:
     async def made(*args: Any, **kwargs: Any) -> Any:
-        return await _await(block, partial(function, *args, **kwargs))
+        with block:
+            return await function(*args, **kwargs)
 
     return made
-
-
-def _call(block: AbstractContextManager[Any], function: Callable[[], Any]) -> Any:
-    with block:
-        return function()
 
 
 def _stepped(
@@ -79,7 +70,8 @@ def _stepped(
         step: Callable[[], Any] = partial(next, generator)
         while True:
             try:
-                value = _call(block, step)
+                with block:
+                    value = step()
             except StopIteration as end:
                 return end.value
             try:
@@ -98,7 +90,8 @@ def _astepped(
         step: Callable[[], Awaitable[Any]] = partial(anext, generator)
         while True:
             try:
-                value = await _await(block, step)
+                with block:
+                    value = await step()
             except StopAsyncIteration:
                 return
             try:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from itertools import chain
 from threading import get_ident
 from types import FrameType
 from typing import Any, Self, TypeVar, cast
@@ -129,10 +128,8 @@ def scope_of_call() -> Scope:
     return outer
 
 
-def _alive() -> Iterator[Entry]:
-    for reference in _all.valuerefs():
-        if (entry := reference()) is not None:
-            yield entry
+def _alive() -> list[Entry]:
+    return [entry for reference in _all.valuerefs() if (entry := reference()) is not None]
 
 
 def _after_fork() -> None:
@@ -165,7 +162,7 @@ class Block:
         # A generator that is closed late, in whatever context, ends its own part and nobody else's.
         caller, present = calling_generator(), entries.get()
         generator = 0 if caller is None else id(caller)
-        for mine in present if caller is None else chain(present, _alive()):
+        for mine in present if caller is None else (*present, *_alive()):
             # A frame that is gone may have had the same id: its entries were left.
             if mine.owner is self and mine.generator == generator and not (caller is not None and mine.left):
                 mine.left, mine.void = True, mine not in present or (caller is not None and mine.home != _home())
