@@ -64,7 +64,6 @@ class Options:
     burst: _Rate = 1.0  # Seconds' worth of a rate limit that may be spent at once.
     record_lag: _Seconds = 0.0  # Until a finished request is found by Lava's REST interface.
     base64: bool = True  # Whether `encoding_format: "base64"` is honoured; else floats come all the same.
-    fragment_tool_calls: _Count | None = None  # Characters of arguments in one streamed delta; None for whole calls.
     tokenizer: Literal["fast", "exact"] = "fast"  # The gateway's own count, or Mistral's (extra `[tokenizer]`).
     # Pairs of a rule (a probability, or a function of the `RequestRecord`) and what comes instead of the usual answer
     # (all that `queue` takes) where it says so; the first one that applies counts.

@@ -104,20 +104,6 @@ def test_a_whole_tool_call_comes_in_one_delta(forward):
     assert called["usage"]["completion_tokens"] > 0
 
 
-def test_tool_calls_come_in_fragments_on_request(connect):
-    with LocalGateway(fragment_tool_calls=4) as gateway:
-        chunks = events(connect(gateway).chat("The weather in Oslo and Rome?", tools=[CITY], stream=True).text)[1:-1]
-    fragments = [call for chunk in chunks for call in chunk["choices"][0]["delta"]["tool_calls"]]
-    for index, city in enumerate(("Oslo", "Rome")):
-        first, *others = [call for call in fragments if call["index"] == index]
-        assert first["function"]["name"] == "get_weather"
-        assert re.fullmatch("[a-zA-Z0-9]{9}", first["id"])
-        assert {(call["id"], call["function"]["name"]) for call in others} == {("null", "")}
-        arguments = "".join(call["function"]["arguments"] for call in (first, *others))
-        assert json.loads(arguments) == {"city": city}
-    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[-2:]] == [None, "tool_calls"]
-
-
 @pytest.mark.parametrize(
     "parameters", [{"model": "magistral-small-latest"}, {"model": "mistral-small-latest", "reasoning_effort": "high"}]
 )
@@ -210,14 +196,11 @@ def test_max_tokens_holds_for_thinking_and_tool_calls(forward, model):
     assert (again["choices"][0]["finish_reason"], again["usage"]["completion_tokens"]) == ("tool_calls", tokens)
 
 
-def test_a_stream_of_a_tool_call_ends_at_max_tokens(connect):
-    for fragment in (None, 4):
-        with LocalGateway(fragment_tool_calls=fragment) as gateway:
-            forward = connect(gateway)
-            for limit in (1, 6):
-                stream = events(forward.chat("Weather in Oslo?", tools=[CITY], stream=True, max_tokens=limit).text)
-                assert stream[-2]["choices"][0]["finish_reason"] == "length"
-                assert stream[-2]["usage"]["completion_tokens"] <= limit
+def test_a_stream_of_a_tool_call_ends_at_max_tokens(forward):
+    for limit in (1, 6):
+        stream = events(forward.chat("Weather in Oslo?", tools=[CITY], stream=True, max_tokens=limit).text)
+        assert stream[-2]["choices"][0]["finish_reason"] == "length"
+        assert stream[-2]["usage"]["completion_tokens"] <= limit
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,9 @@ class TestMistral:
         thoughts = [part.thinking[0].text for delta in deltas if isinstance(delta, list) for part in delta]
         assert "".join(thoughts) == thinking.thinking[0].text
 
-    @pytest.mark.parametrize("fragment", [None, 5])
-    def test_tools(self, fragment):
+    def test_tools(self):
         with (
-            LocalGateway(fragment_tool_calls=fragment) as gateway,
+            LocalGateway() as gateway,
             httpx.Client(transport=ForwardTransport(gateway)) as client,
             Mistral(api_key="unused", client=client) as mistral,
         ):
@@ -99,7 +98,7 @@ class TestMistral:
             with mistral.chat.stream(model=MODEL, messages=asked, tools=[WEATHER]) as stream:
                 calls = [call for event in stream for call in event.data.choices[0].delta.tool_calls or []]
             assert json.loads("".join(call.function.arguments for call in calls)) == {"city": "Oslo"}
-            assert len(calls) == (1 if fragment is None else 3)
+            assert len(calls) == 1
 
     def test_json_schema(self, mistral):
         schema = {

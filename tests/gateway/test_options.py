@@ -51,8 +51,6 @@ ODD: Any = object()
         ({"tokens_per_minute": 0}, "tokens_per_minute\\s+Input should be greater than 0"),
         ({"burst": 0}, "burst\\s+Input should be greater than 0"),
         ({"burst": None}, "burst\\s+Input should be a valid number"),
-        ({"fragment_tool_calls": 0}, "fragment_tool_calls\\s+Input should be greater than or equal to 1"),
-        ({"fragment_tool_calls": 1.5}, "fragment_tool_calls\\s+Input should be a valid integer"),
         ({"keep_requests": 0}, "keep_requests\\s+Input should be greater than or equal to 1"),
         ({"keep_requests": None}, "keep_requests\\s+Input should be a valid integer"),
         ({"tokenizer": "zz"}, "Input should be 'fast' or 'exact'"),

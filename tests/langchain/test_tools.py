@@ -344,9 +344,12 @@ def test_a_partial_schema_streams_as_it_grows(caller: Caller) -> None:
 
 
 def test_a_fragmented_call_is_put_together(caller: Caller) -> None:
-    with LocalGateway(fragment_tool_calls=3) as gateway:
-        model = chat(gateway).bind_tools([weather], tool_choice="any")
-        chunks = caller.stream(model, "What is the weather in 'Oslo'?")
+    first, *pieces = '{"ci', 'ty": ', '"Oslo', '"}'
+    parts = [{"id": "abcdefgh1", "index": 0, "function": {"name": "weather", "arguments": first}}]
+    # The further ones have the id "null" and no name, as seen in the wild.
+    parts += [{"id": "null", "index": 0, "function": {"name": "", "arguments": piece}} for piece in pieces]
+    stream = events(*({"content": "", "tool_calls": [part]} for part in parts), finish_reason="tool_calls")
+    chunks = caller.stream(Script(stream).model().bind_tools([weather]), "What is the weather in 'Oslo'?")
     fragments = [f for c in chunks for f in c.tool_call_chunks]
     assert len(fragments) > 3
     assert {f["index"] for f in fragments} == {0}

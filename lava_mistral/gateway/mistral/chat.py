@@ -77,14 +77,11 @@ class ChatChoice:
         choice = {"index": index, "finish_reason": self.finish, "message": message}
         return choice if self.top is None else choice | {"logprobs": {"content": _logprobs(self.text, self.top)}}
 
-    def chunks(self, index: int, fragment: int | None) -> list[dict[str, Any]]:
+    def chunks(self, index: int) -> list[dict[str, Any]]:
         """Return what follows the role in a stream; a delta has so many characters of arguments, or all."""
         deltas: list[dict[str, Any]] = [{"content": [_thought(piece)]} for piece in self.thinking]
         deltas += [{"content": piece} for piece in self.text]
-        calls = [self.calls] if self.calls else []
-        if fragment is not None:
-            calls = [[piece] for call in self.calls for piece in _fragments(call, fragment)]
-        deltas += [{"content": "", "tool_calls": some} for some in calls] or [{"content": ""}]
+        deltas.append({"content": "", "tool_calls": self.calls} if self.calls else {"content": ""})
         chunks: list[dict[str, Any]] = [{"index": index, "delta": delta, "finish_reason": None} for delta in deltas]
         if self.top is not None:
             for at, entry in enumerate(_logprobs(self.text, self.top), len(self.thinking)):
@@ -103,15 +100,6 @@ def _logprobs(tokens: Sequence[str], top: int) -> list[dict[str, Any]]:
         entry = {"token": token, "logprob": -0.01, "bytes": list(token.encode("utf-8", "replace")), "token_id": at}
         entries.append({**entry, "top_logprobs": [{**entry, "logprob": -0.01 - number} for number in range(top)]})
     return entries
-
-
-def _fragments(call: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    # The first piece has id and name, the others the id "null" and no name, as seen in the wild.
-    arguments = call["function"]["arguments"]
-    pieces = [arguments[at : at + size] for at in range(0, len(arguments), size)] or [""]
-    nameless = {**call, "id": "null", "function": {"name": ""}}
-    calls = [call, *[nameless] * (len(pieces) - 1)]
-    return [{**one, "function": {**one["function"], "arguments": p}} for one, p in zip(calls, pieces, strict=True)]
 
 
 class Chat:
@@ -163,7 +151,7 @@ class Chat:
         """The events of a stream without `[DONE]`; several choices are interleaved, the last event holds the usage."""
         role = {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
         events: list[dict[str, Any]] = [{**head, "choices": [{"index": at, **role}]} for at in range(len(choices))]
-        streams = [choice.chunks(at, self._options.fragment_tool_calls) for at, choice in enumerate(choices)]
+        streams = [choice.chunks(at) for at, choice in enumerate(choices)]
         for chunk in (chunk for together in zip_longest(*streams) for chunk in together if chunk is not None):
             events.append({**head, "choices": [chunk], "p": _PADDING[: self._draw.randint(1, len(_PADDING))]})
         events[-1]["usage"] = usage
