@@ -76,7 +76,7 @@ class Connection:
             if url.scheme == "https":
                 yield self.socket.start_tls(ssl_context, url.host, deadline)
         except (TransportError, OSError) as error:
-            late = isinstance(error, DeadlineExceeded | TimeoutError)
+            late = isinstance(error, DeadlineExceeded) or _is_late(error)
             way = "" if proxy is None else f" through the proxy {host}:{port}"
             raise (ConnectTimeout if late else NotConnected)(f"{url.host}:{url.port}{way}: {_said(error)}") from None
 
@@ -104,11 +104,16 @@ class Connection:
 
 def failure_of(error: OSError) -> TransportError:
     """Return the failure that an exception of a socket stands for."""
-    return (DeadlineExceeded if isinstance(error, TimeoutError) else ConnectionBroken)(_said(error))
+    return (DeadlineExceeded if _is_late(error) else ConnectionBroken)(_said(error))
+
+
+def _is_late(error: Exception) -> bool:
+    # One with a number is the system's: the peer is gone (see SOCKET_OPTIONS).
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def _said(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
+    if _is_late(error):
         return "the time was over"
     number = getattr(error, "errno", None)
     if number and not isinstance(error, ssl.SSLError | socket.gaierror):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
 import logging
@@ -30,6 +31,8 @@ from lava_mistral import (
     StreamInterruptedError,
     StreamStalledError,
 )
+from lava_mistral.transport.connections import failure_of
+from lava_mistral.transport.failures import ConnectionBroken, DeadlineExceeded
 from tests.fakes.clients import KEY, at_once
 from tests.fakes.raw_server import (
     END,
@@ -533,6 +536,12 @@ async def test_what_a_server_repeats_in_a_header_is_hidden(serve: Serve, asynchr
 
 
 # Connecting
+
+
+def test_a_peer_that_the_system_gave_up_is_not_a_timeout_of_the_call() -> None:
+    gone = failure_of(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+    assert (type(gone), str(gone)) == (ConnectionBroken, "Connection timed out")
+    assert type(failure_of(TimeoutError("timed out"))) is DeadlineExceeded
 
 
 @both
