@@ -17,10 +17,10 @@ from lava_mistral.errors import LavaError
 
 _log = logging.getLogger("lava_mistral")
 
-RETRIED_STATUSES: Final = frozenset((408, 429, 500, 502, 503, 504, *range(520, 525), 529))
+RETRIED_STATUSES: Final = frozenset((408, 429, 500, 502, 503, 504, 521, 522, 523, 524))
 """The statuses of an answer, or of an error inside a stream, after which another try can help.
 
-520 to 524 are Cloudflare's, for a server behind it that does not answer; 529 says that it is overloaded.
+521 to 524 are Cloudflare's, for a server behind it that can't be reached or does not answer.
 """
 
 

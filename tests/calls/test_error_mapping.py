@@ -76,10 +76,10 @@ def shown(status: int, content: bytes, headers: Any = {}) -> AnswerText:  # noqa
 @pytest.mark.parametrize(
     ("status", "kind", "retryable"),
     [
-        (520, ServerError, True),
+        (521, ServerError, True),
         (524, ServerError, True),
         (525, ServerError, False),
-        (529, ServerError, True),
+        (529, ServerError, False),
         (301, ServerError, False),
         (400, InvalidRequestError, False),
         (401, AuthenticationError, False),
