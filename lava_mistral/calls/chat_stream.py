@@ -70,7 +70,7 @@ class StreamReader(TurnAccumulator):
                 if not isinstance(chunk, dict):
                     raise self._interrupted(f"an event came that is a JSON {type(chunk).__name__}")
                 if kind == "error" or chunk.get("error") or ("choices" not in chunk and "usage" not in chunk):
-                    said = parse_body(self.call.without_secrets(text))
+                    said = self.call.without_secrets(text)
                     raise error_from_event(said, request_id=self.request_id, partial=self.turn)
                 deltas = self.add(chunk)
             for delta in deltas:

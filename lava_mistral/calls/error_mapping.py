@@ -49,7 +49,6 @@ _SECRET = re.compile(r"aks_(?:live|test)_[\w-]+|lava_sk_[\w-]+|(?i:bearer)\s+[\w
 _PAGE = "a page of HTML came instead of an answer of Lava's"
 _TITLE = re.compile(r"<title[^>]*>([^<]+)", re.I)
 _PLAIN_ID = re.compile(r"req_[0-9A-Za-z]{1,64}")
-_DEEPEST = 50  # far beyond any real error body; Python can't print or pickle what is nested a thousand times
 _LONGEST_QUOTE = 500
 # Those of ASCII and Latin-1, line ends among them, and the signs that turn the direction of a text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
@@ -75,22 +74,9 @@ def _forms(secret: str) -> re.Pattern[str]:
     return re.compile("|".join(forms))
 
 
-def _without_secrets(value: Any, depth: int = 0) -> Any:
-    """Return a JSON value with the credentials in its texts hidden, cut where it is nested too deeply to be printed."""
-    if isinstance(value, str):
-        return redact(value)
-    if not isinstance(value, list | dict):
-        return value
-    if depth == _DEEPEST:
-        return "…"
-    if isinstance(value, list):
-        return [_without_secrets(item, depth + 1) for item in value]
-    return {redact(key): _without_secrets(item, depth + 1) for key, item in value.items()}
-
-
 def error_from_response(answer: AnswerText, credential: str) -> LavaError:
     """Return the error that an HTTP answer to a credential stands for; 402 and 403 name who would have paid."""
-    status, body = answer.status, _without_secrets(parse_body(answer.text))
+    status, body = answer.status, parse_body(answer.text)
     detail = read_error_body(body)
     message, origin = detail.message or f"an answer with status {status} and no explanation", detail.origin
     default = errors.InvalidRequestError if 400 <= status < 500 else errors.ServerError
@@ -137,9 +123,9 @@ def shown_id(headers: Mapping[str, str], without_secrets: Callable[[str], str] =
     return shorten(without_secrets(request_id))
 
 
-def error_from_event(body: Any, *, request_id: str | None, partial: Any) -> LavaError:
-    """Return the error for an error object that arrived inside a stream which had begun with status 200."""
-    body = _without_secrets(body)
+def error_from_event(text: str, *, request_id: str | None, partial: Any) -> LavaError:
+    """Return the error for the JSON of an error that arrived inside a stream which had begun with status 200."""
+    body = parse_body(text)
     detail = read_error_body(body)
     return errors.StreamInterruptedError(
         f"the stream ended with an error: {detail.message or 'no explanation was given'}",
@@ -193,11 +179,15 @@ class ErrorDetail(NamedTuple):
 
 
 def parse_body(text: str) -> Any:
-    """Return the JSON value of a body, else its text, shortened."""
+    """Return the JSON value of a body without credentials; its text, shortened, where it is none."""
+    text = redact(text)
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        body = orjson.loads(text)
+        # What is nested beyond 254 levels can be neither printed nor pickled.
+        orjson.dumps(body)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return shorten(text.strip())
+    return body
 
 
 def shorten(text: str) -> str:

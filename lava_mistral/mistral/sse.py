@@ -14,32 +14,19 @@ class SSEDecoder:
     """
 
     _pieces: list[bytes] = field(default_factory=list)
-    _after_cr: bool = False
-    _after_lf: bool = False
     _at_start: bool = True
 
     def feed(self, data: bytes) -> list[tuple[str, str]]:
         """Return the events that `data` completes, in order: of each its lines of data, and its type."""
-        if self._after_cr and data:
-            # The CR had ended a line already; an LF that follows it belongs to the same line end.
-            self._after_cr = False
-            if data.startswith(b"\n"):
-                data = data[1:]
-        if b"\r" in data:
-            self._after_cr = data.endswith(b"\r")
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if self._after_lf and data:
-            data = b"\n" + data
-            self._after_lf = False
-        blocks, blank, rest = data.rpartition(b"\n\n")
-        if blank:
-            blocks = b"".join((*self._pieces, blocks))
-            self._pieces.clear()
-        if rest.endswith(b"\n"):
-            # It may be the first half of a blank line.
-            self._after_lf, rest = True, rest[:-1]
-        if rest:
-            self._pieces.append(rest)
+        self._pieces.append(data)
+        if b"\n" not in data and b"\r" not in data:
+            return []
+        whole = b"".join(self._pieces)
+        # A CR at the end may be half of a line end.
+        half = b"\r" if whole.endswith(b"\r") else b""
+        whole = whole.removesuffix(half).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        blocks, blank, rest = whole.rpartition(b"\n\n")
+        self._pieces = [rest + half]
         if not blank:
             return []
         # No character of UTF-8 holds a line feed, so whole lines are decoded at once, whatever the split was.

@@ -307,7 +307,7 @@ def test_lavas_own_errors_have_a_code_and_a_status() -> None:
     body = {"error": {"message": "Insufficient balance", "code": "insufficient_balance", "status": 402}}
     error = answer(402, body)
     assert (type(error), error.code, error.origin) == (InsufficientBalanceError, "insufficient_balance", "lava")
-    late = error_from_event(body, request_id=None, partial=None)
+    late = error_from_event(json.dumps(body), request_id=None, partial=None)
     assert (late.status_code, late.retryable) == (402, False)
 
 
@@ -353,7 +353,7 @@ def test_any_body_makes_an_error_that_prints_and_pickles(status: int, body: Any)
     assert f"HTTP {status}" in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     if not isinstance(body, bytes):
-        event = error_from_event(body, request_id=None, partial=None)
+        event = error_from_event(json.dumps(body), request_id=None, partial=None)
         assert isinstance(event, StreamInterruptedError)
         assert str(event)
 
@@ -361,7 +361,7 @@ def test_any_body_makes_an_error_that_prints_and_pickles(status: int, body: Any)
 def test_a_body_that_is_nested_without_end_can_be_printed_and_pickled() -> None:
     error = answer(400, b'{"error":{"message":' + b"[" * 900 + b"]" * 900 + b"}}")
     assert pickle.loads(pickle.dumps(error)).body == error.body
-    assert repr(error.body).endswith("'…'" + "]" * 48 + "}}")
+    assert error.message.startswith('{"error":{"message":[[[')
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_body_that_is_nested_without_end_can_be_printed_and_pickled() -> None:
 )
 def test_an_error_event_keeps_what_had_come(body: Any, message: str, retryable: bool, origin: str) -> None:
     turn = Turn(pieces=["Once"])
-    error = error_from_event(body, request_id="req_1", partial=turn)
+    error = error_from_event(json.dumps(body), request_id="req_1", partial=turn)
     assert type(error) is StreamInterruptedError
     assert error.message == f"the stream ended with an error: {message}"
     assert (error.partial, error.request_id, error.retryable, error.origin) == (turn, "req_1", retryable, origin)
@@ -414,7 +414,7 @@ def test_defect_21_no_error_shows_or_keeps_a_credential(secret: str) -> None:
         answer(401, {"error": {"message": "no", "headers": {secret: "no key"}}}),
         answer(422, {"object": "error", "message": {"detail": [{"loc": ["header", secret], "msg": said}]}}),
         answer(502, said.encode()),
-        error_from_event({"error": {"message": said}}, request_id=None, partial=None),
+        error_from_event(json.dumps({"error": {"message": said}}), request_id=None, partial=None),
         Call("", BillingContext(), None).failed(NotConnected(said)),
     ]
     hidden = secret.removeprefix("Bearer ")
