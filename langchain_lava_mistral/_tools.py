@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from types import FunctionType
 from typing import Any, TypeAlias, cast
 
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from typing_extensions import is_typeddict
 
 from lava_mistral.errors import InvalidRequestError
@@ -67,7 +68,9 @@ def _converted(tool: Any) -> dict[str, Any]:
     elif isinstance(described, type) and issubclass(described, BaseModel):
         schema = described.model_json_schema()
     elif is_typeddict(described):
-        schema = TypeAdapter(described).json_schema()
+        # Before Python 3.12 pydantic refuses the TypedDict of `typing`, which LangChain takes.
+        with suppress(PydanticUserError):
+            schema = TypeAdapter(described).json_schema()
     definitions = json.dumps([schema.get("$defs"), schema.get("definitions")], default=str)
     if "$ref" in schema or '"$ref"' in definitions:
         schema = object_schema(schema)
@@ -79,10 +82,12 @@ def _converted(tool: Any) -> dict[str, Any]:
         }
     # Its `strict=True` needs parameters, which a tool without arguments lacks.
     converted = convert_to_openai_tool(tool)
-    if "function" not in converted:
+    function, kind = converted.get("function"), (tool if isinstance(tool, dict) else converted).get("type")
+    # Anthropic's own tools have a name, which LangChain takes for a function's.
+    if function is None or (kind not in (None, "function") and "parameters" not in function):
         taken = f"Mistral's chat takes functions and Mistral's own tools: {', '.join(sorted(BUILT_IN))}"
-        raise InvalidRequestError(f"A tool of type {converted.get('type')!r} runs at its own provider; {taken}.")
-    return {**converted["function"]}
+        raise InvalidRequestError(f"A tool of type {kind!r} runs at its own provider; {taken}.")
+    return {**function}
 
 
 def to_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[Tool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
@@ -45,6 +46,12 @@ class WeatherDict(TypedDict):
     city: Annotated[str, ..., "its name"]
 
 
+class WeatherOfTyping(typing.TypedDict):  # pydantic refuses it before Python 3.12
+    """The weather of a city."""
+
+    city: Annotated[str, ..., "its name"]
+
+
 def weather(city: str) -> str:
     """The weather of a city.
 
@@ -70,6 +77,7 @@ TOOLS: dict[str, Any] = {
     "pydantic": Weather,
     "pydantic 1": WeatherV1,
     "TypedDict": WeatherDict,
+    "TypedDict of typing": WeatherOfTyping,
     "function": weather,
     "tool": tool(weather),
     "structured tool": StructuredTool.from_function(weather),
@@ -182,10 +190,11 @@ def test_a_tool_without_arguments(caller: Caller) -> None:
     "given",
     [
         {"type": "web_search_preview"},
+        {"type": "web_search_20250305", "name": "web_search", "max_uses": 3},
         {"type": "function", "function": {}},
         Tool(name="t", description="d", func=print, metadata={"type": "custom_tool"}),
     ],
-    ids=["another provider's", "nameless", "custom"],
+    ids=["another provider's", "Anthropic's", "nameless", "custom"],
 )
 def test_what_is_no_function_is_refused(given: Any) -> None:
     with pytest.raises(InvalidRequestError, match=r"takes functions and|needs a name"):
@@ -220,6 +229,7 @@ SCHEMAS: dict[str, Any] = {
     "pydantic": Weather,
     "pydantic 1": WeatherV1,
     "TypedDict": WeatherDict,
+    "TypedDict of typing": WeatherOfTyping,
     "JSON Schema": SCHEMA,
     "function": OPENAI["function"],
     "tool": OPENAI,
@@ -243,7 +253,7 @@ def test_a_schema_in_any_form(
 
     got = caller.invoke(model, "What is the weather in 'Oslo'?")
 
-    if isinstance(schema, type) and schema is not WeatherDict:
+    if isinstance(schema, type) and schema not in (WeatherDict, WeatherOfTyping):
         assert isinstance(got, schema)
         got = got.dict() if isinstance(got, BaseModelV1) else got.model_dump()
     assert got == {"city": "Oslo"}
