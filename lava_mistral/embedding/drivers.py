@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import ReferenceType
 
@@ -83,7 +83,8 @@ class ThreadWorkers(Workers):
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
         self._todo: SimpleQueue[Batch | None] = SimpleQueue()
-        self._changed = threading.Event()
+        # Not an `Event`: Ctrl-C in its Python code may become a RuntimeError of its lock.
+        self._changed: SimpleQueue[None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def start(self, batch: Batch, *, alone: bool) -> None:
@@ -109,8 +110,8 @@ class ThreadWorkers(Workers):
                     if isinstance(step, tuple):
                         yield step
                     elif step is not None:
-                        self._changed.wait(min(step, threading.TIMEOUT_MAX))
-                        self._changed.clear()
+                        with suppress(Empty):
+                            self._changed.get(timeout=min(step, threading.TIMEOUT_MAX))
             finally:
                 self.finish()
                 self._todo.put(None)
@@ -120,7 +121,7 @@ class ThreadWorkers(Workers):
     def _run(self) -> None:
         while (batch := self._todo.get()) is not None:
             self._context.copy().run(self._do, batch)
-            self._changed.set()
+            self._changed.put(None)
         # For the next thread: Ctrl-C may come between the start of one and its entry in the list.
         self._todo.put(None)
 

@@ -153,6 +153,8 @@ class Input:
             values = [row[name] for row in rows if row.get(name) is not None] or [""]
             try:
                 types[name] = pa.array(values).type
+            except OverflowError:
+                types[name] = pa.uint64()
             except _UNREADABLE:
                 # Of several types: those that are not like the first one will be rejected.
                 types[name] = pa.array(values[:1]).type

@@ -208,6 +208,13 @@ def test_an_id_that_json_has_no_word_for_is_rejected_as_text(gateway: LocalGatew
     assert json.loads(given.rejected.read_text())["id"] == "2026-08-01"
 
 
+def test_ids_may_be_hashes_of_64_bits(gateway: LocalGateway, tmp_path: Path) -> None:
+    ids = [2**63 + 5, 7, 2**64 - 1]
+    write_jsonl(tmp_path / "in", [{"key": id, "text": f"text {id}"} for id in ids])
+    job(gateway, tmp_path / "in.jsonl", tmp_path / "out").run()
+    assert pq.read_table(tmp_path / "out")["id"].to_pylist() == ids
+
+
 class Refusing(httpx.HTTPTransport):
     """Refuses a text as Mistral does one that is too long, which nobody could know without its tokenizer."""
 
