@@ -40,8 +40,8 @@ def demo(
         Path | None,
         typer.Argument(
             exists=True,
-            help="Folder of documents, or one of them: text, Markdown; with [documents] PDF, HTML, Word. By default a "
-            "page about Lava.",
+            help="Folder of documents, or one of them: text, Markdown; with the extra documents PDF, HTML, Word. By "
+            "default a page about Lava.",
         ),
     ] = None,
     question: Annotated[str | None, typer.Option("--question", "-q", help="What to ask about the texts.")] = None,

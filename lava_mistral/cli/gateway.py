@@ -35,7 +35,9 @@ def gateway(
     ] = None,
     tokenizer: Annotated[
         Literal["fast", "exact"] | None,
-        typer.Option(help="Count tokens quickly, or as Mistral does. By default exact, if [tokenizer] is installed."),
+        typer.Option(
+            help="Count tokens quickly, or as Mistral does. By default exact, if the extra tokenizer is there."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -80,6 +80,13 @@ def test_help(command: tuple[str, ...]) -> None:
     assert "Usage" in result.stdout
 
 
+@pytest.mark.parametrize(("command", "extra"), [("gateway", "tokenizer"), ("demo", "documents")])
+def test_help_names_the_extra(command: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In square brackets it is taken for markup and left out.
+    monkeypatch.setenv("COLUMNS", "200")
+    assert f"the extra {extra} " in run(command, "--help").stdout
+
+
 def test_an_unknown_command_exits_with_2() -> None:
     assert run("dance").exit_code == 2
     assert run().exit_code == 2
