@@ -16,8 +16,8 @@ from lava_mistral.frameworks.settings import PER_CALL_SETTINGS, WIRE_NAMES
 from lava_mistral.mistral.tools import to_tool_choice
 from lava_mistral.transport.flow import Flow
 from llama_index_lava_mistral._from_wire import StreamedResponses, response_of
+from llama_index_lava_mistral._instrumentation import billing_of
 from llama_index_lava_mistral._params import SYNONYMS, ChatSettings
-from llama_index_lava_mistral._redaction import billing_of
 from llama_index_lava_mistral._to_wire import may_be_read, to_wire
 from llama_index_lava_mistral._tools import named_choice, response_format_of, tool_spec
 from llama_index_lava_mistral.callbacks import listening, traced

@@ -5,7 +5,7 @@ LlamaIndex's own program does not force the tool when it streams, and forgets th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, cast
 
@@ -24,13 +24,13 @@ from lava_mistral.errors import ConfigurationError
 from lava_mistral.mistral.json_codec import unfenced
 from lava_mistral.mistral.turn import CUT_OFF
 from lava_mistral.pricing.catalog import get_model
-from llama_index_lava_mistral._redaction import observed
+from llama_index_lava_mistral._instrumentation import observed
 from llama_index_lava_mistral._tools import function_of, partial_json, response_format_of
 
 dispatcher = get_dispatcher(__name__)
 
-# What the way of asking decides.
-DECIDED = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
+# Arguments of a call that the form sets.
+_SET_BY_THE_FORM = ("tool_required", "tool_choice", "allow_parallel_tool_calls", "tools", "response_format")
 
 
 class AnswerForm(Generic[Model]):
@@ -51,10 +51,14 @@ class AnswerForm(Generic[Model]):
             raise ConfigurationError(
                 f"An answer can't be asked for as {output_cls!r}: there is no JSON schema for it. Use a pydantic class."
             ) from error
-        self.arguments: dict[str, Any] = {"response_format": response_format_of(self._cls)}
+        self._arguments: dict[str, Any] = {"response_format": response_format_of(self._cls)}
         if not by_schema:
             tools = [{"type": "function", "function": function}]
-            self.arguments = {"tools": tools, "tool_choice": function["name"], "parallel_tool_calls": False}
+            self._arguments = {"tools": tools, "tool_choice": function["name"], "parallel_tool_calls": False}
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the call that asks for the object, with those given that do not get in its way."""
+        return {name: value for name, value in given.items() if name not in _SET_BY_THE_FORM} | self._arguments
 
     def read(self, response: llama.ChatResponse) -> Model:
         """Return the object in an answer, or raise ValueError."""

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, InstanceOf, PlainSerializer
 
 from lava_mistral.billing.usage import LLAMA_INDEX_SPAN, CallRecord
 from lava_mistral.billing.usage_totals import UsageTotals, UsageTotalsMixin, listen
-from llama_index_lava_mistral._redaction import dispatchers_of
+from llama_index_lava_mistral._instrumentation import dispatchers_of
 
 _log = logging.getLogger("lava_mistral")
 

@@ -30,8 +30,8 @@ from lava_mistral.errors import LavaError
 from lava_mistral.frameworks.backends import EngineOwner
 from lava_mistral.frameworks.settings import setting
 from lava_mistral.transport.flow import Flow, adrive, drive
+from llama_index_lava_mistral._instrumentation import billing_of, observed
 from llama_index_lava_mistral._params import LavaSettings
-from llama_index_lava_mistral._redaction import billing_of, observed
 
 if TYPE_CHECKING:
     from lava_mistral.embedding.drivers import EmbeddingStream, Prefetch

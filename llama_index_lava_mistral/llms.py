@@ -16,8 +16,8 @@ from llama_index_instrumentation import get_dispatcher
 from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.frameworks.backends import ClientsOwner
 from lava_mistral.transport.flow import Flow, adrive, drive
+from llama_index_lava_mistral._instrumentation import observed
 from llama_index_lava_mistral._params import ChatSettings
-from llama_index_lava_mistral._redaction import observed
 
 if TYPE_CHECKING:
     from llama_index.core.llms.llm import ToolSelection
@@ -166,14 +166,14 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, FunctionCallingLLM):
         self, output_cls: Any, prompt: PromptTemplate, llm_kwargs: _Kwargs, args: dict[str, Any], streams: bool = False
     ) -> tuple[AnswerForm[Any], list[llama.ChatMessage], dict[str, Any]]:
         """Return how to get an object from this model, and the conversation and the arguments that ask for it."""
-        from llama_index_lava_mistral._structured import DECIDED, answer_form
+        from llama_index_lava_mistral._structured import answer_form
 
         given = llm_kwargs or {}
         form = answer_form(self, output_cls, given.get("model", self.model), streams)
         start = events.LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=args)
         dispatcher.event(start)
         messages = self._extend_messages(prompt.format_messages(llm=self, **args))
-        return form, messages, {k: v for k, v in given.items() if k not in DECIDED} | form.arguments
+        return form, messages, form.arguments(given)
 
     def _answer(
         self, asynchronous: bool, asked: str | Sequence[llama.ChatMessage], kwargs: Any, streams: bool = False
@@ -205,11 +205,11 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, FunctionCallingLLM):
             "messages": messages,
             "tools": [tool_spec(tool) for tool in tools],
             "tool_choice": choice if choice is not None else "any" if tool_required else self.tool_choice or "auto",
-            "parallel_tool_calls": self._may_call_several(allow_parallel_tool_calls),
+            "parallel_tool_calls": self._allows_parallel_calls(allow_parallel_tool_calls),
             **kwargs,
         }
 
-    def _may_call_several(self, allowed: bool) -> bool:
+    def _allows_parallel_calls(self, allowed: bool) -> bool:
         # An agent allows it unasked; who forbids it on the model has a reason.
         return allowed and self.parallel_tool_calls is not False
 
@@ -223,7 +223,7 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, FunctionCallingLLM):
         """Keep one call alone where several are not allowed, whatever the model did."""
         message = response.message
         further = [block for block in message.blocks if isinstance(block, llama.ToolCallBlock)][1:]
-        if further and not self._may_call_several(allow_parallel_tool_calls):
+        if further and not self._allows_parallel_calls(allow_parallel_tool_calls):
             message.blocks = [block for block in message.blocks if not any(block is each for each in further)]
             message.additional_kwargs["tool_calls"] = message.additional_kwargs["tool_calls"][:1]
         return response
