@@ -145,17 +145,18 @@ class HistoryRepair:
     def _find_results(self) -> set[int]:
         """Give each result to the nearest call before it with its id; one without an id to the next call that waits.
 
-        Returns the results without a call.
+        The latest message's calls are asked then, first those without an id. Returns the results without a call.
         """
         waiting: dict[str, list[tuple[int, int]]] = {}
         orphans: set[int] = set()
         latest: list[str] = []
         for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
             if role == "assistant" and message.get("tool_calls"):
-                latest = [wire_id(call.get("id")) for call in shape.calls_of(message, index)]
+                given = [wire_id(call.get("id")) for call in shape.calls_of(message, index)]
+                latest = sorted(given, key=bool)
                 self._results[index], ids = [], self._ids.setdefault(index, [])
                 waiting |= {call_id: [] for call_id in latest}
-                for position, call_id in enumerate(latest):
+                for position, call_id in enumerate(given):
                     waiting[call_id].append((index, position))
                     if not call_id or call_id in ids:
                         # Missing or repeated: one of the call's place.
@@ -163,8 +164,8 @@ class HistoryRepair:
                     ids.append(call_id)
             elif role == "tool":
                 call_id = wire_id(message.get("tool_call_id"))
-                if not call_id and not waiting.get(""):
-                    call_id = next((each for each in latest if waiting[each]), "")
+                if not call_id:
+                    call_id = next((each for each in latest if waiting[each]), "none")
                 if waiting.get(call_id):
                     owner, position = waiting[call_id].pop(0)
                     self._results[owner].append((index, position))

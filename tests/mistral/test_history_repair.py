@@ -149,6 +149,14 @@ def test_results_without_ids_take_the_calls_that_are_left() -> None:
     assert ids_of(strict(messages)) == ["aaaaaaaaa", "bbbbbbbbb", "aaaaaaaaa", "bbbbbbbbb"]
 
 
+def test_a_result_without_an_id_is_of_the_latest_calls() -> None:
+    messages = [user(), assistant("", None), assistant("", "aaaaaaaaa", None), tool(None, "first"), tool(None, "second")]
+    prepared = prepare(messages)
+    assert [message["content"] for message in prepared[2:]] == ["This call was not run.", "", "first", "second"]
+    assert prepared[4]["tool_call_id"] == prepared[3]["tool_calls"][1]["id"]
+    assert prepared[5]["tool_call_id"] == "aaaaaaaaa"
+
+
 def test_a_prefix_that_calls_tools_is_none() -> None:
     prepared = prepare([user(), assistant("So", "aaaaaaaaa", prefix=True)])
     assert "prefix" not in prepared[1]
