@@ -150,9 +150,9 @@ def test_results_without_ids_take_the_calls_that_are_left() -> None:
 
 
 def test_a_result_without_an_id_is_of_the_latest_calls() -> None:
-    messages = [user(), assistant("", None), assistant("", "aaaaaaaaa", None), tool(None, "first"), tool(None, "second")]
+    messages = [user(), assistant("", None), assistant("", "aaaaaaaaa", None), tool(None, "1"), tool(None, "2")]
     prepared = prepare(messages)
-    assert [message["content"] for message in prepared[2:]] == ["This call was not run.", "", "first", "second"]
+    assert [message["content"] for message in prepared[2:]] == ["This call was not run.", "", "1", "2"]
     assert prepared[4]["tool_call_id"] == prepared[3]["tool_calls"][1]["id"]
     assert prepared[5]["tool_call_id"] == "aaaaaaaaa"
 
