@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
@@ -93,13 +92,10 @@ class CallRun:
     """Hold what LangChain does not hand to the model when a call streams: its run, and the blocks that it began in."""
 
     def __init__(self, manager: Any = None, captured: Any = None, config: RunnableConfig | None = None) -> None:
-        # They tell async callbacks of new tries, while the wait goes on.
-        self.tasks: list[asyncio.Task[None]] = []
-        self.manager, self.captured, self._slept = manager, captured, 0.0
         self.config: RunnableConfig = config or {}
-        totals = _totals(manager.handlers) if manager and manager.handlers else ()
+        self._manager, self._slept = manager, 0.0
         # For the call's beginning: billed where it was asked for, its handlers told what it costs.
-        self.block = listen(totals, manager and str(manager.run_id), captured)
+        self.block = listen(_totals(manager.handlers), str(manager.run_id), captured) if manager else listen()
 
     @classmethod
     def begin(cls, config: RunnableConfig | None, callbacks: Any, kind: type[Any]) -> CallRun:
@@ -107,25 +103,18 @@ class CallRun:
         config = {**(config or {})}
         config["run_id"] = run_id = config.get("run_id") or uuid7()
         handlers: list[BaseCallbackHandler] = []
-        parent: UUID | None = None
         for given in (ensure_config(config).get("callbacks"), callbacks):
-            if isinstance(given, BaseCallbackManager):
-                handlers += given.handlers
-                parent = given.parent_run_id or parent
-            elif given:
-                handlers += given
-        manager = kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers, parent_run_id=parent)
-        return cls(manager, scope_of_call(), config)
+            handlers += given.handlers if isinstance(given, BaseCallbackManager) else given or ()
+        return cls(kind(run_id=run_id, handlers=handlers, inheritable_handlers=handlers), scope_of_call(), config)
 
     def thread_id(self) -> Any:
         """Return LangGraph's name of the conversation that the call is part of."""
-        traced = getattr(self.manager, "metadata", None) or {}
-        return (ensure_config(self.config).get("configurable") or {}).get("thread_id", traced.get("thread_id"))
+        return (ensure_config(self.config).get("configurable") or {}).get("thread_id")
 
-    def on_retry(self, error: LavaError, tries: int, wait: float) -> None:
+    def on_retry(self, error: LavaError, tries: int, wait: float) -> Awaitable[None] | None:
         """Tell the callbacks of a new try."""
-        if self.manager is None:
-            return
+        if self._manager is None:
+            return None
         # LangChain's signature is tenacity's state; it is loaded only when there is something to tell.
         from tenacity import RetryAction, RetryCallState, Retrying
 
@@ -135,9 +124,7 @@ class CallRun:
         state.attempt_number, state.idle_for = tries, self._slept
         state.upcoming_sleep, state.next_action = wait, RetryAction(wait)
         state.set_exception((type(failure), failure, failure.__traceback__))
-        told = self.manager.on_retry(state)
-        if told is not None:
-            self.tasks.append(asyncio.ensure_future(told))
+        return cast("Awaitable[None] | None", self._manager.on_retry(state))
 
 
 def counted_embedding() -> listen:

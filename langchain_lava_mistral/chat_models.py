@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
@@ -113,13 +112,9 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
-        with translated():
-            try:
-                with run.block:
-                    clients, arguments, headers = self._request(messages, stop, kwargs, run)
-                    answer = await clients[1].chat(**arguments)
-            finally:
-                await asyncio.gather(*run.tasks)
+        with translated(), run.block:
+            clients, arguments, headers = self._request(messages, stop, kwargs, run)
+            answer = await clients[1].chat(**arguments)
         return to_result(answer, headers=headers)
 
     def _stream(
@@ -147,12 +142,9 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
     ) -> AsyncIterator[ChatGenerationChunk]:
         run: CallRun = kwargs.get(RUN) or CallRun(run_manager)
         with translated():
-            try:
-                with run.block:
-                    clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
-                    opened = await clients[1].stream(**arguments)
-            finally:
-                await asyncio.gather(*run.tasks)
+            with run.block:
+                clients, arguments, headers = self._request(messages, stop, kwargs, run, stream=True)
+                opened = await clients[1].stream(**arguments)
             async with opened as stream:
                 builder = ChunkBuilder(stream, headers=headers)
                 async for delta in stream:
@@ -184,16 +176,10 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
 
     # LangChain gives `_stream` no run manager where a model streams under `invoke`.
     def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
-        return super()._generate_with_cache(*args, **self._with_run(kwargs))
+        return super()._generate_with_cache(*args, **_with_run(kwargs))
 
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
-        return await super()._agenerate_with_cache(*args, **self._with_run(kwargs))
-
-    @staticmethod
-    def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
-        held: CallRun = kwargs.get(RUN) or CallRun()
-        run = CallRun(kwargs.get("run_manager") or held.manager, held.captured, held.config)
-        return {**kwargs, **({"stream": True} if kwargs.get("streaming") else {}), RUN: run}
+        return await super()._agenerate_with_cache(*args, **_with_run(kwargs))
 
     def bind(self, **kwargs: Any) -> Any:
         """Return the model with arguments for all its calls; a misspelt one or a key is refused."""
@@ -288,6 +274,11 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
                 known = "'function_calling', 'json_schema' or, where the schema is of an object, 'json_mode'"
                 raise ValueError(f"The method is {known}, not {method!r}.")
         return llm | AnswerParser(tool=tool, model_class=model_class, wrapped=wrapped, include_raw=include_raw)
+
+
+def _with_run(kwargs: dict[str, Any]) -> dict[str, Any]:
+    streamed = {"stream": True} if kwargs.get("streaming") else {}
+    return {RUN: CallRun(kwargs.get("run_manager")), **kwargs, **streamed}
 
 
 class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):

@@ -155,7 +155,7 @@ class ClientBase(LavaApi):
             lava_metadata: stored by Lava with this call, over the client's own metadata.
             repair_messages: repair what Mistral would refuse in the conversation, losing no word; false refuses it.
             timeout: seconds, for this call.
-            on_retry: told before each new try.
+            on_retry: told before each new try; in async code it may be a coroutine function.
             idempotency_key: sent as `Idempotency-Key` with each try; Lava does not say whether its proxy heeds it.
             **options: fields of Mistral's request: temperature, max_tokens, tools, response_format, …
 
@@ -252,8 +252,8 @@ class ClientBase(LavaApi):
                 wait = attempts.failed(error)
                 if wait is None:
                     raise
-                if on_retry is not None:
-                    on_retry(error, attempts.tries, wait)
+                told = None if on_retry is None else on_retry(error, attempts.tries, wait)
+            yield told
             yield self._sleep(wait)
 
 

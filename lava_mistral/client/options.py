@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from typing_extensions import TypedDict
@@ -13,7 +13,7 @@ from lava_mistral.embedding.results import EmbedOptions
 from lava_mistral.errors import LavaError
 from lava_mistral.mistral.types import ChatFields, Prediction, ResponseFormat, ToolChoice
 
-OnRetry: TypeAlias = Callable[[LavaError, int, float], None]
+OnRetry: TypeAlias = Callable[[LavaError, int, float], Awaitable[None] | None]
 """Told before each wait: the error, how many tries were made, seconds to the next."""
 
 
