@@ -49,10 +49,9 @@ def reply_to(body: Mapping[str, Any], *, choice: int = 0, reasoning: bool = Fals
     calls = _calls([tool["function"] for tool in tools if "function" in tool], body, prompt)
     reply = Reply(calls=calls) if calls else _write(body, prompt, choice)
     if reasoning:
-        seen = f"{len(prompt.results)} tool results" if prompt.results else f"{len(prompt.passages)} sentences"
         needed = ", ".join(dict.fromkeys(call.name for call in calls))
         asked = _shortened(prompt.question) or "nothing yet"
-        reply.thinking = f"The user asks: {asked} {f'This needs {needed}.' if calls else f'I look through {seen}.'}"
+        reply.thinking = f"The user asks: {asked} {f'This needs {needed}.' if calls else 'I look at what I was told.'}"
     return reply
 
 

@@ -15,12 +15,8 @@ _ASIAN = "\u2e80-\u2fff\u3001-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U000
 _SYMBOL = rf"-{{3,8}}|={{3,8}}|\.{{3,8}}|[^\w\s{_ASIAN}]{{1,3}}|_{{1,8}}"
 _TOKEN = rf"[{_ASIAN}]{{1,2}}|[^\W\d_{_ASIAN}]{{1,9}}|\d|{_SYMBOL}"
 _PIECE = re.compile(rf"\s*(?:{_TOKEN})|\s+")
-# The patterns for text in ASCII take half the time.
-_TOKENS = {False: re.compile(_TOKEN), True: re.compile(rf"[A-Za-z]{{1,9}}|\d|{_SYMBOL}")}
-_WORDS = {
-    False: re.compile(rf"[{_ASIAN}]|[^\W\d_{_ASIAN}]+|\d+|{_SYMBOL}"),
-    True: re.compile(rf"[A-Za-z]+|\d+|{_SYMBOL}"),
-}
+_TOKENS = re.compile(_TOKEN)
+_WORDS = re.compile(rf"[{_ASIAN}]|[^\W\d_{_ASIAN}]+|\d+|{_SYMBOL}")
 _TERM = re.compile(rf"[{_ASIAN}]|[^\W_{_ASIAN}]+")
 _STOP_WORDS = """a about above after again all also am an and any are aren as at be because been before being below
     between both but by can cannot could couldn d did didn do does doesn doing don down during each either else etc few
@@ -46,7 +42,7 @@ _RULER = re.compile(r"[-=_*#\s|:`~]*")
 
 def count(text: str) -> int:
     """Count a text's tokens; white space at its end counts for nothing."""
-    return len(_TOKENS[text.isascii()].findall(text))
+    return len(_TOKENS.findall(text))
 
 
 def split(text: str) -> list[str]:
@@ -55,7 +51,7 @@ def split(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    return _WORDS[text.isascii()].findall(text)
+    return _WORDS.findall(text)
 
 
 def stem(word: str) -> str:
