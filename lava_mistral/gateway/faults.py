@@ -7,7 +7,6 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from datetime import datetime
 from http.client import responses
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -101,11 +100,11 @@ _Events: TypeAlias = Annotated[int, Field(ge=0)]
 class Status:
     """An error of the provider, with the body that Mistral gives for that status, or another.
 
-    `retry_after` is in seconds or a moment, for the `Retry-After` header; text goes out as it is.
+    `retry_after` is in seconds, for the `Retry-After` header; text, such as a date, goes out as it is.
     """
 
     status: StatusCode
-    retry_after: float | datetime | _Text | None = None
+    retry_after: float | _Text | None = None
     body: _Body = None
     headers: Headers = field(default_factory=dict)
 

@@ -6,8 +6,6 @@ import base64
 import json
 import socket
 import time
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -111,13 +109,9 @@ def test_401_404_and_422_have_their_own_forms(forward, gateway):
     assert refused["type"] == really["type"] == "invalid_request_error"
 
 
-def test_retry_after_in_seconds_as_a_date_or_as_text(forward, gateway):
-    moment = datetime.now(UTC) + timedelta(seconds=30)
-    gateway.queue(Status(429, retry_after=1.5), Status(503, retry_after=moment), Status(503, retry_after="soon"))
-    headers = [forward.chat().headers["retry-after"] for _ in range(3)]
-    assert headers[0] == "1.5"
-    assert abs(parsedate_to_datetime(headers[1]) - moment) < timedelta(seconds=1)
-    assert headers[2] == "soon"
+def test_retry_after_in_seconds_or_as_text(forward, gateway):
+    gateway.queue(Status(429, retry_after=1.5), Status(503, retry_after=0.0), Status(503, retry_after="soon"))
+    assert [forward.chat().headers["retry-after"] for _ in range(3)] == ["1.5", "0", "soon"]
 
 
 def test_a_body_may_be_anything(forward, gateway):

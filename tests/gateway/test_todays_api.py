@@ -130,5 +130,5 @@ def test_errors_have_a_code_and_their_status(forward, gateway):
 def test_a_spend_key_is_not_for_forward(forward):
     response = forward.chat(bearer="lava_sk_abc")
     assert response.status_code == 401
-    assert "a spend key is for /v1/chat/completions" in response.json()["error"]["message"]
+    assert "Invalid credential" in response.json()["error"]["message"]
     assert "lava_sk_abc" not in response.text

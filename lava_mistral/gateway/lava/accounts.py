@@ -80,9 +80,6 @@ class Accounts:
             raise Refusal(401, "Missing credential: send Authorization: Bearer with a secret key or a forward token")
         if token in self._secret_keys:
             return {"secret_key": token}
-        if token.startswith("lava_sk_"):
-            said = "a spend key is for /v1/chat/completions; /forward takes a secret key"
-            raise Refusal(401, f"Invalid credential: {said}")
         held: Any = self._options.forward_tokens.get(token)
         if held is None:
             # A forward token is base64, standard alphabet and padded, of a JSON object.

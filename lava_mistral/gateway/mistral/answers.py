@@ -4,8 +4,6 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Any, Final
 
 import orjson
@@ -40,12 +38,10 @@ def canned(record: RequestRecord, fault: faults.Fault | None) -> HttpAnswer | No
     match fault:
         case faults.Reset():
             return HttpAnswer(0)
-        case faults.Status(retry_after=moment):
+        case faults.Status(retry_after=wait):
             told = dict(fault.headers)
-            if isinstance(moment, datetime):
-                told["retry-after"] = format_datetime(moment.astimezone(UTC), usegmt=True)
-            elif moment is not None:
-                told["retry-after"] = moment if isinstance(moment, str) else f"{moment:g}"
+            if wait is not None:
+                told["retry-after"] = wait if isinstance(wait, str) else f"{wait:g}"
             body = faults.error_body(fault.status) if fault.body is None else fault.body
             return _given(Body(body, fault.status, told), record)
         case Body():
