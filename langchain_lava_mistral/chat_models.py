@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from inspect import signature
 from typing import Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -323,9 +322,3 @@ def _with_fallbacks(made: Any) -> Any:
     from langchain_lava_mistral._fallbacks import RunnableWithFallbacks
 
     return RunnableWithFallbacks(**dict(made))
-
-
-# LangChain reads them at each call, and Python would make them anew each time.
-_answers: Any
-for _answers in (ChatLavaMistral._generate, ChatLavaMistral._agenerate):
-    _answers.__signature__ = signature(_answers)
