@@ -34,9 +34,6 @@ class Wallet:
     def __init__(self, merchant: Amount, customers: Mapping[str, Amount]) -> None:
         self.merchant, self._customers = merchant, {name: to_amount(amount) for name, amount in customers.items()}
 
-    def __repr__(self) -> str:
-        return f"Wallet(merchant={self.merchant}, customers={self.customers})"
-
     @property
     def merchant(self) -> Decimal:
         """The merchant's balance."""

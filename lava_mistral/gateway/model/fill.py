@@ -4,6 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Final
 
@@ -86,32 +87,25 @@ def _target(root: Any, reference: str) -> Mapping[str, Any]:
     return target if isinstance(target, Mapping) else {}
 
 
+@dataclass(slots=True)
 class Evidence:
-    """What a prompt offers, each number, quoted span and name once.
+    """What a prompt offers, each number, quoted span and name once."""
 
-    Args:
-        text: the prompt.
-        answer: an answer in prose; `answered`: whether the context held it, `None` without a context.
-        asked: the question in the prompt; `told`: what it states beside that and beside instructions.
-        records: what tools have returned.
-    """
+    text: str
+    answer: str = ""  # In prose.
+    answered: bool | None = None  # Whether the context held the answer; None without a context.
+    asked: str = ""  # The question in the prompt.
+    told: str = ""  # What the prompt states beside its question and instructions.
+    records: Sequence[Mapping[str, Any]] = ()  # What tools have returned.
+    quoted: list[str] = field(init=False)
+    names: list[str] = field(init=False)
+    numbers: list[float] = field(init=False)
 
-    def __init__(
-        self,
-        text: str,
-        *,
-        answer: str = "",
-        answered: bool | None = None,
-        asked: str = "",
-        told: str = "",
-        records: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        self.text = text.strip()
-        self.answer, self.answered = answer or self.text, answered
-        self.asked, self.told, self.records = asked, told or self.text, records
-        self.quoted, self.names = quoted(text), names(text)
+    def __post_init__(self) -> None:
+        self.quoted, self.names, self.text = quoted(self.text), names(self.text), self.text.strip()
+        self.answer, self.told = self.answer or self.text, self.told or self.text
         # Beyond 64 bits the JSON of most languages holds no whole number.
-        found = [match.replace(",", "") for match in _NUMBER.findall(re.sub(_DATE, " ", text))]
+        found = [match.replace(",", "") for match in _NUMBER.findall(re.sub(_DATE, " ", self.text))]
         near = [written for written in found if abs(float(written)) < 2**63]
         self.numbers = [int(written) if written.lstrip("-").isdigit() else float(written) for written in near]
 
@@ -196,11 +190,11 @@ class _Filler:
         if record is None:
             record = {key: value for one in reversed(self._evidence.records) for key, value in one.items()}
         filled: dict[str, Any] = {}
-        for name, field in fields.items():
-            if name in record and self._accepts(field, record[name]):
+        for name, inner in fields.items():
+            if name in record and self._accepts(inner, record[name]):
                 filled[name] = record[name]
-            elif name in required or (depth < _DEEPEST and self._evident(field)):
-                filled[name] = self.value(field, name, depth + 1)
+            elif name in required or (depth < _DEEPEST and self._evident(inner)):
+                filled[name] = self.value(inner, name, depth + 1)
         extra = schema.get("additionalProperties")
         if not fields and isinstance(extra, Mapping):
             allowed = self._resolve(schema.get("propertyNames", {})).get("enum")
