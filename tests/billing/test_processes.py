@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from llama_index.core.ingestion import IngestionPipeline
 
 import langchain_lava_mistral
 import llama_index_lava_mistral
-from lava_mistral import Billing, ConfigurationError, LavaMistral, billed_to
+from lava_mistral import Billing, ConfigurationError, LavaMistral, UsageTotals, billed_to, track_usage
+from lava_mistral.billing.scope import resolve_billing
 from lava_mistral.gateway import LocalGateway
 from tests.fakes.processes import load_and_work, work, work_in_a_block
 
@@ -165,6 +167,9 @@ def test_a_block_that_was_left_hinders_no_pickling() -> None:
     for make in MODELS:
         pickle.loads(pickle.dumps(make(api_key="aks_test_0123456789")))
     del kept
+    with track_usage():
+        for make in MODELS:
+            contextvars.Context().run(pickle.dumps, make(api_key="aks_test_0123456789"))
 
 
 @pytest.mark.parametrize("make_pool", [through_a_pool, through_an_executor])
@@ -189,6 +194,26 @@ def in_a_forked_process(model: Any) -> None:
     except ConfigurationError:
         with billed_to(**BOB):
             work(model)
+
+
+def exit_code_of_a_fork(act: Callable[[], None]) -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=act)
+    child.start()
+    child.join(20)
+    return child.exitcode
+
+
+def test_totals_count_in_a_forked_process_and_a_block_is_unseen_in_its_children_too() -> None:
+    def grandchild() -> None:
+        with pytest.raises(ConfigurationError, match="forked inside a billed_to block"):
+            resolve_billing(None, None)
+
+    def child(totals: UsageTotals) -> None:
+        assert resolve_billing(Billing(**BOB), None).listeners == (totals,)
+        assert exit_code_of_a_fork(grandchild) == 0
+
+    with track_usage() as totals, billed_to(**ALICE):
+        assert exit_code_of_a_fork(partial(child, totals)) == 0
 
 
 def test_a_process_spawned_in_a_block_is_in_it(gateway: LocalGateway) -> None:
