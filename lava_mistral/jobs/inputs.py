@@ -6,11 +6,11 @@ import csv
 import glob
 import gzip
 import hashlib
+import json
 import re
 import shutil
 import sys
 import zlib
-from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -184,9 +184,9 @@ class Input:
                     if line.isspace():
                         continue
                     try:
-                        value = orjson.loads(line.removeprefix(BOM_UTF8))
+                        value = _loads(line)
                         why = type(value).__name__
-                    except orjson.JSONDecodeError as error:
+                    except (ValueError, RecursionError) as error:
                         value, why = None, str(error)
                     if isinstance(value, dict):
                         yield value
@@ -228,6 +228,14 @@ class Input:
                 shown = repr(row.get(name))[:200].encode("utf-8", "replace").decode()
                 return BadRow(number, f"its {name!r} is no {what}", shown, row.get(self._id) if self._id else None)
         return None
+
+
+def _loads(line: bytes) -> object:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # Python's own takes NaN, as it writes it, and a byte order mark.
+        return json.loads(line.decode("utf-8-sig"))
 
 
 def _check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:

@@ -152,6 +152,8 @@ def test_a_csv_row_of_another_length_is_rejected(gateway: LocalGateway, tmp_path
         ("in.csv", b'"te\nxt",text\nx,one\n', ["one"], []),
         ("in.csv", "text,n\ncafé,1\nbar,2\n".encode("latin-1"), ["bar"], ["its 'text' is no UTF-8"]),
         ("in.jsonl", b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n', ["one", "two"], []),
+        ("in.jsonl", b'{"text": "one", "score": NaN}\n{"text": "two", "score": 1}\n', ["one", "two"], []),
+        ("in.jsonl", b'{"text": "one\\ud800"}\n{"text": "two"}\n', ["two"], ["its 'text' is no UTF-8"]),
     ],
 )
 def test_files_as_other_programs_write_them(
