@@ -21,7 +21,7 @@ from lava_mistral.embedding.rate_limit import Permit, Stopped
 from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding
 from lava_mistral.embedding.run import StreamJob
 from lava_mistral.embedding.sources import DirectSource, ReadAhead, Source
-from lava_mistral.errors import ConfigurationError, LavaError
+from lava_mistral.errors import ConfigurationError, LavaError, StreamInterruptedError
 from lava_mistral.transport.flow import Flow, adrive, drive
 
 T = TypeVar("T")
@@ -251,12 +251,25 @@ class Stream(Iterator[T], AsyncIterator[T], AbstractContextManager[Any], Abstrac
 
     def __init__(self, source: Any) -> None:
         self._source = source
+        self._cancelled = False
 
     def __next__(self) -> T:
         return cast("T", next(self._source))
 
     async def __anext__(self) -> T:
-        return cast("T", await anext(self._source))
+        if self._cancelled:
+            self._cancelled = False
+            raise StreamInterruptedError(
+                "a wait for the next vectors was cancelled, as by asyncio.wait_for, which ended the requests: what has "
+                "come is not all",
+                advice="Give partial() of the stream to another one as resume_from=.",
+            )
+        try:
+            return cast("T", await anext(self._source))
+        except asyncio.CancelledError:
+            # The generator is over now, and would seem to have come to its end.
+            self._cancelled = True
+            raise
 
     def close(self) -> None:
         """Give up: begin nothing new."""

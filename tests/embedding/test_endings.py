@@ -14,7 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from lava_mistral import AuthenticationError, ConfigurationError, InvalidRequestError, LavaError
+from lava_mistral import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidRequestError,
+    LavaError,
+    StreamInterruptedError,
+)
 from lava_mistral.embedding.engine import EmbeddingEngine
 from lava_mistral.embedding.results import PartialEmbedding, partial_of
 from lava_mistral.transport.retry import RetryPolicy
@@ -113,6 +119,25 @@ class TestSources:
 
 class TestKept:
     """`partial` of whatever is raised, and of a stream that is left."""
+
+    @pytest.mark.parametrize("prefetched", [False, True])
+    async def test_one_whose_next_vectors_were_waited_for_in_vain_does_not_seem_complete(
+        self, prefetched: bool
+    ) -> None:
+        service = VectorService(latency=lambda: PATIENCE if TEXTS[25] in service.bodies[-1]["input"] else 0.0)
+        engine = service.engine(max_concurrency=1, count_tokens=ten_a_batch)
+        stream: Any = engine.aembed_iter(TEXTS)
+        if prefetched:
+            stream = engine.aprefetch(TEXTS, str, lambda text, _: text, batch_size=10)
+        got = []
+        with pytest.raises(TimeoutError):
+            while True:
+                got.append(await asyncio.wait_for(anext(stream), 0.5))
+        assert len(got) == (2 if prefetched else 20)
+        with pytest.raises(StreamInterruptedError, match="cancelled"):
+            await anext(stream)
+        if not prefetched:
+            assert stream.partial().vectors == {}
 
     @pytest.mark.usefixtures("interruptible")
     def test_the_keyboard_leaves_what_was_paid(self) -> None:
