@@ -40,7 +40,7 @@ class ChatLavaMistral(ChatSettings, ClientsOwner, FunctionCallingLLM):
 
     The settings are its fields; `ChatLavaMistral.model_fields[…].description` says what each means. All but those that
     say where to call can also be given to a call: `llm.chat(messages, temperature=0.2, billing=…)`. What is not set is
-    not sent. `ChatLavaMistral("mistral-large-2512")` works too.
+    not sent. `ChatLavaMistral("mistral-large-latest")` works too.
 
     A response's `additional_kwargs` hold `lava_request_id`, `finish_reason`, `cost` (USD as text, where the price is
     known) and the token counts; while thinking streams, `thinking_delta`. Calls that fail raise a `LavaError`.

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import orjson
 
 from lava_mistral import errors
-from lava_mistral._text import nearest
 from lava_mistral.billing.credentials import is_lava_credential, is_loopback, payer_of
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL, DEFAULT_EMBEDDING_MODEL
 from lava_mistral.errors import AnswerText, LavaError, Origin
@@ -237,14 +236,16 @@ def _field_error(item: Any) -> str:
 
 def _model_advice(message: str) -> str:
     # The catalogue is read when an error asks for it, not when this module is loaded.
-    from lava_mistral.pricing.catalog import models
+    from lava_mistral.pricing.catalog import get_model, nearest_model
 
     name = message.rpartition(": ")[2].strip()
-    known = {model.id: model for model in models()}
+    model = get_model(name)
     advice = "`lava-mistral models` lists the models that Lava offers."
-    if name in known:
+    if model.notice:
+        return f"{model.notice} {advice}"
+    if model.known:
         what = f"answers chats; an embeddings request needs a model such as {DEFAULT_EMBEDDING_MODEL!r}"
-        if known[name].can("embeddings"):
+        if model.can("embeddings"):
             what = f"embeds texts and answers no chats; a chat needs a model such as {DEFAULT_CHAT_MODEL!r}"
         return f"{name!r} {what}. {advice}"
-    return f"Did you mean {near!r}? {advice}" if (near := nearest(name, known)) else advice
+    return f"Did you mean {near!r}? {advice}" if (near := nearest_model(name)) else advice

@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lava_mistral._text import nearest
 from lava_mistral.billing.credentials import (
     FIELDS,
     PRODUCTION_URL,
@@ -30,7 +29,7 @@ from lava_mistral.client.price_list import fetch_price_list
 from lava_mistral.defaults import DEFAULT_CHAT_MODEL
 from lava_mistral.errors import TOP_UP, ConfigurationError, InsufficientBalanceError, LavaError
 from lava_mistral.pricing.amounts import format_cost
-from lava_mistral.pricing.catalog import get_model, models
+from lava_mistral.pricing.catalog import get_model, nearest_model
 from lava_mistral.transport.environment import proxy_for, ssl_context
 from lava_mistral.transport.request import parse_url
 
@@ -218,7 +217,7 @@ def _model(id: str, offered: set[str]) -> Found:
     """Say what is known of a model; nothing is `offered` where the account could not be asked."""
     model = get_model(id)
     advice = "" if model.known else "`lava-mistral models` lists those that Lava bills."
-    if near := None if model.known else nearest(id, (each.id for each in models())):
+    if near := None if model.known else nearest_model(id):
         advice = f"Did you mean {near}? {advice}"
     if offered and id not in offered:
         yield "failed", model.notice or f"{id} is not offered", advice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -14,6 +15,7 @@ from typing import Any, Final, Literal, get_args
 import orjson
 
 from lava_mistral._locks import ForkSafeLock
+from lava_mistral._text import nearest
 from lava_mistral.errors import ServerError
 from lava_mistral.pricing.amounts import to_decimal
 
@@ -101,6 +103,13 @@ def get_model(id: str) -> Model:
     if "embed" in id:
         return Model(id, context_window=8_192, capabilities=frozenset(("embeddings",)), known=False)
     return Model(id or "unknown", known=False)
+
+
+def nearest_model(id: str) -> str | None:
+    """Return the name of the active model that is most like an unknown one: of a release, the newest of its kind."""
+    active = [model.id for model in models() if model.status == "active"]
+    newest = re.sub(r"-\d{4}$", "-latest", id)
+    return newest if newest in active else nearest(id, active)
 
 
 def add_model(model: Model) -> None:

@@ -467,6 +467,9 @@ def test_a_configuration_error_is_a_value_error() -> None:
     ("name", "says"),
     [
         ("mistral-smal-2603", "Did you mean 'mistral-small-2603'?"),
+        # Lava bills some models by the name of the newest release alone.
+        ("mistral-large-2512", "Did you mean 'mistral-large-latest'?"),
+        ("pixtral-large-2411", "pixtral-large-2411 is retired since 2026-05-31: use mistral-medium-2604."),
         ("mistral-embed", "'mistral-embed' embeds texts and answers no chats"),
         ("mistral-small-2603", "answers chats; an embeddings request needs a model such as 'mistral-embed'"),
         ("gpt-9", "`lava-mistral models` lists"),
