@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from llama_index.core.chat_engine import condense_plus_context, condense_question
+from llama_index.core.evaluation import FaithfulnessEvaluator, RelevancyEvaluator
 from llama_index.core.prompts import chat_prompts, default_prompts
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -168,6 +169,21 @@ def test_a_query_engine_of_llama_index_leaves_out_what_does_not_answer():
         nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("The sea is not far.", TEXT)]
         assert str(synthesizer.synthesize(QUESTION, nodes)) == RIGHT
         assert str(synthesizer.synthesize("Who won the race?", nodes)) == "Empty Response"
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "said", "passing"),
+    [
+        (FaithfulnessEvaluator, RIGHT, True),
+        (FaithfulnessEvaluator, "Bananas grow on Mars.", False),
+        (RelevancyEvaluator, RIGHT, True),
+    ],
+)
+@pytest.mark.usefixtures("idle_loop")
+def test_evaluators_of_llama_index_pass_what_the_context_has(evaluator, said, passing):
+    with LocalGateway() as gateway:
+        judge = evaluator(llm=ChatLavaMistral(api_key=gateway.secret_key, base_url=gateway.base_url))
+        assert judge.evaluate(query=said, response=said, contexts=[TEXT]).passing == passing
 
 
 def test_a_word_in_a_text_is_no_instruction():

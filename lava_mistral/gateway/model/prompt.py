@@ -17,6 +17,7 @@ _ASKING = frozenset(map(stem, ("question", "query", "user", "human", "q", "input
 _OTHER_LABELS = """context passage document text background excerpt snippet article source fact data content history
     conversation result paragraph answer a response reply output summary tldr assistant ai"""
 _LABELS = _ASKING.union(map(stem, _OTHER_LABELS.split()))
+_INFORMATION = stem("information")  # A label only where it stands alone, before what is to be judged.
 # A text that holds a heading "Summary" asks for none.
 _SUMMARY = re.compile(
     r"\W*(?:please\s+|(?:can|could|would) you (?:please )?|i (?:want|need) you to )?(?:summari[sz]e\b|sum up\b|tl;?dr"
@@ -83,10 +84,10 @@ def _segments(text: str) -> list[tuple[bool, str]]:
     for match in _LABEL.finditer(text):
         label = match["tag"] or match["head"]
         named = terms(label) or [label.strip().casefold()]
-        known = [term for term in named if term in _LABELS]
+        known = [term for term in named if term in _LABELS or named == [_INFORMATION]]
         if known and len(named) <= 5:
             found.append((asks, text[start : match.start()].strip()))
-            asks, start = not match["end"] and known[-1] in _ASKING, match.end()
+            asks, start = not match["end"] and known[-1] in (*_ASKING, _INFORMATION), match.end()
     return [*found, (asks, text[start:].strip())]
 
 
