@@ -290,7 +290,14 @@ class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):
 
     def bind_tools(self, tools: Sequence[ToolLike], **options: Any) -> Runnable[LanguageModelInput, AIMessage]:
         """Return the model with tools in place of earlier ones; see `ChatLavaMistral.bind_tools`."""
-        return ChatLavaMistral.bind_tools(self._without_tools(), tools, **options)
+        kept: Any = self._without_tools()
+        if not isinstance(self.bound, ChatLavaMistral):
+            # There is a retry between them.
+            return ChatLavaMistral.bind_tools(kept, tools, **options)
+        # A subclass may make something of its own of the tools.
+        made: Any = self.bound.bind_tools(tools, **options)
+        made = kept.bind(**made.kwargs) if type(made) is BoundModel else made.bind(**kept.kwargs)
+        return cast("Runnable[LanguageModelInput, AIMessage]", made)
 
     def with_structured_output(
         self, schema: ToolLike | None = None, **options: Any

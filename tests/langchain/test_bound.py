@@ -208,6 +208,29 @@ def test_a_schema_replaces_an_earlier_form(gateway: LocalGateway, caller: Caller
     assert "response_format" not in gateway.requests[0].body
 
 
+class Careful(ChatLavaMistral):
+    """A user's own class, which has a say in tools."""
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        return super().bind_tools(tools, parallel_tool_calls=False, **options)
+
+
+class Stubborn(ChatLavaMistral):
+    """One that tries again, too."""
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        return super().bind_tools(tools, parallel_tool_calls=False, **options).with_retry(stop_after_attempt=2)
+
+
+@pytest.mark.parametrize("kind", [Careful, Stubborn])
+@pytest.mark.parametrize("way", ["tools", "function_calling", "agent"])
+def test_a_class_of_ones_own_binds_tools_its_way(kind: Any, way: str, gateway: LocalGateway, caller: Caller) -> None:
+    model = kind(api_key=gateway.secret_key, base_url=gateway.base_url)
+    weather(way, model.with_config(tags=["a"]).bind(billing=PAYER), caller, False)
+    check(gateway)
+    assert {request.body["parallel_tool_calls"] for request in gateway.requests} == {False}
+
+
 def test_raw_answers_and_lists_of_prompts(gateway: LocalGateway) -> None:
     model = chat(gateway).bind(billing=PAYER)
     prompt = [HumanMessage("What about 'Oslo'?")]
