@@ -126,7 +126,8 @@ def to_tool_choice(choice: str | bool | Mapping[str, Any] | None, names: Collect
 
 def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON Schema with "type": "object" at its top where it is one of an object; any other as it is."""
-    whole = dict(schema)
+    # Servers of MCP that are written in Go say null where they have nothing.
+    whole = {key: value for key, value in schema.items() if value is not None or key == "const"}
     if isinstance(reference := whole.get("$ref"), str) and reference.startswith("#/"):
         # Recursive pydantic models have a reference at the top.
         target: Any = schema

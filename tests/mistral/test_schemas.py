@@ -56,10 +56,14 @@ def test_a_recursive_schema_has_an_object_at_its_top_and_keeps_its_definitions()
 
 
 @pytest.mark.parametrize("field", ["properties", "$defs"])
-def test_a_schema_that_says_null_where_it_has_none_is_sent(field: str) -> None:
+def test_a_schema_that_says_null_where_it_has_none_is_sent_without_it(field: str) -> None:
     """As servers of MCP that are written in Go say it."""
-    schema = {"type": "object", field: None}
-    assert json_schema_format("answer", schema)["json_schema"]["schema"].items() >= schema.items()
+    nested = {"type": "object", "properties": {"a": {"type": "object", field: None}}}
+    assert json_schema_format("answer", nested)["json_schema"]["schema"]["properties"].keys() == {"a"}
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", field: None}}}
+    body = chat_body([{"role": "user", "content": "?"}], "m", {"tools": [tool]}, stream=False)
+    assert body["tools"][0]["function"]["parameters"] == {"type": "object"}
+    assert object_schema({"const": None}) == {"const": None}
 
 
 @pytest.mark.parametrize(
