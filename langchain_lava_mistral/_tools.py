@@ -87,7 +87,8 @@ def _converted(tool: Any) -> dict[str, Any]:
     if function is None or (kind not in (None, "function") and "parameters" not in function):
         taken = f"Mistral's chat takes functions and Mistral's own tools: {', '.join(sorted(BUILT_IN))}"
         raise InvalidRequestError(f"A tool of type {kind!r} runs at its own provider; {taken}.")
-    return {**function}
+    # LangChain describes a TypedDict that says nothing of itself as the class `dict`.
+    return {**function, "description": ""} if is_typeddict(tool) and not tool.__doc__ else {**function}
 
 
 def to_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[Tool]:

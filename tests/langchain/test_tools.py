@@ -186,6 +186,16 @@ def test_a_tool_without_arguments(caller: Caller) -> None:
     ]
 
 
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+def test_a_typeddict_without_a_docstring_is_not_described_as_a_dict(method: Any) -> None:
+    class Silent(TypedDict):
+        city: str
+
+    asked = Script(answer('{"city": "Oslo"}', calls=[call("Silent", {"city": "Oslo"})]))
+    assert asked.model().with_structured_output(Silent, method=method).invoke("?") == {"city": "Oslo"}
+    assert "dictionary" not in json.dumps(asked.body)
+
+
 @pytest.mark.parametrize(
     "given",
     [
