@@ -57,6 +57,9 @@ def _converted(tool: Any) -> dict[str, Any]:
     # Loaded here: nobody has a tool before they are.
     from langchain_core.tools import BaseTool, StructuredTool
 
+    if isinstance(tool, dict) and "inputSchema" in tool:
+        # As MCP lists it.
+        tool = {**tool, "input_schema": tool["inputSchema"]}
     described: Any = tool
     if isinstance(tool, FunctionType):
         described = StructuredTool.from_function(tool, description=tool.__doc__ or tool.__name__)

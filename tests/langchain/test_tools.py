@@ -91,6 +91,7 @@ TOOLS: dict[str, Any] = {
         "input_schema": PARAMETERS,
         "cache_control": {"type": "ephemeral"},
     },
+    "MCP": {"name": "weather", "title": None, "description": "The weather of a city.", "inputSchema": PARAMETERS},
     "Bedrock": {
         "toolSpec": {
             "name": "weather",
@@ -244,6 +245,7 @@ SCHEMAS: dict[str, Any] = {
     "function": OPENAI["function"],
     "tool": OPENAI,
     "Anthropic": TOOLS["Anthropic"],
+    "MCP": TOOLS["MCP"],
     "Bedrock": TOOLS["Bedrock"],
     "callable": weather,
     "BaseTool": tool(weather),
