@@ -68,9 +68,9 @@ class Entry:
     generator: int = 0
     # Whether the block was left. What was started inside it, such as a task, still belongs to it.
     left: bool = False
-    # The task or thread that entered it, for a generator's; and whether another one left it, perhaps in a copy of the
-    # context: then it holds nowhere any more.
-    home: object = None
+    # The id of the task or thread that entered it, for a generator's; and whether another one left it, perhaps in a
+    # copy of the context: then it holds nowhere any more.
+    home: int = 0
     void: bool = False
     # Whether a call was made in it, or after it.
     used: bool = False
@@ -78,11 +78,12 @@ class Entry:
     alone: bool = False
 
 
-def _home() -> object:
+def _home() -> int:
     try:
-        return asyncio.current_task() or get_ident()
+        task = asyncio.current_task()
     except RuntimeError:
-        return get_ident()
+        task = None
+    return get_ident() if task is None else id(task)
 
 
 # The entries around this point, the innermost first.
@@ -165,7 +166,7 @@ class Block:
         for mine in present if caller is None else (*present, *_alive()):
             # A frame that is gone may have had the same id: its entries were left.
             if mine.owner is self and mine.generator == generator and not (caller is not None and mine.left):
-                mine.left, mine.void = True, mine not in present or (caller is not None and mine.home != _home())
+                mine.left, mine.void = True, mine not in present or bool(caller and mine.home != _home())
                 entries.set(tuple(entry for entry in present if entry is not mine))
                 if error is None and not self._decorates and "customer_id" in mine.scope.fields:
                     _left.set(mine)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lava_mistral.billing.lava_records import RequestRecord
 
 OTHER: Final = "(other)"  # all further values of a metadata key that has very many
-_MOST_UNSETTLED: Final = 100_000
+_MOST_UNRECONCILED: Final = 100_000
 _PLAIN: Final = ("model", "customer", "meter")
 _METADATA: Final = "metadata:"
 _COLUMNS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "cost")
@@ -82,7 +82,7 @@ class UsageTotals:
         for tally in self._tallies(told):
             tally.add(told)
         if told.usage is None and told.request_id is not None:
-            if len(self._unreconciled) >= _MOST_UNSETTLED:
+            if len(self._unreconciled) >= _MOST_UNRECONCILED:
                 del self._unreconciled[next(iter(self._unreconciled))]
             self._unreconciled[told.request_id] = told
 
