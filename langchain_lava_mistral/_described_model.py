@@ -77,7 +77,8 @@ class DescribedModel(LavaSettings, ChatParameters, BaseChatModel):
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # What may hold a secret is refused when the call is made; its trace is written before that.
-        params = {**self._identifying_params, "_type": self._llm_type}
+        params = {"model": self.model, "base_url": self.base_url, **self._parameters(), **self.model_kwargs}
+        params["_type"] = "lava-mistral-chat"
         for name, value in (kwargs if KNOWN.issuperset(kwargs) else named(kwargs)).items():
             if name in SHOWN:
                 params[name] = value

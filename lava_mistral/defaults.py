@@ -8,12 +8,6 @@ DEFAULT_TIMEOUT: Final = 120.0
 """Seconds for an answer, or for a stream to begin."""
 DEFAULT_STREAM_CHUNK_TIMEOUT: Final = 120.0
 """Seconds between two chunks of a stream; `calls/chat_stream.py` counts them."""
-DEFAULT_RECORD_WAIT: Final = 30.0
-"""Seconds to wait for Lava's record of a request."""
-CONNECT_TIMEOUT: Final = 15.0
-"""Seconds for a connection to be there, where the call may take longer."""
-KEEPALIVE_EXPIRY: Final = 30.0
-"""Seconds that an idle connection is kept; `transport/pools.py` keeps it."""
 DEFAULT_MAX_RETRIES: Final = 2
 DEFAULT_EMBEDDING_RETRIES: Final = 10
 """More than a chat's: among many requests that share an account's limit, one may be refused several times in a row."""

@@ -63,9 +63,9 @@ def chained(failure: LavaError, error: TransportError) -> LavaError:
 class Call:
     """One request, ready to be sent as often as the retry policy allows.
 
-    `timeout` is for the whole answer, or until a stream's first delta; `chunk_timeout` for each further one. Prices go
-    by `model`; `call_meter` counts its requests, `request_meter` the one under way, which was sent
-    to `host`.
+    `timeout` is for the whole answer, or until a stream's first delta; `chunk_timeout` for each wait for the next bytes
+    of a stream. Prices go by `model`; `call_meter` counts its requests, `request_meter` the one under way, which was
+    sent to `host`.
     """
 
     target: str

@@ -19,7 +19,6 @@ from lava_mistral.billing.credentials import BillingContext, check_metadata, res
 from lava_mistral.billing.lava_records import Moment, RequestRecord, Subscription, UsageReport, Wallet
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
-from lava_mistral.defaults import DEFAULT_RECORD_WAIT
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.request import Request, parse_url
@@ -27,6 +26,8 @@ from lava_mistral.transport.route import LavaRoute
 
 _T = TypeVar("_T")
 
+DEFAULT_RECORD_WAIT: Final = 30.0
+"""Seconds to wait for Lava's record of a request."""
 LARGEST_PAGE: Final = 100
 
 

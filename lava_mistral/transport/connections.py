@@ -24,6 +24,9 @@ from lava_mistral.transport.http11 import Http11
 from lava_mistral.transport.request import Request, Url
 from lava_mistral.transport.sockets import Socket
 
+CONNECT_TIMEOUT = 15.0
+"""Seconds for a connection to be there, where the call may take longer."""
+
 _LONGEST_ADDRESS = 2.0
 """Seconds for one address of a host that has others, such as one of IPv6 that leads nowhere."""
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from lava_mistral.defaults import CONNECT_TIMEOUT
 from lava_mistral.errors import ConfigurationError
+from lava_mistral.transport.connections import CONNECT_TIMEOUT
 from lava_mistral.transport.failures import (
     ConnectionBroken,
     ConnectTimeout,

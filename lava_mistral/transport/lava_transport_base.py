@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lava_mistral.billing.scope import resolve_billing
-from lava_mistral.defaults import KEEPALIVE_EXPIRY
 from lava_mistral.errors import ConfigurationError
 from lava_mistral.transport.environment import environment_proxy, ssl_context
-from lava_mistral.transport.pools import per_loop, per_process
+from lava_mistral.transport.pools import KEEPALIVE_EXPIRY, per_loop, per_process
 from lava_mistral.transport.route import MISTRAL_HOST, MISTRAL_URL, LavaRoute
 from lava_mistral.transport.sockets import SOCKET_OPTIONS
 

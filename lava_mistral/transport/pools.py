@@ -18,15 +18,17 @@ from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from lava_mistral._locks import ForkSafeLock, after_fork
-from lava_mistral.defaults import CONNECT_TIMEOUT, KEEPALIVE_EXPIRY
 from lava_mistral.transport.async_sockets import AsyncSocket
-from lava_mistral.transport.connections import AnySocket, Connection, failure_of
+from lava_mistral.transport.connections import CONNECT_TIMEOUT, AnySocket, Connection, failure_of
 from lava_mistral.transport.failures import Deadline
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.request import Request
 from lava_mistral.transport.sockets import Socket
 
 _T = TypeVar("_T")
+
+KEEPALIVE_EXPIRY: Final = 30.0
+"""Seconds that an idle connection is kept, unless the server says that it keeps it for fewer."""
 
 
 @dataclass(eq=False, repr=False)
