@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from lava_mistral.billing.credentials import Billing, Secret
+from lava_mistral.billing.reservation import max_embedding_cost
 from lava_mistral.billing.spend_limit import Amount, SpendLimit
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.defaults import (
@@ -26,7 +27,6 @@ from lava_mistral.embedding.results import EmbeddingResult
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.jobs.inputs import Slice
 from lava_mistral.jobs.part_embedder import Done, PartEmbedder, embed_good, price
-from lava_mistral.pricing.estimate import max_embedding_cost
 
 
 class EmbedTexts:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast
 from lava_mistral.billing.credentials import Billing, BillingContext, Secret, check_base_url, to_billing
 from lava_mistral.billing.lava_records import RequestRecord
 from lava_mistral.billing.metering import open_call_meter
+from lava_mistral.billing.reservation import max_chat_cost, max_embedding_cost
 from lava_mistral.billing.scope import carried, resolve_billing
 from lava_mistral.billing.spend_limit import Amount, SpendLimit, to_limit
 from lava_mistral.calls.arguments import refuse_keys
@@ -35,7 +36,6 @@ from lava_mistral.defaults import (
 from lava_mistral.errors import ConfigurationError, LavaError
 from lava_mistral.mistral.tools import NO_TOOLS, ToolNames
 from lava_mistral.mistral.types import Message
-from lava_mistral.pricing.estimate import max_chat_cost, max_embedding_cost
 from lava_mistral.pricing.token_counting import preload
 from lava_mistral.transport.custom_client import ClientTransport
 from lava_mistral.transport.failures import Deadline, TransportError

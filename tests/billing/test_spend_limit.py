@@ -35,9 +35,9 @@ from lava_mistral import (
     estimate_cost,
 )
 from lava_mistral.billing.lava_records import RequestRecord
+from lava_mistral.billing.reservation import max_chat_cost, max_embedding_cost
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import add_model, get_model
-from lava_mistral.pricing.estimate import max_chat_cost, max_embedding_cost
 from tests.fakes.waiting import eventually
 from tests.fakes.wire import DONE, Wire, answer, event
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from lava_mistral import AsyncLavaMistral, ConfigurationError, LavaMistral
+from lava_mistral.billing.reservation import max_chat_cost
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.mistral.json_codec import from_json, to_json, to_text, unfenced
-from lava_mistral.pricing.estimate import max_chat_cost
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 WIDE = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}
