@@ -19,11 +19,7 @@ EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
 JSON: Final = "application/json"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What a body begins with, and the content type that it looks like.
-_LOOKS = {
-    rb"\s*(?:data|event|id|retry)?:": EVENT_STREAM,
-    rb"\s*[{\[]": JSON,
-    rb"\s*<": "text/html; charset=utf-8",
-}
+_LOOKS = {rb"\s*(?:data|event|id|retry)?:": EVENT_STREAM, rb"\s*[{\[]": JSON, rb"\s*<": "text/html; charset=utf-8"}
 # Type, code and message of the statuses that Mistral words in a way of its own.
 _MISSING = {"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}
 _ERRORS: dict[int, tuple[str | None, str | None, Any]] = {

@@ -38,8 +38,7 @@ class LocalGateway:
     def start(self) -> Self:
         """Begin to serve; without effect when it does already."""
         if self._server is None:
-            timeout = self.options.read_timeout
-            self._server = ServerThread(self._lava, self._lava.traffic, self._address, read_timeout=timeout)
+            self._server = ServerThread(self._lava, self._address, self.options.read_timeout)
         return self
 
     def stop(self) -> None:

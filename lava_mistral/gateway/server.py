@@ -164,12 +164,13 @@ class Traffic:
 class ServerThread:
     """A server in a daemon thread with an event loop of its own; a client has `read_timeout` seconds for a head."""
 
-    def __init__(self, app: Any, traffic: Traffic, address: tuple[str, int], *, read_timeout: float) -> None:
+    def __init__(self, app: Any, address: tuple[str, int], read_timeout: float) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.create_server(address, family=family, backlog=2048)
         self.port: int = self._socket.getsockname()[1]
         self._pid = os.getpid()
-        self._traffic, self._read_timeout = traffic, read_timeout
+        self._traffic: Traffic = app.traffic
+        self._read_timeout = read_timeout
         silent: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
         # uvicorn's 5 seconds would close connections under a client that pools them.
         self._config = uvicorn.Config(app, proxy_headers=False, timeout_keep_alive=75, **silent)

@@ -258,9 +258,8 @@ def _page(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:
         raise Refusal(400, "Invalid cursor")
     found = found[ids.index(asked.cursor) + 1 :] if asked.cursor else found
     page, more = found[: asked.limit], len(found) > asked.limit
-    return {"data": list(map(_described, page)), "has_more": more} | (
-        {"next_cursor": page[-1].request_id} if more else {}
-    )
+    following = {"next_cursor": page[-1].request_id} if more else {}
+    return {"data": list(map(_described, page)), "has_more": more, **following}
 
 
 def _usage(records: Sequence[RequestRecord], asked: _Query) -> dict[str, Any]:

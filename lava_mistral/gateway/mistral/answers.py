@@ -25,12 +25,10 @@ def headers(content_type: str) -> dict[str, str]:
     return {"content-type": content_type, "mistral-correlation-id": str(uuid.uuid4()), **_LATENCIES}
 
 
-def json_answer(
-    status: int, body: Any, more: Mapping[str, str] | None = None, usage: Usage | None = None
-) -> HttpAnswer:
+def json_answer(status: int, body: Any, more: Mapping[str, str] = {}, usage: Usage | None = None) -> HttpAnswer:
     """Return an answer in JSON, with further headers; numpy arrays are written as lists."""
     content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    return HttpAnswer(status, headers(JSON) | dict(more or {}), content, usage=usage)
+    return HttpAnswer(status, {**headers(JSON), **more}, content, usage=usage)
 
 
 def canned(record: RequestRecord, fault: faults.Fault | None) -> HttpAnswer | None:

@@ -78,7 +78,7 @@ class ChatChoice:
         return choice if self.top is None else choice | {"logprobs": {"content": _logprobs(self.text, self.top)}}
 
     def chunks(self, index: int) -> list[dict[str, Any]]:
-        """Return what follows the role in a stream; a delta has so many characters of arguments, or all."""
+        """Return what follows the role in a stream."""
         deltas: list[dict[str, Any]] = [{"content": [_thought(piece)]} for piece in self.thinking]
         deltas += [{"content": piece} for piece in self.text]
         deltas.append({"content": "", "tool_calls": self.calls} if self.calls else {"content": ""})
@@ -134,9 +134,8 @@ class Chat:
         except SchemaProblem as problem:
             raise rules.Rejection(f"Invalid JSON schema: {problem}") from None
         usage = self._usage(body, counts, choices)
-        record.response_id = uuid.uuid4().hex
-        named = {"id": record.response_id, "object": "chat.completion", "created": int(time.time())}
-        named |= {"model": body["model"]}
+        record.response_id, now = uuid.uuid4().hex, int(time.time())
+        named = {"id": record.response_id, "object": "chat.completion", "created": now, "model": body["model"]}
         if body.get("stream"):
             events = self._events(choices, usage, {**named, "object": "chat.completion.chunk"})
             return HttpAnswer(200, headers(EVENT_STREAM), played_stream(events, usage, fault, self._options.pace))

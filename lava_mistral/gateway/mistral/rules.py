@@ -15,6 +15,7 @@ from lava_mistral.gateway.faults import error_body
 from lava_mistral.gateway.model.fill import SchemaProblem, check_schema
 from lava_mistral.gateway.model.text import count
 from lava_mistral.mistral import types
+from lava_mistral.mistral.limits import MAX_INPUT_TOKENS, MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS, MAX_TOOLS
 from lava_mistral.pricing.catalog import Model
 
 MOST_CHOICES = 128  # The schema names no largest `n`; a server that answers for ever to one serves nobody else.
@@ -35,11 +36,7 @@ _NARROWER: dict[tuple[str, str], Any] = {
     ("NamedToolChoice", "type"): NotRequired[Literal["function"]],
 }
 DIMENSIONS = 1024
-MOST_TOOLS = 128
 CALL_MARKERS = 3  # Tokens that mark a tool call as one.
-MAX_INPUTS = 512
-MOST_INPUT_TOKENS = 8_192
-MOST_BATCH_TOKENS = 16_384
 # Mistral counts these by their size, which is not looked at here; this is the share of small ones.
 _MEDIA_TOKENS = {"image_url": 256, "document_url": 256, "input_audio": 64}
 _ID = ("[a-zA-Z0-9]{9}", "Tool call id was {} but must be a-z, A-Z, 0-9, with a length of 9.")
@@ -117,8 +114,8 @@ def _check_each(texts: Iterable[str], pattern: str, said: str) -> None:
 
 def check_tools(body: Mapping[str, Any]) -> None:
     tools, choice, wanted = body.get("tools") or [], body.get("tool_choice"), body.get("response_format") or {}
-    if len(tools) > MOST_TOOLS:
-        raise Rejection(f"Too many tools: {len(tools)}, a request may have at most {MOST_TOOLS}")
+    if len(tools) > MAX_TOOLS:
+        raise Rejection(f"Too many tools: {len(tools)}, a request may have at most {MAX_TOOLS}")
     functions = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools if "function" in tool}
     _check_each(functions, *_NAME)
     if isinstance(choice, dict) and (name := choice["function"]["name"]) not in functions:
@@ -163,14 +160,14 @@ def check_inputs(counts: Sequence[int], dimensions: int) -> None:
     """Check the number and sizes (in tokens) of the texts to embed, and of a vector's dimensions."""
     if not counts:
         raise Rejection("Input can't be empty")
-    if len(counts) > MAX_INPUTS:
+    if len(counts) > MAX_REQUEST_INPUTS:
         raise Rejection("Too many inputs in request, split into more batches.", "invalid_request_prompt")
     if dimensions > DIMENSIONS:
         raise Rejection(f"output_dimension must be at most {DIMENSIONS}")
     for at, tokens in enumerate(counts):
-        if tokens > MOST_INPUT_TOKENS:
-            raise Rejection(f"Input id {at} has {tokens} tokens, exceeding max {MOST_INPUT_TOKENS} tokens.", None)
-    if sum(counts) > MOST_BATCH_TOKENS:
+        if tokens > MAX_INPUT_TOKENS:
+            raise Rejection(f"Input id {at} has {tokens} tokens, exceeding max {MAX_INPUT_TOKENS} tokens.", None)
+    if sum(counts) > MAX_REQUEST_TOKENS:
         raise Rejection("Too many tokens overall, split into more batches.", "invalid_request_prompt")
 
 

@@ -2,7 +2,8 @@
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,7 +13,6 @@ import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
-from lava_mistral.gateway.model.pattern import example
 from lava_mistral.gateway.model.text import STOP_WORDS, sentences, stem, tool_terms
 
 QUOTED: Final = re.compile(r'"([^"\n]{1,400})"|“([^“”\n]{1,400})”|`([^`\n]{1,400})`|(?<!\w)\'([^\'\n]{1,400})\'(?!\w)')
@@ -53,6 +53,10 @@ _LIMITS: dict[str, Callable[[Any, Any], bool]] = {
 _BOUNDS = frozenset(("format", "maxLength", "minLength", "pattern", *_LIMITS))
 MOST_STEPS: Final = 50_000  # Parts of a schema that are looked at to fill it; one that needs more is refused.
 _DEEPEST = 8  # Levels of objects that are filled of one's own accord; below, only what is required.
+
+# Pieces of a regular expression, and what may stand for one that asks for some character.
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:P?<\w+>|:)|[*+?]\??|\{\d+(?:,\d*)?\}\??|.", re.S)
+_CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
 
 
 class SchemaProblem(ValueError):
@@ -322,3 +326,32 @@ def names(text: str) -> list[str]:
             if name and name.casefold() not in STOP_WORDS:
                 found[name] = None
     return list(found)
+
+
+def example(pattern: str, least: int = 0) -> str:
+    """Write a short text for a pattern, of its first alternatives; what may be repeated is so often as `least` asks.
+
+    Look-arounds and references to groups are not understood: check what comes.
+    """
+    return _sequence((match.group() for match in _TOKEN.finditer(pattern)), least)
+
+
+def _sequence(tokens: Iterator[str], least: int = 0) -> str:
+    alternatives, last = [""], ""
+    for token in tokens:
+        if token == ")":
+            break
+        if token[0] in "*+?{" and len(token) > (token[0] == "{"):
+            low = int(re.sub(r"\D.*", "", token[1:]) or token[0] == "+")
+            last *= max(low, least) if token[0] in "*+" or ",}" in token else low
+            continue
+        alternatives[-1] += last
+        last = _sequence(tokens) if token[0] == "(" else "" if token in "^$|" else _character(token)
+        if token == "|":
+            alternatives.append("")
+    alternatives[-1] += last
+    return alternatives[0]
+
+
+def _character(token: str) -> str:
+    return next((one for one in (token, *_CHARACTERS) if len(one) == 1 and re.fullmatch(token, one)), "")

@@ -56,9 +56,8 @@ class Prompt:
         since = messages[max(last, 0) :]
         self.called = [call["function"]["name"] for message in since for call in message.get("tool_calls") or ()]
         parts = [part for message in since if isinstance(message.get("content"), list) for part in message["content"]]
-        attached = " and ".join(
-            dict.fromkeys(_ATTACHMENTS[part["type"]] for part in parts if part["type"] in _ATTACHMENTS)
-        )
+        kinds = dict.fromkeys(_ATTACHMENTS[part["type"]] for part in parts if part["type"] in _ATTACHMENTS)
+        attached = " and ".join(kinds)
         self.attached = f"There is {attached}, which a simulated model can't look into." if attached else ""
         # All that an answer may come from; not the model's own refusals, and what the user said first.
         self.passages = _statements(self.request if self.summary else context)
