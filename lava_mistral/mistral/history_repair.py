@@ -143,19 +143,19 @@ class HistoryRepair:
         self.done.append(f"{where} {done}")
 
     def _find_results(self) -> set[int]:
-        """Give each result to the nearest call before it with its id; one without an id to the next call that waits.
+        """Give each result to the nearest call before it with its id; one without an id to a call that has none.
 
         The latest message's calls are asked then, first those without an id. Returns the results without a call.
         """
         waiting: dict[str, list[tuple[int, int]]] = {}
         orphans: set[int] = set()
-        latest: list[str] = []
+        nameless: list[tuple[int, int]] = []
+        latest: int | None = None
         for index, (role, message) in enumerate(zip(self._roles, self._messages, strict=True)):
             if role == "assistant" and message.get("tool_calls"):
                 given = [wire_id(call.get("id")) for call in shape.calls_of(message, index)]
-                latest = sorted(given, key=bool)
-                self._results[index], ids = [], self._ids.setdefault(index, [])
-                waiting |= {call_id: [] for call_id in latest}
+                latest, self._results[index], ids = index, [], self._ids.setdefault(index, [])
+                waiting |= {call_id: [] for call_id in given}
                 for position, call_id in enumerate(given):
                     waiting[call_id].append((index, position))
                     if not call_id or call_id in ids:
@@ -164,13 +164,23 @@ class HistoryRepair:
                     ids.append(call_id)
             elif role == "tool":
                 call_id = wire_id(message.get("tool_call_id"))
-                if not call_id:
-                    call_id = next((each for each in latest if waiting[each]), "none")
-                if waiting.get(call_id):
+                if not call_id and latest is not None:
+                    nameless.append((index, latest))
+                elif call_id and waiting.get(call_id):
                     owner, position = waiting[call_id].pop(0)
                     self._results[owner].append((index, position))
                 else:
                     orphans.add(index)
+        for index, owner in nameless:
+            taken = {position for _, position in self._results[owner]}
+            calls = enumerate(self._messages[owner]["tool_calls"])
+            free = [(wire_id(call.get("id")) != "", at) for at, call in calls if at not in taken]
+            if free:
+                self._results[owner].append((index, min(free)[1]))
+            else:
+                orphans.add(index)
+        for results in self._results.values():
+            results.sort()
         return orphans
 
     def _assistant(self, index: int, message: AnyMessage) -> None:

@@ -157,6 +157,13 @@ def test_a_result_without_an_id_is_of_the_latest_calls() -> None:
     assert prepared[5]["tool_call_id"] == "aaaaaaaaa"
 
 
+def test_a_result_without_an_id_leaves_their_calls_to_results_that_name_them() -> None:
+    messages = [user(), assistant("", "aaaaaaaaa", "bbbbbbbbb"), tool(None, "second"), tool("aaaaaaaaa", "first")]
+    prepared = strict(messages)
+    assert [message["content"] for message in prepared[2:]] == ["second", "first"]
+    assert [message["tool_call_id"] for message in prepared[2:]] == ["bbbbbbbbb", "aaaaaaaaa"]
+
+
 def test_a_prefix_that_calls_tools_is_none() -> None:
     prepared = prepare([user(), assistant("So", "aaaaaaaaa", prefix=True)])
     assert "prefix" not in prepared[1]
