@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,7 @@ from lava_mistral.transport.flow import Flow, adrive, drive
 from lava_mistral.transport.request import Headers, Response, read
 
 _LONGEST_PRELUDE = 2_000
+_OF_ANSWER = re.compile(r'"(?:choices|usage|error)"|\[DONE\]')
 END_TIMEOUT: Final = 0.25
 """Seconds to wait, after `[DONE]` or the usage of a finished answer, for the end, which frees the connection."""
 
@@ -57,7 +59,7 @@ class StreamReader(TurnAccumulator):
         elif self._prelude is not None and (len(self._prelude) < _LONGEST_PRELUDE or self._prelude.startswith(b"{")):
             self._prelude += data
         for text, kind in events:
-            if self.done or not text or (kind not in ("message", "error") and '"choices"' not in text):
+            if self.done or not text or (kind not in ("message", "error") and not _OF_ANSWER.search(text)):
                 # Pings have a name of their own.
                 continue
             if text == "[DONE]":

@@ -206,7 +206,7 @@ def read_error_body(body: Any) -> ErrorDetail:
         return ErrorDetail(shorten(text))
     inner = body.get("error")
     origin: Origin = "mistral"
-    if "object" not in body and inner is not None and "detail" not in body:
+    if body.get("object") != "error" and inner is not None and "detail" not in body:
         body = inner if isinstance(inner, dict) else {"message": inner}
         # Lava's own errors are a string or an object with a message; one that is worded like Mistral's is Mistral's.
         origin = "mistral" if "raw_status_code" in body or body.get("object") == "error" else "lava"

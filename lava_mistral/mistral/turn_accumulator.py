@@ -68,7 +68,9 @@ class TurnAccumulator:
         for wire in choices:
             if type(wire) is not dict:
                 checked(wire, dict, "choices' item")
-            index, delta = wire.get("index") or 0, wire.get("delta") or wire.get("message") or {}
+            index, delta = wire.get("index") or 0, wire.get("delta")
+            if delta is None:
+                delta = wire.get("message") or {}
             if type(index) is not int:
                 raise malformed("index", "an integer", index)
             choice = self._choices.get(index)

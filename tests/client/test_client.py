@@ -360,7 +360,8 @@ async def test_an_answer_that_is_none_is_a_server_error(both: Any, answer: bytes
 async def test_an_error_under_a_good_status_is_told_and_tried_again_where_that_can_help(
     both: Any, beside: Any, code: Any, tries: int
 ) -> None:
-    wire = Wire({**beside, "error": {"message": "The provider refused it", "code": code}})
+    error = {"message": "The provider refused it", "code": code}
+    wire = Wire({"object": "chat.completion", **beside, "error": error})
     with pytest.raises(ServerError, match="The provider refused it") as caught:
         await both(wire, max_retries=1).chat()
     assert caught.value.retryable == (tries == 2)

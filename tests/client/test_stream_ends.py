@@ -209,9 +209,20 @@ async def test_pings_say_nothing(serve: Any, asynchronous: bool, data: str) -> N
 
 
 @both
+async def test_what_is_no_ping_counts_under_any_name(serve: Any, asynchronous: bool) -> None:
+    usage = {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
+    told = chunked(f"event: usage\ndata: {json.dumps(usage)}\n\nevent: done\ndata: [DONE]\n\n".encode())
+    assert await texts(serve(STREAM_HEAD, WORD, told, END), asynchronous) == ["Hello", ""]
+    failed = chunked(b'event: failed\ndata: {"error": "The provider refused it"}\n\n')
+    with pytest.raises(StreamInterruptedError, match="The provider refused it"):
+        await texts(serve(STREAM_HEAD, WORD, failed, END), asynchronous)
+
+
+@both
 @pytest.mark.parametrize("choices", [[], [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]])
 async def test_an_error_beside_choices_is_told(serve: Any, asynchronous: bool, choices: Any) -> None:
-    ending = {"id": "c", "choices": choices, "error": {"code": 400, "message": "The provider refused it"}}
+    error = {"code": 400, "message": "The provider refused it"}
+    ending = {"id": "c", "object": "chat.completion.chunk", "choices": choices, "error": error}
     server = serve(STREAM_HEAD, WORD, chunked(f"data: {json.dumps(ending)}\n\n".encode()), END)
     with pytest.raises(StreamInterruptedError, match="The provider refused it") as caught:
         await texts(server, asynchronous)

@@ -729,3 +729,11 @@ def test_a_message_in_the_place_of_a_delta_is_read() -> None:
     accumulator = TurnAccumulator()
     accumulator.add({"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]})
     assert accumulator.turns[0].text == "Hello"
+
+
+def test_a_message_beside_a_delta_is_what_has_come() -> None:
+    accumulator = TurnAccumulator()
+    for delta in ({"content": "Hel"}, {"content": "lo"}, {}):
+        reason = None if delta else "stop"
+        accumulator.add({"choices": [{"delta": delta, "message": {"content": "Hello"}, "finish_reason": reason}]})
+    assert accumulator.turns[0].text == "Hello"
