@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lava_mistral.billing.credentials import Billing as Billing
-    from lava_mistral.billing.lava_records import RequestRecord as RequestRecord
-    from lava_mistral.billing.lava_records import UsageReport as UsageReport
+    from lava_mistral.billing.lava_record_types import RequestRecord as RequestRecord
+    from lava_mistral.billing.lava_record_types import UsageReport as UsageReport
     from lava_mistral.billing.scope import billed_to as billed_to
     from lava_mistral.billing.spend_limit import SpendLimit as SpendLimit
     from lava_mistral.billing.usage import CallRecord as CallRecord
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Where the public names are defined.
 _NAMES = {
     "billing.credentials": "Billing",
-    "billing.lava_records": "RequestRecord UsageReport",
+    "billing.lava_record_types": "RequestRecord UsageReport",
     "billing.scope": "billed_to",
     "billing.spend_limit": "SpendLimit",
     "billing.usage": "CallRecord",

@@ -17,7 +17,6 @@ from weakref import WeakValueDictionary
 
 from lava_mistral._locks import after_fork
 from lava_mistral.billing.credentials import (
-    FIELDS,
     MERCHANT,
     Billing,
     BillingContext,
@@ -212,8 +211,9 @@ class billed_to(Block):
         spend_limit: Amount | SpendLimit | None = None,
     ) -> None:
         self.spend_limit = to_limit(spend_limit)
-        given = (customer_id, meter_slug, hidden(provider_key), disable_billing)
-        fields: dict[str, Any] = {name: value for name, value in zip(FIELDS, given, strict=True) if value is not None}
+        given: dict[str, Any] = {"customer_id": customer_id, "meter_slug": meter_slug}
+        given |= {"provider_key": hidden(provider_key), "disable_billing": disable_billing}
+        fields = {name: value for name, value in given.items() if value is not None}
         # Each field is checked; the others may come from an outer block or the model.
         Billing(**{"customer_id": "any", "meter_slug": "any"} | fields)
         limits = () if self.spend_limit is None else (self.spend_limit,)

@@ -15,7 +15,7 @@ from lava_mistral.errors import ConfigurationError, SpendLimitError
 from lava_mistral.pricing.amounts import EXACT, format_cost, to_decimal
 
 if TYPE_CHECKING:
-    from lava_mistral.billing.lava_records import RequestRecord
+    from lava_mistral.billing.lava_record_types import RequestRecord
 
 Amount: TypeAlias = Decimal | str | int | float  # USD; a float is taken as it prints: 0.1 is ten cents
 _ZERO = Decimal(0)

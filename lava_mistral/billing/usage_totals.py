@@ -18,7 +18,7 @@ from lava_mistral.pricing.amounts import format_cost
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lava_mistral.billing.lava_records import RequestRecord
+    from lava_mistral.billing.lava_record_types import RequestRecord
 
 OTHER: Final = "(other)"  # all further values of a metadata key that has very many
 _MOST_UNRECONCILED: Final = 100_000

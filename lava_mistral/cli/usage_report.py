@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from lava_mistral._text import nearest
-from lava_mistral.billing.lava_records import RequestRecord, UsageReport, UsageSum
+from lava_mistral.billing.lava_record_types import RequestRecord, UsageReport, UsageSum
 from lava_mistral.cli.output import JsonOption, print_columns, print_json
 from lava_mistral.client.clients import LavaMistral
 from lava_mistral.client.lava_api import LARGEST_PAGE

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast
 
 from lava_mistral.billing.credentials import Billing, BillingContext, Secret, check_base_url, to_billing
-from lava_mistral.billing.lava_records import RequestRecord
+from lava_mistral.billing.lava_record_types import RequestRecord
 from lava_mistral.billing.metering import open_call_meter
 from lava_mistral.billing.reservation import max_chat_cost, max_embedding_cost
 from lava_mistral.billing.scope import carried, resolve_billing

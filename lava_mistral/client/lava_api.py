@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Protocol, TypedDict, TypeVar, Unpack
 from urllib.parse import quote, urlencode
 
 from lava_mistral.billing.credentials import BillingContext, check_metadata, resolve_access
-from lava_mistral.billing.lava_records import Moment, RequestRecord, Subscription, UsageReport, Wallet
+from lava_mistral.billing.lava_record_types import Moment, RequestRecord, Subscription, UsageReport, Wallet
 from lava_mistral.calls.call import JSON_HEADERS, Call
 from lava_mistral.calls.responses import Answer
 from lava_mistral.errors import ConfigurationError, LavaError, NotFoundError

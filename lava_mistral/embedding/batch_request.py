@@ -8,8 +8,9 @@ from typing import Any, Final, Literal, Protocol
 
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
 from lava_mistral.defaults import DEFAULT_MAX_RETRIES, OutputDtype
-from lava_mistral.embedding.batching import Batch, Count, TokenRatio, name_inputs, too_long
+from lava_mistral.embedding.batch_packing import Batch, Count, TokenRatio
 from lava_mistral.embedding.decoding import NATIVE_DIMENSIONS, BadAnswer, UnreadableBase64, read_rows
+from lava_mistral.embedding.input_validation import name_inputs, too_long
 from lava_mistral.embedding.results import BatchResult, EmbeddingSpec, EmbeddingUsage
 from lava_mistral.errors import ConfigurationError, InvalidRequestError, LavaError, ServerError, SpendLimitError
 from lava_mistral.mistral.usage import known_usage
@@ -85,7 +86,7 @@ class BatchRequest:
         while parts:
             part = parts.pop()
             if not (yield from self._ask(part)):
-                parts.extend(reversed(part.halves(self._endpoint.count)))
+                parts.extend(reversed(split(part, self._endpoint.count)))
 
     def _ask(self, part: Batch) -> Flow[bool]:
         """Ask for one part until it is there; false when it must be split."""
@@ -147,6 +148,15 @@ class BatchRequest:
             piece = slice(start, start + _TOGETHER)
             self.result.pieces.append((part.indexes[piece], rows[piece]))
         return None, False
+
+
+def split(batch: Batch, count: Count) -> list[Batch]:
+    """Split a batch that was refused as too full into halves; needs two texts at least."""
+    middle = len(batch.texts) // 2
+    return [
+        Batch(batch.indexes[part], batch.texts[part], sum(map(count, batch.texts[part])))
+        for part in (slice(None, middle), slice(middle, None))
+    ]
 
 
 def _means_too_much(error: LavaError) -> bool:

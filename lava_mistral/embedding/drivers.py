@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import ReferenceType
 
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
+from lava_mistral.embedding.batch_packing import Batch
 from lava_mistral.embedding.batch_request import BatchRequest, Endpoint
-from lava_mistral.embedding.batching import Batch
 from lava_mistral.embedding.limiter import ConcurrencyLimiter, Signal, TaskSignal, ThreadSignal
 from lava_mistral.embedding.rate_limit import Permit, Stopped
 from lava_mistral.embedding.results import BatchResult, EmbeddingUsage, PartialEmbedding

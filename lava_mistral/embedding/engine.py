@@ -12,9 +12,10 @@ from weakref import ReferenceType
 
 from lava_mistral.calls.arguments import refuse_keys
 from lava_mistral.defaults import DEFAULT_EMBEDDING_RETRIES, DEFAULT_MAX_CONCURRENCY, OnEmpty, OutputDtype
+from lava_mistral.embedding.batch_packing import Batcher, Count
 from lava_mistral.embedding.batch_request import Endpoint
-from lava_mistral.embedding.batching import Batcher, Count, InputValidator
 from lava_mistral.embedding.drivers import Embedder, EmbeddingStream, Prefetch, TaskWorkers, ThreadWorkers
+from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.limiter import ConcurrencyLimiter
 from lava_mistral.embedding.rate_limit import AdaptiveRateLimiter
 from lava_mistral.embedding.results import EmbeddingResult, EmbedOptions, known_vectors

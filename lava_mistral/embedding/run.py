@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from lava_mistral.embedding.batching import Batch, Batcher, InputValidator
+from lava_mistral.embedding.batch_packing import Batch, Batcher
 from lava_mistral.embedding.decoding import to_lists
+from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.rate_limit import Stopped
 from lava_mistral.embedding.results import (
     BatchResult,

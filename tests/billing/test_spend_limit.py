@@ -34,7 +34,7 @@ from lava_mistral import (
     count_tokens,
     estimate_cost,
 )
-from lava_mistral.billing.lava_records import RequestRecord
+from lava_mistral.billing.lava_record_types import RequestRecord
 from lava_mistral.billing.reservation import max_chat_cost, max_embedding_cost
 from lava_mistral.gateway import LocalGateway
 from lava_mistral.pricing.catalog import add_model, get_model

@@ -35,7 +35,7 @@ from lava_mistral import (
     billed_to,
     track_usage,
 )
-from lava_mistral.billing.lava_records import ModelUsage, RequestRecord
+from lava_mistral.billing.lava_record_types import ModelUsage, RequestRecord
 from lava_mistral.billing.metering import open_call_meter
 from lava_mistral.billing.scope import resolve_billing
 from lava_mistral.billing.usage import LANGCHAIN_RUN, subscribe, unsubscribe

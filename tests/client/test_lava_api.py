@@ -24,7 +24,7 @@ from lava_mistral import (
     UsageReport,
     track_usage,
 )
-from lava_mistral.billing.lava_records import Charge, UsageItem, UsageSum
+from lava_mistral.billing.lava_record_types import Charge, UsageItem, UsageSum
 from lava_mistral.client.lava_api import moment_text
 from lava_mistral.gateway import LocalGateway
 from tests.fakes.clients import KEY, Caller

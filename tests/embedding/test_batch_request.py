@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lava_mistral.calls.embedding_answer import EmbeddingAnswer
+from lava_mistral.embedding.batch_packing import Batch
 from lava_mistral.embedding.batch_request import BatchRequest, Encoding, Endpoint
-from lava_mistral.embedding.batching import Batch
 from lava_mistral.errors import InvalidRequestError, LavaError, ServerError
 from lava_mistral.transport.flow import Flow
 from lava_mistral.transport.retry import RetryPolicy

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lava_mistral.embedding.batching import Batch, Batcher, InputValidator, TokenRatio
+from lava_mistral.embedding.batch_packing import Batch, Batcher, TokenRatio
+from lava_mistral.embedding.input_validation import InputValidator
 from lava_mistral.embedding.results import BatchResult, EmbeddingSpec
 from lava_mistral.embedding.run import LINGER, EmbedJob, StreamJob
 from lava_mistral.errors import InsufficientBalanceError, LavaError

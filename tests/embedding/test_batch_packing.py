@@ -12,17 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lava_mistral.embedding.batching import (
-    MAX_INPUT_TOKENS,
-    MAX_REQUEST_INPUTS,
-    MAX_REQUEST_TOKENS,
-    Batch,
-    Batcher,
-    InputValidator,
-    TokenRatio,
-    name_inputs,
-)
+from lava_mistral.embedding.batch_packing import Batch, Batcher, TokenRatio
+from lava_mistral.embedding.batch_request import split
+from lava_mistral.embedding.input_validation import InputValidator, name_inputs
 from lava_mistral.errors import InvalidRequestError
+from lava_mistral.mistral.limits import MAX_INPUT_TOKENS, MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 
 
 def plan(texts: list[str], batcher: Batcher) -> list[Batch]:
@@ -93,7 +87,7 @@ def test_little_work_is_not_spread_over_many_requests() -> None:
 def test_a_batch_is_split_into_two_halves(sizes: list[int]) -> None:
     texts = ["x" * size for size in sizes]
     whole = Batch(list(range(len(texts))), texts, sum(sizes))
-    left, right = whole.halves(len)
+    left, right = split(whole, len)
     assert left.texts + right.texts == texts
     assert left.indexes + right.indexes == whole.indexes
     assert left.texts
