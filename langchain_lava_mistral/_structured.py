@@ -11,7 +11,7 @@ from typing import Any, cast, get_origin
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers.transform import BaseTransformOutputParser
-from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.outputs import Generation
 from langchain_core.runnables.utils import AddableDict
 from langchain_core.utils.json import parse_json_markdown
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -65,7 +65,8 @@ class AnswerParser(BaseTransformOutputParser[Any]):
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """Parse an answer."""
-        message = cast("ChatGeneration", result[0]).message
+        # A parser takes a text, too.
+        message = getattr(result[0], "message", None) or AIMessage(result[0].text)
         return {"raw": message, **self.outcome(message)} if self.include_raw else self.read(message)
 
     def outcome(self, message: Any) -> dict[str, Any]:

@@ -109,7 +109,8 @@ class CallRun:
 
     def thread_id(self) -> Any:
         """Return LangGraph's name of the conversation that the call is part of."""
-        return (ensure_config(self.config).get("configurable") or {}).get("thread_id")
+        traced = getattr(self._manager, "metadata", None) or {}
+        return (ensure_config(self.config).get("configurable") or {}).get("thread_id", traced.get("thread_id"))
 
     def on_retry(self, error: LavaError, tries: int, wait: float) -> Awaitable[None] | None:
         """Tell the callbacks of a new try."""

@@ -234,6 +234,9 @@ def test_an_automatic_cache_key_follows_langgraphs_thread(streamed: bool, caller
     if streamed:
         caller.stream(model, "Hi", {"configurable": {"thread_id": "t1"}})
         assert keys(asked)[-1] == first
+    # As a node's config tells it where the node calls in a thread of its own, and as LangSmith names a thread.
+    caller.invoke(model, "Hi", {"metadata": {"thread_id": "t1"}})
+    assert keys(asked)[-1] == first
 
 
 def test_profiles_say_what_newer_releases_ask() -> None:

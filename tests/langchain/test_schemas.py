@@ -248,3 +248,11 @@ def test_arguments_that_are_a_text_in_pieces_are_no_call(caller: Caller) -> None
     got = caller.whole(Script(events(first, *pieces, finish_reason="tool_calls")).model(), "?")
     assert got.tool_calls == []
     assert [bad["args"] for bad in got.invalid_tool_calls] == ['"hello"']
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_the_parser_of_an_answer_takes_a_text_too(include_raw: bool) -> None:
+    """As any parser of LangChain's: a fallback of the model may be a function that gives one."""
+    chain: Any = ChatLavaMistral().with_structured_output({"title": "T", "type": "object"}, include_raw=include_raw)
+    made = chain.last.invoke('{"a": 1}')
+    assert (made["parsed"] if include_raw else made) == {"a": 1}
