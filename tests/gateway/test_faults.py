@@ -375,6 +375,14 @@ def test_json_is_charged_in_whatever_form_it_is_given(forward, gateway, given):
     assert f"{gateway.requests[0].cost:f}".rstrip("0") == "0.15"
 
 
+@pytest.mark.parametrize("then", [60, Cut(), Stall()])
+def test_a_stream_whose_usage_has_come_is_charged_whatever_comes_then(forward, gateway, then):
+    gateway.queue([ROLE, END[:40], END[40:], then, DONE])
+    assert read(forward)[0] == ROLE + END
+    eventually(lambda: gateway.requests[0].completed_at)
+    assert f"{gateway.requests[0].cost:f}".rstrip("0") == "0.15"
+
+
 def test_what_did_not_arrive_is_not_charged(forward, gateway):
     gateway.queue([ROLE, Cut(clean=True), END, DONE], (500, ANSWER), (500, json.dumps(ANSWER)))
     assert forward.chat(stream=True).content == ROLE

@@ -97,11 +97,16 @@ def _given(fault: Body, record: RequestRecord) -> HttpAnswer:
     # An error's usage is nobody's to pay.
     usage = _usage(whole) if fault.status < 400 else None
     if steps is not None or kind == EVENT_STREAM:
-        played: list[Step | Usage] = [*(steps or (whole,))]
-        if usage is not None:
-            # It is told before the last bytes are out.
-            last = max(at for at, step in enumerate(played) if isinstance(step, bytes | str))
-            played.insert(last, usage)
+        played: list[Step | Usage] = []
+        sent = b""
+        for step in steps or (whole,):
+            if usage is not None and isinstance(step, bytes | str):
+                sent += to_bytes(step)
+                if _usage(sent):
+                    # It is paid from here on, also where the client leaves before the end.
+                    played.append(usage)
+                    usage = None
+            played.append(step)
         return HttpAnswer(fault.status, told, iter(played))
     return HttpAnswer(fault.status, told, whole, usage=usage)
 
