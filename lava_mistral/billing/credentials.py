@@ -70,6 +70,8 @@ def reveal(secret: Secret, what: str) -> str:
         raise ConfigurationError(f"{what} is empty. Leave it out, or give the key.")
     if value[0] in "\"'":
         raise ConfigurationError(f"{what} begins with a quotation mark, which is no part of a key: leave it out.")
+    if "…" in value:
+        raise ConfigurationError(f"{what} holds a … as documentation writes it: give the whole key.")
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ConfigurationError(
             f"{what} holds white space or a character that no key has (often a line break at its end). "

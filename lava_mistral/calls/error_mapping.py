@@ -159,6 +159,8 @@ def error_from_failure(
     advice = "Check the network, a proxy in between and base_url; `lava-mistral doctor` tests them."
     if isinstance(failure, NotConnected) and is_loopback(host):
         advice = "The base URL is on this machine: is `lava-mistral gateway` running?"
+    if "WRONG_VERSION_NUMBER" in said:
+        advice = "The base URL says https://, but what answers there speaks http://."
     return errors.APIConnectionError(f"the connection to Lava failed: {said}", origin="lava", advice=advice)
 
 

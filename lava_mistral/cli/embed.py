@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +98,8 @@ def embed(
         from lava_mistral.ray import RayExecutor
 
         executor = RayExecutor(None if ray == "local" else ray)
+    # A process manager stops it as Ctrl-C does: what is in flight is still noted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _reporter(console) as report:
             done = job.run(spend_limit=spend_limit, on_progress=report, executor=executor)

@@ -154,13 +154,13 @@ class JobStore:
         return sum(1 for _ in _lines(self.rejected))
 
     def add_answer(self, start: int, inputs: Sequence[str], answer: EmbeddingAnswer, dimension: int) -> None:
-        """Note what an answer took, and its vectors, in the journal of the part that begins with a row."""
-        usage: Any = known_usage(answer.response.get("usage")) or {}
-        _append(self._paid, {"tokens": usage.get("prompt_tokens") or 0, "request_id": answer.request_id})
+        """Note an answer's vectors in the journal of the part that begins with a row, and then what it took."""
         with suppress(BadAnswer):  # the engine judges it
             rows = np.asarray(read_rows(list(answer.response["data"]), len(inputs), dimension=dimension), np.float32)
             digests = np.frombuffer(b"".join(map(digest, inputs)), "V16")
             np.savez(self.own / f"journal-{start:012}-{uuid4().hex}.npz", digests=digests, rows=rows)
+        usage: Any = known_usage(answer.response.get("usage")) or {}
+        _append(self._paid, {"tokens": usage.get("prompt_tokens") or 0, "request_id": answer.request_id})
 
     def recorded(self, start: int | None = None) -> Vectors:
         """Return the vectors in the journal of the part that begins with a row, or of all parts."""

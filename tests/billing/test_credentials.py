@@ -766,6 +766,11 @@ def test_a_key_in_quotation_marks_is_refused() -> None:
         reveal('"aks_test_1"', "LAVA_SECRET_KEY")
 
 
+def test_a_key_of_the_documentation_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="api_key holds a … as documentation writes it"):
+        reveal("aks_live_…", "api_key")
+
+
 def test_a_base_url_with_a_port_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is not one"):
         check_base_url("https://lava.example:abc/v1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
 import inspect
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lava_mistral.errors as module
-from lava_mistral import Billing, LavaMistral
+from lava_mistral import AsyncLavaMistral, Billing, LavaMistral
 from lava_mistral.billing.credentials import BillingContext
 from lava_mistral.calls.call import Call
 from lava_mistral.calls.error_mapping import error_from_event, error_from_failure, error_from_response, redact
@@ -266,6 +267,16 @@ def test_a_refused_connection_to_this_machine_asks_for_the_gateway() -> None:
     elsewhere = error_from_failure(NotConnected("refused"), "refused", host="api.lava.so")
     assert "gateway" not in elsewhere.advice
     assert "`lava-mistral doctor` tests them" in elsewhere.advice
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_https_to_a_server_of_http_is_told_so(asynchronous: bool, gateway: LocalGateway) -> None:
+    where = {"api_key": "aks_test_x", "base_url": gateway.base_url.replace("http:", "https:"), "max_retries": 0}
+    with pytest.raises(APIConnectionError, match="what answers there speaks http://"):
+        if asynchronous:
+            asyncio.run(AsyncLavaMistral(**where).chat([{"role": "user", "content": "Hi"}]))
+        else:
+            LavaMistral(**where).chat([{"role": "user", "content": "Hi"}])
 
 
 @pytest.mark.parametrize("reachable", [True, False])

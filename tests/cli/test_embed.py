@@ -165,8 +165,9 @@ def test_standard_input_is_read_and_remembered(
     assert b"is new or has changed" in done.stderr
 
 
-def test_ctrl_c_stops_it_and_it_goes_on(
-    tmp_path: Path, interruptible: None, warm_python: Callable[..., WarmPython]
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_process_manager_stops_it_and_it_goes_on(
+    stop: signal.Signals, tmp_path: Path, interruptible: None, warm_python: Callable[..., WarmPython]
 ) -> None:
     path, out = write(tmp_path / "in.jsonl", 1_500, 100), tmp_path / "out"
     command = [COMMAND, "embed", str(path), "--text", "text", "--out", str(out), "--yes", "--max-concurrency", "2"]
@@ -174,7 +175,7 @@ def test_ctrl_c_stops_it_and_it_goes_on(
         with subprocess.Popen(command, env=os.environ | access(gateway), stderr=subprocess.PIPE) as process:
             while len(gateway.requests) < 3:
                 time.sleep(0.01)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(stop)
             _, said = process.communicate(timeout=30)
         assert process.returncode == 130
         assert b"The same command goes on from here." in said
