@@ -340,7 +340,11 @@ class EmbedJob(StreamJob):
         if self._plan is None:
             texts = [(index, self._waiting[index].text) for index in self._open]
             self._plan = self._batcher(characters=sum(len(text) for _, text in texts)).batches(texts)
-        batch = next(self._plan, None)
+        try:
+            batch = next(self._plan, None)
+        except Exception as error:  # noqa: BLE001 - of `count_tokens`; raised when what is under way is there
+            self._source_error = error
+            return None
         self.alone = batch is not None and len(batch.texts) == len(self._open)
         return batch
 

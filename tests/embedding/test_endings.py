@@ -78,6 +78,21 @@ def test_an_error_does_not_wait_for_the_pause_after_a_refusal_that_came_later(mo
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_a_text_that_can_not_be_counted_loses_nothing_that_is_under_way(mode: Mode) -> None:
+    def count(text: str) -> int:
+        if text == TEXTS[95]:
+            raise ValueError("a special token")
+        return 1_600
+
+    service = VectorService(latency=0.1)
+    with pytest.raises(ValueError, match="special token") as caught:
+        run(mode, service.engine(max_concurrency=2, count_tokens=count), TEXTS)
+    partial: PartialEmbedding = caught.value.partial  # type: ignore[attr-defined]
+    assert right(partial)
+    assert len(partial) == len(service.sent)
+
+
 class TestSources:
     """A source that ends early says so."""
 
