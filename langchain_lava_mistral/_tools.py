@@ -87,7 +87,7 @@ def _converted(tool: Any) -> dict[str, Any]:
     converted = convert_to_openai_tool(tool)
     function, kind = converted.get("function"), (tool if isinstance(tool, dict) else converted).get("type")
     # Anthropic's own tools have a name, which LangChain takes for a function's.
-    if function is None or (kind not in (None, "function") and "parameters" not in function):
+    if function is None or (kind not in (None, "function", "object") and "parameters" not in function):
         taken = f"Mistral's chat takes functions and Mistral's own tools: {', '.join(sorted(BUILT_IN))}"
         raise InvalidRequestError(f"A tool of type {kind!r} runs at its own provider; {taken}.")
     # LangChain describes a TypedDict that says nothing of itself as the class `dict`.

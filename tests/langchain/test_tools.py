@@ -178,13 +178,14 @@ def test_parallel_calls_can_be_forbidden() -> None:
 
 def test_a_tool_without_arguments(caller: Caller) -> None:
     asked = Script(answer())
-    bare = {"type": "function", "function": {"name": "now"}}
+    bare: dict[str, Any] = {"type": "function", "function": {"name": "now"}}
     caller.invoke(asked.model().bind_tools([{"name": "now"}], strict=True), "?")
     assert asked.body["tools"][0]["function"]["parameters"]["type"] == "object"
-    caller.invoke(asked.model().bind_tools([bare]), "?")
-    assert asked.body["tools"] == [
-        {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
-    ]
+    for given in (bare, {"title": "now", "description": "", "type": "object"}):
+        caller.invoke(asked.model().bind_tools([given]), "?")
+        (sent,) = asked.body["tools"]
+        assert sent["function"].pop("description", "") == ""
+        assert sent["function"] == {"name": "now", "parameters": {"type": "object", "properties": {}}}
 
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
