@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast
@@ -253,7 +253,8 @@ class ClientBase(LavaApi):
                 if wait is None:
                     raise
                 told = None if on_retry is None else on_retry(error, attempts.tries, wait)
-            yield told
+            if isinstance(told, Awaitable):
+                yield told
             yield self._sleep(wait)
 
 
