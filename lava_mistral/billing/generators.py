@@ -44,9 +44,7 @@ def _yields_at(code: CodeType, line: int) -> bool:
         isinstance(inside, ast.Yield | ast.YieldFrom)
         for block in ast.walk(function)
         if isinstance(block, ast.With | ast.AsyncWith)
-        and any(
-            item.context_expr.lineno <= line - first + 1 <= (item.context_expr.end_lineno or 0) for item in block.items
-        )
+        and block.lineno <= line - first + 1 <= (block.items[-1].context_expr.end_lineno or 0)
         for part in block.body
         for inside in ast.walk(part)
     )

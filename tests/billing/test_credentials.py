@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -628,11 +628,18 @@ def test_a_block_around_a_yield_warns_and_one_between_two_does_not(recwarn: pyte
         with billed_to("a", "m"): yield present()  # noqa: E701
         # fmt: on
 
+    def in_brackets() -> Iterator[str | None]:
+        with (
+            nullcontext(),
+            billed_to("a", "m"),
+        ):
+            yield present()
+
     assert list(between()) == ["a"]
     with customer():
         assert present() == "a"
     assert not recwarn.list
-    for generator in (around, on_one_line):
+    for generator in (around, on_one_line, in_brackets):
         with pytest.warns(UserWarning, match="decorate the generator"):
             assert list(generator()) == ["a"]
 
