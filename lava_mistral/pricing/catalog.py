@@ -107,7 +107,9 @@ def get_model(id: str) -> Model:
 
 def nearest_model(id: str) -> str | None:
     """Return the name of the active model that is most like an unknown one: of a release, the newest of its kind."""
-    active = [model.id for model in models() if model.status == "active"]
+    # Who asks for a chat is not helped by a model that embeds.
+    embeds = "emb" in id
+    active = [model.id for model in models() if model.status == "active" and model.can("embeddings") == embeds]
     newest = re.sub(r"-\d{4}$", "-latest", id)
     return newest if newest in active else nearest(id, active)
 

@@ -480,6 +480,9 @@ def test_a_configuration_error_is_a_value_error() -> None:
         ("mistral-smal-2603", "Did you mean 'mistral-small-2603'?"),
         # Lava bills some models by the name of the newest release alone.
         ("mistral-large-2512", "Did you mean 'mistral-large-latest'?"),
+        # An old name of a chat model is most like that of an embedding model.
+        ("open-mistral-7b", "Did you mean 'pixtral-12b'?"),
+        ("mistral-embd", "Did you mean 'mistral-embed'?"),
         ("pixtral-large-2411", "pixtral-large-2411 is retired since 2026-05-31: use mistral-medium-2604."),
         ("mistral-embed", "'mistral-embed' embeds texts and answers no chats"),
         ("mistral-small-2603", "answers chats; an embeddings request needs a model such as 'mistral-embed'"),
