@@ -86,8 +86,7 @@ class EmbedTexts:
         """Give a batch (a pyarrow table, a pandas frame, or a mapping of names to numpy arrays) with its vectors.
 
         Raises:
-            ConfigurationError: the batch has a column already where the vectors should go.
-            KeyError: it has no such column.
+            ConfigurationError: the batch has no such column, or one already where the vectors should go.
             InvalidRequestError: a text of the batch can't be embedded, and there is no `error_column`; the message
                 shows how it begins.
             LavaError: a request failed for good.
@@ -101,6 +100,11 @@ class EmbedTexts:
             table = pa.table({name: pa.array(list(values)) for name, values in batch.items()})
         else:
             table = pa.Table.from_pandas(batch, preserve_index=False)
+        if self.column not in table.column_names:
+            raise ConfigurationError(
+                f"The dataset has no column {self.column!r}; it has {', '.join(map(repr, table.column_names))}. "
+                "Name the one with the texts: column=…"
+            )
         for name in (self.into, self._error_column):
             if name in table.column_names:
                 raise ConfigurationError(

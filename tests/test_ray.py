@@ -92,6 +92,12 @@ def test_a_spend_limit_ends_the_batch(gateway: LocalGateway) -> None:
 
 
 @pytest.mark.parametrize("make", FORMATS.values(), ids=FORMATS)
+def test_a_column_that_is_not_there_is_named(gateway: LocalGateway, make: Callable[[list[Any]], Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"no column 'body'; it has 'id', 'text'"):
+        embed_texts(gateway, column="body")(make(TEXTS))
+
+
+@pytest.mark.parametrize("make", FORMATS.values(), ids=FORMATS)
 def test_a_column_that_is_there_already_is_not_overwritten(
     gateway: LocalGateway, make: Callable[[list[Any]], Any]
 ) -> None:
