@@ -23,11 +23,9 @@ def to_amount(value: Any) -> Decimal:
 
 Amount: TypeAlias = Annotated[Decimal | int | str, BeforeValidator(to_amount)]
 _Text: TypeAlias = Annotated[str, Field(min_length=1)]
-# Not any collection: a text is one, of which every letter would be a member.
-_Texts: TypeAlias = list[_Text] | tuple[_Text, ...] | set[_Text] | frozenset[_Text]
+_Texts: TypeAlias = list[_Text] | tuple[_Text, ...] | set[_Text] | frozenset[_Text]  # A text is a collection too.
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Count: TypeAlias = Annotated[int, Field(ge=1)]
 _Rule: TypeAlias = Annotated[float, Field(ge=0, le=1)] | Callable[[RequestRecord], bool]
 
 
@@ -69,6 +67,8 @@ class Options:
     # (all that `queue` takes) where it says so; the first one that applies counts.
     faults: Sequence[tuple[_Rule, Annotated[Any, AfterValidator(to_fault)]]] = ()
     seed: int = 0  # Where the drawing of faults begins.
-    keep_requests: _Count = 20_000  # Records that are kept, the newest; of their bodies the newest 32 MB.
+    keep_requests: Annotated[int, Field(ge=1)] = (
+        20_000  # Records that are kept, the newest; of their bodies the newest 32 MB.
+    )
     hosts: _Texts = ()  # Names in `Host` that are served, beside loopback and its own address; "*" for any.
     read_timeout: _Rate = 60.0  # For the head of a request, and again for its body.

@@ -62,16 +62,12 @@ class HttpConnection(HttpToolsProtocol):
         self._traffic.open.discard(self)
         self.lost.set()
 
-    @property
-    def gone(self) -> bool:
-        return self.transport.is_closing()
-
     async def wait(self, seconds: float) -> bool:
         """Wait, and return whether the client is still there."""
         if seconds > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.lost.wait(), seconds)
-        return not self.gone
+        return not self.transport.is_closing()
 
     def close(self, *, reset: bool = False) -> None:
         """Close it at once, whatever the answer still owes; with a TCP reset if asked."""
@@ -119,7 +115,7 @@ async def played(answer: HttpAnswer, request_id: str, connection: HttpConnection
     yield {"type": "http.response.start", "status": answer.status, "headers": headers}
     due = asyncio.get_running_loop().time()
     for step in () if isinstance(body, bytes) else body:
-        if connection.gone:
+        if connection.transport.is_closing():
             return
         match step:
             case dict():

@@ -172,3 +172,26 @@ def test_a_result_may_be_deep(forward):
         {"role": "tool", "content": deep, "tool_call_id": "abcdefgh1"},
     ]
     assert forward.chat(messages).json()["choices"][0]["message"]["content"] == "a: " * 20 + "…"
+
+
+def test_what_two_tools_say_of_one_thing_is_one_record(forward):
+    fields = {"name": {"type": "string"}, "license": {"type": "string"}}
+    fields["needs"] = {"type": "array", "items": {"type": "string"}}
+    package = {"type": "object", "properties": fields, "required": list(fields)}
+    schema = {
+        "type": "object",
+        "properties": {"packages": {"type": "array", "items": package}},
+        "required": ["packages"],
+    }
+    told = [{"name": "x", "license": "MIT"}, {"name": "y", "license": "BSD"}]
+    told += [{"name": "x", "needs": ["a", "b"]}, {"name": "y", "needs": []}]
+    calls = [{"id": f"abcdefgh{at}", "function": {"name": "look", "arguments": "{}"}} for at in range(len(told))]
+    results = [
+        {"role": "tool", "tool_call_id": call["id"], "content": json.dumps(result)}
+        for call, result in zip(calls, told, strict=True)
+    ]
+    asked = {"role": "user", "content": "Licenses and needs of X and Y?"}
+    messages = [asked, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    form = {"type": "json_schema", "json_schema": {"name": "Review", "schema": schema}}
+    answer = forward.chat(messages, response_format=form).json()["choices"][0]["message"]["content"]
+    assert json.loads(answer)["packages"] == [told[0] | told[2], told[1] | told[3]]

@@ -36,7 +36,6 @@ class Wallet:
 
     @property
     def merchant(self) -> Decimal:
-        """The merchant's balance."""
         return self._merchant
 
     @merchant.setter
@@ -123,7 +122,6 @@ class Accounts:
         customer_id = None if credential.get("disable_billing") else credential.get("customer_id")
         if customer_id is not None or credential.get("provider_key") is None:
             record.payer, record.charge = "merchant" if customer_id is None else "customer", record.cost
-            # A balance may fall below zero.
             if customer_id is None:
                 self.wallet.merchant -= record.charge
             else:

@@ -76,7 +76,7 @@ class Lava:
                     record.finish("completed")
                     in_flight.close()
                 await send(message)
-            if connection.gone:
+            if connection.transport.is_closing():
                 # uvicorn expects an answer of every application, until it has learnt that the client is gone.
                 await connection.lost.wait()
         finally:

@@ -26,8 +26,7 @@ from lava_mistral.mistral.types import Usage
 from lava_mistral.pricing.token_counting import count_tokens
 
 Vectors: TypeAlias = npt.NDArray[np.float16]
-# Characters whose embedding takes a millisecond: worth a thread, so that streams flow on meanwhile.
-_MANY = 8_000
+_MANY = 8_000  # Characters whose embedding takes a millisecond: worth a thread, so that streams flow on meanwhile.
 _FEATURES = 8  # Positions that one word takes in the vector.
 _WORD = np.dtype([("hash", np.uint32), ("positions", np.int64, _FEATURES), ("weights", np.float64, _FEATURES)])
 

@@ -54,7 +54,6 @@ _BOUNDS = frozenset(("format", "maxLength", "minLength", "pattern", *_LIMITS))
 MOST_STEPS: Final = 50_000  # Parts of a schema that are looked at to fill it; one that needs more is refused.
 _DEEPEST = 8  # Levels of objects that are filled of one's own accord; below, only what is required.
 
-# Pieces of a regular expression, and what may stand for one that asks for some character.
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:P?<\w+>|:)|[*+?]\??|\{\d+(?:,\d*)?\}\??|.", re.S)
 _CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
 
@@ -213,6 +212,8 @@ class _Filler:
             return value in schema["enum"]
         if members := _members(schema):
             return any(self._accepts(member, value) for member in members)
+        if isinstance(value, list) and schema.keys() <= {"type", "items", "title", "description"}:
+            return all(self._accepts(schema.get("items"), each) for each in value)
         kinds = schema.get("type")
         fits = _KINDS.get(type(value)) in (kinds if isinstance(kinds, list) else [kinds])
         return fits and not schema.keys() & _BOUNDS
@@ -329,10 +330,7 @@ def names(text: str) -> list[str]:
 
 
 def example(pattern: str, least: int = 0) -> str:
-    """Write a short text for a pattern, of its first alternatives; what may be repeated is so often as `least` asks.
-
-    Look-arounds and references to groups are not understood: check what comes.
-    """
+    """Write a short text for a pattern that may not fit: look-arounds and references to groups are not understood."""
     return _sequence((match.group() for match in _TOKEN.finditer(pattern)), least)
 
 

@@ -107,7 +107,12 @@ def _call(tool: Mapping[str, Any], prompt: Prompt, text: str = "") -> ModelCall:
 
 
 def _evidence(prompt: Prompt, answer: str, text: str = "") -> Evidence:
-    records = [record for record in map(_parsed, prompt.results) if isinstance(record, dict)]
+    records: list[dict[str, Any]] = []
+    for record in (parsed for parsed in map(_parsed, prompt.results) if isinstance(parsed, dict)):
+        # What two tools say of the same thing, by its first field, is one record.
+        first: Any = next(iter(record.items()), None)
+        held = next((one for one in records if first in one.items() and one.keys() != record.keys()), None)
+        records.append(record) if held is None else held.update(record)
     said = text or prompt.request or prompt.all_text
     answered = _extracted(prompt, 0) != NOTHING if prompt.passages or prompt.results else None
     return Evidence(said, answer=answer, answered=answered, asked=prompt.question, told=prompt.told, records=records)
