@@ -92,6 +92,7 @@ class BatchRequest:
         """Ask for one part until it is there; false when it must be split."""
         endpoint = self._endpoint
         attempts: Attempts | None = None
+        refused_base64 = False
         while True:
             use_base64 = endpoint.base64 is not False and endpoint.dimensions is not None
             answer = yield from self._sender.ask(self, part, "base64" if use_base64 else "float")
@@ -106,7 +107,11 @@ class BatchRequest:
                 return False
             if use_base64 and unreadable:
                 endpoint.base64 = False
+                refused_base64 = error is answer
                 continue
+            if refused_base64 and error is answer and _may_mean_encoding(error):
+                # Numbers are refused alike: the inputs are why.
+                endpoint.base64 = None
             attempts = attempts or endpoint.attempts()
             seconds = attempts.failed(error)
             if seconds is None:

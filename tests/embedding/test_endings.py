@@ -93,6 +93,16 @@ def test_a_text_that_can_not_be_counted_loses_nothing_that_is_under_way(mode: Mo
     assert len(partial) == len(service.sent)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_inputs_that_are_refused_say_nothing_of_base64(mode: Mode) -> None:
+    service = VectorService(fault=lambda inputs: error(400) if TEXTS[0] in inputs else None)
+    engine = service.engine()
+    with pytest.raises(InvalidRequestError):
+        run(mode, engine, TEXTS[:1])
+    run(mode, engine, TEXTS[1:2])
+    assert [body["encoding_format"] for body in service.bodies] == ["base64", "float", "base64"]
+
+
 class TestSources:
     """A source that ends early says so."""
 
