@@ -29,8 +29,7 @@ from lava_mistral.pricing.token_counting import count_tokens
 
 _ALPHABET = string.ascii_letters + string.digits
 _PADDING = string.ascii_lowercase + string.digits
-_ENDLESS_TOKENS = 200
-_CACHE_BLOCK = 16
+_ENDLESS_TOKENS, _CACHE_BLOCK = 200, 16
 _TOOL_MARKERS = 4  # What stands around the tools in a prompt.
 _MOST_CACHED = 1_000
 
