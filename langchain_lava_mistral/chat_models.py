@@ -190,9 +190,29 @@ class ChatLavaMistral(DescribedModel, ClientsOwner):
         """Return the model with a configuration for all its calls."""
         return self.bind().with_config(config, **kwargs)
 
+    def with_types(self, **types: Any) -> Any:
+        """Return the model with other types of input and output."""
+        return self.bind().with_types(**types)
+
+    def with_listeners(self, **listeners: Any) -> Any:
+        """Return the model with functions that are told of its runs."""
+        return self.bind().with_listeners(**listeners)
+
+    def with_alisteners(self, **listeners: Any) -> Any:
+        """Return the model with async functions that are told of its runs."""
+        return self.bind().with_alisteners(**listeners)
+
     def with_fallbacks(self, fallbacks: Sequence[Runnable[Any, Any]], **options: Any) -> Any:
         """Return the model with others that take over where it fails."""
-        return _with_fallbacks(super().with_fallbacks(fallbacks, **options))
+        return _keeping(super().with_fallbacks(fallbacks, **options))
+
+    def configurable_fields(self, **fields: Any) -> Any:
+        """Return the model with fields that a call's configuration sets."""
+        return _keeping(super().configurable_fields(**fields))
+
+    def configurable_alternatives(self, which: Any, **options: Any) -> Any:
+        """Return the model with others of which a call's configuration chooses."""
+        return _keeping(super().configurable_alternatives(which, **options))
 
     def bind_tools(
         self,
@@ -311,9 +331,14 @@ class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):
         kept = {name: value for name, value in self.kwargs.items() if name not in (*of_tools, *others)}
         return self.model_copy(update={"kwargs": kept})
 
+    def with_alisteners(self, **listeners: Any) -> Any:
+        """Return the model with async functions that are told of its runs."""
+        told: Any = super().with_alisteners(**listeners)
+        return self.model_copy(update={"config_factories": [*told.config_factories, *self.config_factories]})
+
     def with_fallbacks(self, fallbacks: Sequence[Runnable[Any, Any]], **options: Any) -> Any:
         """Return the model with others that take over where it fails."""
-        return _with_fallbacks(super().with_fallbacks(fallbacks, **options))
+        return _keeping(super().with_fallbacks(fallbacks, **options))
 
     def __getattr__(self, name: str) -> Any:
         method = super().__getattr__(name)
@@ -324,8 +349,8 @@ class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):
 _CALLS = frozenset(("generate", "agenerate", "generate_prompt", "agenerate_prompt"))
 
 
-def _with_fallbacks(made: Any) -> Any:
-    # Loaded here: it takes time, and few programs use it.
-    from langchain_lava_mistral._fallbacks import RunnableWithFallbacks
+def _keeping(wrapper: Any) -> Any:
+    # Loaded here: they take time, and few programs use them.
+    from langchain_lava_mistral._wrappers import keeping
 
-    return RunnableWithFallbacks(**dict(made))
+    return keeping(wrapper)

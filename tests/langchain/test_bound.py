@@ -18,7 +18,8 @@ from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompt_values import ChatPromptValue
-from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.runnables import ConfigurableField, Runnable, RunnableBinding
+from langchain_core.runnables.configurable import RunnableConfigurableAlternatives, RunnableConfigurableFields
 from langchain_core.runnables.fallbacks import RunnableWithFallbacks
 from pydantic import BaseModel
 
@@ -133,20 +134,29 @@ async def async_listener(run: Any) -> None:
     """Hear of a run."""
 
 
+TEMPERATURE = ConfigurableField("temperature")
 BOUND: dict[str, Callable[[ChatLavaMistral], Any]] = {
     "bind": lambda model: model.bind(billing=PAYER),
     "bind twice": lambda model: model.bind(billing=PAYER).bind(max_tokens=50),
     "bind over": lambda model: model.bind(billing=OTHER).bind(billing=PAYER),
     "with_config after": lambda model: model.bind(billing=PAYER).with_config(tags=["a"]),
     "with_config before": lambda model: model.with_config(tags=["a"]).bind(billing=PAYER),
-    "with_types after": lambda model: model.bind(billing=PAYER).with_types(output_type=AIMessage),
-    "with_listeners after": lambda model: model.bind(billing=PAYER).with_listeners(on_end=listener),
+    "with_types": lambda model: model.with_types(input_type=str).bind(billing=PAYER).with_types(output_type=AIMessage),
+    "with_listeners": lambda model: model.with_listeners(on_end=listener).bind(billing=PAYER),
+    "with_alisteners": lambda model: model.with_alisteners(on_end=async_listener).bind(billing=PAYER),
     "with_alisteners after": lambda model: model.bind(billing=PAYER).with_alisteners(on_end=async_listener),
     "tools before": lambda model: model.bind_tools([Report], tool_choice="Report").bind(billing=PAYER),
     "pickled": lambda model: pickle.loads(pickle.dumps(model.bind(billing=PAYER))),
     "with_fallbacks": lambda model: model.bind(billing=PAYER).with_fallbacks([model.bind(billing=PAYER)]),
     "with_fallbacks before": lambda model: model.with_fallbacks([model]).bind(billing=PAYER),
     "with_fallbacks between": lambda model: model.bind(top_p=1.0).with_fallbacks([model]).bind(billing=PAYER),
+    "configurable": lambda model: model.configurable_fields(temperature=TEMPERATURE).bind(billing=PAYER),
+    "configured": lambda model: (
+        model.configurable_fields(temperature=TEMPERATURE)
+        .with_config(configurable={"temperature": 0.5})
+        .bind(billing=PAYER)
+    ),
+    "alternatives": lambda model: model.configurable_alternatives(TEMPERATURE, low=model).bind(billing=PAYER),
 }
 
 
@@ -276,6 +286,13 @@ def test_config_and_listeners_are_kept(gateway: LocalGateway) -> None:
     assert ended == ["['mine']"]
 
 
+def test_a_configured_field_holds_beside_what_is_bound(gateway: LocalGateway, caller: Caller) -> None:
+    model: Any = chat(gateway).configurable_fields(temperature=TEMPERATURE).bind(billing=PAYER)
+    caller.invoke(model.bind_tools([get_weather]), "Hi", {"configurable": {"temperature": 0.5}})
+    check(gateway)
+    assert gateway.requests[0].body["temperature"] == 0.5
+
+
 def test_a_retry_that_could_lose_tools_says_so(gateway: LocalGateway, caller: Caller) -> None:
     tried: Any = chat(gateway).with_retry()
     with pytest.raises(AttributeError):
@@ -291,8 +308,10 @@ def test_a_retry_that_could_lose_tools_says_so(gateway: LocalGateway, caller: Ca
         (lambda model: model.bind(max_tokens=5), RunnableBinding),
         (lambda model: model.with_config(tags=["a"]), RunnableBinding),
         (lambda model: model.with_fallbacks([model]), RunnableWithFallbacks),
+        (lambda model: model.configurable_fields(temperature=TEMPERATURE), RunnableConfigurableFields),
+        (lambda model: model.configurable_alternatives(TEMPERATURE, low=model), RunnableConfigurableAlternatives),
     ],
-    ids=["bind", "with_config", "with_fallbacks"],
+    ids=["bind", "with_config", "with_fallbacks", "configurable_fields", "configurable_alternatives"],
 )
 def test_it_serializes_as_langchains_own(make: Any, kind: Any, gateway: LocalGateway) -> None:
     made = make(chat(gateway))
