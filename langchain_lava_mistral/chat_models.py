@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
+from inspect import signature
 from typing import Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -354,3 +355,9 @@ def _keeping(wrapper: Any) -> Any:
     from langchain_lava_mistral._wrappers import keeping
 
     return keeping(wrapper)
+
+
+# LangChain reads them at each call, and Python would make them anew each time: a tenth of an `invoke`.
+_answers: Any
+for _answers in (ChatLavaMistral._generate, ChatLavaMistral._agenerate):
+    _answers.__signature__ = signature(_answers)
