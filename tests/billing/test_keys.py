@@ -14,13 +14,14 @@ import langchain_lava_mistral
 from lava_mistral import (
     Billing,
     BillingError,
+    CallRecord,
     InsufficientBalanceError,
     LavaError,
     PermissionDeniedError,
     billed_to,
     track_usage,
 )
-from lava_mistral.gateway import Customer, LocalGateway
+from lava_mistral.gateway import Customer, LocalGateway, Status
 from tests.billing.conftest import Framework
 
 
@@ -173,3 +174,20 @@ async def test_every_answer_says_its_request_id_and_cost(framework: Framework, g
     for told, request in zip(facts, gateway.requests, strict=True):
         assert told["lava_request_id"] == request.request_id
         assert type(request.cost)(told["cost"]) == request.cost
+
+
+async def test_a_new_try_is_told_under_the_payer_of_its_own_token(framework: Framework, gateway: LocalGateway) -> None:
+    key = gateway.secret_key
+    named = [Billing(customer_id=f"c_{at}", meter_slug=f"m_{at}").forward_token(key) for at in range(2)]
+    for then, payer in ((named[1], ("c_1", "m_1")), (key, (None, None))):
+        for call in ("chat", "embed"):
+            keys = iter([named[0], then])
+            gateway.queue(Status(503, retry_after=0))
+            with track_usage(listener=(told := list[CallRecord]()).append):
+                if call == "chat":
+                    await framework.chat(framework.llm(gateway, api_key=keys.__next__), "Hello")
+                else:
+                    await framework.embed(framework.embeddings(gateway, api_key=keys.__next__), ["Hello"])
+            request = gateway.requests[-1]
+            assert [(request.customer_id, request.meter_slug)] == [payer]
+            assert [(record.customer_id, record.meter_slug) for record in told] == [payer]

@@ -724,3 +724,12 @@ async def test_choices_that_make_no_sense_are_an_error(both: Any, choices: Any) 
 async def test_usage_that_can_not_be_counted_with_is_unknown(both: Any, usage: Any) -> None:
     answer = await both(Wire({**ANSWER, "usage": usage})).chat()
     assert (answer.text, answer.usage, answer.cost) == ("Hi", None, None)
+
+
+async def test_a_field_of_a_call_that_the_schema_does_not_have_is_not_sent(both: Any) -> None:
+    wire = Wire(ANSWER)
+    call = tool_call("abcdefgh1", caller="x")
+    await both(wire).chat(
+        [*ASK, {"role": "assistant", "content": "", "tool_calls": [call]}, tool_result("abcdefgh1", "r")]
+    )
+    assert wire.bodies[0]["messages"][1]["tool_calls"] == [tool_call("abcdefgh1")]

@@ -397,3 +397,8 @@ async def test_an_answer_of_another_shape_is_an_error_that_shows_it(
 async def test_a_customer_without_an_id_is_refused(side: Caller, wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="customer_id is text"):
         await side.do(side.client().subscription(wrong))
+
+
+def test_the_creation_goes_before_another_moment() -> None:
+    told = {"request_id": "r", "created_at": "2026-08-01T10:00:00Z", "timestamp": "2026-08-01T11:00:00Z"}
+    assert RequestRecord.from_wire(told).created_at == datetime(2026, 8, 1, 10, tzinfo=UTC)

@@ -19,6 +19,7 @@ from lava_mistral import (
     ConfigurationError,
     InvalidRequestError,
     LavaError,
+    ServerError,
     StreamInterruptedError,
 )
 from lava_mistral.embedding.engine import EmbeddingEngine
@@ -409,3 +410,44 @@ def test_progress_of_a_call_with_nothing_left_to_do() -> None:
     assert [(progress.done, progress.total) for progress in seen] == [(len(texts), len(texts))]
     EmbeddingEngine(VectorService().client()).embed([], on_progress=seen.append)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_that_is_left_sends_nothing_more(asynchronous: bool) -> None:
+    service = VectorService(latency=lambda: 0.3)
+    engine = service.engine(max_concurrency=1, count_tokens=ten_a_batch)
+
+    async def aleave() -> None:
+        stream = engine.aembed_iter(TEXTS)
+        await anext(stream)
+        await aeventually(lambda: len(service.bodies) == 2)
+        await stream.aclose()
+        await asyncio.sleep(0.7)
+
+    if asynchronous:
+        asyncio.run(aleave())
+    else:
+        stream = engine.embed_iter(TEXTS)
+        next(stream)
+        eventually(lambda: len(service.bodies) == 2)
+        stream.close()
+        eventually(lambda: not engine_threads())
+    # The next batches had been made ready.
+    assert len(service.bodies) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_in_flight_when_another_request_fails_is_kept(mode: Mode) -> None:
+    service = VectorService(fault=lambda inputs: error(402) if TEXTS[5] in inputs else None)
+    service.latency = lambda: 0.05 if len(service.bodies) == 1 else 0.4
+    with pytest.raises(LavaError) as caught:
+        run(mode, service.engine(max_concurrency=3, count_tokens=ten_a_batch), TEXTS)
+    assert len(caught.value.partial) >= 10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_that_can_not_be_used_is_named_with_its_request(mode: Mode) -> None:
+    answer = httpx.Response(200, json={"data": [], "usage": {}}, headers={"x-lava-request-id": "req_42"})
+    with pytest.raises(ServerError, match="can't be used") as caught:
+        run(mode, VectorService(fault=lambda inputs: answer).engine(), ["a"])
+    assert caught.value.request_id == "req_42"

@@ -20,6 +20,7 @@ from langchain_lava_mistral.errors import to_langchain, translated
 from lava_mistral import Billing, StreamStalledError
 from lava_mistral import errors as core
 from lava_mistral.gateway import Interrupted, LocalGateway, Reset, Slow, Status
+from tests.fakes.wire import Pieces, event
 from tests.langchain.scenario import Caller, Script, answer, chat, events
 
 OVERFLOW = {"object": "error", "message": "Prompt 99 > 10 maximum context length", "code": "3059"}
@@ -357,3 +358,18 @@ def test_a_key_given_to_a_call_is_not_in_its_trace() -> None:
     )
     assert "hush" not in str(params)
     assert params["top_p"] == 1
+
+
+def test_a_stream_that_a_callback_ends_is_closed_while_its_error_is_kept(caller: Caller) -> None:
+    class Fails(BaseCallbackHandler):
+        raise_error = True
+
+        def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("enough")
+
+    body = Pieces(event("a"), event("b"), event("c"))
+    model = Script(httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=body)).model()
+    with pytest.raises(RuntimeError, match="enough") as caught:
+        caller.stream(model, "?", {"callbacks": [Fails()]})
+    assert caught.value.__traceback__ is not None
+    assert body.closed

@@ -384,3 +384,19 @@ def test_a_model_without_tools_is_asked_in_words(caller: Caller) -> None:
     )
     assert answered.response == "sunny in Rome for 1"
     assert "tools" not in mistral.body
+
+
+def test_a_stream_that_nobody_reads_is_closed_with_its_responses(caller: Caller) -> None:
+    mistral = Scripted(stream("a", "b", "c"))
+    llm = mistral.llm()
+
+    def leave() -> None:
+        llm.stream_chat_with_tools(TOOLS, "?").close()
+
+    async def aleave() -> None:
+        responses: Any = await llm.astream_chat_with_tools(TOOLS, "?")
+        await responses.aclose()
+        assert mistral.streams[0].closed
+
+    asyncio.run(aleave()) if caller.asynchronous else leave()
+    assert mistral.streams[0].closed

@@ -122,3 +122,9 @@ def test_the_pieces_of_a_name_are_handed_on_once() -> None:
     ]
     deltas += accumulator.add(fragment(index=0, name="get_weather", arguments="{}"))
     assert [delta.tool_calls[0].name for delta in deltas] == ["get", "_weather", None, None]
+
+
+def test_names_that_differ_in_half_a_surrogate_pair_stay_apart() -> None:
+    names = ToolNames(["f\ud800", "f\ud801"])
+    assert names.to_wire("f\ud800") != names.to_wire("f\ud801")
+    assert names.from_wire(names.to_wire("f\ud800")) == "f\ud800"
