@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from lava_mistral import Billing
@@ -23,8 +24,6 @@ from lava_mistral.gateway import LocalGateway
 from tests.conftest import ROOT
 from tests.fakes.command_line import CLI, COMMAND, MAIN, access, run
 from tests.fakes.warm_python import WarmPython
-
-pq = pytest.importorskip("pyarrow.parquet", reason="the extra [job] is not installed")
 
 # What the command loads where it is installed, and takes long: for pyarrow's tables, and for the estimate.
 EMBED = f"{CLI}, pandas, pyarrow.parquet; lava_mistral.count_tokens('', 'mistral-embed')"

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,7 +174,6 @@ def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_is_joined() -> None:
 
 
 def test_string_scalars_of_numpy_and_pyarrow_are_texts() -> None:
-    pyarrow = pytest.importorskip("pyarrow")
     for scalar in (np.array(["a"])[0], pyarrow.array(["a"])[0], pyarrow.array(["a"], pyarrow.large_string())[0]):
         checked = validator().check(0, scalar)
         assert (checked, type(checked)) == ("a", str)

@@ -451,3 +451,11 @@ def test_an_answer_that_can_not_be_used_is_named_with_its_request(mode: Mode) ->
     with pytest.raises(ServerError, match="can't be used") as caught:
         run(mode, VectorService(fault=lambda inputs: answer).engine(), ["a"])
     assert caught.value.request_id == "req_42"
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_text_that_comes_again_after_thousands_is_sent_once(mode: Mode) -> None:
+    service = VectorService()
+    texts = ["again", *(f"text {number}" for number in range(4_200)), "again"]
+    run(mode, service.engine(count_tokens=lambda text: 5), texts)
+    assert sum(body["input"].count("again") for body in service.bodies) == 1

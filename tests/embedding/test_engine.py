@@ -21,6 +21,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pandas
+import pyarrow
 import pytest
 
 from lava_mistral import (
@@ -190,7 +192,7 @@ class TestRefusedBefore:
             EmbeddingEngine(model="next-embed", on_empty="skip")
 
     def test_string_scalars_of_a_column_are_texts(self, mode: Mode) -> None:
-        column: Any = pytest.importorskip("pyarrow").chunked_array([["a", "b"], ["c"]])
+        column: Any = pyarrow.chunked_array([["a", "b"], ["c"]])
         assert run(mode, VectorService().engine(), column) == [vector_of(text) for text in "abc"]
         assert run(mode, VectorService().engine(), np.array(["a", "b"])) == [vector_of("a"), vector_of("b")]  # type: ignore[arg-type]
 
@@ -205,7 +207,7 @@ class TestRefusedBefore:
     def test_one_text_is_not_many(self, mode: Mode) -> None:
         with pytest.raises(ConfigurationError, match=r"write \[text\]"):
             run(mode, VectorService().engine(), "one text")
-        frame: Any = pytest.importorskip("pandas").DataFrame({"text": ["one"]})
+        frame: Any = pandas.DataFrame({"text": ["one"]})
         with pytest.raises(ConfigurationError, match=r"got a DataFrame: write frame\['column'\]"):
             run(mode, VectorService().engine(), frame)
 

@@ -281,7 +281,8 @@ def test_counts_grow_with_every_part_of_a_prompt(forward):
 
 
 def test_exact_counts_are_those_of_the_tokenizer(connect):
-    tokens = pytest.importorskip("lava_mistral.pricing.token_counting")
+    from lava_mistral.pricing import token_counting as tokens
+
     with LocalGateway(tokenizer="exact") as gateway:
         forward = connect(gateway)
         expected = tokens.count_tokens(ASKED, model="mistral-small-2603").tokens
